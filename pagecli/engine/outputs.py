@@ -1,0 +1,36 @@
+"""What leaves the engine: one RequestOutput for each request, when it has finished."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The chosen token of one position, and the most likely ones (token id, log probability), best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """One continuation of the prompt. `token_ids` includes an end or stop token; `text` has neither it nor the stop string."""
+
+    sample: int
+    token_ids: list[int]
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprobs] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """A finished request; `error` is set, and `sequences` empty, if it could not be run."""
+
+    request_id: int
+    num_prompt_tokens: int
+    sequences: tuple[SequenceOutput, ...]
+    error: str | None = None

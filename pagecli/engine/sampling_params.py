@@ -1,0 +1,58 @@
+"""How the next token of a request is chosen and when the request ends. Plain data, checked when made."""
+
+import math
+from dataclasses import dataclass
+
+from pagecli.errors import UsageError
+
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Sampling parameters of one request; the defaults decode greedily. Raises UsageError on a value out of range."""
+
+    temperature: float = 0.0  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    min_tokens: int = 0
+    max_tokens: int = 256
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None  # None: off; k: the chosen token and the k most likely
+
+    def __post_init__(self) -> None:
+        for name, ok, wanted in self._rules():
+            if not ok:
+                raise UsageError(f"{name} is {getattr(self, name)!r}", f"{name} must be {wanted}")
+
+    def _rules(self) -> list[tuple[str, bool, str]]:
+        return [
+            ("temperature", math.isfinite(self.temperature) and self.temperature >= 0, "a number >= 0 (0: greedy)"),
+            ("top_k", self.top_k >= 0, "an integer >= 0 (0: off)"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
+            ("repetition_penalty", math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0, "> 0"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "a finite number"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number"),
+            ("seed", 0 <= self.seed < 2**64, "in [0, 2**64)"),
+            ("max_tokens", self.max_tokens >= 1, "an integer >= 1"),
+            ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, f"in [0, max_tokens = {self.max_tokens}]"),
+            ("stop", all(self.stop), "non-empty strings"),
+            ("stop_token_ids", all(i >= 0 for i in self.stop_token_ids), "token ids >= 0"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]"),
+        ]
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

@@ -1,0 +1,39 @@
+"""The operations the models are made of; `reference` says what each one means, shapes and types included.
+
+In-place rule: an operation writes only into outputs it is given, allocates nothing and keeps nothing (`pack_weight`, used at
+load, is the exception). Every operation runs natively; the plain torch versions are for tests and are never chosen silently.
+"""
+
+from pagecli.kernels.native import (
+    activation,
+    embedding,
+    gated_activation,
+    isa_name,
+    layer_norm,
+    linear,
+    pack_weight,
+    paged_attention,
+    rms_norm,
+    rotary_embedding,
+    set_num_threads,
+    store_kv,
+    supported_isas,
+)
+from pagecli.kernels.packed_weight import PackedWeight
+
+__all__ = [
+    "PackedWeight",
+    "activation",
+    "embedding",
+    "gated_activation",
+    "isa_name",
+    "layer_norm",
+    "linear",
+    "pack_weight",
+    "paged_attention",
+    "rms_norm",
+    "rotary_embedding",
+    "set_num_threads",
+    "store_kv",
+    "supported_isas",
+]

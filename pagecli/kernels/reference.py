@@ -1,0 +1,152 @@
+"""The definition of every operation, in plain torch: slow, obvious, and what the native kernels are tested against.
+
+Activations are float32. T tokens, M rows, H hidden size, D head size, S sequences of the step.
+Operations write into the outputs they are given and return nothing.
+"""
+
+import torch
+
+from pagecli.kernels.packed_weight import PANEL_WIDTH, PackedWeight, padded_shape
+
+_ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "silu": torch.nn.functional.silu,
+}
+
+
+def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32 or bfloat16)."""
+    num_rows, num_cols = weight.shape
+    rows, cols = padded_shape(num_rows, num_cols)
+    padded = torch.zeros(rows, cols, dtype=dtype)
+    padded[:num_rows, :num_cols] = weight.to(dtype)
+    panels = padded.view(rows // PANEL_WIDTH, PANEL_WIDTH, cols)
+    if dtype == torch.float32:
+        data = panels.permute(0, 2, 1)
+    else:
+        data = panels.view(-1, PANEL_WIDTH, cols // 2, 2).permute(0, 2, 1, 3)
+    return PackedWeight(data.reshape(-1).contiguous(), num_rows, num_cols)
+
+
+def unpack_weight(weight: PackedWeight) -> torch.Tensor:
+    """PackedWeight -> weight[N, K] in its dtype; the inverse of pack_weight."""
+    rows, cols = padded_shape(weight.num_rows, weight.num_cols)
+    if weight.dtype == torch.float32:
+        panels = weight.data.view(rows // PANEL_WIDTH, cols, PANEL_WIDTH).permute(0, 2, 1)
+    else:
+        panels = weight.data.view(rows // PANEL_WIDTH, cols // 2, PANEL_WIDTH, 2).permute(0, 2, 1, 3)
+    return panels.reshape(rows, cols)[: weight.num_rows, : weight.num_cols].contiguous()
+
+
+def embedding(out: torch.Tensor, token_ids: torch.Tensor, weight: PackedWeight) -> None:
+    """out[T, K] = weight[token_ids[T], :]; token_ids int32, each in [0, N)."""
+    out.copy_(unpack_weight(weight)[token_ids.long()])
+
+
+def linear(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: PackedWeight,
+    bias: torch.Tensor | None = None,
+    activation: str = "none",
+    accumulate: bool = False,
+) -> None:
+    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]), accumulated in float32.
+
+    With bfloat16 weights a kernel may round x to bfloat16 first (vdpbf16ps). A row's result depends on that row alone.
+    """
+    result = x.float() @ unpack_weight(weight).float().T
+    if bias is not None:
+        result += bias
+    result = _ACTIVATIONS[activation](result)
+    out.copy_(out + result if accumulate else result)
+
+
+def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+    """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out 2- or 3-dimensional, last dimension contiguous; out may be x."""
+    out.copy_(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight)
+
+
+def layer_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
+    """out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
+    out.copy_(torch.nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps))
+
+
+def rotary_embedding(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+    """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by their positions[T] (int32).
+
+    cos_sin[P, R]: R/2 cosines then R/2 sines; dimension i pairs with i + R/2 (the "neox" order), dimensions from R on stay.
+    """
+    half = cos_sin.shape[1] // 2
+    chosen = cos_sin[positions.long()].unsqueeze(1)
+    cos, sin = chosen[..., :half], chosen[..., half:]
+    for x in (q, k):
+        a, b = x[..., :half].clone(), x[..., half : 2 * half].clone()
+        x[..., :half] = a * cos - b * sin
+        x[..., half : 2 * half] = b * cos + a * sin
+
+
+def activation(out: torch.Tensor, x: torch.Tensor, name: str) -> None:
+    """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    out.copy_(_ACTIVATIONS[name](x))
+
+
+def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> None:
+    """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]; name as for `activation`."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    out.copy_(_ACTIVATIONS[name](gate) * up)
+
+
+def store_kv(
+    k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor
+) -> None:
+    """Write k, v[T, kv_heads, D] into slots of caches[num_blocks, kv_heads, block_size, D] (float32 or bfloat16).
+
+    slot_ids[T] int64: slot s lies in block s // block_size at offset s % block_size.
+    """
+    block_size = k_cache.shape[2]
+    blocks, offsets = slot_ids // block_size, slot_ids % block_size
+    k_cache[blocks, :, offsets] = k.to(k_cache.dtype)
+    v_cache[blocks, :, offsets] = v.to(v_cache.dtype)
+
+
+def paged_attention(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    query_start: torch.Tensor,
+    scale: float,
+    window: int = 0,
+) -> None:
+    """Causal attention of each sequence's new tokens over its whole context, found through its block table.
+
+    out, q[T, heads, D]; caches[num_blocks, kv_heads, block_size, D]; block_tables[S, max_blocks] int32; context_lens[S] int32
+    (tokens in the cache, the new ones included); query_start[S + 1] int32 (rows of q that belong to sequence s). The last new
+    token of s stands at position context_lens[s] - 1. heads is a multiple of kv_heads. window > 0: a token sees itself and the
+    window - 1 tokens before it. Softmax and sums in float32 (Kwon et al., SOSP 2023, section 4.1).
+    """
+    block_size = k_cache.shape[2]
+    group = q.shape[1] // k_cache.shape[1]
+    for s in range(context_lens.shape[0]):
+        first, last, context = int(query_start[s]), int(query_start[s + 1]), int(context_lens[s])
+        if first == last:
+            continue
+        blocks = block_tables[s, : -(-context // block_size)].long()
+        keys, values = (
+            c[blocks].transpose(1, 2).flatten(0, 1)[:context].float().repeat_interleave(group, dim=1)
+            for c in (k_cache, v_cache)
+        )
+        scores = torch.einsum("qhd,khd->hqk", q[first:last].float(), keys) * scale
+        query_pos = torch.arange(context - (last - first), context).unsqueeze(1)
+        key_pos = torch.arange(context).unsqueeze(0)
+        hidden = key_pos > query_pos
+        if window > 0:
+            hidden |= key_pos <= query_pos - window
+        probs = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        out[first:last] = torch.einsum("hqk,khd->qhd", probs, values)
