@@ -1,0 +1,101 @@
+// VecF: the register of floats every CPU kernel is written with. Each kernel file is compiled once per instruction set with
+// -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16 and lives in namespace pagecli::PAGECLI_ISA, so that no symbol compiled for one
+// instruction set can be handed to another by the linker. Compile with -ffp-contract=off (fmadd() alone decides what is fused) and
+// -Wno-psabi (generic vectors are wider than its registers; everything that takes one is inlined).
+//
+// What each vec_<isa>.h defines, all for VecF::width lanes (`p` needs no alignment; count is in [0, width]):
+//   VecF   zero() broadcast(x) load(p) load_partial(p, count)  store(p, v) store_partial(p, v, count)   float; absent lanes are 0
+//   VecI   broadcast_int(n); + and - ; shift_left<n>(v), shift_right<n>(v) (logical); operators & | ^
+//   VecF   + - * / (operators), fmadd(a, b, c) = a * b + c, max(a, b), min(a, b) (b where either is NaN), sqrt(v)
+//   VecF   select_less(a, b, x, y): x where a < b, else y (also where NaN)
+//   VecI   bits(v), round_to_int(v) (nearest even); VecF from_bits(i), to_float(i)
+//   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN
+//   float  reduce_add(v), reduce_max(v): a fixed tree, the same for every call
+//   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight; broadcast_pair(p): one pair in every lane
+// and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, widening and dot products of pairs.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#ifndef PAGECLI_ISA
+#error "compile with -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16"
+#endif
+
+#define PAGECLI_INLINE [[gnu::always_inline]] static inline
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#include "vec_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__)
+#include "vec_avx2.h"
+#else
+#include "vec_generic.h"
+#endif
+
+namespace pagecli::PAGECLI_ISA {
+
+PAGECLI_INLINE int min_int(int a, int b) { return a < b ? a : b; }
+PAGECLI_INLINE int max_int(int a, int b) { return a < b ? b : a; }
+
+PAGECLI_INLINE VecF load_bf16_partial(const uint16_t* p, int count) {
+    uint16_t lanes[VecF::width] = {};
+    memcpy(lanes, p, static_cast<size_t>(count) * sizeof(uint16_t));
+    return load_bf16(lanes);
+}
+
+PAGECLI_INLINE void store_bf16_partial(uint16_t* p, VecF v, int count) {
+    uint16_t lanes[VecF::width];
+    store_bf16(lanes, v);
+    memcpy(p, lanes, static_cast<size_t>(count) * sizeof(uint16_t));
+}
+
+// 2^n for n in [-126, 127], made from the exponent bits.
+PAGECLI_INLINE VecF exp2_int(VecI n) { return from_bits(shift_left<23>(n + broadcast_int(127))); }
+
+PAGECLI_INLINE VecF abs(VecF v) { return from_bits(bits(v) & broadcast_int(0x7fffffff)); }
+
+// `magnitude` (not negative) with the sign of `sign`.
+PAGECLI_INLINE VecF copy_sign(VecF magnitude, VecF sign) {
+    return from_bits(bits(magnitude) | (bits(sign) & broadcast_int(static_cast<int32_t>(0x80000000u))));
+}
+
+// The two bfloat16 of each pair as floats: even k (low half), odd k (high half).
+PAGECLI_INLINE VecF widen_low(VecI pairs) { return from_bits(shift_left<16>(pairs)); }
+PAGECLI_INLINE VecF widen_high(VecI pairs) { return from_bits(pairs & broadcast_int(static_cast<int32_t>(0xffff0000u))); }
+
+// float x -> bfloat16 bits, nearest even, NaN -> quiet NaN; the scalar twin of store_bf16.
+PAGECLI_INLINE uint16_t round_to_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+PAGECLI_INLINE float widen_bf16(uint16_t x) {
+    const uint32_t u = static_cast<uint32_t>(x) << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+// dot_pairs(acc, a, w): acc + a.odd * w.odd + a.even * w.even for bfloat16 pairs a and w. Where has_pair_dot is false the
+// matrix kernel keeps float activations and uses widen_low / widen_high with fmadd instead.
+#if defined(__AVX512BF16__)
+constexpr bool has_pair_dot = true;
+PAGECLI_INLINE VecF dot_pairs(VecF acc, VecI a, VecI w) {
+    return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v), reinterpret_cast<__m512bh>(a.v))};
+}
+#elif defined(PAGECLI_EMULATE_PAIR_DOT)  // tests only: what vdpbf16ps computes, on machines without it
+constexpr bool has_pair_dot = true;
+PAGECLI_INLINE VecF dot_pairs(VecF acc, VecI a, VecI w) {
+    const VecF odd = acc + widen_high(a) * widen_high(w);  // products of two bfloat16 are exact in float
+    return odd + widen_low(a) * widen_low(w);
+}
+#else
+constexpr bool has_pair_dot = false;
+PAGECLI_INLINE VecF dot_pairs(VecF acc, VecI a, VecI w) {
+    return fmadd(widen_low(a), widen_low(w), fmadd(widen_high(a), widen_high(w), acc));
+}
+#endif
+
+}  // namespace pagecli::PAGECLI_ISA

@@ -1,0 +1,118 @@
+// VecF without instruction sets: 16 floats by the compiler's vector extension, so that the code written for AVX-512 runs (and is
+// tested) everywhere. The contract is written in vec.h.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+namespace pagecli::PAGECLI_ISA {
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Uints __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+struct VecF {
+    static constexpr int width = 16;
+    Floats v;
+};
+struct VecI {
+    Ints v;
+};
+
+PAGECLI_INLINE VecF broadcast(float x) { return {x - Floats{}}; }
+PAGECLI_INLINE VecF zero() { return {Floats{}}; }
+PAGECLI_INLINE VecI broadcast_int(int32_t n) { return {n - Ints{}}; }
+
+PAGECLI_INLINE VecF load_partial(const float* p, int count) {
+    VecF v = {};
+    memcpy(&v.v, p, static_cast<size_t>(count) * sizeof(float));
+    return v;
+}
+
+PAGECLI_INLINE VecF load(const float* p) {
+    VecF v;
+    memcpy(&v.v, p, sizeof v.v);
+    return v;
+}
+
+PAGECLI_INLINE void store_partial(float* p, VecF v, int count) { memcpy(p, &v.v, static_cast<size_t>(count) * sizeof(float)); }
+PAGECLI_INLINE void store(float* p, VecF v) { memcpy(p, &v.v, sizeof v.v); }
+
+PAGECLI_INLINE VecI operator+(VecI a, VecI b) { return {a.v + b.v}; }
+PAGECLI_INLINE VecI operator-(VecI a, VecI b) { return {a.v - b.v}; }
+PAGECLI_INLINE VecI operator&(VecI a, VecI b) { return {a.v & b.v}; }
+PAGECLI_INLINE VecI operator|(VecI a, VecI b) { return {a.v | b.v}; }
+PAGECLI_INLINE VecI operator^(VecI a, VecI b) { return {a.v ^ b.v}; }
+template <int n>
+PAGECLI_INLINE VecI shift_left(VecI a) {
+    return {(Ints)((Uints)a.v << n)};
+}
+template <int n>
+PAGECLI_INLINE VecI shift_right(VecI a) {
+    return {(Ints)((Uints)a.v >> n)};
+}
+
+PAGECLI_INLINE VecF operator+(VecF a, VecF b) { return {a.v + b.v}; }
+PAGECLI_INLINE VecF operator-(VecF a, VecF b) { return {a.v - b.v}; }
+PAGECLI_INLINE VecF operator*(VecF a, VecF b) { return {a.v * b.v}; }
+PAGECLI_INLINE VecF operator/(VecF a, VecF b) { return {a.v / b.v}; }
+PAGECLI_INLINE VecF fmadd(VecF a, VecF b, VecF c) { return {a.v * b.v + c.v}; }
+PAGECLI_INLINE VecF max(VecF a, VecF b) { return {a.v > b.v ? a.v : b.v}; }
+PAGECLI_INLINE VecF min(VecF a, VecF b) { return {a.v < b.v ? a.v : b.v}; }
+PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) { return {a.v < b.v ? x.v : y.v}; }
+
+PAGECLI_INLINE VecF sqrt(VecF v) {
+    for (int i = 0; i < VecF::width; ++i) v.v[i] = __builtin_sqrtf(v.v[i]);
+    return v;
+}
+
+PAGECLI_INLINE VecI bits(VecF v) { return {(Ints)v.v}; }
+PAGECLI_INLINE VecF from_bits(VecI i) { return {(Floats)i.v}; }
+PAGECLI_INLINE VecF to_float(VecI i) { return {__builtin_convertvector(i.v, Floats)}; }
+
+// Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits; holds for |v| < 2^22.
+PAGECLI_INLINE VecI round_to_int(VecF v) {
+    const VecF magic = broadcast(12582912.0f);
+    return bits(v + magic) - bits(magic);
+}
+
+PAGECLI_INLINE VecF load_bf16(const uint16_t* p) {
+    Halves half;
+    memcpy(&half, p, sizeof half);
+    return {(Floats)(__builtin_convertvector(half, Uints) << 16)};
+}
+
+PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {
+    const Uints u = (Uints)v.v;
+    const Uints rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const Uints chosen = v.v != v.v ? 0x7fc0u - Uints{} : rounded;
+    const Halves half = __builtin_convertvector(chosen, Halves);
+    memcpy(p, &half, sizeof half);
+}
+
+PAGECLI_INLINE float reduce_add(VecF v) {
+    for (int step = 8; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) v.v[i] += v.v[i + step];
+    return v.v[0];
+}
+
+PAGECLI_INLINE float reduce_max(VecF v) {
+    for (int step = 8; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) v.v[i] = v.v[i] > v.v[i + step] ? v.v[i] : v.v[i + step];
+    return v.v[0];
+}
+
+PAGECLI_INLINE VecI load_pairs(const uint16_t* p) {
+    VecI v;
+    memcpy(&v.v, p, sizeof v.v);
+    return v;
+}
+
+PAGECLI_INLINE VecI broadcast_pair(const uint16_t* p) {
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return broadcast_int(pair);
+}
+
+}  // namespace pagecli::PAGECLI_ISA
