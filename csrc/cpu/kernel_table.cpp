@@ -1,0 +1,22 @@
+// This instruction set's kernels, collected; compiled once per ISA like every kernel.
+#include "pagecli/kernel_table.h"
+
+#define PAGECLI_NAME_OF(isa) #isa
+#define PAGECLI_NAME(isa) PAGECLI_NAME_OF(isa)
+
+namespace pagecli::PAGECLI_ISA {
+
+void rms_norm(const RmsNormArgs&);
+void layer_norm(const LayerNormArgs&);
+void rotary_embedding(const RotaryEmbeddingArgs&);
+void activation(const ActivationArgs&);
+void gated_activation(const GatedActivationArgs&);
+void store_kv(const StoreKVArgs&);
+void paged_attention(const PagedAttentionArgs&);
+
+extern const KernelTable table;
+const KernelTable table = {
+    PAGECLI_NAME(PAGECLI_ISA), rms_norm, layer_norm, rotary_embedding, activation, gated_activation, store_kv, paged_attention,
+};
+
+}  // namespace pagecli::PAGECLI_ISA

@@ -1,0 +1,22 @@
+// One table of kernels per instruction set; everything above the kernels calls through a table and knows nothing of ISAs.
+#pragma once
+
+#include "pagecli/activation.h"
+#include "pagecli/norm.h"
+#include "pagecli/paged_kv.h"
+#include "pagecli/rotary_embedding.h"
+
+namespace pagecli {
+
+struct KernelTable {
+  const char* isa;
+  void (*rms_norm)(const RmsNormArgs&);
+  void (*layer_norm)(const LayerNormArgs&);
+  void (*rotary_embedding)(const RotaryEmbeddingArgs&);
+  void (*activation)(const ActivationArgs&);
+  void (*gated_activation)(const GatedActivationArgs&);
+  void (*store_kv)(const StoreKVArgs&);
+  void (*paged_attention)(const PagedAttentionArgs&);
+};
+
+}  // namespace pagecli
