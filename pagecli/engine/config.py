@@ -1,0 +1,44 @@
+"""What an engine is built from: resolved once, frozen, edited by nobody afterwards."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pagecli.errors import UsageError
+
+MAX_BLOCK_SIZE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine; None and "auto" are resolved when the model is known. Raises UsageError on a value out of range."""
+
+    model: str
+    load_format: Literal["auto", "dummy"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    block_size: int = 16  # KV slots in a block
+    kv_memory_bytes: int | None = None  # None: from the memory that is free after the weights
+    max_num_seqs: int = 128  # sequences in a step
+    max_batch_tokens: int = 512  # tokens in a step, prefill and decode together
+    max_model_len: int | None = None  # prompt and output of a request; None: the model's own limit
+    threads: int | None = None  # None: the cores this process may use
+    check_integrity: bool = False  # after every step, for tests
+
+    def __post_init__(self) -> None:
+        limits: list[tuple[str, int | None, int]] = [
+            ("block_size", self.block_size, 1),
+            ("kv_memory_bytes", self.kv_memory_bytes, 1),
+            ("max_num_seqs", self.max_num_seqs, 1),
+            ("max_batch_tokens", self.max_batch_tokens, 1),
+            ("max_model_len", self.max_model_len, 2),
+            ("threads", self.threads, 1),
+        ]
+        for name, value, least in limits:
+            if value is not None and value < least:
+                raise UsageError(f"{name} is {value}", f"{name} must be at least {least}")
+        if self.block_size > MAX_BLOCK_SIZE:
+            raise UsageError(f"block_size is {self.block_size}", f"block_size must be at most {MAX_BLOCK_SIZE}")
+        if self.max_batch_tokens < self.max_num_seqs:
+            raise UsageError(
+                f"max_batch_tokens is {self.max_batch_tokens}, less than max_num_seqs, {self.max_num_seqs}",
+                "every running sequence decodes one token in a step: raise --max-batch-tokens or lower --max-num-seqs",
+            )

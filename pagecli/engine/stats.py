@@ -1,0 +1,45 @@
+"""Counts over a run of the engine: what `--stats` writes and the closing summary shows."""
+
+from dataclasses import dataclass
+
+from pagecli.kv.manager import KVManager
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The engine at this moment, for progress displays."""
+
+    num_waiting: int
+    num_running: int
+    kv_usage: float  # used blocks / blocks
+    num_prompt_tokens: int  # of finished requests
+    num_output_tokens: int  # sampled so far
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Sums and peaks, updated once a step."""
+
+    num_requests: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    num_steps: int = 0
+    num_computed_tokens: int = 0
+    kv_blocks_peak: int = 0
+    step_seconds: float = 0.0
+    _utilization_sum: float = 0.0
+
+    def record_step(self, kv: KVManager, num_computed_tokens: int, num_sampled: int, seconds: float) -> None:
+        """Add one step, seen after its tokens were recorded and before finished sequences leave."""
+        used = kv.num_used_blocks
+        self.num_steps += 1
+        self.num_computed_tokens += num_computed_tokens
+        self.output_tokens += num_sampled
+        self.step_seconds += seconds
+        self.kv_blocks_peak = max(self.kv_blocks_peak, used)
+        self._utilization_sum += kv.num_filled_slots / (used * kv.block_size)
+
+    @property
+    def kv_slot_utilization(self) -> float | None:
+        """Mean over steps of slots that hold a token's K and V / slots in assigned blocks."""
+        return self._utilization_sum / self.num_steps if self.num_steps else None

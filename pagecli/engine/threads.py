@@ -1,0 +1,41 @@
+"""How many threads compute: one choice, given to torch and to our kernels, which share one OpenMP pool."""
+
+import os
+from pathlib import Path
+
+from pagecli import kernels
+
+
+def configure(num_threads: int | None) -> int:
+    """Use `num_threads` threads, or one for each core this process may use; returns the number."""
+    import torch
+
+    chosen = num_threads or usable_cores()
+    torch.set_num_threads(chosen)
+    kernels.set_num_threads(chosen)
+    return chosen
+
+
+def usable_cores() -> int:
+    """Physical cores in this process's affinity mask, and no more than its cgroup's CPU quota."""
+    cpus = os.sched_getaffinity(0)
+    cores = {_core_of(cpu) for cpu in cpus}
+    return max(1, min(len(cores), _cgroup_quota() or len(cores)))
+
+
+def _core_of(cpu: int) -> tuple[str, str]:
+    """What tells a CPU's core from others: hardware threads of one core give the same answer."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return (topology / "physical_package_id").read_text(), (topology / "core_id").read_text()
+    except OSError:
+        return "unknown", str(cpu)
+
+
+def _cgroup_quota() -> int | None:
+    """Whole CPUs that the cgroup's quota allows, at least 1; None if there is no quota."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, round(int(quota) / int(period)))
