@@ -10,7 +10,7 @@ MAX_BLOCK_SIZE = 256
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Settings of one engine; None and "auto" are resolved when the model is known. Raises UsageError on a value out of range."""
+    """Settings of one engine; None and "auto" are resolved when the model is known. Raises UsageError if out of range."""
 
     model: str
     load_format: Literal["auto", "dummy"] = "auto"

@@ -131,7 +131,7 @@ class Engine:
                 "shorten the prompt, or raise --max-model-len up to what the model allows",
             )
         vocab_size = self.model_config.vocab_size
-        if not (0 <= min(prompt_token_ids) and max(prompt_token_ids) < vocab_size):
+        if min(prompt_token_ids) < 0 or max(prompt_token_ids) >= vocab_size:
             raise RowError("prompt_token_ids has an id outside the vocabulary", f"ids must be in [0, {vocab_size})")
 
     def _check_fits(self, num_prompt_tokens: int, max_tokens: int) -> None:

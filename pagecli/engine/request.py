@@ -14,7 +14,7 @@ _next_seq_id = count()
 class Sequence:
     """One continuation. Its first `num_computed` tokens have their K and V in the cache; the others are still to be run.
 
-    Prefill, chunked prefill, decoding and recomputation after preemption are one rule: computed tokens catch up with known ones.
+    Prefill, chunked prefill, decoding and recomputation after preemption are one rule: the computed catch up with the known.
     """
 
     request: "Request"

@@ -101,7 +101,7 @@ class Scheduler:
         self._running = [s for s in self._running if s.finish_reason is None]
 
     def _reserve_or_preempt(self, sequence: Sequence, num_tokens: int, lengths: dict[Sequence, int]) -> bool:
-        """Reserve slots for the sequence's next tokens, preempting the youngest until they are free; False if it was preempted."""
+        """Reserve slots for the sequence's next tokens, preempting the youngest for them; False if that was itself."""
         if not sequence.running:
             return False  # preempted earlier in this plan
         while not self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
@@ -121,7 +121,7 @@ class Scheduler:
         self._waiting.appendleft(sequence)
 
     def _admit(self, lengths: dict[Sequence, int], budget: int) -> None:
-        """Start waiting sequences, first come first served, while their whole known text fits beside what is promised already."""
+        """Start waiting sequences, first come first served, while all they know fits beside what is promised already."""
         prefilling = [s for s in self._running if s.num_uncomputed > 1]
         promised = sum(self.kv.num_blocks_for(s.num_tokens) - len(self.kv.block_table(s.seq_id)) for s in prefilling)
         while self._waiting and budget > 0 and len(self._running) < self.max_num_seqs:

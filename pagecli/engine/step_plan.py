@@ -25,7 +25,7 @@ class SampleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence, starting at position `start`; the last one's logits are sampled if `spec` is given."""
+    """Consecutive tokens of one sequence from position `start` on; the last one's logits are sampled if `spec` is given."""
 
     seq_id: int
     token_ids: list[int]

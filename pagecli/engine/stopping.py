@@ -1,4 +1,4 @@
-"""When a sequence ends: end and stop tokens, stop strings, the length limit. And the search for stop strings in growing text."""
+"""When a sequence ends: end and stop tokens, stop strings, the length limit. And the search for stop strings in new text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class StopSearch:
     _search_from: int = 0
 
     def extend(self, output_ids: list[int], ignore: bool = False) -> bool:
-        """`output_ids` is the whole output so far; True if a stop string ends in its new text. `ignore`: look past this text."""
+        """`output_ids` is the whole output; True if a stop string ends in its new text. `ignore`: look past this text."""
         context = self.decode(output_ids[self._context_start : self._num_read])
         extended = self.decode(output_ids[self._context_start :])
         if extended.endswith(_INCOMPLETE) or len(extended) <= len(context):

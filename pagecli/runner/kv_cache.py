@@ -1,8 +1,8 @@
 """The K and V tensors of every layer, and the arithmetic of how much memory a block takes.
 
-    keys[layer], values[layer]: [num_blocks, kv_heads, block_size, head_dim]
-    within a block the slots of one KV head lie side by side, so attention streams them; a block of one layer is
-    kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // block_size, offset s % block_size
+keys[layer], values[layer]: [num_blocks, kv_heads, block_size, head_dim]
+within a block the slots of one KV head lie side by side, so attention streams them; a block of one layer is
+kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // block_size, offset s % block_size
 """
 
 import torch

@@ -41,5 +41,7 @@ def num_kv_blocks(kv_memory_bytes: int | None, block_bytes: int, max_useful_bloc
             )
     if num_blocks < 1:
         given = "the memory available" if kv_memory_bytes is None else f"--kv-memory ({kv_memory_bytes:,} bytes)"
-        raise ModelError(f"{given} is less than one KV block of {block_bytes:,} bytes", "raise --kv-memory or lower --block-size")
+        raise ModelError(
+            f"{given} is less than one KV block of {block_bytes:,} bytes", "raise --kv-memory or lower --block-size"
+        )
     return num_blocks

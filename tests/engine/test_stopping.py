@@ -1,0 +1,98 @@
+"""How sequences end, and stop strings found in text that grows token by token."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagecli.engine.request import Request
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.engine.stopping import FinishCheck, StopSearch
+from pagecli.errors import UsageError
+
+EOS = 2
+
+
+def decode_bytes(ids):
+    """Token ids are bytes: characters of several tokens come up as they do in byte-level tokenizers."""
+    return bytes(ids).decode(errors="replace")
+
+
+def finish_reasons(output_ids, **params):
+    """finish_reason after each output token, fed one by one."""
+    request = Request(0, [5, 6], SamplingParams(**params), row_key=0)
+    sequence = request.sequences[0]
+    check = FinishCheck(frozenset({EOS}))
+    reasons = []
+    for token_id in output_ids:
+        sequence.token_ids.append(token_id)
+        check(sequence)
+        reasons.append(sequence.finish_reason)
+    return reasons
+
+
+def test_an_end_token_stops():
+    assert finish_reasons([9, EOS]) == [None, "stop"]
+
+
+def test_an_end_token_is_ordinary_with_ignore_eos():
+    assert finish_reasons([9, EOS, 9], ignore_eos=True, max_tokens=3) == [None, None, "length"]
+
+
+def test_a_stop_token_id_stops_even_with_ignore_eos():
+    assert finish_reasons([9, 7], ignore_eos=True, stop_token_ids=(7,)) == [None, "stop"]
+
+
+def test_nothing_stops_before_min_tokens():
+    assert finish_reasons([EOS, 9, EOS], min_tokens=3) == [None, None, "stop"]
+
+
+def test_the_length_limit_ends_with_length():
+    assert finish_reasons([9, 9], max_tokens=2) == [None, "length"]
+
+
+def test_text_before_min_tokens_is_not_searched():
+    search = StopSearch(("b",), decode_bytes)
+    assert not search.extend([ord("b")], ignore=True)
+    assert not search.extend(list(b"ba"))
+    assert search.extend(list(b"bab"))
+    assert search.found_at == 2
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=30),
+    stops=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), min_size=1, max_size=3), min_size=1, max_size=3
+    ),
+)
+def test_the_earliest_stop_string_is_found_with_the_first_token_that_completes_one(text, stops):
+    search = StopSearch(tuple(stops), decode_bytes)
+    data = list(text.encode())
+    found = next((n for n in range(1, len(data) + 1) if search.extend(data[:n])), None)
+    first = next((i for i in range(len(text) + 1) if any(s in text[:i] for s in stops)), None)
+    if first is None:
+        assert found is None
+    else:
+        assert found == len(text[:first].encode())
+        assert search.found_at == min(text[:first].find(s) for s in stops if s in text[:first])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"top_k": -1},
+        {"max_tokens": 0},
+        {"min_tokens": 300},
+        {"repetition_penalty": 0.0},
+        {"stop": ("",)},
+        {"seed": -1},
+        {"logprobs": 1000},
+    ],
+)
+def test_a_parameter_out_of_range_is_refused_by_name(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        SamplingParams(**wrong)
