@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pagecli.engine.request import Sequence
 
 Decode = Callable[[list[int]], str]
-_INCOMPLETE = "�"  # what a decoder puts for bytes that are not yet a whole character
+_INCOMPLETE = "\ufffd"  # what a decoder puts for bytes that are not yet a whole character
 
 
 @dataclass(slots=True)

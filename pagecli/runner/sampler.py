@@ -1,7 +1,7 @@
 """Choosing the next token of every row from its logits.
 
-Order, as in transformers: penalties, then min_tokens' mask, temperature, top-k, top-p, min-p, then one draw by the inverse of the
-cumulative distribution. Each row is treated by operations that see that row alone, so a token never depends on the batch.
+Order, as in transformers: penalties, then min_tokens' mask, temperature, top-k, top-p, min-p, then one draw by the inverse of
+the cumulative distribution. Each row is treated by operations that see that row alone, so a token never depends on the batch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,0 +1,163 @@
+"""The next token of each row: filters, penalties and draws, each against its definition, and never touched by the batch."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.engine.step_plan import SampleSpec
+from pagecli.runner import random_draws, sampler
+
+VOCAB = 40
+
+
+def make_spec(row_key=0, sample=0, known=(1, 2, 3), num_prompt=2, forbidden=(), **params):
+    return SampleSpec(SamplingParams(**params), row_key, sample, list(known), num_prompt, tuple(forbidden))
+
+
+def make_logits(rows=1, vocab=VOCAB, seed=0):
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def sample_ids(logits, specs):
+    return [s.token_id for s in sampler.sample(logits.clone(), specs)]
+
+
+def frequencies(logits, num_draws=4000, **params):
+    """How often each token comes up over rows that differ in nothing but their key."""
+    specs = [make_spec(row_key=i, **params) for i in range(num_draws)]
+    ids = torch.tensor(sample_ids(logits.expand(num_draws, -1), specs))
+    return torch.bincount(ids, minlength=len(logits)).double() / num_draws
+
+
+def expected_distribution(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    """The definition, token by token, in the order temperature, top-k, top-p, min-p."""
+    probs = torch.softmax(logits.double() / temperature, dim=-1)
+    order = probs.argsort(descending=True)
+    kept = order[:top_k] if top_k else order
+    mass, chosen = 0.0, []
+    total = float(probs[kept].sum())
+    for token in kept.tolist():
+        if chosen and mass >= top_p * total:
+            break
+        chosen.append(token)
+        mass += float(probs[token])
+    chosen = [t for t in chosen if float(probs[t]) >= min_p * float(probs.max())]
+    result = torch.zeros_like(probs)
+    result[chosen] = probs[chosen] / probs[chosen].sum()
+    return result
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 1.0, "top_k": 5},
+        {"temperature": 1.3, "top_p": 0.7},
+        {"temperature": 1.0, "min_p": 0.1},
+        {"temperature": 1.0, "top_k": 12, "top_p": 0.8, "min_p": 0.05},
+    ],
+    ids=str,
+)
+def test_draws_follow_the_filtered_distribution(params):
+    logits = make_logits()[0]
+    expected = expected_distribution(logits, **params)
+    observed = frequencies(logits, **params)
+    assert observed[expected == 0].sum() == 0, "a token that a filter excludes was drawn"
+    likely = expected > 0
+    chi_square = 4000 * ((observed - expected)[likely] ** 2 / expected[likely]).sum()
+    freedom = int(likely.sum()) - 1
+    assert chi_square < freedom + 5 * math.sqrt(2 * freedom), "further from the distribution than chance allows"
+
+
+def test_top_p_over_a_flat_large_vocabulary_keeps_what_the_definition_keeps():
+    logits = make_logits(vocab=5000, seed=3)[0] * 0.1
+    allowed = expected_distribution(logits, top_p=0.9) > 0
+    assert int(allowed.sum()) > sampler.NUM_CANDIDATES
+    drawn = sample_ids(logits.expand(200, -1), [make_spec(row_key=i, temperature=1.0, top_p=0.9) for i in range(200)])
+    assert all(allowed[token] for token in drawn)
+    assert len(set(drawn)) > 100
+
+
+def test_temperature_zero_takes_the_most_likely_token():
+    logits = make_logits(rows=5)
+    assert sample_ids(logits, [make_spec() for _ in range(5)]) == logits.argmax(dim=-1).tolist()
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_known_tokens():
+    logits = torch.full((1, VOCAB), -5.0)
+    logits[0, 1], logits[0, 4] = 2.0, 1.5
+    assert sample_ids(logits, [make_spec()]) == [1]
+    assert sample_ids(logits, [make_spec(repetition_penalty=1.5)]) == [4]
+    logits = torch.full((1, VOCAB), -5.0)
+    logits[0, 3], logits[0, 7] = -1.0, -1.5
+    assert sample_ids(logits, [make_spec(repetition_penalty=2.0)]) == [7]
+
+
+def test_presence_and_frequency_penalties_count_output_tokens_only():
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 1], logits[0, 3], logits[0, 5] = 2.0, 3.0, 1.9
+    known = (1, 1, 3, 3)  # prompt: 1, 1; output: 3, 3
+    assert sample_ids(logits, [make_spec(known=known)]) == [3]
+    assert sample_ids(logits, [make_spec(known=known, presence_penalty=0.9)]) == [3]
+    assert sample_ids(logits, [make_spec(known=known, frequency_penalty=0.9)]) == [1]
+
+
+def test_forbidden_tokens_are_never_chosen():
+    logits = make_logits()
+    best = int(logits.argmax())
+    assert sample_ids(logits, [make_spec(forbidden=(best,))]) == [int(logits[0].argsort(descending=True)[1])]
+
+
+def test_logprobs_are_the_models_own_before_penalties_and_temperature():
+    logits = make_logits()
+    expected = torch.log_softmax(logits[0], dim=-1)
+    token = sampler.sample(logits.clone(), [make_spec(logprobs=3, temperature=0.7, repetition_penalty=2.0)])[0]
+    assert token.logprobs.logprob == pytest.approx(float(expected[token.token_id]), abs=1e-6)
+    best = expected.argsort(descending=True)[:3].tolist()
+    assert [i for i, _ in token.logprobs.top] == best
+    assert [p for _, p in token.logprobs.top] == pytest.approx([float(expected[i]) for i in best], abs=1e-6)
+
+
+specs = st.builds(
+    make_spec,
+    row_key=st.integers(0, 2**64 - 1),
+    sample=st.integers(0, 3),
+    seed=st.integers(0, 2**64 - 1),
+    temperature=st.sampled_from([0.0, 0.6, 1.0]),
+    top_k=st.sampled_from([0, 1, 7]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    min_p=st.sampled_from([0.0, 0.1]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.5]),
+    logprobs=st.sampled_from([None, 2]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(specs, min_size=1, max_size=12), st.integers(0, 1000))
+def test_a_rows_token_is_the_same_alone_and_in_any_batch(batch, seed):
+    logits = make_logits(rows=len(batch), vocab=2000, seed=seed)
+    together = sampler.sample(logits.clone(), batch)
+    alone = [sampler.sample(logits[i : i + 1].clone(), [spec])[0] for i, spec in enumerate(batch)]
+    assert [t.token_id for t in together] == [t.token_id for t in alone]
+    assert together == alone
+
+
+def test_draws_differ_by_seed_row_sample_and_position_and_repeat_otherwise():
+    base = {"seed": 1, "row_key": 2, "sample": 0, "position": 4}
+    draws = {random_draws.uniform(**(base | {name: 9})) for name in base} | {random_draws.uniform(**base)}
+    assert len(draws) == 5
+    assert random_draws.uniform(**base) == random_draws.uniform(**base)
+    assert all(0 <= draw < 1 for draw in draws)
+
+
+def test_position_is_counted_in_output_tokens():
+    spec = make_spec(known=(1, 2, 3, 4), num_prompt=3)
+    assert spec.position == 1
+    assert dataclasses.replace(spec, num_prompt_tokens=4).position == 0
