@@ -1,0 +1,166 @@
+// linear: out (+)= activation(x @ weight^T + bias). Work is cut into items of some row tiles x some panels; a thread takes an
+// item through all of k, block by block, so that what it reads again and again stays in its caches:
+//
+//   for each block of k                                   k_block x 16 weights of a panel stay in L1,
+//       for each group of panels                          the item's rows of x stay in L2
+//           for each tile of rows: sums[tile, group] += x[tile, block] * weight[group, block]
+//
+// Sums between two blocks of k rest in memory as the floats they are, so blocking changes no bit of the result.
+#include "pagecli/linear.h"
+
+#include "linear_epilogue.h"
+#include "linear_tile.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace pagecli::PAGECLI_ISA {
+namespace {
+
+constexpr int64_t kKBlock = 256;
+constexpr int kMaxItemPanels = 4;
+constexpr int kSumsPerItem = 16384;  // floats, 64 KiB: 256 rows of 4 panels
+
+// M rows as tiles of nearly equal height, at most kMaxTileRows: 7 rows are 4 + 3, not 6 + 1.
+struct RowTiles {
+    int64_t count, height, num_higher;  // the first num_higher tiles have height + 1 rows
+    explicit RowTiles(int64_t rows)
+        : count((rows + kMaxTileRows - 1) / kMaxTileRows), height(rows / count), num_higher(rows % count) {}
+    int64_t first_row(int64_t tile) const { return tile * height + (tile < num_higher ? tile : num_higher); }
+    int rows(int64_t tile) const { return static_cast<int>(height + (tile < num_higher ? 1 : 0)); }
+    int max_rows() const { return rows(0); }
+};
+
+// How many tiles of rows and how many panels make one item.
+struct ItemShape {
+    int64_t tiles, panels;
+    int64_t num_row_items, num_items;
+    ItemShape(const RowTiles& row_tiles, int64_t num_panels, int threads) {
+        const int wide = wide_panels(row_tiles.max_rows());
+        panels = kMaxItemPanels / wide * wide;
+        tiles = kSumsPerItem / (kMaxItemPanels * kPanelWidth) / row_tiles.max_rows();
+        if (tiles > row_tiles.count) tiles = row_tiles.count;
+        const int64_t wanted = threads > 1 ? 4 * threads : 1;  // items, so that threads end together
+        while (count(row_tiles, num_panels) < wanted && tiles > 8) tiles = (tiles + 1) / 2;
+        while (count(row_tiles, num_panels) < wanted && panels > wide) panels -= wide;
+        num_items = count(row_tiles, num_panels);
+    }
+
+   private:
+    int64_t count(const RowTiles& row_tiles, int64_t num_panels) {
+        num_row_items = (row_tiles.count + tiles - 1) / tiles;
+        return num_row_items * ((num_panels + panels - 1) / panels);
+    }
+};
+
+// One call's constants; x may be the caller's or rounded to bfloat16.
+struct Plan {
+    const LinearArgs& args;
+    const char* x;
+    int64_t x_stride, x_element_bytes, weight_element_bytes;
+    int64_t cols;  // k to sum over; even where bfloat16 pairs are multiplied
+    int64_t panel_elements;
+    const TileFunction (*tiles)[2];
+    FinishFunction finish;
+};
+
+void run_item(const Plan& plan, const RowTiles& row_tiles, int64_t first_tile, int64_t last_tile, int64_t first_panel,
+              int64_t last_panel) {
+    alignas(64) float sums[kSumsPerItem];
+    const int64_t first_row = row_tiles.first_row(first_tile);
+    const int64_t item_rows = row_tiles.first_row(last_tile) - first_row;
+    const int wide = wide_panels(row_tiles.max_rows());
+    const char* weight = static_cast<const char*>(plan.args.weight.data);
+    TileArgs t;
+    t.x_stride = plan.x_stride;
+    t.panel_stride = plan.panel_elements;
+    for (int64_t k = 0; k < plan.cols; k += kKBlock) {
+        t.first = k == 0;
+        t.k_count = plan.cols - k < kKBlock ? plan.cols - k : kKBlock;
+        const bool last = k + t.k_count == plan.cols;
+        for (int64_t panel = first_panel; panel < last_panel;) {
+            const bool is_wide = wide > 1 && last_panel - panel >= wide;
+            const int cols = static_cast<int>(kPanelWidth) * (is_wide ? wide : 1);
+            t.weight = weight + (panel * plan.panel_elements + k * kPanelWidth) * plan.weight_element_bytes;
+            for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+                const int64_t row = row_tiles.first_row(tile);
+                t.x = plan.x + (row * plan.x_stride + k) * plan.x_element_bytes;
+                t.sums = sums + (panel - first_panel) * kPanelWidth * item_rows + (row - first_row) * cols;
+                plan.tiles[row_tiles.rows(tile)][is_wide](t);
+                if (last) plan.finish(plan.args, t.sums, row, row_tiles.rows(tile), panel * kPanelWidth, cols);
+            }
+            panel += is_wide ? wide : 1;
+        }
+    }
+}
+
+void run(const Plan& plan, int64_t tokens) {
+    const RowTiles row_tiles(tokens);
+    const int64_t num_panels = (plan.args.weight.rows + kPanelWidth - 1) / kPanelWidth;
+    const ItemShape shape(row_tiles, num_panels, max_threads());
+    parallel_for(shape.num_items, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+            const int64_t tile = item % shape.num_row_items * shape.tiles, panel = item / shape.num_row_items * shape.panels;
+            const int64_t last_tile = tile + shape.tiles, last_panel = panel + shape.panels;
+            run_item(plan, row_tiles, tile, last_tile < row_tiles.count ? last_tile : row_tiles.count, panel,
+                     last_panel < num_panels ? last_panel : num_panels);
+        }
+    });
+}
+
+// x[rows, cols] -> bfloat16 [rows, padded], padding zero.
+void round_rows(uint16_t* rounded, int64_t padded, const float* x, int64_t x_stride, int64_t rows, int64_t cols) {
+    parallel_for(rows, row_grain(cols), [=](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+            uint16_t* to = rounded + r * padded;
+            const float* from = x + r * x_stride;
+            int64_t k = 0;
+            for (; k + VecF::width <= cols; k += VecF::width) store_bf16(to + k, load(from + k));
+            for (; k < cols; ++k) to[k] = round_to_bf16(from[k]);
+            for (; k < padded; ++k) to[k] = 0;
+        }
+    });
+}
+
+// Rounds x and runs, some rows at a time so that the rounded copy stays within a few MiB.
+void run_rounded(const Plan& plan) {
+    constexpr int64_t kMaxRoundedBytes = int64_t{4} << 20;
+    const LinearArgs& a = plan.args;
+    const int64_t padded = (a.weight.cols + 1) / 2 * 2;
+    int64_t max_rows = kMaxRoundedBytes / (padded * 2) / kMaxTileRows * kMaxTileRows;
+    if (max_rows < 16 * kMaxTileRows) max_rows = 16 * kMaxTileRows;
+    for (int64_t row = 0; row < a.tokens; row += max_rows) {
+        LinearArgs part = a;
+        part.tokens = a.tokens - row < max_rows ? a.tokens - row : max_rows;
+        part.out += row * a.out_stride;
+        part.x += row * a.x_stride;
+        uint16_t* rounded = static_cast<uint16_t*>(thread_scratch(part.tokens * padded * 2));
+        round_rows(rounded, padded, part.x, a.x_stride, part.tokens, a.weight.cols);
+        run({part, reinterpret_cast<const char*>(rounded), padded, 2, 2, padded, plan.panel_elements, plan.tiles, plan.finish},
+            part.tokens);
+    }
+}
+
+}  // namespace
+
+void linear(const LinearArgs& a) {
+    if (a.tokens == 0) return;
+    const bool is_float = a.weight.type == WeightType::float32;
+    const int64_t padded_cols = (a.weight.cols + 1) / 2 * 2;
+    const Plan plan = {
+        a,
+        reinterpret_cast<const char*>(a.x),
+        a.x_stride,
+        4,
+        is_float ? 4 : 2,
+        a.weight.cols,
+        padded_cols * kPanelWidth,
+        is_float ? TileTable<Float32Tile>::entries : TileTable<Bfloat16Tile>::entries,
+        finish_function(a.activation),
+    };
+    if (has_pair_dot && !is_float)
+        run_rounded(plan);
+    else
+        run(plan, a.tokens);
+}
+
+}  // namespace pagecli::PAGECLI_ISA

@@ -1,0 +1,25 @@
+// Arguments of linear: out (+)= activation(x @ weight^T + bias), sums in float32.
+//
+// out[m, n] is summed over k in ascending order whatever the batch, the tiling and the number of threads are, so a row's
+// result depends, bit for bit, on that row alone (of one instruction set; avx512bf16 rounds x to bfloat16 for bfloat16 weights).
+#pragma once
+
+#include <stdint.h>
+
+#include "pagecli/activation.h"
+#include "pagecli/packed_weight.h"
+
+namespace pagecli {
+
+struct LinearArgs {
+    float* out;         // [tokens, weight.rows], rows out_stride elements apart; must not overlap x
+    const float* x;     // [tokens, weight.cols], rows x_stride elements apart
+    const float* bias;  // [weight.rows], or null
+    int64_t out_stride, x_stride;
+    int64_t tokens;
+    PackedWeightView weight;
+    Activation activation;
+    bool accumulate;  // add to out (a residual) instead of overwriting it
+};
+
+}  // namespace pagecli
