@@ -1,0 +1,50 @@
+"""Workloads of known lengths, drawn with a fixed seed: what a comparison needs is the same rows for everybody.
+
+`uniform_ids` gives prompts of random token ids, so that any model of that vocabulary can run them without a tokenizer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Log-normal prompt and output lengths, in tokens, clipped to [low, high] with the mean kept."""
+
+    prompt_mean: float
+    prompt_sigma: float
+    output_mean: float
+    output_sigma: float
+    low: int
+    high: int
+
+
+SHORT = Lengths(60, 0.7, 80, 0.8, 4, 256)  # questions with short answers
+SHAREGPT = Lengths(161.31, 1.1, 337.99, 0.9, 4, 1024)  # the means of the PagedAttention paper (SOSP 2023, section 6.1)
+ALPACA = Lengths(19.31, 0.6, 58.45, 0.9, 4, 1024)
+
+
+def draw(lengths: Lengths, num_requests: int, seed: int = 0) -> list[tuple[int, int]]:
+    """(prompt tokens, output tokens) of each request."""
+    rng = np.random.default_rng(seed)
+    prompts = _log_normal(rng, lengths.prompt_mean, lengths.prompt_sigma, lengths, num_requests)
+    outputs = _log_normal(rng, lengths.output_mean, lengths.output_sigma, lengths, num_requests)
+    return list(zip(prompts.tolist(), outputs.tolist(), strict=True))
+
+
+def _log_normal(rng: np.random.Generator, mean: float, sigma: float, lengths: Lengths, n: int) -> np.ndarray:
+    """n lengths whose mean, after rounding and clipping, is `mean`: mu is found by bisection on one draw of normals."""
+    normals = rng.standard_normal(n)
+    low, high = -2.0, 12.0
+    for _ in range(60):
+        mu = (low + high) / 2
+        values = np.clip(np.round(np.exp(mu + sigma * normals)), lengths.low, lengths.high)
+        low, high = (mu, high) if values.mean() < mean else (low, mu)
+    return values.astype(int)
+
+
+def uniform_ids(lengths: list[tuple[int, int]], vocab_size: int, seed: int = 1) -> list[list[int]]:
+    """A prompt of random token ids, special tokens left out, for each request."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(20, vocab_size, prompt).tolist() for prompt, _ in lengths]
