@@ -19,17 +19,17 @@ namespace {
 
 #if defined(PAGECLI_X86)
 bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-         __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2");
 }
 
 bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
 bool has_avx512bf16() {  // -march=cooperlake also assumes VNNI
-  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 #endif
 
@@ -38,37 +38,37 @@ std::atomic<const KernelTable*> selected{nullptr};
 }  // namespace
 
 int supported_tables(const KernelTable** tables) {
-  int count = 0;
+    int count = 0;
 #if defined(PAGECLI_X86)
-  if (has_avx512bf16()) tables[count++] = &avx512bf16::table;
-  if (has_avx512()) tables[count++] = &avx512::table;
-  if (has_avx2()) tables[count++] = &avx2::table;
+    if (has_avx512bf16()) tables[count++] = &avx512bf16::table;
+    if (has_avx512()) tables[count++] = &avx512::table;
+    if (has_avx2()) tables[count++] = &avx2::table;
 #endif
-  tables[count++] = &generic::table;
-  return count;
+    tables[count++] = &generic::table;
+    return count;
 }
 
 const KernelTable& kernels() {
-  const KernelTable* table = selected.load(std::memory_order_relaxed);
-  if (table == nullptr) {
-    const KernelTable* tables[kMaxTables];
-    supported_tables(tables);
-    table = tables[0];
-    selected.store(table, std::memory_order_relaxed);
-  }
-  return *table;
+    const KernelTable* table = selected.load(std::memory_order_relaxed);
+    if (table == nullptr) {
+        const KernelTable* tables[kMaxTables];
+        supported_tables(tables);
+        table = tables[0];
+        selected.store(table, std::memory_order_relaxed);
+    }
+    return *table;
 }
 
 bool select_table(const char* isa) {
-  const KernelTable* tables[kMaxTables];
-  const int count = supported_tables(tables);
-  for (int i = 0; i < count; ++i) {
-    if (strcmp(tables[i]->isa, isa) == 0) {
-      selected.store(tables[i], std::memory_order_relaxed);
-      return true;
+    const KernelTable* tables[kMaxTables];
+    const int count = supported_tables(tables);
+    for (int i = 0; i < count; ++i) {
+        if (strcmp(tables[i]->isa, isa) == 0) {
+            selected.store(tables[i], std::memory_order_relaxed);
+            return true;
+        }
     }
-  }
-  return false;
+    return false;
 }
 
 }  // namespace pagecli

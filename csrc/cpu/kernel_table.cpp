@@ -6,6 +6,9 @@
 
 namespace pagecli::PAGECLI_ISA {
 
+void pack_weight(const PackWeightArgs&);
+void embedding(const EmbeddingArgs&);
+void linear(const LinearArgs&);
 void rms_norm(const RmsNormArgs&);
 void layer_norm(const LayerNormArgs&);
 void rotary_embedding(const RotaryEmbeddingArgs&);
@@ -16,7 +19,8 @@ void paged_attention(const PagedAttentionArgs&);
 
 extern const KernelTable table;
 const KernelTable table = {
-    PAGECLI_NAME(PAGECLI_ISA), rms_norm, layer_norm, rotary_embedding, activation, gated_activation, store_kv, paged_attention,
+    PAGECLI_NAME(PAGECLI_ISA), pack_weight, embedding,        linear,   rms_norm,        layer_norm,
+    rotary_embedding,          activation,  gated_activation, store_kv, paged_attention,
 };
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -14,24 +14,24 @@ namespace pagecli::PAGECLI_ISA {
 // The team is all threads or none: libgomp ends and recreates threads when the team changes its size.
 template <class Function>
 static inline void parallel_for(int64_t n, int64_t grain, const Function& fn) {
-  const int64_t pieces = (n + grain - 1) / grain;
-  const int threads = max_threads();
-  if (pieces <= 1 || threads <= 1 || omp_in_parallel()) {
-    if (n > 0) fn(int64_t{0}, n);
-    return;
-  }
+    const int64_t pieces = (n + grain - 1) / grain;
+    const int threads = max_threads();
+    if (pieces <= 1 || threads <= 1 || omp_in_parallel()) {
+        if (n > 0) fn(int64_t{0}, n);
+        return;
+    }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t begin = piece * grain;
-    const int64_t end = begin + grain < n ? begin + grain : n;
-    fn(begin, end);
-  }
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+        const int64_t begin = piece * grain;
+        const int64_t end = begin + grain < n ? begin + grain : n;
+        fn(begin, end);
+    }
 }
 
 // Rows of `row_size` floats to give one thread at a time, for operations that touch each element a few times.
 static inline int64_t row_grain(int64_t row_size) {
-  constexpr int64_t kElements = 16384;  // 64 KiB read: about 5 microseconds
-  return row_size < kElements ? kElements / (row_size > 0 ? row_size : 1) : 1;
+    constexpr int64_t kElements = 16384;  // 64 KiB read: about 5 microseconds
+    return row_size < kElements ? kElements / (row_size > 0 ? row_size : 1) : 1;
 }
 
 }  // namespace pagecli::PAGECLI_ISA

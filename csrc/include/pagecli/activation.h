@@ -9,20 +9,20 @@ enum class Activation : int32_t { none, relu, gelu, gelu_tanh, silu };
 
 // out = kind(x); out may be x.
 struct ActivationArgs {
-  float* out;      // [tokens, dim]
-  const float* x;  // [tokens, dim]
-  int64_t out_stride, x_stride;
-  int64_t tokens, dim;
-  Activation kind;
+    float* out;      // [tokens, dim]
+    const float* x;  // [tokens, dim]
+    int64_t out_stride, x_stride;
+    int64_t tokens, dim;
+    Activation kind;
 };
 
 // out = kind(gate) * up
 struct GatedActivationArgs {
-  float* out;            // [tokens, dim]
-  const float* gate_up;  // [tokens, 2 * dim]: gate, then up
-  int64_t out_stride, gate_up_stride;
-  int64_t tokens, dim;
-  Activation kind;
+    float* out;            // [tokens, dim]
+    const float* gate_up;  // [tokens, 2 * dim]: gate, then up
+    int64_t out_stride, gate_up_stride;
+    int64_t tokens, dim;
+    Activation kind;
 };
 
 }  // namespace pagecli

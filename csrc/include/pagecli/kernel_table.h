@@ -2,21 +2,27 @@
 #pragma once
 
 #include "pagecli/activation.h"
+#include "pagecli/embedding.h"
+#include "pagecli/linear.h"
 #include "pagecli/norm.h"
+#include "pagecli/pack_weight.h"
 #include "pagecli/paged_kv.h"
 #include "pagecli/rotary_embedding.h"
 
 namespace pagecli {
 
 struct KernelTable {
-  const char* isa;
-  void (*rms_norm)(const RmsNormArgs&);
-  void (*layer_norm)(const LayerNormArgs&);
-  void (*rotary_embedding)(const RotaryEmbeddingArgs&);
-  void (*activation)(const ActivationArgs&);
-  void (*gated_activation)(const GatedActivationArgs&);
-  void (*store_kv)(const StoreKVArgs&);
-  void (*paged_attention)(const PagedAttentionArgs&);
+    const char* isa;
+    void (*pack_weight)(const PackWeightArgs&);
+    void (*embedding)(const EmbeddingArgs&);
+    void (*linear)(const LinearArgs&);
+    void (*rms_norm)(const RmsNormArgs&);
+    void (*layer_norm)(const LayerNormArgs&);
+    void (*rotary_embedding)(const RotaryEmbeddingArgs&);
+    void (*activation)(const ActivationArgs&);
+    void (*gated_activation)(const GatedActivationArgs&);
+    void (*store_kv)(const StoreKVArgs&);
+    void (*paged_attention)(const PagedAttentionArgs&);
 };
 
 }  // namespace pagecli

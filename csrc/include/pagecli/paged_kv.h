@@ -11,30 +11,30 @@ enum class KVType : int32_t { float32, bfloat16 };
 
 // Write one step's k and v into their slots; slot s is in block s / block_size at s % block_size.
 struct StoreKVArgs {
-  void* k_cache;            // [num_blocks, kv_heads, block_size, head_dim]
-  void* v_cache;            // the same
-  const float* k;           // [tokens, kv_heads, head_dim]
-  const float* v;           // [tokens, kv_heads, head_dim]
-  const int64_t* slot_ids;  // [tokens], each below num_blocks * block_size
-  int64_t k_stride[2], v_stride[2];
-  int64_t tokens, kv_heads, block_size, head_dim;
-  KVType type;
+    void* k_cache;            // [num_blocks, kv_heads, block_size, head_dim]
+    void* v_cache;            // the same
+    const float* k;           // [tokens, kv_heads, head_dim]
+    const float* v;           // [tokens, kv_heads, head_dim]
+    const int64_t* slot_ids;  // [tokens], each below num_blocks * block_size
+    int64_t k_stride[2], v_stride[2];
+    int64_t tokens, kv_heads, block_size, head_dim;
+    KVType type;
 };
 
 // Attention of every new token over its sequence's whole context, causal (see kernels/reference.py).
 struct PagedAttentionArgs {
-  float* out;                   // [tokens, heads, head_dim]
-  const float* q;               // [tokens, heads, head_dim]
-  const void* k_cache;          // [num_blocks, kv_heads, block_size, head_dim]
-  const void* v_cache;          // the same
-  const int32_t* block_tables;  // [sequences, max_blocks]
-  const int32_t* context_lens;  // [sequences]
-  const int32_t* query_start;   // [sequences + 1]
-  int64_t out_stride[2], q_stride[2], block_tables_stride;
-  int64_t sequences, heads, kv_heads, block_size, head_dim;
-  int64_t window;  // 0: none
-  float scale;
-  KVType type;
+    float* out;                   // [tokens, heads, head_dim]
+    const float* q;               // [tokens, heads, head_dim]
+    const void* k_cache;          // [num_blocks, kv_heads, block_size, head_dim]
+    const void* v_cache;          // the same
+    const int32_t* block_tables;  // [sequences, max_blocks]
+    const int32_t* context_lens;  // [sequences]
+    const int32_t* query_start;   // [sequences + 1]
+    int64_t out_stride[2], q_stride[2], block_tables_stride;
+    int64_t sequences, heads, kv_heads, block_size, head_dim;
+    int64_t window;  // 0: none
+    float scale;
+    KVType type;
 };
 
 constexpr int64_t kMaxHeadDim = 256;

@@ -1,0 +1,124 @@
+// Bindings of the norms, the rotary embedding and the activations.
+#include <cstring>
+
+#include "bind.h"
+#include "check.h"
+#include "pagecli/isa.h"
+
+namespace nb = nanobind;
+
+namespace pagecli {
+
+Activation activation_named(const char* name) {
+    constexpr struct {
+        const char* name;
+        Activation kind;
+    } kNames[] = {{"none", Activation::none},
+                  {"relu", Activation::relu},
+                  {"gelu", Activation::gelu},
+                  {"gelu_tanh", Activation::gelu_tanh},
+                  {"silu", Activation::silu}};
+    for (const auto& entry : kNames)
+        if (std::strcmp(entry.name, name) == 0) return entry.kind;
+    refuse("activation: expected none, relu, gelu, gelu_tanh or silu, got %.40s", name);
+}
+
+namespace {
+
+void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps) {
+    if (x.ndim == 3) {
+        check(x, "x", DType::float32, {"tokens", "heads", "dim"});
+        check(out, "out", DType::float32, {x.shape[0], x.shape[1], x.shape[2]});
+    } else {
+        check(x, "x", DType::float32, {"tokens", "dim"});
+        check(out, "out", DType::float32, {x.shape[0], x.shape[1]});
+    }
+    const bool has_heads = x.ndim == 3;
+    const int64_t dim = x.shape[x.ndim - 1];
+    check(weight, "weight", DType::float32, {dim});
+    const RmsNormArgs args = {out.as<float>(),
+                              x.as<const float>(),
+                              weight.as<const float>(),
+                              {out.stride[0], has_heads ? out.stride[1] : 0},
+                              {x.stride[0], has_heads ? x.stride[1] : 0},
+                              x.shape[0],
+                              has_heads ? x.shape[1] : 1,
+                              dim,
+                              eps};
+    nb::gil_scoped_release release;
+    kernels().rms_norm(args);
+}
+
+void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias, float eps) {
+    check(x, "x", DType::float32, {"tokens", "hidden"});
+    check(out, "out", DType::float32, {x.shape[0], x.shape[1]});
+    check(weight, "weight", DType::float32, {x.shape[1]});
+    check(bias, "bias", DType::float32, {x.shape[1]});
+    const LayerNormArgs args = {out.as<float>(),
+                                x.as<const float>(),
+                                weight.as<const float>(),
+                                bias.as<const float>(),
+                                out.stride[0],
+                                x.stride[0],
+                                x.shape[0],
+                                x.shape[1],
+                                eps};
+    nb::gil_scoped_release release;
+    kernels().layer_norm(args);
+}
+
+void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView& positions, const TensorView& cos_sin) {
+    check(q, "q", DType::float32, {"tokens", "heads", "head_dim"});
+    check(k, "k", DType::float32, {q.shape[0], "kv_heads", q.shape[2]});
+    check(positions, "positions", DType::int32, {q.shape[0]});
+    check(cos_sin, "cos_sin", DType::float32, {"positions", "rotary_dim"});
+    const int64_t rotary_dim = cos_sin.shape[1];
+    if (rotary_dim % 2 != 0 || rotary_dim > q.shape[2])
+        refuse("cos_sin: expected an even rotary_dim of at most %lld, got %lld", static_cast<long long>(q.shape[2]),
+               static_cast<long long>(rotary_dim));
+    check_ids(positions, "positions", cos_sin.shape[0]);
+    const RotaryEmbeddingArgs args = {q.as<float>(),
+                                      k.as<float>(),
+                                      positions.as<const int32_t>(),
+                                      cos_sin.as<const float>(),
+                                      {q.stride[0], q.stride[1]},
+                                      {k.stride[0], k.stride[1]},
+                                      cos_sin.stride[0],
+                                      q.shape[0],
+                                      q.shape[1],
+                                      k.shape[1],
+                                      rotary_dim};
+    nb::gil_scoped_release release;
+    kernels().rotary_embedding(args);
+}
+
+void activation(const TensorView& out, const TensorView& x, const char* name) {
+    check(x, "x", DType::float32, {"tokens", "dim"});
+    check(out, "out", DType::float32, {x.shape[0], x.shape[1]});
+    const ActivationArgs args = {out.as<float>(), x.as<const float>(), out.stride[0],         x.stride[0],
+                                 x.shape[0],      x.shape[1],          activation_named(name)};
+    nb::gil_scoped_release release;
+    kernels().activation(args);
+}
+
+void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name) {
+    check(out, "out", DType::float32, {"tokens", "dim"});
+    check(gate_up, "gate_up", DType::float32, {out.shape[0], 2 * out.shape[1]});
+    const GatedActivationArgs args = {
+        out.as<float>(), gate_up.as<const float>(), out.stride[0], gate_up.stride[0], out.shape[0],
+        out.shape[1],    activation_named(name)};
+    nb::gil_scoped_release release;
+    kernels().gated_activation(args);
+}
+
+}  // namespace
+
+void bind_elementwise(nb::module_& module) {
+    module.def("rms_norm", rms_norm);
+    module.def("layer_norm", layer_norm);
+    module.def("rotary_embedding", rotary_embedding);
+    module.def("activation", activation);
+    module.def("gated_activation", gated_activation);
+}
+
+}  // namespace pagecli

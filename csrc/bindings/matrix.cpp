@@ -1,0 +1,70 @@
+// Bindings of the operations on packed weights.
+#include "bind.h"
+#include "check.h"
+#include "pagecli/isa.h"
+
+namespace nb = nanobind;
+
+namespace pagecli {
+namespace {
+
+int64_t packed_elements(int64_t rows, int64_t cols) {
+    return (rows + kPanelWidth - 1) / kPanelWidth * kPanelWidth * ((cols + 1) / 2 * 2);
+}
+
+PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) {
+    if (rows < 0 || cols < 0)
+        refuse("weight: expected a shape, got [%lld, %lld]", static_cast<long long>(rows), static_cast<long long>(cols));
+    check(data, "weight.data", {DType::float32, DType::bfloat16}, {packed_elements(rows, cols)});
+    return {data.data, rows, cols, data.dtype == DType::float32 ? WeightType::float32 : WeightType::bfloat16};
+}
+
+void pack_weight(const TensorView& packed, const TensorView& weight) {
+    check(weight, "weight", {DType::float32, DType::bfloat16, DType::float16}, {"rows", "cols"});
+    const PackedWeightView view = check_weight(packed, weight.shape[0], weight.shape[1]);
+    const SourceType source = weight.dtype == DType::float32    ? SourceType::float32
+                              : weight.dtype == DType::bfloat16 ? SourceType::bfloat16
+                                                                : SourceType::float16;
+    const PackWeightArgs args = {packed.data, weight.data, weight.stride[0], view.rows, view.cols, source, view.type};
+    nb::gil_scoped_release release;
+    kernels().pack_weight(args);
+}
+
+void embedding(const TensorView& out, const TensorView& token_ids, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(token_ids, "token_ids", DType::int32, {"tokens"});
+    check(out, "out", DType::float32, {token_ids.shape[0], cols});
+    check_ids(token_ids, "token_ids", rows);
+    const EmbeddingArgs args = {out.as<float>(), token_ids.as<const int32_t>(), out.stride[0], token_ids.shape[0], weight};
+    nb::gil_scoped_release release;
+    kernels().embedding(args);
+}
+
+void linear(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
+            const TensorView& bias, const char* activation, bool accumulate) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(x, "x", DType::float32, {"tokens", cols});
+    check(out, "out", DType::float32, {x.shape[0], rows});
+    if (bias.given()) check(bias, "bias", DType::float32, {rows});
+    const LinearArgs args = {out.as<float>(),
+                             x.as<const float>(),
+                             bias.as<const float>(),
+                             out.stride[0],
+                             x.stride[0],
+                             x.shape[0],
+                             weight,
+                             activation_named(activation),
+                             accumulate};
+    nb::gil_scoped_release release;
+    kernels().linear(args);
+}
+
+}  // namespace
+
+void bind_matrix(nb::module_& module) {
+    module.def("pack_weight", pack_weight);
+    module.def("embedding", embedding);
+    module.def("linear", linear);
+}
+
+}  // namespace pagecli

@@ -1,0 +1,114 @@
+// Bindings of the operations on the paged KV cache. Slots, blocks and lengths are checked here: the kernels trust them.
+#include "bind.h"
+#include "check.h"
+#include "pagecli/isa.h"
+
+namespace nb = nanobind;
+
+namespace pagecli {
+namespace {
+
+KVType check_caches(const TensorView& k_cache, const TensorView& v_cache) {
+    check(k_cache, "k_cache", {DType::float32, DType::bfloat16}, {"num_blocks", "kv_heads", "block_size", "head_dim"});
+    check(v_cache, "v_cache", k_cache.dtype, {k_cache.shape[0], k_cache.shape[1], k_cache.shape[2], k_cache.shape[3]});
+    check_contiguous(k_cache, "k_cache");
+    check_contiguous(v_cache, "v_cache");
+    return k_cache.dtype == DType::float32 ? KVType::float32 : KVType::bfloat16;
+}
+
+void store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
+              const TensorView& slot_ids) {
+    const KVType type = check_caches(k_cache, v_cache);
+    check(k, "k", DType::float32, {"tokens", k_cache.shape[1], k_cache.shape[3]});
+    check(v, "v", DType::float32, {k.shape[0], k_cache.shape[1], k_cache.shape[3]});
+    check(slot_ids, "slot_ids", DType::int64, {k.shape[0]});
+    check_ids(slot_ids, "slot_ids", k_cache.shape[0] * k_cache.shape[2]);
+    const StoreKVArgs args = {k_cache.data,
+                              v_cache.data,
+                              k.as<const float>(),
+                              v.as<const float>(),
+                              slot_ids.as<const int64_t>(),
+                              {k.stride[0], k.stride[1]},
+                              {v.stride[0], v.stride[1]},
+                              k.shape[0],
+                              k_cache.shape[1],
+                              k_cache.shape[2],
+                              k_cache.shape[3],
+                              type};
+    nb::gil_scoped_release release;
+    kernels().store_kv(args);
+}
+
+// Rows, lengths and every block a sequence's visible tokens lie in.
+void check_sequences(const PagedAttentionArgs& a, int64_t num_tokens, int64_t max_blocks, int64_t num_blocks) {
+    if (a.query_start[0] < 0) refuse("query_start[0]: expected 0 or more, got %d", a.query_start[0]);
+    for (int64_t s = 0; s < a.sequences; ++s) {
+        const long long index = s;
+        const int64_t begin = a.query_start[s], end = a.query_start[s + 1], context = a.context_lens[s];
+        if (end < begin || end > num_tokens)
+            refuse("query_start[%lld]: expected %lld to %lld, got %lld", index + 1, static_cast<long long>(begin),
+                   static_cast<long long>(num_tokens), static_cast<long long>(end));
+        if (begin == end) continue;
+        if (context < end - begin || context > max_blocks * a.block_size)
+            refuse("context_lens[%lld]: expected %lld (its queries) to %lld (its block table's slots), got %lld", index,
+                   static_cast<long long>(end - begin), static_cast<long long>(max_blocks * a.block_size),
+                   static_cast<long long>(context));
+        const int64_t first_position = context - (end - begin);
+        const int64_t first_key = a.window > 0 && first_position >= a.window ? first_position - a.window + 1 : 0;
+        const int32_t* blocks = a.block_tables + s * a.block_tables_stride;
+        for (int64_t i = first_key / a.block_size; i * a.block_size < context; ++i) {
+            if (blocks[i] < 0 || blocks[i] >= num_blocks)
+                refuse("block_tables[%lld, %lld]: expected a block below %lld, got %d", index, static_cast<long long>(i),
+                       static_cast<long long>(num_blocks), blocks[i]);
+        }
+    }
+}
+
+void paged_attention(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
+                     const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start, float scale,
+                     int64_t window) {
+    const KVType type = check_caches(k_cache, v_cache);
+    const int64_t kv_heads = k_cache.shape[1], head_dim = k_cache.shape[3];
+    check(q, "q", DType::float32, {"tokens", "heads", head_dim});
+    check(out, "out", DType::float32, {q.shape[0], q.shape[1], head_dim});
+    check(block_tables, "block_tables", DType::int32, {"sequences", "max_blocks"});
+    check(context_lens, "context_lens", DType::int32, {block_tables.shape[0]});
+    check(query_start, "query_start", DType::int32, {block_tables.shape[0] + 1});
+    if (head_dim < 1 || head_dim > kMaxHeadDim)
+        refuse("k_cache: expected a head_dim of 1 to %lld, got %lld", static_cast<long long>(kMaxHeadDim),
+               static_cast<long long>(head_dim));
+    if (kv_heads < 1 || q.shape[1] % kv_heads != 0)
+        refuse("q: expected heads to be a multiple of kv_heads %lld, got %lld", static_cast<long long>(kv_heads),
+               static_cast<long long>(q.shape[1]));
+    if (window < 0) refuse("window: expected 0 (none) or more, got %lld", static_cast<long long>(window));
+    const PagedAttentionArgs args = {out.as<float>(),
+                                     q.as<const float>(),
+                                     k_cache.data,
+                                     v_cache.data,
+                                     block_tables.as<const int32_t>(),
+                                     context_lens.as<const int32_t>(),
+                                     query_start.as<const int32_t>(),
+                                     {out.stride[0], out.stride[1]},
+                                     {q.stride[0], q.stride[1]},
+                                     block_tables.stride[0],
+                                     block_tables.shape[0],
+                                     q.shape[1],
+                                     kv_heads,
+                                     k_cache.shape[2],
+                                     head_dim,
+                                     window,
+                                     scale,
+                                     type};
+    check_sequences(args, q.shape[0], block_tables.shape[1], k_cache.shape[0]);
+    nb::gil_scoped_release release;
+    kernels().paged_attention(args);
+}
+
+}  // namespace
+
+void bind_paged_kv(nb::module_& module) {
+    module.def("store_kv", store_kv);
+    module.def("paged_attention", paged_attention);
+}
+
+}  // namespace pagecli

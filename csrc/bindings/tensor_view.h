@@ -1,0 +1,51 @@
+// TensorView: what the kernels need of a tensor argument, read through DLPack's exchange table (no Python call per argument).
+// Converting never fails: what is wrong with an argument is kept in `problem`, and check() says it with the argument's name.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include "dlpack.h"
+
+namespace pagecli {
+
+enum class DType { float32, bfloat16, float16, int32, int64, other };
+
+struct TensorView {
+    static constexpr int kMaxDims = 4;
+    enum class Problem { none, is_none, not_a_tensor, not_exportable, not_on_cpu, too_many_dims };
+
+    void* data = nullptr;
+    DType dtype = DType::other;
+    int ndim = 0;
+    int64_t shape[kMaxDims] = {}, stride[kMaxDims] = {};
+    Problem problem = Problem::is_none;
+    PyObject* object = nullptr;  // borrowed, for messages
+
+    bool given() const { return problem != Problem::is_none; }
+    template <class T>
+    T* as() const {
+        return static_cast<T*>(data);
+    }
+};
+
+// The table of `type`, or null where it has none this code understands. Call with the GIL.
+const dlpack::ExchangeTable* exchange_table(PyTypeObject* type);
+
+// Fills `view` from any Python object.
+void read_tensor(PyObject* object, TensorView& view);
+
+}  // namespace pagecli
+
+namespace nanobind::detail {
+
+template <>
+struct type_caster<pagecli::TensorView> {
+    NB_TYPE_CASTER(pagecli::TensorView, const_name("torch.Tensor | None"))
+
+    bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
+        pagecli::read_tensor(source.ptr(), value);
+        return true;
+    }
+};
+
+}  // namespace nanobind::detail

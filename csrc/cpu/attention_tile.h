@@ -1,0 +1,129 @@
+// Online softmax over one tile of keys (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022), for up to four query
+// rows at once. What a row computes depends on that row, its keys and their positions alone, never on the rows beside it:
+//   score of a key    chunks of VecF::width dimensions in order, then one fixed tree
+//   sum of weights    lanes from the first visible key of the tile, then one fixed tree
+//   output            keys in order, one multiply-add per dimension
+#pragma once
+
+#include "pagecli/paged_kv.h"
+#include "vec_math.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+constexpr int kTileKeys = 32;  // tiles start at positions that are multiples of this
+constexpr int kMaxRows = 16;   // query rows that share a pass over K and V
+constexpr int kDots = 8;       // dot products reduced together
+
+// State of up to kMaxRows query rows; each row's vectors have head_dim floats.
+struct AttentionState {
+    alignas(64) float q[kMaxRows][kMaxHeadDim];       // query times scale
+    alignas(64) float sum[kMaxRows][kMaxHeadDim];     // sum over keys of weight * v
+    alignas(64) float weights[4][kTileKeys + kDots];  // of the rows taken together
+    float max[kMaxRows];                              // highest score so far
+    float total[kMaxRows];                            // sum of weights
+    int64_t offsets[kTileKeys];                       // where the tile's keys (and values) start in the caches, in elements
+};
+
+PAGECLI_INLINE VecF load_kv(const float* p) { return load(p); }
+PAGECLI_INLINE VecF load_kv(const uint16_t* p) { return load_bf16(p); }
+PAGECLI_INLINE VecF load_kv(const float* p, int count) { return load_partial(p, count); }
+PAGECLI_INLINE VecF load_kv(const uint16_t* p, int count) { return load_bf16_partial(p, count); }
+
+// Scores of `rows` query rows for keys [low, high) of the tile, into weights[row][key - low]. Keys are taken kDots / rows at a
+// time; past the end the last key is taken again (no slot beyond is read) and its scores are ignored by the caller.
+template <int rows, class T>
+static inline void score_keys(AttentionState& state, const T* k_cache, int first_row, int low, int high, int dim) {
+    constexpr int keys = kDots / rows;
+    const int whole = dim - dim % VecF::width, rest = dim - whole;
+    for (int key = low; key < high; key += keys) {
+        const T* k[keys];
+        for (int i = 0; i < keys; ++i) k[i] = k_cache + state.offsets[min_int(key + i, high - 1)];
+        VecF dots[kDots];
+        for (int i = 0; i < kDots; ++i) dots[i] = zero();
+        for (int d = 0; d < whole; d += VecF::width) {
+            VecF q[rows];
+            for (int r = 0; r < rows; ++r) q[r] = load(&state.q[first_row + r][d]);
+            for (int i = 0; i < keys; ++i) {
+                const VecF k_part = load_kv(k[i] + d);
+                for (int r = 0; r < rows; ++r) dots[r * keys + i] = fmadd(q[r], k_part, dots[r * keys + i]);
+            }
+        }
+        if (rest > 0) {
+            for (int i = 0; i < keys; ++i) {
+                const VecF k_part = load_kv(k[i] + whole, rest);
+                for (int r = 0; r < rows; ++r) {
+                    const VecF q = load_partial(&state.q[first_row + r][whole], rest);
+                    dots[r * keys + i] = fmadd(q, k_part, dots[r * keys + i]);
+                }
+            }
+        }
+        float scores[kDots];
+        reduce_add_8(dots, scores);
+        for (int r = 0; r < rows; ++r) memcpy(&state.weights[r][key - low], scores + r * keys, keys * sizeof(float));
+    }
+}
+
+// Turns the `count` scores in `weights` into exp(score - max) and updates the row's max and total. Returns the factor that
+// brings the row's earlier sums to the new max.
+static inline float weigh_keys(float* weights, int count, float& max_score, float& total) {
+    for (int i = count; i % VecF::width != 0; ++i) weights[i] = -__builtin_inff();
+    VecF highest = load(weights);
+    for (int i = VecF::width; i < count; i += VecF::width) highest = max(highest, load(weights + i));
+    const float tile_max = reduce_max(highest);
+    const float new_max = tile_max > max_score ? tile_max : max_score;
+    VecF tile_total = zero();
+    for (int i = 0; i < count; i += VecF::width) {
+        const VecF weight = exp(load(weights + i) - broadcast(new_max));
+        store(weights + i, weight);
+        tile_total = tile_total + weight;
+    }
+    const float rescale = reduce_max(exp(broadcast(max_score - new_max)));
+    total = total * rescale + reduce_add(tile_total);
+    max_score = new_max;
+    return rescale;
+}
+
+// sum[row][d] = sum[row][d] * rescale[row] + weights[row] . v[keys][d] for `chunks` vectors of dimensions from d on; of the
+// last vector only `rest` lanes where rest > 0.
+template <int rows, int chunks, class T>
+static inline void add_values(AttentionState& state, const T* v_cache, const float* rescale, int first_row, int low, int high,
+                              int d, int rest) {
+    VecF sums[rows][chunks];
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < chunks; ++c) {
+            const VecF earlier = load(&state.sum[first_row + r][d + c * VecF::width]);
+            sums[r][c] = earlier * broadcast(rescale[r]);
+        }
+    for (int key = low; key < high; ++key) {
+        const T* v = v_cache + state.offsets[key] + d;
+        VecF parts[chunks];
+        for (int c = 0; c < chunks; ++c) parts[c] = rest > 0 ? load_kv(v, rest) : load_kv(v + c * VecF::width);
+        for (int r = 0; r < rows; ++r) {
+            const VecF weight = broadcast(state.weights[r][key - low]);
+            for (int c = 0; c < chunks; ++c) sums[r][c] = fmadd(weight, parts[c], sums[r][c]);
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < chunks; ++c) store(&state.sum[first_row + r][d + c * VecF::width], sums[r][c]);
+}
+
+// One tile for `rows` rows from first_row on, all of which see exactly its keys [low, high).
+template <int rows, class T>
+static void attend_tile(AttentionState& state, const T* k_cache, const T* v_cache, int first_row, int low, int high, int dim) {
+    score_keys<rows>(state, k_cache, first_row, low, high, dim);
+    float rescale[rows];
+    for (int r = 0; r < rows; ++r)
+        rescale[r] = weigh_keys(state.weights[r], high - low, state.max[first_row + r], state.total[first_row + r]);
+    constexpr int chunks = kDots / rows;  // so many sums stay in registers
+    constexpr int width = VecF::width;
+    int d = 0;
+    for (; d + chunks * width <= dim; d += chunks * width)
+        add_values<rows, chunks>(state, v_cache, rescale, first_row, low, high, d, 0);
+    if constexpr (chunks > 4) {
+        for (; d + 4 * width <= dim; d += 4 * width) add_values<rows, 4>(state, v_cache, rescale, first_row, low, high, d, 0);
+    }
+    for (; d + width <= dim; d += width) add_values<rows, 1>(state, v_cache, rescale, first_row, low, high, d, 0);
+    if (d < dim) add_values<rows, 1>(state, v_cache, rescale, first_row, low, high, d, dim - d);
+}
+
+}  // namespace pagecli::PAGECLI_ISA

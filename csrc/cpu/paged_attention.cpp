@@ -1,0 +1,193 @@
+// Attention over the paged KV cache: decode, prefill chunks and any mix of them in one call. A task is up to kMaxRows query
+// rows (position-major, a KV head's query heads side by side) of one KV head, which share the pass over its keys and values.
+#include "attention_tile.h"
+#include "pagecli/paged_kv.h"
+#include "parallel.h"
+
+namespace pagecli::PAGECLI_ISA {
+namespace {
+
+struct Task {
+    int64_t sequence, kv_head, first_row;  // row = query index * group + head in group
+};
+
+struct Sequence {
+    int64_t first_query, num_rows, first_position;  // position of query 0
+};
+
+Sequence sequence_at(const PagedAttentionArgs& a, int64_t s) {
+    const int64_t begin = a.query_start[s], num_queries = a.query_start[s + 1] - begin;
+    return {begin, num_queries * (a.heads / a.kv_heads), a.context_lens[s] - num_queries};
+}
+
+int64_t first_visible(const PagedAttentionArgs& a, int64_t position) {
+    return a.window > 0 && position >= a.window ? position - a.window + 1 : 0;
+}
+
+// Cost of `num_rows` rows of one KV head in keys x rows, the last of them at `position`; the 2 stands for reading K and V once.
+int64_t rows_cost(const PagedAttentionArgs& a, int64_t position, int64_t num_rows) {
+    return (position + kTileKeys - first_visible(a, position)) * (num_rows + 2);
+}
+
+bool next_task(const PagedAttentionArgs& a, Task& task, int64_t num_rows) {
+    task.first_row += kMaxRows;
+    if (task.first_row < num_rows) return true;
+    task.first_row = 0;
+    if (++task.kv_head < a.kv_heads) return true;
+    task.kv_head = 0;
+    ++task.sequence;
+    return false;
+}
+
+// Where the keys [begin, end) start in the caches; begin and end lie within one tile.
+void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, int64_t* offsets) {
+    const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
+    int64_t slot = begin % a.block_size, block = begin / a.block_size;
+    for (int64_t key = begin; key < end; ++block, slot = 0) {
+        int64_t offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * a.head_dim;
+        for (; slot < a.block_size && key < end; ++slot, ++key, offset += a.head_dim) offsets[key % kTileKeys] = offset;
+    }
+}
+
+// Rows from `row` on, at most four, that see exactly the keys [low, high) of the tile at `tile`.
+int rows_alike(const PagedAttentionArgs& a, const int64_t* positions, int row, int num_rows, int64_t tile, int& low,
+               int& high) {
+    int count = 0;
+    for (; count < 4 && row + count < num_rows; ++count) {
+        const int64_t position = positions[row + count];
+        const int64_t from = first_visible(a, position) - tile, to = position + 1 - tile;
+        const int row_low = from > 0 ? static_cast<int>(from) : 0;
+        const int row_high = to < kTileKeys ? static_cast<int>(to) : kTileKeys;
+        if (count == 0) {
+            low = row_low;
+            high = row_high;
+        } else if (row_low != low || row_high != high) {
+            break;
+        }
+    }
+    return count;
+}
+
+template <class T>
+void attend_rows(const PagedAttentionArgs& a, const Task& task, AttentionState& state, const int64_t* positions, int num_rows) {
+    const T *k_cache = static_cast<const T*>(a.k_cache), *v_cache = static_cast<const T*>(a.v_cache);
+    const int dim = static_cast<int>(a.head_dim);
+    const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
+    for (int64_t tile = begin - begin % kTileKeys; tile < end; tile += kTileKeys) {
+        const int64_t tile_end = tile + kTileKeys < end ? tile + kTileKeys : end;
+        find_keys(a, task, tile > begin ? tile : begin, tile_end, state.offsets);
+        for (int row = 0; row < num_rows;) {
+            int low = 0, high = 0;
+            const int count = rows_alike(a, positions, row, num_rows, tile, low, high);
+            if (low < high) {
+                if (count == 1) attend_tile<1>(state, k_cache, v_cache, row, low, high, dim);
+                if (count == 2) attend_tile<2>(state, k_cache, v_cache, row, low, high, dim);
+                if (count == 3) attend_tile<3>(state, k_cache, v_cache, row, low, high, dim);
+                if (count == 4) attend_tile<4>(state, k_cache, v_cache, row, low, high, dim);
+            }
+            row += count;
+        }
+    }
+}
+
+template <class T>
+void run_task(const PagedAttentionArgs& a, const Task& task, const Sequence& sequence) {
+    const int64_t group = a.heads / a.kv_heads, left = sequence.num_rows - task.first_row;
+    const int num_rows = left < kMaxRows ? static_cast<int>(left) : kMaxRows;
+    const int dim = static_cast<int>(a.head_dim);
+    AttentionState state;
+    int64_t positions[kMaxRows], out_offsets[kMaxRows];
+    for (int r = 0; r < num_rows; ++r) {
+        const int64_t query = (task.first_row + r) / group, head = task.kv_head * group + (task.first_row + r) % group;
+        positions[r] = sequence.first_position + query;
+        out_offsets[r] = (sequence.first_query + query) * a.out_stride[0] + head * a.out_stride[1];
+        const float* q = a.q + (sequence.first_query + query) * a.q_stride[0] + head * a.q_stride[1];
+        for (int d = 0; d < dim; ++d) state.q[r][d] = q[d] * a.scale;
+        for (int d = 0; d < dim + VecF::width && d < kMaxHeadDim; ++d) state.sum[r][d] = 0.0f;
+        state.max[r] = -__builtin_inff();
+        state.total[r] = 0.0f;
+    }
+    attend_rows<T>(a, task, state, positions, num_rows);
+    for (int r = 0; r < num_rows; ++r)
+        for (int d = 0; d < dim; ++d) a.out[out_offsets[r] + d] = state.sum[r][d] / state.total[r];
+}
+
+// The tasks of a call cut into pieces of about equal cost: piece i is the tasks from starts[i] up to starts[i + 1].
+struct Pieces {
+    static constexpr int kMax = 1024;
+    Task starts[kMax + 1];
+    int count;
+};
+
+// At least the cost of all tasks: every row counted as if it were its sequence's last.
+int64_t cost_bound(const PagedAttentionArgs& a) {
+    int64_t total = 0;
+    for (int64_t s = 0; s < a.sequences; ++s) {
+        const Sequence sequence = sequence_at(a, s);
+        const int64_t full_tasks = sequence.num_rows / kMaxRows, rest = sequence.num_rows % kMaxRows;
+        const int64_t last = a.context_lens[s] - 1;
+        total += a.kv_heads * full_tasks * rows_cost(a, last, kMaxRows);
+        if (rest > 0) total += a.kv_heads * rows_cost(a, last, rest);
+    }
+    return total;
+}
+
+void cut_into_pieces(const PagedAttentionArgs& a, Pieces& pieces) {
+    constexpr int64_t kLeastCost = 2048;  // a few microseconds
+    const int64_t wanted = 8 * max_threads() < Pieces::kMax ? 8 * max_threads() : Pieces::kMax - 1;
+    const int64_t even_cost = cost_bound(a) / wanted + 1;
+    const int64_t piece_cost = even_cost > kLeastCost ? even_cost : kLeastCost;
+    const int64_t group = a.heads / a.kv_heads;
+    pieces.count = 0;
+    int64_t cost = piece_cost;  // so that the first task starts a piece
+    Task task = {0, 0, 0};
+    for (int64_t s = 0; s < a.sequences; ++s) {
+        const Sequence sequence = sequence_at(a, s);
+        if (sequence.num_rows == 0) continue;
+        task = {s, 0, 0};
+        do {
+            if (cost >= piece_cost) {
+                pieces.starts[pieces.count++] = task;
+                cost = 0;
+            }
+            const int64_t left = sequence.num_rows - task.first_row, num_rows = left < kMaxRows ? left : kMaxRows;
+            cost += rows_cost(a, sequence.first_position + (task.first_row + num_rows - 1) / group, num_rows);
+        } while (next_task(a, task, sequence.num_rows));
+    }
+    pieces.starts[pieces.count] = {a.sequences, 0, 0};
+}
+
+bool before(const Task& x, const Task& y) {
+    if (x.sequence != y.sequence) return x.sequence < y.sequence;
+    return x.kv_head != y.kv_head ? x.kv_head < y.kv_head : x.first_row < y.first_row;
+}
+
+template <class T>
+void run_pieces(const PagedAttentionArgs& a) {
+    Pieces pieces;
+    cut_into_pieces(a, pieces);
+    parallel_for(pieces.count, 1, [&](int64_t begin, int64_t end) {
+        Task task = pieces.starts[begin];
+        while (before(task, pieces.starts[end])) {
+            const Sequence sequence = sequence_at(a, task.sequence);
+            if (sequence.num_rows == 0) {
+                ++task.sequence;
+                continue;
+            }
+            run_task<T>(a, task, sequence);
+            next_task(a, task, sequence.num_rows);
+        }
+    });
+}
+
+}  // namespace
+
+void paged_attention(const PagedAttentionArgs& a) {
+    if (a.type == KVType::float32) {
+        run_pieces<float>(a);
+    } else {
+        run_pieces<uint16_t>(a);
+    }
+}
+
+}  // namespace pagecli::PAGECLI_ISA

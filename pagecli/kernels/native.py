@@ -1,0 +1,128 @@
+"""The operations as C++ kernels: typed signatures, shapes and meaning as in `reference`, checks and work in `_native`.
+
+Environment: PAGECLI_CPU_ISA forces an instruction set (generic, avx2, avx512, avx512bf16); PAGECLI_NATIVE_MODULE loads the
+extension from another file, such as a build with sanitizers.
+"""
+
+import importlib.util
+import os
+from types import ModuleType
+
+import torch  # before the extension: both then share the libgomp that torch brings, and its threads
+
+from pagecli.errors import UsageError
+from pagecli.kernels.packed_weight import PackedWeight, padded_shape
+
+
+def _load_extension() -> ModuleType:
+    path = os.environ.get("PAGECLI_NATIVE_MODULE")
+    if not path:
+        from pagecli.kernels import _native  # type: ignore[attr-defined]
+
+        return _native
+    spec = importlib.util.spec_from_file_location("pagecli.kernels._native", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise UsageError(f"PAGECLI_NATIVE_MODULE: {path} is not an extension module", "unset it to use the installed one")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _force_isa(extension: ModuleType) -> None:
+    isa = os.environ.get("PAGECLI_CPU_ISA")
+    if isa and not extension.select_isa(isa):
+        supported = ", ".join(extension.supported_isas())
+        raise UsageError(f"PAGECLI_CPU_ISA: this machine has no kernels for {isa!r}", f"unset it, or choose one of {supported}")
+
+
+_native = _load_extension()
+_force_isa(_native)
+
+
+def isa_name() -> str:
+    """The instruction set in use."""
+    return _native.isa_name()
+
+
+def supported_isas() -> list[str]:
+    """The instruction sets this machine has kernels for, best first."""
+    return _native.supported_isas()
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Threads of every operation, and of torch: two teams of different size over one pool would keep recreating it."""
+    _native.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads)
+
+
+def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32 or bfloat16)."""
+    num_rows, num_cols = weight.shape
+    rows, cols = padded_shape(num_rows, num_cols)
+    data = torch.empty(rows * cols, dtype=dtype)
+    _native.pack_weight(data, weight)
+    return PackedWeight(data, num_rows, num_cols)
+
+
+def embedding(out: torch.Tensor, token_ids: torch.Tensor, weight: PackedWeight) -> None:
+    """out[T, K] = weight[token_ids[T], :]; token_ids int32, each in [0, N)."""
+    _native.embedding(out, token_ids, weight.data, weight.num_rows, weight.num_cols)
+
+
+def linear(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: PackedWeight,
+    bias: torch.Tensor | None = None,
+    activation: str = "none",
+    accumulate: bool = False,
+) -> None:
+    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])."""
+    _native.linear(out, x, weight.data, weight.num_rows, weight.num_cols, bias, activation, accumulate)
+
+
+def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+    """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
+    _native.rms_norm(out, x, weight, eps)
+
+
+def layer_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
+    """out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
+    _native.layer_norm(out, x, weight, bias, eps)
+
+
+def rotary_embedding(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+    """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]."""
+    _native.rotary_embedding(q, k, positions, cos_sin)
+
+
+def activation(out: torch.Tensor, x: torch.Tensor, name: str) -> None:
+    """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    _native.activation(out, x, name)
+
+
+def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> None:
+    """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]."""
+    _native.gated_activation(out, gate_up, name)
+
+
+def store_kv(
+    k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor
+) -> None:
+    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D]."""
+    _native.store_kv(k_cache, v_cache, k, v, slot_ids)
+
+
+def paged_attention(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    query_start: torch.Tensor,
+    scale: float,
+    window: int = 0,
+) -> None:
+    """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking."""
+    _native.paged_attention(out, q, k_cache, v_cache, block_tables, context_lens, query_start, scale, window)
