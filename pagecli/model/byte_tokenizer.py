@@ -1,0 +1,24 @@
+"""A tokenizer for models that have none, used with random weights only: every UTF-8 byte is a token."""
+
+from typing import Any
+
+from pagecli.errors import RowError
+
+
+class ByteTokenizer:
+    """Byte b is token b modulo the vocabulary; decoding takes ids modulo 256."""
+
+    has_chat_template = False
+
+    def __init__(self, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+        self.vocab_size = vocab_size
+        self.eos_token_ids = eos_token_ids
+
+    def encode(self, text: str) -> list[int]:
+        return [byte % self.vocab_size for byte in text.encode("utf-8", errors="replace")]
+
+    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
+        raise RowError("this model has no tokenizer, so no chat template", "give prompts instead of messages, or use --no-chat")
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return bytes(i % 256 for i in ids).decode("utf-8", errors="replace")

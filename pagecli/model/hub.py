@@ -1,0 +1,50 @@
+"""Models of the Hugging Face hub, through huggingface_hub and its cache."""
+
+import re
+from pathlib import Path
+
+from pagecli.errors import ModelError
+
+_TEXT_FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model"]
+_SAFETENSORS = ["model.safetensors", "model-*.safetensors"]
+_PICKLES = ["pytorch_model.bin", "pytorch_model-*.bin"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is spelled like a hub repository: org/name."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def download(hub_id: str, with_weights: bool) -> Path:
+    """Directory of the repository's files, from the cache where they are current; safetensors preferred to pickles.
+
+    Raises ModelError when the repository is not in the cache and cannot be had.
+    """
+    directory = _snapshot(hub_id, _TEXT_FILES)
+    if with_weights:
+        _snapshot(hub_id, _SAFETENSORS)
+        if not any(directory.glob("model*.safetensors")):
+            _snapshot(hub_id, _PICKLES)
+    return directory
+
+
+def _snapshot(hub_id: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{hub_id}: the hub asks for permission", "accept its licence on the hub, then set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{hub_id}: no such repository on the hub", "check the name; a private one needs HF_TOKEN") from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{hub_id}: not in the local cache, and the hub cannot be reached",
+            "connect, or give a directory or .gguf file; --load-format dummy needs no weights",
+        ) from error
+    except Exception as error:  # network libraries raise many kinds; each must become one line
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{hub_id}: download failed ({reason})", "try again, or give a directory or .gguf file") from error

@@ -1,0 +1,106 @@
+"""What the model families share: linear layers, norms, the packing of weights as they are read, and the workspace."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pagecli import kernels
+from pagecli.model.weights import WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])"""
+
+    weight: kernels.PackedWeight
+    bias: torch.Tensor | None
+
+    def __call__(self, out: torch.Tensor, x: torch.Tensor, activation: str = "none", accumulate: bool = False) -> None:
+        kernels.linear(out, x, self.weight, self.bias, activation, accumulate)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    weight: torch.Tensor  # [size]
+    eps: float
+
+    def __call__(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        kernels.rms_norm(out, x, self.weight, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    weight: torch.Tensor  # [size]
+    bias: torch.Tensor  # [size]
+    eps: float
+
+    def __call__(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        kernels.layer_norm(out, x, self.weight, self.bias, self.eps)
+
+
+class WeightLoader:
+    """Packs weights as they are read: peak memory is what is packed plus the tensor at hand.
+
+    Several names make one weight, their rows one after another (Q, K and V; gate and up).
+    """
+
+    def __init__(self, source: WeightSource, dtype: torch.dtype) -> None:
+        self.source = source
+        self.dtype = dtype
+        self.num_bytes = 0  # of everything read so far
+        self._read: set[str] = set()
+
+    def matrix(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int) -> kernels.PackedWeight:
+        """Weights `names`, [num_rows[i], num_cols] each, packed as one [sum(num_rows), num_cols]."""
+        packed = kernels.pack_weight(self._joined(names, [(rows, num_cols) for rows in num_rows]), self.dtype)
+        self.num_bytes += packed.nbytes
+        return packed
+
+    def vector(self, names: Sequence[str], sizes: Sequence[int]) -> torch.Tensor:
+        """Vectors `names`, joined, in float32: norms and biases are small and always wanted exactly."""
+        vector = self._joined(names, [(size,) for size in sizes]).to(torch.float32, copy=True)
+        self.num_bytes += vector.numel() * vector.element_size()
+        return vector
+
+    def linear(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int, bias: bool) -> Linear:
+        """A linear layer from `names`[i].weight and, with `bias`, `names`[i].bias."""
+        weight = self.matrix([f"{name}.weight" for name in names], num_rows, num_cols)
+        return Linear(weight, self.vector([f"{name}.bias" for name in names], num_rows) if bias else None)
+
+    def rms_norm(self, name: str, size: int, eps: float) -> RMSNorm:
+        return RMSNorm(self.vector([f"{name}.weight"], [size]), eps)
+
+    def layer_norm(self, name: str, size: int, eps: float, affine: bool) -> LayerNorm:
+        if not affine:
+            return LayerNorm(torch.ones(size), torch.zeros(size), eps)
+        return LayerNorm(self.vector([f"{name}.weight"], [size]), self.vector([f"{name}.bias"], [size]), eps)
+
+    def unread(self) -> list[str]:
+        """Tensors of the checkpoint that nobody asked for."""
+        return [name for name in self.source.names() if name not in self._read and f"model.{name}" not in self._read]
+
+    def _joined(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        self._read.update(names)
+        tensors = [self.source.read(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+class Workspace:
+    """Buffers of a forward pass, float32, allocated once for `max_tokens` rows; logits grow to the most rows ever asked for."""
+
+    def __init__(self, max_tokens: int, widths: dict[str, int]) -> None:
+        self.max_tokens = max_tokens
+        self._buffers = {name: torch.empty(max_tokens, width) for name, width in widths.items()}
+        self._grown: dict[str, torch.Tensor] = {}
+
+    def rows(self, name: str, num_rows: int) -> torch.Tensor:
+        """The first `num_rows` rows of buffer `name`."""
+        return self._buffers[name][:num_rows]
+
+    def grown(self, name: str, num_rows: int, width: int) -> torch.Tensor:
+        """[num_rows, width] of a buffer that is allocated when first needed, and again when more rows are."""
+        buffer = self._grown.get(name)
+        if buffer is None or buffer.shape[0] < num_rows:
+            buffer = self._grown[name] = torch.empty(num_rows, width)
+        return buffer[:num_rows]

@@ -1,0 +1,66 @@
+"""Opens a model's weights, builds the model of its family from them, and sees that nothing is missing or left over."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from pagecli.errors import ModelError, UsageError
+from pagecli.model.layers import WeightLoader
+from pagecli.model.llama import LlamaModel
+from pagecli.model.opt import OPTModel
+from pagecli.model.registry import Model, ModelSource
+from pagecli.model.weights import WeightSource
+
+_FAMILIES: dict[str, type[OPTModel] | type[LlamaModel]] = {"opt": OPTModel, "llama": LlamaModel}
+_HEAD_DIMS = range(32, 257)  # what the attention kernels take
+
+
+def load(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
+    """See registry.load_model."""
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype!r} cannot be loaded", "use float32 or bfloat16")
+    if max_batch_tokens < 1:
+        raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
+    config = source.config
+    if config.head_dim not in _HEAD_DIMS:
+        raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "sizes 32 to 256 are")
+    with torch.no_grad():
+        weights = _open(source)
+        loader = WeightLoader(weights, getattr(torch, dtype))
+        model = _FAMILIES[config.family](config, loader, max_batch_tokens)
+    _check_nothing_left(loader, config.num_layers, weights.where)
+    return model
+
+
+def _open(source: ModelSource) -> WeightSource:
+    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s."""
+    if source.kind == "dummy":
+        from pagecli.model.weights.dummy import DummySource
+
+        return DummySource()
+    assert source.weights_path is not None
+    if source.kind == "gguf":
+        from pagecli.model.weights.gguf_file import GgufSource
+
+        return GgufSource(source.weights_path, source.config)
+    if source.kind == "pickle":
+        from pagecli.model.weights.pickle_file import PickleSource
+
+        return PickleSource(source.weights_path)
+    from pagecli.model.weights.safetensors_file import SafetensorsSource
+
+    return SafetensorsSource(source.weights_path)
+
+
+def _check_nothing_left(loader: WeightLoader, num_layers: int, where: Path | str) -> None:
+    """A tensor left over in a layer (a bias, a norm) means another architecture than config.json says: wrong text, silently.
+
+    Layers beyond num_layers and old files' rotary tables are none of the model's business.
+    """
+    for name in loader.unread():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        if layer and int(layer[1]) < num_layers and not name.endswith(("rotary_emb.inv_freq", "masked_bias")):
+            raise ModelError(
+                f"{where}: tensor {name} does not belong to the architecture config.json names", "is config.json its own?"
+            )

