@@ -1,0 +1,55 @@
+"""The program `pagecli`: its commands, and the one entry point. Nothing slow is imported here, so that help is quick."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import pagecli
+from pagecli.cli.console import Console
+from pagecli.cli.failures import exit_code_of, leave
+from pagecli.cli.generate import EPILOG, generate
+
+
+class PlainHelpGroup(TyperGroup):
+    """The overview of commands without Rich, whose import would double the time to show it."""
+
+    def format_help(self, *args: Any) -> None:
+        self.rich_markup_mode = None
+        super().format_help(*args)
+
+
+app = typer.Typer(
+    name="pagecli",
+    cls=PlainHelpGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pagecli {pagecli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Offline batch text generation with large language models on a paged KV cache."""
+
+
+app.command(epilog=EPILOG, no_args_is_help=True)(generate)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the program and ends the process with its exit code."""
+    arguments = sys.argv[1:] if args is None else args
+    code = exit_code_of(lambda: app(args=arguments, prog_name="pagecli", standalone_mode=False), Console())
+    leave(code)

@@ -1,0 +1,65 @@
+"""What is said to the person at the terminal, always on stderr: errors with a hint, warnings, notes."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from pagecli.errors import PagecliError
+
+RED, YELLOW, CYAN = "31", "33", "36"
+
+
+class Console:
+    """stderr with three levels: quiet (errors only), normal, verbose (details and tracebacks)."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.has_color = self.is_terminal and not os.environ.get("NO_COLOR")
+        self.print_line: Callable[[str], None] = _to_stderr  # a progress bar puts itself in between while it is shown
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        self.print_line(f"{self._colored('error:', RED)} {_one_line(message)}")
+        if hint:
+            self.print_line(f"{self._colored('hint:', CYAN)} {_one_line(hint)}")
+
+    def warning(self, message: str) -> None:
+        if not self.quiet:
+            self.print_line(f"{self._colored('warning:', YELLOW)} {_one_line(message)}")
+
+    def note(self, message: str) -> None:
+        """Something the user should know, in every level but quiet."""
+        if not self.quiet:
+            self.print_line(_one_line(message))
+
+    def detail(self, message: str) -> None:
+        if self.verbose:
+            self.print_line(_one_line(message))
+
+    def failure(self, error: PagecliError) -> None:
+        self.error(error.message, error.hint)
+        self._traceback(error)
+
+    def crash(self, error: BaseException) -> None:
+        """An exception nobody expected."""
+        hint = None if self.verbose else "run it again with -v for the traceback, and report it"
+        self.error(f"internal error: {type(error).__name__}: {error}", hint)
+        self._traceback(error)
+
+    def _traceback(self, error: BaseException) -> None:
+        if self.verbose:
+            self.print_line("".join(traceback.format_exception(error)).rstrip())
+
+    def _colored(self, text: str, color: str) -> str:
+        return f"\x1b[1;{color}m{text}\x1b[0m" if self.has_color else text
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """Messages of other libraries may have several lines, or control characters out of the input."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))

@@ -1,0 +1,110 @@
+"""`pagecli generate`: its flags, and from them the job."""
+
+import typer
+
+from pagecli.cli import options as flags
+from pagecli.cli.console import Console
+from pagecli.cli.failures import exit_code_of
+from pagecli.cli.memory_size import parse_memory_size
+from pagecli.cli.options import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
+from pagecli.engine.config import EngineConfig
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.errors import UsageError
+
+EPILOG = (
+    "[bold]Exit codes[/bold]: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
+    "output not writable; 4 model cannot be loaded or does not fit; 5 finished, but with error rows; 130 and 143 ended by "
+    "SIGINT or SIGTERM (finished rows are kept in a .partial file); 141 nobody reads standard output any more."
+)
+
+
+def generate(
+    context: typer.Context,
+    input: flags.Input,
+    output: flags.Output,
+    model: flags.Model,
+    token_ids: flags.TokenIds = False,
+    order: flags.OrderChoice = flags.Order.input,
+    overwrite: flags.Overwrite = False,
+    limit: flags.Limit = None,
+    prompt_column: flags.PromptColumn = "prompt",
+    system: flags.System = None,
+    chat: flags.Chat = None,
+    max_tokens: flags.MaxTokens = SAMPLING_DEFAULTS["max_tokens"],
+    min_tokens: flags.MinTokens = SAMPLING_DEFAULTS["min_tokens"],
+    temperature: flags.Temperature = SAMPLING_DEFAULTS["temperature"],
+    top_k: flags.TopK = SAMPLING_DEFAULTS["top_k"],
+    top_p: flags.TopP = SAMPLING_DEFAULTS["top_p"],
+    min_p: flags.MinP = SAMPLING_DEFAULTS["min_p"],
+    repetition_penalty: flags.RepetitionPenalty = SAMPLING_DEFAULTS["repetition_penalty"],
+    presence_penalty: flags.PresencePenalty = SAMPLING_DEFAULTS["presence_penalty"],
+    frequency_penalty: flags.FrequencyPenalty = SAMPLING_DEFAULTS["frequency_penalty"],
+    seed: flags.Seed = SAMPLING_DEFAULTS["seed"],
+    stop: flags.Stop = None,
+    stop_token_id: flags.StopTokenIds = None,
+    ignore_eos: flags.IgnoreEos = SAMPLING_DEFAULTS["ignore_eos"],
+    logprobs: flags.Logprobs = None,
+    load_format: flags.LoadFormatChoice = flags.LoadFormat.auto,
+    dtype: flags.DTypeChoice = flags.DType.auto,
+    max_model_len: flags.MaxModelLen = None,
+    block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"],
+    kv_memory: flags.KvMemory = "auto",
+    max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"],
+    max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"],
+    threads: flags.Threads = None,
+    stats: flags.Stats = None,
+    quiet: flags.Quiet = False,
+    verbose: flags.Verbose = False,
+) -> int:
+    """Generate text for every row of INPUT and write the rows with it to OUTPUT.
+
+    A row has a column prompt (text), messages (a chat) or prompt_token_ids,
+    and perhaps an id. A column named like a sampling parameter (max_tokens,
+    temperature, stop, ...) overrides the flag. All columns are carried over;
+    one named like a column of the result (text, ...) as input_text, ...
+    """
+    console = Console(quiet and not verbose, verbose)
+    values = context.params
+
+    def run() -> int:
+        config = engine_config(values)
+        params = sampling_params(values)
+        # Slow imports (pyarrow) only after the flags have been found good.
+        from pagecli.cli.generate_job import GenerateJob, run_generate
+        from pagecli.jobs.output_row import ResultColumns
+        from pagecli.jobs.records import PromptOptions
+
+        job = GenerateJob(
+            input=input,
+            output=output,
+            engine=config,
+            params=params,
+            prompts=PromptOptions(prompt_column, system, chat),
+            columns=ResultColumns(token_ids, logprobs is not None),
+            order=order.value,
+            limit=limit,
+            overwrite=overwrite,
+            stats=stats,
+        )
+        return run_generate(job, console)
+
+    return exit_code_of(run, console)
+
+
+def engine_config(values: dict[str, object]) -> EngineConfig:
+    """The engine's settings out of the flags. Raises UsageError."""
+    chosen = {name: values[name] for name in ENGINE_DEFAULTS if name in values}
+    chosen = {name: str(value) if name in ("load_format", "dtype") else value for name, value in chosen.items()}
+    kv_memory_bytes = parse_memory_size("--kv-memory", str(values["kv_memory"]))
+    return EngineConfig(**chosen, kv_memory_bytes=kv_memory_bytes)  # type: ignore[arg-type]
+
+
+def sampling_params(values: dict[str, object]) -> SamplingParams:
+    """The sampling parameters of rows that bring none. Raises UsageError naming the flag."""
+    chosen = {name: values[name] for name in SAMPLING_DEFAULTS if name in values and name != "stop"}
+    stop, stop_token_ids = values["stop"] or [], values["stop_token_id"] or []
+    try:
+        return SamplingParams(**chosen, stop=tuple(stop), stop_token_ids=tuple(stop_token_ids))  # type: ignore
+    except UsageError as error:
+        name, rest = error.message.split(" ", 1)
+        raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error

@@ -1,0 +1,127 @@
+"""Every flag of the program, defined once: commands take these types as parameters. Defaults come from the dataclasses
+that the flags fill."""
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pagecli.engine.config import EngineConfig
+from pagecli.engine.sampling_params import SamplingParams
+
+IO, CHAT, SAMPLING, MODEL, ENGINE, TALK = "Input and output", "Prompts", "Sampling", "Model", "Engine", "Reporting"
+SAMPLING_HELP = " A column of this name overrides it for its row."
+
+ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
+SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
+
+
+class LoadFormat(StrEnum):
+    auto = "auto"
+    dummy = "dummy"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Order(StrEnum):
+    input = "input"
+    completion = "completion"
+
+
+def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **settings)
+
+
+Input = Annotated[
+    str, typer.Argument(metavar="INPUT", help=".jsonl, .jsonl.gz, .jsonl.zst or .parquet; - is JSON Lines on standard input.")
+]
+Output = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help=".parquet, .jsonl, .jsonl.gz or .jsonl.zst; - is JSON Lines on standard output.")
+]
+
+TokenIds = Annotated[bool, _option("Write a column token_ids: the generated tokens.", IO, "--token-ids")]
+OrderChoice = Annotated[Order, _option("Write rows in the input's order, or as they finish.", IO, "--order")]
+Overwrite = Annotated[bool, _option("Replace an existing output.", IO, "--overwrite")]
+Limit = Annotated[int | None, _option("Read only the first N rows.", IO, "--limit", metavar="N", min=1)]
+
+PromptColumn = Annotated[str, _option("The column that holds the prompt as text.", CHAT, "--prompt-column", metavar="NAME")]
+System = Annotated[
+    str | None, _option("A system message for rows that bring none (chat models).", CHAT, "--system", metavar="TEXT")
+]
+Chat = Annotated[
+    bool | None,
+    _option(
+        "Wrap a plain prompt as a user message, or feed it as it is. Default: wrap it if the model has a chat template.",
+        CHAT,
+        "--chat/--no-chat",
+    ),
+]
+
+MaxTokens = Annotated[int, _option("The most tokens to generate for a row." + SAMPLING_HELP, SAMPLING, "--max-tokens")]
+MinTokens = Annotated[int, _option("The fewest tokens before a row may end.", SAMPLING, "--min-tokens")]
+Temperature = Annotated[
+    float, _option("0 always takes the likeliest token; 1 samples as the model says.", SAMPLING, "--temperature")
+]
+TopK = Annotated[int, _option("Sample among the K likeliest tokens; 0: all.", SAMPLING, "--top-k")]
+TopP = Annotated[float, _option("Sample among the likeliest tokens that together have this probability.", SAMPLING, "--top-p")]
+MinP = Annotated[float, _option("Leave out tokens below this share of the likeliest one's probability.", SAMPLING, "--min-p")]
+RepetitionPenalty = Annotated[
+    float, _option("Above 1, makes tokens of the prompt and output less likely.", SAMPLING, "--repetition-penalty")
+]
+PresencePenalty = Annotated[
+    float, _option("Taken off the logit of tokens already in the output.", SAMPLING, "--presence-penalty")
+]
+FrequencyPenalty = Annotated[
+    float, _option("Taken off the logit for each time a token is in the output.", SAMPLING, "--frequency-penalty")
+]
+Seed = Annotated[int, _option("The same seed and row give the same text.", SAMPLING, "--seed")]
+Stop = Annotated[
+    list[str] | None, _option("End before this text; may be given several times.", SAMPLING, "--stop", metavar="TEXT")
+]
+StopTokenIds = Annotated[
+    list[int] | None,
+    _option("End at this token; may be given several times.", SAMPLING, "--stop-token-id", metavar="ID"),
+]
+IgnoreEos = Annotated[bool, _option("Go on to --max-tokens past the model's end token.", SAMPLING, "--ignore-eos")]
+Logprobs = Annotated[
+    int | None,
+    _option(
+        "Write a column logprobs: each token's log probability and those of the K likeliest.",
+        SAMPLING,
+        "--logprobs",
+        metavar="K",
+    ),
+]
+
+Model = Annotated[
+    str,
+    _option(
+        "A known name (smollm2-135m, opt-125m, ...), a Hugging Face id, a directory or a .gguf file.",
+        MODEL,
+        "--model",
+        "-m",
+        envvar="PAGECLI_MODEL",
+        metavar="NAME",
+    ),
+]
+LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
+DTypeChoice = Annotated[DType, _option("Of weights and KV cache. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype")]
+MaxModelLen = Annotated[
+    int | None, _option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")
+]
+
+BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE, "--block-size")]
+KvMemory = Annotated[str, _option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
+MaxNumSeqs = Annotated[int, _option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
+MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
+Threads = Annotated[int | None, _option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]
+
+Stats = Annotated[Path | None, _option("Write the job's figures as JSON.", TALK, "--stats", metavar="FILE")]
+Quiet = Annotated[bool, _option("Say nothing but errors.", TALK, "--quiet", "-q")]
+Verbose = Annotated[bool, _option("Say more; show tracebacks.", TALK, "--verbose", "-v")]

@@ -1,0 +1,141 @@
+"""From an input row to a request: its prompt as token ids, its sampling parameters and the key that seeds it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.errors import PagecliError, RowError
+from pagecli.jobs.arrow_values import json_default
+from pagecli.jobs.input_row import InputRow
+from pagecli.jobs.row_sampling import row_sampling_params
+
+
+class Tokenizer(Protocol):
+    """What jobs needs of a tokenizer."""
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How rows become prompts. `chat` None: plain prompts go through the chat template if the model has one."""
+
+    prompt_column: str = "prompt"
+    system: str | None = None
+    chat: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A row ready for the engine, or, with `error` set, ready to be written as an error row."""
+
+    row: InputRow
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    row_key: int
+    error: str | None = None
+
+
+class RowPreparer:
+    """Turns input rows into requests; a row that cannot be one comes back with `error` set, nothing is raised."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, options: PromptOptions, params: SamplingParams) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._options = options
+        self._params = params
+        self._chat = tokenizer.has_chat_template if options.chat is None else options.chat
+
+    def prepare(self, row: InputRow) -> PreparedRow:
+        key = row_key(row)
+        error = row.error
+        if error is None:
+            try:
+                params = row_sampling_params(self._params, row.columns, ignore=self._options.prompt_column)
+                return PreparedRow(row, self._prompt_token_ids(row.columns), params, key)
+            except PagecliError as problem:
+                error = one_line(problem)
+            except Exception as problem:  # a template or tokenizer that chokes on this row must not end the job
+                error = f"cannot be tokenized: {type(problem).__name__}: {problem}"
+        return PreparedRow(row, [], self._params, key, error)
+
+    def _prompt_token_ids(self, columns: Mapping[str, Any]) -> list[int]:
+        name, value = self._prompt(columns)
+        if name == "messages":
+            token_ids = self._tokenizer.apply_chat_template(self._with_system(_checked_messages(value)))
+        elif name == "prompt_token_ids":
+            token_ids = _checked_token_ids(value)
+        elif not isinstance(value, str):
+            raise RowError(f"column {name} is {type(value).__name__}, not text")
+        elif self._chat:
+            token_ids = self._tokenizer.apply_chat_template(self._with_system([{"role": "user", "content": value}]))
+        else:
+            token_ids = self._tokenizer.encode(value)
+        if not token_ids:
+            raise RowError(f"column {name} is empty: no token to start from")
+        if max(token_ids) >= self._vocab_size:
+            raise RowError(f"token id {max(token_ids)} is outside the model's vocabulary of {self._vocab_size}")
+        return token_ids
+
+    def _prompt(self, columns: Mapping[str, Any]) -> tuple[str, Any]:
+        """The one column that holds the prompt, and its value."""
+        names = dict.fromkeys((self._options.prompt_column, "messages", "prompt_token_ids"))
+        given = [(name, columns[name]) for name in names if name in columns]
+        given = [(name, value) for name, value in given if value is not None]
+        if len(given) > 1:
+            raise RowError(f"has {' and '.join(name for name, _ in given)}; a row needs exactly one of them")
+        if not given:
+            raise RowError(f"has no {', '.join(names)}", "name the column of the prompts with --prompt-column")
+        return given[0]
+
+    def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """--system in front, unless the row brings its own system message."""
+        if self._options.system is None or messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": self._options.system}, *messages]
+
+
+def row_key(row: InputRow) -> int:
+    """What seeds the row's sampling: 64 bits of its id's hash if it has an id, else its index.
+
+    So a row keeps its text when the file is reordered, cut or split; rows with the same id draw the same numbers.
+    """
+    value = row.columns.get("id")
+    if value is None:
+        return row.index
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
+    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
+
+
+def one_line(error: PagecliError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def _checked_messages(value: Any) -> list[dict[str, Any]]:
+    """Messages as the template wants them; fields that are null, as Parquet fills them in, are left out."""
+    if not isinstance(value, list) or not value:
+        raise RowError("column messages is not a list of at least one message")
+    messages = []
+    for number, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RowError(f"column messages: message {number} is not an object with a role")
+        messages.append({name: item for name, item in message.items() if item is not None})
+        if "content" not in messages[-1] and len(messages[-1]) == 1:
+            raise RowError(f"column messages: message {number} has no content")
+    return messages
+
+
+def _checked_token_ids(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        raise RowError("column prompt_token_ids is not a list of integers")
+    if any(item < 0 for item in value):
+        raise RowError("column prompt_token_ids has a negative token id")
+    return value

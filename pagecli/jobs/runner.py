@@ -1,0 +1,208 @@
+"""Keeps the engine fed: rows in while a bounded window is open, one step after the other, finished rows out in order."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pagecli.engine.outputs import RequestOutput
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.errors import RowError
+from pagecli.jobs.feeder import POLL_SECONDS, Feeder
+from pagecli.jobs.input_row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.output_row import OutputRow, error_row, output_rows
+from pagecli.jobs.records import PreparedRow, one_line
+from pagecli.jobs.reorder import CompletionOrder, InputOrder
+from pagecli.jobs.writer import RowWriter
+
+PROGRESS_SECONDS = 0.1
+
+
+class EngineStatus(Protocol):
+    """Where the engine stands; kv_usage in [0, 1]."""
+
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def kv_usage(self) -> float: ...
+    @property
+    def num_output_tokens(self) -> int: ...
+
+
+class Engine(Protocol):
+    """What jobs needs of an engine while it runs."""
+
+    def add_request(
+        self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
+    ) -> None: ...
+    def step(self) -> list[RequestOutput]: ...
+    def has_unfinished(self) -> bool: ...
+    def abort(self, request_id: int) -> None: ...
+    def status(self) -> EngineStatus: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many rows may be where: memory is bounded by these, not by the size of the input."""
+
+    max_active: int  # in the engine: enough that it never lacks waiting rows
+    max_outstanding: int  # in the engine, or finished and held for their turn
+    max_prefetched: int  # read and tokenized ahead
+
+    @classmethod
+    def for_engine(cls, max_num_seqs: int) -> "Window":
+        """One slow row holds back the rows behind it only after 16 batches' worth of them have finished."""
+        max_active = 2 * max_num_seqs
+        return cls(max_active, max(16 * max_num_seqs, 64), max(max_active, 16))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at a running job."""
+
+    num_rows: int  # written
+    num_error_rows: int
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    output_tokens: int
+    estimate: RowEstimate | None  # of the input's rows
+
+
+@dataclass
+class RunResult:
+    """What a run did. `stopped_by` is the signal that ended it early; row counts are of written output rows."""
+
+    num_rows: int = 0
+    num_error_rows: int = 0
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    first_row_at: float | None = None  # time.perf_counter()
+    generate_seconds: float = 0.0
+    first_error: str | None = None
+    stopped_by: int | None = None
+
+
+class JobRun:
+    """One pass over the input. `run()` leaves the writer open, with every finished row written."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prepare: Callable[[InputRow], PreparedRow],
+        writer: RowWriter,
+        window: Window,
+        order: Literal["input", "completion"] = "input",
+        on_progress: Callable[[Progress], Any] = lambda progress: None,
+        stop_requested: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._engine = engine
+        self._prepare = prepare
+        self._writer = writer
+        self._window = window
+        self._order = InputOrder() if order == "input" else CompletionOrder()
+        self._on_progress = on_progress
+        self._stop_requested = stop_requested
+        self._active: dict[int, PreparedRow] = {}
+        self._next_progress = 0.0
+        self.result = RunResult()
+
+    def run(self, source: InputSource) -> RunResult:
+        """Runs all rows of `source` and closes it. Raises what reading, the engine or the writer raise."""
+        started = time.perf_counter()
+        try:
+            with Feeder(source, self._prepare, self._window.max_prefetched) as feeder:
+                while not self._stopped() and self._cycle(feeder):
+                    self._report(source)
+        finally:
+            self.result.generate_seconds = time.perf_counter() - started
+            self._abort_active()
+        return self.result
+
+    def keep_finished(self) -> None:
+        """Writes what finished out of its turn; for a job that ends early."""
+        self._write(self._order.drain())
+
+    def _cycle(self, feeder: Feeder) -> bool:
+        """Admit what fits, run one step, release what finished. False when the job is done."""
+        self._admit(feeder)
+        if self._engine.has_unfinished():
+            for output in self._engine.step():
+                prepared = self._active.pop(output.request_id)
+                self._finish(prepared.row.index, output_rows(prepared.row, output))
+            return True
+        return not feeder.exhausted
+
+    def _admit(self, feeder: Feeder) -> None:
+        """Fills the window with rows that are ready; waits for one only if the engine has nothing to do.
+
+        Ends after max_active rows even if they were all error rows, so that a signal is seen.
+        """
+        for _ in range(self._window.max_active):
+            if not self._has_room():
+                return
+            prepared = feeder.take(0.0 if self._active else POLL_SECONDS)
+            if prepared is None:
+                return
+            self._add(prepared)
+
+    def _has_room(self) -> bool:
+        num_active = len(self._active)
+        return num_active < self._window.max_active and num_active + len(self._order) < self._window.max_outstanding
+
+    def _add(self, prepared: PreparedRow) -> None:
+        index, error = prepared.row.index, prepared.error
+        if error is None:
+            try:
+                self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
+                self._active[index] = prepared
+                return
+            except RowError as problem:
+                error = one_line(problem)
+        self._finish(index, [error_row(prepared.row, error, len(prepared.prompt_token_ids) or None)])
+
+    def _finish(self, index: int, rows: list[OutputRow]) -> None:
+        self._write(self._order.push(index, rows))
+
+    def _write(self, rows: list[OutputRow]) -> None:
+        result = self.result
+        for row in rows:
+            self._writer.write(row)
+            if result.first_row_at is None:
+                result.first_row_at = time.perf_counter()
+            result.num_rows += 1
+            result.finish_reasons[row.finish_reason] += 1
+            if row.error is not None:
+                result.num_error_rows += 1
+                if result.first_error is None:
+                    at_line = row.error.startswith("line ")
+                    result.first_error = row.error if at_line else f"{row.row.place}: {row.error}"
+
+    def _stopped(self) -> bool:
+        self.result.stopped_by = self._stop_requested()
+        return self.result.stopped_by is not None
+
+    def _report(self, source: InputSource) -> None:
+        now = time.perf_counter()
+        if now < self._next_progress:
+            return
+        self._next_progress = now + PROGRESS_SECONDS
+        status = self._engine.status()
+        self._on_progress(
+            Progress(
+                num_rows=self.result.num_rows,
+                num_error_rows=self.result.num_error_rows,
+                num_running=status.num_running,
+                num_waiting=status.num_waiting,
+                kv_usage=status.kv_usage,
+                output_tokens=status.num_output_tokens,
+                estimate=source.estimate(),
+            )
+        )
+
+    def _abort_active(self) -> None:
+        for request_id in self._active:
+            self._engine.abort(request_id)
+        self._active.clear()
