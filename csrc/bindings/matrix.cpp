@@ -64,7 +64,8 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
 void bind_matrix(nb::module_& module) {
     module.def("pack_weight", pack_weight);
     module.def("embedding", embedding);
-    module.def("linear", linear);
+    module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
+               nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"));
 }
 
 }  // namespace pagecli
