@@ -52,6 +52,9 @@ class Console:
         if self.verbose:
             self.print_line("".join(traceback.format_exception(error)).rstrip())
 
+    def dimmed(self, text: str) -> str:
+        return f"\x1b[2m{text}\x1b[0m" if self.has_color else text
+
     def _colored(self, text: str, color: str) -> str:
         return f"\x1b[1;{color}m{text}\x1b[0m" if self.has_color else text
 

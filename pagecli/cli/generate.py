@@ -56,7 +56,7 @@ def generate(
     quiet: flags.Quiet = False,
     verbose: flags.Verbose = False,
 ) -> int:
-    """Generate text for every row of INPUT and write the rows with it to OUTPUT.
+    """Generate text for every row of INPUT; write rows and text to OUTPUT.
 
     A row has a column prompt (text), messages (a chat) or prompt_token_ids,
     and perhaps an id. A column named like a sampling parameter (max_tokens,

@@ -76,6 +76,8 @@ class InferredColumns:
             values.setdefault(name, [None] * len(rows))
         for name in values:
             self.types.setdefault(name, pa.null())
+        if not rows:
+            self.types["id"] = pa.int64()
         return {name: self._column(name, values[name]) for name in self.types}
 
     def _column(self, name: str, values: list[Any]) -> pa.Array:

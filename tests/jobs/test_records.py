@@ -1,0 +1,127 @@
+"""From a row's columns to a request: prompts, chats, sampling columns, and what is said of rows that make none."""
+
+import pyarrow as pa
+import pytest
+from fake_engine import FakeTokenizer
+
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.jobs.arrow_values import ArrowColumns
+from pagecli.jobs.input_row import InputRow
+from pagecli.jobs.records import PromptOptions, RowPreparer, row_key
+
+
+def prepare(columns, chat_model=False, options=None, params=None):
+    preparer = RowPreparer(FakeTokenizer(chat_model), 256, options or PromptOptions(), params or SamplingParams())
+    return preparer.prepare(InputRow(5, columns, line=6))
+
+
+def prompt_text(prepared):
+    assert prepared.error is None, prepared.error
+    return bytes(prepared.prompt_token_ids).decode()
+
+
+def test_plain_prompt_goes_as_it_is_to_a_model_without_template():
+    assert prompt_text(prepare({"prompt": "hi"})) == "hi"
+
+
+def test_plain_prompt_is_wrapped_on_a_chat_model_unless_told_otherwise():
+    assert prompt_text(prepare({"prompt": "hi"}, chat_model=True)) == "<user>hi"
+    assert prompt_text(prepare({"prompt": "hi"}, chat_model=True, options=PromptOptions(chat=False))) == "hi"
+
+
+def test_messages_go_through_the_template_even_without_chat():
+    messages = [{"role": "user", "content": "a", "name": None}]
+    assert prompt_text(prepare({"messages": messages}, chat_model=True, options=PromptOptions(chat=False))) == "<user>a"
+
+
+def test_system_message_is_added_unless_the_row_has_one():
+    options = PromptOptions(system="be kind")
+    assert prompt_text(prepare({"prompt": "hi"}, True, options)) == "<system>be kind<user>hi"
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}]
+    assert prompt_text(prepare({"messages": own}, True, options)) == "<system>own<user>a"
+
+
+def test_token_ids_and_a_renamed_prompt_column():
+    assert prepare({"prompt_token_ids": [1, 2]}).prompt_token_ids == [1, 2]
+    options = PromptOptions(prompt_column="question")
+    assert prompt_text(prepare({"question": "q", "prompt": "ignored", "messages": None}, options=options)) == "q"
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({}, "has no prompt, messages, prompt_token_ids; name the column of the prompts with --prompt-column"),
+        ({"prompt": None}, "has no prompt"),
+        ({"prompt": "a", "prompt_token_ids": [1]}, "has prompt and prompt_token_ids; a row needs exactly one"),
+        ({"prompt": 3}, "column prompt is int, not text"),
+        ({"prompt": ""}, "column prompt is empty"),
+        ({"messages": []}, "not a list of at least one message"),
+        ({"messages": "hi"}, "not a list of at least one message"),
+        ({"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}, "message 1 is not an object with a role"),
+        ({"messages": [{"role": "user"}]}, "message 0 has no content"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no chat template"),
+        ({"prompt_token_ids": [1, "2"]}, "not a list of integers"),
+        ({"prompt_token_ids": [1, True]}, "not a list of integers"),
+        ({"prompt_token_ids": [-1]}, "negative"),
+        ({"prompt_token_ids": [256]}, "outside the model's vocabulary of 256"),
+        ({"prompt": "a", "temperature": "hot"}, "column temperature is 'hot', not a number"),
+        ({"prompt": "a", "temperature": True}, "column temperature is True, not a number"),
+        ({"prompt": "a", "temperature": -1}, "column temperature is -1.0; temperature must be a number >= 0"),
+        ({"prompt": "a", "max_tokens": 1.5}, "column max_tokens is 1.5, not an integer"),
+        ({"prompt": "a", "max_tokens": float("nan")}, "column max_tokens is nan, not an integer"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens must be"),
+        ({"prompt": "a", "stop": [1]}, "column stop is [1], not a string or a list of strings"),
+        ({"prompt": "a", "stop_token_ids": [None]}, "column stop_token_ids is [None], not an integer or a list"),
+        ({"prompt": "a", "ignore_eos": 1}, "column ignore_eos is 1, not true or false"),
+        ({"prompt": "a", "temperature": 10**400}, "column temperature is 1000"),
+    ],
+)
+def test_row_that_makes_no_request_says_why(columns, says):
+    prepared = prepare(columns)
+    assert says in prepared.error
+    assert "\n" not in prepared.error
+
+
+def test_a_template_that_crashes_spoils_only_its_row():
+    class Crashing(FakeTokenizer):
+        def encode(self, text):
+            raise KeyError("boom")
+
+    prepared = RowPreparer(Crashing(), 256, PromptOptions(), SamplingParams()).prepare(InputRow(0, {"prompt": "a"}))
+    assert prepared.error == "cannot be tokenized: KeyError: 'boom'"
+
+
+def test_sampling_columns_override_the_flags_and_null_does_not():
+    base = SamplingParams(temperature=0.5, max_tokens=7, seed=3)
+    columns = {
+        "prompt": "a",
+        "temperature": 1,
+        "max_tokens": 9.0,
+        "seed": None,
+        "stop": "end",
+        "stop_token_ids": [4],
+        "top_p": 0.5,
+    }
+    expected = SamplingParams(temperature=1.0, max_tokens=9, seed=3, stop=("end",), stop_token_ids=(4,), top_p=0.5)
+    assert prepare(columns, params=base).params == expected
+    assert prepare({"prompt": "a", "stop": ["x", "y"]}, params=base).params.stop == ("x", "y")
+
+
+def test_prompt_column_named_like_a_sampling_field_is_just_the_prompt():
+    assert prompt_text(prepare({"stop": "a prompt"}, options=PromptOptions(prompt_column="stop"))) == "a prompt"
+
+
+def test_columns_of_a_record_batch_work_like_a_dict():
+    batch = pa.record_batch({"prompt": ["x", "hi"], "max_tokens": [1, 8], "stop": [None, ["a"]]})
+    prepared = prepare(ArrowColumns(batch, 1))
+    assert prompt_text(prepared) == "hi"
+    assert (prepared.params.max_tokens, prepared.params.stop) == (8, ("a",))
+
+
+def test_row_key_is_stable_and_belongs_to_the_id():
+    assert row_key(InputRow(7, {})) == 7
+    assert row_key(InputRow(7, {"id": None})) == 7
+    assert row_key(InputRow(1, {"id": "a"})) == row_key(InputRow(9, {"id": "a"}))
+    assert row_key(InputRow(1, {"id": "a"})) == 12111382473771085846  # b2sum -l 64 of "a" with its quotes
+    assert len({row_key(InputRow(0, {"id": value})) for value in ("1", 1, "a", [1], {"a": 1})}) == 5
+    assert 0 <= row_key(InputRow(0, {"id": "ü"})) < 2**64

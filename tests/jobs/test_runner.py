@@ -1,0 +1,249 @@
+"""The loop around the engine: order, bounded memory, bad rows, signals, failures, and threads that end."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from fake_engine import FakeEngine, FakeTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.errors import InputError
+from pagecli.jobs.input_row import InputRow, RowEstimate
+from pagecli.jobs.records import PromptOptions, RowPreparer, row_key
+from pagecli.jobs.runner import JobRun, Window
+from pagecli.jobs.stop_signals import StopRequested, stop_signals
+from pagecli.jobs.summary import job_stats
+
+
+class ListSource:
+    """Rows out of a list, counting how many have been read."""
+
+    name = "list"
+    schema = None
+
+    def __init__(self, columns: list[dict], fail_at: int | None = None) -> None:
+        self._columns = columns
+        self._fail_at = fail_at
+        self.num_read = 0
+        self.closed = False
+
+    def __iter__(self) -> Iterator[InputRow]:
+        for index, columns in enumerate(self._columns):
+            if index == self._fail_at:
+                raise InputError("the file is cut short")
+            self.num_read += 1
+            yield InputRow(index, columns, line=index + 1, error=columns.get("broken"))
+
+    def estimate(self) -> RowEstimate:
+        return RowEstimate(len(self._columns), exact=True)
+
+    def interrupt(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ListWriter:
+    """Keeps rows in a list; `before` is called for each."""
+
+    def __init__(self, before=lambda row: None) -> None:
+        self.rows = []
+        self.num_rows = 0
+        self._before = before
+
+    def write(self, row) -> None:
+        self._before(row)
+        self.rows.append(row)
+        self.num_rows += 1
+
+
+def make_run(engine, writer, window=None, **settings_):
+    preparer = RowPreparer(FakeTokenizer(), 256, PromptOptions(), SamplingParams(max_tokens=5))
+    return JobRun(engine, preparer.prepare, writer, window or Window(8, 16, 8), **settings_)
+
+
+def prompts(count: int) -> list[dict]:
+    return [{"prompt": f"prompt {i}", "id": f"id {i}"} for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_run():
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_rows=st.integers(0, 60),
+    seed=st.integers(0, 10**6),
+    num_seqs=st.integers(1, 9),
+    active=st.integers(1, 20),
+    held=st.integers(0, 20),
+)
+def test_rows_come_out_in_input_order_whatever_finishes_first(num_rows, seed, num_seqs, active, held):
+    writer, source = ListWriter(), ListSource(prompts(num_rows))
+    run = make_run(FakeEngine(num_seqs, seed), writer, Window(active, active + held, 3))
+    result = run.run(source)
+    assert [row.row.index for row in writer.rows] == list(range(num_rows))
+    assert [row.text for row in writer.rows] == [f"prompt {i}"[::-1][:5] for i in range(num_rows)]
+    assert (result.num_rows, result.num_error_rows, result.finish_reasons["length"]) == (num_rows, 0, num_rows)
+    assert source.closed
+
+
+@pytest.mark.parametrize("order", ["input", "completion"])
+def test_completion_order_writes_rows_as_they_finish(order):
+    writer = ListWriter()
+    make_run(FakeEngine(seed=1), writer, order=order).run(ListSource(prompts(200)))
+    indexes = [row.row.index for row in writer.rows]
+    assert sorted(indexes) == list(range(200))
+    assert (indexes == sorted(indexes)) == (order == "input")
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), active=st.integers(1, 10), held=st.integers(0, 10), prefetched=st.integers(1, 5))
+def test_rows_in_flight_never_exceed_the_window(seed, active, held, prefetched):
+    source, engine, most = ListSource(prompts(150)), FakeEngine(3, seed), [0]
+    window = Window(active, active + held, prefetched)
+
+    def look(row) -> None:
+        assert len(engine._requests) <= active
+        most[0] = max(most[0], source.num_read - row.row.index)
+
+    writer = ListWriter(before=look)
+    make_run(engine, writer, window).run(source)
+    assert len(writer.rows) == 150
+    assert most[0] <= window.max_outstanding + window.max_prefetched + 3  # one in the reader's hands, one in ours
+
+
+def test_bad_rows_become_error_rows_in_their_place():
+    rows = [{"prompt": "a"}, {"broken": "line 2: invalid JSON"}, {"prompt": 3}, {"prompt": "x" * 99}, {"prompt": "b"}]
+    writer = ListWriter()
+    result = make_run(FakeEngine(longest_prompt=50), writer).run(ListSource(rows))
+    assert [row.error for row in writer.rows] == [
+        None,
+        "line 2: invalid JSON",
+        "column prompt is int, not text",
+        "the prompt has 99 tokens; shorten it",
+        None,
+    ]
+    assert [row.prompt_tokens for row in writer.rows] == [1, None, None, 99, 1]
+    assert (result.num_rows, result.num_error_rows, result.first_error) == (5, 3, "line 2: invalid JSON")
+
+
+def test_error_of_a_request_becomes_an_error_row():
+    class Failing(FakeEngine):
+        def _output(self, request_id):
+            output = super()._output(request_id)
+            return type(output)(request_id, output.num_prompt_tokens, (), "ran out") if request_id == 1 else output
+
+    writer = ListWriter()
+    result = make_run(Failing(), writer).run(ListSource(prompts(3)))
+    assert [row.error for row in writer.rows] == [None, "ran out", None]
+    assert result.first_error == "line 2: ran out"
+
+
+def test_row_keys_follow_the_id():
+    engine = FakeEngine()
+    make_run(engine, ListWriter()).run(ListSource([{"prompt": "a", "id": "x"}, {"prompt": "b"}]))
+    assert engine.row_keys == {0: row_key(InputRow(0, {"id": "x"})), 1: 1}
+
+
+def test_reading_error_surfaces_after_the_rows_before_it_and_finished_rows_can_be_kept():
+    writer, engine, source = ListWriter(), FakeEngine(seed=4), ListSource(prompts(100), fail_at=90)
+    run = make_run(engine, writer)
+    with pytest.raises(InputError, match="cut short"):
+        run.run(source)
+    assert not engine.has_unfinished()
+    num_in_order = len(writer.rows)
+    run.keep_finished()
+    indexes = [row.row.index for row in writer.rows]
+    assert indexes == sorted(indexes)
+    assert indexes[:num_in_order] == list(range(num_in_order))
+    assert sorted(indexes + engine.aborted)[: len(indexes)] == sorted(indexes)
+    assert source.closed
+
+
+@pytest.mark.parametrize("breaks", ["engine", "writer"])
+def test_failure_of_engine_or_writer_ends_the_reader_too(breaks):
+    def fail(*args):
+        raise RuntimeError("boom")
+
+    engine, writer = FakeEngine(), ListWriter(before=fail if breaks == "writer" else lambda row: None)
+    if breaks == "engine":
+        engine.step = fail
+    with pytest.raises(RuntimeError, match="boom"):
+        make_run(engine, writer).run(ListSource(prompts(10_000)))
+
+
+def test_stop_request_ends_the_run_between_steps():
+    engine, writer = FakeEngine(seed=2), ListWriter()
+    source = ListSource(prompts(10_000))
+    result = make_run(engine, writer, stop_requested=lambda: signal.SIGTERM if engine.num_steps == 5 else None).run(source)
+    assert result.stopped_by == signal.SIGTERM
+    assert engine.num_steps == 5
+    assert engine.aborted
+    assert source.num_read < 100
+
+
+def test_stop_request_is_seen_while_every_row_is_bad():
+    writer = ListWriter()
+    run = make_run(FakeEngine(), writer, stop_requested=lambda: signal.SIGINT if len(writer.rows) > 100 else None)
+    assert run.run(ListSource([{"prompt": None}] * 100_000)).stopped_by == signal.SIGINT
+    assert len(writer.rows) < 200
+
+
+def test_first_rows_run_while_later_ones_are_still_being_read():
+    """The source goes on only when the first row has been written."""
+    written = threading.Event()
+
+    class Waiting(ListSource):
+        def __iter__(self):
+            yield InputRow(0, {"prompt": "a"})
+            assert written.wait(10)
+            yield InputRow(1, {"prompt": "b"})
+
+    writer = ListWriter(before=lambda row: written.set())
+    assert make_run(FakeEngine(), writer).run(Waiting([])).num_rows == 2
+
+
+def test_progress_tells_where_the_job_stands(monkeypatch):
+    monkeypatch.setattr("pagecli.jobs.runner.PROGRESS_SECONDS", 0.0)
+    seen = []
+    make_run(FakeEngine(), ListWriter(), on_progress=seen.append).run(ListSource(prompts(50)))
+    assert [progress.num_rows for progress in seen] == sorted(progress.num_rows for progress in seen)
+    assert seen[-1].num_rows == 50
+    assert seen[0].estimate == RowEstimate(50, exact=True)
+
+
+def test_stats_have_every_documented_figure():
+    run = make_run(FakeEngine(), ListWriter())
+    started = time.perf_counter()
+    result = run.run(ListSource([*prompts(3), {"prompt": 1}]))
+    stats = json.loads(json.dumps(job_stats({"output_tokens": 15, "kv_block_size": 16}, result, started, "m")))
+    assert stats["schema_version"] == 1
+    assert (stats["num_rows"], stats["num_error_rows"], stats["finish_reasons"]) == (4, 1, {"error": 1, "length": 3})
+    assert stats["output_tokens_per_second"] == pytest.approx(15 / stats["generate_seconds"])
+    assert 0 < stats["time_to_first_row_seconds"] <= time.perf_counter() - started
+    assert stats["peak_rss_bytes"] > 2**20
+    assert {"pagecli", "python", "pyarrow"} <= set(stats["versions"])
+    assert stats["kv_block_size"] == 16
+
+
+def test_signals_raise_outside_a_run_and_are_noted_inside():
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StopRequested) as caught, stop_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.signum == signal.SIGTERM
+    with stop_signals() as signals:
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        assert signals.received == signal.SIGINT
+    assert signal.getsignal(signal.SIGTERM) is former
