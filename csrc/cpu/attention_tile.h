@@ -21,7 +21,6 @@ struct AttentionState {
     alignas(64) float weights[4][kTileKeys + kDots];  // of the rows taken together
     float max[kMaxRows];                              // highest score so far
     float total[kMaxRows];                            // sum of weights
-    int64_t offsets[kTileKeys];                       // where the tile's keys (and values) start in the caches, in elements
 };
 
 PAGECLI_INLINE VecF load_kv(const float* p) { return load(p); }
@@ -29,15 +28,38 @@ PAGECLI_INLINE VecF load_kv(const uint16_t* p) { return load_bf16(p); }
 PAGECLI_INLINE VecF load_kv(const float* p, int count) { return load_partial(p, count); }
 PAGECLI_INLINE VecF load_kv(const uint16_t* p, int count) { return load_bf16_partial(p, count); }
 
-// Scores of `rows` query rows for keys [low, high) of the tile, into weights[row][key - low]. Keys are taken kDots / rows at a
-// time; past the end the last key is taken again (no slot beyond is read) and its scores are ignored by the caller.
+// Where a tile's keys and values start in the caches, in elements. What follows the last key the task sees repeats it, so that
+// keys can be taken several at a time without reading a slot beyond.
+struct TileOffsets {
+    int64_t at[kTileKeys + kDots];
+};
+
+// One tile for rows that all see exactly its keys [low, high).
+template <class T>
+struct Tile {
+    const T *k_cache, *v_cache;
+    const TileOffsets& keys;
+    const TileOffsets* next;  // the tile to bring into the cache meanwhile, or null
+    int low, high, dim;
+};
+
+template <class T>
+PAGECLI_INLINE void prefetch_row(const T* row, int dim) {
+    constexpr int kLine = 64 / sizeof(T);
+    for (int d = 0; d < dim; d += kLine) __builtin_prefetch(row + d);
+}
+
+// Scores of `rows` query rows for the tile's keys, into weights[row][key - low], kDots / rows keys at a time; those past `high`
+// mean nothing.
 template <int rows, class T>
-static inline void score_keys(AttentionState& state, const T* k_cache, int first_row, int low, int high, int dim) {
+static inline void score_keys(AttentionState& state, const Tile<T>& tile, int first_row) {
     constexpr int keys = kDots / rows;
-    const int whole = dim - dim % VecF::width, rest = dim - whole;
-    for (int key = low; key < high; key += keys) {
+    const int whole = tile.dim - tile.dim % VecF::width, rest = tile.dim - whole;
+    for (int key = tile.low; key < tile.high; key += keys) {
         const T* k[keys];
-        for (int i = 0; i < keys; ++i) k[i] = k_cache + state.offsets[min_int(key + i, high - 1)];
+        for (int i = 0; i < keys; ++i) k[i] = tile.k_cache + tile.keys.at[key + i];
+        if (tile.next != nullptr)
+            for (int i = 0; i < keys; ++i) prefetch_row(tile.k_cache + tile.next->at[key + i], tile.dim);
         VecF dots[kDots];
         for (int i = 0; i < kDots; ++i) dots[i] = zero();
         for (int d = 0; d < whole; d += VecF::width) {
@@ -59,7 +81,7 @@ static inline void score_keys(AttentionState& state, const T* k_cache, int first
         }
         float scores[kDots];
         reduce_add_8(dots, scores);
-        for (int r = 0; r < rows; ++r) memcpy(&state.weights[r][key - low], scores + r * keys, keys * sizeof(float));
+        for (int r = 0; r < rows; ++r) memcpy(&state.weights[r][key - tile.low], scores + r * keys, keys * sizeof(float));
     }
 }
 
@@ -86,20 +108,19 @@ static inline float weigh_keys(float* weights, int count, float& max_score, floa
 // sum[row][d] = sum[row][d] * rescale[row] + weights[row] . v[keys][d] for `chunks` vectors of dimensions from d on; of the
 // last vector only `rest` lanes where rest > 0.
 template <int rows, int chunks, class T>
-static inline void add_values(AttentionState& state, const T* v_cache, const float* rescale, int first_row, int low, int high,
-                              int d, int rest) {
+static inline void add_values(AttentionState& state, const Tile<T>& tile, const float* rescale, int first_row, int d,
+                              int rest) {
     VecF sums[rows][chunks];
     for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < chunks; ++c) {
-            const VecF earlier = load(&state.sum[first_row + r][d + c * VecF::width]);
-            sums[r][c] = earlier * broadcast(rescale[r]);
-        }
-    for (int key = low; key < high; ++key) {
-        const T* v = v_cache + state.offsets[key] + d;
+        for (int c = 0; c < chunks; ++c)
+            sums[r][c] = load(&state.sum[first_row + r][d + c * VecF::width]) * broadcast(rescale[r]);
+    for (int key = tile.low; key < tile.high; ++key) {
+        const T* v = tile.v_cache + tile.keys.at[key] + d;
+        if (tile.next != nullptr && d == 0) prefetch_row(tile.v_cache + tile.next->at[key], tile.dim);
         VecF parts[chunks];
         for (int c = 0; c < chunks; ++c) parts[c] = rest > 0 ? load_kv(v, rest) : load_kv(v + c * VecF::width);
         for (int r = 0; r < rows; ++r) {
-            const VecF weight = broadcast(state.weights[r][key - low]);
+            const VecF weight = broadcast(state.weights[r][key - tile.low]);
             for (int c = 0; c < chunks; ++c) sums[r][c] = fmadd(weight, parts[c], sums[r][c]);
         }
     }
@@ -107,23 +128,22 @@ static inline void add_values(AttentionState& state, const T* v_cache, const flo
         for (int c = 0; c < chunks; ++c) store(&state.sum[first_row + r][d + c * VecF::width], sums[r][c]);
 }
 
-// One tile for `rows` rows from first_row on, all of which see exactly its keys [low, high).
+// One tile for `rows` rows from first_row on.
 template <int rows, class T>
-static void attend_tile(AttentionState& state, const T* k_cache, const T* v_cache, int first_row, int low, int high, int dim) {
-    score_keys<rows>(state, k_cache, first_row, low, high, dim);
+static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
+    score_keys<rows>(state, tile, first_row);
     float rescale[rows];
     for (int r = 0; r < rows; ++r)
-        rescale[r] = weigh_keys(state.weights[r], high - low, state.max[first_row + r], state.total[first_row + r]);
+        rescale[r] = weigh_keys(state.weights[r], tile.high - tile.low, state.max[first_row + r], state.total[first_row + r]);
     constexpr int chunks = kDots / rows;  // so many sums stay in registers
     constexpr int width = VecF::width;
     int d = 0;
-    for (; d + chunks * width <= dim; d += chunks * width)
-        add_values<rows, chunks>(state, v_cache, rescale, first_row, low, high, d, 0);
+    for (; d + chunks * width <= tile.dim; d += chunks * width) add_values<rows, chunks>(state, tile, rescale, first_row, d, 0);
     if constexpr (chunks > 4) {
-        for (; d + 4 * width <= dim; d += 4 * width) add_values<rows, 4>(state, v_cache, rescale, first_row, low, high, d, 0);
+        for (; d + 4 * width <= tile.dim; d += 4 * width) add_values<rows, 4>(state, tile, rescale, first_row, d, 0);
     }
-    for (; d + width <= dim; d += width) add_values<rows, 1>(state, v_cache, rescale, first_row, low, high, d, 0);
-    if (d < dim) add_values<rows, 1>(state, v_cache, rescale, first_row, low, high, d, dim - d);
+    for (; d + width <= tile.dim; d += width) add_values<rows, 1>(state, tile, rescale, first_row, d, 0);
+    if (d < tile.dim) add_values<rows, 1>(state, tile, rescale, first_row, d, tile.dim - d);
 }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -39,14 +39,17 @@ bool next_task(const PagedAttentionArgs& a, Task& task, int64_t num_rows) {
     return false;
 }
 
-// Where the keys [begin, end) start in the caches; begin and end lie within one tile.
-void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, int64_t* offsets) {
+int64_t min_end(int64_t tile, int64_t end) { return tile + kTileKeys < end ? tile + kTileKeys : end; }
+
+// The keys [begin, end) of one tile; end > begin.
+void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, TileOffsets& offsets) {
     const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
-    int64_t slot = begin % a.block_size, block = begin / a.block_size;
+    int64_t slot = begin % a.block_size, block = begin / a.block_size, offset = 0;
     for (int64_t key = begin; key < end; ++block, slot = 0) {
-        int64_t offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * a.head_dim;
-        for (; slot < a.block_size && key < end; ++slot, ++key, offset += a.head_dim) offsets[key % kTileKeys] = offset;
+        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * a.head_dim;
+        for (; slot < a.block_size && key < end; ++slot, ++key, offset += a.head_dim) offsets.at[key % kTileKeys] = offset;
     }
+    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset - a.head_dim;
 }
 
 // Rows from `row` on, at most four, that see exactly the keys [low, high) of the tile at `tile`.
@@ -71,19 +74,25 @@ int rows_alike(const PagedAttentionArgs& a, const int64_t* positions, int row, i
 template <class T>
 void attend_rows(const PagedAttentionArgs& a, const Task& task, AttentionState& state, const int64_t* positions, int num_rows) {
     const T *k_cache = static_cast<const T*>(a.k_cache), *v_cache = static_cast<const T*>(a.v_cache);
-    const int dim = static_cast<int>(a.head_dim);
     const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
-    for (int64_t tile = begin - begin % kTileKeys; tile < end; tile += kTileKeys) {
-        const int64_t tile_end = tile + kTileKeys < end ? tile + kTileKeys : end;
-        find_keys(a, task, tile > begin ? tile : begin, tile_end, state.offsets);
+    TileOffsets offsets[2];
+    int64_t first = begin - begin % kTileKeys;
+    find_keys(a, task, begin, min_end(first, end), offsets[0]);
+    for (int current = 0; first < end; first += kTileKeys, current = 1 - current) {
+        const TileOffsets* next = nullptr;
+        if (first + kTileKeys < end) {
+            find_keys(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
+            next = &offsets[1 - current];
+        }
         for (int row = 0; row < num_rows;) {
-            int low = 0, high = 0;
-            const int count = rows_alike(a, positions, row, num_rows, tile, low, high);
-            if (low < high) {
-                if (count == 1) attend_tile<1>(state, k_cache, v_cache, row, low, high, dim);
-                if (count == 2) attend_tile<2>(state, k_cache, v_cache, row, low, high, dim);
-                if (count == 3) attend_tile<3>(state, k_cache, v_cache, row, low, high, dim);
-                if (count == 4) attend_tile<4>(state, k_cache, v_cache, row, low, high, dim);
+            Tile<T> tile = {k_cache, v_cache, offsets[current], next, 0, 0, static_cast<int>(a.head_dim)};
+            const int count = rows_alike(a, positions, row, num_rows, first, tile.low, tile.high);
+            if (tile.low < tile.high) {
+                if (count == 1) attend_tile<1>(state, tile, row);
+                if (count == 2) attend_tile<2>(state, tile, row);
+                if (count == 3) attend_tile<3>(state, tile, row);
+                if (count == 4) attend_tile<4>(state, tile, row);
+                next = nullptr;
             }
             row += count;
         }
