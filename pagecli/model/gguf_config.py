@@ -2,8 +2,8 @@
 
 from pagecli.errors import ModelError
 from pagecli.model.config import ModelConfig, RopeConfig
+from pagecli.model.gguf_header import GgufHeader
 from pagecli.model.hf_config import token_id_tuple
-from pagecli.model.weights.gguf_header import GgufHeader
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 

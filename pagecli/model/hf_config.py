@@ -67,7 +67,7 @@ class _Fields:
 
     def activation(self, key: str, default: str) -> str:
         name = self.get(key, default)
-        if name not in _ACTIVATIONS:
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
             raise ModelError(f"{self.where}: activation {name!r} is not supported", f"supported: {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[name]
 
@@ -84,7 +84,7 @@ def token_id_tuple(value: Any) -> tuple[int, ...]:
 def _architecture(config: dict[str, Any], where: str) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if name not in SUPPORTED_ARCHITECTURES:
+    if not isinstance(name, str) or name not in SUPPORTED_ARCHITECTURES:
         what = f"architecture {name}" if name else "no architecture named"
         raise ModelError(f"{where}: {what} is not supported", f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}")
     return name
@@ -217,4 +217,6 @@ def _layer_windows(fields: _Fields, architecture: str) -> tuple[int, ...]:
     if isinstance(kinds, list) and len(kinds) == num_layers:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
     first = fields.get("max_window_layers", 28)
+    if not isinstance(first, int):
+        raise ModelError(f"{fields.where}: max_window_layers is {first!r}, expected an integer", "is the file complete?")
     return tuple(window if layer >= first else 0 for layer in range(num_layers))

@@ -10,9 +10,9 @@ from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.config import ModelConfig
 from pagecli.model.gguf_config import from_gguf_header
+from pagecli.model.gguf_header import read_gguf_header
 from pagecli.model.hf_config import from_hf_config, token_id_tuple
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
-from pagecli.model.weights.gguf_header import read_gguf_header
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,8 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     if load_format not in ("auto", "dummy"):
         raise UsageError(f"load format {load_format!r} is unknown", "use auto or dummy")
     dummy = load_format == "dummy"
+    if not name_or_path.strip():
+        raise _not_found(name_or_path)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return _from_directory(name_or_path, path, dummy)

@@ -11,8 +11,8 @@ from gguf.quants import dequantize
 
 from pagecli.errors import ModelError
 from pagecli.model.config import ModelConfig
+from pagecli.model.gguf_header import GgufTensor, read_gguf_header
 from pagecli.model.weights import check_tensor, missing_tensor
-from pagecli.model.weights.gguf_header import GgufTensor, read_gguf_header
 
 _PLAIN = {
     gguf.GGMLQuantizationType.F32: torch.float32,

@@ -1,0 +1,66 @@
+"""Drives a model's forward by hand-built steps over a paged cache, as the engine would, for comparison with transformers."""
+
+import random
+
+import torch
+
+from pagecli.model.step_inputs import KVCache, StepInputs
+
+
+class PagedSteps:
+    """Sequences in a small cache whose blocks are handed out in random order; context lengths are kept here."""
+
+    def __init__(self, model, dtype: torch.dtype = torch.float32, block_size: int = 8, num_blocks: int = 64) -> None:
+        config = model.config
+        shape = (num_blocks, config.num_kv_heads, block_size, config.head_dim)
+        junk = [torch.full(shape, 1e4, dtype=dtype) for _ in range(2 * config.num_layers)]  # what nobody wrote must not matter
+        self.model, self.block_size = model, block_size
+        self.kv = KVCache(junk[: config.num_layers], junk[config.num_layers :])
+        self.free = list(range(num_blocks))
+        random.Random(0).shuffle(self.free)
+        self.blocks: dict[int, list[int]] = {}
+        self.lengths: dict[int, int] = {}
+
+    def step(self, chunks: dict[int, list[int]], last_only: bool = False) -> dict[int, torch.Tensor]:
+        """One forward pass: new tokens of each sequence -> logits of each of them (or of the last alone)."""
+        token_ids, positions, slot_ids, starts, wanted = [], [], [], [0], []
+        for sequence, tokens in chunks.items():
+            first = self.lengths.get(sequence, 0)
+            self._grow(sequence, first + len(tokens))
+            token_ids += tokens
+            positions += range(first, first + len(tokens))
+            slot_ids += [self._slot(sequence, position) for position in range(first, first + len(tokens))]
+            starts.append(len(token_ids))
+            wanted += [starts[-1] - 1] if last_only else range(starts[-2], starts[-1])
+        logits = self.model.forward(self._inputs(chunks, token_ids, positions, slot_ids, starts, wanted), self.kv)
+        assert logits.shape == (len(wanted), self.model.config.vocab_size)
+        assert logits.dtype == torch.float32
+        counts = [1 if last_only else len(tokens) for tokens in chunks.values()]
+        return dict(zip(chunks, logits.clone().split(counts), strict=True))
+
+    def _inputs(self, chunks, token_ids, positions, slot_ids, starts, wanted) -> StepInputs:
+        width = max(len(self.blocks[sequence]) for sequence in chunks)
+        tables = [self.blocks[sequence] + [0] * (width - len(self.blocks[sequence])) for sequence in chunks]
+        return StepInputs(
+            token_ids=torch.tensor(token_ids, dtype=torch.int32),
+            positions=torch.tensor(positions, dtype=torch.int32),
+            slot_ids=torch.tensor(slot_ids, dtype=torch.int64),
+            block_tables=torch.tensor(tables, dtype=torch.int32),
+            context_lens=torch.tensor([self.lengths[sequence] for sequence in chunks], dtype=torch.int32),
+            query_start=torch.tensor(starts, dtype=torch.int32),
+            logit_rows=torch.tensor(wanted, dtype=torch.int64),
+        )
+
+    def _grow(self, sequence: int, length: int) -> None:
+        blocks = self.blocks.setdefault(sequence, [])
+        while len(blocks) * self.block_size < length:
+            blocks.append(self.free.pop())
+        self.lengths[sequence] = length
+
+    def _slot(self, sequence: int, position: int) -> int:
+        return self.blocks[sequence][position // self.block_size] * self.block_size + position % self.block_size
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """norm of the difference / norm of what is expected"""
+    return ((found - expected).norm() / expected.norm()).item()

@@ -1,0 +1,80 @@
+"""Logits through the paged cache equal transformers', whatever the blocks, the batch and the chunks."""
+
+import random
+
+import pytest
+import torch
+from conftest import TINY_MODELS, TINY_VOCAB_SIZE
+from paged_steps import PagedSteps, relative_error
+
+from pagecli.model.registry import load_model, resolve_model
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+
+
+def random_prompts(lengths: list[int]) -> dict[int, list[int]]:
+    draw = random.Random(1)
+    return {i: [draw.randrange(TINY_VOCAB_SIZE) for _ in range(length)] for i, length in enumerate(lengths)}
+
+
+def transformers_logits(directory, prompts: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    with torch.inference_mode():
+        return {i: model(torch.tensor([tokens])).logits[0] for i, tokens in prompts.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_prompts_chunks_and_decode_steps_equal_transformers(tiny_model, name, dtype):
+    directory = tiny_model(name)
+    prompts = random_prompts([1, 7, 8, 33, 70])
+    expected = transformers_logits(directory, prompts)
+    model = load_model(resolve_model(str(directory)), dtype, max_batch_tokens=256)
+
+    whole = PagedSteps(model, getattr(torch, dtype)).step(prompts)
+    for i in prompts:
+        assert relative_error(whole[i], expected[i]) <= TOLERANCE[dtype]
+
+    steps, found = PagedSteps(model, getattr(torch, dtype)), {i: [] for i in prompts}
+    chunk_sizes, done = [1, 5, 17], dict.fromkeys(prompts, 0)
+    while any(done[i] < len(prompts[i]) for i in prompts):
+        chunks = {}
+        for i in prompts:  # a mix of single tokens and chunks, no two steps alike
+            size = chunk_sizes[(done[i] + i) % len(chunk_sizes)]
+            if tokens := prompts[i][done[i] : done[i] + size]:
+                chunks[i] = tokens
+                done[i] += len(tokens)
+        for i, logits in steps.step(chunks).items():
+            found[i].append(logits)
+    for i in prompts:
+        assert relative_error(torch.cat(found[i]), expected[i]) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", ["opt", "qwen3"])
+def test_logits_come_only_for_the_rows_asked_for(tiny_model, name):
+    model = load_model(resolve_model(str(tiny_model(name))), "float32", max_batch_tokens=64)
+    prompts = random_prompts([5, 9, 20])
+    every, last = PagedSteps(model).step(prompts), PagedSteps(model).step(prompts, last_only=True)
+    for i in prompts:
+        assert torch.equal(last[i][0], every[i][-1])
+
+
+@pytest.mark.parametrize("name", ["opt-post-norm", "llama"])
+def test_a_rows_logits_do_not_depend_on_its_batch(tiny_model, name):
+    model = load_model(resolve_model(str(tiny_model(name))), "float32", max_batch_tokens=64)
+    prompts = random_prompts([12, 31, 3])
+    together = PagedSteps(model).step(prompts)
+    for i, tokens in prompts.items():
+        alone = PagedSteps(model).step({i: tokens})
+        assert torch.equal(alone[i], together[i])
+
+
+def test_positions_beyond_the_first_rotary_table_are_exact(tiny_model, monkeypatch):
+    monkeypatch.setattr("pagecli.model.rope._FIRST_POSITIONS", 16)
+    directory, prompts = tiny_model("llama"), random_prompts([200])
+    model = load_model(resolve_model(str(directory)), "float32", max_batch_tokens=256)
+    steps = PagedSteps(model)
+    found = torch.cat([steps.step({0: prompts[0][:10]})[0], steps.step({0: prompts[0][10:]})[0]])
+    assert relative_error(found, transformers_logits(directory, prompts)[0]) <= 1e-4
