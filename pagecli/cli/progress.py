@@ -82,10 +82,14 @@ class LineProgress(SilentProgress):
         self._console = console
         self._every = every
         self._rates = Rates()
+        self._has_rows = False
         self._next = time.monotonic() + every
 
     def update(self, progress: Progress) -> None:
         tokens_per_second, left = self._rates.look(progress)
+        if progress.num_rows and not self._has_rows:
+            self._has_rows = True
+            self._console.detail("the first row is written")
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every

@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from pagecli.errors import InputError
 
@@ -19,7 +19,8 @@ def reserved_stdout() -> Iterator[int]:
         raise InputError("standard output is closed", "run it with standard output open, as in > /dev/null") from error
     try:
         os.dup2(2, 1)
-        yield rows_fd
+        with redirect_stdout(sys.stderr):
+            yield rows_fd
     finally:
         sys.stdout.flush()
         ctypes.CDLL(None).fflush(None)  # what C code has printed but not yet written

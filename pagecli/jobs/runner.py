@@ -118,7 +118,9 @@ class JobRun:
                     self._report(source)
         finally:
             self.result.generate_seconds = time.perf_counter() - started
-            self._abort_active()
+        for request_id in self._active:  # of a run that was stopped; after a failure the engine is not used again
+            self._engine.abort(request_id)
+        self._active.clear()
         return self.result
 
     def keep_finished(self) -> None:
@@ -130,8 +132,8 @@ class JobRun:
         self._admit(feeder)
         if self._engine.has_unfinished():
             for output in self._engine.step():
-                prepared = self._active.pop(output.request_id)
-                self._finish(prepared.row.index, output_rows(prepared.row, output))
+                row = self._active.pop(output.request_id).row
+                self._finish(row.index, output_rows(row, output))
             return True
         return not feeder.exhausted
 
@@ -201,8 +203,3 @@ class JobRun:
                 estimate=source.estimate(),
             )
         )
-
-    def _abort_active(self) -> None:
-        for request_id in self._active:
-            self._engine.abort(request_id)
-        self._active.clear()
