@@ -1,5 +1,6 @@
 """What the model families share: linear layers, norms, the packing of weights as they are read, and the workspace."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,10 +51,12 @@ class WeightLoader:
         self.dtype = dtype
         self.num_bytes = 0  # of everything read so far
         self._read: set[str] = set()
+        self._join_buffer = torch.empty(0, dtype=torch.uint8)  # kept: fresh memory for every join would double the time of one
 
     def matrix(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int) -> kernels.PackedWeight:
         """Weights `names`, [num_rows[i], num_cols] each, packed as one [sum(num_rows), num_cols]."""
         packed = kernels.pack_weight(self._joined(names, [(rows, num_cols) for rows in num_rows]), self.dtype)
+        self.source.release()
         self.num_bytes += packed.nbytes
         return packed
 
@@ -83,7 +86,14 @@ class WeightLoader:
     def _joined(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> torch.Tensor:
         self._read.update(names)
         tensors = [self.source.read(name, shape) for name, shape in zip(names, shapes, strict=True)]
-        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        if len(tensors) == 1:
+            return tensors[0]
+        dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+        num_bytes = sum(tensor.numel() for tensor in tensors) * dtype.itemsize
+        if self._join_buffer.numel() < num_bytes:
+            self._join_buffer = torch.empty(num_bytes, dtype=torch.uint8)
+        joined = self._join_buffer[:num_bytes].view(dtype).view(-1, *shapes[0][1:])
+        return torch.cat([tensor.to(dtype) for tensor in tensors], out=joined)
 
 
 class Workspace:
