@@ -1,5 +1,5 @@
-"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: the extension is built again with both, and the kernel tests
-run with it in another process. Also looks at the object files: no code of one instruction set may stand in for another's."""
+"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: the extension is built again with both, and the kernel
+tests run with it in another process. Its object files show, too, that no code of one instruction set can replace another's."""
 
 import importlib.util
 import os
