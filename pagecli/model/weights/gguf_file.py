@@ -89,5 +89,5 @@ def _model_arch(name: str) -> gguf.MODEL_ARCH:
 
 def _half_split(values: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows of each head from llama.cpp's order (pairs side by side) to transformers' (first halves, then second halves)."""
-    halves = values.view(-1, head_dim // 2, 2, *values.shape[1:])
-    return halves.transpose(1, 2).reshape(values.shape)
+    halves = values.float().numpy().reshape(-1, head_dim // 2, 2, *values.shape[1:])
+    return torch.from_numpy(halves.swapaxes(1, 2).reshape(values.shape))
