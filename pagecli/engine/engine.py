@@ -15,7 +15,7 @@ from pagecli.engine.step_plan import SampledToken, StepPlan
 from pagecli.engine.stopping import FinishCheck, StopSearch
 from pagecli.errors import RowError
 from pagecli.kv.manager import KVManager
-from pagecli.model.registry import load_model, resolve_dtype, resolve_model
+from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
 from pagecli.model.tokenizer import load_tokenizer
 from pagecli.runner import kv_cache, memory_budget
 from pagecli.runner.model_runner import ModelRunner
@@ -30,6 +30,7 @@ class Engine:
         self.num_threads = threads.configure(config.threads)
         source = resolve_model(config.model, config.load_format)
         self.dtype = resolve_dtype(config.dtype)
+        memory_budget.check_weights_fit(source.config.num_parameters, self._element_bytes, source.name)
         self.tokenizer = load_tokenizer(source)
         model = load_model(source, self.dtype, config.max_batch_tokens)
         self.model_config = model.config
@@ -42,7 +43,11 @@ class Engine:
         self._stats = EngineStats()
         self.load_seconds = time.perf_counter() - started
 
-    def _build_cache(self, model) -> tuple[ModelRunner, KVManager]:
+    @property
+    def _element_bytes(self) -> int:
+        return 4 if self.dtype == "float32" else 2
+
+    def _build_cache(self, model: Model) -> tuple[ModelRunner, KVManager]:
         import torch
 
         dtype = getattr(torch, self.dtype)
@@ -115,7 +120,7 @@ class Engine:
             "kv_blocks_total": self._kv.pool.num_blocks,
             "kv_blocks_peak": stats.kv_blocks_peak,
             "kv_slot_utilization": stats.kv_slot_utilization,
-            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(4 if self.dtype == "float32" else 2),
+            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self._element_bytes),
             "weight_bytes": self._runner.model.weight_bytes,
             "dtype": self.dtype,
             "cpu_isa": kernels.isa_name(),
