@@ -2,7 +2,8 @@
 // they come free. Within an item a group of panels (at most 4096 k of it) stays in the core's L2 while tile after tile of rows
 // passes over it:
 //
-//   for each block of k, for each group of panels, for each tile of rows: sums[tile, group] += x[tile, block] * weight[group, block]
+//   for each block of k, for each group of panels, for each tile of rows:
+//       sums[tile, group] += x[tile, block] * weight[group, block]
 //
 // Sums between two blocks of k rest in memory as the floats they are, so blocking changes no bit of the result. Measured on
 // Zen 3 (one core, peak 100 GFLOP/s): blocks of 256 k, which keep a panel in L1, 88; one block up to 4096 k, 93.
@@ -45,7 +46,7 @@ struct ItemShape {
         num_items = count(row_tiles, num_panels);
     }
 
-   private:
+  private:
     int64_t count(const RowTiles& row_tiles, int64_t num_panels) {
         num_row_items = (row_tiles.count + tiles - 1) / tiles;
         return num_row_items * ((num_panels + panels - 1) / panels);
@@ -93,10 +94,11 @@ void run_item(const Plan& plan, const RowTiles& row_tiles, int64_t first_tile, i
     TileArgs t;
     t.x_stride = plan.x_stride;
     t.panel_stride = plan.panel_elements;
-    for (int64_t k = 0; k < plan.cols; k += kKBlock) {
+    bool last = false;
+    for (int64_t k = 0; !last; k += kKBlock) {  // once at least: without columns out is activation(bias)
         t.first = k == 0;
         t.k_count = plan.cols - k < kKBlock ? plan.cols - k : kKBlock;
-        const bool last = k + t.k_count == plan.cols;
+        last = k + t.k_count == plan.cols;
         int panels;
         for (int64_t panel = first_panel; panel < last_panel; panel += panels) {
             const bool is_wide = wide > 1 && last_panel - panel >= wide;
@@ -119,7 +121,9 @@ void run(const Plan& plan, int64_t tokens) {
     const RowTiles row_tiles(tokens);
     const int64_t num_panels = (plan.args.weight.rows + kPanelWidth - 1) / kPanelWidth;
     const ItemShape shape(row_tiles, num_panels, max_threads());
-    parallel_for(shape.num_items, 1, [&](int64_t begin, int64_t end) {
+    constexpr double kWorthWaking = 1 << 18;  // multiplications, some 5 microseconds: less is done by the caller alone
+    const double work = static_cast<double>(tokens) * static_cast<double>(plan.args.weight.rows * plan.cols);
+    parallel_for(shape.num_items, work < kWorthWaking ? shape.num_items : 1, [&](int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
             const int64_t tile = item % shape.num_row_items * shape.tiles, panel = item / shape.num_row_items * shape.panels;
             const int64_t last_tile = tile + shape.tiles, last_panel = panel + shape.panels;
@@ -179,7 +183,7 @@ void linear(const LinearArgs& a) {
         is_float ? TileTable<Float32Tile>::entries : TileTable<Bfloat16Tile>::entries,
         finish_function(a.activation),
     };
-    if (has_pair_dot && !is_float)
+    if (has_pair_dot && !is_float && a.weight.cols > 0)
         run_rounded(plan);
     else
         run(plan, a.tokens);

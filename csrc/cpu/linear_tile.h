@@ -25,14 +25,14 @@ constexpr int kMaxPanels = 4;
 
 // What a tile reads and writes over one block of k.
 struct TileArgs {
-    const void* x;         // [ROWS, k_count] floats, or bfloat16 where the ISA multiplies bfloat16 pairs; rows x_stride apart
-    const void* weight;    // the first panel at the block's first k; the next panel is panel_stride elements further
-    float* sums;           // [ROWS, PANELS * 16]: sums so far, 64-byte aligned
+    const void* x;       // [ROWS, k_count] floats, or bfloat16 where the ISA multiplies bfloat16 pairs; rows x_stride apart
+    const void* weight;  // the first panel at the block's first k; the next panel is panel_stride elements further
+    float* sums;         // [ROWS, PANELS * 16]: sums so far, 64-byte aligned
     int64_t x_stride, panel_stride;
     int64_t k_count;
     const char* prefetch;   // brought into L2 meanwhile, prefetch_step bytes for every 64 bytes read of a panel
     int64_t prefetch_step;  // 0 to 64
-    bool first;  // the first block of k: sums start at zero instead of being read
+    bool first;             // the first block of k: sums start at zero instead of being read
 };
 using TileFunction = void (*)(const TileArgs&);
 
@@ -61,23 +61,26 @@ struct TileSums {
     [[gnu::always_inline]] void start(const TileArgs& t) {
         if (!t.first) return resume(t);
         PAGECLI_UNROLL
-        for (int r = 0; r < ROWS; ++r)
+        for (int r = 0; r < ROWS; ++r) {
             PAGECLI_UNROLL
             for (int v = 0; v < kVectors; ++v) sum[r][v] = zero();
+        }
     }
 
     [[gnu::always_inline]] void resume(const TileArgs& t) {
         PAGECLI_UNROLL
-        for (int r = 0; r < ROWS; ++r)
+        for (int r = 0; r < ROWS; ++r) {
             PAGECLI_UNROLL
             for (int v = 0; v < kVectors; ++v) sum[r][v] = load(t.sums + (r * kVectors + v) * VecF::width);
+        }
     }
 
     [[gnu::always_inline]] void finish(const TileArgs& t) const {
         PAGECLI_UNROLL
-        for (int r = 0; r < ROWS; ++r)
+        for (int r = 0; r < ROWS; ++r) {
             PAGECLI_UNROLL
             for (int v = 0; v < kVectors; ++v) store(t.sums + (r * kVectors + v) * VecF::width, sum[r][v]);
+        }
     }
 
     // sum[r][v] += x(r) * weight(v) by multiply_add(sum, x, weight), the smaller of the two factors' sets held in registers.
@@ -185,13 +188,13 @@ void tile_bfloat16_pairs(const TileArgs& t) {
 template <template <int, int> class Kernel>
 struct TileTable {
     static constexpr TileFunction entries[kMaxTileRows + 1][2] = {
-            {nullptr, nullptr},
-            {Kernel<1, 1>::run, Kernel<1, wide_panels(1)>::run},
-            {Kernel<2, 1>::run, Kernel<2, wide_panels(2)>::run},
-            {Kernel<3, 1>::run, Kernel<3, wide_panels(3)>::run},
-            {Kernel<4, 1>::run, Kernel<4, wide_panels(4)>::run},
-            {Kernel<5, 1>::run, Kernel<5, wide_panels(5)>::run},
-            {Kernel<6, 1>::run, Kernel<6, wide_panels(6)>::run},
+        {nullptr, nullptr},
+        {Kernel<1, 1>::run, Kernel<1, wide_panels(1)>::run},
+        {Kernel<2, 1>::run, Kernel<2, wide_panels(2)>::run},
+        {Kernel<3, 1>::run, Kernel<3, wide_panels(3)>::run},
+        {Kernel<4, 1>::run, Kernel<4, wide_panels(4)>::run},
+        {Kernel<5, 1>::run, Kernel<5, wide_panels(5)>::run},
+        {Kernel<6, 1>::run, Kernel<6, wide_panels(6)>::run},
     };
 };
 

@@ -1,10 +1,10 @@
 // VecF: the register of floats every CPU kernel is written with. Each kernel file is compiled once per instruction set with
 // -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16 and lives in namespace pagecli::PAGECLI_ISA, so that no symbol compiled for one
-// instruction set can be handed to another by the linker. Compile with -ffp-contract=off (fmadd() alone decides what is fused) and
-// -Wno-psabi (generic vectors are wider than its registers; everything that takes one is inlined).
+// instruction set can be handed to another by the linker. Compile with -ffp-contract=off (fmadd() alone decides what is fused)
+// and -Wno-psabi (generic vectors are wider than its registers; everything that takes one is inlined).
 //
 // What each vec_<isa>.h defines, all for VecF::width lanes (`p` needs no alignment; count is in [0, width]):
-//   VecF   zero() broadcast(x) load(p) load_partial(p, count)  store(p, v) store_partial(p, v, count)   float; absent lanes are 0
+//   VecF   zero() broadcast(x) load(p) load_partial(p, count)  store(p, v) store_partial(p, v, count): float, absent lanes 0
 //   VecI   broadcast_int(n); + and - ; shift_left<n>(v), shift_right<n>(v) (logical); operators & | ^
 //   VecF   + - * / (operators), fmadd(a, b, c) = a * b + c, max(a, b), min(a, b) (b where either is NaN), sqrt(v)
 //   void   accumulate(sum, a, b): sum = fmadd(a, b, sum) in the register it is in; compilers left alone move and spill the many
@@ -80,8 +80,8 @@ PAGECLI_INLINE float widen_bf16(uint16_t x) {
     return f;
 }
 
-// accumulate_pairs(sum, a, w): sum += a.odd * w.odd, then sum += a.even * w.even, for bfloat16 pairs a and w. Where has_pair_dot
-// is false the matrix kernel keeps float activations and uses widen_low / widen_high with accumulate instead.
+// accumulate_pairs(sum, a, w): sum += a.odd * w.odd, then sum += a.even * w.even, for bfloat16 pairs a and w. Where
+// has_pair_dot is false the matrix kernel keeps float activations and uses widen_low / widen_high with accumulate instead.
 #if defined(__AVX512BF16__)
 constexpr bool has_pair_dot = true;
 PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {

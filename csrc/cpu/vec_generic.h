@@ -1,5 +1,5 @@
-// VecF without instruction sets: 16 floats by the compiler's vector extension, so that the code written for AVX-512 runs (and is
-// tested) everywhere. The contract is written in vec.h.
+// VecF without instruction sets: 16 floats by the compiler's vector extension, so that the code written for AVX-512 runs (and
+// is tested) everywhere. The contract is written in vec.h.
 #pragma once
 
 #include <stdint.h>

@@ -1,0 +1,65 @@
+"""The path of linear that multiplies bfloat16 pairs (AVX-512 BF16), run on any machine by emulating that one instruction."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from shapes import random
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("cpu/linear.cpp", "cpu/pack_weight.cpp", "cpu/scratch.cpp", "cpu/threads.cpp")
+
+
+@pytest.fixture(scope="module")
+def linear_by_pairs(tmp_path_factory):
+    """linear_by_pairs(x, weight) -> x @ weight.T by the emulated kernels."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    library = tmp_path_factory.mktemp("pairs") / "pairs.so"
+    options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off", "-Wno-psabi"]
+    options += ["-DPAGECLI_ISA=emulated", "-DPAGECLI_EMULATE_PAIR_DOT", f"-I{ROOT}/csrc/include", f"-I{ROOT}/csrc/cpu"]
+    sources = [Path(__file__).with_name("emulated_pairs.cpp"), *(ROOT / "csrc" / source for source in SOURCES)]
+    done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    function = ctypes.CDLL(str(library)).linear_by_pairs
+    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+
+    def run(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        tokens, (rows, cols) = x.shape[0], weight.shape
+        out = torch.full((tokens, rows), float("nan"))
+        packed = torch.empty(-(-rows // 16) * 16 * (cols + 1), dtype=torch.bfloat16)
+        function(out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr(), tokens, rows, cols)
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 200])
+@pytest.mark.parametrize("cols", [1, 2, 33, 512, 4099])
+def test_both_factors_are_rounded_to_bfloat16_and_summed_in_float32(linear_by_pairs, rows, cols):
+    x, weight = random(0, rows, cols), random(1, 83, cols)
+    factors = x.bfloat16().double(), weight.bfloat16().double().T
+    tolerance = 2.0**-24 * (8 + 2 * cols**0.5) * (factors[0].abs() @ factors[1].abs())
+    assert ((linear_by_pairs(x, weight) - factors[0] @ factors[1]).abs() <= tolerance).all()
+
+
+def test_pairs_are_summed_odd_k_first(linear_by_pairs):
+    """vdpbf16ps adds the pair's odd product before its even one: 1 + 2^24 loses the 1, -2^24 then leaves 0."""
+    assert linear_by_pairs(torch.tensor([[1.0, 2.0**24, 0.0, -(2.0**24)]]), torch.ones(1, 4)).item() == 0.0
+    assert linear_by_pairs(torch.tensor([[2.0**24, 1.0, -(2.0**24), 0.0]]), torch.ones(1, 4)).item() == 0.0
+    assert linear_by_pairs(torch.tensor([[-(2.0**24), 2.0**24, 0.0, 1.0]]), torch.ones(1, 4)).item() == 1.0
+
+
+def test_a_row_does_not_depend_on_the_others(linear_by_pairs):
+    """More rows than are rounded at a time, so that rows 0, 349 and 699 fall into different passes."""
+    x, weight = random(0, 700, 8200), random(1, 20, 8200)
+    together = linear_by_pairs(x, weight)
+    for row in (0, 349, 699):
+        assert torch.equal(linear_by_pairs(x[row : row + 1], weight)[0], together[row])

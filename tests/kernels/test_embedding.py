@@ -1,0 +1,70 @@
+"""pack_weight and embedding against their definitions, bit for bit."""
+
+import mmap
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shapes import examples, gaps, num_tokens, random, row_sizes, seeds, strided
+
+from pagecli.kernels import native, reference
+
+dtypes = st.sampled_from([torch.float32, torch.bfloat16])
+source_dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+
+# Ties to even, denormals, the largest finite values, infinities: what rounding to bfloat16 gets wrong first.
+EDGES = [0.0, -0.0, 1.00390625, 1.01171875, 1e-40, -6e-8, 65504.0, 3.4e38, float("inf"), float("-inf"), 1.0 + 2**-8 + 2**-20]
+
+
+def bits(t: torch.Tensor) -> torch.Tensor:
+    return t.view(torch.int32 if t.dtype == torch.float32 else torch.int16)
+
+
+@examples
+@given(seed=seeds, rows=row_sizes, cols=row_sizes, source=source_dtypes, dtype=dtypes)
+def test_pack_weight(isa, seed, rows, cols, source, dtype):
+    weight = strided(random(seed, rows, cols).to(source))
+    packed, expected = native.pack_weight(weight, dtype), reference.pack_weight(weight, dtype)
+    assert torch.equal(bits(packed.data), bits(expected.data))
+    assert torch.equal(reference.unpack_weight(packed), weight.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cols", [63, 64, 65, 127, 129, 191])
+def test_padding_is_zero_whatever_was_packed_before(isa, cols, dtype):
+    weight = random(0, 21, cols)
+    assert torch.equal(bits(native.pack_weight(weight, dtype).data), bits(reference.pack_weight(weight, dtype).data))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16])
+def test_pack_weight_rounds_as_torch_does(isa, source, dtype):
+    weight = torch.tensor(EDGES * 7).view(11, 7).to(source)
+    assert torch.equal(bits(native.pack_weight(weight, dtype).data), bits(reference.pack_weight(weight, dtype).data))
+    not_numbers = native.pack_weight(torch.full((3, 5), float("nan"), dtype=source), dtype)
+    assert reference.unpack_weight(not_numbers).isnan().all()
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_pack_weight_reads_a_read_only_mapped_file(isa, tmp_path):
+    weight = random(0, 40, 30)
+    path = tmp_path / "weight.bin"
+    path.write_bytes(weight.numpy().tobytes())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = torch.frombuffer(mapped, dtype=torch.float32).view(40, 30)
+        packed = native.pack_weight(view, torch.float32)
+        del view
+    assert torch.equal(reference.unpack_weight(packed), weight)
+
+
+@examples
+@given(seed=seeds, tokens=num_tokens, rows=row_sizes, cols=row_sizes, dtype=dtypes)
+def test_embedding(isa, seed, tokens, rows, cols, dtype):
+    weight = native.pack_weight(random(seed, rows, cols), dtype)
+    ids = torch.randint(0, rows, (tokens,), dtype=torch.int32, generator=torch.Generator().manual_seed(seed))
+    out, expected = strided(torch.full((tokens, cols), float("nan"))), torch.empty(tokens, cols)
+    native.embedding(out, ids, weight)
+    reference.embedding(expected, ids, weight)
+    assert torch.equal(out, expected)
+    assert gaps(out).isnan().all()

@@ -1,0 +1,135 @@
+"""linear against its definition in float64, on any shape; a row gives the same bits in any batch and on any number of threads.
+
+Tolerance: out[m, n] is one running float32 sum over k, so its rounding error is a random walk of K steps, each at most half an
+ulp of the sum: within EPSILON * (8 + 2 * sqrt(K)) of the sum of the terms' sizes, the 8 for bias, activation and residual.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shapes import examples, gaps, random, row_sizes, seeds, strided
+
+from pagecli.kernels import native, reference
+
+EPSILON = 2.0**-24
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+DTYPES = (torch.float32, torch.bfloat16)
+
+dtypes = st.sampled_from(DTYPES)
+num_rows = st.integers(0, 40) | st.sampled_from([60, 97, 130])
+
+
+def expected_and_tolerance(isa, x, weight, bias, activation, residual):
+    if isa == "avx512bf16" and weight.dtype == torch.bfloat16:
+        x = x.bfloat16()
+    factors = x.double(), reference.unpack_weight(weight).double().T
+    terms = [t.double() for t in (bias, residual) if t is not None]
+    sums = factors[0] @ factors[1] + (0 if bias is None else bias.double())
+    expected = reference._ACTIVATIONS[activation](sums) + (0 if residual is None else residual.double())
+    sizes = factors[0].abs() @ factors[1].abs() + sum(t.abs() for t in terms) + 1e-30
+    return expected, EPSILON * (8 + 2 * math.sqrt(weight.num_cols)) * sizes
+
+
+def check(isa, x, weight, bias=None, activation="none", accumulate=False, seed=0):
+    shape = (x.shape[0], weight.num_rows)
+    residual = random(seed + 7, *shape) if accumulate else None
+    out = strided(torch.full(shape, float("nan")) if residual is None else residual)
+    native.linear(out, x, weight, bias, activation, accumulate)
+    expected, tolerance = expected_and_tolerance(isa, x, weight, bias, activation, residual)
+    assert ((out.double() - expected).abs() <= tolerance).all(), (
+        f"off by {((out - expected).abs() / tolerance).max():.2f} tolerances"
+    )
+    assert gaps(out).isnan().all()
+
+
+@examples
+@given(
+    seed=seeds,
+    rows=num_rows,
+    features=row_sizes,
+    cols=row_sizes,
+    dtype=dtypes,
+    activation=st.sampled_from(ACTIVATIONS),
+    has_bias=st.booleans(),
+    accumulate=st.booleans(),
+)
+def test_linear(isa, seed, rows, features, cols, dtype, activation, has_bias, accumulate):
+    x = strided(random(seed, rows, cols))
+    weight = native.pack_weight(random(seed + 1, features, cols), dtype)
+    bias = random(seed + 2, features) if has_bias else None
+    check(isa, x, weight, bias, activation, accumulate, seed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", range(1, 14))
+def test_every_height_of_a_tile(isa, dtype, rows):
+    weight = native.pack_weight(random(1, 16 * 9 + 5, 200), dtype)
+    check(isa, random(0, rows, 200), weight, random(2, weight.num_rows), "relu", accumulate=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "cols"), [(1, 4097), (7, 8193), (13, 4096), (2, 12288), (14, 9000)])
+def test_sums_over_several_blocks_of_k(isa, dtype, rows, cols):
+    check(isa, random(0, rows, cols), native.pack_weight(random(1, 83, cols), dtype), random(2, 83), "gelu", accumulate=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_more_rows_than_one_item_of_work_takes(isa, dtype):
+    check(isa, random(0, 1100, 33), native.pack_weight(random(1, 150, 33), dtype), random(2, 150))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, dtype, restore_threads):
+    x, weight, bias = random(0, 200, 777), native.pack_weight(random(1, 345, 777), dtype), random(2, 345)
+
+    def run(first, last):
+        out = random(3, 200, 345)[first:last]
+        native.linear(out, x[first:last], weight, bias, "gelu", accumulate=True)
+        return out
+
+    together = run(0, 200)
+    for threads in (1, 2):
+        native.set_num_threads(threads)
+        assert torch.equal(run(0, 200), together)
+        for row in (0, 5, 6, 131, 199):
+            assert torch.equal(run(row, row + 1), together[row : row + 1])
+        for rows in (2, 3, 4, 5, 7, 12, 13, 61):
+            assert torch.equal(run(50, 50 + rows), together[50 : 50 + rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_long_row_does_not_depend_on_the_others(isa, dtype):
+    x, weight = random(0, 15, 9001), native.pack_weight(random(1, 40, 9001), dtype)
+    together, alone = torch.empty(15, 40), torch.empty(1, 40)
+    native.linear(together, x, weight)
+    for row in range(15):
+        native.linear(alone, x[row : row + 1], weight)
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_a_number_stays_in_its_row_and_column(isa, dtype):
+    values = random(1, 50, 61)
+    values[17, 60] = float("nan")
+    x = random(0, 20, 61)
+    x[4, 0] = float("inf")
+    x[9] = float("nan")
+    out = torch.zeros(20, 50)
+    native.linear(out, x, native.pack_weight(values, dtype))
+    finite = out.isfinite()
+    assert not finite[4].any()
+    assert not finite[9].any()
+    assert not finite[:, 17].any()
+    rows, columns = [r for r in range(20) if r not in (4, 9)], [c for c in range(50) if c != 17]
+    assert finite[rows][:, columns].all()
+
+
+def test_without_columns_only_bias_and_activation_are_left(isa):
+    out = torch.full((3, 20), float("nan"))
+    native.linear(
+        out, torch.empty(3, 0), native.pack_weight(torch.empty(20, 0), torch.float32), torch.full((20,), -1.5), "relu"
+    )
+    assert torch.equal(out, torch.zeros(3, 20))
