@@ -1,4 +1,4 @@
-// linear and pack_weight compiled as for a machine that multiplies bfloat16 pairs, the instruction emulated, with a C interface.
+// linear and pack_weight compiled as for a machine that multiplies bfloat16 pairs, that instruction emulated; a C interface.
 #include "pagecli/linear.h"
 #include "pagecli/pack_weight.h"
 
@@ -7,10 +7,11 @@ void linear(const LinearArgs&);
 void pack_weight(const PackWeightArgs&);
 }  // namespace pagecli::emulated
 
-// weight[rows, cols] in float32 is packed into `packed`, which is bfloat16; then out[tokens, rows] = x[tokens, cols] @ weight^T.
+// weight[rows, cols] in float32 is packed into `packed`, which is bfloat16; out[tokens, rows] = x[tokens, cols] @ weight^T.
 extern "C" void linear_by_pairs(float* out, const float* x, const float* weight, void* packed, int64_t tokens, int64_t rows,
                                 int64_t cols) {
     using namespace pagecli;
     emulated::pack_weight({packed, weight, cols, rows, cols, SourceType::float32, WeightType::bfloat16});
-    emulated::linear({out, x, nullptr, rows, cols, tokens, {packed, rows, cols, WeightType::bfloat16}, Activation::none, false});
+    const PackedWeightView view = {packed, rows, cols, WeightType::bfloat16};
+    emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
 }

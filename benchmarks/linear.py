@@ -1,0 +1,126 @@
+"""GFLOP/s of `linear` beside torch's F.linear, at the batch sizes decode and prefill have; and what packing a model costs.
+
+    python benchmarks/linear.py --save                       # both dtypes, all shapes, about two minutes on two cores
+    python benchmarks/linear.py --dtype bfloat16 --shape 768x3072
+
+The two are measured in turn (A B A B), medians. Each call takes another copy of the weight, 128 MiB in all: weights come
+from memory as they do in a model. `memory` is the share of the machine's read bandwidth that the weights of M = 1 take.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import results_file
+import torch
+
+from pagecli.kernels import native
+from pagecli.kernels.packed_weight import PackedWeight
+
+BATCHES = (1, 4, 12, 24, 60, 128, 252)
+SHAPES = ("768x3072", "3072x768", "768x50272", "576x1536")  # K x N: OPT-125m's layers and LM head, SmolLM2's
+COPIES_BYTES = 128 << 20
+SAMPLE_SECONDS = 0.01
+
+
+def seconds(call: Callable[[int], object], first: int) -> tuple[float, int]:
+    """Seconds per call over one sample, and the number of the next call."""
+    start, i = time.perf_counter(), first
+    while time.perf_counter() - start < SAMPLE_SECONDS:
+        call(i)
+        i += 1
+    return (time.perf_counter() - start) / (i - first), i
+
+
+def in_turn(calls: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, measured in turn after one sample that does not count."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    next_call = dict.fromkeys(calls, 0)
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            took, next_call[name] = seconds(call, next_call[name])
+            if repeat > 0:
+                samples[name].append(took)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def read_bandwidth() -> float:
+    """Bytes per second that all threads together read from memory."""
+    big = torch.ones(64 << 20)  # 256 MiB
+    return big.nbytes / in_turn({"read": lambda i: big.max()}, 7)["read"]
+
+
+def measure(shape: str, dtype: torch.dtype, repeats: int, bandwidth: float) -> dict[str, object]:
+    cols, rows = map(int, shape.split("x"))
+    weight_bytes = rows * cols * dtype.itemsize
+    plain = [torch.randn(rows, cols).mul_(cols**-0.5).to(dtype) for _ in range(-(-COPIES_BYTES // weight_bytes))]
+    packed = [native.pack_weight(weight, dtype) for weight in plain]
+    result: dict[str, object] = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), "batches": {}}
+    for batch in BATCHES:
+        took = in_turn(calls(batch, plain, packed), repeats)
+        result["batches"][batch] = {name: round(2e-9 * batch * rows * cols / s, 1) for name, s in took.items()}
+        if batch == 1:
+            result["memory_share"] = {name: round(weight_bytes / s / bandwidth, 2) for name, s in took.items()}
+    return result
+
+
+def calls(batch: int, plain: list[torch.Tensor], packed: list[PackedWeight]) -> dict[str, Callable[[int], object]]:
+    """Both sides' call number i on a batch; torch gets x in the weight's dtype, as a bfloat16 model has it."""
+    rows, cols = plain[0].shape
+    x = torch.randn(batch, cols)
+    out, torch_x, torch_out = torch.empty(batch, rows), x.to(plain[0].dtype), torch.empty(batch, rows, dtype=plain[0].dtype)
+    return {
+        "pagecli": lambda i: native.linear(out, x, packed[i % len(packed)]),
+        "torch": lambda i: torch.mm(torch_x, plain[i % len(plain)].T, out=torch_out),
+    }
+
+
+def packing() -> dict[str, float]:
+    """Seconds to pack a linear layer's share of OPT-125m: 12 layers of 768 x 9216 and the LM head, from float16."""
+    weights = [torch.randn(9216, 768).half() for _ in range(12)] + [torch.randn(50272, 768).half()]
+    took = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        start = time.perf_counter()
+        for weight in weights:
+            native.pack_weight(weight, dtype)
+        took[str(dtype).removeprefix("torch.")] = round(time.perf_counter() - start, 3)
+    return took
+
+
+def print_row(result: dict[str, object]) -> None:
+    for name in ("pagecli", "torch"):
+        label = f"{result['shape']:>10} {result['dtype']:8}" if name == "pagecli" else " " * 19
+        figures = "".join(f"{result['batches'][batch][name]:7.0f}" for batch in BATCHES)
+        print(f"{label} {name:8}{figures}   {result['memory_share'][name]:6.0%}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="only this one")
+    parser.add_argument("--shape", help="only this one, K x N, such as 768x3072")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/linear-DATE.json")
+    options = parser.parse_args()
+    native.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    bandwidth = read_bandwidth()
+    print(f"{native.isa_name()}, {options.threads} threads, read bandwidth {bandwidth / 1e9:.1f} GB/s; GFLOP/s at M =")
+    print(f"{'K x N':>10} {'dtype':8} {'':8}" + "".join(f"{batch:7}" for batch in BATCHES) + "   memory at M = 1")
+    results = []
+    for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
+        for shape in [options.shape] if options.shape else SHAPES:
+            results.append(measure(shape, getattr(torch, dtype), options.repeats, bandwidth))
+            print_row(results[-1])
+    pack_seconds = packing()
+    print(f"packing OPT-125m from float16: {pack_seconds['float32']} s to float32, {pack_seconds['bfloat16']} s to bfloat16")
+    if options.save:
+        body = {"isa": native.isa_name(), "threads": options.threads, "read_bandwidth_gb_s": round(bandwidth / 1e9, 1)}
+        print(
+            results_file.save("linear", "python benchmarks/linear.py --save", body | {"gflops": results, "pack": pack_seconds})
+        )
+
+
+if __name__ == "__main__":
+    main()
