@@ -3,12 +3,12 @@
     python benchmarks/linear.py --save                       # both dtypes, all shapes, about two minutes on two cores
     python benchmarks/linear.py --dtype bfloat16 --shape 768x3072
 
-The two are measured in turn (A B A B), medians. Each call takes another copy of the weight, 128 MiB in all: weights come
-from memory as they do in a model. `memory` is the share of the machine's read bandwidth that the weights of M = 1 take.
+The two are measured in turn (A B A B). A figure is the lower quartile of the calls' times: other programs' turns on the cores
+only ever add to them. Each call takes another copy of the weight, 128 MiB in all, so that weights come from memory as they do
+in a model. The last column is how fast M = 1 reads them, and which share that is of the fastest that torch reads 256 MiB.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
@@ -24,34 +24,35 @@ COPIES_BYTES = 128 << 20
 SAMPLE_SECONDS = 0.01
 
 
-def seconds(call: Callable[[int], object], first: int) -> tuple[float, int]:
-    """Seconds per call over one sample, and the number of the next call."""
-    start, i = time.perf_counter(), first
-    while time.perf_counter() - start < SAMPLE_SECONDS:
-        call(i)
-        i += 1
-    return (time.perf_counter() - start) / (i - first), i
+def times(call: Callable[[int], object], first: int) -> list[float]:
+    """Seconds of each call number `first`, first + 1, ... of one sample."""
+    took: list[float] = []
+    while not took or sum(took) < SAMPLE_SECONDS:
+        start = time.perf_counter()
+        call(first + len(took))
+        took.append(time.perf_counter() - start)
+    return took
 
 
 def in_turn(calls: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, measured in turn after one sample that does not count."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    next_call = dict.fromkeys(calls, 0)
-    for repeat in range(repeats + 1):
+    """Lower quartile of the seconds of each, sampled in turn after one sample that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        times(call, 0)
+    for _ in range(repeats):
         for name, call in calls.items():
-            took, next_call[name] = seconds(call, next_call[name])
-            if repeat > 0:
-                samples[name].append(took)
-    return {name: statistics.median(values) for name, values in samples.items()}
+            taken[name] += times(call, len(taken[name]))
+    return {name: sorted(values)[len(values) // 4] for name, values in taken.items()}
 
 
 def read_bandwidth() -> float:
-    """Bytes per second that all threads together read from memory."""
-    big = torch.ones(64 << 20)  # 256 MiB
-    return big.nbytes / in_turn({"read": lambda i: big.max()}, 7)["read"]
+    """Bytes per second that all threads together read from memory, by the better of two ways."""
+    matrix, vector = torch.ones(8192, 8192), torch.ones(8192)  # 256 MiB
+    took = in_turn({"sum": lambda i: matrix.sum(), "matrix-vector": lambda i: matrix @ vector}, 10)
+    return matrix.nbytes / min(took.values())
 
 
-def measure(shape: str, dtype: torch.dtype, repeats: int, bandwidth: float) -> dict[str, object]:
+def measure(shape: str, dtype: torch.dtype, repeats: int) -> dict[str, object]:
     cols, rows = map(int, shape.split("x"))
     weight_bytes = rows * cols * dtype.itemsize
     plain = [torch.randn(rows, cols).mul_(cols**-0.5).to(dtype) for _ in range(-(-COPIES_BYTES // weight_bytes))]
@@ -61,7 +62,7 @@ def measure(shape: str, dtype: torch.dtype, repeats: int, bandwidth: float) -> d
         took = in_turn(calls(batch, plain, packed), repeats)
         result["batches"][batch] = {name: round(2e-9 * batch * rows * cols / s, 1) for name, s in took.items()}
         if batch == 1:
-            result["memory_share"] = {name: round(weight_bytes / s / bandwidth, 2) for name, s in took.items()}
+            result["read_gb_s"] = {name: round(weight_bytes / s / 1e9, 1) for name, s in took.items()}
     return result
 
 
@@ -88,11 +89,14 @@ def packing() -> dict[str, float]:
     return took
 
 
-def print_row(result: dict[str, object]) -> None:
+def print_row(result: dict[str, object], bandwidth: float) -> None:
     for name in ("pagecli", "torch"):
         label = f"{result['shape']:>10} {result['dtype']:8}" if name == "pagecli" else " " * 19
         figures = "".join(f"{result['batches'][batch][name]:7.0f}" for batch in BATCHES)
-        print(f"{label} {name:8}{figures}   {result['memory_share'][name]:6.0%}", flush=True)
+        print(
+            f"{label} {name:8}{figures}   {result['read_gb_s'][name]:5.1f} GB/s {result['read_gb_s'][name] / bandwidth:5.0%}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -100,19 +104,19 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="only this one")
     parser.add_argument("--shape", help="only this one, K x N, such as 768x3072")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/linear-DATE.json")
     options = parser.parse_args()
     native.set_num_threads(options.threads)
     torch.manual_seed(0)
     bandwidth = read_bandwidth()
     print(f"{native.isa_name()}, {options.threads} threads, read bandwidth {bandwidth / 1e9:.1f} GB/s; GFLOP/s at M =")
-    print(f"{'K x N':>10} {'dtype':8} {'':8}" + "".join(f"{batch:7}" for batch in BATCHES) + "   memory at M = 1")
+    print(f"{'K x N':>10} {'dtype':8} {'':8}" + "".join(f"{batch:7}" for batch in BATCHES) + "   weights at M = 1")
     results = []
     for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
         for shape in [options.shape] if options.shape else SHAPES:
-            results.append(measure(shape, getattr(torch, dtype), options.repeats, bandwidth))
-            print_row(results[-1])
+            results.append(measure(shape, getattr(torch, dtype), options.repeats))
+            print_row(results[-1], bandwidth / 1e9)
     pack_seconds = packing()
     print(f"packing OPT-125m from float16: {pack_seconds['float32']} s to float32, {pack_seconds['bfloat16']} s to bfloat16")
     if options.save:

@@ -10,12 +10,36 @@ namespace {
 constexpr int kRows = static_cast<int>(kPanelWidth);
 constexpr int kSegment = 64;  // columns transposed at a time: 16 x 64 floats are 4 KiB
 
-float widen(float x) { return x; }
-float widen(uint16_t bf16) { return widen_bf16(bf16); }
-float widen(_Float16 x) { return static_cast<float>(x); }
+struct Bfloat16 {
+    uint16_t bits;
+};
+struct Float16 {
+    uint16_t bits;
+};
 
-void convert(float* to, float x) { *to = x; }
-void convert(uint16_t* to, float x) { *to = round_to_bf16(x); }
+VecF read(const float* p) { return load(p); }
+VecF read(const Bfloat16* p) { return load_bf16(&p->bits); }
+VecF read(const Float16* p) { return load_f16(&p->bits); }
+void write(float* p, VecF v) { store(p, v); }
+void write(Bfloat16* p, VecF v) { store_bf16(&p->bits, v); }
+
+template <class Source, class Packed>
+void convert(Packed* to, const Source* from, int count) {
+    constexpr int kWidth = VecF::width;
+    int k = 0;
+    for (; k + kWidth <= count; k += kWidth) write(to + k, read(from + k));
+    if (k == count) return;
+    Source in[kWidth] = {};
+    Packed out[kWidth];
+    memcpy(in, from + k, static_cast<size_t>(count - k) * sizeof(Source));
+    write(out, read(in));
+    memcpy(to + k, out, static_cast<size_t>(count - k) * sizeof(Packed));
+}
+
+template <class Same>
+void convert(Same* to, const Same* from, int count) {
+    memcpy(to, from, static_cast<size_t>(count) * sizeof(Same));
+}
 
 // One panel: packed[k][16] (float) or packed[k / 2][16][2] (bfloat16). A cell is what moves as one: a float or a pair.
 template <class Source, class Packed>
@@ -27,9 +51,8 @@ void pack_panel(Packed* packed, const Source* weight, int64_t weight_stride, int
         const int width = static_cast<int>(padded_cols - first < kSegment ? padded_cols - first : kSegment);
         const int filled = static_cast<int>(cols - first < width ? cols - first : width);
         for (int r = 0; r < rows; ++r) {
-            const Source* from = weight + r * weight_stride + first;
-            for (int k = 0; k < filled; ++k) convert(&segment[r][k], widen(from[k]));
-            for (int k = filled; k < width; ++k) segment[r][k] = 0;
+            convert(segment[r], weight + r * weight_stride + first, filled);
+            for (int k = filled; k < width; ++k) segment[r][k] = {};
         }
         for (int cell = 0; cell < width / kPerCell; ++cell)
             for (int r = 0; r < kRows; ++r)
@@ -56,7 +79,7 @@ void pack_from(const PackWeightArgs& a) {
     if (a.packed_type == WeightType::float32)
         pack<Source, float>(a);
     else
-        pack<Source, uint16_t>(a);
+        pack<Source, Bfloat16>(a);
 }
 
 }  // namespace
@@ -64,8 +87,8 @@ void pack_from(const PackWeightArgs& a) {
 void pack_weight(const PackWeightArgs& a) {
     switch (a.source_type) {
         case SourceType::float32: return pack_from<float>(a);
-        case SourceType::bfloat16: return pack_from<uint16_t>(a);
-        case SourceType::float16: return pack_from<_Float16>(a);
+        case SourceType::bfloat16: return pack_from<Bfloat16>(a);
+        case SourceType::float16: return pack_from<Float16>(a);
     }
 }
 

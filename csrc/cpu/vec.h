@@ -11,7 +11,7 @@
 //          sums of a matrix tile
 //   VecF   select_less(a, b, x, y): x where a < b, else y (also where NaN)
 //   VecI   bits(v), round_to_int(v) (nearest even); VecF from_bits(i), to_float(i)
-//   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN
+//   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN; load_f16(p): IEEE half
 //   float  reduce_add(v), reduce_max(v): a fixed tree, the same for every call
 //   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight; broadcast_pair(p): one pair in every lane
 // and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, copy_sign, widening and dot products of pairs.

@@ -74,6 +74,10 @@ PAGECLI_INLINE VecF load_bf16(const uint16_t* p) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
 }
 
+PAGECLI_INLINE VecF load_f16(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+
 PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {
     const __m256i u = _mm256_castps_si256(v.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

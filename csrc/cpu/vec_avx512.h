@@ -71,6 +71,10 @@ PAGECLI_INLINE VecF load_bf16(const uint16_t* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
 }
 
+PAGECLI_INLINE VecF load_f16(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+
 // By integers, not vcvtneps2bf16: that one flushes denormals, and every instruction set shall store the same bits.
 PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {
     const __m512i u = _mm512_castps_si512(v.v);

@@ -84,6 +84,17 @@ PAGECLI_INLINE VecF load_bf16(const uint16_t* p) {
     return {(Floats)(__builtin_convertvector(half, Uints) << 16)};
 }
 
+// A half's exponent and mantissa, as a float's, are 2^112 too small, denormals too; infinity and NaN get all exponent bits.
+PAGECLI_INLINE VecF load_f16(const uint16_t* p) {
+    Halves half;
+    memcpy(&half, p, sizeof half);
+    const Uints u = __builtin_convertvector(half, Uints);
+    const Uints size = (u & 0x7fffu) << 13;
+    const Uints scaled = (Uints)((Floats)size * 0x1p112f);
+    const Uints value = size < 0x0f800000u ? scaled : size | 0x7f800000u;
+    return {(Floats)(value | (u & 0x8000u) << 16)};
+}
+
 PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {
     const Uints u = (Uints)v.v;
     const Uints rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
