@@ -1,4 +1,4 @@
-// Bindings of the norms, the rotary embedding and the activations.
+// Bindings of the operations on rows: norms, rotary embedding, activations, argmax.
 #include <cstring>
 
 #include "bind.h"
@@ -111,6 +111,16 @@ void gated_activation(const TensorView& out, const TensorView& gate_up, const ch
     kernels().gated_activation(args);
 }
 
+void argmax(const TensorView& out, const TensorView& x) {
+    check(x, "x", DType::float32, {"rows", "cols"});
+    check(out, "out", DType::int64, {x.shape[0]});
+    check_contiguous(out, "out");
+    if (x.shape[1] < 1) refuse("x: expected rows with at least one value, got [%lld, 0]", static_cast<long long>(x.shape[0]));
+    const ArgmaxArgs args = {out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], x.shape[1]};
+    nb::gil_scoped_release release;
+    kernels().argmax(args);
+}
+
 }  // namespace
 
 void bind_elementwise(nb::module_& module) {
@@ -119,6 +129,7 @@ void bind_elementwise(nb::module_& module) {
     module.def("rotary_embedding", rotary_embedding);
     module.def("activation", activation);
     module.def("gated_activation", gated_activation);
+    module.def("argmax", argmax);
 }
 
 }  // namespace pagecli

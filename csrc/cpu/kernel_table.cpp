@@ -16,11 +16,12 @@ void activation(const ActivationArgs&);
 void gated_activation(const GatedActivationArgs&);
 void store_kv(const StoreKVArgs&);
 void paged_attention(const PagedAttentionArgs&);
+void argmax(const ArgmaxArgs&);
 
 extern const KernelTable table;
 const KernelTable table = {
     PAGECLI_NAME(PAGECLI_ISA), pack_weight, embedding,        linear,   rms_norm,        layer_norm,
-    rotary_embedding,          activation,  gated_activation, store_kv, paged_attention,
+    rotary_embedding,          activation,  gated_activation, store_kv, paged_attention, argmax,
 };
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -1,8 +1,6 @@
-// The one place that decides how kernels share work between threads: OpenMP, whose pool torch's CPU wheel uses too
-// (one libgomp in the process), so the two never compete for the cores.
+// How kernels cut their work for the threads of the team (pagecli/threads.h).
 #pragma once
 
-#include <omp.h>
 #include <stdint.h>
 
 #include "pagecli/threads.h"
@@ -11,21 +9,25 @@ namespace pagecli::PAGECLI_ISA {
 
 // fn(begin, end) for pieces of [0, n), `grain` items each, handed out as threads come free. Choose the grain so that a piece
 // takes about 20 microseconds or more; at most one piece, or a single thread, runs on the caller without waking anybody.
-// The team is all threads or none: libgomp ends and recreates threads when the team changes its size.
 template <class Function>
 static inline void parallel_for(int64_t n, int64_t grain, const Function& fn) {
+    struct Job {
+        const Function& fn;
+        int64_t n, grain;
+    };
     const int64_t pieces = (n + grain - 1) / grain;
-    const int threads = max_threads();
-    if (pieces <= 1 || threads <= 1 || omp_in_parallel()) {
+    if (pieces <= 1 || max_threads() <= 1) {
         if (n > 0) fn(int64_t{0}, n);
         return;
     }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t piece = 0; piece < pieces; ++piece) {
-        const int64_t begin = piece * grain;
-        const int64_t end = begin + grain < n ? begin + grain : n;
-        fn(begin, end);
-    }
+    const Job job = {fn, n, grain};
+    const PieceFunction run = [](const void* context, int64_t piece) {
+        const Job& job = *static_cast<const Job*>(context);
+        const int64_t begin = piece * job.grain;
+        const int64_t end = begin + job.grain < job.n ? begin + job.grain : job.n;
+        job.fn(begin, end);
+    };
+    run_pieces(pieces, run, &job);
 }
 
 // Rows of `row_size` floats to give one thread at a time, for operations that touch each element a few times.

@@ -1,4 +1,4 @@
-"""How many threads compute: one choice, given to torch and to our kernels, which share one OpenMP pool."""
+"""How many threads compute: our kernels' team, and torch beside it with one."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,23 @@ from pagecli import kernels
 
 
 def configure(num_threads: int | None) -> int:
-    """Use `num_threads` threads, or one for each core this process may use; returns the number."""
+    """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number.
+
+    torch, which is left with small operations, computes on the calling thread: a second team, spinning after each of its own
+    operations on the same cores, would hold ours up.
+    """
     import torch
 
-    chosen = num_threads or usable_cores()
-    torch.set_num_threads(chosen)
+    chosen = num_threads or _omp_num_threads() or usable_cores()
+    torch.set_num_threads(1)
     kernels.set_num_threads(chosen)
     return chosen
+
+
+def _omp_num_threads() -> int | None:
+    """The usual variable that limits a program's threads; None if it is unset or not a number."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() and int(value) > 0 else None
 
 
 def usable_cores() -> int:

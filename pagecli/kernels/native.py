@@ -8,7 +8,7 @@ import importlib.util
 import os
 from types import ModuleType
 
-import torch  # before the extension: both then share the libgomp that torch brings, and its threads
+import torch
 
 from pagecli.errors import UsageError
 from pagecli.kernels.packed_weight import PackedWeight, padded_shape
@@ -50,9 +50,8 @@ def supported_isas() -> list[str]:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Threads of every operation, and of torch: two teams of different size over one pool would keep recreating it."""
+    """Threads of every operation, the calling one included; at least 1. torch's own threads are torch's business."""
     _native.set_num_threads(num_threads)
-    torch.set_num_threads(num_threads)
 
 
 def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
@@ -104,6 +103,11 @@ def activation(out: torch.Tensor, x: torch.Tensor, name: str) -> None:
 def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> None:
     """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]."""
     _native.gated_activation(out, gate_up, name)
+
+
+def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
+    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]."""
+    _native.argmax(out, x)
 
 
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:

@@ -97,6 +97,11 @@ def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> Non
     out.copy_(_ACTIVATIONS[name](gate) * up)
 
 
+def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
+    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]; N > 0."""
+    out.copy_((x == x.max(dim=-1, keepdim=True).values).int().argmax(dim=-1))
+
+
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
     """Write k, v[T, kv_heads, D] into slots of caches[num_blocks, kv_heads, block_size, D] (float32 or bfloat16).
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pagecli import kernels
 from pagecli.engine.outputs import TokenLogprobs
 from pagecli.engine.step_plan import SampledToken
 from pagecli.runner import random_draws
@@ -50,11 +51,11 @@ def _apply_penalties(row: torch.Tensor, spec: "SampleSpec") -> None:
 
 def _choose(logits: torch.Tensor, specs: "list[SampleSpec]") -> list[int]:
     if all(spec.params.greedy for spec in specs):
-        return logits.argmax(dim=-1).tolist()
+        return _most_likely(logits)
     chosen = [0] * len(specs)
     greedy = [row for row, spec in enumerate(specs) if spec.params.greedy]
     if greedy:
-        for row, token_id in zip(greedy, logits[greedy].argmax(dim=-1).tolist(), strict=True):
+        for row, token_id in zip(greedy, _most_likely(logits[greedy]), strict=True):
             chosen[row] = token_id
     groups: dict[int, list[int]] = {}
     for row, spec in enumerate(specs):
@@ -65,6 +66,12 @@ def _choose(logits: torch.Tensor, specs: "list[SampleSpec]") -> list[int]:
         for row, token_id in zip(rows, token_ids, strict=True):
             chosen[row] = token_id
     return chosen
+
+
+def _most_likely(logits: torch.Tensor) -> list[int]:
+    token_ids = torch.empty(logits.shape[0], dtype=torch.int64)
+    kernels.argmax(token_ids, logits)
+    return token_ids.tolist()
 
 
 def _num_candidates(spec: "SampleSpec", vocab_size: int) -> int:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "pagecli/activation.h"
+#include "pagecli/argmax.h"
 #include "pagecli/embedding.h"
 #include "pagecli/linear.h"
 #include "pagecli/norm.h"
@@ -23,6 +24,7 @@ struct KernelTable {
     void (*gated_activation)(const GatedActivationArgs&);
     void (*store_kv)(const StoreKVArgs&);
     void (*paged_attention)(const PagedAttentionArgs&);
+    void (*argmax)(const ArgmaxArgs&);
 };
 
 }  // namespace pagecli

@@ -1,0 +1,35 @@
+"""argmax against its definition: any row size, equal values, infinities, strided rows, bad shapes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shapes import examples, random, seeds, strided
+
+from pagecli.kernels import native, reference
+
+
+@examples
+@given(seed=seeds, rows=st.integers(0, 9), cols=st.integers(1, 3000), coarse=st.booleans())
+def test_argmax_is_the_first_largest(isa, seed, rows, cols, coarse):
+    x = random(seed, rows, cols)
+    x = strided((x * 2).round() if coarse else x)  # coarse: many equal values
+    out, expected = torch.full((rows,), -1), torch.empty(rows, dtype=torch.int64)
+    native.argmax(out, x)
+    reference.argmax(expected, x)
+    assert out.tolist() == expected.tolist()
+
+
+def test_masked_values_are_never_the_largest_unless_all_are(isa):
+    x = torch.full((2, 2500), float("-inf"))
+    x[0, 2400] = -1e30
+    out = torch.empty(2, dtype=torch.int64)
+    native.argmax(out, x)
+    assert out.tolist() == [2400, 0]
+
+
+def test_a_wrong_output_is_refused():
+    with pytest.raises(ValueError, match=r"out: expected \[3\]"):
+        native.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="at least one value"):
+        native.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(2, 0))
