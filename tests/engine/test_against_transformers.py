@@ -99,7 +99,7 @@ def test_smollm2_decodes_64_real_prompts_as_transformers_does(sample_model, tran
     engine = Engine(EngineConfig("smollm2-135m", dtype="float32", check_integrity=True))
     prompts = sample_conversations(engine)
     assert len(prompts) == 64
-    num_tokens = 24
+    num_tokens = 16
     outputs = run_engine(engine, prompts, SamplingParams(max_tokens=num_tokens))
     ties = []
     for i, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
