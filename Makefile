@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc pagecli -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name CMakeLists.txt) pyproject.toml
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name CMakeLists.txt) pyproject.toml
 
 .PHONY: demo test test-fast lint clean
 
@@ -21,10 +21,10 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The program, built and installed for use.
+# The program, built and installed. Editable: Python files are used where they are, C++ is built again when it changes.
 $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet .
+	$(BIN)/pip install --quiet --editable .
 	touch $@
 
 # What the tests need beside it.
