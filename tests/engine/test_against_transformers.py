@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import TINY_MODELS
 
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
@@ -12,7 +13,6 @@ from pagecli.engine.sampling_params import SamplingParams
 
 PROMPTS = Path(__file__).resolve().parents[2] / "sample_data" / "prompts.jsonl"
 TIE = 1e-4  # logits this close may come out in either order
-TINY = ("opt", "opt-post-norm", "llama", "llama-tied", "mistral", "qwen2", "qwen3")
 
 
 def run_engine(engine, prompts, params):
@@ -50,7 +50,7 @@ def is_tie(model, prompt, ours, theirs):
     return float(logits.topk(2).values.diff().abs()) <= TIE
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_tiny_models_decode_as_transformers_does(tiny_model, name):
     from transformers import AutoModelForCausalLM
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_MODELS, TINY_VOCAB_SIZE
 from paged_steps import PagedSteps, relative_error
+from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
 from pagecli.model.registry import load_model, resolve_model
 

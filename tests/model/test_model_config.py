@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import TINY_MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import TINY_MODELS
 
 from pagecli.errors import ModelError
 from pagecli.model.config import RopeConfig
@@ -80,7 +80,7 @@ def test_every_preset_is_found_by_name_in_any_case_and_by_hub_id():
 
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_num_parameters_counts_what_transformers_has(tiny_model, name):
-    from conftest import make_model
+    from tiny_models import make_model
 
     saved = json.loads((tiny_model(name) / "config.json").read_text())
     assert from_hf_config(saved, "config.json").num_parameters == make_model(name).num_parameters()

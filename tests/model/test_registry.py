@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY_MODELS
+from tiny_models import TINY_MODELS
 
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub

@@ -5,8 +5,8 @@ import shutil
 import threading
 
 import pytest
-from conftest import make_tokenizer
 from test_gguf import write_gguf
+from tiny_models import make_tokenizer
 
 from pagecli.errors import ModelError, RowError
 from pagecli.model.registry import resolve_model
