@@ -28,6 +28,7 @@ class EngineStats:
     kv_blocks_peak: int = 0
     step_seconds: float = 0.0
     _utilization_sum: float = 0.0
+    _sharing_sum: float = 0.0
 
     def record_step(self, kv: KVManager, num_computed_tokens: int, num_sampled: int, seconds: float) -> None:
         """Add one step, seen after its tokens were recorded and before finished sequences leave."""
@@ -38,8 +39,28 @@ class EngineStats:
         self.step_seconds += seconds
         self.kv_blocks_peak = max(self.kv_blocks_peak, used)
         self._utilization_sum += kv.num_filled_slots / (used * kv.block_size)
+        self._sharing_sum += 1 - used / kv.num_table_entries
+
+    def as_dict(self) -> dict[str, object]:
+        """The counts by their names in the --stats file."""
+        return {
+            "num_requests": self.num_requests,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "num_steps": self.num_steps,
+            "step_seconds": self.step_seconds,
+            "num_computed_tokens": self.num_computed_tokens,
+            "kv_blocks_peak": self.kv_blocks_peak,
+            "kv_slot_utilization": self.kv_slot_utilization,
+            "kv_sharing_saving": self.kv_sharing_saving,
+        }
 
     @property
     def kv_slot_utilization(self) -> float | None:
         """Mean over steps of slots that hold a token's K and V / slots in assigned blocks."""
         return self._utilization_sum / self.num_steps if self.num_steps else None
+
+    @property
+    def kv_sharing_saving(self) -> float | None:
+        """Mean over steps of blocks saved by sharing / blocks without sharing (Kwon et al., SOSP 2023, section 6.3)."""
+        return self._sharing_sum / self.num_steps if self.num_steps else None

@@ -1,9 +1,13 @@
-"""What one step will do, as plain data: which tokens of which sequences run, where their K and V go, who samples."""
+"""What one step will do, as plain data: which blocks move, which tokens of which sequences run, what is chosen from whose logits.
+
+And what came of it: the tokens chosen.
+"""
 
 from dataclasses import dataclass
 
 from pagecli.engine.outputs import TokenLogprobs
 from pagecli.engine.sampling_params import SamplingParams
+from pagecli.kv.moves import BlockMove
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,7 @@ class SampleSpec:
     known_token_ids: list[int]  # prompt and output so far
     num_prompt_tokens: int
     forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
+    num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
 
     @property
     def position(self) -> int:
@@ -25,13 +30,13 @@ class SampleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence from position `start` on; the last one's logits are sampled if `spec` is given."""
+    """Consecutive tokens of one sequence from position `start` on; each of `specs` chooses from the last one's logits."""
 
     seq_id: int
     token_ids: list[int]
     start: int
     block_ids: list[int]
-    spec: SampleSpec | None
+    specs: tuple[SampleSpec, ...]  # one; several where samples fork; none where the chunk does not reach the last known token
 
     @property
     def context_len(self) -> int:
@@ -40,9 +45,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The chunks of one step, in the order of their rows in the batch."""
+    """Blocks to move, in order, before anything is written; then the chunks, in the order of their rows in the batch."""
 
     chunks: list[Chunk]
+    moves: list[BlockMove]
 
     @property
     def num_tokens(self) -> int:
@@ -51,7 +57,18 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The token chosen for a chunk that samples, with log probabilities if its request asked for them."""
+    """A chosen token, with log probabilities if its request needs them."""
 
     token_id: int
     logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeamCandidates:
+    """The most likely next tokens of one beam, best first."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+StepResult = tuple[SampledToken, ...] | BeamCandidates  # of one chunk that has specs

@@ -6,6 +6,7 @@ load, is the exception). Every operation runs natively; the plain torch versions
 
 from pagecli.kernels.native import (
     activation,
+    copy_blocks,
     embedding,
     gated_activation,
     isa_name,
@@ -24,6 +25,7 @@ from pagecli.kernels.packed_weight import PackedWeight
 __all__ = [
     "PackedWeight",
     "activation",
+    "copy_blocks",
     "embedding",
     "gated_activation",
     "isa_name",

@@ -106,9 +106,7 @@ def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> Non
     _native.gated_activation(out, gate_up, name)
 
 
-def store_kv(
-    k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor
-) -> None:
+def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
     """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D]."""
     _native.store_kv(k_cache, v_cache, k, v, slot_ids)
 
@@ -126,3 +124,8 @@ def paged_attention(
 ) -> None:
     """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking."""
     _native.paged_attention(out, q, k_cache, v_cache, block_tables, context_lens, query_start, scale, window)
+
+
+def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Copy blocks between caches[num_blocks, kv_heads, block_size, D]: pairs[n, 2] int64 are (source, target), in order."""
+    _native.copy_blocks(target, source, pairs)

@@ -100,9 +100,7 @@ def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> Non
     out.copy_(_ACTIVATIONS[name](gate) * up)
 
 
-def store_kv(
-    k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor
-) -> None:
+def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
     """Write k, v[T, kv_heads, D] into slots of caches[num_blocks, kv_heads, block_size, D] (float32 or bfloat16).
 
     slot_ids[T] int64: slot s lies in block s // block_size at offset s % block_size.
@@ -150,3 +148,12 @@ def paged_attention(
             hidden |= key_pos <= query_pos - window
         probs = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         out[first:last] = torch.einsum("hqk,khd->qhd", probs, values)
+
+
+def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Copy whole blocks: pairs[n, 2] int64 are (source block, target block), carried out in order.
+
+    target, source[num_blocks, kv_heads, block_size, head_dim] of one type; source may be target.
+    """
+    for source_id, target_id in pairs.tolist():
+        target[target_id] = source[source_id].clone()
