@@ -37,11 +37,10 @@ void check_tensor(const TensorView& tensor, const char* name) {
         case Problem::none:
             return;
         case Problem::is_none:
-            refuse_type(name, "a tensor", "None");
         case Problem::not_a_tensor:
             refuse_type(name, "a torch tensor", Py_TYPE(tensor.object)->tp_name);
         case Problem::not_exportable:
-            refuse_type(name, "a dense tensor without gradient", "one that DLPack cannot lend");
+            refuse_type(name, "a dense tensor on the CPU", "one that DLPack cannot lend");
         case Problem::not_on_cpu:
             refuse("%s: expected a tensor on the CPU, got one on another device", name);
         case Problem::too_many_dims:

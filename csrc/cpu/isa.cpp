@@ -8,27 +8,25 @@
 // clang-format off
 namespace pagecli {
 namespace generic { extern const KernelTable table; }
-#if defined(PAGECLI_X86)
 namespace avx2 { extern const KernelTable table; }
 namespace avx512 { extern const KernelTable table; }
 namespace avx512bf16 { extern const KernelTable table; }
-#endif
 // clang-format on
 
 namespace {
 
-#if defined(PAGECLI_X86)
-bool has_avx2() {
+#if defined(__x86_64__)
+[[maybe_unused]] bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2");
 }
 
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-bool has_avx512bf16() {  // -march=cooperlake also assumes VNNI
+[[maybe_unused]] bool has_avx512bf16() {  // -march=cooperlake also assumes VNNI
     return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 #endif
@@ -39,9 +37,13 @@ std::atomic<const KernelTable*> selected{nullptr};
 
 int supported_tables(const KernelTable** tables) {
     int count = 0;
-#if defined(PAGECLI_X86)
+#if defined(PAGECLI_HAS_avx512bf16)
     if (has_avx512bf16()) tables[count++] = &avx512bf16::table;
+#endif
+#if defined(PAGECLI_HAS_avx512)
     if (has_avx512()) tables[count++] = &avx512::table;
+#endif
+#if defined(PAGECLI_HAS_avx2)
     if (has_avx2()) tables[count++] = &avx2::table;
 #endif
     tables[count++] = &generic::table;

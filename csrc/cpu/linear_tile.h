@@ -12,15 +12,16 @@ namespace pagecli::PAGECLI_ISA {
 constexpr int kVectorsPerPanel = static_cast<int>(kPanelWidth) / VecF::width;
 constexpr int kMaxTileRows = 6;
 
-// Registers for sums: AVX-512 has 32, of which 4 hold weights and one an x; AVX2 has 16 (2 weights, an x, a mask).
-constexpr int kSumRegisters = VecF::width == 16 ? 24 : 12;
-
-// Panels a tile of `rows` rows spans: few rows take several panels to keep enough independent sums in flight (the latency of
-// an FMA times its throughput: 8). AVX2: 1 row -> 4 panels, 2 -> 3, 3 -> 2, else 1. AVX-512: 4.
+// Panels a tile of `rows` rows spans. Registers hold the sums, a few weights and an x; and at least 8 sums must be in flight
+// (the latency of an FMA, 4, times 2 a cycle). AVX-512 has 32 registers, AVX2 16: 6 rows x 4 or 1 panels at most.
 constexpr int wide_panels(int rows) {
-    const int fit = kSumRegisters / (rows * kVectorsPerPanel);
-    return fit > 4 ? 4 : fit;
+    if (VecF::width == 16) return 4;
+    return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 }
+constexpr int kMaxPanels = 4;
+
+// Small loops over a tile are unrolled whatever -O says: only then do its sums live in registers.
+#define PAGECLI_UNROLL _Pragma("GCC unroll 16")
 
 // What a tile reads and writes over one block of k.
 struct TileArgs {
@@ -29,9 +30,28 @@ struct TileArgs {
     float* sums;           // [ROWS, PANELS * 16]: sums so far, 64-byte aligned
     int64_t x_stride, panel_stride;
     int64_t k_count;
+    const char* prefetch;   // brought into L2 meanwhile, prefetch_step bytes for every 64 bytes read of a panel
+    int64_t prefetch_step;  // 0 to 64
     bool first;  // the first block of k: sums start at zero instead of being read
 };
 using TileFunction = void (*)(const TileArgs&);
+
+// `pointer`, of which the compiler knows nothing any more: it cannot move reads through it to an earlier place.
+template <class T>
+PAGECLI_INLINE const T* opaque(const T* pointer) {
+    __asm__ volatile("" : "+r"(pointer));
+    return pointer;
+}
+
+struct Prefetcher {
+    const char* next;
+    int64_t step;
+
+    [[gnu::always_inline]] void advance() {
+        __builtin_prefetch(next, 0, 2);
+        next += step;
+    }
+};
 
 template <int ROWS, int PANELS>
 struct TileSums {
@@ -39,36 +59,71 @@ struct TileSums {
     VecF sum[ROWS][kVectors];
 
     [[gnu::always_inline]] void start(const TileArgs& t) {
+        if (!t.first) return resume(t);
+        PAGECLI_UNROLL
         for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < kVectors; ++v) {
-                sum[r][v] = t.first ? zero() : load(t.sums + (r * kVectors + v) * VecF::width);
-            }
+            PAGECLI_UNROLL
+            for (int v = 0; v < kVectors; ++v) sum[r][v] = zero();
     }
-    [[gnu::always_inline]] void finish(const TileArgs& t) const {
+
+    [[gnu::always_inline]] void resume(const TileArgs& t) {
+        PAGECLI_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            PAGECLI_UNROLL
+            for (int v = 0; v < kVectors; ++v) sum[r][v] = load(t.sums + (r * kVectors + v) * VecF::width);
+    }
+
+    [[gnu::always_inline]] void finish(const TileArgs& t) const {
+        PAGECLI_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            PAGECLI_UNROLL
             for (int v = 0; v < kVectors; ++v) store(t.sums + (r * kVectors + v) * VecF::width, sum[r][v]);
     }
-    // sum[r] += x[r] * w
-    [[gnu::always_inline]] void add(const float* x, int64_t x_stride, const VecF (&w)[kVectors]) {
-        for (int r = 0; r < ROWS; ++r) {
-            const VecF a = broadcast(x[r * x_stride]);
-            for (int v = 0; v < kVectors; ++v) sum[r][v] = fmadd(a, w[v], sum[r][v]);
+
+    // sum[r][v] += x(r) * weight(v) by multiply_add(sum, x, weight), the smaller of the two factors' sets held in registers.
+    template <class ReadX, class ReadWeight, class MultiplyAdd>
+    [[gnu::always_inline]] void add(ReadX read_x, ReadWeight read_weight, MultiplyAdd multiply_add) {
+        if constexpr (ROWS < kVectors) {
+            decltype(read_x(0)) x[ROWS];
+            PAGECLI_UNROLL
+            for (int r = 0; r < ROWS; ++r) x[r] = read_x(r);
+            PAGECLI_UNROLL
+            for (int v = 0; v < kVectors; ++v) {
+                const auto weight = read_weight(v);
+                PAGECLI_UNROLL
+                for (int r = 0; r < ROWS; ++r) multiply_add(sum[r][v], x[r], weight);
+            }
+        } else {
+            decltype(read_weight(0)) weight[kVectors];
+            PAGECLI_UNROLL
+            for (int v = 0; v < kVectors; ++v) weight[v] = read_weight(v);
+            PAGECLI_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                const auto x = read_x(r);
+                PAGECLI_UNROLL
+                for (int v = 0; v < kVectors; ++v) multiply_add(sum[r][v], x, weight[v]);
+            }
         }
     }
 };
 
+// Elements from the first panel's vector to vector v of a tile, a vector being `width` elements of its panel.
+PAGECLI_INLINE int64_t vector_offset(int v, int width, int64_t panel_stride) {
+    return v / kVectorsPerPanel * panel_stride + v % kVectorsPerPanel * width;
+}
+
 template <int ROWS, int PANELS>
 void tile_float32(const TileArgs& t) {
-    constexpr int kVectors = PANELS * kVectorsPerPanel;
     TileSums<ROWS, PANELS> sums;
     sums.start(t);
     const float* x = static_cast<const float*>(t.x);
     const float* weight = static_cast<const float*>(t.weight);
+    const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
+    Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     for (int64_t k = 0; k < t.k_count; ++k) {
-        VecF w[kVectors];
-        for (int v = 0; v < kVectors; ++v)
-            w[v] = load(weight + (v / kVectorsPerPanel) * t.panel_stride + (v % kVectorsPerPanel) * VecF::width);
-        sums.add(x, t.x_stride, w);
+        sums.add([=](int r) { return broadcast(x[r * x_stride]); },
+                 [=](int v) { return load(weight + vector_offset(v, VecF::width, panel_stride)); }, accumulate);
+        prefetcher.advance();
         weight += kPanelWidth;
         ++x;
     }
@@ -78,50 +133,48 @@ void tile_float32(const TileArgs& t) {
 // bfloat16 weights against float32 x: a pair's even k is its low half, the odd k its high half.
 template <int ROWS, int PANELS>
 void tile_bfloat16(const TileArgs& t) {
-    constexpr int kVectors = PANELS * kVectorsPerPanel;
     TileSums<ROWS, PANELS> sums;
     sums.start(t);
     const float* x = static_cast<const float*>(t.x);
     const uint16_t* weight = static_cast<const uint16_t*>(t.weight);
-    VecI pairs[kVectors];
-    VecF w[kVectors];
-    const auto read_pairs = [&]() __attribute__((always_inline)) {
-        for (int v = 0; v < kVectors; ++v)
-            pairs[v] = load_pairs(weight + (v / kVectorsPerPanel) * t.panel_stride + (v % kVectorsPerPanel) * 2 * VecF::width);
+    const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
+    Prefetcher prefetcher{t.prefetch, t.prefetch_step};
+    const auto read_x = [&](int r) __attribute__((always_inline)) { return broadcast(x[r * x_stride]); };
+    const auto read_pairs = [&](int v) __attribute__((always_inline)) {
+        return load_pairs(weight + vector_offset(v, 2 * VecF::width, panel_stride));
     };
+    const auto read_low = [&](int v) __attribute__((always_inline)) { return widen_low(read_pairs(v)); };
+    const auto read_high = [&](int v) __attribute__((always_inline)) { return widen_high(read_pairs(v)); };
     for (int64_t k = 0; k + 1 < t.k_count; k += 2) {
-        read_pairs();
-        for (int v = 0; v < kVectors; ++v) w[v] = widen_low(pairs[v]);
-        sums.add(x, t.x_stride, w);
-        for (int v = 0; v < kVectors; ++v) w[v] = widen_high(pairs[v]);
-        sums.add(x + 1, t.x_stride, w);
+        sums.add(read_x, read_low, accumulate);
+        x = opaque(x + 1);  // or the odd k's x and the pairs would occupy registers from here on, and sums would be spilled
+        weight = opaque(weight);
+        sums.add(read_x, read_high, accumulate);
+        prefetcher.advance();
+        ++x;
         weight += 2 * kPanelWidth;
-        x += 2;
-    }
-    if (t.k_count % 2 != 0) {  // the odd k of the last pair is padding, and x has no such column
-        read_pairs();
-        for (int v = 0; v < kVectors; ++v) w[v] = widen_low(pairs[v]);
-        sums.add(x, t.x_stride, w);
     }
     sums.finish(t);
+    if (t.k_count % 2 != 0) {  // the last pair's odd k is padding, and x has no such column
+        sums.resume(t);
+        sums.add(read_x, read_low, accumulate);
+        sums.finish(t);
+    }
 }
 
 // bfloat16 weights against x rounded to bfloat16, both in pairs; k_count is even.
 template <int ROWS, int PANELS>
 void tile_bfloat16_pairs(const TileArgs& t) {
-    constexpr int kVectors = PANELS * kVectorsPerPanel;
     TileSums<ROWS, PANELS> sums;
     sums.start(t);
     const uint16_t* x = static_cast<const uint16_t*>(t.x);
     const uint16_t* weight = static_cast<const uint16_t*>(t.weight);
+    const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
+    Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     for (int64_t k = 0; k < t.k_count; k += 2) {
-        VecI w[kVectors];
-        for (int v = 0; v < kVectors; ++v)
-            w[v] = load_pairs(weight + (v / kVectorsPerPanel) * t.panel_stride + (v % kVectorsPerPanel) * 2 * VecF::width);
-        for (int r = 0; r < ROWS; ++r) {
-            const VecI a = broadcast_pair(x + r * t.x_stride);
-            for (int v = 0; v < kVectors; ++v) sums.sum[r][v] = dot_pairs(sums.sum[r][v], a, w[v]);
-        }
+        sums.add([=](int r) { return broadcast_pair(x + r * x_stride); },
+                 [=](int v) { return load_pairs(weight + vector_offset(v, 2 * VecF::width, panel_stride)); }, accumulate_pairs);
+        prefetcher.advance();
         weight += 2 * kPanelWidth;
         x += 2;
     }

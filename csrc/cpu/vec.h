@@ -7,12 +7,14 @@
 //   VecF   zero() broadcast(x) load(p) load_partial(p, count)  store(p, v) store_partial(p, v, count)   float; absent lanes are 0
 //   VecI   broadcast_int(n); + and - ; shift_left<n>(v), shift_right<n>(v) (logical); operators & | ^
 //   VecF   + - * / (operators), fmadd(a, b, c) = a * b + c, max(a, b), min(a, b) (b where either is NaN), sqrt(v)
+//   void   accumulate(sum, a, b): sum = fmadd(a, b, sum) in the register it is in; compilers left alone move and spill the many
+//          sums of a matrix tile
 //   VecF   select_less(a, b, x, y): x where a < b, else y (also where NaN)
 //   VecI   bits(v), round_to_int(v) (nearest even); VecF from_bits(i), to_float(i)
 //   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN
 //   float  reduce_add(v), reduce_max(v): a fixed tree, the same for every call
 //   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight; broadcast_pair(p): one pair in every lane
-// and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, widening and dot products of pairs.
+// and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, copy_sign, widening and dot products of pairs.
 #pragma once
 
 #include <stdint.h>
@@ -78,23 +80,24 @@ PAGECLI_INLINE float widen_bf16(uint16_t x) {
     return f;
 }
 
-// dot_pairs(acc, a, w): acc + a.odd * w.odd + a.even * w.even for bfloat16 pairs a and w. Where has_pair_dot is false the
-// matrix kernel keeps float activations and uses widen_low / widen_high with fmadd instead.
+// accumulate_pairs(sum, a, w): sum += a.odd * w.odd, then sum += a.even * w.even, for bfloat16 pairs a and w. Where has_pair_dot
+// is false the matrix kernel keeps float activations and uses widen_low / widen_high with accumulate instead.
 #if defined(__AVX512BF16__)
 constexpr bool has_pair_dot = true;
-PAGECLI_INLINE VecF dot_pairs(VecF acc, VecI a, VecI w) {
-    return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v), reinterpret_cast<__m512bh>(a.v))};
-}
-#elif defined(PAGECLI_EMULATE_PAIR_DOT)  // tests only: what vdpbf16ps computes, on machines without it
-constexpr bool has_pair_dot = true;
-PAGECLI_INLINE VecF dot_pairs(VecF acc, VecI a, VecI w) {
-    const VecF odd = acc + widen_high(a) * widen_high(w);  // products of two bfloat16 are exact in float
-    return odd + widen_low(a) * widen_low(w);
+PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
+    __m512 v = sum.v;
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(v) : "v"(w.v), "v"(a.v));
+    sum.v = v;
 }
 #else
+#if defined(PAGECLI_EMULATE_PAIR_DOT)  // tests only: the path of vdpbf16ps on machines without it
+constexpr bool has_pair_dot = true;
+#else
 constexpr bool has_pair_dot = false;
-PAGECLI_INLINE VecF dot_pairs(VecF acc, VecI a, VecI w) {
-    return fmadd(widen_low(a), widen_low(w), fmadd(widen_high(a), widen_high(w), acc));
+#endif
+PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
+    accumulate(sum, widen_high(a), widen_high(w));  // products of two bfloat16 are exact in float: fused or not is the same
+    accumulate(sum, widen_low(a), widen_low(w));
 }
 #endif
 

@@ -52,6 +52,11 @@ PAGECLI_INLINE VecF operator-(VecF a, VecF b) { return {_mm256_sub_ps(a.v, b.v)}
 PAGECLI_INLINE VecF operator*(VecF a, VecF b) { return {_mm256_mul_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF operator/(VecF a, VecF b) { return {_mm256_div_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF fmadd(VecF a, VecF b, VecF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+PAGECLI_INLINE void accumulate(VecF& sum, VecF a, VecF b) {
+    __m256 v = sum.v;
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(v) : "x"(a.v), "x"(b.v));
+    sum.v = v;
+}
 PAGECLI_INLINE VecF max(VecF a, VecF b) { return {_mm256_max_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF min(VecF a, VecF b) { return {_mm256_min_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF sqrt(VecF v) { return {_mm256_sqrt_ps(v.v)}; }

@@ -49,6 +49,11 @@ PAGECLI_INLINE VecF operator-(VecF a, VecF b) { return {_mm512_sub_ps(a.v, b.v)}
 PAGECLI_INLINE VecF operator*(VecF a, VecF b) { return {_mm512_mul_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF operator/(VecF a, VecF b) { return {_mm512_div_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF fmadd(VecF a, VecF b, VecF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+PAGECLI_INLINE void accumulate(VecF& sum, VecF a, VecF b) {
+    __m512 v = sum.v;
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
+    sum.v = v;
+}
 PAGECLI_INLINE VecF max(VecF a, VecF b) { return {_mm512_max_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF min(VecF a, VecF b) { return {_mm512_min_ps(a.v, b.v)}; }
 PAGECLI_INLINE VecF sqrt(VecF v) { return {_mm512_sqrt_ps(v.v)}; }

@@ -58,6 +58,7 @@ PAGECLI_INLINE VecF operator-(VecF a, VecF b) { return {a.v - b.v}; }
 PAGECLI_INLINE VecF operator*(VecF a, VecF b) { return {a.v * b.v}; }
 PAGECLI_INLINE VecF operator/(VecF a, VecF b) { return {a.v / b.v}; }
 PAGECLI_INLINE VecF fmadd(VecF a, VecF b, VecF c) { return {a.v * b.v + c.v}; }
+PAGECLI_INLINE void accumulate(VecF& sum, VecF a, VecF b) { sum = fmadd(a, b, sum); }
 PAGECLI_INLINE VecF max(VecF a, VecF b) { return {a.v > b.v ? a.v : b.v}; }
 PAGECLI_INLINE VecF min(VecF a, VecF b) { return {a.v < b.v ? a.v : b.v}; }
 PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) { return {a.v < b.v ? x.v : y.v}; }

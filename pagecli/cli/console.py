@@ -16,7 +16,7 @@ class Console:
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose
-        self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.has_color = self.is_terminal and not os.environ.get("NO_COLOR")
         self.print_line: Callable[[str], None] = _to_stderr  # a progress bar puts itself in between while it is shown
 
@@ -60,7 +60,8 @@ class Console:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed by whoever started the program
+        print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(text: str) -> str:

@@ -40,7 +40,8 @@ def _help_hint(error: Exception) -> str:
 def leave(code: int) -> None:
     """Ends the process with `code`, without a complaint if nobody reads stdout any more."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (BrokenPipeError, ValueError):
         sys.stdout = None  # type: ignore[assignment]
         code = code or SIGPIPE_CODE

@@ -6,23 +6,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from pagecli.errors import InputError
+NO_STDOUT = -1  # the program was started with standard output closed
 
 
 @contextmanager
 def reserved_stdout() -> Iterator[int]:
     """Yields a descriptor of the real stdout; descriptor 1 itself, which libraries know, leads to stderr inside."""
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     try:
         rows_fd = os.dup(1)
-    except OSError as error:
-        raise InputError("standard output is closed", "run it with standard output open, as in > /dev/null") from error
+    except OSError:
+        yield NO_STDOUT
+        return
     try:
-        os.dup2(2, 1)
+        _point_to_stderr(1)
         with redirect_stdout(sys.stderr):
             yield rows_fd
     finally:
-        sys.stdout.flush()
         ctypes.CDLL(None).fflush(None)  # what C code has printed but not yet written
         os.dup2(rows_fd, 1)
         os.close(rows_fd)
+
+
+def _point_to_stderr(fd: int) -> None:
+    try:
+        os.dup2(2, fd)
+    except OSError:  # stderr is closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, fd)
+        os.close(nowhere)

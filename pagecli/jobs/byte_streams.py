@@ -54,7 +54,9 @@ def open_raw(path: str) -> io.RawIOBase:
     """Opens the input's bytes as they are. Raises InputError."""
     try:
         if path in ("-", "/dev/stdin"):
-            return InterruptibleStream(os.dup(sys.__stdin__.fileno() if sys.__stdin__ else 0))
+            if sys.__stdin__ is None:
+                raise InputError("standard input is closed", "run it with standard input open, or name a file")
+            return InterruptibleStream(os.dup(sys.__stdin__.fileno()))
         if is_stream(path):
             return InterruptibleStream(os.open(path, os.O_RDONLY))
         return open(path, "rb", buffering=0)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pagecli.errors import UsageError
+from pagecli.errors import InputError, UsageError
 from pagecli.jobs import jsonl_writer
 from pagecli.jobs.atomic_file import check_output
 from pagecli.jobs.jsonl_writer import JsonlRowWriter, StdoutRowWriter
@@ -51,6 +51,8 @@ def open_output(
     """The writer for `path`; `input_schema` is the input's, if it has one. Raises UsageError, InputError."""
     check_writable(path, overwrite)
     if is_stdout(path):
+        if stdout_fd < 0:
+            raise InputError("standard output is closed", "run it with standard output open, or name a file")
         return StdoutRowWriter(stdout_fd, columns)
     suffix = _suffix(path)
     if suffix in jsonl_writer.SUFFIXES:

@@ -66,7 +66,7 @@ _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
     "llama-7b": ("huggyllama/llama-7b", "Llama", _LLAMA_1, 4096, 11008, 32, 32, 32),
     "llama-13b": ("huggyllama/llama-13b", "Llama", _LLAMA_1, 5120, 13824, 40, 40, 40),
     "llama-30b": ("huggyllama/llama-30b", "Llama", _LLAMA_1, 6656, 17920, 60, 52, 52),
-    "llama-65b": ("huggyllama/llama-65b", "Llama", _LLAMA_1, 8192, 22016, 80, 64, 64),
+    "llama-65b": ("huggyllama/llama-65b", "Llama", _LLAMA_1 | {"rms_norm_eps": 1e-5}, 8192, 22016, 80, 64, 64),
     "llama-2-7b": ("meta-llama/Llama-2-7b-hf", "Llama", _LLAMA_2, 4096, 11008, 32, 32, 32),
     "llama-2-13b": ("meta-llama/Llama-2-13b-hf", "Llama", _LLAMA_2, 5120, 13824, 40, 40, 40),
     "llama-2-70b": ("meta-llama/Llama-2-70b-hf", "Llama", _LLAMA_2, 8192, 28672, 80, 64, 8),

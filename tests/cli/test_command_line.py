@@ -139,6 +139,17 @@ def test_input_and_output_are_checked_before_any_model(tmp_path, args, code, say
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("closed", "code"), [(1, 3), (2, 3), (0, 3)])
+def test_closed_standard_descriptors_are_no_crash(tmp_path, closed, code):
+    output = "-" if closed == 1 else "out.jsonl"
+    command = f"{sys.executable} -m pagecli generate {'-' if closed == 0 else 'no.jsonl'} {output} -m x {closed}>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "internal" not in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

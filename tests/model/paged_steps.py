@@ -21,9 +21,9 @@ class PagedSteps:
         self.blocks: dict[int, list[int]] = {}
         self.lengths: dict[int, int] = {}
 
-    def step(self, chunks: dict[int, list[int]], last_only: bool = False) -> dict[int, torch.Tensor]:
-        """One forward pass: new tokens of each sequence -> logits of each of them (or of the last alone)."""
-        token_ids, positions, slot_ids, starts, wanted = [], [], [], [0], []
+    def step(self, chunks: dict[int, list[int]], wanted: str = "every") -> dict[int, torch.Tensor]:
+        """One forward pass: new tokens of each sequence -> logits of each of them; wanted: every, last, none."""
+        token_ids, positions, slot_ids, starts, rows = [], [], [], [0], []
         for sequence, tokens in chunks.items():
             first = self.lengths.get(sequence, 0)
             self._grow(sequence, first + len(tokens))
@@ -31,14 +31,16 @@ class PagedSteps:
             positions += range(first, first + len(tokens))
             slot_ids += [self._slot(sequence, position) for position in range(first, first + len(tokens))]
             starts.append(len(token_ids))
-            wanted += [starts[-1] - 1] if last_only else range(starts[-2], starts[-1])
-        logits = self.model.forward(self._inputs(chunks, token_ids, positions, slot_ids, starts, wanted), self.kv)
-        assert logits.shape == (len(wanted), self.model.config.vocab_size)
+            rows += {"every": range(starts[-2], starts[-1]), "last": [starts[-1] - 1], "none": []}[wanted]
+        logits = self.model.forward(self._inputs(chunks, token_ids, positions, slot_ids, starts, rows), self.kv)
+        assert logits.shape == (len(rows), self.model.config.vocab_size)
         assert logits.dtype == torch.float32
-        counts = [1 if last_only else len(tokens) for tokens in chunks.values()]
+        if wanted == "none":
+            return {}
+        counts = [1 if wanted == "last" else len(tokens) for tokens in chunks.values()]
         return dict(zip(chunks, logits.clone().split(counts), strict=True))
 
-    def _inputs(self, chunks, token_ids, positions, slot_ids, starts, wanted) -> StepInputs:
+    def _inputs(self, chunks, token_ids, positions, slot_ids, starts, rows) -> StepInputs:
         width = max(len(self.blocks[sequence]) for sequence in chunks)
         tables = [self.blocks[sequence] + [0] * (width - len(self.blocks[sequence])) for sequence in chunks]
         return StepInputs(
@@ -48,7 +50,7 @@ class PagedSteps:
             block_tables=torch.tensor(tables, dtype=torch.int32),
             context_lens=torch.tensor([self.lengths[sequence] for sequence in chunks], dtype=torch.int32),
             query_start=torch.tensor(starts, dtype=torch.int32),
-            logit_rows=torch.tensor(wanted, dtype=torch.int64),
+            logit_rows=torch.tensor(rows, dtype=torch.int64),
         )
 
     def _grow(self, sequence: int, length: int) -> None:

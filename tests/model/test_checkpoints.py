@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from paged_steps import PagedSteps, relative_error
 
 from pagecli.errors import ModelError
 from pagecli.model.registry import load_model, resolve_model
+from pagecli.model.weights.mapped_file import MappedFile
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
 
@@ -181,6 +183,30 @@ def test_packed_weights_take_the_memory_the_config_says(tiny_model):
     """Widths here are multiples of a panel, so packing pads nothing: what is counted is what the parameters take."""
     source = resolve_model(str(tiny_model("qwen2")))
     assert load_model(source, "float32", 8).weight_bytes == source.config.num_parameters * 4
+
+
+def test_pages_of_the_file_leave_memory_once_they_are_packed(tmp_path):
+    path = tmp_path / "weights"
+    values = torch.arange(2_000_000, dtype=torch.int32)
+    path.write_bytes(values.numpy().tobytes())
+    mapped = MappedFile(path)
+    view = mapped.view(0, 8_000_000).view(torch.int32)
+    assert torch.equal(view, values)
+    assert resident_bytes(path) > 7_000_000
+    mapped.release()
+    assert resident_bytes(path) < 100_000
+    assert torch.equal(view, values)  # read again from the file
+
+
+def resident_bytes(path) -> int:
+    """Resident memory of this process's mappings of `path`."""
+    resident, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.split()[0].endswith(":"):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            resident += int(line.split()[1]) * 1024
+    return resident
 
 
 def test_relative_error_sees_a_difference():

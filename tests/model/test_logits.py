@@ -1,6 +1,8 @@
 """Logits through the paged cache equal transformers', whatever the blocks, the batch and the chunks."""
 
+import functools
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +19,17 @@ def random_prompts(lengths: list[int]) -> dict[int, list[int]]:
     return {i: [draw.randrange(TINY_VOCAB_SIZE) for _ in range(length)] for i, length in enumerate(lengths)}
 
 
-def transformers_logits(directory, prompts: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+def transformers_logits(directory: Path, prompts: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+    return _computed_once(directory, tuple(map(tuple, prompts.values())))
+
+
+@functools.cache
+def _computed_once(directory: Path, prompts: tuple[tuple[int, ...], ...]) -> dict[int, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     with torch.inference_mode():
-        return {i: model(torch.tensor([tokens])).logits[0] for i, tokens in prompts.items()}
+        return {i: model(torch.tensor([tokens])).logits[0] for i, tokens in enumerate(prompts)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -56,7 +63,7 @@ def test_prompts_chunks_and_decode_steps_equal_transformers(tiny_model, name, dt
 def test_logits_come_only_for_the_rows_asked_for(tiny_model, name):
     model = load_model(resolve_model(str(tiny_model(name))), "float32", max_batch_tokens=64)
     prompts = random_prompts([5, 9, 20])
-    every, last = PagedSteps(model).step(prompts), PagedSteps(model).step(prompts, last_only=True)
+    every, last = PagedSteps(model).step(prompts), PagedSteps(model).step(prompts, wanted="last")
     for i in prompts:
         assert torch.equal(last[i][0], every[i][-1])
 
@@ -78,3 +85,14 @@ def test_positions_beyond_the_first_rotary_table_are_exact(tiny_model, monkeypat
     steps = PagedSteps(model)
     found = torch.cat([steps.step({0: prompts[0][:10]})[0], steps.step({0: prompts[0][10:]})[0]])
     assert relative_error(found, transformers_logits(directory, prompts)[0]) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["opt", "opt-post-norm", "qwen2"])
+def test_a_step_may_want_no_logits_at_all(tiny_model, name):
+    """Every sequence of the step is in the middle of its prompt."""
+    directory, prompts = tiny_model(name), random_prompts([20, 9])
+    steps = PagedSteps(load_model(resolve_model(str(directory)), "float32", max_batch_tokens=64))
+    assert steps.step({i: tokens[:-1] for i, tokens in prompts.items()}, wanted="none") == {}
+    last = steps.step({i: tokens[-1:] for i, tokens in prompts.items()})
+    for i, expected in transformers_logits(directory, prompts).items():
+        assert relative_error(last[i][0], expected[-1]) <= 1e-4

@@ -24,6 +24,10 @@ class WeightSource(Protocol):
         """Tensor `name`, float32, float16 or bfloat16; ModelError when it is missing, damaged or not of `shape`."""
         ...
 
+    def release(self) -> None:
+        """What was read so far is packed: its memory may go."""
+        ...
+
     def names(self) -> list[str]:
         """What the checkpoint holds, by transformers' names; empty when it holds whatever is asked for."""
         ...

@@ -5,12 +5,12 @@ import zlib
 
 import torch
 
-_NUM_VALUES = 4_194_301  # a prime, so that no row width divides it and no two rows of a tensor are alike
+_NUM_VALUES = 4_194_301  # a prime: no row width divides it, so rows of a tensor longer than this do not repeat
 _STD = 0.02
 
 
 class DummySource:
-    """Every tensor asked for exists: bfloat16 noise, the same in every run, each tensor its own; norms scale by 1."""
+    """Every tensor asked for exists: bfloat16 noise, the same in every run, each tensor its own stretch; norms scale by 1."""
 
     where = "dummy weights"
 
@@ -21,16 +21,21 @@ class DummySource:
     def __contains__(self, name: str) -> bool:
         return True
 
+    def release(self) -> None:
+        pass
+
     def names(self) -> list[str]:
         return []
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name == "rope_freqs.weight" or (len(shape) == 1 and name.endswith("norm.weight")):
             return torch.ones(shape)
-        values = torch.empty(math.prod(shape), dtype=torch.bfloat16)
-        position, done = zlib.crc32(name.encode()) % _NUM_VALUES, 0
-        while done < values.numel():
-            count = min(_NUM_VALUES - position, values.numel() - done)
-            values[done : done + count] = self._noise[position : position + count]
-            position, done = 0, done + count
+        count = math.prod(shape)
+        start = zlib.crc32(name.encode()) % max(1, _NUM_VALUES - count)
+        if count <= _NUM_VALUES:
+            return self._noise[start : start + count].view(shape)
+        values = torch.empty(count, dtype=torch.bfloat16)
+        for done in range(0, count, _NUM_VALUES):
+            piece = values[done : done + _NUM_VALUES]
+            piece.copy_(self._noise[: piece.numel()])
         return values.view(shape)

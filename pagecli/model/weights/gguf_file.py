@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import gguf
-import numpy as np
 import torch
 from gguf.quants import dequantize
 
@@ -13,6 +12,7 @@ from pagecli.errors import ModelError
 from pagecli.model.config import ModelConfig
 from pagecli.model.gguf_header import GgufTensor, read_gguf_header
 from pagecli.model.weights import check_tensor, missing_tensor
+from pagecli.model.weights.mapped_file import MappedFile
 
 _PLAIN = {
     gguf.GGMLQuantizationType.F32: torch.float32,
@@ -30,10 +30,13 @@ class GgufSource:
         self._config = config
         self._header = read_gguf_header(path)
         self._names = gguf.get_tensor_name_map(_model_arch(self._header.architecture), config.num_layers)
-        self._data = np.memmap(path, mode="c", dtype=np.uint8)  # copy on write: torch warns of views it may not write to
+        self._data = MappedFile(path)
 
     def __contains__(self, name: str) -> bool:
         return self._stored_name(name) in self._header.tensors
+
+    def release(self) -> None:
+        self._data.release()
 
     def names(self) -> list[str]:
         return []  # llama.cpp's converter writes just what the architecture has
@@ -56,7 +59,7 @@ class GgufSource:
             block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError) as error:
             raise ModelError(f"{self.where}: tensor {tensor.name} is of unknown type {tensor.ggml_type}") from error
-        if not tensor.shape or tensor.shape[-1] % block_size:
+        if not tensor.shape or 0 in tensor.shape or tensor.shape[-1] % block_size:
             raise ModelError(
                 f"{self.where}: tensor {tensor.name} of shape {list(tensor.shape)} is not whole {kind.name} blocks"
             )
@@ -66,13 +69,13 @@ class GgufSource:
             raise ModelError(
                 f"{self.where}: truncated: {tensor.name} ends {end - len(self._data)} bytes past the end", "download it again"
             )
-        stored = self._data[start:end]
+        stored = self._data.view(start, end)
         if kind in _PLAIN:
-            return torch.from_numpy(np.asarray(stored)).view(_PLAIN[kind]).view(tensor.shape)
+            return stored.view(_PLAIN[kind]).view(tensor.shape)
         num_rows = math.prod(tensor.shape[:-1])
         joined = math.gcd(num_rows, _ROWS_AT_ONCE)
         try:
-            values = dequantize(np.asarray(stored).reshape(num_rows // joined, -1), kind)
+            values = dequantize(stored.view(num_rows // joined, -1).numpy(), kind)
         except NotImplementedError as error:
             raise ModelError(
                 f"{self.where}: tensor {tensor.name} is quantized as {kind.name}, which is not supported"
@@ -86,5 +89,5 @@ def _model_arch(name: str) -> gguf.MODEL_ARCH:
 
 def _half_split(values: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows of each head from llama.cpp's order (pairs side by side) to transformers' (first halves, then second halves)."""
-    halves = values.view(-1, head_dim // 2, 2, *values.shape[1:])
-    return halves.transpose(1, 2).reshape(values.shape)
+    halves = values.float().numpy().reshape(-1, head_dim // 2, 2, *values.shape[1:])
+    return torch.from_numpy(halves.swapaxes(1, 2).reshape(values.shape))

@@ -24,6 +24,9 @@ class PickleSource:
     def __contains__(self, name: str) -> bool:
         return stored_name(self._tensors, name) is not None
 
+    def release(self) -> None:
+        pass
+
     def names(self) -> list[str]:
         return list(self._tensors)
 

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from pagecli.errors import ModelError
 from pagecli.model.weights import check_tensor, missing_tensor, stored_name
+from pagecli.model.weights.mapped_file import MappedFile
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class SafetensorsSource:
@@ -16,8 +18,8 @@ class SafetensorsSource:
 
     def __init__(self, path: Path) -> None:
         self.where = path
-        self._open: dict[Path, Any] = {}
-        self._file_of = _files_by_index(path) if path.suffix == ".json" else dict.fromkeys(self._handle(path).keys(), path)
+        self._opened: dict[Path, _Shard] = {}
+        self._file_of = _files_by_index(path) if path.suffix == ".json" else dict.fromkeys(self._shard(path).names(), path)
 
     def __contains__(self, name: str) -> bool:
         return stored_name(self._file_of, name) is not None
@@ -25,25 +27,53 @@ class SafetensorsSource:
     def names(self) -> list[str]:
         return list(self._file_of)
 
+    def release(self) -> None:
+        for shard in self._opened.values():
+            shard.data.release()
+
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         stored = stored_name(self._file_of, name)
         if stored is None:
             raise missing_tensor(self.where, name)
         file = self._file_of[stored]
-        try:
-            tensor = self._handle(file).get_tensor(stored)
-        except SafetensorError as error:
-            raise missing_tensor(file, stored) from error
-        return check_tensor(file, stored, tensor, shape)
+        return check_tensor(file, stored, self._shard(file).read(stored), shape)
 
-    def _handle(self, file: Path) -> Any:
-        """The opened file; the safetensors library checks the header's length and every tensor's range against the file."""
-        if file not in self._open:
-            try:
-                self._open[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{file}: not a complete safetensors file ({_reason(error)})", "download it again") from error
-        return self._open[file]
+    def _shard(self, file: Path) -> "_Shard":
+        if file not in self._opened:
+            self._opened[file] = _Shard(file)
+        return self._opened[file]
+
+
+class _Shard:
+    """One file: the safetensors library checks its header against its size, and then views of the mapped data are given out.
+
+    (The library's own views keep every page that was read in memory until the file is closed.)
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt"):
+                self.data = MappedFile(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"{path}: not a complete safetensors file ({_reason(error)})", "download it again") from error
+        self._path = path
+        self._data_start = 8 + int.from_bytes(self.data.bytes(0, 8), "little")
+        self._header = json.loads(self.data.bytes(8, self._data_start))
+
+    def names(self) -> list[str]:
+        return [name for name in self._header if name != "__metadata__"]
+
+    def read(self, name: str) -> torch.Tensor:
+        entry = self._header.get(name)
+        if entry is None:
+            raise missing_tensor(self._path, name)
+        if entry["dtype"] not in _DTYPES:
+            raise ModelError(f"{self._path}: tensor {name} is stored as {entry['dtype']}", f"supported: {', '.join(_DTYPES)}")
+        start, end = entry["data_offsets"]
+        if start == end:
+            return torch.empty(entry["shape"])
+        stored = self.data.view(self._data_start + start, self._data_start + end)
+        return stored.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -1,0 +1,113 @@
+"""Wrong arguments: one message that names the argument, what it should be and what it is; nothing is read or written before."""
+
+import re
+
+import pytest
+import torch
+from paged_cases import PagedCase
+
+from pagecli.kernels import native
+
+X, W = torch.ones(3, 8), torch.ones(8)
+INT = torch.int32
+
+
+def attention(**changes):
+    paged = PagedCase([20, 5])
+    names = ["q", "k_cache", "v_cache", "block_tables", "context_lens", "query_start", "scale", "window"]
+    arguments = dict(zip(names, paged.arguments([(0, 17, 20), (1, 4, 5)]), strict=True))
+    arguments |= {name: change(arguments[name]) if callable(change) else change for name, change in changes.items()}
+    arguments.setdefault("out", torch.empty(4, 4, 64))
+    return lambda: native.paged_attention(**arguments)
+
+
+def at(index, value):
+    """The tensor with one element changed."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor[index] = value
+        return tensor
+
+    return change
+
+
+def store(slot_ids):
+    cache = torch.zeros(2, 1, 4, 32)
+    return lambda: native.store_kv(cache, cache, torch.ones(1, 1, 32), torch.ones(1, 1, 32), slot_ids)
+
+
+def rotary(positions=(0,), cos_sin=None, q=None):
+    q = torch.ones(1, 2, 32) if q is None else q
+    cos_sin = torch.ones(4, 32) if cos_sin is None else cos_sin
+    return lambda: native.rotary_embedding(q, torch.ones(1, 1, 32), torch.tensor(positions, dtype=INT), cos_sin)
+
+
+SHAPES = {
+    "x: expected [tokens, dim], got [8]": lambda: native.rms_norm(X, W, W, 1e-5),
+    "out: expected [3, 8], got [8, 3]": lambda: native.rms_norm(torch.ones(8, 3), X, W, 1e-5),
+    "weight: expected [8], got [3]": lambda: native.rms_norm(X, X, torch.ones(3), 1e-5),
+    "bias: expected [8], got [8, 1]": lambda: native.layer_norm(X, X, W, torch.ones(8, 1), 1e-5),
+    "x: expected a contiguous last dimension, got strides [1, 3]": lambda: native.activation(X, torch.ones(8, 3).T, "relu"),
+    "gate_up: expected [3, 16], got [3, 8]": lambda: native.gated_activation(X, X, "silu"),
+    "activation: expected none, relu, gelu, gelu_tanh or silu, got tanh": lambda: native.activation(X, X, "tanh"),
+    "x: expected at most 4 dimensions": lambda: native.rms_norm(X, torch.ones(1, 1, 1, 3, 8), W, 1e-5),
+    "q: expected [tokens, heads, head_dim], got [2, 32]": rotary(q=torch.ones(2, 32)),
+    "cos_sin: expected an even rotary_dim of at most 32, got 34": rotary(cos_sin=torch.ones(4, 34)),
+    "positions[0]: expected 0 <= value < 4, got 4": rotary(positions=(4,)),
+    "slot_ids[0]: expected 0 <= value < 8, got 8": store(torch.tensor([8])),
+    "slot_ids[0]: expected 0 <= value < 8, got -1": store(torch.tensor([-1])),
+    "q: expected [tokens, heads, 64], got [4, 4, 32]": attention(q=torch.ones(4, 4, 32)),
+    "q: expected heads to be a multiple of kv_heads 2, got 3": attention(q=torch.ones(4, 3, 64), out=torch.ones(4, 3, 64)),
+    "out: expected [4, 4, 64], got [4, 256]": attention(out=torch.ones(4, 256)),
+    "k_cache: expected [num_blocks, kv_heads, block_size, head_dim], got [64]": attention(k_cache=torch.ones(64)),
+    "v_cache: expected [5, 2, 16, 64], got [4, 2, 16, 64]": attention(v_cache=lambda v: v[1:]),
+    "k_cache: expected a contiguous tensor, got strides [2048, 64, 128, 1]": attention(
+        k_cache=lambda k: k.transpose(1, 2).contiguous().transpose(1, 2)
+    ),
+    "query_start: expected [3], got [2]": attention(query_start=lambda t: t[1:]),
+    "query_start[1]: expected 0 to 4, got 5": attention(query_start=at(1, 5)),
+    "query_start[2]: expected 3 to 4, got 2": attention(query_start=at(2, 2)),
+    "query_start[0]: expected 0 or more, got -1": attention(query_start=at(0, -1)),
+    "context_lens[0]: expected 3 (its queries) to 48 (its block table's slots), got 2": attention(context_lens=at(0, 2)),
+    "context_lens[1]: expected 1 (its queries) to 48 (its block table's slots), got 49": attention(context_lens=at(1, 49)),
+    "block_tables[0, 1]: expected a block below 5, got 5": attention(block_tables=at((0, 1), 5)),
+    "block_tables[1, 0]: expected a block below 5, got -7": attention(block_tables=at((1, 0), -7)),
+    "window: expected 0 (none) or more, got -1": attention(window=-1),
+}
+
+TYPES = {
+    "x: expected float32, got bfloat16": lambda: native.rms_norm(X, X.bfloat16(), W, 1e-5),
+    "weight: expected float32, got another dtype": lambda: native.rms_norm(X, X, W.double(), 1e-5),
+    "x: expected a torch tensor, got list": lambda: native.rms_norm(X, [1.0], W, 1e-5),
+    "x: expected a dense tensor on the CPU, got one that DLPack cannot lend": lambda: native.rms_norm(
+        X, X.to_sparse(), W, 1e-5
+    ),
+    "slot_ids: expected int64, got int32": store(torch.tensor([0], dtype=INT)),
+    "k_cache: expected float32 or bfloat16, got float16": attention(k_cache=lambda k: k.half()),
+    "v_cache: expected float32, got bfloat16": attention(v_cache=lambda v: v.bfloat16()),
+    "block_tables: expected int32, got int64": attention(block_tables=lambda t: t.long()),
+}
+
+
+@pytest.mark.parametrize("message", SHAPES)
+def test_wrong_shape_or_value(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SHAPES[message]()
+
+
+@pytest.mark.parametrize("message", TYPES)
+def test_wrong_type(message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        TYPES[message]()
+
+
+def test_tensor_without_memory():
+    with pytest.raises(TypeError, match="x: expected a dense tensor on the CPU"):
+        native.rms_norm(X, X.to("meta"), W, 1e-5)
+
+
+def test_empty_step():
+    native.rms_norm(torch.empty(0, 8), torch.empty(0, 8), W, 1e-5)
+    native.rotary_embedding(torch.empty(0, 2, 32), torch.empty(0, 1, 32), torch.empty(0, dtype=INT), torch.ones(4, 32))
+    assert PagedCase([]).attend([]).shape == (0, 4, 64)
