@@ -85,7 +85,7 @@ class BeamSearch:
         self.hypotheses = sorted(self.hypotheses, key=lambda h: -h.score)[: self.width]
 
     def _may_improve(self, best_running: float, length: int) -> bool:
-        """Whether a running beam could still enter the hypotheses, by transformers' estimate for each kind of early stopping."""
+        """Whether a running beam could still become a hypothesis, by transformers' estimate for each early stopping."""
         if len(self.hypotheses) < self.width:
             return True
         if self.early_stopping == "true":

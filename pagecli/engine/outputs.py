@@ -17,7 +17,10 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """One continuation of the prompt, `sample` 0 the first or best. `token_ids` includes an end or stop token; `text` has neither it nor the stop string."""
+    """One continuation of the prompt; `sample` 0 is the first or best.
+
+    `token_ids` includes an end or stop token; `text` has neither it nor the stop string.
+    """
 
     sample: int
     token_ids: list[int]

@@ -118,7 +118,7 @@ class Scheduler:
         return used if request.running else 0
 
     def _ready(self, sequence: Sequence) -> bool:
-        """Whether the sequence can run; a sibling that lost its blocks waits for what it shares with the first to be computed."""
+        """Whether the sequence can run; a sibling without blocks waits until what it shares with the first is computed."""
         if self.kv.has_table(sequence.seq_id):
             return True
         leader = sequence.request.live[0]

@@ -1,7 +1,4 @@
-"""What one step will do, as plain data: which blocks move, which tokens of which sequences run, what is chosen from whose logits.
-
-And what came of it: the tokens chosen.
-"""
+"""What one step will do, as plain data: blocks to move, tokens to run, what to choose from whose logits; what was chosen."""
 
 from dataclasses import dataclass
 
