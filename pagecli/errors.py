@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     MODEL = 4  # model cannot be loaded or does not fit
     ROWS = 5  # finished, but some rows are error rows
     SIGINT = 130
+    SIGPIPE = 141  # nobody reads standard output any more
     SIGTERM = 143
 
 

@@ -105,7 +105,7 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
     kernels().paged_attention(args);
 }
 
-void copy_blocks(const TensorView& target, const TensorView& source, const TensorView& pairs) {
+void bound_copy_blocks(const TensorView& target, const TensorView& source, const TensorView& pairs) {
     const KVType type = check_caches(source, source);
     check(target, "target", source.dtype, {"num_blocks", source.shape[1], source.shape[2], source.shape[3]});
     check_contiguous(target, "target");
@@ -122,7 +122,7 @@ void copy_blocks(const TensorView& target, const TensorView& source, const Tenso
     const CopyBlocksArgs args = {target.as<char>(), source.as<const char>(), ids, pairs.shape[0],
                                  source.shape[1] * source.shape[2] * source.shape[3] * element_bytes};
     nb::gil_scoped_release release;
-    pagecli::copy_blocks(args);
+    copy_blocks(args);
 }
 
 }  // namespace
@@ -130,7 +130,7 @@ void copy_blocks(const TensorView& target, const TensorView& source, const Tenso
 void bind_paged_kv(nb::module_& module) {
     module.def("store_kv", store_kv);
     module.def("paged_attention", paged_attention);
-    module.def("copy_blocks", copy_blocks);
+    module.def("copy_blocks", bound_copy_blocks);
 }
 
 }  // namespace pagecli

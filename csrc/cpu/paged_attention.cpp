@@ -142,7 +142,7 @@ int64_t cost_bound(const PagedAttentionArgs& a) {
 }
 
 void cut_into_pieces(const PagedAttentionArgs& a, Pieces& pieces) {
-    constexpr int64_t kLeastCost = 2048;  // a few microseconds
+    constexpr int64_t kLeastCost = 8192;  // about 20 microseconds
     const int64_t wanted = 8 * max_threads() < Pieces::kMax ? 8 * max_threads() : Pieces::kMax - 1;
     const int64_t even_cost = cost_bound(a) / wanted + 1;
     const int64_t piece_cost = even_cost > kLeastCost ? even_cost : kLeastCost;

@@ -10,7 +10,7 @@
 namespace pagecli::PAGECLI_ISA {
 
 // fn(begin, end) for pieces of [0, n), `grain` items each, handed out as threads come free. Choose the grain so that a piece
-// takes about 5 microseconds or more; at most one piece, or a single thread, runs on the caller without waking anybody.
+// takes about 20 microseconds or more; at most one piece, or a single thread, runs on the caller without waking anybody.
 // The team is all threads or none: libgomp ends and recreates threads when the team changes its size.
 template <class Function>
 static inline void parallel_for(int64_t n, int64_t grain, const Function& fn) {
@@ -30,7 +30,7 @@ static inline void parallel_for(int64_t n, int64_t grain, const Function& fn) {
 
 // Rows of `row_size` floats to give one thread at a time, for operations that touch each element a few times.
 static inline int64_t row_grain(int64_t row_size) {
-    constexpr int64_t kElements = 16384;  // 64 KiB read: about 5 microseconds
+    constexpr int64_t kElements = 65536;  // 256 KiB: about 20 microseconds
     return row_size < kElements ? kElements / (row_size > 0 ? row_size : 1) : 1;
 }
 

@@ -7,8 +7,6 @@ from pagecli.cli.console import Console
 from pagecli.errors import ExitCode, PagecliError
 from pagecli.jobs.stop_signals import StopRequested
 
-SIGPIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports it
-
 
 def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
     """Runs `command`; returns its exit code, or the code of what it raised after saying it."""
@@ -22,7 +20,7 @@ def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
     except KeyboardInterrupt:
         return ExitCode.SIGINT
     except BrokenPipeError:
-        return SIGPIPE_CODE
+        return ExitCode.SIGPIPE
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line's own usage errors
             console.error(error.format_message().rstrip("."), _help_hint(error))
@@ -44,5 +42,5 @@ def leave(code: int) -> None:
             sys.stdout.flush()
     except (BrokenPipeError, ValueError):
         sys.stdout = None  # type: ignore[assignment]
-        code = code or SIGPIPE_CODE
+        code = code or ExitCode.SIGPIPE
     sys.exit(code)

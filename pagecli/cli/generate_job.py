@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pagecli.cli.console import Console
-from pagecli.cli.failures import SIGPIPE_CODE
 from pagecli.cli.progress import ProgressDisplay, progress_display
 from pagecli.cli.quiet_libraries import quieten
 from pagecli.cli.report import print_summary
@@ -79,7 +78,7 @@ def _run(
             stats = job_stats(engine.stats(), run.result, started, job.engine.model)
             if job.stats is not None:
                 write_stats(job.stats, stats)
-    if code != SIGPIPE_CODE:
+    if code != ExitCode.SIGPIPE:
         print_summary(console, stats, job.output)
         _say_errors(run.result, console)
     return code
@@ -109,7 +108,7 @@ def _run_to_the_end(run: JobRun, source: InputSource, writer: RowWriter, signals
         _keep_finished(run, writer, console)
         return 128 + result.stopped_by
     except BrokenPipeError:
-        return SIGPIPE_CODE
+        return ExitCode.SIGPIPE
     except BaseException:
         _guarded(lambda: _keep_finished(run, writer, console), console)
         raise

@@ -29,6 +29,7 @@ class Engine:
         self.num_threads = threads.configure(config.threads)
         source = resolve_model(config.model, config.load_format)
         self.dtype = resolve_dtype(config.dtype)
+        memory_budget.check_weights_fit(source.config.num_parameters, self._element_bytes, source.name)
         self.tokenizer = load_tokenizer(source)
         model = load_model(source, self.dtype, config.max_batch_tokens)
         self.model_config = model.config
@@ -41,6 +42,10 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._stats = EngineStats()
         self.load_seconds = time.perf_counter() - started
+
+    @property
+    def _element_bytes(self) -> int:
+        return 4 if self.dtype == "float32" else 2
 
     def _build_cache(self, model: Model) -> tuple[ModelRunner, KVManager]:
         import torch
@@ -111,7 +116,7 @@ class Engine:
             "prefix_cache_hit_rate": self._scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
-            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(4 if self.dtype == "float32" else 2),
+            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self._element_bytes),
             "weight_bytes": self._runner.model.weight_bytes,
             "dtype": self.dtype,
             "cpu_isa": kernels.isa_name(),

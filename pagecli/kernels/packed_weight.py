@@ -4,7 +4,7 @@ One layout serves every instruction set (N output features, K input features, `w
 
     panel 0 holds rows 0..15, panel 1 rows 16..31, ...; N is padded with zeros to a multiple of 16, K to a multiple of 2
     float32   data[N/16][K  ][16]       one k, 16 rows side by side
-    bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: what vdpbf16ps eats, and widened by a shift or a mask elsewhere
+    bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: vdpbf16ps takes them so; others shift and mask
 """
 
 from dataclasses import dataclass

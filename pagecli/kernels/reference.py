@@ -23,11 +23,8 @@ def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
     rows, cols = padded_shape(num_rows, num_cols)
     padded = torch.zeros(rows, cols, dtype=dtype)
     padded[:num_rows, :num_cols] = weight.to(dtype)
-    panels = padded.view(rows // PANEL_WIDTH, PANEL_WIDTH, cols)
-    if dtype == torch.float32:
-        data = panels.permute(0, 2, 1)
-    else:
-        data = panels.view(-1, PANEL_WIDTH, cols // 2, 2).permute(0, 2, 1, 3)
+    group = 1 if dtype == torch.float32 else 2  # k side by side
+    data = padded.view(rows // PANEL_WIDTH, PANEL_WIDTH, cols // group, group).permute(0, 2, 1, 3)
     return PackedWeight(data.reshape(-1).contiguous(), num_rows, num_cols)
 
 
@@ -66,7 +63,7 @@ def linear(
 
 
 def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
-    """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out 2- or 3-dimensional, last dimension contiguous; out may be x."""
+    """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
     out.copy_(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight)
 
 
