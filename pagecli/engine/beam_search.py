@@ -53,6 +53,10 @@ class BeamSearch:
         """A beam's next tokens are known. The search goes on when all beams' are."""
         self._offered[sequence.seq_id] = candidates
 
+    def withdraw(self) -> None:
+        """The beams lose their blocks and offer again when they have been computed again."""
+        self._offered.clear()
+
     def advance(self, beams: list[Sequence]) -> list[Continuation] | None:
         """The next beams, best first; empty when the search has ended; None while a beam's candidates are missing."""
         if any(beam.seq_id not in self._offered for beam in beams):

@@ -13,6 +13,7 @@ from pagecli.engine.scheduler import Scheduler, SchedulerLimits
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.engine.step_plan import StepPlan
 from pagecli.engine.stopping import FinishCheck, StopSearch
+from pagecli.errors import ModelError
 from pagecli.kv.manager import KVManager
 from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
 from pagecli.model.tokenizer import load_tokenizer
@@ -55,9 +56,12 @@ class Engine:
         bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
         num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)
         num_swap_blocks = self.config.swap_memory_bytes // bytes_each
+        if self.config.preemption == "swap" and num_swap_blocks == 0:
+            raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
         cache, swap = (kv_cache.allocate(model.config, n, block_size, dtype) for n in (num_blocks, num_swap_blocks))
         runner = ModelRunner(model, cache, block_size, swap)
-        return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks)
+        salt = f"{self.config.model} {self.dtype}".encode()
+        return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
 
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
@@ -81,7 +85,9 @@ class Engine:
         started = time.perf_counter()
         plan = self._scheduler.plan()
         if not plan.chunks:
+            self._runner.mover.carry_out(plan.moves)
             return []
+        self._stats.record_plan(self._kv)
         results = self._runner.run(plan)
         finished = self._scheduler.commit(plan, results)
         self._record(plan, time.perf_counter() - started)
@@ -97,7 +103,7 @@ class Engine:
     def status(self) -> EngineStatus:
         stats, scheduler = self._stats, self._scheduler
         return EngineStatus(
-            scheduler.num_waiting, scheduler.num_running, self._kv.usage, stats.prompt_tokens, stats.output_tokens
+            scheduler.num_waiting, scheduler.num_running, self._kv.usage, stats.prompt_tokens, stats.num_sampled_tokens
         )
 
     def stats(self) -> dict[str, object]:
@@ -108,9 +114,8 @@ class Engine:
             **self._stats.as_dict(),
             "load_seconds": self.load_seconds,
             "num_preemptions": preemptions.count,
-            "num_recomputed_tokens": preemptions.num_tokens_lost,
             "preempted_requests": preempted,
-            "swap_seconds": self._runner.mover.swap_seconds,
+            "preemption_seconds": self._runner.mover.swap_seconds + self._stats.recompute_seconds,
             "num_swapped_blocks": self._kv.num_swapped_blocks,
             "num_copy_on_write": self._kv.num_copy_on_write,
             "prefix_cache_hit_rate": self._scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
@@ -126,12 +131,13 @@ class Engine:
     def _record(self, plan: StepPlan, seconds: float) -> None:
         if self.config.check_integrity:
             self._kv.check_integrity()
-        num_sampled = sum(len(chunk.specs) for chunk in plan.chunks)
-        self._stats.record_step(self._kv, plan.num_tokens, num_sampled, seconds)
+        self._stats.record_step(self._kv, plan, seconds)
         self._scheduler.release_finished()
         if self.config.check_integrity:
             self._kv.check_integrity()
 
     def _output(self, request: Request) -> RequestOutput:
         del self._requests[request.request_id]
-        return request_output.build(request, self.tokenizer.decode, self._finish_check)
+        output = request_output.build(request, self.tokenizer.decode, self._finish_check)
+        self._stats.output_tokens += sum(len(s.token_ids) for s in output.sequences)
+        return output

@@ -12,8 +12,7 @@ class PreemptionLog:
     """Sums over the run, and the requests hit hardest by name."""
 
     count: int = 0
-    num_tokens_lost: int = 0  # computed, dropped, and to be computed again
-    seconds: float = 0.0  # swapping, and the share of steps spent on recomputed tokens
+    num_tokens_lost: int = 0  # computed and dropped; what the prefix cache still has need not be computed again
     by_request: dict[int, tuple[int, int]] = field(default_factory=dict)  # request_id -> times, tokens lost
 
     def record(self, request: Request, tokens_lost: int) -> None:

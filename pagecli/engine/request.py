@@ -25,6 +25,7 @@ class Sequence:
     sample: int
     token_ids: list[int]  # prompt and output
     num_computed: int = 0
+    num_lost: int = 0  # of its first tokens, how many a preemption dropped: computed before, to be computed again
     finish_reason: FinishReason | None = None
     stop_search: StopSearch | None = None  # set where the request has stop strings
     logprobs: list[TokenLogprobs] = field(default_factory=list)

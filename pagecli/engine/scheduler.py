@@ -118,24 +118,25 @@ class Scheduler:
         return used if request.running else 0
 
     def _ready(self, sequence: Sequence) -> bool:
-        """Whether the sequence can run; a sibling without blocks waits until what it shares with the first is computed."""
+        """Whether the sequence can run; without blocks it waits until what it shares with a sibling is computed there."""
         if self.kv.has_table(sequence.seq_id):
             return True
-        leader = sequence.request.live[0]
-        if sequence is leader:
+        siblings = [s for s in sequence.request.live if self.kv.has_table(s.seq_id)]
+        if not siblings:
             self._start(sequence)
             return True
-        shared = self._shared_slots(leader, sequence)
-        if leader.num_computed < shared:
+        nearest = max(siblings, key=lambda s: self._shared_slots(s, sequence))
+        shared = self._shared_slots(nearest, sequence)
+        if nearest.num_computed < shared:
             return False
-        self.kv.fork(leader.seq_id, sequence.seq_id, shared)
+        self.kv.fork(nearest.seq_id, sequence.seq_id, shared)
         sequence.num_computed = shared
         return True
 
-    def _shared_slots(self, leader: Sequence, sequence: Sequence) -> int:
+    def _shared_slots(self, sibling: Sequence, sequence: Sequence) -> int:
         """Slots in the whole blocks that both sequences begin with, a token to compute left over."""
-        limit = min(leader.num_tokens, sequence.num_tokens) - 1
-        common = next((i for i in range(limit) if leader.token_ids[i] != sequence.token_ids[i]), limit)
+        limit = min(sibling.num_tokens, sequence.num_tokens) - 1
+        common = next((i for i in range(limit) if sibling.token_ids[i] != sequence.token_ids[i]), limit)
         return common // self.kv.block_size * self.kv.block_size
 
     def _start(self, sequence: Sequence) -> None:
@@ -169,6 +170,10 @@ class Scheduler:
             return
         self.preemptions.record(request, tokens_lost=sum(s.num_computed for s in request.live))
         for sequence in request.live:
+            sequence.num_lost = max(sequence.num_lost, sequence.num_computed)
+        if request.beam_search is not None:
+            request.beam_search.withdraw()
+        for sequence in request.live:
             self.kv.free(sequence.seq_id)
             sequence.num_computed = 0
 
@@ -191,7 +196,8 @@ class Scheduler:
             if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight:
                 num_deferred += 1
                 continue
-            needed = self.kv.num_blocks_for(request.num_prompt_tokens) + request.max_live - 1 - found
+            for_forks = request.max_live - 1 if self._running else 0  # alone, a request that was let in always fits
+            needed = self.kv.num_blocks_for(request.num_prompt_tokens) + for_forks - found
             if not self._fits(needed + idle, promised):
                 return
             self._enter(request)
@@ -214,7 +220,8 @@ class Scheduler:
     def _resume(self, request: Request, promised: int) -> bool:
         """Put a preempted request back into the batch if its blocks fit; swapped ones are moved in."""
         swapped = self.kv.num_swapped_out(request.seq_ids)
-        needed = swapped + len(request.live) if swapped else self._num_missing_blocks(request)
+        to_go_on = len(request.live) if self._running else 0  # alone, it always fits
+        needed = swapped + to_go_on if swapped else self._num_missing_blocks(request)
         if not self._fits(needed, promised):
             return False
         if swapped and not self.kv.swap_in(request.seq_ids):
@@ -255,4 +262,5 @@ class Scheduler:
         start = sequence.num_computed
         specs = decoding.specs(sequence, self._finish_check) if num_tokens == sequence.num_uncomputed else ()
         token_ids = sequence.token_ids[start : start + num_tokens]
-        return Chunk(sequence.seq_id, token_ids, start, self.kv.block_table(sequence.seq_id), specs)
+        num_repeated = max(0, min(start + num_tokens, sequence.num_lost) - start)
+        return Chunk(sequence.seq_id, token_ids, start, self.kv.block_table(sequence.seq_id), specs, num_repeated)

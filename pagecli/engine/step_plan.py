@@ -34,6 +34,7 @@ class Chunk:
     start: int
     block_ids: list[int]
     specs: tuple[SampleSpec, ...]  # one; several where samples fork; none where the chunk does not reach the last known token
+    num_repeated: int = 0  # tokens that had been computed before a preemption
 
     @property
     def context_len(self) -> int:
@@ -50,6 +51,10 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return sum(len(c.token_ids) for c in self.chunks)
+
+    @property
+    def num_repeated(self) -> int:
+        return sum(c.num_repeated for c in self.chunks)
 
 
 @dataclass(frozen=True, slots=True)

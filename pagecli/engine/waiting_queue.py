@@ -44,11 +44,14 @@ class WaitingQueue:
         return self._preempted[0] if self._preempted else None
 
     def newcomers(self) -> Iterator[Request]:
-        """The window's requests in order; remove() may be called between two of them."""
-        if not self._window:
-            arrived = [self._arrivals.popleft() for _ in range(min(MAX_WINDOW, len(self._arrivals)))]
-            self._window = by_prefix(arrived)
-        yield from list(self._window)
+        """The window's requests in order, then the next window's if all were removed; remove() may be called meanwhile."""
+        while self._window or self._arrivals:
+            if not self._window:
+                arrived = [self._arrivals.popleft() for _ in range(min(MAX_WINDOW, len(self._arrivals)))]
+                self._window = by_prefix(arrived)
+            yield from list(self._window)
+            if self._window:
+                return
 
     def remove(self, request: Request) -> None:
         for queue in (self._preempted, self._window, self._arrivals):

@@ -85,7 +85,7 @@ class BlockPool:
         return True
 
     def check_integrity(self, expected_ref_counts: dict[int, int]) -> None:
-        """Raise AssertionError unless free + used + cached = total and every reference count is the expected one (absent: 0)."""
+        """Raise AssertionError unless free + used + cached = total and every reference count is as expected (absent: 0)."""
         free, cached = set(self._free_ids), set(self._cached_ids)
         assert len(free) == len(self._free_ids), "a block is twice on the free list"
         assert not free & cached, "a block is both free and cached"

@@ -225,7 +225,7 @@ class KVManager:
         moved: dict[int, int] = {}
         for seq_id in seq_ids:
             table = self._tables.pop(seq_id, None)
-            if table is None:
+            if table is None or not table.block_ids:
                 continue
             self._swapped[seq_id] = _Table(self._swap_targets(table, moved), table.num_filled, table.hashes)
             self._release_all(table)
@@ -260,7 +260,15 @@ class KVManager:
             for at, source in enumerate(swapped.block_ids):
                 num_slots = max(0, min(self.block_size, swapped.num_filled - at * self.block_size))
                 self._swap_in_block(table, source, num_slots, moved)
+            self._republish(table)
         return True
+
+    def _republish(self, table: _Table) -> None:
+        """Make full blocks that came back findable, where no other block with their content is."""
+        if self.index is not None:
+            for block_hash, block_id in zip(table.hashes, table.block_ids, strict=False):
+                if not self.index.holds(block_id):
+                    self.index.add(block_hash, block_id)
 
     def _swap_in_block(self, table: _Table, source: int, num_slots: int, moved: dict[int, int]) -> None:
         if source in moved:

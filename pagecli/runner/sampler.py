@@ -20,7 +20,7 @@ NUM_CANDIDATES = 1024  # most likely tokens looked at first for top-p and min-p;
 
 
 def choose(logits: torch.Tensor, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
-    """What each row of logits[R, vocab] (float32; may be changed in place) gives: a token for each of its specs, or candidates."""
+    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates."""
     results: list[StepResult] = [()] * len(specs)
     sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
     rows = [row for row in sampled for _ in specs[row]]

@@ -111,6 +111,60 @@ def test_requests_that_share_a_prefix_stand_together_and_others_keep_their_order
     assert [r.request_id for r in by_prefix(requests)] == [2, 4, 0, 1, 3]
 
 
+def test_samples_in_a_pool_that_holds_their_prompt_and_nothing_more():
+    machine = SimulatedMachine(num_blocks=1, block_size=4, max_num_seqs=4)
+    (request,) = machine.run_all([make_request(0, 4, n=4, max_tokens=1, ignore_eos=True)])
+    assert len(request.done) == 4
+
+
+def test_a_group_swapped_out_nearly_as_large_as_the_pool_comes_back():
+    machine = SimulatedMachine(num_blocks=12, block_size=2, max_num_seqs=8, swap_blocks=20, prefix_caching=False)
+    requests = [make_request(0, [1, 2, 3], max_tokens=8, ignore_eos=True)]
+    requests.append(make_request(1, [4], n=4, max_tokens=5, ignore_eos=True))
+    machine.run_all(requests)
+    assert machine.kv.num_swapped_blocks > 0
+    assert set(machine.scheduler.preemptions.by_request) == {1}
+
+
+def test_beams_preempted_while_some_wait_for_the_others_offer_again():
+    machine = SimulatedMachine(num_blocks=40, block_size=4, max_num_seqs=4, max_batch_tokens=4)
+    request = make_request(0, 4, beam_width=3, max_tokens=8, ignore_eos=True)
+    machine.add(request)
+    while not request.forked:
+        machine.step()
+    machine.step()
+    request.beam_search.offer(request.live[1], None)  # the others are still to be computed
+    machine.scheduler._running.remove(request)
+    machine.scheduler._preempt(request)
+    machine.run_all([])
+    alone = make_request(0, 4, beam_width=3, max_tokens=8, ignore_eos=True)
+    SimulatedMachine().run_all([alone])
+    assert texts([request]) == texts([alone])
+
+
+def test_recomputed_tokens_are_those_computed_before_and_not_found_in_the_cache():
+    counts = {}
+    for prefix_caching in (False, True):
+        machine = SimulatedMachine(num_blocks=9, prefix_caching=prefix_caching)
+        for i in range(3):
+            machine.add(make_request(i, [i] * 6, max_tokens=20, ignore_eos=True))
+        planned = repeated = 0
+        while machine.scheduler.num_waiting or machine.scheduler.num_running:
+            plan, _ = machine.step()
+            planned, repeated = planned + plan.num_tokens, repeated + plan.num_repeated
+        assert planned - repeated == 3 * (6 + 19)
+        counts[prefix_caching] = repeated
+        assert 0 < repeated <= machine.scheduler.preemptions.num_tokens_lost
+    assert counts[True] < counts[False]
+
+
+def test_a_window_that_is_used_up_is_followed_by_the_next_in_the_same_step():
+    machine = SimulatedMachine(num_blocks=2000, max_num_seqs=600, max_batch_tokens=600)
+    for i in range(520):
+        machine.add(make_request(i, [i], max_tokens=1))
+    assert len(machine.step()[0].chunks) == 520
+
+
 kinds = st.sampled_from(
     [
         {},
@@ -146,8 +200,7 @@ def blocks_for_longest(requests, block_size):
     return max(sizes)
 
 
-@settings(max_examples=250, deadline=None)
-@given(
+any_pool = given(
     rows=jobs,
     block_size=st.integers(1, 6),
     spare_blocks=st.integers(0, 10),
@@ -156,9 +209,9 @@ def blocks_for_longest(requests, block_size):
     swap_blocks=st.sampled_from([0, 0, 3, 40]),
     prefix_caching=st.booleans(),
 )
-def test_every_job_ends_with_the_same_tokens_in_any_pool_that_holds_its_largest_request(
-    rows, block_size, spare_blocks, spare_seqs, spare_tokens, swap_blocks, prefix_caching
-):
+
+
+def check_any_pool(rows, block_size, spare_blocks, spare_seqs, spare_tokens, swap_blocks, prefix_caching):
     requests = make_job(rows)
     num_blocks = blocks_for_longest(requests, block_size) + spare_blocks
     max_num_seqs = max(r.params.num_sequences for r in requests) + spare_seqs
@@ -173,3 +226,16 @@ def test_every_job_ends_with_the_same_tokens_in_any_pool_that_holds_its_largest_
     for request in alone:
         SimulatedMachine(2000, 4, 64, 400, prefix_caching=False).run_all([request])
     assert texts(requests) == texts(alone)
+
+
+@settings(max_examples=80, deadline=None)
+@any_pool
+def test_every_job_ends_with_the_same_tokens_in_any_pool_that_holds_its_largest_request(**case):
+    check_any_pool(**case)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None)
+@any_pool
+def test_so_does_every_job_of_many_more(**case):
+    check_any_pool(**case)
