@@ -39,7 +39,7 @@ class EngineConfig:
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}", f"{name} must be at least {least}")
         if self.preemption == "swap" and self.swap_memory_bytes <= 0:
-            raise UsageError("preemption by swapping without swap memory", "give --swap-memory, such as 1GiB")
+            raise UsageError("preemption is swap without --swap-memory", "give --swap-memory, such as 1GiB")
         if self.block_size > MAX_BLOCK_SIZE:
             raise UsageError(f"block_size is {self.block_size}", f"block_size must be at most {MAX_BLOCK_SIZE}")
         if self.max_batch_tokens < self.max_num_seqs:

@@ -29,7 +29,8 @@ def row_sampling_params(base: SamplingParams, columns: Mapping[str, Any], ignore
     try:
         return dataclasses.replace(base, **overrides)
     except UsageError as error:
-        raise RowError(f"column {error.message}", error.hint) from error
+        of_row = error.message.split()[0] in overrides  # or a flag's value that does not go with the row's
+        raise RowError(f"column {error.message}" if of_row else error.message, error.hint) from error
 
 
 def _integer(name: str, value: Any) -> int:
@@ -80,7 +81,7 @@ def _early_stopping(name: str, value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else value
     if text in get_args(EarlyStopping):
         return text
-    raise _wrong_type(name, value, "true, false or never")
+    raise _wrong_type(name, value, 'true, false or "never"')
 
 
 _BY_TYPE: dict[Any, Callable[[str, Any], Any]] = {
