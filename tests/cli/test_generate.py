@@ -114,7 +114,7 @@ def test_samples_and_beams_write_several_rows_with_their_scores(generate, tmp_pa
         {"id": "e", "prompt": "the quick", "temperature": 0, "beam_width": 3, "n": 1, "early_stopping": True},
         {"id": "f", "prompt": "the quick", "beam_width": 3},
     ]
-    flags = ("--n", "2", "--temperature", "1", "--ignore-eos", "--token-ids", "--stats", "stats.json")
+    flags = ("--n", "2", "--temperature", "1", "--ignore-eos", "--token-ids", "--stats", "stats.json", "--block-size", "2")
     code, _, err = generate(rows, "out.jsonl", *flags)
     assert code == 5
     found = records((tmp_path / "out.jsonl").read_text())
