@@ -21,6 +21,7 @@ KINDS = (
     {"beam_width": 3, "n": 2, "length_penalty": 0.6},
     {"logprobs": 2, "temperature": 1.0, "min_p": 0.05, "n": 2},
 )
+QUICK = 28  # rows of the quick tests
 # What must not matter, beside the run all others are compared with: everything in one batch.
 SETTINGS = {
     "small batches": {"max_num_seqs": 4},
@@ -86,13 +87,20 @@ def path(request, tiny_model):
 
 @pytest.fixture(scope="module")
 def together(path):
-    """200 rows in one batch, and what came out."""
-    rows = make_rows(200)
-    return rows, outputs(make_engine(path), rows)
+    """together(count) -> rows of every kind, and what came out of them in one batch."""
+    runs = {}
+
+    def run(count):
+        if count not in runs:
+            rows = make_rows(count)
+            runs[count] = rows, outputs(make_engine(path), rows)
+        return runs[count]
+
+    return run
 
 
 def check(path, together, num_rows, name):
-    rows, expected = together[0][:num_rows], together[1][:num_rows]
+    rows, expected = together(num_rows)
     engine = make_engine(path, **SETTINGS[name])
     assert outputs(engine, rows) == expected
     stats = engine.stats()
@@ -103,11 +111,11 @@ def check(path, together, num_rows, name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_rows_of_every_kind_come_out_the_same(path, together, name):
-    check(path, together, 42, name)
+    check(path, together, QUICK, name)
 
 
 def test_rows_come_out_the_same_alone(path, together):
-    rows, expected = together[0][:28], together[1][:28]
+    rows, expected = together(QUICK)
     assert alone(make_engine(path), rows) == expected
 
 
@@ -119,12 +127,13 @@ def test_200_rows_come_out_the_same(path, together, name):
 
 @pytest.mark.slow
 def test_200_rows_come_out_the_same_alone(path, together):
-    assert alone(make_engine(path), together[0]) == together[1]
+    rows, expected = together(200)
+    assert alone(make_engine(path), rows) == expected
 
 
 def test_rows_come_out_the_same_in_another_order(path, together):
-    rows, expected = together[0][:42], together[1][:42]
-    keys = list(reversed(range(42)))
+    rows, expected = together(QUICK)
+    keys = list(reversed(range(QUICK)))
     assert outputs(make_engine(path), rows[::-1], keys) == expected[::-1]
 
 
