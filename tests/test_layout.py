@@ -24,7 +24,7 @@ LAYERS = {
     "errors": set(),
 }
 # Plain data of the engine that the runner is handed: what a step does, and how its tokens are chosen.
-STEP_DATA = {"pagecli.engine.step_plan", "pagecli.engine.sampling_params", "pagecli.engine.outputs"}
+STEP_DATA = {"pagecli.engine.step_plan", "pagecli.engine.sampling_params", "pagecli.engine.outputs", "pagecli.kv.moves"}
 # These load in milliseconds, without torch: a replay without a model and the tests use them.
 TORCH_FREE = [
     "pagecli.kv.manager",

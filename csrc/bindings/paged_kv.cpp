@@ -1,6 +1,7 @@
 // Bindings of the operations on the paged KV cache. Slots, blocks and lengths are checked here: the kernels trust them.
 #include "bind.h"
 #include "check.h"
+#include "pagecli/copy_blocks.h"
 #include "pagecli/isa.h"
 
 namespace nb = nanobind;
@@ -104,11 +105,32 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
     kernels().paged_attention(args);
 }
 
+void bound_copy_blocks(const TensorView& target, const TensorView& source, const TensorView& pairs) {
+    const KVType type = check_caches(source, source);
+    check(target, "target", source.dtype, {"num_blocks", source.shape[1], source.shape[2], source.shape[3]});
+    check_contiguous(target, "target");
+    check(pairs, "pairs", DType::int64, {"num_pairs", 2});
+    check_contiguous(pairs, "pairs");
+    const int64_t* ids = pairs.as<const int64_t>();
+    for (int64_t i = 0; i < 2 * pairs.shape[0]; ++i) {
+        const int64_t limit = i % 2 == 0 ? source.shape[0] : target.shape[0];
+        if (ids[i] < 0 || ids[i] >= limit)
+            refuse("pairs[%lld, %lld]: expected a block below %lld, got %lld", static_cast<long long>(i / 2),
+                   static_cast<long long>(i % 2), static_cast<long long>(limit), static_cast<long long>(ids[i]));
+    }
+    const int64_t element_bytes = type == KVType::float32 ? 4 : 2;
+    const CopyBlocksArgs args = {target.as<char>(), source.as<const char>(), ids, pairs.shape[0],
+                                 source.shape[1] * source.shape[2] * source.shape[3] * element_bytes};
+    nb::gil_scoped_release release;
+    copy_blocks(args);
+}
+
 }  // namespace
 
 void bind_paged_kv(nb::module_& module) {
     module.def("store_kv", store_kv);
     module.def("paged_attention", paged_attention);
+    module.def("copy_blocks", bound_copy_blocks);
 }
 
 }  // namespace pagecli

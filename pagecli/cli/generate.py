@@ -1,5 +1,7 @@
 """`pagecli generate`: its flags, and from them the job."""
 
+from enum import StrEnum
+
 import typer
 
 from pagecli.cli import options as flags
@@ -44,6 +46,11 @@ def generate(
     stop_token_id: flags.StopTokenIds = None,
     ignore_eos: flags.IgnoreEos = SAMPLING_DEFAULTS["ignore_eos"],
     logprobs: flags.Logprobs = None,
+    n: flags.N = SAMPLING_DEFAULTS["n"],
+    best_of: flags.BestOf = None,
+    beam_width: flags.BeamWidth = SAMPLING_DEFAULTS["beam_width"],
+    length_penalty: flags.LengthPenalty = SAMPLING_DEFAULTS["length_penalty"],
+    early_stopping: flags.EarlyStoppingChoice = flags.EarlyStop.false,
     load_format: flags.LoadFormatChoice = flags.LoadFormat.auto,
     dtype: flags.DTypeChoice = flags.DType.auto,
     max_model_len: flags.MaxModelLen = None,
@@ -51,6 +58,9 @@ def generate(
     kv_memory: flags.KvMemory = "auto",
     max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"],
     max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"],
+    prefix_caching: flags.PrefixCaching = ENGINE_DEFAULTS["prefix_caching"],
+    preemption: flags.PreemptionChoice = flags.Preemption.recompute,
+    swap_memory: flags.SwapMemory = None,
     threads: flags.Threads = None,
     stats: flags.Stats = None,
     quiet: flags.Quiet = False,
@@ -80,7 +90,7 @@ def generate(
             engine=config,
             params=params,
             prompts=PromptOptions(prompt_column, system, chat),
-            columns=ResultColumns(token_ids, logprobs is not None),
+            columns=ResultColumns(token_ids, best_of is not None or beam_width > 1, logprobs is not None),
             order=order.value,
             limit=limit,
             overwrite=overwrite,
@@ -94,14 +104,17 @@ def generate(
 def engine_config(values: dict[str, object]) -> EngineConfig:
     """The engine's settings out of the flags. Raises UsageError."""
     chosen = {name: values[name] for name in ENGINE_DEFAULTS if name in values}
-    chosen = {name: str(value) if name in ("load_format", "dtype") else value for name, value in chosen.items()}
+    chosen = {name: str(value) if isinstance(value, StrEnum) else value for name, value in chosen.items()}
     kv_memory_bytes = parse_memory_size("--kv-memory", str(values["kv_memory"]))
-    return EngineConfig(**chosen, kv_memory_bytes=kv_memory_bytes)  # type: ignore[arg-type]
+    swap_memory = values["swap_memory"]
+    swap_memory_bytes = (parse_memory_size("--swap-memory", str(swap_memory)) or 0) if swap_memory is not None else 0
+    return EngineConfig(**chosen, kv_memory_bytes=kv_memory_bytes, swap_memory_bytes=swap_memory_bytes)  # type: ignore[arg-type]
 
 
 def sampling_params(values: dict[str, object]) -> SamplingParams:
     """The sampling parameters of rows that bring none. Raises UsageError naming the flag."""
     chosen = {name: values[name] for name in SAMPLING_DEFAULTS if name in values and name != "stop"}
+    chosen["early_stopping"] = str(chosen["early_stopping"])
     stop, stop_token_ids = values["stop"] or [], values["stop_token_id"] or []
     try:
         return SamplingParams(**chosen, stop=tuple(stop), stop_token_ids=tuple(stop_token_ids))  # type: ignore

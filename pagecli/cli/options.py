@@ -11,7 +11,8 @@ import typer
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.sampling_params import SamplingParams
 
-IO, CHAT, SAMPLING, MODEL, ENGINE, TALK = "Input and output", "Prompts", "Sampling", "Model", "Engine", "Reporting"
+IO, CHAT, SAMPLING, SHARING = "Input and output", "Prompts", "Sampling", "Samples and beams"
+MODEL, ENGINE, TALK = "Model", "Engine", "Reporting"
 SAMPLING_HELP = " A column of this name overrides it for its row."
 
 ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
@@ -27,6 +28,17 @@ class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class EarlyStop(StrEnum):
+    true = "true"
+    false = "false"
+    never = "never"
+
+
+class Preemption(StrEnum):
+    recompute = "recompute"
+    swap = "swap"
 
 
 class Order(StrEnum):
@@ -99,6 +111,18 @@ Logprobs = Annotated[
     ),
 ]
 
+N = Annotated[int, _option("Continuations to write for a row, each sampled on its own.", SHARING, "--n")]
+BestOf = Annotated[
+    int | None, _option("Sample so many and write the --n with the highest mean log probability.", SHARING, "--best-of")
+]
+BeamWidth = Annotated[int, _option("Above 1: beam search; writes the --n best hypotheses.", SHARING, "--beam-width")]
+LengthPenalty = Annotated[
+    float, _option("Beam search: a hypothesis scores its log probability / length ** this.", SHARING, "--length-penalty")
+]
+EarlyStoppingChoice = Annotated[
+    EarlyStop, _option("Beam search: when to end, as in transformers.", SHARING, "--early-stopping")
+]
+
 Model = Annotated[
     str,
     _option(
@@ -120,6 +144,13 @@ BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE,
 KvMemory = Annotated[str, _option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
 MaxNumSeqs = Annotated[int, _option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
 MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
+PrefixCaching = Annotated[
+    bool, _option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
+]
+PreemptionChoice = Annotated[
+    Preemption, _option("When KV memory runs out: compute again later, or swap out.", ENGINE, "--preemption")
+]
+SwapMemory = Annotated[str | None, _option("Memory for swapped-out blocks, as 1GiB.", ENGINE, "--swap-memory", metavar="SIZE")]
 Threads = Annotated[int | None, _option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]
 
 Stats = Annotated[Path | None, _option("Write the job's figures as JSON.", TALK, "--stats", metavar="FILE")]

@@ -21,6 +21,9 @@ class EngineConfig:
     max_batch_tokens: int = 512  # tokens in a step, prefill and decode together
     max_model_len: int | None = None  # prompt and output of a request; None: the model's own limit
     threads: int | None = None  # None: the cores this process may use
+    prefix_caching: bool = True  # share blocks between requests that begin alike
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_memory_bytes: int = 0  # where swapped-out blocks go; preemption recomputes what does not fit
     check_integrity: bool = False  # after every step, for tests
 
     def __post_init__(self) -> None:
@@ -35,6 +38,8 @@ class EngineConfig:
         for name, value, least in limits:
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}", f"{name} must be at least {least}")
+        if self.preemption == "swap" and self.swap_memory_bytes <= 0:
+            raise UsageError("preemption is swap without --swap-memory", "give --swap-memory, such as 1GiB")
         if self.block_size > MAX_BLOCK_SIZE:
             raise UsageError(f"block_size is {self.block_size}", f"block_size must be at most {MAX_BLOCK_SIZE}")
         if self.max_batch_tokens < self.max_num_seqs:

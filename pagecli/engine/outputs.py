@@ -17,13 +17,17 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """One continuation of the prompt. `token_ids` includes an end or stop token; `text` has neither it nor the stop string."""
+    """One continuation of the prompt; `sample` 0 is the first or best.
+
+    `token_ids` includes an end or stop token; `text` has neither it nor the stop string.
+    """
 
     sample: int
     token_ids: list[int]
     text: str
     finish_reason: FinishReason
     logprobs: list[TokenLogprobs] | None = None
+    score: float | None = None  # of a beam search's hypothesis, or the mean log probability that best_of ranks by
 
 
 @dataclass(frozen=True, slots=True)

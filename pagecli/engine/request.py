@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 from pagecli.engine.outputs import FinishReason, TokenLogprobs
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.engine.stopping import StopSearch
+
+if TYPE_CHECKING:
+    from pagecli.engine.beam_search import BeamSearch
 
 _next_seq_id = count()
 
@@ -21,10 +25,11 @@ class Sequence:
     sample: int
     token_ids: list[int]  # prompt and output
     num_computed: int = 0
-    running: bool = False  # in the batch, as opposed to waiting for its first or next turn
+    num_lost: int = 0  # of its first tokens, how many a preemption dropped: computed before, to be computed again
     finish_reason: FinishReason | None = None
     stop_search: StopSearch | None = None  # set where the request has stop strings
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
     seq_id: int = field(default_factory=_next_seq_id.__next__)
 
     @property
@@ -43,24 +48,56 @@ class Sequence:
     def num_uncomputed(self) -> int:
         return len(self.token_ids) - self.num_computed
 
+    def fork(self, sample: int) -> "Sequence":
+        """A sequence that goes on from here on its own; its slots in the cache are the caller's business."""
+        stop_search = self.stop_search.copy() if self.stop_search else None
+        return Sequence(
+            self.request,
+            sample,
+            list(self.token_ids),
+            self.num_computed,
+            stop_search=stop_search,
+            logprobs=list(self.logprobs),
+            sum_logprob=self.sum_logprob,
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One input row: a prompt, its parameters and the sequences made from it."""
+    """One input row: a prompt, its parameters and the sequences made from it.
+
+    It starts with one sequence. When that one's prompt is computed, the others are forked from it: samples, or beams.
+    """
 
     request_id: int
     prompt_token_ids: list[int]
     params: SamplingParams
     row_key: int  # with the seed, the sample and the position: what its random draws depend on
-    sequences: list[Sequence] = field(default_factory=list)
+    live: list[Sequence] = field(default_factory=list)  # sequences that go on
+    done: list[Sequence] = field(default_factory=list)  # finished ones
+    leaving: list[Sequence] = field(default_factory=list)  # finished or dropped ones whose blocks are still held
+    running: bool = False  # in the batch, as opposed to waiting for its first or next turn
+    forked: bool = False
+    beam_search: "BeamSearch | None" = None
+    prefix_hashes: list[bytes] = field(default_factory=list)  # of the prompt's full blocks
 
     def __post_init__(self) -> None:
-        self.sequences.append(Sequence(self, 0, list(self.prompt_token_ids)))
+        if not self.live:
+            self.live.append(Sequence(self, 0, list(self.prompt_token_ids)))
 
     @property
     def num_prompt_tokens(self) -> int:
         return len(self.prompt_token_ids)
 
     @property
+    def max_live(self) -> int:
+        """How many sequences it may have in a step from now on."""
+        return len(self.live) if self.forked and self.beam_search is None else self.params.num_sequences
+
+    @property
+    def seq_ids(self) -> list[int]:
+        return [s.seq_id for s in self.live]
+
+    @property
     def finished(self) -> bool:
-        return all(s.finish_reason is not None for s in self.sequences)
+        return not self.live

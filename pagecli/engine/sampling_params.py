@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pagecli.errors import UsageError
 
 MAX_LOGPROBS = 100
+MAX_SEQUENCES = 64  # samples or beams of one request
+EarlyStopping = Literal["true", "false", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None  # None: off; k: the chosen token and the k most likely
+    n: int = 1  # continuations to return
+    best_of: int | None = None  # sample so many and return the n with the highest mean log probability
+    beam_width: int = 1  # > 1: beam search; returns the n best hypotheses
+    length_penalty: float = 1.0  # beam search: score = sum of log probabilities / length ** length_penalty
+    early_stopping: EarlyStopping = "false"  # beam search: when to end, as in transformers
 
     def __post_init__(self) -> None:
         for name, ok, wanted in self._rules():
@@ -47,7 +55,28 @@ class SamplingParams:
             ("stop", all(self.stop), "non-empty strings"),
             ("stop_token_ids", all(i >= 0 for i in self.stop_token_ids), "token ids >= 0"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]"),
+            *self._sharing_rules(),
         ]
+
+    def _sharing_rules(self) -> list[tuple[str, bool, str]]:
+        beams = self.beam_width > 1
+        return [
+            ("beam_width", 1 <= self.beam_width <= MAX_SEQUENCES, f"in [1, {MAX_SEQUENCES}]"),
+            ("n", 1 <= self.n <= MAX_SEQUENCES, f"in [1, {MAX_SEQUENCES}]"),
+            ("n", not beams or self.n <= self.beam_width, f"at most beam_width = {self.beam_width} with beam search"),
+            ("best_of", self.best_of is None or self.n <= self.best_of <= MAX_SEQUENCES, f"in [n = {self.n}, {MAX_SEQUENCES}]"),
+            ("best_of", not (beams and self.best_of), "left out with beam search"),
+            ("temperature", not (beams and self.temperature > 0), "0 with beam search"),
+            ("stop", not (beams and self.stop), "left out with beam search (stop_token_ids may be given)"),
+            ("logprobs", not beams or self.logprobs is None, "left out with beam search"),
+            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
+            ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
+        ]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences the request runs side by side once its prompt is computed."""
+        return self.beam_width if self.beam_width > 1 else (self.best_of or self.n)
 
     @property
     def greedy(self) -> bool:

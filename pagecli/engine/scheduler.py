@@ -1,41 +1,47 @@
 """Continuous batching: which sequences run in the next step, with how many tokens, and who is preempted when blocks run out.
 
 There are no phases. Every sequence has known tokens and computed tokens, and a step lets the computed ones catch up: a decode
-is a sequence one token behind, a prefill chunk one further behind, and a preempted sequence one that fell back to zero
-(Yu et al., OSDI 2022: iteration-level scheduling; Kwon et al., SOSP 2023, section 4.5: preemption by recomputation, last
-in first preempted). State changes in two places: plan() reserves, commit() records.
+is a sequence one token behind, a prefill chunk one further behind, a prefix found in the cache a sequence that starts ahead,
+and a preempted one fell back to zero (Yu et al., OSDI 2022: iteration-level scheduling; Kwon et al., SOSP 2023, section 4.5:
+all sequences of a request preempted together, last in first preempted, by recomputation or by swapping).
+State changes in two places: plan() reserves, commit() records.
 """
 
-from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
+from pagecli.engine import decoding
+from pagecli.engine.preemption import PreemptionLog
 from pagecli.engine.request import Request, Sequence
-from pagecli.engine.step_plan import Chunk, SampledToken, SampleSpec, StepPlan
+from pagecli.engine.step_plan import Chunk, StepPlan, StepResult
+from pagecli.engine.stopping import FinishCheck
+from pagecli.engine.waiting_queue import WaitingQueue
 from pagecli.kv.manager import KVManager
 
 WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
+MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is being computed
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """What bounds a step."""
+
+    max_num_seqs: int
+    max_batch_tokens: int
+    preemption: Literal["recompute", "swap"] = "recompute"
 
 
 class Scheduler:
-    """Keeps the waiting and the running sequences. `finish_check(sequence)` sets `finish_reason` after each new token."""
+    """Keeps the waiting and the running requests."""
 
-    def __init__(
-        self,
-        kv: KVManager,
-        max_num_seqs: int,
-        max_batch_tokens: int,
-        finish_check: Callable[[Sequence], None],
-        eos_token_ids: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, kv: KVManager, limits: SchedulerLimits, finish_check: FinishCheck) -> None:
         self.kv = kv
-        self.max_num_seqs = max_num_seqs
-        self.max_batch_tokens = max_batch_tokens
-        self.num_preemptions = 0
-        self.num_recomputed_tokens = 0
+        self.limits = limits
+        self.preemptions = PreemptionLog()
+        self.num_cached_prompt_tokens = 0  # found in the cache when their request started
         self._finish_check = finish_check
-        self._eos_token_ids = eos_token_ids
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # in order of admission: the last one is preempted first
+        self._waiting = WaitingQueue()
+        self._running: list[Request] = []  # in order of admission: the last one is preempted first
         self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
 
     @property
@@ -44,112 +50,217 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        return len(self._running)
+        """Sequences in the batch."""
+        return sum(len(r.live) for r in self._running)
 
     def add(self, request: Request) -> None:
-        """Queue the request. The caller has checked that each of its sequences fits into the empty pool."""
-        self._waiting.extend(request.sequences)
+        """Queue the request. The caller has checked that it fits into the empty pool."""
+        request.prefix_hashes = self.kv.prompt_hashes(request.prompt_token_ids)
+        self._waiting.add(request)
 
     def abort(self, request: Request) -> None:
-        """Forget the request's sequences and free their blocks."""
-        for sequence in request.sequences:
-            if sequence.finish_reason is None:
-                (self._running if sequence.running else self._waiting).remove(sequence)
-                self.kv.free(sequence.seq_id)
+        """Forget the request and free its blocks."""
+        if request in self._running:
+            self._running.remove(request)
+        else:
+            self._waiting.remove(request)
+        for sequence in request.live:
+            self.kv.free(sequence.seq_id)
 
     def plan(self) -> StepPlan:
-        """Reserve blocks for the next step and say what it runs: decodes, then prefill chunks, then newcomers."""
-        num_preemptions = self.num_preemptions
+        """Reserve blocks for the next step and say what it runs: decodes, then requests that catch up, then newcomers."""
+        num_preemptions = self.preemptions.count
         lengths: dict[Sequence, int] = {}
-        budget = self.max_batch_tokens
-        decoding = [s for s in self._running if s.num_uncomputed == 1]
-        prefilling = [s for s in self._running if s.num_uncomputed > 1]
-        for sequence in decoding + prefilling:
-            num_tokens = min(sequence.num_uncomputed, budget)
-            if num_tokens > 0 and self._reserve_or_preempt(sequence, num_tokens, lengths):
-                lengths[sequence] = num_tokens
-                budget -= num_tokens
-        if self.num_preemptions == num_preemptions:
+        current = [r for r in self._running if all(s.num_uncomputed <= 1 for s in r.live)]
+        behind = [r for r in self._running if any(s.num_uncomputed > 1 for s in r.live)]
+        budget = self.limits.max_batch_tokens
+        for request in current + behind:
+            budget -= self._schedule(request, budget, lengths)
+        if self.preemptions.count == num_preemptions:
             self._admit(lengths, budget)
-        return StepPlan([self._chunk(sequence, n) for sequence, n in lengths.items()])
+        chunks = [self._chunk(sequence, n) for sequence, n in lengths.items()]
+        return StepPlan(chunks, self.kv.take_moves())
 
-    def commit(self, plan: StepPlan, sampled: list[SampledToken]) -> list[Request]:
-        """Record what the step computed and sampled (one token for each chunk with a spec, in order). Returns who finished."""
-        by_id = {s.seq_id: s for s in self._running}
-        tokens = iter(sampled)
-        finished = []
+    def commit(self, plan: StepPlan, results: list[StepResult]) -> list[Request]:
+        """Record what the step computed and chose (one result for each chunk that samples, in order). Returns who finished."""
+        by_id = {s.seq_id: s for request in self._running for s in request.live}
+        chosen = iter(results)
+        advanced: dict[Request, None] = {}
         for chunk in plan.chunks:
             sequence = by_id[chunk.seq_id]
             sequence.num_computed = chunk.context_len
-            self.kv.record_filled(chunk.seq_id, chunk.context_len)
-            if chunk.spec is None:
-                continue
-            token = next(tokens)
-            sequence.token_ids.append(token.token_id)
-            if token.logprobs is not None:
-                sequence.logprobs.append(token.logprobs)
-            self._finish_check(sequence)
-            if sequence.finish_reason is not None and sequence.request.finished:
-                finished.append(sequence.request)
-        return finished
+            self.kv.record_filled(chunk.seq_id, chunk.context_len, sequence.token_ids)
+            if chunk.specs:
+                decoding.apply(sequence, next(chosen), self.kv, self._finish_check)
+                advanced[sequence.request] = None
+        return [request for request in advanced if request.finished]
 
     def release_finished(self) -> None:
-        """Take finished sequences out of the batch and free their blocks; after the step has been recorded."""
-        for sequence in self._running:
-            if sequence.finish_reason is not None:
+        """Free the blocks of sequences that finished or were dropped, after the step has been recorded."""
+        for request in self._running:
+            for sequence in request.leaving:
                 self.kv.free(sequence.seq_id)
-        self._running = [s for s in self._running if s.finish_reason is None]
+            request.leaving.clear()
+        self._running = [r for r in self._running if not r.finished]
+
+    def _schedule(self, request: Request, budget: int, lengths: dict[Sequence, int]) -> int:
+        """Reserve the request's part of the step, preempting younger ones for it; returns its tokens, 0 if it was preempted."""
+        used = 0
+        for sequence in list(request.live):
+            if not request.running:
+                return 0
+            if not self._ready(sequence):
+                continue
+            num_tokens = min(sequence.num_uncomputed, budget - used)
+            if num_tokens > 0 and self._reserve_or_preempt(sequence, num_tokens, lengths):
+                lengths[sequence] = num_tokens
+                used += num_tokens
+        return used if request.running else 0
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether the sequence can run; without blocks it waits until what it shares with a sibling is computed there."""
+        if self.kv.has_table(sequence.seq_id):
+            return True
+        siblings = [s for s in sequence.request.live if self.kv.has_table(s.seq_id)]
+        if not siblings:
+            self._start(sequence)
+            return True
+        nearest = max(siblings, key=lambda s: self._shared_slots(s, sequence))
+        shared = self._shared_slots(nearest, sequence)
+        if nearest.num_computed < shared:
+            return False
+        self.kv.fork(nearest.seq_id, sequence.seq_id, shared)
+        sequence.num_computed = shared
+        return True
+
+    def _shared_slots(self, sibling: Sequence, sequence: Sequence) -> int:
+        """Slots in the whole blocks that both sequences begin with, a token to compute left over."""
+        limit = min(sibling.num_tokens, sequence.num_tokens) - 1
+        common = next((i for i in range(limit) if sibling.token_ids[i] != sequence.token_ids[i]), limit)
+        return common // self.kv.block_size * self.kv.block_size
+
+    def _start(self, sequence: Sequence) -> None:
+        """Give a sequence without blocks those of its text that the cache still has."""
+        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence))
+
+    def _hashes(self, sequence: Sequence) -> list[bytes]:
+        request = sequence.request
+        if sequence.num_tokens == request.num_prompt_tokens:
+            return request.prefix_hashes
+        return self.kv.prompt_hashes(sequence.token_ids)
 
     def _reserve_or_preempt(self, sequence: Sequence, num_tokens: int, lengths: dict[Sequence, int]) -> bool:
-        """Reserve slots for the sequence's next tokens, preempting the youngest for them; False if that was itself."""
-        if not sequence.running:
-            return False  # preempted earlier in this plan
+        """Reserve slots for the sequence's next tokens, preempting the youngest for them; False if that was its own request."""
         while not self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
             victim = self._running.pop()
-            lengths.pop(victim, None)
+            for member in victim.live:
+                lengths.pop(member, None)
             self._preempt(victim)
-            if victim is sequence:
+            if victim is sequence.request:
                 return False
         return True
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self.num_preemptions += 1
-        self.num_recomputed_tokens += sequence.num_computed
-        self.kv.free(sequence.seq_id)
-        sequence.num_computed = 0
-        sequence.running = False
-        self._waiting.appendleft(sequence)
+    def _preempt(self, request: Request) -> None:
+        """Take the whole request out of the batch: its blocks move to the swap pool, or are dropped to be computed again."""
+        request.running = False
+        self._waiting.put_back(request)
+        if self.limits.preemption == "swap" and self.kv.can_swap_out(request.seq_ids):
+            self.kv.swap_out(request.seq_ids)
+            self.preemptions.record(request, tokens_lost=0)
+            return
+        self.preemptions.record(request, tokens_lost=sum(s.num_computed for s in request.live))
+        for sequence in request.live:
+            sequence.num_lost = max(sequence.num_lost, sequence.num_computed)
+        if request.beam_search is not None:
+            request.beam_search.withdraw()
+        for sequence in request.live:
+            self.kv.free(sequence.seq_id)
+            sequence.num_computed = 0
 
     def _admit(self, lengths: dict[Sequence, int], budget: int) -> None:
-        """Start waiting sequences, first come first served, while all they know fits beside what is promised already."""
-        prefilling = [s for s in self._running if s.num_uncomputed > 1]
-        promised = sum(self.kv.num_blocks_for(s.num_tokens) - len(self.kv.block_table(s.seq_id)) for s in prefilling)
-        while self._waiting and budget > 0 and len(self._running) < self.max_num_seqs:
-            sequence = self._waiting[0]
-            needed = self.kv.num_blocks_for(sequence.num_tokens)
-            spare = self.kv.num_free_blocks - promised - needed
-            if spare < (self._watermark if self._running else 0):
+        """Start waiting requests while all they know fits beside what is promised already: preempted ones, then newcomers."""
+        room = self.limits.max_num_seqs - sum(r.max_live for r in self._running)
+        promised = sum(self._num_missing_blocks(r) for r in self._running)
+        while budget > 0 and (request := self._waiting.next_preempted()) is not None:
+            if request.max_live > room or not self._resume(request, promised):
                 return
-            num_tokens = min(sequence.num_uncomputed, budget)
-            if not self.kv.reserve(sequence.seq_id, num_tokens):
+            room -= request.max_live
+            budget -= self._schedule_admitted(request, budget, lengths)
+            promised += self._num_missing_blocks(request)
+        in_flight = self._hashes_in_flight()
+        num_deferred = 0
+        for request in self._waiting.newcomers():
+            if budget <= 0 or request.max_live > room or num_deferred == MAX_DEFERRED:
                 return
-            promised += needed - self.kv.num_blocks_for(num_tokens)
-            self._running.append(self._waiting.popleft())
-            sequence.running = True
-            lengths[sequence] = num_tokens
-            budget -= num_tokens
+            found, idle = self.kv.num_cached_blocks(request.prefix_hashes)
+            if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight:
+                num_deferred += 1
+                continue
+            for_forks = request.max_live - 1 if self._running else 0  # alone, a request that was let in always fits
+            needed = self.kv.num_blocks_for(request.num_prompt_tokens) + for_forks - found
+            if not self._fits(needed + idle, promised):
+                return
+            self._enter(request)
+            room -= request.max_live
+            in_flight.update(request.prefix_hashes[found:])
+            self._start(request.live[0])
+            self.num_cached_prompt_tokens += request.live[0].num_computed
+            budget -= self._schedule_admitted(request, budget, lengths)
+            promised += self._num_missing_blocks(request)
+
+    def _fits(self, num_blocks: int, promised: int) -> bool:
+        spare = self.kv.num_free_blocks - promised - num_blocks
+        return spare >= (self._watermark if self._running else 0)
+
+    def _enter(self, request: Request) -> None:
+        self._waiting.remove(request)
+        self._running.append(request)
+        request.running = True
+
+    def _resume(self, request: Request, promised: int) -> bool:
+        """Put a preempted request back into the batch if its blocks fit; swapped ones are moved in."""
+        swapped = self.kv.num_swapped_out(request.seq_ids)
+        to_go_on = len(request.live) if self._running else 0  # alone, it always fits
+        needed = swapped + to_go_on if swapped else self._num_missing_blocks(request)
+        if not self._fits(needed, promised):
+            return False
+        if swapped and not self.kv.swap_in(request.seq_ids):
+            return False
+        self._enter(request)
+        return True
+
+    def _schedule_admitted(self, request: Request, budget: int, lengths: dict[Sequence, int]) -> int:
+        """The newcomer's part of the step; it takes what is free and preempts nobody."""
+        used = 0
+        for sequence in request.live:
+            if self._ready(sequence):
+                num_tokens = min(sequence.num_uncomputed, budget - used)
+                if num_tokens > 0 and self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
+                    lengths[sequence] = num_tokens
+                    used += num_tokens
+        return used
+
+    def _num_missing_blocks(self, request: Request) -> int:
+        """Blocks that the request's known tokens still need, what its sequences share counted once."""
+        total = 0
+        for sequence in request.live:
+            blocks = self.kv.num_blocks_for(sequence.num_tokens)
+            if self.kv.has_table(sequence.seq_id):
+                total += max(0, blocks - len(self.kv.block_table(sequence.seq_id)))
+            elif sequence is request.live[0]:
+                total += blocks
+            else:
+                total += blocks - self._shared_slots(request.live[0], sequence) // self.kv.block_size
+        return total
+
+    def _hashes_in_flight(self) -> set[bytes]:
+        """Blocks of prompts that running requests are about to compute: a newcomer with the same ones had better wait."""
+        behind = (r for r in self._running if not r.forked and r.live[0].num_computed < r.num_prompt_tokens)
+        return {h for r in behind for h in r.prefix_hashes[r.live[0].num_computed // self.kv.block_size :]}
 
     def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
         start = sequence.num_computed
-        spec = self._sample_spec(sequence) if num_tokens == sequence.num_uncomputed else None
+        specs = decoding.specs(sequence, self._finish_check) if num_tokens == sequence.num_uncomputed else ()
         token_ids = sequence.token_ids[start : start + num_tokens]
-        return Chunk(sequence.seq_id, token_ids, start, self.kv.block_table(sequence.seq_id), spec)
-
-    def _sample_spec(self, sequence: Sequence) -> SampleSpec:
-        request = sequence.request
-        forbidden: tuple[int, ...] = ()
-        if sequence.num_output_tokens < request.params.min_tokens:
-            forbidden = (() if request.params.ignore_eos else self._eos_token_ids) + request.params.stop_token_ids
-        return SampleSpec(
-            request.params, request.row_key, sequence.sample, sequence.token_ids, request.num_prompt_tokens, forbidden
-        )
+        num_repeated = max(0, min(start + num_tokens, sequence.num_lost) - start)
+        return Chunk(sequence.seq_id, token_ids, start, self.kv.block_table(sequence.seq_id), specs, num_repeated)

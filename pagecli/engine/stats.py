@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pagecli.engine.step_plan import StepPlan
 from pagecli.kv.manager import KVManager
 
 
@@ -22,24 +23,55 @@ class EngineStats:
 
     num_requests: int = 0
     prompt_tokens: int = 0
-    output_tokens: int = 0
+    output_tokens: int = 0  # in what finished requests returned
+    num_sampled_tokens: int = 0  # candidates that best_of dropped and beams that ended nowhere included
     num_steps: int = 0
     num_computed_tokens: int = 0
+    num_recomputed_tokens: int = 0  # of them, computed before a preemption too
+    recompute_seconds: float = 0.0  # their share of their steps
     kv_blocks_peak: int = 0
     step_seconds: float = 0.0
     _utilization_sum: float = 0.0
+    _sharing_sum: float = 0.0
 
-    def record_step(self, kv: KVManager, num_computed_tokens: int, num_sampled: int, seconds: float) -> None:
+    def record_plan(self, kv: KVManager) -> None:
+        """Add what the step about to run shares: its blocks are reserved, and copied where they are written."""
+        self._sharing_sum += 1 - kv.num_used_blocks / kv.num_table_entries
+
+    def record_step(self, kv: KVManager, plan: StepPlan, seconds: float) -> None:
         """Add one step, seen after its tokens were recorded and before finished sequences leave."""
         used = kv.num_used_blocks
         self.num_steps += 1
-        self.num_computed_tokens += num_computed_tokens
-        self.output_tokens += num_sampled
+        self.num_computed_tokens += plan.num_tokens
+        self.num_recomputed_tokens += plan.num_repeated
+        self.recompute_seconds += seconds * plan.num_repeated / plan.num_tokens
+        self.num_sampled_tokens += sum(len(chunk.specs) for chunk in plan.chunks)
         self.step_seconds += seconds
         self.kv_blocks_peak = max(self.kv_blocks_peak, used)
         self._utilization_sum += kv.num_filled_slots / (used * kv.block_size)
+
+    def as_dict(self) -> dict[str, object]:
+        """The counts by their names in the --stats file."""
+        return {
+            "num_requests": self.num_requests,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "num_sampled_tokens": self.num_sampled_tokens,
+            "num_steps": self.num_steps,
+            "step_seconds": self.step_seconds,
+            "num_computed_tokens": self.num_computed_tokens,
+            "num_recomputed_tokens": self.num_recomputed_tokens,
+            "kv_blocks_peak": self.kv_blocks_peak,
+            "kv_slot_utilization": self.kv_slot_utilization,
+            "kv_sharing_saving": self.kv_sharing_saving,
+        }
 
     @property
     def kv_slot_utilization(self) -> float | None:
         """Mean over steps of slots that hold a token's K and V / slots in assigned blocks."""
         return self._utilization_sum / self.num_steps if self.num_steps else None
+
+    @property
+    def kv_sharing_saving(self) -> float | None:
+        """Mean over steps of blocks saved by sharing / blocks without sharing (Kwon et al., SOSP 2023, section 6.3)."""
+        return self._sharing_sum / self.num_steps if self.num_steps else None

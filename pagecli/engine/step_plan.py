@@ -1,9 +1,10 @@
-"""What one step will do, as plain data: which tokens of which sequences run, where their K and V go, who samples."""
+"""What one step will do, as plain data: blocks to move, tokens to run, what to choose from whose logits; what was chosen."""
 
 from dataclasses import dataclass
 
 from pagecli.engine.outputs import TokenLogprobs
 from pagecli.engine.sampling_params import SamplingParams
+from pagecli.kv.moves import BlockMove
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class SampleSpec:
     known_token_ids: list[int]  # prompt and output so far
     num_prompt_tokens: int
     forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
+    num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
 
     @property
     def position(self) -> int:
@@ -25,13 +27,14 @@ class SampleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence from position `start` on; the last one's logits are sampled if `spec` is given."""
+    """Consecutive tokens of one sequence from position `start` on; each of `specs` chooses from the last one's logits."""
 
     seq_id: int
     token_ids: list[int]
     start: int
     block_ids: list[int]
-    spec: SampleSpec | None
+    specs: tuple[SampleSpec, ...]  # one; several where samples fork; none where the chunk does not reach the last known token
+    num_repeated: int = 0  # tokens that had been computed before a preemption
 
     @property
     def context_len(self) -> int:
@@ -40,18 +43,34 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The chunks of one step, in the order of their rows in the batch."""
+    """Blocks to move, in order, before anything is written; then the chunks, in the order of their rows in the batch."""
 
     chunks: list[Chunk]
+    moves: list[BlockMove]
 
     @property
     def num_tokens(self) -> int:
         return sum(len(c.token_ids) for c in self.chunks)
 
+    @property
+    def num_repeated(self) -> int:
+        return sum(c.num_repeated for c in self.chunks)
+
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The token chosen for a chunk that samples, with log probabilities if its request asked for them."""
+    """A chosen token, with log probabilities if its request needs them."""
 
     token_id: int
     logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeamCandidates:
+    """The most likely next tokens of one beam, best first."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+StepResult = tuple[SampledToken, ...] | BeamCandidates  # of one chunk that has specs

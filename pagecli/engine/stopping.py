@@ -1,8 +1,10 @@
 """When a sequence ends: end and stop tokens, stop strings, the length limit. And the search for stop strings in new text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from pagecli.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from pagecli.engine.request import Sequence
@@ -26,6 +28,10 @@ class StopSearch:
     _context_start: int = 0
     _num_read: int = 0
     _search_from: int = 0
+
+    def copy(self) -> "StopSearch":
+        """The same search, to go on with other text."""
+        return replace(self)
 
     def extend(self, output_ids: list[int], ignore: bool = False) -> bool:
         """`output_ids` is the whole output; True if a stop string ends in its new text. `ignore`: look past this text."""
@@ -66,3 +72,7 @@ class FinishCheck:
         """Whether this token is an end or stop token of the sequence's request."""
         params = sequence.request.params
         return token_id in params.stop_token_ids or (not params.ignore_eos and token_id in self.eos_token_ids)
+
+    def end_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Every end and stop token of a request with these parameters."""
+        return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids)

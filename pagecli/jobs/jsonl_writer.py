@@ -147,6 +147,8 @@ class RowEncoder:
         record["finish_reason"] = row.finish_reason
         record["prompt_tokens"] = row.prompt_tokens
         record["output_tokens"] = row.output_tokens
+        if self._columns.score or row.score is not None:
+            record["score"] = row.score
         if self._columns.logprobs or row.logprobs is not None:
             record["logprobs"] = logprob_records(row.logprobs)
         record["error"] = row.error

@@ -7,8 +7,18 @@ from typing import Any
 from pagecli.engine.outputs import FinishReason, RequestOutput, TokenLogprobs
 from pagecli.jobs.input_row import InputRow
 
-# Columns that pagecli writes after the input's; `token_ids` and `logprobs` only when asked for, but always reserved.
-RESULT_COLUMNS = ("sample", "text", "token_ids", "finish_reason", "prompt_tokens", "output_tokens", "logprobs", "error")
+# Columns that pagecli writes after the input's; `token_ids`, `score` and `logprobs` only when asked for, but always reserved.
+RESULT_COLUMNS = (
+    "sample",
+    "text",
+    "token_ids",
+    "finish_reason",
+    "prompt_tokens",
+    "output_tokens",
+    "score",
+    "logprobs",
+    "error",
+)
 CARRIED_PREFIX = "input_"
 
 
@@ -23,6 +33,7 @@ class OutputRow:
     finish_reason: FinishReason = "error"
     prompt_tokens: int | None = None  # None: the prompt was never tokenized
     output_tokens: int = 0
+    score: float | None = None
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
 
@@ -42,7 +53,13 @@ class ResultColumns:
     """Which of the optional columns are written."""
 
     token_ids: bool = False
+    score: bool = False
     logprobs: bool = False
+
+    def widened_for(self, row: OutputRow) -> "ResultColumns":
+        """These columns and those that the row brings: a row may ask for them by its own parameters."""
+        score, logprobs = self.score or row.score is not None, self.logprobs or row.logprobs is not None
+        return self if (score, logprobs) == (self.score, self.logprobs) else ResultColumns(self.token_ids, score, logprobs)
 
 
 def error_row(row: InputRow, error: str, prompt_tokens: int | None = None) -> OutputRow:
@@ -62,6 +79,7 @@ def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
             finish_reason=sequence.finish_reason,
             prompt_tokens=output.num_prompt_tokens,
             output_tokens=len(sequence.token_ids),
+            score=sequence.score,
             logprobs=sequence.logprobs,
         )
         for sequence in output.sequences

@@ -110,6 +110,8 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns) -> dict[str, pa
     arrays["finish_reason"] = pa.array([row.finish_reason for row in rows], pa.string())
     arrays["prompt_tokens"] = pa.array([row.prompt_tokens for row in rows], pa.int32())
     arrays["output_tokens"] = pa.array([row.output_tokens for row in rows], pa.int32())
+    if columns.score:
+        arrays["score"] = pa.array([row.score for row in rows], pa.float64())
     if columns.logprobs:
         arrays["logprobs"] = pa.array([logprob_records(row.logprobs) for row in rows], LOGPROBS_TYPE)
     arrays["error"] = pa.array([row.error for row in rows], pa.string())

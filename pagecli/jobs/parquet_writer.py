@@ -5,7 +5,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,7 @@ class ParquetRowWriter:
         self._reserved: Path | None = _empty_temporary(path)  # an unwritable directory shows here, before the model loads
 
     def write(self, row: OutputRow) -> None:
-        if row.logprobs is not None and not self._columns.logprobs:
-            self._columns = replace(self._columns, logprobs=True)
+        self._columns = self._columns.widened_for(row)
         self._rows.append(row)
         self._rows_bytes += row.num_bytes
         self.num_rows += 1

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.engine.sampling_params import EarlyStopping, SamplingParams
 from pagecli.errors import RowError, UsageError
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
@@ -29,7 +29,8 @@ def row_sampling_params(base: SamplingParams, columns: Mapping[str, Any], ignore
     try:
         return dataclasses.replace(base, **overrides)
     except UsageError as error:
-        raise RowError(f"column {error.message}", error.hint) from error
+        of_row = error.message.split()[0] in overrides  # or a flag's value that does not go with the row's
+        raise RowError(f"column {error.message}" if of_row else error.message, error.hint) from error
 
 
 def _integer(name: str, value: Any) -> int:
@@ -75,11 +76,20 @@ def _wrong_type(name: str, value: Any, wanted: str) -> RowError:
     return RowError(f"column {name} is {shown if len(shown) <= 60 else shown[:57] + '...'}, not {wanted}")
 
 
+def _early_stopping(name: str, value: Any) -> str:
+    """true, false or "never", as JSON or as text."""
+    text = str(value).lower() if isinstance(value, bool) else value
+    if text in get_args(EarlyStopping):
+        return text
+    raise _wrong_type(name, value, 'true, false or "never"')
+
+
 _BY_TYPE: dict[Any, Callable[[str, Any], Any]] = {
     int: _integer,
     int | None: _integer,
     float: _number,
     bool: _boolean,
+    EarlyStopping: _early_stopping,
     tuple[str, ...]: _strings,
     tuple[int, ...]: _integers,
 }

@@ -7,6 +7,7 @@ load, is the exception). Every operation runs natively; the plain torch versions
 from pagecli.kernels.native import (
     activation,
     argmax,
+    copy_blocks,
     embedding,
     gated_activation,
     isa_name,
@@ -26,6 +27,7 @@ __all__ = [
     "PackedWeight",
     "activation",
     "argmax",
+    "copy_blocks",
     "embedding",
     "gated_activation",
     "isa_name",

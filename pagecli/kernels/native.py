@@ -128,3 +128,8 @@ def paged_attention(
 ) -> None:
     """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking."""
     _native.paged_attention(out, q, k_cache, v_cache, block_tables, context_lens, query_start, scale, window)
+
+
+def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Copy blocks between caches[num_blocks, kv_heads, block_size, D]: pairs[n, 2] int64 are (source, target), in order."""
+    _native.copy_blocks(target, source, pairs)

@@ -150,3 +150,12 @@ def paged_attention(
             hidden |= key_pos <= query_pos - window
         probs = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         out[first:last] = torch.einsum("hqk,khd->qhd", probs, values)
+
+
+def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Copy whole blocks: pairs[n, 2] int64 are (source block, target block), carried out in order.
+
+    target, source[num_blocks, kv_heads, block_size, head_dim] of one type; source may be target.
+    """
+    for source_id, target_id in pairs.tolist():
+        target[target_id] = source[source_id].clone()

@@ -1,52 +1,95 @@
-"""The physical KV blocks: which are free, and how many block tables hold each of the others. Numbers only, no memory."""
+"""The physical KV blocks: free, used (held by block tables, counted), or cached (held by none, kept for their content).
+
+Numbers only, no memory. free + used + cached = total.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
 
 
 class BlockPool:
-    """`num_blocks` blocks with reference counts. The block freed last is handed out first: its memory is warm."""
+    """`num_blocks` blocks with reference counts. The block freed last is handed out first: its memory is warm.
 
-    def __init__(self, num_blocks: int) -> None:
+    A block released with `keep` stays cached until all free blocks are taken; then the one cached longest ago goes first, and
+    `on_evict(block_id)` is told. At most `max_cached` are kept: memory that was never needed is not taken for keeping.
+    """
+
+    def __init__(self, num_blocks: int, on_evict: Callable[[int], None] | None = None, max_cached: int | None = None) -> None:
         self.num_blocks = num_blocks
+        self._max_cached = num_blocks if max_cached is None else max_cached
         self._free_ids = list(range(num_blocks - 1, -1, -1))
+        self._cached_ids: OrderedDict[int, None] = OrderedDict()  # oldest first
         self._ref_counts = [0] * num_blocks
+        self._on_evict = on_evict
 
     @property
     def num_free(self) -> int:
+        """Blocks that hold nothing."""
         return len(self._free_ids)
 
     @property
+    def num_cached(self) -> int:
+        """Blocks that no table holds but whose content may be wanted again."""
+        return len(self._cached_ids)
+
+    @property
+    def num_available(self) -> int:
+        """Blocks that can be taken: free ones, and cached ones by eviction."""
+        return len(self._free_ids) + len(self._cached_ids)
+
+    @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free_ids)
+        return self.num_blocks - self.num_available
 
     def ref_count(self, block_id: int) -> int:
         return self._ref_counts[block_id]
 
-    def take(self, num_blocks: int) -> list[int]:
-        """Hand out `num_blocks` free blocks, each with one reference. Raises ValueError if there are not so many."""
-        if num_blocks > len(self._free_ids):
-            raise ValueError(f"{num_blocks} blocks asked for, {len(self._free_ids)} free")
-        taken = [self._free_ids.pop() for _ in range(num_blocks)]
-        for block_id in taken:
-            self._ref_counts[block_id] = 1
-        return taken
+    def take(self) -> int:
+        """Hand out a block with one reference, evicting a cached one if none is free. Raises ValueError if there is none."""
+        if self._free_ids:
+            block_id = self._free_ids.pop()
+        elif self._cached_ids:
+            block_id = self._evict()
+        else:
+            raise ValueError("a block was asked for, and none is free")
+        self._ref_counts[block_id] = 1
+        return block_id
+
+    def _evict(self) -> int:
+        block_id, _ = self._cached_ids.popitem(last=False)
+        if self._on_evict is not None:
+            self._on_evict(block_id)
+        return block_id
 
     def share(self, block_id: int) -> None:
-        """One more block table holds this used block."""
+        """One more block table holds this used or cached block."""
         if self._ref_counts[block_id] == 0:
-            raise ValueError(f"block {block_id} is free and cannot be shared")
+            if block_id not in self._cached_ids:
+                raise ValueError(f"block {block_id} is free and cannot be shared")
+            del self._cached_ids[block_id]
         self._ref_counts[block_id] += 1
 
-    def release(self, block_id: int) -> None:
-        """One block table fewer holds this block; it is free when none does."""
+    def release(self, block_id: int, keep: bool = False) -> bool:
+        """One block table fewer holds this block. True if none does any more; it is then cached (`keep`) or free."""
         if self._ref_counts[block_id] == 0:
             raise ValueError(f"block {block_id} is released twice")
         self._ref_counts[block_id] -= 1
-        if self._ref_counts[block_id] == 0:
+        if self._ref_counts[block_id] > 0:
+            return False
+        if keep:
+            self._cached_ids[block_id] = None
+            if len(self._cached_ids) > self._max_cached:
+                self._free_ids.append(self._evict())
+        else:
             self._free_ids.append(block_id)
+        return True
 
     def check_integrity(self, expected_ref_counts: dict[int, int]) -> None:
-        """Raise AssertionError unless free + used = total and every reference count is the expected one (absent: 0)."""
-        free = set(self._free_ids)
+        """Raise AssertionError unless free + used + cached = total and every reference count is as expected (absent: 0)."""
+        free, cached = set(self._free_ids), set(self._cached_ids)
         assert len(free) == len(self._free_ids), "a block is twice on the free list"
+        assert not free & cached, "a block is both free and cached"
         for block_id, count in enumerate(self._ref_counts):
             assert count == expected_ref_counts.get(block_id, 0), f"block {block_id}: ref count {count} is wrong"
-            assert (count == 0) == (block_id in free), f"block {block_id}: ref count {count}, free: {block_id in free}"
+            idle = block_id in free or block_id in cached
+            assert (count == 0) == idle, f"block {block_id}: ref count {count}, idle: {idle}"

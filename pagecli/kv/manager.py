@@ -2,35 +2,60 @@
 
     sequence 7, 37 tokens, block_size 16:   block table [ 4 | 9 | 2 ]
     block 4: 16 slots filled    block 9: 16 filled    block 2: 5 filled, 11 waiting for tokens
+    sequence 8, forked from 7:              block table [ 4 | 9 | 2 ]    no copy until one of the two writes into block 2
 
 A block is assigned when a token needs a slot in it and not before, so at most block_size - 1 slots of a sequence are ever
-assigned and empty (Kwon et al., SOSP 2023, sections 4.2 and 4.3).
+assigned and empty. Blocks are shared by reference count, and copied one at a time when a sequence writes into a block that
+others hold too (Kwon et al., SOSP 2023, sections 4.2 to 4.5).
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
 
 from pagecli.kv.block_pool import BlockPool
+from pagecli.kv.moves import BlockMove, MoveKind
+from pagecli.kv.prefix_index import PrefixIndex, block_hashes, chain_hash
 
 
 @dataclass(slots=True)
 class _Table:
     block_ids: list[int] = field(default_factory=list)
     num_filled: int = 0  # slots that hold a token's K and V
+    hashes: list[bytes] = field(default_factory=list)  # of its leading full blocks
+
+
+LEAST_CACHED = 64  # blocks
+CACHED_SHARE = 8  # of the pool, at most one in this many is kept for its content alone
 
 
 class KVManager:
-    """Assigns blocks of `block_size` slots to sequences, known by their ids."""
+    """Assigns blocks of `block_size` slots to sequences, known by their ids.
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    `num_swap_blocks` blocks outside the cache hold swapped-out sequences. Data is moved by whoever runs the step: take_moves()
+    hands out what to move, in order, before the step's own writes.
+    """
+
+    def __init__(
+        self, num_blocks: int, block_size: int, prefix_caching: bool = False, num_swap_blocks: int = 0, salt: bytes = b""
+    ) -> None:
         self.block_size = block_size
-        self.pool = BlockPool(num_blocks)
+        self.pool = BlockPool(num_blocks, self._evicted, max_cached=max(LEAST_CACHED, num_blocks // CACHED_SHARE))
+        self.swap_pool = BlockPool(num_swap_blocks)
+        self.index = PrefixIndex() if prefix_caching else None
+        self.num_copy_on_write = 0
+        self.num_swapped_blocks = 0
+        self._salt = salt
         self._tables: dict[int, _Table] = {}
+        self._swapped: dict[int, _Table] = {}
+        self._block_filled = [0] * num_blocks  # slots filled, of used blocks
         self._num_filled = 0
+        self._num_table_entries = 0
+        self._moves: list[BlockMove] = []
 
     @property
     def num_free_blocks(self) -> int:
-        return self.pool.num_free
+        """Blocks that can be assigned, cached ones included."""
+        return self.pool.num_available
 
     @property
     def num_used_blocks(self) -> int:
@@ -38,8 +63,13 @@ class KVManager:
 
     @property
     def num_filled_slots(self) -> int:
-        """Slots, over all sequences, that hold a token's K and V."""
+        """Slots of used blocks that hold a token's K and V, each counted once however many sequences share it."""
         return self._num_filled
+
+    @property
+    def num_table_entries(self) -> int:
+        """Blocks that the same sequences would use if none were shared."""
+        return self._num_table_entries
 
     @property
     def usage(self) -> float:
@@ -50,42 +80,219 @@ class KVManager:
         """Blocks that `num_slots` slots of one sequence take."""
         return -(-num_slots // self.block_size)
 
-    def reserve(self, seq_id: int, num_slots: int) -> bool:
-        """Grow the sequence's table to at least `num_slots` slots. False, and nothing changed, if the blocks are not free."""
-        table = self._tables.get(seq_id)
-        missing = self.num_blocks_for(num_slots) - (len(table.block_ids) if table else 0)
-        if missing > self.pool.num_free:
-            return False
-        if table is None:
-            table = self._tables[seq_id] = _Table()
-        if missing > 0:
-            table.block_ids.extend(self.pool.take(missing))
-        return True
+    def has_table(self, seq_id: int) -> bool:
+        return seq_id in self._tables
 
     def block_table(self, seq_id: int) -> list[int]:
         """The sequence's physical blocks in logical order; read it, do not change it."""
         return self._tables[seq_id].block_ids
 
-    def record_filled(self, seq_id: int, num_slots: int) -> None:
-        """The sequence's first `num_slots` slots now hold K and V."""
+    def take_moves(self) -> list[BlockMove]:
+        """The copies and swaps decided since the last call, to be carried out in this order."""
+        moves, self._moves = self._moves, []
+        return moves
+
+    def reserve(self, seq_id: int, num_slots: int) -> bool:
+        """Make slots from the first unfilled one up to `num_slots` writable. False, and nothing changed, if blocks lack.
+
+        Grows the table, and copies on write: where the next slot lies in a block that others hold too, the sequence gets a
+        block of its own and a copy is queued.
+        """
+        table = self._tables.get(seq_id)
+        num_held = len(table.block_ids) if table else 0
+        missing = max(0, self.num_blocks_for(num_slots) - num_held)
+        shared = self._shared_write_block(table, num_slots) if table else None
+        if missing + (shared is not None) > self.pool.num_available:
+            return False
+        if table is None:
+            table = self._tables[seq_id] = _Table()
+        if shared is not None:
+            self._copy_on_write(table, shared)
+        table.block_ids.extend(self.pool.take() for _ in range(missing))
+        self._num_table_entries += missing
+        return True
+
+    def _shared_write_block(self, table: _Table, num_slots: int) -> int | None:
+        """Index in the table of the partly filled block that is about to be written while others hold it."""
+        at, offset = divmod(table.num_filled, self.block_size)
+        if offset == 0 or num_slots <= table.num_filled or at >= len(table.block_ids):
+            return None
+        return at if self.pool.ref_count(table.block_ids[at]) > 1 else None
+
+    def _copy_on_write(self, table: _Table, at: int) -> None:
+        source, target = table.block_ids[at], self.pool.take()
+        self.pool.release(source)
+        self._moves.append(BlockMove(MoveKind.COPY, source, target))
+        self._set_filled(target, table.num_filled % self.block_size)
+        table.block_ids[at] = target
+        self.num_copy_on_write += 1
+
+    def record_filled(self, seq_id: int, num_slots: int, token_ids: list[int]) -> None:
+        """The sequence's first `num_slots` slots now hold K and V, of these tokens; full blocks become findable."""
         table = self._tables[seq_id]
         assert num_slots <= len(table.block_ids) * self.block_size, "filled slots without a block"
-        self._num_filled += num_slots - table.num_filled
+        first = table.num_filled // self.block_size
+        for at in range(first, self.num_blocks_for(num_slots)):
+            self._set_filled(table.block_ids[at], min(self.block_size, num_slots - at * self.block_size))
         table.num_filled = num_slots
+        if self.index is not None:
+            self._publish(table, token_ids)
+
+    def _publish(self, table: _Table, token_ids: list[int]) -> None:
+        assert self.index is not None
+        for at in range(len(table.hashes), table.num_filled // self.block_size):
+            first = at * self.block_size
+            parent = table.hashes[-1] if table.hashes else self._salt
+            table.hashes.append(chain_hash(parent, token_ids[first : first + self.block_size]))
+            self.index.add(table.hashes[-1], table.block_ids[at])
+
+    def _set_filled(self, block_id: int, num_slots: int) -> None:
+        self._num_filled += num_slots - self._block_filled[block_id]
+        self._block_filled[block_id] = num_slots
+
+    def prompt_hashes(self, token_ids: list[int]) -> list[bytes]:
+        """Chained hashes of the blocks a new sequence could take over: all full ones that leave a token to compute."""
+        if self.index is None:
+            return []
+        return block_hashes(self._salt, token_ids, self.block_size, (len(token_ids) - 1) // self.block_size)
+
+    def num_cached_blocks(self, hashes: list[bytes]) -> tuple[int, int]:
+        """How many leading blocks of the hashed text are in the cache, and how many of them no table holds."""
+        assert self.index is not None or not hashes
+        found = idle = 0
+        for block_hash in hashes:
+            block_id = self.index.find(block_hash) if self.index is not None else None
+            if block_id is None:
+                break
+            found += 1
+            idle += self.pool.ref_count(block_id) == 0
+        return found, idle
+
+    def adopt_prefix(self, seq_id: int, hashes: list[bytes]) -> int:
+        """Start the sequence's table with the cached blocks of its prefix; returns how many slots that fills."""
+        table = self._tables[seq_id] = _Table()
+        for block_hash in hashes[: self.num_cached_blocks(hashes)[0]]:
+            assert self.index is not None
+            block_id = self.index.find(block_hash)
+            assert block_id is not None
+            self._hold(table, block_id, self.block_size)
+            table.hashes.append(block_hash)
+        table.num_filled = len(table.block_ids) * self.block_size
+        return table.num_filled
+
+    def _hold(self, table: _Table, block_id: int, num_slots: int) -> None:
+        self.pool.share(block_id)
+        self._set_filled(block_id, max(num_slots, self._block_filled[block_id]))
+        table.block_ids.append(block_id)
+        self._num_table_entries += 1
+
+    def fork(self, parent_id: int, child_id: int, num_slots: int) -> None:
+        """The child's first `num_slots` slots are the parent's: the blocks are shared, nothing is copied."""
+        parent, child = self._tables[parent_id], _Table(num_filled=num_slots)
+        assert num_slots <= parent.num_filled, "a fork of slots that hold nothing"
+        for block_id in parent.block_ids[: self.num_blocks_for(num_slots)]:
+            self._hold(child, block_id, 0)
+        child.hashes = parent.hashes[: num_slots // self.block_size]
+        self._tables[child_id] = child
 
     def free(self, seq_id: int) -> None:
-        """Give the sequence's blocks back; nothing if it has none."""
+        """Give the sequence's blocks back, swapped out or not; nothing if it has none. Last blocks first, so they go first."""
         table = self._tables.pop(seq_id, None)
-        if table is None:
-            return
-        self._num_filled -= table.num_filled
+        if table is not None:
+            self._release_all(table)
+        swapped = self._swapped.pop(seq_id, None)
+        if swapped is not None:
+            for block_id in swapped.block_ids:
+                self.swap_pool.release(block_id)
+
+    def _release_all(self, table: _Table) -> None:
+        self._num_table_entries -= len(table.block_ids)
         for block_id in reversed(table.block_ids):
-            self.pool.release(block_id)
+            if self.pool.release(block_id, keep=self.index is not None and self.index.holds(block_id)):
+                self._set_filled(block_id, 0)
+
+    def _evicted(self, block_id: int) -> None:
+        if self.index is not None:
+            self.index.forget(block_id)
+
+    def can_swap_out(self, seq_ids: list[int]) -> bool:
+        """Whether the swap pool has room for these sequences' blocks, shared ones counted once."""
+        blocks = {block_id for seq_id in seq_ids if seq_id in self._tables for block_id in self._tables[seq_id].block_ids}
+        return len(blocks) <= self.swap_pool.num_available
+
+    def swap_out(self, seq_ids: list[int]) -> None:
+        """Move the sequences' blocks to the swap pool; a block that several of them share moves once."""
+        moved: dict[int, int] = {}
+        for seq_id in seq_ids:
+            table = self._tables.pop(seq_id, None)
+            if table is None or not table.block_ids:
+                continue
+            self._swapped[seq_id] = _Table(self._swap_targets(table, moved), table.num_filled, table.hashes)
+            self._release_all(table)
+
+    def _swap_targets(self, table: _Table, moved: dict[int, int]) -> list[int]:
+        targets = []
+        for at, block_id in enumerate(table.block_ids):
+            if block_id in moved:
+                self.swap_pool.share(moved[block_id])
+            else:
+                moved[block_id] = self.swap_pool.take()
+                if at * self.block_size < table.num_filled:  # a block without a filled slot has nothing to move
+                    self._moves.append(BlockMove(MoveKind.SWAP_OUT, block_id, moved[block_id]))
+                    self.num_swapped_blocks += 1
+            targets.append(moved[block_id])
+        return targets
+
+    def num_swapped_out(self, seq_ids: list[int]) -> int:
+        """Blocks that these sequences hold in the swap pool, shared ones counted once."""
+        return len({block_id for seq_id in seq_ids if seq_id in self._swapped for block_id in self._swapped[seq_id].block_ids})
+
+    def swap_in(self, seq_ids: list[int]) -> bool:
+        """Move swapped-out sequences back, sharing as before. False, and nothing changed, if blocks lack."""
+        if self.num_swapped_out(seq_ids) > self.pool.num_available:
+            return False
+        moved: dict[int, int] = {}
+        for seq_id in seq_ids:
+            swapped = self._swapped.pop(seq_id, None)
+            if swapped is None:
+                continue
+            table = self._tables[seq_id] = _Table(num_filled=swapped.num_filled, hashes=swapped.hashes)
+            for at, source in enumerate(swapped.block_ids):
+                num_slots = max(0, min(self.block_size, swapped.num_filled - at * self.block_size))
+                self._swap_in_block(table, source, num_slots, moved)
+            self._republish(table)
+        return True
+
+    def _republish(self, table: _Table) -> None:
+        """Make full blocks that came back findable, where no other block with their content is."""
+        if self.index is not None:
+            for block_hash, block_id in zip(table.hashes, table.block_ids, strict=False):
+                if not self.index.holds(block_id):
+                    self.index.add(block_hash, block_id)
+
+    def _swap_in_block(self, table: _Table, source: int, num_slots: int, moved: dict[int, int]) -> None:
+        if source in moved:
+            self._hold(table, moved[source], num_slots)
+        else:
+            moved[source] = target = self.pool.take()
+            table.block_ids.append(target)
+            self._num_table_entries += 1
+            self._set_filled(target, num_slots)
+            if num_slots > 0:
+                self._moves.append(BlockMove(MoveKind.SWAP_IN, source, target))
+        self.swap_pool.release(source)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless every block is free or held by as many tables as its reference count says."""
-        held = Counter(block_id for table in self._tables.values() for block_id in table.block_ids)
-        self.pool.check_integrity(held)
-        assert self._num_filled == sum(table.num_filled for table in self._tables.values()), "filled slots miscounted"
-        for seq_id, table in self._tables.items():
-            assert table.num_filled <= len(table.block_ids) * self.block_size, f"sequence {seq_id}: slots without a block"
+        """Raise AssertionError unless every block is free, cached, or held by as many tables as its reference count says."""
+        tables = list(self._tables.values())
+        self.pool.check_integrity(Counter(block_id for table in tables for block_id in table.block_ids))
+        self.swap_pool.check_integrity(Counter(b for table in self._swapped.values() for b in table.block_ids))
+        assert self._num_table_entries == sum(len(table.block_ids) for table in tables), "table entries miscounted"
+        filled = [0] * self.pool.num_blocks
+        for table in tables:
+            assert table.num_filled <= len(table.block_ids) * self.block_size, "filled slots without a block"
+            for at, block_id in enumerate(table.block_ids):
+                in_block = max(0, min(self.block_size, table.num_filled - at * self.block_size))
+                filled[block_id] = max(filled[block_id], in_block)
+        assert self._block_filled == filled, "filled slots miscounted"
+        assert self._num_filled == sum(filled), "filled slots miscounted"

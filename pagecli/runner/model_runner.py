@@ -1,12 +1,13 @@
-"""Runs one step's plan on the model: inputs, forward pass, sampling."""
+"""Runs one step's plan on the model: block moves, inputs, forward pass, choosing tokens."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
-from pagecli.engine.step_plan import SampledToken
+from pagecli.engine.step_plan import StepResult
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner import sampler, step_inputs
+from pagecli.runner.block_mover import BlockMover
 
 if TYPE_CHECKING:
     from pagecli.engine.step_plan import StepPlan
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
 
 
 class ModelRunner:
-    """Holds the model and its KV cache, and nothing of the scheduler."""
+    """Holds the model, its KV cache and its swap pool, and nothing of the scheduler."""
 
-    def __init__(self, model: "Model", kv_cache: KVCache, block_size: int) -> None:
+    def __init__(self, model: "Model", kv_cache: KVCache, block_size: int, swap: KVCache | None = None) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.block_size = block_size
+        self.mover = BlockMover(kv_cache, swap)
 
     @torch.inference_mode()
-    def run(self, plan: "StepPlan") -> list[SampledToken]:
-        """Compute the plan's tokens, writing their K and V; returns one token for each chunk that samples, in order."""
+    def run(self, plan: "StepPlan") -> list[StepResult]:
+        """Move the plan's blocks, compute its tokens, writing their K and V; one result for each chunk with specs, in order."""
+        self.mover.carry_out(plan.moves)
         inputs = step_inputs.build(plan, self.block_size)
         logits = self.model.forward(inputs, self.kv_cache)
-        specs = [chunk.spec for chunk in plan.chunks if chunk.spec is not None]
-        return sampler.sample(logits, specs) if specs else []
+        specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
+        return sampler.choose(logits, specs) if specs else []

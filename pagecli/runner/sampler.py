@@ -11,7 +11,7 @@ import torch
 
 from pagecli import kernels
 from pagecli.engine.outputs import TokenLogprobs
-from pagecli.engine.step_plan import SampledToken
+from pagecli.engine.step_plan import BeamCandidates, SampledToken, StepResult
 from pagecli.runner import random_draws
 
 if TYPE_CHECKING:
@@ -20,9 +20,35 @@ if TYPE_CHECKING:
 NUM_CANDIDATES = 1024  # most likely tokens looked at first for top-p and min-p; all of them if they do not hold enough mass
 
 
+def choose(logits: torch.Tensor, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
+    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates."""
+    results: list[StepResult] = [()] * len(specs)
+    sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
+    rows = [row for row in sampled for _ in specs[row]]
+    tokens = iter(
+        sample(logits if rows == list(range(len(logits))) else logits[rows], [s for row in sampled for s in specs[row]])
+    )
+    for row in sampled:
+        results[row] = tuple(next(tokens) for _ in specs[row])
+    for row, (first, *_) in enumerate(specs):
+        if first.num_candidates > 0:
+            results[row] = _candidates(logits[row], first)
+    return results
+
+
+def _candidates(logits: torch.Tensor, spec: "SampleSpec") -> BeamCandidates:
+    """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    _apply_penalties(logprobs, spec)
+    if spec.forbidden_ids:
+        logprobs[list(spec.forbidden_ids)] = float("-inf")
+    values, ids = logprobs.topk(min(spec.num_candidates, logprobs.shape[0]))
+    return BeamCandidates(ids.tolist(), values.tolist())
+
+
 def sample(logits: torch.Tensor, specs: "list[SampleSpec]") -> list[SampledToken]:
     """One token for each row of logits[R, vocab] (float32; changed in place where penalties apply)."""
-    wanted = [row for row, spec in enumerate(specs) if spec.params.logprobs is not None]
+    wanted = [row for row, spec in enumerate(specs) if spec.params.logprobs is not None or spec.params.best_of is not None]
     raw_logprobs = {row: torch.log_softmax(logits[row], dim=-1) for row in wanted}
     for row, spec in enumerate(specs):
         _apply_penalties(logits[row], spec)

@@ -28,7 +28,7 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs:
     rows = np.repeat(np.arange(len(chunks)), lengths)
     positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
     slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    sampled = np.array([c.spec is not None for c in chunks], dtype=bool)
+    sampled = np.array([bool(c.specs) for c in chunks], dtype=bool)
     logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
     return StepInputs(
         token_ids=torch.from_numpy(token_ids),

@@ -37,13 +37,14 @@ def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
     text = subprocess.run(
         [*PROGRAM, "generate", "--help"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=60
     ).stdout
-    for panel in ("Input and output", "Prompts", "Sampling", "Model", "Engine", "Reporting"):
+    for panel in ("Input and output", "Prompts", "Sampling", "Samples and beams", "Model", "Engine", "Reporting"):
         assert panel in text
     flags = (
         "--model --load-format --dtype --block-size --kv-memory --max-num-seqs --max-batch-tokens --max-model-len --threads "
     )
     flags += "--max-tokens --min-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty "
     flags += "--frequency-penalty --seed --stop --stop-token-id --ignore-eos --logprobs --prompt-column --system --chat "
+    flags += "--n --best-of --beam-width --length-penalty --early-stopping --no-prefix-caching --preemption --swap-memory "
     flags += "--no-chat --token-ids --order --overwrite --stats --limit --quiet --verbose"
     for flag in flags.split():
         assert f"{flag} " in text, flag
@@ -96,6 +97,13 @@ def test_shell_completion_is_offered():
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--kv-memory", "lots"], "--kv-memory is 'lots', not a size"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--block-size", "0"], "block_size is 0"),
         (["generate", "in.jsonl", "out.csv", "-m", "x"], "out.csv: unknown output format"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--n", "0"], "--n is 0"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--n", "3", "--best-of", "2"], "--best-of is 2"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--n", "3", "--beam-width", "2"], "--n is 3"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--beam-width", "2", "--temperature", "1"], "--temperature is 1.0"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--early-stopping", "maybe"], "--early-stopping"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--preemption", "swap"], "swap without --swap-memory"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--swap-memory", "much"], "--swap-memory is 'much', not a size"),
         (["generate", "in.jsonl", ".", "-m", "x"], "unknown output format"),
     ],
 )

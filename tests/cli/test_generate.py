@@ -105,6 +105,53 @@ def test_same_row_same_text_whatever_the_order_the_format_and_the_other_rows(gen
     assert records(out)[0]["text"] != texts["row 9"]
 
 
+def test_samples_and_beams_write_several_rows_with_their_scores(generate, tmp_path):
+    rows = [
+        {"id": "a", "prompt": "the quick"},
+        {"id": "b", "prompt": "the quick", "n": 1},
+        {"id": "c", "prompt": "the quick", "best_of": 4},
+        {"id": "d", "prompt": "the quick", "temperature": 0, "beam_width": 3, "n": 3, "early_stopping": "never"},
+        {"id": "e", "prompt": "the quick", "temperature": 0, "beam_width": 3, "n": 1, "early_stopping": True},
+        {"id": "f", "prompt": "the quick", "beam_width": 3},
+    ]
+    flags = ("--n", "2", "--temperature", "1", "--ignore-eos", "--token-ids", "--stats", "stats.json", "--block-size", "2")
+    code, _, err = generate(rows, "out.jsonl", *flags)
+    assert code == 5
+    found = records((tmp_path / "out.jsonl").read_text())
+    assert [(r["id"], r["sample"]) for r in found] == [
+        *(("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1), ("d", 0), ("d", 1), ("d", 2), ("e", 0), ("f", 0))
+    ]
+    a, b, c, d = (([r for r in found if r["id"] == name]) for name in "abcd")
+    assert a[0]["token_ids"] != a[1]["token_ids"]
+    assert "score" not in a[0]
+    assert c[0]["score"] >= c[1]["score"]
+    assert d[0]["score"] > d[1]["score"] > d[2]["score"]
+    assert found[-1]["error"] == "temperature is 1.0; temperature must be 0 with beam search"
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert stats["output_tokens"] == sum(r["output_tokens"] for r in found)
+    assert stats["num_sampled_tokens"] > stats["output_tokens"]
+    assert stats["num_copy_on_write"] > 0
+    assert 0 < stats["kv_sharing_saving"] < 1
+    assert "copies on write" in err
+    assert len(b) == 1
+
+
+@pytest.mark.parametrize("flags", [("--beam-width", "2", "--n", "2"), ("--best-of", "2", "--temperature", "1")])
+def test_score_is_a_column_of_every_format_when_the_flags_ask_for_it(generate, tmp_path, flags):
+    for name in ("out.jsonl", "out.parquet"):
+        assert generate(PROMPTS[:3], name, *flags)[0] == 0
+    parquet = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    jsonl = records((tmp_path / "out.jsonl").read_text())
+    assert [r["score"] for r in parquet] == [r["score"] for r in jsonl]
+    assert all(r["score"] < 0 for r in jsonl)
+
+
+def test_swap_memory_below_one_block_is_exit_code_4(generate):
+    code, _, err = generate(PROMPTS[:1], "out.jsonl", "--preemption", "swap", "--swap-memory", "1KiB")
+    assert code == 4
+    assert "--swap-memory is less than one KV block" in err
+
+
 def test_chat_wraps_plain_prompts_and_system_goes_in_front(generate):
     _, plain, _ = generate([{"prompt": "hello"}], "-", "--quiet")
     _, chat, _ = generate([{"prompt": "hello"}], "-", "--quiet", "--chat")

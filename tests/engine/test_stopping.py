@@ -20,7 +20,7 @@ def decode_bytes(ids):
 def finish_reasons(output_ids, **params):
     """finish_reason after each output token, fed one by one."""
     request = Request(0, [5, 6], SamplingParams(**params), row_key=0)
-    sequence = request.sequences[0]
+    sequence = request.live[0]
     check = FinishCheck(frozenset({EOS}))
     reasons = []
     for token_id in output_ids:

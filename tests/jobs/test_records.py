@@ -74,6 +74,17 @@ def test_token_ids_and_a_renamed_prompt_column():
         ({"prompt": "a", "stop_token_ids": [None]}, "column stop_token_ids is [None], not an integer or a list"),
         ({"prompt": "a", "ignore_eos": 1}, "column ignore_eos is 1, not true or false"),
         ({"prompt": "a", "temperature": 10**400}, "column temperature is 1000"),
+        ({"prompt": "a", "n": 0}, "column n is 0; n must be in [1, 64]"),
+        ({"prompt": "a", "n": "2"}, "column n is '2', not an integer"),
+        ({"prompt": "a", "n": 3, "best_of": 2}, "column best_of is 2; best_of must be in [n = 3, 64]"),
+        ({"prompt": "a", "beam_width": 65}, "column beam_width is 65"),
+        ({"prompt": "a", "beam_width": 2, "n": 3}, "n must be at most beam_width = 2 with beam search"),
+        ({"prompt": "a", "beam_width": 2, "temperature": 1}, "temperature must be 0 with beam search"),
+        ({"prompt": "a", "beam_width": 2, "stop": "x"}, "stop must be left out with beam search"),
+        ({"prompt": "a", "length_penalty": float("inf")}, "column length_penalty is inf"),
+        ({"prompt": "a", "early_stopping": "sometimes"}, "column early_stopping is 'sometimes', not true, false or \"never\""),
+        ({"prompt": "a", "early_stopping": 1}, "column early_stopping is 1, not true, false or"),
+        ({"prompt": "a", "early_stopping": [True]}, "column early_stopping is [True], not true, false or"),
     ],
 )
 def test_row_that_makes_no_request_says_why(columns, says):
@@ -105,6 +116,21 @@ def test_sampling_columns_override_the_flags_and_null_does_not():
     expected = SamplingParams(temperature=1.0, max_tokens=9, seed=3, stop=("end",), stop_token_ids=(4,), top_p=0.5)
     assert prepare(columns, params=base).params == expected
     assert prepare({"prompt": "a", "stop": ["x", "y"]}, params=base).params.stop == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [(True, "true"), (False, "false"), ("never", "never"), ("true", "true"), ("false", "false"), (None, "never")],
+)
+def test_early_stopping_is_a_truth_value_or_never_and_null_is_the_flags(value, meant):
+    prepared = prepare({"prompt": "a", "early_stopping": value}, params=SamplingParams(early_stopping="never"))
+    assert prepared.params.early_stopping == meant
+
+
+def test_samples_and_beams_are_overridden_row_by_row():
+    assert prepare({"prompt": "a", "n": 4, "best_of": 8}).params == SamplingParams(n=4, best_of=8)
+    beams = prepare({"prompt": "a", "beam_width": 4, "length_penalty": 2}, params=SamplingParams(n=2)).params
+    assert beams == SamplingParams(n=2, beam_width=4, length_penalty=2.0)
 
 
 def test_prompt_column_named_like_a_sampling_field_is_just_the_prompt():

@@ -74,6 +74,21 @@ def test_one_row_that_asks_for_logprobs_gets_them(tmp_path, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_scores_only_when_asked_for_or_brought_by_a_row(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(parquet_writer, "GROUP_ROWS", 1)
+    plain, scored = result(InputRow(0, {})), result(InputRow(1, {}), score=-0.25)
+    write_all(tmp_path / f"all-{name}", [plain, scored], score=True)
+    first, second = read_back(tmp_path / f"all-{name}")
+    assert (first["score"], second["score"]) == (None, -0.25)
+    assert list(second)[-2:] == ["score", "error"]
+    write_all(tmp_path / f"one-{name}", [plain, scored])
+    first, second = read_back(tmp_path / f"one-{name}")
+    assert (first.get("score"), second["score"]) == (None, -0.25)
+    write_all(tmp_path / f"none-{name}", [plain])
+    assert "score" not in read_back(tmp_path / f"none-{name}")[0]
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_error_row_and_missing_and_null_ids(tmp_path, name):
     rows = [error_row(InputRow(0, {}), "line 1: bad"), result(InputRow(1, {"id": None})), result(InputRow(2, {"id": 7}))]
     write_all(tmp_path / name, rows)

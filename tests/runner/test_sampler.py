@@ -161,3 +161,49 @@ def test_position_is_counted_in_output_tokens():
     spec = make_spec(known=(1, 2, 3, 4), num_prompt=3)
     assert spec.position == 1
     assert dataclasses.replace(spec, num_prompt_tokens=4).position == 0
+
+
+def test_several_specs_of_a_row_draw_as_samples_of_their_own():
+    logits = make_logits(rows=2)
+    forks = tuple(make_spec(row_key=5, sample=i, temperature=1.0) for i in range(6))
+    plain = (make_spec(row_key=6, temperature=1.0),)
+    first, second = sampler.choose(logits.clone(), [forks, plain])
+    assert [t.token_id for t in first] == sample_ids(logits[[0] * 6], forks)
+    assert len({t.token_id for t in first}) > 1
+    assert [t.token_id for t in second] == sample_ids(logits[1:], plain)
+
+
+def beam_spec(num_candidates, **params):
+    return dataclasses.replace(make_spec(beam_width=2, **params), num_candidates=num_candidates)
+
+
+def test_a_beam_gets_its_most_likely_tokens_best_first():
+    logits = make_logits(rows=2)
+    found = sampler.choose(logits.clone(), [(beam_spec(3),), (beam_spec(VOCAB + 9),)])
+    for row, (candidates, wanted) in enumerate(zip(found, (3, VOCAB), strict=True)):
+        expected, ids = torch.log_softmax(logits[row], dim=-1).sort(descending=True)
+        assert candidates.token_ids == ids[:wanted].tolist()
+        assert candidates.logprobs == pytest.approx(expected[:wanted].tolist(), abs=1e-6)
+
+
+def test_a_beams_penalties_act_on_log_probabilities_and_forbidden_tokens_are_no_candidates():
+    logits = make_logits()
+    best = int(logits.argmax())
+    expected = torch.log_softmax(logits[0], dim=-1)
+    (found,) = sampler.choose(logits.clone(), [(beam_spec(VOCAB, known=(1, best, 3), repetition_penalty=2.0),)])
+    penalized = dict(zip(found.token_ids, found.logprobs, strict=True))
+    assert penalized[best] == pytest.approx(2 * float(expected[best]), abs=1e-6)
+    (found,) = sampler.choose(logits.clone(), [(beam_spec(5, forbidden=(best,)),)])
+    assert best not in found.token_ids
+
+
+def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
+    logits = make_logits(rows=4, vocab=500)
+    batch = [
+        (make_spec(row_key=1, temperature=1.0, repetition_penalty=1.5), make_spec(row_key=1, sample=1, temperature=1.0)),
+        (beam_spec(8, presence_penalty=0.5),),
+        (make_spec(row_key=2, logprobs=2),),
+        (beam_spec(4),),
+    ]
+    together = sampler.choose(logits.clone(), batch)
+    assert together == [sampler.choose(logits[i : i + 1].clone(), [row])[0] for i, row in enumerate(batch)]

@@ -1,0 +1,112 @@
+"""A stand-in for the model runner that keeps tokens where the real one keeps K and V, and checks that every read is right.
+
+A slot holds the token written to it. Before a sequence chooses, its whole context is read back through its block table and
+must be its own tokens: a block that was overwritten, moved wrongly or shared wrongly shows at once. The "model" is a hash of
+the text so far, so a wrong token anywhere changes everything after it.
+"""
+
+from pagecli.engine.decoding import start_beam_search
+from pagecli.engine.request import Request
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.engine.scheduler import Scheduler, SchedulerLimits
+from pagecli.engine.step_plan import BeamCandidates, SampledToken
+from pagecli.engine.stopping import FinishCheck
+from pagecli.kv.manager import KVManager
+from pagecli.kv.moves import MoveKind
+
+EOS = 7
+VOCAB = 50
+
+
+def next_token(known_ids, sample, salt=0):
+    return hash((tuple(known_ids), sample, salt)) % VOCAB
+
+
+class SimulatedMachine:
+    """A scheduler with memory under it."""
+
+    def __init__(self, num_blocks=64, block_size=4, max_num_seqs=8, max_batch_tokens=32, swap_blocks=0, prefix_caching=True):
+        self.kv = KVManager(num_blocks, block_size, prefix_caching, swap_blocks)
+        limits = SchedulerLimits(max_num_seqs, max_batch_tokens, "swap" if swap_blocks else "recompute")
+        self.finish_check = FinishCheck(frozenset({EOS}))
+        self.scheduler = Scheduler(self.kv, limits, self.finish_check)
+        self.cache = [[None] * block_size for _ in range(num_blocks)]
+        self.swap = [[None] * block_size for _ in range(swap_blocks)]
+
+    def add(self, request):
+        start_beam_search(request, self.finish_check)
+        self.scheduler.add(request)
+
+    def step(self):
+        """One step: (plan, requests that finished in it)."""
+        plan = self.scheduler.plan()
+        assert plan.num_tokens <= self.scheduler.limits.max_batch_tokens
+        assert len(plan.chunks) <= self.scheduler.limits.max_num_seqs
+        self.kv.check_integrity()
+        self._move(plan.moves)
+        for chunk in plan.chunks:
+            self._write(chunk)
+        results = [self._choose(chunk) for chunk in plan.chunks if chunk.specs]
+        finished = self.scheduler.commit(plan, results)
+        self.kv.check_integrity()
+        self.check_index()
+        self.scheduler.release_finished()
+        self.kv.check_integrity()
+        return plan, finished
+
+    def run_all(self, requests, max_steps=20_000):
+        for request in requests:
+            self.add(request)
+        finished = []
+        for _ in range(max_steps):
+            if not self.scheduler.num_waiting and not self.scheduler.num_running:
+                return finished
+            plan, done = self.step()
+            assert plan.chunks, "a step without work while requests wait: deadlock"
+            finished += done
+        raise AssertionError("not finished")
+
+    def _move(self, moves):
+        for move in moves:
+            source = self.swap if move.kind is MoveKind.SWAP_IN else self.cache
+            target = self.swap if move.kind is MoveKind.SWAP_OUT else self.cache
+            target[move.target] = list(source[move.source])
+
+    def _write(self, chunk):
+        size = self.kv.block_size
+        for i, token_id in enumerate(chunk.token_ids, start=chunk.start):
+            block_id = chunk.block_ids[i // size]
+            assert self.kv.pool.ref_count(block_id) == 1, "a block is written while shared"
+            self.cache[block_id][i % size] = token_id
+
+    def _choose(self, chunk):
+        size = self.kv.block_size
+        known = chunk.specs[0].known_token_ids
+        read = [self.cache[chunk.block_ids[i // size]][i % size] for i in range(chunk.context_len)]
+        assert read == known, "the block table leads to other tokens than the sequence's own"
+        if chunk.specs[0].num_candidates:
+            ids = sorted(range(VOCAB), key=lambda t: hash((tuple(known), t)))[: chunk.specs[0].num_candidates]
+            return BeamCandidates(ids, [-0.1 - 0.3 * (hash((tuple(known), t)) % 1000) / 1000 for t in ids])
+        return tuple(SampledToken(next_token(known, spec.sample, spec.params.seed)) for spec in chunk.specs)
+
+    def check_index(self):
+        """A block found by a hash holds full blocks' worth of tokens, and is not free."""
+        if self.kv.index is not None:
+            for _, block_id in self.kv.index.items():
+                assert None not in self.cache[block_id]
+
+
+def make_request(request_id, prompt, **params):
+    """`prompt`: its token ids, or its length."""
+    ids = list(range(100, 100 + prompt)) if isinstance(prompt, int) else list(prompt)
+    return Request(request_id, ids, SamplingParams(**params), row_key=request_id)
+
+
+def texts(requests):
+    """What every sequence of every request came to, in an order that does not depend on the schedule."""
+    return [
+        [h.output_ids for h in r.beam_search.hypotheses]
+        if r.beam_search
+        else [s.output_token_ids for s in sorted(r.done, key=lambda s: s.sample)]
+        for r in requests
+    ]
