@@ -23,7 +23,7 @@ def linear_by_pairs(tmp_path_factory):
     if compiler is None:
         pytest.skip("needs a C++ compiler")
     library = tmp_path_factory.mktemp("pairs") / "pairs.so"
-    options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off", "-Wno-psabi"]
+    options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
     options += ["-DPAGECLI_ISA=emulated", "-DPAGECLI_EMULATE_PAIR_DOT", f"-I{ROOT}/csrc/include", f"-I{ROOT}/csrc/cpu"]
     sources = [Path(__file__).with_name("emulated_pairs.cpp"), *(ROOT / "csrc" / source for source in SOURCES)]
     done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
