@@ -28,10 +28,11 @@ def machine() -> dict[str, object]:
 
 
 def save(name: str, command: str, results: object) -> Path:
-    """Write results/NAME-DATE.json and return its path."""
+    """Write results/NAME-DATE.json (NAME-DATE-2.json when that is taken: nothing measured is overwritten) and return its path."""
     now = datetime.now(UTC)
-    path = RESULTS / f"{name}-{now:%Y-%m-%d}.json"
     RESULTS.mkdir(exist_ok=True)
+    names = (f"{name}-{now:%Y-%m-%d}{again}.json" for again in ("", *(f"-{i}" for i in range(2, 1000))))
+    path = next(RESULTS / file for file in names if not (RESULTS / file).exists())
     body = {"date": now.isoformat(timespec="seconds"), "command": command, "machine": machine(), "results": results}
     path.write_text(json.dumps(body, indent=2) + "\n")
     return path
