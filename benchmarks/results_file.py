@@ -28,7 +28,7 @@ def machine() -> dict[str, object]:
 
 
 def save(name: str, command: str, results: object) -> Path:
-    """Write results/NAME-DATE.json (NAME-DATE-2.json when that is taken: nothing measured is overwritten) and return its path."""
+    """Write results/NAME-DATE.json and return its path; NAME-DATE-2.json when that is taken, so that nothing is lost."""
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
     names = (f"{name}-{now:%Y-%m-%d}{again}.json" for again in ("", *(f"-{i}" for i in range(2, 1000))))

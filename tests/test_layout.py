@@ -14,7 +14,8 @@ GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 # A layer may import those it names here, itself, and errors. Nothing imports to its left.
 LAYERS = {
-    "cli": {"jobs", "engine", "runner", "model", "kernels", "kv"},
+    "cli": {"jobs", "profiler", "engine", "runner", "model", "kernels", "kv"},
+    "profiler": {"engine", "runner", "model", "kernels", "kv"},
     "jobs": {"engine", "model"},
     "engine": {"kv", "runner", "model", "kernels"},
     "runner": {"model", "kernels"},
