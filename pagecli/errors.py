@@ -1,6 +1,6 @@
 """What can go wrong, said in one line with a hint, and the exit code each kind ends the program with."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
@@ -15,6 +15,23 @@ class ExitCode(IntEnum):
     SIGINT = 130
     SIGPIPE = 141  # nobody reads standard output any more
     SIGTERM = 143
+
+
+class ErrorCode(StrEnum):
+    """Why a row is an error row: the column `error_code`, beside the sentence in `error`. The README documents each."""
+
+    INVALID_JSON = "invalid_json"  # a line that is no JSON
+    INVALID_CSV = "invalid_csv"  # a record with too many or too few fields, or broken quotes
+    INVALID_ENCODING = "invalid_encoding"  # not UTF-8, or half of a surrogate pair
+    INVALID_TYPE = "invalid_type"  # JSON, but not an object; a prompt that is no text; messages that are no chat
+    MISSING_PROMPT = "missing_prompt"  # no prompt, or more than one
+    EMPTY_PROMPT = "empty_prompt"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    INVALID_PARAMETER = "invalid_parameter"  # a sampling parameter of the wrong type or out of range
+    UNSUPPORTED = "unsupported"  # asked for in a way that is right, but that pagecli does not have
+    NOT_TOKENIZABLE = "not_tokenizable"  # the tokenizer or the chat template refuses it
+    KV_TOO_SMALL = "kv_too_small"  # the KV cache could never hold it
+    ENGINE_FAILURE = "engine_failure"  # the engine failed on it
 
 
 class PagecliError(Exception):
@@ -47,6 +64,10 @@ class ModelError(PagecliError):
 
 
 class RowError(PagecliError):
-    """One row that cannot be processed; it becomes an error row and the job goes on."""
+    """One row that cannot be processed; it becomes an error row and the job goes on. `code` says of which kind it is."""
 
     exit_code = ExitCode.ROWS
+
+    def __init__(self, message: str, hint: str | None = None, code: ErrorCode = ErrorCode.INVALID_PARAMETER) -> None:
+        super().__init__(message, hint)
+        self.code = code

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.errors import RowError
+from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.manager import KVManager
 
 
@@ -28,11 +28,12 @@ class Admission:
 
     def _check_prompt(self, prompt_token_ids: list[int]) -> None:
         if not prompt_token_ids:
-            raise RowError("the prompt has no tokens", "give a prompt that is not empty")
+            raise RowError("the prompt has no tokens", "give a prompt that is not empty", ErrorCode.EMPTY_PROMPT)
         if len(prompt_token_ids) >= self.max_model_len:
             raise RowError(
                 f"the prompt has {len(prompt_token_ids)} tokens; the limit, with one output token, is {self.max_model_len}",
                 "shorten the prompt, or raise --max-model-len up to what the model allows",
+                ErrorCode.PROMPT_TOO_LONG,
             )
         if min(prompt_token_ids) < 0 or max(prompt_token_ids) >= self.vocab_size:
             raise RowError("prompt_token_ids has an id outside the vocabulary", f"ids must be in [0, {self.vocab_size})")
@@ -54,4 +55,5 @@ class Admission:
                 f"{num_prompt_tokens} prompt and up to {params.max_tokens} output tokens{sequences} need {needed} KV blocks of "
                 f"{self.kv.block_size} slots; the cache has {total}",
                 "raise --kv-memory or lower max_tokens",
+                ErrorCode.KV_TOO_SMALL,
             )

@@ -6,20 +6,32 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pagecli.errors import ErrorCode
+
 
 @dataclass(frozen=True, slots=True)
 class InputRow:
-    """`index` counts rows from 0 (blank lines are no rows); `line` counts lines from 1 and is None in Parquet."""
+    """One row. `index` counts the rows of this job from 0; `line` counts lines from 1 (blank ones too), None in Parquet."""
 
     index: int
     columns: Mapping[str, Any]
     line: int | None = None
     error: str | None = None  # set: the row could not be read, and `columns` is empty or incomplete
     num_bytes: int = 0  # about what the row takes in memory, for bounding buffers
+    error_code: ErrorCode | None = None
+    source_index: int | None = None  # its number in the whole input, where rows of that were left out; None: `index`
+    file: str | None = None  # the file it is in, where the input is several
+    batch_url: str | None = None  # of a row of an OpenAI batch file: its url, "" if unknown; None: a plain row
+
+    @property
+    def number(self) -> int:
+        """Its number in the whole input, from 0: what its id and its random draws are taken from if it has no id."""
+        return self.index if self.source_index is None else self.source_index
 
     @property
     def place(self) -> str:
-        return f"line {self.line}" if self.line is not None else f"row {self.index}"
+        place = f"line {self.line}" if self.line is not None else f"row {self.number}"
+        return f"{self.file}, {place}" if self.file is not None else place
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class InputSource(Protocol):
 
     name: str
     schema: pa.Schema | None  # the columns' Arrow types where the format has them
+    column_names: list[str] | None  # where the format names them before its first row
 
     def __iter__(self) -> Iterator[InputRow]: ...
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pagecli.errors import InputError
+from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.byte_streams import InterruptibleStream, decompressed, is_stream, open_raw
 from pagecli.jobs.input_row import InputRow, RowEstimate
 
@@ -28,6 +28,7 @@ class JsonlSource:
     """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError."""
 
     schema: pa.Schema | None = None
+    column_names: list[str] | None = None
 
     def __init__(self, path: str, limit: int | None = None) -> None:
         self.name = "standard input" if path == "-" else path
@@ -102,21 +103,23 @@ def parse_line(line: bytes, index: int, line_number: int) -> InputRow:
     """The row in one line of JSON; NaN, Infinity and integers of any size are taken, as Python's json does."""
     columns: dict[str, Any] = {}
     error: str | None = None
+    code = ErrorCode.INVALID_JSON
     try:
         value = json.loads(line.decode("utf-8"))
         if isinstance(value, dict):
             columns, error = _without_surrogates(value, line)
+            code = ErrorCode.INVALID_ENCODING
         else:
-            error = f"a {_json_type(value)}, not an object with a prompt"
+            error, code = f"a {_json_type(value)}, not an object with a prompt", ErrorCode.INVALID_TYPE
     except UnicodeDecodeError as problem:
-        error = f"invalid UTF-8 at byte {problem.start + 1}"
+        error, code = f"invalid UTF-8 at byte {problem.start + 1}", ErrorCode.INVALID_ENCODING
     except json.JSONDecodeError as problem:
         error = f"invalid JSON: {problem.msg} at column {problem.pos + 1}"
     except (ValueError, RecursionError) as problem:  # an integer of over 4,300 digits; nesting too deep
         error = f"invalid JSON: {str(problem).split(';')[0]}"
-    if error is not None:
-        error = f"line {line_number}: {error}"
-    return InputRow(index, columns, line_number, error, num_bytes=len(line))
+    if error is None:
+        return InputRow(index, columns, line_number, num_bytes=len(line))
+    return InputRow(index, columns, line_number, f"line {line_number}: {error}", num_bytes=len(line), error_code=code)
 
 
 def _without_surrogates(columns: dict[str, Any], line: bytes) -> tuple[dict[str, Any], str | None]:

@@ -152,6 +152,7 @@ class RowEncoder:
         if self._columns.logprobs or row.logprobs is not None:
             record["logprobs"] = logprob_records(row.logprobs)
         record["error"] = row.error
+        record["error_code"] = row.error_code
         return (json.dumps(record, ensure_ascii=False, default=json_default) + "\n").encode("utf-8", "replace")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagecli.engine.outputs import FinishReason, RequestOutput, TokenLogprobs
+from pagecli.errors import ErrorCode
 from pagecli.jobs.input_row import InputRow
 
 # Columns that pagecli writes after the input's; `token_ids`, `score` and `logprobs` only when asked for, but always reserved.
@@ -18,6 +19,7 @@ RESULT_COLUMNS = (
     "score",
     "logprobs",
     "error",
+    "error_code",
 )
 CARRIED_PREFIX = "input_"
 
@@ -36,11 +38,13 @@ class OutputRow:
     score: float | None = None
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
+    error_code: ErrorCode | None = None
+    num_samples: int = 1  # how many output rows the input row has; they follow each other
 
     @property
     def id(self) -> Any:
         """The row's own id (which may be null), or its index if the input has no id."""
-        return self.row.columns.get("id", self.row.index)
+        return self.row.columns.get("id", self.row.number)
 
     @property
     def num_bytes(self) -> int:
@@ -62,8 +66,11 @@ class ResultColumns:
         return self if (score, logprobs) == (self.score, self.logprobs) else ResultColumns(self.token_ids, score, logprobs)
 
 
-def error_row(row: InputRow, error: str, prompt_tokens: int | None = None) -> OutputRow:
-    return OutputRow(row, prompt_tokens=prompt_tokens, error=error)
+def error_row(row: InputRow, error: str, prompt_tokens: int | None = None, code: ErrorCode | None = None) -> OutputRow:
+    """The output of a row that failed; its message begins with the line the row is on, where the input has lines."""
+    if row.line is not None and not error.startswith(row.place):
+        error = f"{row.place}: {error}"
+    return OutputRow(row, prompt_tokens=prompt_tokens, error=error, error_code=code or ErrorCode.ENGINE_FAILURE)
 
 
 def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
@@ -81,6 +88,7 @@ def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
             output_tokens=len(sequence.token_ids),
             score=sequence.score,
             logprobs=sequence.logprobs,
+            num_samples=len(output.sequences),
         )
         for sequence in output.sequences
     ]

@@ -31,7 +31,7 @@ class ArrowCarriedColumns:
     def build(self, rows: list[OutputRow]) -> dict[str, Any]:
         table = pa.Table.from_batches(_slices(rows), schema=self._schema)
         has_id = "id" in self._schema.names
-        columns = {"id": table["id"] if has_id else pa.array([row.row.index for row in rows], pa.int64())}
+        columns = {"id": table["id"] if has_id else pa.array([row.row.number for row in rows], pa.int64())}
         columns.update((carried_name(name), table[name]) for name in self._schema.names if name != "id")
         return columns
 
@@ -115,4 +115,5 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns) -> dict[str, pa
     if columns.logprobs:
         arrays["logprobs"] = pa.array([logprob_records(row.logprobs) for row in rows], LOGPROBS_TYPE)
     arrays["error"] = pa.array([row.error for row in rows], pa.string())
+    arrays["error_code"] = pa.array([row.error_code for row in rows], pa.string())
     return arrays

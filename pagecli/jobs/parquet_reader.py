@@ -27,6 +27,7 @@ class ParquetSource:
             raise unreadable(path, error) from error
         self.schema: pa.Schema | None = self._file.schema_arrow
         names = self._file.schema_arrow.names
+        self.column_names: list[str] | None = names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             self._file.close()

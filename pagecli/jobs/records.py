@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.errors import PagecliError, RowError
+from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.arrow_values import json_default
 from pagecli.jobs.input_row import InputRow
 from pagecli.jobs.row_sampling import row_sampling_params
@@ -42,6 +42,7 @@ class PreparedRow:
     params: SamplingParams
     row_key: int
     error: str | None = None
+    error_code: ErrorCode | None = None
 
 
 class RowPreparer:
@@ -56,16 +57,16 @@ class RowPreparer:
 
     def prepare(self, row: InputRow) -> PreparedRow:
         key = row_key(row)
-        error = row.error
+        error, code = row.error, row.error_code
         if error is None:
             try:
                 params = row_sampling_params(self._params, row.columns, ignore=self._options.prompt_column)
                 return PreparedRow(row, self._prompt_token_ids(row.columns), params, key)
             except PagecliError as problem:
-                error = one_line(problem)
+                error, code = one_line(problem), code_of(problem)
             except Exception as problem:  # a template or tokenizer that chokes on this row must not end the job
-                error = f"cannot be tokenized: {type(problem).__name__}: {problem}"
-        return PreparedRow(row, [], self._params, key, error)
+                error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
+        return PreparedRow(row, [], self._params, key, error, code)
 
     def _prompt_token_ids(self, columns: Mapping[str, Any]) -> list[int]:
         name, value = self._prompt(columns)
@@ -74,15 +75,16 @@ class RowPreparer:
         elif name == "prompt_token_ids":
             token_ids = _checked_token_ids(value)
         elif not isinstance(value, str):
-            raise RowError(f"column {name} is {type(value).__name__}, not text")
+            raise RowError(f"column {name} is {type(value).__name__}, not text", code=ErrorCode.INVALID_TYPE)
         elif self._chat:
             token_ids = self._tokenizer.apply_chat_template(self._with_system([{"role": "user", "content": value}]))
         else:
             token_ids = self._tokenizer.encode(value)
         if not token_ids:
-            raise RowError(f"column {name} is empty: no token to start from")
+            raise RowError(f"column {name} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
         if max(token_ids) >= self._vocab_size:
-            raise RowError(f"token id {max(token_ids)} is outside the model's vocabulary of {self._vocab_size}")
+            message = f"token id {max(token_ids)} is outside the model's vocabulary of {self._vocab_size}"
+            raise RowError(message, code=ErrorCode.INVALID_TYPE)
         return token_ids
 
     def _prompt(self, columns: Mapping[str, Any]) -> tuple[str, Any]:
@@ -91,9 +93,11 @@ class RowPreparer:
         given = [(name, columns[name]) for name in names if name in columns]
         given = [(name, value) for name, value in given if value is not None]
         if len(given) > 1:
-            raise RowError(f"has {' and '.join(name for name, _ in given)}; a row needs exactly one of them")
+            names_given = " and ".join(name for name, _ in given)
+            raise RowError(f"has {names_given}; a row needs exactly one of them", code=ErrorCode.MISSING_PROMPT)
         if not given:
-            raise RowError(f"has no {', '.join(names)}", "name the column of the prompts with --prompt-column")
+            hint = "name the column of the prompts with --prompt-column"
+            raise RowError(f"has no {', '.join(names)}", hint, ErrorCode.MISSING_PROMPT)
         return given[0]
 
     def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +114,7 @@ def row_key(row: InputRow) -> int:
     """
     value = row.columns.get("id")
     if value is None:
-        return row.index
+        return row.number
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
 
@@ -119,23 +123,28 @@ def one_line(error: PagecliError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
+def code_of(problem: PagecliError) -> ErrorCode:
+    """The kind of a row's problem; what says none is a parameter out of range."""
+    return problem.code if isinstance(problem, RowError) else ErrorCode.INVALID_PARAMETER
+
+
 def _checked_messages(value: Any) -> list[dict[str, Any]]:
     """Messages as the template wants them; fields that are null, as Parquet fills them in, are left out."""
     if not isinstance(value, list) or not value:
-        raise RowError("column messages is not a list of at least one message")
+        raise RowError("column messages is not a list of at least one message", code=ErrorCode.INVALID_TYPE)
     messages = []
     for number, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise RowError(f"column messages: message {number} is not an object with a role")
+            raise RowError(f"column messages: message {number} is not an object with a role", code=ErrorCode.INVALID_TYPE)
         messages.append({name: item for name, item in message.items() if item is not None})
         if "content" not in messages[-1] and len(messages[-1]) == 1:
-            raise RowError(f"column messages: message {number} has no content")
+            raise RowError(f"column messages: message {number} has no content", code=ErrorCode.INVALID_TYPE)
     return messages
 
 
 def _checked_token_ids(value: Any) -> list[int]:
     if not isinstance(value, list) or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-        raise RowError("column prompt_token_ids is not a list of integers")
+        raise RowError("column prompt_token_ids is not a list of integers", code=ErrorCode.INVALID_TYPE)
     if any(item < 0 for item in value):
-        raise RowError("column prompt_token_ids has a negative token id")
+        raise RowError("column prompt_token_ids has a negative token id", code=ErrorCode.INVALID_TYPE)
     return value

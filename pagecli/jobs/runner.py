@@ -12,7 +12,7 @@ from pagecli.errors import RowError
 from pagecli.jobs.feeder import POLL_SECONDS, Feeder
 from pagecli.jobs.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.output_row import OutputRow, error_row, output_rows
-from pagecli.jobs.records import PreparedRow, one_line
+from pagecli.jobs.records import PreparedRow, code_of, one_line
 from pagecli.jobs.reorder import CompletionOrder, InputOrder
 from pagecli.jobs.writer import RowWriter
 
@@ -155,15 +155,15 @@ class JobRun:
         return num_active < self._window.max_active and num_active + len(self._order) < self._window.max_outstanding
 
     def _add(self, prepared: PreparedRow) -> None:
-        index, error = prepared.row.index, prepared.error
+        index, error, code = prepared.row.index, prepared.error, prepared.error_code
         if error is None:
             try:
                 self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
                 self._active[index] = prepared
                 return
             except RowError as problem:
-                error = one_line(problem)
-        self._finish(index, [error_row(prepared.row, error, len(prepared.prompt_token_ids) or None)])
+                error, code = one_line(problem), code_of(problem)
+        self._finish(index, [error_row(prepared.row, error, len(prepared.prompt_token_ids) or None, code)])
 
     def _finish(self, index: int, rows: list[OutputRow]) -> None:
         self._write(self._order.push(index, rows))
@@ -179,8 +179,8 @@ class JobRun:
             if row.error is not None:
                 result.num_error_rows += 1
                 if result.first_error is None:
-                    at_line = row.error.startswith("line ")
-                    result.first_error = row.error if at_line else f"{row.row.place}: {row.error}"
+                    has_place = row.error.startswith(row.row.place)
+                    result.first_error = row.error if has_place else f"{row.row.place}: {row.error}"
 
     def _stopped(self) -> bool:
         self.result.stopped_by = self._stop_requested()

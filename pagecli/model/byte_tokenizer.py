@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagecli.errors import RowError
+from pagecli.errors import ErrorCode, RowError
 
 
 class ByteTokenizer:
@@ -18,7 +18,11 @@ class ByteTokenizer:
         return [byte % self.vocab_size for byte in text.encode("utf-8", errors="replace")]
 
     def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
-        raise RowError("this model has no tokenizer, so no chat template", "give prompts instead of messages, or use --no-chat")
+        raise RowError(
+            "this model has no tokenizer, so no chat template",
+            "give prompts instead of messages, or use --no-chat",
+            ErrorCode.NOT_TOKENIZABLE,
+        )
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return bytes(i % 256 for i in ids).decode("utf-8", errors="replace")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from pagecli.errors import ModelError, RowError
+from pagecli.errors import ErrorCode, ModelError, RowError
 from pagecli.model.byte_tokenizer import ByteTokenizer
 from pagecli.model.registry import ModelSource
 
@@ -51,12 +51,18 @@ class TransformersTokenizer:
 
     def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
         if not self.has_chat_template:
-            raise RowError("the model's tokenizer has no chat template", "give prompts instead of messages, or use --no-chat")
+            raise RowError(
+                "the model's tokenizer has no chat template",
+                "give prompts instead of messages, or use --no-chat",
+                ErrorCode.NOT_TOKENIZABLE,
+            )
         try:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
-                f"the chat template refuses these messages: {_one_line(error)}", "check roles and contents"
+                f"the chat template refuses these messages: {_one_line(error)}",
+                "check roles and contents",
+                ErrorCode.NOT_TOKENIZABLE,
             ) from error
         return self._encode(text, add_special_tokens=False)  # the template wrote them itself
 
@@ -67,7 +73,9 @@ class TransformersTokenizer:
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
-            raise RowError(f"the text cannot be tokenized: {_one_line(error)}", "is it valid Unicode?") from error
+            raise RowError(
+                f"the text cannot be tokenized: {_one_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
+            ) from error
 
 
 def _load(path: Path) -> Any:

@@ -27,7 +27,7 @@ def test_jsonl_to_parquet_with_all_that_is_documented(generate, tmp_path):
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names == [
         *("id", "prompt", "kind", "sample", "text", "token_ids", "finish_reason"),
-        *("prompt_tokens", "output_tokens", "logprobs", "error"),
+        *("prompt_tokens", "output_tokens", "logprobs", "error", "error_code"),
     ]
     assert table["id"].to_pylist() == [row["id"] for row in PROMPTS]
     for row in table.to_pylist():
@@ -86,7 +86,7 @@ def test_bad_rows_are_written_in_place_and_exit_with_5(generate, tmp_path):
     assert [row["finish_reason"] for row in rows] == ["length", "error", "error", "length", "error"]
     assert rows[0]["output_tokens"] == 2
     assert rows[1]["error"].startswith("line 2: invalid JSON")
-    assert rows[2]["error"] == "column temperature is 'hot', not a number"
+    assert rows[2]["error"] == "line 3: column temperature is 'hot', not a number"
     assert "tokens" in rows[4]["error"]
     assert "3 of 5 rows are error rows" in err
 
@@ -126,7 +126,7 @@ def test_samples_and_beams_write_several_rows_with_their_scores(generate, tmp_pa
     assert "score" not in a[0]
     assert c[0]["score"] >= c[1]["score"]
     assert d[0]["score"] > d[1]["score"] > d[2]["score"]
-    assert found[-1]["error"] == "temperature is 1.0; temperature must be 0 with beam search"
+    assert found[-1]["error"] == "line 6: temperature is 1.0; temperature must be 0 with beam search"
     stats = json.loads((tmp_path / "stats.json").read_text())
     assert stats["output_tokens"] == sum(r["output_tokens"] for r in found)
     assert stats["num_sampled_tokens"] > stats["output_tokens"]

@@ -129,8 +129,8 @@ def test_bad_rows_become_error_rows_in_their_place():
     assert [row.error for row in writer.rows] == [
         None,
         "line 2: invalid JSON",
-        "column prompt is int, not text",
-        "the prompt has 99 tokens; shorten it",
+        "line 3: column prompt is int, not text",
+        "line 4: the prompt has 99 tokens; shorten it",
         None,
     ]
     assert [row.prompt_tokens for row in writer.rows] == [1, None, None, 99, 1]
@@ -145,7 +145,7 @@ def test_error_of_a_request_becomes_an_error_row():
 
     writer = ListWriter()
     result = make_run(Failing(), writer).run(ListSource(prompts(3)))
-    assert [row.error for row in writer.rows] == [None, "ran out", None]
+    assert [row.error for row in writer.rows] == [None, "line 2: ran out", None]
     assert result.first_error == "line 2: ran out"
 
 

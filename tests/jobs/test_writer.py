@@ -47,6 +47,7 @@ def test_columns_come_in_the_documented_order(tmp_path, name):
         ("prompt_tokens", 3),
         ("output_tokens", 2),
         ("error", None),
+        ("error_code", None),
     ]
 
 
@@ -70,7 +71,7 @@ def test_one_row_that_asks_for_logprobs_gets_them(tmp_path, name, monkeypatch):
     first, second = read_back(tmp_path / name)
     assert first.get("logprobs") is None
     assert second["logprobs"] == [{"token_id": 5, "logprob": -0.5, "top": []}]
-    assert list(second)[-2:] == ["logprobs", "error"]
+    assert list(second)[-3:] == ["logprobs", "error", "error_code"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -80,7 +81,7 @@ def test_scores_only_when_asked_for_or_brought_by_a_row(tmp_path, name, monkeypa
     write_all(tmp_path / f"all-{name}", [plain, scored], score=True)
     first, second = read_back(tmp_path / f"all-{name}")
     assert (first["score"], second["score"]) == (None, -0.25)
-    assert list(second)[-2:] == ["score", "error"]
+    assert list(second)[-3:] == ["score", "error", "error_code"]
     write_all(tmp_path / f"one-{name}", [plain, scored])
     first, second = read_back(tmp_path / f"one-{name}")
     assert (first.get("score"), second["score"]) == (None, -0.25)
@@ -263,6 +264,7 @@ def test_no_rows_make_an_empty_file(tmp_path):
         "prompt_tokens",
         "output_tokens",
         "error",
+        "error_code",
     ]
 
 
