@@ -141,7 +141,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         """Give a sequence without blocks those of its text that the cache still has."""
-        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence))
+        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence), sequence.token_ids)
 
     def _hashes(self, sequence: Sequence) -> list[bytes]:
         request = sequence.request

@@ -76,6 +76,10 @@ class KVManager:
         """Used blocks / blocks, 0 to 1."""
         return self.pool.num_used / self.pool.num_blocks
 
+    def filled_slots(self) -> list[int]:
+        """A copy of how many slots of each block hold a token's K and V; 0 where no table holds the block."""
+        return self._block_filled[:]
+
     def num_blocks_for(self, num_slots: int) -> int:
         """Blocks that `num_slots` slots of one sequence take."""
         return -(-num_slots // self.block_size)
@@ -121,7 +125,7 @@ class KVManager:
 
     def _copy_on_write(self, table: _Table, at: int) -> None:
         source, target = table.block_ids[at], self.pool.take()
-        self.pool.release(source)
+        self._release(source)
         self._moves.append(BlockMove(MoveKind.COPY, source, target))
         self._set_filled(target, table.num_filled % self.block_size)
         table.block_ids[at] = target
@@ -142,9 +146,13 @@ class KVManager:
         assert self.index is not None
         for at in range(len(table.hashes), table.num_filled // self.block_size):
             first = at * self.block_size
-            parent = table.hashes[-1] if table.hashes else self._salt
-            table.hashes.append(chain_hash(parent, token_ids[first : first + self.block_size]))
-            self.index.add(table.hashes[-1], table.block_ids[at])
+            parent, tokens = self._parent(table.hashes, at), token_ids[first : first + self.block_size]
+            table.hashes.append(chain_hash(parent, tokens))
+            self.index.add(table.hashes[-1], table.block_ids[at], parent, tokens)
+
+    def _parent(self, hashes: list[bytes], at: int) -> bytes:
+        """Hash of the block before the one at `at`; the first follows the salt."""
+        return hashes[at - 1] if at else self._salt
 
     def _set_filled(self, block_id: int, num_slots: int) -> None:
         self._num_filled += num_slots - self._block_filled[block_id]
@@ -168,8 +176,11 @@ class KVManager:
             idle += self.pool.ref_count(block_id) == 0
         return found, idle
 
-    def adopt_prefix(self, seq_id: int, hashes: list[bytes]) -> int:
-        """Start the sequence's table with the cached blocks of its prefix; returns how many slots that fills."""
+    def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int]) -> int:
+        """Start the table of a sequence of these tokens with what the cache has of its prefix; returns the slots that fills.
+
+        Full blocks are shared. A block that agrees with the tokens after them in part is copied as far as it agrees.
+        """
         table = self._tables[seq_id] = _Table()
         for block_hash in hashes[: self.num_cached_blocks(hashes)[0]]:
             assert self.index is not None
@@ -178,7 +189,21 @@ class KVManager:
             self._hold(table, block_id, self.block_size)
             table.hashes.append(block_hash)
         table.num_filled = len(table.block_ids) * self.block_size
+        if self.index is not None:
+            self._adopt_part(table, token_ids)
         return table.num_filled
+
+    def _adopt_part(self, table: _Table, token_ids: list[int]) -> None:
+        """Take over the leading slots of a cached block that begins as the text goes on, by copy on write."""
+        assert self.index is not None
+        at = len(table.block_ids)
+        parent, first = self._parent(table.hashes, at), at * self.block_size
+        source, num_slots = self.index.find_partial(parent, token_ids[first : min(first + self.block_size, len(token_ids) - 1)])
+        if num_slots == 0 or self.pool.num_available <= (self.pool.ref_count(source) == 0):  # the copy takes a block
+            return
+        self._hold(table, source, num_slots)
+        table.num_filled += num_slots
+        self._copy_on_write(table, at)
 
     def _hold(self, table: _Table, block_id: int, num_slots: int) -> None:
         self.pool.share(block_id)
@@ -208,8 +233,12 @@ class KVManager:
     def _release_all(self, table: _Table) -> None:
         self._num_table_entries -= len(table.block_ids)
         for block_id in reversed(table.block_ids):
-            if self.pool.release(block_id, keep=self.index is not None and self.index.holds(block_id)):
-                self._set_filled(block_id, 0)
+            self._release(block_id)
+
+    def _release(self, block_id: int) -> None:
+        """One table fewer holds the block; what no table holds stays for its content, if that can be found."""
+        if self.pool.release(block_id, keep=self.index is not None and self.index.holds(block_id)):
+            self._set_filled(block_id, 0)
 
     def _evicted(self, block_id: int) -> None:
         if self.index is not None:
@@ -266,9 +295,9 @@ class KVManager:
     def _republish(self, table: _Table) -> None:
         """Make full blocks that came back findable, where no other block with their content is."""
         if self.index is not None:
-            for block_hash, block_id in zip(table.hashes, table.block_ids, strict=False):
+            for at, (block_hash, block_id) in enumerate(zip(table.hashes, table.block_ids, strict=False)):
                 if not self.index.holds(block_id):
-                    self.index.add(block_hash, block_id)
+                    self.index.add(block_hash, block_id, self._parent(table.hashes, at), [])
 
     def _swap_in_block(self, table: _Table, source: int, num_slots: int, moved: dict[int, int]) -> None:
         if source in moved:

@@ -6,6 +6,7 @@ Two blocks with one hash hold the same tokens at the same positions after the sa
 
 from array import array
 from hashlib import blake2b
+from itertools import islice
 
 
 def chain_hash(parent: bytes, token_ids: list[int]) -> bytes:
@@ -22,30 +23,62 @@ def block_hashes(salt: bytes, token_ids: list[int], block_size: int, num_blocks:
     return hashes
 
 
+MAX_COMPARED = 32  # blocks whose tokens are compared for a partial match, latest first
+
+
 class PrefixIndex:
-    """Which block holds the content of which hash; one block a hash, one hash a block."""
+    """Which block holds the content of which hash; one block a hash, one hash a block.
+
+    Blocks are also found by what their tokens begin with, after the same prefix: such a block serves as far as it agrees.
+    """
 
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
         self._hash_of: dict[int, bytes] = {}
+        self._text_of: dict[bytes, tuple[bytes, list[int]]] = {}  # hash -> parent's hash, the block's tokens
+        self._after: dict[tuple[bytes, int], dict[bytes, list[int]]] = {}  # parent's hash, first token -> hash -> tokens
 
     def find(self, block_hash: bytes) -> int | None:
         return self._block_of.get(block_hash)
 
+    def find_partial(self, parent: bytes, token_ids: list[int]) -> tuple[int, int]:
+        """The block after `parent` that agrees longest with how `token_ids` begins, and in how many tokens; 0: none."""
+        best, longest = -1, 0
+        candidates = self._after.get((parent, token_ids[0]), {}) if token_ids else {}
+        for block_hash, tokens in islice(reversed(candidates.items()), MAX_COMPARED):
+            pairs = zip(tokens, token_ids, strict=False)
+            common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), len(token_ids)))
+            if common > longest:
+                best, longest = self._block_of[block_hash], common
+        return best, longest
+
     def holds(self, block_id: int) -> bool:
         return block_id in self._hash_of
 
-    def add(self, block_hash: bytes, block_id: int) -> None:
-        """Make the block findable, unless another with the same content is already."""
+    def add(self, block_hash: bytes, block_id: int, parent: bytes, token_ids: list[int]) -> None:
+        """Make the block, full of these tokens, findable, unless another with the same content is already.
+
+        Without its tokens (they are not kept for swapped-out blocks) it is found as a whole only.
+        """
         if block_hash not in self._block_of:
             self._block_of[block_hash] = block_id
             self._hash_of[block_id] = block_hash
+            if token_ids:
+                self._text_of[block_hash] = (parent, token_ids)
+                self._after.setdefault((parent, token_ids[0]), {})[block_hash] = token_ids
 
     def forget(self, block_id: int) -> None:
         """The block's content is about to be overwritten."""
         block_hash = self._hash_of.pop(block_id, None)
-        if block_hash is not None:
-            del self._block_of[block_hash]
+        if block_hash is None:
+            return
+        del self._block_of[block_hash]
+        if block_hash in self._text_of:
+            parent, token_ids = self._text_of.pop(block_hash)
+            siblings = self._after[parent, token_ids[0]]
+            del siblings[block_hash]
+            if not siblings:
+                del self._after[parent, token_ids[0]]
 
     def items(self) -> list[tuple[bytes, int]]:
         return list(self._block_of.items())

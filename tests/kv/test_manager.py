@@ -99,7 +99,7 @@ def test_a_later_request_takes_over_the_blocks_of_the_prefix_it_shares():
     kv.free(1)
     hashes = kv.prompt_hashes([*range(8), 90, 91])
     assert kv.num_cached_blocks(hashes) == (2, 2)
-    assert kv.adopt_prefix(2, hashes) == 8
+    assert kv.adopt_prefix(2, hashes, [*range(8), 90, 91]) == 8
     assert kv.block_table(2) == blocks[:2]
     assert kv.num_cached_blocks(hashes) == (2, 0)
     kv.check_integrity()
@@ -108,7 +108,39 @@ def test_a_later_request_takes_over_the_blocks_of_the_prefix_it_shares():
 def test_a_prompt_found_whole_still_has_a_token_to_compute():
     kv = KVManager(num_blocks=8, block_size=4, prefix_caching=True)
     fill(kv, 1, range(8))
-    assert kv.adopt_prefix(2, kv.prompt_hashes(list(range(8)))) == 4
+    assert kv.adopt_prefix(2, kv.prompt_hashes(list(range(8))), list(range(8))) == 7
+
+
+def test_a_block_that_agrees_in_part_is_copied_as_far_as_it_agrees():
+    kv = KVManager(num_blocks=8, block_size=4, prefix_caching=True)
+    fill(kv, 1, range(12))
+    kv.free(1)
+    prompt = [*range(6), 90, 91, 92]
+    assert kv.adopt_prefix(2, kv.prompt_hashes(prompt), prompt) == 6
+    (move,) = kv.take_moves()
+    assert (move.kind, move.target) == (MoveKind.COPY, kv.block_table(2)[1])
+    assert move.source != move.target
+    assert kv.num_cached_blocks(kv.prompt_hashes(list(range(12))))[0] == 2, "the block it was copied from stays findable"
+    kv.check_integrity()
+
+
+def test_of_several_blocks_that_agree_in_part_the_longest_is_taken():
+    kv = KVManager(num_blocks=8, block_size=4, prefix_caching=True)
+    for seq_id, text in enumerate(([1, 2, 3, 9], [1, 2, 9, 9], [1, 9, 9, 9])):
+        fill(kv, seq_id, text)
+    assert kv.adopt_prefix(7, [], [1, 2, 3, 4, 5]) == 3
+    assert kv.adopt_prefix(8, [], [2, 2, 3, 4, 5]) == 0
+    assert kv.adopt_prefix(9, [], [1, 2]) == 1, "a token is left to compute"
+    kv.check_integrity()
+
+
+def test_no_part_is_copied_where_that_would_take_the_last_block_from_its_own_source():
+    kv = KVManager(num_blocks=1, block_size=4, prefix_caching=True)
+    fill(kv, 1, [1, 2, 3, 4])
+    kv.free(1)
+    assert kv.adopt_prefix(2, [], [1, 2, 9]) == 0
+    assert kv.reserve(2, 3)
+    kv.check_integrity()
 
 
 def test_blocks_are_found_by_all_that_comes_before_them_and_by_the_salt():
@@ -143,7 +175,7 @@ def test_a_prefix_in_use_again_is_young_again():
     fill(kv, 2, [7, 7, 8, 8])
     kv.free(1)
     kv.free(2)
-    kv.adopt_prefix(3, kv.prompt_hashes([1, 1, 2, 2, 0]))
+    kv.adopt_prefix(3, kv.prompt_hashes([1, 1, 2, 2, 0]), [1, 1, 2, 2, 0])
     kv.free(3)
     assert kv.reserve(4, 4)
     assert kv.num_cached_blocks(kv.prompt_hashes([1, 1, 2, 2, 0]))[0] == 2

@@ -72,9 +72,12 @@ class AnyUseOfTheManager(RuleBasedStateMachine):
         hashes = self.kv.prompt_hashes(tokens)
         found, idle = self.kv.num_cached_blocks(hashes)
         free_before = self.kv.num_free_blocks
-        num_slots = self.kv.adopt_prefix(seq_id, hashes)
-        assert num_slots == found * self.size < len(tokens)
-        assert self.kv.num_free_blocks == free_before - idle
+        num_slots = self.kv.adopt_prefix(seq_id, hashes, tokens)
+        assert found * self.size <= num_slots < len(tokens)
+        assert num_slots < (found + 1) * self.size
+        copied = num_slots > found * self.size
+        assert self.kv.num_free_blocks == free_before - idle - copied
+        self.move()
         self.texts[seq_id] = tokens[:num_slots]
         self.write(seq_id, tokens[num_slots:])
 
