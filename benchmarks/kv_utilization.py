@@ -10,18 +10,19 @@ import json
 import sys
 
 import results_file
-import workloads
 
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.engine.sampling_params import SamplingParams
+from pagecli.profiler import drawn_lengths
+from pagecli.profiler.prompt_tokens import uniform_ids
 
-WORKLOADS = {"sharegpt": workloads.SHAREGPT, "alpaca": workloads.ALPACA}
+WORKLOADS = {"sharegpt": drawn_lengths.SHAREGPT, "alpaca": drawn_lengths.ALPACA}
 
 
 def run(engine: Engine, lengths: list[tuple[int, int]]) -> dict[str, object]:
     """Run every request to its exact length; the engine's own statistics."""
-    prompts = workloads.uniform_ids(lengths, engine.model_config.vocab_size)
+    prompts = uniform_ids(lengths, engine.model_config.vocab_size)
     for i, (prompt, (_, output)) in enumerate(zip(prompts, lengths, strict=True)):
         engine.add_request(i, prompt, SamplingParams(max_tokens=output, ignore_eos=True))
     while engine.has_unfinished():
@@ -40,7 +41,7 @@ def main() -> None:
     results = {}
     for name in args.workloads.split(","):
         engine = Engine(EngineConfig(model=args.model, load_format="dummy", block_size=args.block_size))
-        stats = run(engine, workloads.draw(WORKLOADS[name], args.requests))
+        stats = run(engine, drawn_lengths.draw(WORKLOADS[name], args.requests))
         results[name] = stats
         print(f"{name}: kv_slot_utilization {stats['kv_slot_utilization']:.4f} over {stats['num_steps']} steps", flush=True)
     if args.save:

@@ -20,16 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import results_file
-import workloads
 from streaming_memory import TWO_LAYERS
 
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.engine.sampling_params import SamplingParams
+from pagecli.profiler import drawn_lengths
+from pagecli.profiler.prompt_tokens import uniform_ids
 
 SAMPLE_DATA = Path(__file__).resolve().parents[1] / "sample_data"
-WORKLOADS = {"alpaca": workloads.ALPACA, "sharegpt": workloads.SHAREGPT}
-LONG_PROMPTS = workloads.Lengths(240, 0.5, 60, 0.8, 4, 1024)
+WORKLOADS = {"alpaca": drawn_lengths.ALPACA, "sharegpt": drawn_lengths.SHAREGPT}
+LONG_PROMPTS = drawn_lengths.Lengths(240, 0.5, 60, 0.8, 4, 1024)
 WIDTHS = (2, 4, 6)
 PAPER_SAVING = {
     ("alpaca", "samples"): ("6.09", "8.53", "9.79"),
@@ -81,7 +82,7 @@ def measure_saving(args: argparse.Namespace) -> dict[str, object]:
     results: dict[str, object] = {}
     for name in args.workloads.split(","):
         for kind in args.kinds.split(","):
-            lengths = workloads.draw(WORKLOADS[name], args.requests)
+            lengths = drawn_lengths.draw(WORKLOADS[name], args.requests)
             for width, paper in zip(WIDTHS, PAPER_SAVING[name, kind], strict=True):
                 row = saving_of(args, kind, lengths, width)
                 results[f"{name} {kind} {width}"] = row | {"paper_percent": paper}
@@ -98,7 +99,7 @@ def saving_of(args: argparse.Namespace, kind: str, lengths: list[tuple[int, int]
     config = {"block_size": args.block_size, "max_num_seqs": args.max_num_seqs}
     if kind == "samples":
         engine = two_layer_engine(**config)
-        prompts, sampling = workloads.uniform_ids(lengths, engine.model_config.vocab_size), {"temperature": 1.0}
+        prompts, sampling = uniform_ids(lengths, engine.model_config.vocab_size), {"temperature": 1.0}
     else:
         engine = Engine(EngineConfig(args.model, dtype="float32", prefix_caching=False, **config))
         prompts, sampling = text_windows(engine, lengths), {"beam_width": width}
@@ -120,9 +121,9 @@ def measure_samples(args: argparse.Namespace) -> dict[str, object]:
     """n = 3 in one request beside three requests, nothing found in a cache. Best of `--repeats` each, taken in turn."""
     results: dict[str, object] = {}
     engine = Engine(EngineConfig(args.timed_model, load_format="dummy", dtype="float32", prefix_caching=False))
-    for name, kind in (("long prompts", LONG_PROMPTS), ("short", workloads.SHORT), ("alpaca", workloads.ALPACA)):
-        lengths = workloads.draw(kind, args.timed_requests)
-        prompts = workloads.uniform_ids(lengths, engine.model_config.vocab_size)
+    for name, kind in (("long prompts", LONG_PROMPTS), ("short", drawn_lengths.SHORT), ("alpaca", drawn_lengths.ALPACA)):
+        lengths = drawn_lengths.draw(kind, args.timed_requests)
+        prompts = uniform_ids(lengths, engine.model_config.vocab_size)
         shared = [
             (p, SamplingParams(max_tokens=t, ignore_eos=True, temperature=1.0, n=3)) for p, (_, t) in _pairs(prompts, lengths)
         ]
@@ -153,7 +154,7 @@ def measure_beams(args: argparse.Namespace) -> dict[str, object]:
     """Beam width 4: requests per second beside transformers' generate, same shape, same lengths, random weights."""
     lengths = [(60, args.beam_tokens)] * args.timed_requests
     engine = Engine(EngineConfig(args.timed_model, load_format="dummy", dtype="float32", prefix_caching=False))
-    prompts = workloads.uniform_ids(lengths, engine.model_config.vocab_size)
+    prompts = uniform_ids(lengths, engine.model_config.vocab_size)
     asked = [(p, SamplingParams(max_tokens=args.beam_tokens, ignore_eos=True, beam_width=4, n=4)) for p in prompts]
     run(engine, asked[:2])
     ours = len(asked) / min(run(engine, asked) for _ in range(args.repeats))

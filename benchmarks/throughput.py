@@ -16,7 +16,9 @@ import sys
 import time
 
 import results_file
-import workloads
+
+from pagecli.profiler import drawn_lengths
+from pagecli.profiler.prompt_tokens import uniform_ids
 
 SYSTEMS = ("pagecli", "static", "single")
 VOCAB_SIZE = 50_000
@@ -88,8 +90,8 @@ def timed(generate, prompts: list[list[int]], outputs: list[int]) -> int:
 
 def run_one(args: argparse.Namespace) -> None:
     """In the child process: one system, its rows."""
-    lengths = workloads.draw(workloads.SHORT, args.requests)
-    prompts = workloads.uniform_ids(lengths, VOCAB_SIZE)
+    lengths = drawn_lengths.draw(drawn_lengths.SHORT, args.requests)
+    prompts = uniform_ids(lengths, VOCAB_SIZE)
     num_rows = len(prompts) if args.one == "pagecli" or args.sample is None else args.sample
     run = {"pagecli": run_pagecli, "static": run_static, "single": run_single}[args.one]
     run(args.model, args.dtype, args.threads, prompts[:num_rows], [output for _, output in lengths[:num_rows]])
