@@ -6,6 +6,7 @@ from pagecli import kernels
 from pagecli.engine import decoding, request_output, threads
 from pagecli.engine.admission import Admission
 from pagecli.engine.config import EngineConfig
+from pagecli.engine.observer import EngineObserver, StepTimes
 from pagecli.engine.outputs import RequestOutput
 from pagecli.engine.request import Request
 from pagecli.engine.sampling_params import SamplingParams
@@ -42,6 +43,7 @@ class Engine:
         self._scheduler = Scheduler(self._kv, limits, self._finish_check)
         self._requests: dict[int, Request] = {}
         self._stats = EngineStats()
+        self.observer: EngineObserver | None = None
         self.load_seconds = time.perf_counter() - started
 
     @property
@@ -79,19 +81,27 @@ class Engine:
         self._scheduler.add(request)
         self._stats.num_requests += 1
         self._stats.prompt_tokens += len(prompt_token_ids)
+        if self.observer is not None:
+            self.observer.request_added(request)
 
     def step(self) -> list[RequestOutput]:
         """Run one step of the batch; returns the requests that finished in it."""
         started = time.perf_counter()
         plan = self._scheduler.plan()
+        planned = time.perf_counter()
         if not plan.chunks:
             self._runner.mover.carry_out(plan.moves)
             return []
         self._stats.record_plan(self._kv)
         results = self._runner.run(plan)
         finished = self._scheduler.commit(plan, results)
-        self._record(plan, time.perf_counter() - started)
-        return [self._output(request) for request in finished]
+        committed = time.perf_counter()
+        self._record(plan, committed - started)
+        outputs = [self._output(request) for request in finished]
+        if self.observer is not None:
+            times = StepTimes(started, planned, *self._runner.times, committed, time.perf_counter())
+            self.observer.step_ended(times, outputs)
+        return outputs
 
     def has_unfinished(self) -> bool:
         return bool(self._requests)
@@ -99,6 +109,8 @@ class Engine:
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request and free its blocks."""
         self._scheduler.abort(self._requests.pop(request_id))
+        if self.observer is not None:
+            self.observer.request_aborted(request_id)
 
     def status(self) -> EngineStatus:
         stats, scheduler = self._stats, self._scheduler
@@ -132,6 +144,8 @@ class Engine:
         if self.config.check_integrity:
             self._kv.check_integrity()
         self._stats.record_step(self._kv, plan, seconds)
+        if self.observer is not None:
+            self.observer.step_computed(plan, self._scheduler)
         self._scheduler.release_finished()
         if self.config.check_integrity:
             self._kv.check_integrity()

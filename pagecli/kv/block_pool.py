@@ -20,6 +20,7 @@ class BlockPool:
         self._free_ids = list(range(num_blocks - 1, -1, -1))
         self._cached_ids: OrderedDict[int, None] = OrderedDict()  # oldest first
         self._ref_counts = [0] * num_blocks
+        self._num_shared = 0
         self._on_evict = on_evict
 
     @property
@@ -41,8 +42,17 @@ class BlockPool:
     def num_used(self) -> int:
         return self.num_blocks - self.num_available
 
+    @property
+    def num_shared(self) -> int:
+        """Used blocks that more than one table holds."""
+        return self._num_shared
+
     def ref_count(self, block_id: int) -> int:
         return self._ref_counts[block_id]
+
+    def snapshot(self) -> tuple[list[int], list[int]]:
+        """Copies of every block's reference count, and of the ids of cached blocks."""
+        return self._ref_counts[:], list(self._cached_ids)
 
     def take(self) -> int:
         """Hand out a block with one reference, evicting a cached one if none is free. Raises ValueError if there is none."""
@@ -68,12 +78,14 @@ class BlockPool:
                 raise ValueError(f"block {block_id} is free and cannot be shared")
             del self._cached_ids[block_id]
         self._ref_counts[block_id] += 1
+        self._num_shared += self._ref_counts[block_id] == 2
 
     def release(self, block_id: int, keep: bool = False) -> bool:
         """One block table fewer holds this block. True if none does any more; it is then cached (`keep`) or free."""
         if self._ref_counts[block_id] == 0:
             raise ValueError(f"block {block_id} is released twice")
         self._ref_counts[block_id] -= 1
+        self._num_shared -= self._ref_counts[block_id] == 1
         if self._ref_counts[block_id] > 0:
             return False
         if keep:
@@ -89,6 +101,7 @@ class BlockPool:
         free, cached = set(self._free_ids), set(self._cached_ids)
         assert len(free) == len(self._free_ids), "a block is twice on the free list"
         assert not free & cached, "a block is both free and cached"
+        assert self._num_shared == sum(count > 1 for count in self._ref_counts), "shared blocks miscounted"
         for block_id, count in enumerate(self._ref_counts):
             assert count == expected_ref_counts.get(block_id, 0), f"block {block_id}: ref count {count} is wrong"
             idle = block_id in free or block_id in cached

@@ -54,11 +54,11 @@ class StepRecord:
     prepare_seconds: float  # block moves and the step's input tensors
     forward_seconds: float
     sample_seconds: float
-    commit_seconds: float  # tokens recorded, stop checks, finished requests turned into text
+    commit_seconds: float  # tokens recorded, stop checks
     outside_seconds: float  # between the end of the step before and this one's start: reading, writing
     prefill_tokens: int
     decode_tokens: int
-    num_running: int  # sequences
+    num_running: int  # sequences in the step
     num_waiting: int  # requests
     num_preemptions: int  # in this step
     num_finished: int  # requests, in this step
@@ -71,11 +71,13 @@ class StepRecord:
     blocks_unshared: int  # what the same sequences would use if none were shared
     num_copies: int
     num_swapped_blocks: int
+    detokenize_seconds: float = 0.0  # finished requests' blocks freed, their tokens turned into text
 
     @property
     def seconds(self) -> float:
         """The step's own time."""
-        return self.schedule_seconds + self.prepare_seconds + self.forward_seconds + self.sample_seconds + self.commit_seconds
+        before = self.schedule_seconds + self.prepare_seconds + self.forward_seconds
+        return before + self.sample_seconds + self.commit_seconds + self.detokenize_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,12 @@ class HardwareSample:
     clock_mhz: int | None = None
     temperature_celsius: int | None = None
     throttle_reasons: tuple[str, ...] = ()
+    cpu_seconds: float | None = None  # of this process, all its threads, since the recording began
 
 
 @dataclass(slots=True)
 class Recording:
-    """All that was seen of one run."""
+    """All that was seen of one run; of a long one every step_stride-th step and a fair sample of requests, totals of all."""
 
     title: str
     facts: dict[str, object] = field(default_factory=dict)  # model, machine, settings, versions
@@ -128,3 +131,7 @@ class Recording:
     block_maps: list[BlockMap] = field(default_factory=list)
     hardware: list[HardwareSample] = field(default_factory=list)
     hardware_note: str = ""  # what could not be read, in one line
+    # Sums over all steps of StepRecord's fields, by their names, and num_steps, num_requests, prompt_tokens, output_tokens
+    # of all finished requests. Empty: sum the records.
+    totals: dict[str, float] = field(default_factory=dict)
+    step_stride: int = 1

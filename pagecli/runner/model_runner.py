@@ -1,5 +1,6 @@
 """Runs one step's plan on the model: block moves, inputs, forward pass, choosing tokens."""
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,12 +23,17 @@ class ModelRunner:
         self.kv_cache = kv_cache
         self.block_size = block_size
         self.mover = BlockMover(kv_cache, swap)
+        self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last run's inputs, logits and tokens were there
 
     @torch.inference_mode()
     def run(self, plan: "StepPlan") -> list[StepResult]:
         """Move the plan's blocks, compute its tokens, writing their K and V; one result for each chunk with specs, in order."""
         self.mover.carry_out(plan.moves)
         inputs = step_inputs.build(plan, self.block_size)
+        prepared = time.perf_counter()
         logits = self.model.forward(inputs, self.kv_cache)
+        forwarded = time.perf_counter()
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
-        return sampler.choose(logits, specs) if specs else []
+        results = sampler.choose(logits, specs) if specs else []
+        self.times = (prepared, forwarded, time.perf_counter())
+        return results

@@ -1,0 +1,44 @@
+"""Who may look on while the engine runs: told of every request and every step, and able to change nothing.
+
+The engine has no observer unless one is given; then the only cost is the test for it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from pagecli.engine.outputs import RequestOutput
+from pagecli.engine.request import Request
+from pagecli.engine.scheduler import Scheduler
+from pagecli.engine.step_plan import StepPlan
+
+
+class StepTimes(NamedTuple):
+    """When the parts of one step ended, on time.perf_counter()."""
+
+    started: float
+    planned: float  # what runs is decided, and its blocks are reserved
+    prepared: float  # blocks moved, input tensors built
+    forwarded: float  # logits computed
+    sampled: float  # tokens chosen
+    committed: float  # tokens recorded, stop checks made
+    ended: float  # finished requests turned into text
+
+
+class EngineObserver(Protocol):
+    """What an engine tells; called on the thread that runs it, so whatever is done here is time of the run."""
+
+    def request_added(self, request: Request) -> None:
+        """The request has been queued."""
+        ...
+
+    def request_aborted(self, request_id: int) -> None:
+        """The request was given up before it finished."""
+        ...
+
+    def step_computed(self, plan: StepPlan, scheduler: Scheduler) -> None:
+        """The plan's tokens are in the cache; sequences that finished in this step still hold their blocks."""
+        ...
+
+    def step_ended(self, times: StepTimes, outputs: Sequence[RequestOutput]) -> None:
+        """The step computed last is over; `outputs` are the requests that finished in it."""
+        ...
