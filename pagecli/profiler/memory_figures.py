@@ -1,0 +1,249 @@
+"""Charts of memory: where a device's bytes go, where each policy's KV slots went, and what block sizes and policies cost."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from pagecli.profiler.chart_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Chart,
+    bytes_text,
+    count_axis,
+    new_figure,
+    number_axis,
+    outside_legend,
+    seconds_text,
+    stacked_bar,
+)
+from pagecli.profiler.paper_figures import PaperSystem, system_for
+from pagecli.profiler.records import MemoryPart, PolicyResult
+
+SHARES = (
+    ("token states", BLUE),
+    ("reservation", SKY),
+    ("internal fragmentation", ORANGE),
+    ("external fragmentation and others", GREY),
+)
+_PART_COLOURS = {"weights": BLUE, "kv": GREEN, "activations": ORANGE, "logits": VERMILION, "sampling": SKY, "free": GREY}
+_SPARE_COLOURS = (PURPLE, SKY, VERMILION, ORANGE)
+_LABEL_FITS = 4.5  # percent of the bar's length
+
+
+def memory_layout(parts: Sequence[MemoryPart], total_bytes: int, device: str) -> Chart | None:
+    """Where the bytes of one device go (the paper's figure 1, left). Parts are drawn in the order given."""
+    total = max(total_bytes, sum(part.num_bytes for part in parts))
+    if total <= 0:
+        return None
+    figure, (axes,) = new_figure(1.9)
+    percent = [100 * part.num_bytes / total for part in parts]
+    colours = _part_colours(parts)
+    labels = [f"{share:.0f} %" if share > _LABEL_FITS else "" for share in percent]
+    stacked_bar(axes, 0, list(zip(percent, colours, strict=True)), "part", labels, height=0.7)
+    for part, colour in zip(parts, colours, strict=True):
+        axes.barh(0, 0, color=colour, label=f"{part.name}, {bytes_text(part.num_bytes)}")
+    if sum(percent) < 99.95:
+        axes.barh(0, 0, color="none", edgecolor=MUTED, linewidth=0.6, label=f"rest, {bytes_text(total - _sum(parts))}")
+    axes.set(xlim=(0, 100), ylim=(-0.5, 0.5), yticks=[], xlabel=f"Percent of {bytes_text(total)} ({device})")
+    axes.grid(False)
+    axes.spines["left"].set_visible(False)
+    outside_legend(axes, fontsize=8.5)
+    rows = [(p.name, bytes_text(p.num_bytes), f"{share:.1f} %", p.note) for p, share in zip(parts, percent, strict=True)]
+    return Chart(
+        "memory-layout",
+        "Where the memory goes",
+        "All memory of the device, divided as the engine would divide it (the paper's figure 1).",
+        f"Of {bytes_text(total)}: " + ", ".join(f"{name} {size} ({share})" for name, size, share, _ in rows) + ".",
+        figure,
+        ("part", "size", "share", "from"),
+        rows,
+        {f"part-{i}": f"{name}: {size}, {share}" for i, (name, size, share, _) in enumerate(rows)},
+    )
+
+
+def _sum(parts: Sequence[MemoryPart]) -> int:
+    return sum(part.num_bytes for part in parts)
+
+
+def _part_colours(parts: Sequence[MemoryPart]) -> list[str]:
+    """A colour by what the part is named, others in turn."""
+    spare, chosen = iter(_SPARE_COLOURS * len(parts)), []
+    for part in parts:
+        known = (colour for word, colour in _PART_COLOURS.items() if word in part.name.lower())
+        chosen.append(next((colour for colour in known if colour not in chosen), None) or next(spare))
+    return chosen
+
+
+def label_of(result: PolicyResult, results: Sequence[PolicyResult]) -> str:
+    """policy, batching and what else tells this result from the others."""
+    words = [result.policy, result.batching]
+    paged = [other for other in results if other.policy == result.policy == "paged"]
+    if len({other.block_size for other in paged}) > 1:
+        words.append(f"block {result.block_size}")
+    if len({other.prefix_caching for other in paged}) > 1:
+        words.append("sharing" if result.prefix_caching else "no sharing")
+    if len({other.measured for other in results}) > 1:
+        words.append("measured" if result.measured else "modelled")
+    return " · ".join(words)
+
+
+def _shares(result: PolicyResult) -> tuple[float, float, float, float]:
+    shares = result.shares
+    return shares.token_states, shares.reservation, shares.internal_fragmentation, shares.external_fragmentation
+
+
+def waste(results: Sequence[PolicyResult]) -> Chart | None:
+    """Where each policy's KV slots went, the paper's systems below ours (its figure 2)."""
+    if not results:
+        return None
+    lines: list[tuple[str, tuple[float | None, ...], bool]] = []
+    for result in results:
+        lines.append((label_of(result, results), _shares(result), False))
+        paper = system_for(result.policy, result.batching)
+        if paper and not any(label == _paper_label(paper) for label, _, _ in lines):
+            lines.append((_paper_label(paper), _paper_shares(paper), True))
+    figure, (axes,) = new_figure(1.1 + 0.36 * len(lines))
+    tooltips = {}
+    for row, (label, shares, from_paper) in enumerate(lines):
+        parts = [(share or 0.0, colour) for share, (_, colour) in zip(shares, SHARES, strict=True)]
+        texts = [f"{share:.1f}" if share and share > _LABEL_FITS else "" for share in shares]
+        stacked_bar(
+            axes, row, parts, f"share-{row}", texts, height=0.5 if from_paper else 0.78, alpha=0.6 if from_paper else 1.0
+        )
+        for index, share in enumerate(shares):
+            tooltips[f"share-{row}-{index}"] = f"{label}: {SHARES[index][0]} {share or 0:.1f} %"
+    _name_rows(axes, [label for label, _, _ in lines], [from_paper for _, _, from_paper in lines])
+    for name, colour in SHARES:
+        axes.barh(0, 0, color=colour, label=name)
+    axes.set(xlim=(0, 100), xlabel="Percent of KV memory")
+    figure.legend(loc="outside lower left", ncols=4)
+    best = max(results, key=lambda result: result.shares.token_states)
+    return Chart(
+        "kv-waste",
+        "Where each policy's KV slots went",
+        "Averaged over the steady part of the workload. Thin bars: the paper's systems on its own workload (figure 2); what it"
+        " does not divide is left blank.",
+        f"Most token states: {label_of(best, results)} with {best.shares.token_states:.1f} % of KV memory, the least "
+        f"{min(result.shares.token_states for result in results):.1f} %.",
+        figure,
+        ("policy", *(f"{name} %" for name, _ in SHARES)),
+        [(label, *("not given" if share is None else f"{share:.1f}" for share in shares)) for label, shares, _ in lines],
+        tooltips,
+    )
+
+
+def _paper_label(paper: PaperSystem) -> str:
+    return f"paper: {paper.name}"
+
+
+def _paper_shares(paper: PaperSystem) -> tuple[float | None, ...]:
+    return paper.token_states, paper.reservation, paper.internal_fragmentation, paper.external_fragmentation
+
+
+def _name_rows(axes: Axes, labels: Sequence[str], muted: Sequence[bool]) -> None:
+    """Bars' names at their left, the first bar on top."""
+    axes.set_yticks(range(len(labels)), labels)
+    for name, quiet in zip(axes.get_yticklabels(), muted, strict=True):
+        name.set(color=MUTED if quiet else INK, style="italic" if quiet else "normal")
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    for each in axes.get_shared_y_axes().get_siblings(axes):
+        each.tick_params(axis="y", length=0)
+        each.grid(False, axis="y")
+        each.spines["left"].set_visible(False)
+
+
+def policies(results: Sequence[PolicyResult], workload: str | None = None) -> Chart | None:
+    """Mean batch and output tokens/s of each policy; the paper's mean batch (figure 13) as a mark where it has the workload."""
+    if not results:
+        return None
+    figure, (batch, speed) = new_figure(1.0 + 0.34 * len(results), 1, 2, sharey=True)
+    for row, result in enumerate(results):
+        for axes, name, value in ((batch, "batch", result.mean_batch), (speed, "speed", result.output_tokens_per_second)):
+            bar = axes.barh(row, value, color=BLUE if result.measured else SKY, height=0.65)
+            bar[0].set_gid(f"{name}-{row}")
+            in_paper = _paper_batch(result, workload) if name == "batch" else None
+            if in_paper is not None:
+                axes.plot(in_paper, row, marker="D", color=VERMILION, markersize=5, linestyle="none", label="paper")
+            axes.annotate(
+                f"{value:,.4g}", (max(value, in_paper or 0), row), (6, 0), textcoords="offset points", va="center", fontsize=8.5
+            )
+            axes.margins(x=0.18)
+    handles, names = batch.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles[:1], names[:1], loc="outside lower left")
+    labels = [label_of(result, results) for result in results]
+    _name_rows(batch, labels, [False] * len(labels))
+    for axes in (batch, speed):
+        number_axis(axes.xaxis)
+    kinds = {"measured" if result.measured else "modelled" for result in results}
+    batch.set_xlabel("Mean batch (sequences in a step)")
+    speed.set_xlabel(f"Output tokens/s ({' or '.join(sorted(kinds))})")
+    best = max(range(len(results)), key=lambda row: results[row].output_tokens_per_second)
+    return Chart(
+        "policies",
+        "Batch and speed by policy",
+        "At equal memory. Modelled: steps of the replay on a step-time model; measured: run on this machine.",
+        f"Fastest: {labels[best]} with {results[best].output_tokens_per_second:,.4g} output tokens/s at a mean batch of "
+        f"{results[best].mean_batch:.1f}.",
+        figure,
+        ("policy", "mean batch", "output tokens/s", "requests", "steps", "preemptions", "time"),
+        [_policy_row(label, result) for label, result in zip(labels, results, strict=True)],
+        {
+            f"{name}-{row}": f"{labels[row]}: {value:,.4g}"
+            for row, result in enumerate(results)
+            for name, value in (("batch", result.mean_batch), ("speed", result.output_tokens_per_second))
+        },
+    )
+
+
+def _paper_batch(result: PolicyResult, workload: str | None) -> float | None:
+    paper = system_for(result.policy, result.batching)
+    return paper.mean_batch.get(workload or "") if paper else None
+
+
+def _policy_row(label: str, result: PolicyResult) -> tuple[str, ...]:
+    counts = (result.num_requests, result.num_steps, result.num_preemptions)
+    speed = f"{result.output_tokens_per_second:,.1f}"
+    return label, f"{result.mean_batch:.2f}", speed, *(f"{count:,}" for count in counts), seconds_text(result.seconds)
+
+
+def block_sizes(results: Sequence[PolicyResult]) -> Chart | None:
+    """What paged memory wastes by its block size; None unless there are two sizes of otherwise equal results."""
+    paged = [result for result in results if result.policy == "paged" and result.batching == "continuous"]
+    sharing = any(result.prefix_caching for result in paged)
+    chosen = {result.block_size: result for result in paged if result.prefix_caching == sharing}
+    if len(chosen) < 2:
+        return None
+    sizes = sorted(chosen)
+    figure, (axes,) = new_figure(2.7)
+    held = [_held_share(chosen[size]) for size in sizes]
+    axes.plot(range(len(sizes)), held, color=BLUE, marker="o", markersize=4, gid="held")
+    for at, share in enumerate(held):
+        axes.annotate(f"{share:.1f}", (at, share), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+    axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axes.set(xlabel="Block size (tokens)", ylabel="Filled, % of held slots", ylim=(min(100 * int(min(held) / 100), 0), 112))
+    count_axis(axes.yaxis)
+    rows = [(f"{size:,}", f"{share:.2f}", f"{chosen[size].mean_batch:.2f}") for size, share in zip(sizes, held, strict=True)]
+    return Chart(
+        "block-sizes",
+        "Filled slots by block size",
+        "Of the slots in blocks that sequences hold, those that hold a token. The last block is half empty on average.",
+        f"From {held[0]:.1f} % at block size {sizes[0]} to {held[-1]:.1f} % at {sizes[-1]}.",
+        figure,
+        ("block size", "filled % of held slots", "mean batch"),
+        rows,
+    )
+
+
+def _held_share(result: PolicyResult) -> float:
+    """Percent of the slots that requests hold which are filled; 100 if they hold none."""
+    shares = result.shares
+    held = shares.token_states + shares.reservation + shares.internal_fragmentation
+    return 100 * shares.token_states / held if held > 0 else 100.0
