@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from pagecli import kernels
-
 
 def configure(num_threads: int | None) -> int:
     """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number.
@@ -13,6 +11,8 @@ def configure(num_threads: int | None) -> int:
     operations on the same cores, would hold ours up.
     """
     import torch
+
+    from pagecli import kernels
 
     chosen = num_threads or _omp_num_threads() or usable_cores()
     torch.set_num_threads(1)
