@@ -1,0 +1,57 @@
+"""What a journal keeps of an input row: the output rows made of it, as JSON, and a digest of the row itself.
+
+The payload is a list with an object for each output row: its fields by their names in OutputRow, those with their default left
+out. Floats come back to the bit, as Python writes the shortest text that reads as the same number.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from pagecli.engine.outputs import TokenLogprobs
+from pagecli.errors import ErrorCode
+from pagecli.jobs.arrow_values import json_default
+from pagecli.jobs.input_row import InputRow
+from pagecli.jobs.output_row import OutputRow
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(OutputRow) if field.name != "row"}
+
+
+def row_digest(row: InputRow) -> bytes:
+    """8 bytes that tell an input row from another: of all its columns, or of why it could not be read."""
+    try:
+        text = json.dumps([dict(row.columns), row.error], default=json_default)
+    except (RecursionError, TypeError, ValueError):  # what JSON cannot say
+        text = f"{row.error}"
+    return hashlib.blake2b(text.encode("ascii", "replace"), digest_size=8).digest()
+
+
+def encode(outputs: list[OutputRow]) -> bytes:
+    return json.dumps([_as_dict(output) for output in outputs], separators=(",", ":")).encode("ascii")
+
+
+def decode(payload: bytes, row: InputRow) -> list[OutputRow] | None:
+    """The output rows of `row`; None if another version of pagecli wrote them in a way that this one does not know."""
+    try:
+        return [OutputRow(row, **_from_dict(values)) for values in json.loads(payload)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _as_dict(output: OutputRow) -> dict[str, Any]:
+    values = {name: value for name, default in _DEFAULTS.items() if (value := getattr(output, name)) != default}
+    if output.logprobs is not None:
+        values["logprobs"] = [(token.token_id, token.logprob, token.top) for token in output.logprobs]
+    return values
+
+
+def _from_dict(values: dict[str, Any]) -> dict[str, Any]:
+    if "logprobs" in values:
+        values["logprobs"] = [
+            TokenLogprobs(token_id, logprob, tuple((other, value) for other, value in top))
+            for token_id, logprob, top in values["logprobs"]
+        ]
+    if "error_code" in values:
+        values["error_code"] = ErrorCode(values["error_code"])
+    return values
