@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pagecli.errors import InputError
+from pagecli.jobs import remote_files
 
 
 class InterruptibleStream(io.RawIOBase):
@@ -52,6 +53,8 @@ def is_stream(path: str) -> bool:
 
 def open_raw(path: str) -> io.RawIOBase:
     """Opens the input's bytes as they are. Raises InputError."""
+    if remote_files.is_remote(path):
+        return remote_files.open_for_reading(path)
     try:
         if path in ("-", "/dev/stdin"):
             if sys.__stdin__ is None:
@@ -62,6 +65,13 @@ def open_raw(path: str) -> io.RawIOBase:
         return open(path, "rb", buffering=0)
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def size_of(raw: io.RawIOBase) -> int:
+    """Bytes of an opened file that can be read from any place."""
+    size = raw.seek(0, io.SEEK_END)
+    raw.seek(0)
+    return size
 
 
 def decompressed(raw: io.RawIOBase, path: str) -> io.BufferedReader:
@@ -80,7 +90,7 @@ def unreadable(path: str, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path}: no such file", "check the path; - reads JSON Lines from standard input")
     if isinstance(error, IsADirectoryError):
-        return InputError(f"{path} is a directory", "give one .jsonl or .parquet file")
+        return InputError(f"{path} is a directory", "give a file, or a directory of them")
     if isinstance(error, PermissionError):
         return InputError(f"{path}: permission denied", "make the file readable for this user")
     return InputError(f"{path} cannot be read: {error.strerror or error}")

@@ -1,102 +1,88 @@
-"""JSON Lines input, read line by line: a line that is no JSON object becomes a row with an error."""
+"""JSON Lines input, read line by line: a line that is no JSON object becomes a row with an error.
+
+A file whose first object is a request of an OpenAI batch file is one: its rows get plain columns and a `batch_url`.
+"""
 
 import json
-import os
-import threading
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.byte_streams import InterruptibleStream, decompressed, is_stream, open_raw
 from pagecli.jobs.input_row import InputRow, RowEstimate
+from pagecli.jobs.openai_batch_input import from_batch_row, is_batch_row
+from pagecli.jobs.text_input import COMPRESSED_SUFFIXES, UTF8_BOM, TextInput
 
-UTF8_BOM = b"\xef\xbb\xbf"
-# First bytes of files that are not what their name says: (bytes, what the file is, hint).
-OTHER_FORMATS = (
-    (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
-    (b"\x1f\x8b", "gzip-compressed", "rename it to end in .jsonl.gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "rename it to end in .jsonl.zst"),
-    (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8"),
-    (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8"),
-)
+MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
 
 
 class JsonlSource:
-    """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError."""
+    """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError.
+
+    `is_batch`: whether it is an OpenAI batch file; None: the first readable row decides.
+    """
 
     schema: pa.Schema | None = None
     column_names: list[str] | None = None
 
-    def __init__(self, path: str, limit: int | None = None) -> None:
-        self.name = "standard input" if path == "-" else path
+    def __init__(self, path: str, limit: int | None = None, is_batch: bool | None = None) -> None:
+        self._input = TextInput(path, "JSON Lines")
+        self.name = self._input.name
         self._limit = limit
-        self._raw = open_raw(path)
-        self._size = None if is_stream(path) else os.fstat(self._raw.fileno()).st_size
-        self._lock = threading.Lock()  # estimate() looks at the descriptor that close() gives up
+        self._is_batch = is_batch
         self._num_rows = 0
         self._ended = False
-        try:
-            if self._size is not None:
-                self._check_start(path)
-            self._file = decompressed(self._raw, path)
-        except BaseException:
-            self._raw.close()
-            raise
-
-    def _check_start(self, path: str) -> None:
-        start = self._raw.read(256) or b""
-        self._raw.seek(0)
-        compressed = path.lower().endswith((".gz", ".zst"))
-        for magic, what, hint in () if compressed else OTHER_FORMATS:
-            if start.startswith(magic):
-                raise InputError(f"{path} is {what}, not JSON Lines", hint)
-        text = start.removeprefix(UTF8_BOM).lstrip()
+        text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self._input.start.removeprefix(UTF8_BOM).lstrip()
         if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
+            self._input.close()
             raise InputError(f"{path} is one JSON value, not one object a line", "convert it: jq -c '.[]' in.json > in.jsonl")
 
     def __iter__(self) -> Iterator[InputRow]:
-        line_number = 0
+        undecided: list[InputRow] = []
+        for row in self._plain_rows():
+            if self._is_batch is None:
+                undecided.append(row)
+                if row.columns:
+                    self._is_batch = is_batch_row(row.columns)
+                elif len(undecided) < MAX_UNDECIDED_ROWS:
+                    continue
+                else:
+                    self._is_batch = False
+                yield from map(self._shaped, undecided)
+                undecided = []
+            else:
+                yield self._shaped(row)
+        yield from undecided
+        self._ended = True
+
+    def _shaped(self, row: InputRow) -> InputRow:
+        return from_batch_row(row) if self._is_batch else row
+
+    def _plain_rows(self) -> Iterator[InputRow]:
         while self._limit is None or self._num_rows < self._limit:
-            try:
-                line = self._file.readline()
-            except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-                raise InputError(
-                    f"{self.name} cannot be read after line {line_number}: {error}",
-                    "the file may be cut short or damaged; check it with gzip -t or zstd -t",
-                ) from error
+            line = self._input.readline()
             if not line:
-                break
-            line_number += 1
-            if line_number == 1:
-                line = line.removeprefix(UTF8_BOM)
+                return
             if not line.strip():
                 continue
             index = self._num_rows
             self._num_rows += 1
-            yield parse_line(line, index, line_number)
-        self._ended = True
+            yield parse_line(line, index, self._input.line_number)
 
     def estimate(self) -> RowEstimate | None:
         if self._ended:
             return RowEstimate(self._num_rows, exact=True)
-        with self._lock:
-            if self._size is None or self._raw.closed or not self._num_rows:
-                return None
-            position = os.lseek(self._raw.fileno(), 0, os.SEEK_CUR)
-        estimate = self._num_rows if position >= self._size else int(self._num_rows * self._size / max(position, 1))
-        return RowEstimate(min(estimate, self._limit or estimate), exact=False)
+        estimate = self._input.estimate(self._num_rows)
+        if estimate is None or self._limit is None:
+            return estimate
+        return RowEstimate(min(estimate.num_rows, self._limit), exact=False)
 
     def interrupt(self) -> None:
-        if isinstance(self._raw, InterruptibleStream):
-            self._raw.interrupt()
+        self._input.interrupt()
 
     def close(self) -> None:
-        with self._lock:
-            self._file.close()
-            self._raw.close()
+        self._input.close()
 
 
 def parse_line(line: bytes, index: int, line_number: int) -> InputRow:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pagecli.engine.outputs import TokenLogprobs
 from pagecli.errors import InputError
 from pagecli.jobs.arrow_values import json_default
 from pagecli.jobs.atomic_file import create_temporary, not_writable, partial_path, publish, remove
-from pagecli.jobs.output_row import OutputRow, ResultColumns, carried_columns
+from pagecli.jobs.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns
+from pagecli.jobs.row_selection import Shard
 
 SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
@@ -22,11 +24,11 @@ SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": 
 class JsonlRowWriter:
     """Writes rows into a hidden file that gets its name in finish(). Raises InputError when the disk refuses."""
 
-    def __init__(self, path: Path, suffix: str, overwrite: bool, columns: ResultColumns) -> None:
+    def __init__(self, path: Path, suffix: str, overwrite: bool, encode: Callable[[OutputRow], bytes]) -> None:
         self._path = path
         self._suffix = suffix
         self._overwrite = overwrite
-        self._encode = RowEncoder(columns)
+        self._encode = encode
         self._temporary, self._disk = create_temporary(path)
         codec = SUFFIXES[suffix]
         self._file: Any = pa.CompressedOutputStream(self._disk, codec) if codec else self._disk
@@ -96,11 +98,11 @@ class JsonlRowWriter:
 class StdoutRowWriter:
     """Rows to a pipe or terminal, each at once; to a redirected file, in larger pieces. Raises BrokenPipeError."""
 
-    def __init__(self, fd: int, columns: ResultColumns) -> None:
+    def __init__(self, fd: int, encode: Callable[[OutputRow], bytes]) -> None:
         self._fd = fd
         self._piece_bytes = 1 << 16 if stat.S_ISREG(os.fstat(fd).st_mode) else 0
         self._pending = bytearray()
-        self._encode = RowEncoder(columns)
+        self._encode = encode
         self.num_rows = 0
 
     def write(self, row: OutputRow) -> None:
@@ -131,10 +133,14 @@ class StdoutRowWriter:
 
 
 class RowEncoder:
-    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity stay as Python's json writes them."""
+    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity stay as Python's json writes them.
 
-    def __init__(self, columns: ResultColumns) -> None:
+    In a shard's output the last column says where the row belongs.
+    """
+
+    def __init__(self, columns: ResultColumns, shard: Shard | None = None) -> None:
         self._columns = columns
+        self._shard = shard
 
     def __call__(self, row: OutputRow) -> bytes:
         record: dict[str, Any] = {"id": row.id}
@@ -153,7 +159,14 @@ class RowEncoder:
             record["logprobs"] = logprob_records(row.logprobs)
         record["error"] = row.error
         record["error_code"] = row.error_code
+        if self._shard is not None:
+            record[SHARD_COLUMN] = shard_record(self._shard, row)
         return (json.dumps(record, ensure_ascii=False, default=json_default) + "\n").encode("utf-8", "replace")
+
+
+def shard_record(shard: Shard, row: OutputRow) -> dict[str, int]:
+    """What `pagecli merge` puts a shard's rows in order by."""
+    return {"number": shard.number, "count": shard.count, "row": shard.position(row.row.index)}
 
 
 def logprob_records(logprobs: list[TokenLogprobs] | None) -> list[dict[str, Any]] | None:

@@ -22,6 +22,7 @@ RESULT_COLUMNS = (
     "error_code",
 )
 CARRIED_PREFIX = "input_"
+SHARD_COLUMN = "pagecli_shard"  # of a shard's output: {number, count, row}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def carried_name(name: str) -> str:
     bare = name
     while bare.startswith(CARRIED_PREFIX):
         bare = bare[len(CARRIED_PREFIX) :]
-    return CARRIED_PREFIX + name if bare in RESULT_COLUMNS else name
+    return CARRIED_PREFIX + name if bare in RESULT_COLUMNS or bare == SHARD_COLUMN else name
 
 
 def carried_columns(row: InputRow) -> Iterator[tuple[str, str]]:

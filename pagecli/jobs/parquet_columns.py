@@ -7,10 +7,12 @@ import pyarrow as pa
 
 from pagecli.jobs.arrow_values import ArrowColumns
 from pagecli.jobs.json_inference import json_text, merged_type, to_array, widened
-from pagecli.jobs.jsonl_writer import logprob_records
-from pagecli.jobs.output_row import OutputRow, ResultColumns, carried_columns, carried_name
+from pagecli.jobs.jsonl_writer import logprob_records, shard_record
+from pagecli.jobs.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
+from pagecli.jobs.row_selection import Shard
 
 _LOGPROB = [("token_id", pa.int32()), ("logprob", pa.float32())]
+SHARD_TYPE = pa.struct([("number", pa.int32()), ("count", pa.int32()), ("row", pa.int64())])
 LOGPROBS_TYPE = pa.list_(pa.struct([*_LOGPROB, ("top", pa.list_(pa.struct(_LOGPROB)))]))
 
 
@@ -99,7 +101,7 @@ class InferredColumns:
         self._warn(f"column {name!r} holds values of different types; it is written as {text}")
 
 
-def result_arrays(rows: list[OutputRow], columns: ResultColumns) -> dict[str, pa.Array]:
+def result_arrays(rows: list[OutputRow], columns: ResultColumns, shard: Shard | None = None) -> dict[str, pa.Array]:
     """pagecli's own columns of a group of rows."""
     arrays = {
         "sample": pa.array([row.sample for row in rows], pa.int32()),
@@ -116,4 +118,6 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns) -> dict[str, pa
         arrays["logprobs"] = pa.array([logprob_records(row.logprobs) for row in rows], LOGPROBS_TYPE)
     arrays["error"] = pa.array([row.error for row in rows], pa.string())
     arrays["error_code"] = pa.array([row.error_code for row in rows], pa.string())
+    if shard is not None:
+        arrays[SHARD_COLUMN] = pa.array([shard_record(shard, row) for row in rows], SHARD_TYPE)
     return arrays

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pagecli.jobs.arrow_values import to_python
 from pagecli.jobs.json_inference import json_text, widened
-from pagecli.jobs.output_row import RESULT_COLUMNS
+from pagecli.jobs.output_row import RESULT_COLUMNS, SHARD_COLUMN
 from pagecli.jobs.parquet_columns import InferredColumns
 
 COPY_ROWS = 1000
@@ -34,13 +34,13 @@ class _NoCommonTypeError(Exception):
 
 
 def merge_segments(
-    segments: list[Segment], path: Path, inferred: InferredColumns, check_space: Callable[[int], None]
+    segments: list[Segment], path: Path, inferred: InferredColumns, check_space: Callable[[int], None], compression: str
 ) -> pa.Schema:
     """Writes all rows of `segments`, in order, to `path`. Raises OSError, ArrowException and what check_space raises."""
     while True:
         try:
             schema = _final_schema(segments, inferred)
-            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(path, schema, compression=compression) as writer:
                 for segment in segments:
                     _copy(segment, writer, schema, inferred.json_columns, check_space)
             return schema
@@ -51,8 +51,8 @@ def merge_segments(
 def _final_schema(segments: list[Segment], inferred: InferredColumns) -> pa.Schema:
     """id, every carried column in order of appearance, the result columns in their order."""
     fields = {field.name: field for segment in segments for field in segment.schema}
-    carried = [name for name in fields if name not in RESULT_COLUMNS]
-    names = carried + [name for name in RESULT_COLUMNS if name in fields]
+    own = (*RESULT_COLUMNS, SHARD_COLUMN)
+    names = [name for name in fields if name not in own] + [name for name in own if name in fields]
     return pa.schema([fields[name].with_type(inferred.types.get(name, fields[name].type)) for name in names])
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.atomic_file import create_temporary, not_writable, partial_path, publish, remove
+from pagecli.jobs.output_options import OutputOptions
 from pagecli.jobs.output_row import OutputRow, ResultColumns
 from pagecli.jobs.parquet_columns import ArrowCarriedColumns, InferredColumns, result_arrays
 from pagecli.jobs.parquet_merge import Segment, merge_segments
@@ -33,11 +35,14 @@ class ParquetRowWriter:
         columns: ResultColumns,
         input_schema: pa.Schema | None,
         warn: Callable[[str], None],
+        options: OutputOptions = OutputOptions(),  # noqa: B008 (frozen)
     ) -> None:
         self._path = path
         self._suffix = suffix
         self._overwrite = overwrite
         self._columns = columns
+        self._options = options
+        self._group_rows = options.row_group_rows or GROUP_ROWS
         self._inferred = InferredColumns(warn)
         self._carried = ArrowCarriedColumns(input_schema) if input_schema is not None else None
         self._rows: list[OutputRow] = []
@@ -52,7 +57,7 @@ class ParquetRowWriter:
         self._rows.append(row)
         self._rows_bytes += row.num_bytes
         self.num_rows += 1
-        if len(self._rows) >= GROUP_ROWS or self._rows_bytes >= GROUP_BYTES:
+        if len(self._rows) >= self._group_rows or self._rows_bytes >= GROUP_BYTES:
             self._write_group()
 
     def finish(self) -> None:
@@ -110,7 +115,7 @@ class ParquetRowWriter:
                 self._open_segment(table.schema)
             if self._rows:
                 assert self._writer is not None
-                self._writer.write_table(table, row_group_size=max(GROUP_ROWS, table.num_rows))
+                self._writer.write_table(table, row_group_size=max(self._group_rows, table.num_rows))
         except (OSError, pa.ArrowException) as error:
             raise _write_error(self._path, error) from error
         self._rows = []
@@ -119,14 +124,14 @@ class ParquetRowWriter:
     def _table(self, rows: list[OutputRow]) -> pa.Table:
         arrays = (self._carried or self._inferred).build(rows)
         fields = self._carried.fields() if self._carried is not None else {}
-        arrays = {**arrays, **result_arrays(rows, self._columns)}
+        arrays = {**arrays, **result_arrays(rows, self._columns, self._options.shard)}
         schema = pa.schema([fields[name].with_name(name) if name in fields else (name, arrays[name].type) for name in arrays])
         return pa.table(list(arrays.values()), schema=schema)
 
     def _open_segment(self, schema: pa.Schema) -> None:
         path, self._reserved = self._reserved or _empty_temporary(self._path), None
         self._segments.append(Segment(path, schema, frozenset(self._inferred.json_columns)))
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, schema, compression=self._options.compression)
 
     def _close_segment(self) -> None:
         writer, self._writer = self._writer, None
@@ -142,7 +147,8 @@ class ParquetRowWriter:
             return self._segments[0].path
         path = _empty_temporary(self._path)
         try:
-            schema = merge_segments(self._segments, path, self._inferred, lambda size: _check_space(self._path, size))
+            check_space = partial(_check_space, self._path)
+            schema = merge_segments(self._segments, path, self._inferred, check_space, self._options.compression)
         except (OSError, pa.ArrowException) as error:
             remove(path)
             raise _write_error(self._path, error) from error

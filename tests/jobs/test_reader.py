@@ -147,7 +147,7 @@ def test_estimate_is_exact_for_parquet_and_close_for_jsonl(tmp_path):
     [
         ("missing.jsonl", None, "no such file"),
         ("missing.csv", None, "no such file"),
-        ("in.csv", b"prompt\na\n", "unknown input format"),
+        ("in.txt", b"prompt\na\n", "unknown input format"),
         ("in.parquet", b"not parquet", "not a readable Parquet file"),
         ("in.parquet", b"", "not a readable Parquet file"),
         ("in.jsonl", b"PAR1....", "is a Parquet file"),
@@ -166,7 +166,7 @@ def test_unreadable_input_is_one_line_before_anything_is_read(tmp_path, name, co
 
 
 def test_directory_and_unreadable_permission_are_input_errors(tmp_path):
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(InputError, match="no file found"):
         open_input(str(tmp_path))
     (tmp_path / "in.jsonl").write_text("{}")
     (tmp_path / "in.jsonl").chmod(0)

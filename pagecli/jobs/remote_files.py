@@ -1,0 +1,144 @@
+"""Inputs and outputs that are URLs (s3://, gs://, hf://, memory://, ...), by fsspec; file:// is a local path.
+
+An output is written on this machine and uploaded when it is complete, so that it appears at once or not at all.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pagecli.errors import InputError, PagecliError, UsageError
+
+# Stores that show an uploaded object only when it is whole; elsewhere it is uploaded under another name and moved.
+WHOLE_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}
+EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+READ_BLOCK_BYTES = 8 << 20
+
+
+def scheme_of(path: str) -> str:
+    """What stands before ://, in lower case; empty for a local path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    return match[1].lower() if match else ""
+
+
+def is_remote(path: str) -> bool:
+    return scheme_of(path) not in ("", "file")
+
+
+def local(path: str) -> str:
+    """A local path, also of a file:// URL."""
+    if scheme_of(path) != "file":
+        return path
+    return unquote(urlsplit(path).path)
+
+
+def shown(path: str) -> str:
+    """The path as it may be printed and kept: without user, password and query, where secrets stand."""
+    if not is_remote(path):
+        return path
+    scheme, rest = path.split("://", 1)
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, tail = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
+
+
+def open_for_reading(path: str) -> Any:
+    """The remote file, open for reading from any place. Raises InputError."""
+    with translated_errors(path):
+        system, name = file_system(path)
+        return system.open(name, "rb", block_size=READ_BLOCK_BYTES)
+
+
+def matching(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The remote files below a directory, or that a pattern matches, sorted; a file's own path. Raises InputError."""
+    with translated_errors(path):
+        system, name = file_system(path)
+        if any(char in name for char in "*?["):
+            found = system.glob(name)
+        elif system.isdir(name):
+            found = [file for file in system.find(name) if file.lower().endswith(suffixes)]
+        else:
+            return [path]
+        return sorted(system.unstrip_protocol(file) for file in found)
+
+
+def exists(path: str) -> bool:
+    with translated_errors(path):
+        system, name = file_system(path)
+        return bool(system.exists(name))
+
+
+def upload(source: Path, path: str, overwrite: bool) -> None:
+    """Puts the file at `path`, where it appears when it is complete. Raises UsageError if the name is taken, InputError."""
+    with translated_errors(path, writing=True):
+        system, name = file_system(path)
+        if not overwrite and system.exists(name):
+            raise UsageError(f"{shown(path)} was created by somebody else meanwhile", f"the result is in {source}")
+        if scheme_of(path) in WHOLE_OBJECT_STORES:
+            system.put_file(str(source), name)
+        else:
+            system.put_file(str(source), f"{name}.uploading")
+            system.mv(f"{name}.uploading", name)
+
+
+def local_place(output: str) -> Path:
+    """Where an output is written on this machine, its journal beside it: itself; for a URL, in the state directory."""
+    if not is_remote(output):
+        return Path(local(output))
+    name = shown(output).rstrip("/").rpartition("/")[2] or "output"
+    digest = hashlib.blake2b(shown(output).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return state_directory() / "outputs" / digest / name
+
+
+def state_directory() -> Path:
+    """$XDG_STATE_HOME/pagecli, or ~/.local/state/pagecli."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "pagecli"
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """fsspec's file system for the URL, and the path in it. Raises what fsspec raises."""
+    import fsspec
+
+    return fsspec.core.url_to_fs(path)
+
+
+@contextlib.contextmanager
+def translated_errors(path: str, writing: bool = False) -> Iterator[None]:
+    """Inside, whatever a remote file system raises becomes one line of InputError."""
+    try:
+        yield
+    except PagecliError:
+        raise
+    except Exception as error:
+        raise _input_error(path, error, "written" if writing else "read") from error
+
+
+def _input_error(path: str, error: Exception, verb: str) -> InputError:
+    name, scheme = shown(path), scheme_of(path)
+    if isinstance(error, ImportError):
+        package = EXTRAS.get(scheme)
+        hint = f"pip install {package}" if package else _one_line(error)
+        return InputError(f"{name}: {scheme}:// needs a package that is not installed", hint)
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{name}: no such file", "check the path, and that the bucket exists")
+    if isinstance(error, PermissionError):
+        return InputError(f"{name}: permission denied", f"check the credentials for {scheme}://")
+    if isinstance(error, ValueError) and "rotocol" in str(error):
+        return InputError(f"{name}: unknown kind of URL {scheme}://", "s3://, gs://, hf://, file:// are known")
+    reason = redacted(_one_line(error))
+    return InputError(f"{name} cannot be {verb}: {reason}", f"check the network and the credentials for {scheme}://")
+
+
+def redacted(text: str) -> str:
+    """A message without what a URL in it has of users, passwords and queries."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", lambda match: shown(match[0]), text)
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
