@@ -4,8 +4,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from logging import DEBUG, ERROR, INFO, WARNING
+from typing import TYPE_CHECKING
 
 from pagecli.errors import PagecliError
+from pagecli.jobs.redaction import redact
+
+if TYPE_CHECKING:
+    from pagecli.jobs.run_log import RunLog
 
 RED, YELLOW, CYAN = "31", "33", "36"
 
@@ -19,22 +25,31 @@ class Console:
         self.is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.has_color = self.is_terminal and not os.environ.get("NO_COLOR")
         self.print_line: Callable[[str], None] = _to_stderr  # a progress bar puts itself in between while it is shown
+        self.log: RunLog | None = None  # gets all that is said, whatever the level
 
     def error(self, message: str, hint: str | None = None) -> None:
+        self._write_log(ERROR, f"{message} (hint: {hint})" if hint else message)
         self.print_line(f"{self._colored('error:', RED)} {_one_line(message)}")
         if hint:
             self.print_line(f"{self._colored('hint:', CYAN)} {_one_line(hint)}")
 
     def warning(self, message: str) -> None:
+        self._write_log(WARNING, message)
         if not self.quiet:
             self.print_line(f"{self._colored('warning:', YELLOW)} {_one_line(message)}")
 
     def note(self, message: str) -> None:
         """Something the user should know, in every level but quiet."""
+        self._write_log(INFO, message)
+        self.passing_note(message)
+
+    def passing_note(self, message: str) -> None:
+        """How far the job is: of no interest later, so that the log, which has its own clock, does not get it."""
         if not self.quiet:
             self.print_line(_one_line(message))
 
     def detail(self, message: str) -> None:
+        self._write_log(DEBUG, message)
         if self.verbose:
             self.print_line(_one_line(message))
 
@@ -47,10 +62,26 @@ class Console:
         hint = None if self.verbose else "run it again with -v for the traceback, and report it"
         self.error(f"internal error: {type(error).__name__}: {error}", hint)
         self._traceback(error)
+        if self.log is not None:
+            self.log.write(ERROR, "traceback of the internal error", error=error)
+
+    def log_replaces_lines(self) -> None:
+        """stderr is the log: what is said appears there once, as the log writes it, and nothing that is only shown."""
+        self.print_line = lambda line: None
+        self.is_terminal = self.has_color = False
+
+    def close_log(self) -> None:
+        if self.log is not None:
+            self.log.close()
+            self.log = None
 
     def _traceback(self, error: BaseException) -> None:
         if self.verbose:
-            self.print_line("".join(traceback.format_exception(error)).rstrip())
+            self.print_line(redact("".join(traceback.format_exception(error)).rstrip()))
+
+    def _write_log(self, level: int, message: str) -> None:
+        if self.log is not None:
+            self.log.write(level, message)
 
     def dimmed(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self.has_color else text
@@ -65,5 +96,5 @@ def _to_stderr(line: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Messages of other libraries may have several lines, or control characters out of the input."""
-    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+    """Messages of other libraries may have several lines, control characters out of the input, or a URL with a password."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(redact(text).split()))

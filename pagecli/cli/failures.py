@@ -9,27 +9,44 @@ from pagecli.jobs.stop_signals import StopRequested
 
 
 def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
-    """Runs `command`; returns its exit code, or the code of what it raised after saying it."""
+    """Runs `command`; returns its exit code, or the code of what it raised after saying it. Closes the console's log."""
     try:
         return int(command() or ExitCode.OK)
-    except PagecliError as error:
-        console.failure(error)
+    except (Exception, StopRequested, KeyboardInterrupt) as error:
+        _say(error, console)
+        return exit_code_for(error)
+    finally:
+        console.close_log()
+
+
+def exit_code_for(error: BaseException) -> int:
+    """The exit code of a command that ends by `error`."""
+    if isinstance(error, PagecliError):
         return error.exit_code
-    except StopRequested as request:
-        return 128 + request.signum
-    except KeyboardInterrupt:
+    if isinstance(error, StopRequested):
+        return 128 + error.signum
+    if isinstance(error, KeyboardInterrupt):
         return ExitCode.SIGINT
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         return ExitCode.SIGPIPE
-    except Exception as error:
-        if hasattr(error, "format_message"):  # the command line's own usage errors
-            console.error(error.format_message().rstrip("."), _help_hint(error))
-            return ExitCode.USAGE
+    return ExitCode.USAGE if _is_usage_error(error) else ExitCode.INTERNAL
+
+
+def _say(error: BaseException, console: Console) -> None:
+    if isinstance(error, PagecliError):
+        console.failure(error)
+    elif _is_usage_error(error):
+        console.error(error.format_message().rstrip("."), _help_hint(error))  # type: ignore[attr-defined]
+    elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
         console.crash(error)
-        return ExitCode.INTERNAL
 
 
-def _help_hint(error: Exception) -> str:
+def _is_usage_error(error: BaseException) -> bool:
+    """Whether it is one of the command line's own."""
+    return hasattr(error, "format_message")
+
+
+def _help_hint(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pagecli"
     return f"see {command} --help"

@@ -9,6 +9,7 @@ from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
 from pagecli.cli.memory_size import parse_memory_size
 from pagecli.cli.options import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
+from pagecli.cli.watch_options import WatchOptions, open_log
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import UsageError
@@ -63,6 +64,10 @@ def generate(
     swap_memory: flags.SwapMemory = None,
     threads: flags.Threads = None,
     stats: flags.Stats = None,
+    progress_json: flags.ProgressJson = None,
+    metrics_file: flags.MetricsFile = None,
+    log_file: flags.LogFile = None,
+    log_json: flags.LogJson = False,
     quiet: flags.Quiet = False,
     verbose: flags.Verbose = False,
 ) -> int:
@@ -75,8 +80,10 @@ def generate(
     """
     console = Console(quiet and not verbose, verbose)
     values = context.params
+    watch = WatchOptions(progress_json, metrics_file, log_file, log_json)
 
     def run() -> int:
+        open_log(watch, console)
         config = engine_config(values)
         params = sampling_params(values)
         # Slow imports (pyarrow) only after the flags have been found good.
@@ -95,6 +102,7 @@ def generate(
             limit=limit,
             overwrite=overwrite,
             stats=stats,
+            watch=watch,
         )
         return run_generate(job, console)
 

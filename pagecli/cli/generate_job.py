@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,15 +11,19 @@ from pagecli.cli.progress import ProgressDisplay, progress_display
 from pagecli.cli.quiet_libraries import quieten
 from pagecli.cli.report import print_summary
 from pagecli.cli.standard_output import reserved_stdout
+from pagecli.cli.watch_options import WatchOptions
+from pagecli.cli.watching import watched
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import ExitCode, InputError, ModelError, PagecliError
 from pagecli.jobs.atomic_file import check_output
 from pagecli.jobs.input_row import InputSource
+from pagecli.jobs.job_watch import JobEnd, JobFacts, JobWatch
 from pagecli.jobs.output_row import ResultColumns
 from pagecli.jobs.reader import open_input
 from pagecli.jobs.records import PromptOptions, RowPreparer
-from pagecli.jobs.runner import JobRun, RunResult, Window
+from pagecli.jobs.redaction import redact_values
+from pagecli.jobs.runner import JobRun, Progress, RunResult, Window
 from pagecli.jobs.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.summary import job_stats, write_stats
 from pagecli.jobs.writer import RowWriter, check_writable, open_output
@@ -42,13 +46,15 @@ class GenerateJob:
     limit: int | None = None
     overwrite: bool = False
     stats: Path | None = None
+    watch: WatchOptions = field(default_factory=WatchOptions)
 
 
 def run_generate(job: GenerateJob, console: Console) -> int:
     """Runs the job; returns the exit code. Raises PagecliError, StopRequested."""
     started = time.perf_counter()
-    quieten(console.verbose, show_downloads=console.is_terminal and not console.quiet)
-    with stop_signals() as signals, reserved_stdout() as rows_fd:
+    quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
+    facts = JobFacts(job.input, job.output, job.engine.model)
+    with stop_signals() as signals, watched(job.watch, facts, console) as watch, reserved_stdout() as rows_fd:
         check_writable(job.output, job.overwrite)
         if job.stats is not None:
             check_output(job.stats, overwrite=True)
@@ -57,7 +63,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
             _check_columns(source, job.prompts)
             writer = open_output(job.output, job.overwrite, job.columns, source.schema, console.warning, rows_fd)
             try:
-                return _run(job, source, writer, console, signals, started)
+                return _run(job, source, writer, console, signals, watch, started)
             finally:
                 writer.discard()
         finally:
@@ -65,19 +71,32 @@ def run_generate(job: GenerateJob, console: Console) -> int:
 
 
 def _run(
-    job: GenerateJob, source: InputSource, writer: RowWriter, console: Console, signals: StopSignals, started: float
+    job: GenerateJob,
+    source: InputSource,
+    writer: RowWriter,
+    console: Console,
+    signals: StopSignals,
+    watch: JobWatch,
+    started: float,
 ) -> int:
     with progress_display(console) as display:
         engine = _load(job, console, display)
+        watch.loaded(engine.stats())
+
+        def on_progress(progress: Progress) -> None:
+            display.update(progress)
+            watch.update(progress)
+
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params)
         window = Window.for_engine(job.engine.max_num_seqs)
-        run = JobRun(engine, preparer.prepare, writer, window, job.order, display.update, lambda: signals.received)
+        run = JobRun(engine, preparer.prepare, writer, window, job.order, on_progress, lambda: signals.received)
         try:
             code = _run_to_the_end(run, source, writer, signals, console)
         finally:
             stats = job_stats(engine.stats(), run.result, started, job.engine.model)
             if job.stats is not None:
-                write_stats(job.stats, stats)
+                write_stats(job.stats, redact_values(stats))
+    watch.ended(JobEnd(code, stats=stats))
     if code != ExitCode.SIGPIPE:
         print_summary(console, stats, job.output)
         _say_errors(run.result, console)
@@ -89,6 +108,8 @@ def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engi
     console.detail(f"loading {job.engine}")
     from pagecli.engine.engine import Engine
 
+    if console.log is not None:
+        console.log.capture_libraries()
     engine = Engine(job.engine)
     if not engine.tokenizer.has_chat_template and (job.prompts.chat or job.prompts.system is not None):
         flag = "--chat" if job.prompts.chat else "--system"

@@ -154,5 +154,21 @@ SwapMemory = Annotated[str | None, _option("Memory for swapped-out blocks, as 1G
 Threads = Annotated[int | None, _option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]
 
 Stats = Annotated[Path | None, _option("Write the job's figures as JSON.", TALK, "--stats", metavar="FILE")]
+ProgressJson = Annotated[
+    str | None,
+    _option(
+        "Write events as JSON, one a line: to an open descriptor (3) or a file.", TALK, "--progress-json", metavar="FD|FILE"
+    ),
+]
+MetricsFile = Annotated[
+    Path | None,
+    _option("Keep figures for Prometheus here (node_exporter's textfile collector).", TALK, "--metrics-file", metavar="FILE"),
+]
+LogFile = Annotated[
+    Path | None, _option("Append a log of the run, libraries' warnings included.", TALK, "--log-file", metavar="FILE")
+]
+LogJson = Annotated[
+    bool, _option("The log as JSON, one object a line; on standard error unless --log-file.", TALK, "--log-json")
+]
 Quiet = Annotated[bool, _option("Say nothing but errors.", TALK, "--quiet", "-q")]
 Verbose = Annotated[bool, _option("Say more; show tracebacks.", TALK, "--verbose", "-v")]

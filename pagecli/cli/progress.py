@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Protocol
 
 from pagecli.cli.console import Console
+from pagecli.jobs.job_watch import Rates
 from pagecli.jobs.runner import Progress
 
 LINE_SECONDS = 10.0
@@ -25,26 +26,6 @@ def progress_display(console: Console) -> ProgressDisplay:
     if console.quiet:
         return SilentProgress()
     return BarProgress(console) if console.is_terminal else LineProgress(console)
-
-
-class Rates:
-    """Rows and tokens a second since the first look, and the time that is left."""
-
-    def __init__(self) -> None:
-        self._started: float | None = None
-        self._first_rows = 0
-
-    def look(self, progress: Progress) -> tuple[float, float | None]:
-        """(output tokens per second, seconds left or None while unknown)."""
-        now = time.monotonic()
-        if self._started is None:
-            self._started, self._first_rows = now, progress.num_rows
-        elapsed = max(now - self._started, 1e-6)
-        num_rows = progress.num_rows - self._first_rows
-        left = None
-        if progress.estimate is not None and num_rows > 0:
-            left = max(progress.estimate.num_rows - progress.num_rows, 0) * elapsed / num_rows
-        return (progress.output_tokens / elapsed if elapsed > 0.05 else 0.0), left
 
 
 def rows_text(progress: Progress) -> str:
@@ -86,7 +67,7 @@ class LineProgress(SilentProgress):
         self._next = time.monotonic() + every
 
     def update(self, progress: Progress) -> None:
-        tokens_per_second, left = self._rates.look(progress)
+        look = self._rates.look(progress)
         if progress.num_rows and not self._has_rows:
             self._has_rows = True
             self._console.detail("the first row is written")
@@ -94,9 +75,9 @@ class LineProgress(SilentProgress):
             return
         self._next = time.monotonic() + self._every
         errors = f", {progress.num_error_rows} errors" if progress.num_error_rows else ""
-        self._console.note(
-            f"{rows_text(progress)} rows{errors}, {tokens_per_second:.0f} tok/s, {progress.num_running} running, "
-            f"{progress.num_waiting} waiting, KV {progress.kv_usage:.0%}, {clock_text(left)} left"
+        self._console.passing_note(
+            f"{rows_text(progress)} rows{errors}, {look.output_tokens_per_second:.0f} tok/s, {progress.num_running} running, "
+            f"{progress.num_waiting} waiting, KV {progress.kv_usage:.0%}, {clock_text(look.eta_seconds)} left"
         )
 
 
@@ -136,11 +117,11 @@ class BarProgress:
         self._bar.update(self._task, description=f"loading {model}")
 
     def update(self, progress: Progress) -> None:
-        tokens_per_second, left = self._rates.look(progress)
+        look = self._rates.look(progress)
         errors = f"  {progress.num_error_rows} errors" if progress.num_error_rows else ""
         figures = (
-            f"{tokens_per_second:.0f} tok/s  {progress.num_running} running  {progress.num_waiting} waiting  "
-            f"KV {progress.kv_usage:.0%}  {clock_text(left)} left{errors}"
+            f"{look.output_tokens_per_second:.0f} tok/s  {progress.num_running} running  {progress.num_waiting} waiting  "
+            f"KV {progress.kv_usage:.0%}  {clock_text(look.eta_seconds)} left{errors}"
         )
         total = None if progress.estimate is None else max(progress.estimate.num_rows, progress.num_rows, 1)
         description = f"{rows_text(progress)} rows"

@@ -1,7 +1,7 @@
 """The event stream of --progress-json: one JSON object a line, to a file or a descriptor that another program reads.
 
-Never waits for its reader. What may not be lost (everything but progress) is kept until there is room; a progress event that
-finds none is dropped, and `end` says how many were. Events, each with `event` and `time` (UTC):
+Never waits for its reader. `start`, `loaded` and `end` are kept until there is room; any other event that finds none is
+dropped, and `end` says how many were. Events, each with `event` and `time` (UTC):
 
     start       schema_version, version, pid, host, input, output, model
     loaded      load_seconds, dtype, cpu_isa, num_threads, kv_blocks_total, kv_block_size
@@ -34,7 +34,7 @@ SCHEMA_VERSION = 1
 EVENT_SECONDS = 1.0
 LAST_WAIT_SECONDS = 1.0  # for a slow reader to take the end of the stream
 MAX_EVENT_BYTES = select.PIPE_BUF  # what a pipe that has room takes whole, without waiting
-MAX_KEPT_EVENTS = 1000
+MAX_TEXT = 150  # characters that are left of a text in an event that would be longer
 LOADED = ("load_seconds", "dtype", "cpu_isa", "num_threads", "kv_blocks_total", "kv_block_size")
 END = (
     *("num_rows", "num_error_rows", "finish_reasons", "prompt_tokens", "output_tokens", "generate_seconds"),
@@ -49,13 +49,13 @@ class EventStream:
         self._fd = fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
-        self._kept: deque[bytes] = deque(maxlen=MAX_KEPT_EVENTS)
+        self._kept: deque[bytes] = deque()
         self._is_open = True
         self.num_dropped = 0
 
     def put(self, event: Mapping[str, Any], keep: bool) -> None:
         """Writes `event` if there is room now; without, it is kept for later or dropped. Raises OSError."""
-        line = (json.dumps(event, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode("utf-8", "replace")
+        line = _encoded(event)
         self._flush()
         if not self._kept and self._write(line):
             return
@@ -113,7 +113,9 @@ def _own_descriptor(fd: int) -> int:
         raise UsageError(
             f"--progress-json {fd}: no such open descriptor", f"open it, as in {fd}>events.jsonl, or give a file name"
         ) from error
-    raise UsageError(f"--progress-json {fd}: the descriptor is open for reading only", f"open it for writing: {fd}>events.jsonl")
+    raise UsageError(
+        f"--progress-json {fd}: the descriptor is open for reading only", f"open it for writing: {fd}>events.jsonl"
+    )
 
 
 def _appended_file(path: str) -> int:
@@ -150,7 +152,7 @@ class ProgressEvents:
         progress = look.progress
         if progress.num_error_rows > self._num_error_rows:
             self._num_error_rows = progress.num_error_rows
-            self._put("row_errors", {"num_error_rows": progress.num_error_rows})
+            self._put("row_errors", {"num_error_rows": progress.num_error_rows}, keep=False)
         estimate = progress.estimate
         figures = {
             "num_rows": progress.num_rows,
@@ -180,11 +182,16 @@ class ProgressEvents:
         self._stream.close()
 
     def _put(self, event: str, figures: Mapping[str, Any], keep: bool = True) -> None:
-        line = {"event": event, "time": utc_text(time.time()), **redact_values(figures)}
-        self._stream.put(_shortened(line), keep)
+        self._stream.put({"event": event, "time": utc_text(time.time()), **redact_values(figures)}, keep)
 
 
-def _shortened(event: dict[str, Any]) -> dict[str, Any]:
-    """Long texts (paths, messages) are cut so that a line is never longer than a pipe takes whole."""
-    longest = MAX_EVENT_BYTES // 16
-    return {name: f"{text[:longest]}..." if isinstance(text, str) and len(text) > longest else text for name, text in event.items()}
+def _encoded(event: Mapping[str, Any]) -> bytes:
+    """The line; long texts (paths, messages) are cut where a pipe would not take it whole."""
+    line = _json_line(event)
+    if len(line) <= MAX_EVENT_BYTES:
+        return line
+    return _json_line({name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in event.items()})
+
+
+def _json_line(event: Mapping[str, Any]) -> bytes:
+    return (json.dumps(event, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace")
