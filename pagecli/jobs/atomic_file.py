@@ -1,4 +1,8 @@
-"""Files that appear under their name only when complete: a hidden temporary beside them, fsynced, then renamed."""
+"""Files that appear under their name only when complete: a hidden temporary, fsynced, then renamed.
+
+The temporary lies in the directory of the file's job where there is one (job_directory.py), so that the next run of the job
+clears it away if this one is killed; else beside the file.
+"""
 
 import contextlib
 import errno
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.jobs.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -21,8 +26,9 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
-    """A new hidden file in the directory of `final`, with the permissions a plain new file would get. Raises InputError."""
-    temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp"
+    """A new hidden file on the file system of `final`, with the permissions a plain new file would get. Raises InputError."""
+    name = os.fsdecode(os.fsencode(final.name)[:200])
+    temporary = temporary_home(final) / f".{name}.{os.getpid()}-{secrets.token_hex(3)}{TEMPORARY_SUFFIX}"
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -34,6 +40,7 @@ def publish(temporary: Path, final: Path, overwrite: bool) -> None:
     """Gives the complete file its name, durably. Raises UsageError if the name has been taken meanwhile, InputError."""
     try:
         sync(temporary)
+        note_publishing(temporary, final)
         if overwrite:
             os.replace(temporary, final)
         else:

@@ -10,6 +10,7 @@ from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.arrow_values import json_default
 from pagecli.jobs.input_row import InputRow
+from pagecli.jobs.output_row import OutputRow
 from pagecli.jobs.row_sampling import row_sampling_params
 
 
@@ -35,7 +36,7 @@ class PromptOptions:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRow:
-    """A row ready for the engine, or, with `error` set, ready to be written as an error row."""
+    """A row ready for the engine, or to be written: an error row with `error` set, one `finished` in an earlier run."""
 
     row: InputRow
     prompt_token_ids: list[int]
@@ -43,6 +44,7 @@ class PreparedRow:
     row_key: int
     error: str | None = None
     error_code: ErrorCode | None = None
+    finished: list[OutputRow] | None = None
 
 
 class RowPreparer:

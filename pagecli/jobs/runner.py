@@ -6,42 +6,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from pagecli.engine.outputs import RequestOutput
-from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import RowError
+from pagecli.jobs.error_policy import ErrorPolicy
 from pagecli.jobs.feeder import POLL_SECONDS, Feeder
 from pagecli.jobs.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.output_row import OutputRow, error_row, output_rows
 from pagecli.jobs.records import PreparedRow, code_of, one_line
 from pagecli.jobs.reorder import CompletionOrder, InputOrder
+from pagecli.jobs.step_isolation import Engine, IsolatingEngine
 from pagecli.jobs.writer import RowWriter
 
 PROGRESS_SECONDS = 0.1
 
 
-class EngineStatus(Protocol):
-    """Where the engine stands; kv_usage in [0, 1]."""
+class RowJournal(Protocol):
+    """Where finished rows are kept until the output is complete; see journal_writer.Journal."""
 
     @property
-    def num_waiting(self) -> int: ...
-    @property
-    def num_running(self) -> int: ...
-    @property
-    def kv_usage(self) -> float: ...
-    @property
-    def num_output_tokens(self) -> int: ...
+    def num_safe_rows(self) -> int: ...
 
+    def append(self, outputs: list[OutputRow]) -> None:
+        """All output rows of one input row."""
+        ...
 
-class Engine(Protocol):
-    """What jobs needs of an engine while it runs."""
-
-    def add_request(
-        self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
-    ) -> None: ...
-    def step(self) -> list[RequestOutput]: ...
-    def has_unfinished(self) -> bool: ...
-    def abort(self, request_id: int) -> None: ...
-    def status(self) -> EngineStatus: ...
+    def commit(self) -> None:
+        """From here on what was appended survives the process."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +60,14 @@ class Progress:
     kv_usage: float
     output_tokens: int
     estimate: RowEstimate | None  # of the input's rows
+    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
 
 
 @dataclass
 class RunResult:
-    """What a run did. `stopped_by` is the signal that ended it early; row counts are of written output rows."""
+    """What a run did. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did; row counts
+    are of written output rows.
+    """
 
     num_rows: int = 0
     num_error_rows: int = 0
@@ -83,6 +76,13 @@ class RunResult:
     generate_seconds: float = 0.0
     first_error: str | None = None
     stopped_by: int | None = None
+    too_many_errors: str | None = None
+    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
+    num_failed_steps: int = 0  # of the engine, each followed by a search for the row that caused it
+
+    @property
+    def ended_early(self) -> bool:
+        return self.stopped_by is not None or self.too_many_errors is not None
 
 
 class JobRun:
@@ -97,14 +97,21 @@ class JobRun:
         order: Literal["input", "completion"] = "input",
         on_progress: Callable[[Progress], Any] = lambda progress: None,
         stop_requested: Callable[[], int | None] = lambda: None,
+        journal: RowJournal | None = None,
+        error_policy: ErrorPolicy | None = None,
+        on_checkpoint: Callable[[int], Any] = lambda num_input_rows: None,
     ) -> None:
-        self._engine = engine
+        self._engine = IsolatingEngine(engine)
         self._prepare = prepare
         self._writer = writer
         self._window = window
         self._order = InputOrder() if order == "input" else CompletionOrder()
         self._on_progress = on_progress
         self._stop_requested = stop_requested
+        self._journal = journal
+        self._error_policy = error_policy or ErrorPolicy()
+        self._on_checkpoint = on_checkpoint
+        self._num_safe_rows = 0 if journal is None else journal.num_safe_rows
         self._active: dict[int, PreparedRow] = {}
         self._next_progress = 0.0
         self.result = RunResult()
@@ -118,6 +125,7 @@ class JobRun:
                     self._report(source)
         finally:
             self.result.generate_seconds = time.perf_counter() - started
+            self.result.num_failed_steps = self._engine.num_failed_steps
         for request_id in self._active:  # of a run that was stopped; after a failure the engine is not used again
             self._engine.abort(request_id)
         self._active.clear()
@@ -128,14 +136,18 @@ class JobRun:
         self._write(self._order.drain())
 
     def _cycle(self, feeder: Feeder) -> bool:
-        """Admit what fits, run one step, release what finished. False when the job is done."""
-        self._admit(feeder)
+        """Admit what fits, run one step, release what finished, journal it. False when the job is done."""
+        if not self._engine.is_isolating:
+            self._admit(feeder)
+        goes_on = not feeder.exhausted
         if self._engine.has_unfinished():
             for output in self._engine.step():
                 row = self._active.pop(output.request_id).row
-                self._finish(row.index, output_rows(row, output))
-            return True
-        return not feeder.exhausted
+                self._finish(output_rows(row, output))
+            goes_on = True
+        if self._journal is not None:
+            self._journal.commit()
+        return goes_on
 
     def _admit(self, feeder: Feeder) -> None:
         """Fills the window with rows that are ready; waits for one only if the engine has nothing to do.
@@ -155,6 +167,10 @@ class JobRun:
         return num_active < self._window.max_active and num_active + len(self._order) < self._window.max_outstanding
 
     def _add(self, prepared: PreparedRow) -> None:
+        if prepared.finished is not None:
+            self.result.num_taken_over += len(prepared.finished)
+            self._write(self._order.push(prepared.row.index, prepared.finished))
+            return
         index, error, code = prepared.row.index, prepared.error, prepared.error_code
         if error is None:
             try:
@@ -163,10 +179,13 @@ class JobRun:
                 return
             except RowError as problem:
                 error, code = one_line(problem), code_of(problem)
-        self._finish(index, [error_row(prepared.row, error, len(prepared.prompt_token_ids) or None, code)])
+        self._finish([error_row(prepared.row, error, len(prepared.prompt_token_ids) or None, code)])
 
-    def _finish(self, index: int, rows: list[OutputRow]) -> None:
-        self._write(self._order.push(index, rows))
+    def _finish(self, rows: list[OutputRow]) -> None:
+        """Takes all output rows of one input row."""
+        if self._journal is not None:
+            self._journal.append(rows)
+        self._write(self._order.push(rows[0].row.index, rows))
 
     def _write(self, rows: list[OutputRow]) -> None:
         result = self.result
@@ -181,16 +200,21 @@ class JobRun:
                 if result.first_error is None:
                     has_place = row.error.startswith(row.row.place)
                     result.first_error = row.error if has_place else f"{row.row.place}: {row.error}"
+        if result.num_error_rows and result.too_many_errors is None:
+            result.too_many_errors = self._error_policy.reason_to_stop(result.num_rows, result.num_error_rows)
 
     def _stopped(self) -> bool:
         self.result.stopped_by = self._stop_requested()
-        return self.result.stopped_by is not None
+        return self.result.ended_early
 
     def _report(self, source: InputSource) -> None:
         now = time.perf_counter()
         if now < self._next_progress:
             return
         self._next_progress = now + PROGRESS_SECONDS
+        if self._journal is not None and self._journal.num_safe_rows != self._num_safe_rows:
+            self._num_safe_rows = self._journal.num_safe_rows
+            self._on_checkpoint(self._num_safe_rows)
         status = self._engine.status()
         self._on_progress(
             Progress(
@@ -201,5 +225,6 @@ class JobRun:
                 kv_usage=status.kv_usage,
                 output_tokens=status.num_output_tokens,
                 estimate=source.estimate(),
+                num_taken_over=self.result.num_taken_over,
             )
         )

@@ -1,15 +1,21 @@
-"""SIGINT and SIGTERM: before and after the run they end the program by an exception, during it they ask it to stop.
+"""SIGINT, SIGTERM and SIGHUP: before and after the run they end the program by an exception, during it they ask it to stop.
 
-A second signal ends the program at once.
+A second signal ends the program at once. A thread sees signals even while the main one is deep in a long computation: if the
+program has not ended some seconds after the first, the thread ends it, having saved what `last_words` saves. A SIGHUP that is
+ignored, as nohup sets it, stays ignored.
 """
 
+import os
+import select
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = 4.0  # from the first signal to the end of the process, whatever it is doing
 
 
 class StopRequested(BaseException):
@@ -25,6 +31,9 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.numbers: tuple[int, ...] = ()
+        # Called with the signal, by another thread, just before the process is ended; None: it is left to end by itself.
+        self.last_words: Callable[[int], None] | None = None
         self._deferred = False
 
     @contextmanager
@@ -38,7 +47,7 @@ class StopSignals:
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
-        for number in SIGNALS:
+        for number in self.numbers:
             signal.signal(number, signal.SIG_DFL)
         if not self._deferred:
             raise StopRequested(signum)
@@ -51,9 +60,52 @@ def stop_signals() -> Iterator[StopSignals]:
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    former = {number: signal.signal(number, signals.handle) for number in SIGNALS}
+    hung_up_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signals.numbers = tuple(number for number in SIGNALS if number != signal.SIGHUP or not hung_up_ignored)
+    with _watched(signals):
+        former = {number: signal.signal(number, signals.handle) for number in signals.numbers}
+        try:
+            yield signals
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _watched(signals: StopSignals) -> Iterator[None]:
+    """Inside, a thread hears of every signal the moment it arrives, through the interpreter's wake-up descriptor."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    thread = threading.Thread(target=_watch, args=(read_end, signals), name="pagecli-signals", daemon=True)
+    thread.start()
+    former = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
-        yield signals
+        yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        os.close(write_end)  # ends the thread
+        thread.join()
+        os.close(read_end)
+
+
+def _watch(read_end: int, signals: StopSignals) -> None:
+    first, deadline = 0, None
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([read_end], [], [], left)[0]:
+            deadline = None
+            if signals.last_words is not None:
+                with suppress(Exception):
+                    signals.last_words(first)
+                os._exit(128 + first)
+            continue
+        arrived = os.read(read_end, 64)
+        if not arrived:
+            return
+        wanted = [number for number in arrived if number in signals.numbers]
+        if first and wanted:  # the second one, while the main thread has not got round to the first
+            os._exit(128 + wanted[0])
+        if wanted:
+            first, deadline = wanted[0], time.monotonic() + GRACE_SECONDS
+            if len(wanted) > 1:
+                os._exit(128 + wanted[1])
