@@ -11,6 +11,7 @@ from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.arrow_values import json_default
 from pagecli.jobs.input_row import InputRow
 from pagecli.jobs.output_row import OutputRow
+from pagecli.jobs.prompt_length import PromptLength
 from pagecli.jobs.row_sampling import row_sampling_params
 
 
@@ -48,40 +49,55 @@ class PreparedRow:
 
 
 class RowPreparer:
-    """Turns input rows into requests; a row that cannot be one comes back with `error` set, nothing is raised."""
+    """Turns input rows into requests; a row that cannot be one comes back with `error` set, nothing is raised.
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, options: PromptOptions, params: SamplingParams) -> None:
+    `length` None: how long prompts are is left to the engine.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        options: PromptOptions,
+        params: SamplingParams,
+        length: PromptLength | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._options = options
         self._params = params
+        self._length = length
         self._chat = tokenizer.has_chat_template if options.chat is None else options.chat
 
     def prepare(self, row: InputRow) -> PreparedRow:
         key = row_key(row)
         error, code = row.error, row.error_code
         if error is None:
+            prompt_column = self._options.prompt_column if row.batch_url is None else "prompt"
+            chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
-                params = row_sampling_params(self._params, row.columns, ignore=self._options.prompt_column)
-                return PreparedRow(row, self._prompt_token_ids(row.columns), params, key)
+                params = row_sampling_params(self._params, row.columns, ignore=prompt_column)
+                token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
+                return PreparedRow(row, token_ids, params, key)
             except PagecliError as problem:
                 error, code = one_line(problem), code_of(problem)
             except Exception as problem:  # a template or tokenizer that chokes on this row must not end the job
                 error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
         return PreparedRow(row, [], self._params, key, error, code)
 
-    def _prompt_token_ids(self, columns: Mapping[str, Any]) -> list[int]:
-        name, value = self._prompt(columns)
+    def _prompt_token_ids(self, columns: Mapping[str, Any], prompt_column: str, chat: bool, max_tokens: int) -> list[int]:
+        name, value = self._prompt(columns, prompt_column)
         if name == "messages":
-            token_ids = self._tokenizer.apply_chat_template(self._with_system(_checked_messages(value)))
+            token_ids = self._chat_token_ids(_checked_messages(value), max_tokens)
         elif name == "prompt_token_ids":
-            token_ids = _checked_token_ids(value)
+            token_ids = self._cut(_checked_token_ids(value), max_tokens)
         elif not isinstance(value, str):
             raise RowError(f"column {name} is {type(value).__name__}, not text", code=ErrorCode.INVALID_TYPE)
-        elif self._chat:
-            token_ids = self._tokenizer.apply_chat_template(self._with_system([{"role": "user", "content": value}]))
+        elif chat:
+            token_ids = self._chat_token_ids([{"role": "user", "content": value}], max_tokens)
         else:
-            token_ids = self._tokenizer.encode(value)
+            text = value if self._length is None else self._length.checked_text(value)
+            token_ids = self._cut(self._tokenizer.encode(text), max_tokens)
         if not token_ids:
             raise RowError(f"column {name} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
         if max(token_ids) >= self._vocab_size:
@@ -89,9 +105,16 @@ class RowPreparer:
             raise RowError(message, code=ErrorCode.INVALID_TYPE)
         return token_ids
 
-    def _prompt(self, columns: Mapping[str, Any]) -> tuple[str, Any]:
+    def _cut(self, token_ids: list[int], max_tokens: int) -> list[int]:
+        return token_ids if self._length is None else self._length.cut(token_ids, max_tokens)
+
+    def _chat_token_ids(self, messages: list[dict[str, Any]], max_tokens: int) -> list[int]:
+        messages, template = self._with_system(messages), self._tokenizer.apply_chat_template
+        return template(messages) if self._length is None else self._length.cut_messages(messages, max_tokens, template)
+
+    def _prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:
         """The one column that holds the prompt, and its value."""
-        names = dict.fromkeys((self._options.prompt_column, "messages", "prompt_token_ids"))
+        names = dict.fromkeys((prompt_column, "messages", "prompt_token_ids"))
         given = [(name, columns[name]) for name in names if name in columns]
         given = [(name, value) for name, value in given if value is not None]
         if len(given) > 1:
