@@ -3,19 +3,21 @@
 import dataclasses
 from dataclasses import dataclass
 
+from pagecli.engine.reservations import Reservations, num_reserved_slots
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, RowError
-from pagecli.kv.manager import KVManager
+from pagecli.kv.memory import KVMemory
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The limits that a request has to keep."""
 
-    kv: KVManager
+    kv: KVMemory
     vocab_size: int
     max_model_len: int
     max_num_seqs: int
+    reservations: Reservations | None = None  # of a kv_policy that is not paged
 
     def check(self, prompt_token_ids: list[int], params: SamplingParams) -> SamplingParams:
         """The parameters, max_tokens lowered to what the model's length leaves; RowError if the request can never run."""
@@ -45,6 +47,9 @@ class Admission:
                 f"{width} sequences side by side are more than a step takes, {self.max_num_seqs}",
                 "raise --max-num-seqs or lower n, best_of or beam_width",
             )
+        if self.reservations is not None:
+            self._check_reservation(self.reservations, num_prompt_tokens, params)
+            return
         num_slots = num_prompt_tokens + params.max_tokens - 1  # the last token's K and V are never needed
         shared = num_prompt_tokens // self.kv.block_size if width > 1 else 0  # whole blocks of the prompt are held once
         needed = shared + width * (self.kv.num_blocks_for(num_slots) - shared)
@@ -55,5 +60,23 @@ class Admission:
                 f"{num_prompt_tokens} prompt and up to {params.max_tokens} output tokens{sequences} need {needed} KV blocks of "
                 f"{self.kv.block_size} slots; the cache has {total}",
                 "raise --kv-memory or lower max_tokens",
+                ErrorCode.KV_TOO_SMALL,
+            )
+
+    def _check_reservation(self, reservations: Reservations, num_prompt_tokens: int, params: SamplingParams) -> None:
+        policy, width = reservations.policy, params.num_sequences
+        if params.beam_width > 1:
+            raise RowError(
+                f"beams share and drop KV blocks at every token, which contiguous memory (kv_policy {policy}) cannot",
+                "use --kv-policy paged for beam search",
+                ErrorCode.UNSUPPORTED,
+            )
+        num_slots = num_reserved_slots(policy, num_prompt_tokens, params.max_tokens, self.max_model_len)
+        if not reservations.kv.fits_when_empty(num_slots, width):
+            total = self.kv.pool.num_blocks * self.kv.block_size
+            raise RowError(
+                f"kv_policy {policy} holds {num_slots} consecutive slots for each of {width} sequences; the cache has {total}, "
+                "in runs of powers of two",
+                "raise --kv-memory or lower max_tokens and --max-model-len",
                 ErrorCode.KV_TOO_SMALL,
             )

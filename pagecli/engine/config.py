@@ -1,11 +1,14 @@
 """What an engine is built from: resolved once, frozen, edited by nobody afterwards."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
+KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/reservations.py
+KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
+Batching = Literal["continuous", "static", "none"]  # engine/scheduler.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class EngineConfig:
     threads: int | None = None  # None: the cores this process may use
     prefix_caching: bool = True  # share blocks between requests that begin alike
     preemption: Literal["recompute", "swap"] = "recompute"
+    kv_policy: KVPolicy = "paged"  # or contiguous memory reserved at a request's start, as older systems did it
+    batching: Batching = "continuous"
     swap_memory_bytes: int = 0  # where swapped-out blocks go; preemption recomputes what does not fit
     check_integrity: bool = False  # after every step, for tests
 
@@ -40,6 +45,10 @@ class EngineConfig:
                 raise UsageError(f"{name} is {value}", f"{name} must be at least {least}")
         if self.preemption == "swap" and self.swap_memory_bytes <= 0:
             raise UsageError("preemption is swap without --swap-memory", "give --swap-memory, such as 1GiB")
+        if self.preemption == "swap" and self.kv_policy != "paged":
+            raise UsageError(
+                f"kv_policy {self.kv_policy} never preempts", "leave out --preemption swap, or use --kv-policy paged"
+            )
         if self.block_size > MAX_BLOCK_SIZE:
             raise UsageError(f"block_size is {self.block_size}", f"block_size must be at most {MAX_BLOCK_SIZE}")
         if self.max_batch_tokens < self.max_num_seqs:

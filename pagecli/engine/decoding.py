@@ -4,7 +4,7 @@ from pagecli.engine.beam_search import BeamSearch
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.step_plan import BeamCandidates, SampledToken, SampleSpec, StepResult
 from pagecli.engine.stopping import FinishCheck
-from pagecli.kv.manager import KVManager
+from pagecli.kv.memory import KVMemory
 
 
 def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ...]:
@@ -22,7 +22,7 @@ def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ..
     )
 
 
-def apply(sequence: Sequence, result: StepResult, kv: KVManager, finish_check: FinishCheck) -> None:
+def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: FinishCheck) -> None:
     """Carry the choice out on the sequence and its request: append, fork, finish."""
     request = sequence.request
     if isinstance(result, BeamCandidates):
@@ -50,7 +50,7 @@ def _append(sequence: Sequence, token: SampledToken) -> None:
         sequence.sum_logprob += token.logprobs.logprob
 
 
-def _fork(parent: Sequence, sample: int, kv: KVManager) -> Sequence:
+def _fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:
     """A new live sequence of the request that shares all computed slots with its parent."""
     child = parent.fork(sample)
     kv.fork(parent.seq_id, child.seq_id, parent.num_computed)
@@ -58,7 +58,7 @@ def _fork(parent: Sequence, sample: int, kv: KVManager) -> Sequence:
     return child
 
 
-def _advance_beams(request: Request, kv: KVManager) -> None:
+def _advance_beams(request: Request, kv: KVMemory) -> None:
     """When all beams have offered: fork those with several successors, drop those with none, end the search if it has ended."""
     search = request.beam_search
     assert search is not None

@@ -9,6 +9,7 @@ from pagecli.engine.config import EngineConfig
 from pagecli.engine.observer import EngineObserver, StepTimes
 from pagecli.engine.outputs import RequestOutput
 from pagecli.engine.request import Request
+from pagecli.engine.reservations import Reservations
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.engine.scheduler import Scheduler, SchedulerLimits
 from pagecli.engine.stats import EngineStats, EngineStatus
@@ -16,6 +17,8 @@ from pagecli.engine.step_plan import StepPlan
 from pagecli.engine.stopping import FinishCheck, StopSearch
 from pagecli.errors import ModelError
 from pagecli.kv.manager import KVManager
+from pagecli.kv.memory import KVMemory
+from pagecli.kv.reserved_manager import ReservedManager
 from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
 from pagecli.model.tokenizer import load_tokenizer
 from pagecli.runner import kv_cache, memory_budget
@@ -37,10 +40,13 @@ class Engine:
         self.model_config = model.config
         self.max_model_len = min(config.max_model_len or model.config.max_positions, model.config.max_positions)
         self._runner, self._kv = self._build_cache(model)
-        self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs)
+        reservations = None
+        if isinstance(self._kv, ReservedManager):
+            reservations = Reservations(self._kv, config.kv_policy, self.max_model_len)
+        self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
         self._finish_check = FinishCheck(frozenset(self.tokenizer.eos_token_ids))
-        limits = SchedulerLimits(config.max_num_seqs, config.max_batch_tokens, config.preemption)
-        self._scheduler = Scheduler(self._kv, limits, self._finish_check)
+        limits = SchedulerLimits(config.max_num_seqs, config.max_batch_tokens, config.preemption, config.batching)
+        self._scheduler = Scheduler(self._kv, limits, self._finish_check, reservations)
         self._requests: dict[int, Request] = {}
         self._stats = EngineStats()
         self.observer: EngineObserver | None = None
@@ -50,7 +56,7 @@ class Engine:
     def _element_bytes(self) -> int:
         return 4 if self.dtype == "float32" else 2
 
-    def _build_cache(self, model: Model) -> tuple[ModelRunner, KVManager]:
+    def _build_cache(self, model: Model) -> tuple[ModelRunner, KVMemory]:
         import torch
 
         dtype, block_size = getattr(torch, self.dtype), self.config.block_size
@@ -62,6 +68,8 @@ class Engine:
             raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
         cache, swap = (kv_cache.allocate(model.config, n, block_size, dtype) for n in (num_blocks, num_swap_blocks))
         runner = ModelRunner(model, cache, block_size, swap)
+        if self.config.kv_policy != "paged":
+            return runner, ReservedManager(num_blocks, block_size)
         salt = f"{self.config.model} {self.dtype}".encode()
         return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pagecli.engine import decoding
+from pagecli.engine.config import Batching
 from pagecli.engine.preemption import PreemptionLog
 from pagecli.engine.request import Request, Sequence
+from pagecli.engine.reservations import Reservations
 from pagecli.engine.step_plan import Chunk, StepPlan, StepResult
 from pagecli.engine.stopping import FinishCheck
 from pagecli.engine.waiting_queue import WaitingQueue
-from pagecli.kv.manager import KVManager
+from pagecli.kv.memory import KVMemory
 
 WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
 MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is being computed
@@ -24,24 +26,33 @@ MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is bei
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """What bounds a step."""
+    """What bounds a step.
+
+    Batching: continuous lets a newcomer in as soon as there is room. static forms a batch, of all that fit, when the one before
+    has ended, and what finished sequences hold is kept until then; none runs one request after the other.
+    """
 
     max_num_seqs: int
     max_batch_tokens: int
     preemption: Literal["recompute", "swap"] = "recompute"
+    batching: Batching = "continuous"
 
 
 class Scheduler:
     """Keeps the waiting and the running requests."""
 
-    def __init__(self, kv: KVManager, limits: SchedulerLimits, finish_check: FinishCheck) -> None:
+    def __init__(
+        self, kv: KVMemory, limits: SchedulerLimits, finish_check: FinishCheck, reservations: Reservations | None = None
+    ) -> None:
         self.kv = kv
         self.limits = limits
+        self.reservations = reservations  # None: blocks are taken as tokens come
         self.preemptions = PreemptionLog()
         self.num_cached_prompt_tokens = 0  # found in the cache when their request started
         self._finish_check = finish_check
         self._waiting = WaitingQueue()
         self._running: list[Request] = []  # in order of admission: the last one is preempted first
+        self._ended: list[Sequence] = []  # finished ones of a static batch that goes on: they keep what they hold
         self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
 
     @property
@@ -99,9 +110,20 @@ class Scheduler:
         """Free the blocks of sequences that finished or were dropped, after the step has been recorded."""
         for request in self._running:
             for sequence in request.leaving:
-                self.kv.free(sequence.seq_id)
+                if self.limits.batching == "static" and (request.finished or sequence.finish_reason is not None):
+                    self._ended.append(sequence)
+                else:
+                    self.kv.free(sequence.seq_id)
             request.leaving.clear()
         self._running = [r for r in self._running if not r.finished]
+        if not self._running:
+            self._release_ended()
+
+    def _release_ended(self) -> None:
+        """Free what finished sequences of a static batch hold."""
+        for sequence in self._ended:
+            self.kv.free(sequence.seq_id)
+        self._ended.clear()
 
     def _schedule(self, request: Request, budget: int, lengths: dict[Sequence, int]) -> int:
         """Reserve the request's part of the step, preempting younger ones for it; returns its tokens, 0 if it was preempted."""
@@ -152,6 +174,9 @@ class Scheduler:
     def _reserve_or_preempt(self, sequence: Sequence, num_tokens: int, lengths: dict[Sequence, int]) -> bool:
         """Reserve slots for the sequence's next tokens, preempting the youngest for them; False if that was its own request."""
         while not self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
+            if self._ended:  # nobody is preempted for a sequence that has ended
+                self._release_ended()
+                continue
             victim = self._running.pop()
             for member in victim.live:
                 lengths.pop(member, None)
@@ -179,26 +204,35 @@ class Scheduler:
 
     def _admit(self, lengths: dict[Sequence, int], budget: int) -> None:
         """Start waiting requests while all they know fits beside what is promised already: preempted ones, then newcomers."""
+        at_once = self.limits.batching != "continuous"  # a batch is formed now, even of more prompts than one step takes
+        if at_once:
+            if self._running:
+                return
+            self._release_ended()
         room = self.limits.max_num_seqs - sum(r.max_live for r in self._running)
         promised = sum(self._num_missing_blocks(r) for r in self._running)
-        while budget > 0 and (request := self._waiting.next_preempted()) is not None:
-            if request.max_live > room or not self._resume(request, promised):
+        while (budget > 0 or at_once) and (request := self._waiting.next_preempted()) is not None:
+            if request.max_live > room or self._alone() or not self._resume(request, promised):
                 return
             room -= request.max_live
             budget -= self._schedule_admitted(request, budget, lengths)
             promised += self._num_missing_blocks(request)
-        in_flight = self._hashes_in_flight()
+        self._admit_newcomers(lengths, budget, room, promised)
+
+    def _admit_newcomers(self, lengths: dict[Sequence, int], budget: int, room: int, promised: int) -> None:
+        at_once = self.limits.batching != "continuous"
+        in_flight = set() if at_once else self._hashes_in_flight()
         num_deferred = 0
         for request in self._waiting.newcomers():
-            if budget <= 0 or request.max_live > room or num_deferred == MAX_DEFERRED:
+            if (budget <= 0 and not at_once) or request.max_live > room or num_deferred == MAX_DEFERRED or self._alone():
                 return
             found, idle = self.kv.num_cached_blocks(request.prefix_hashes)
-            if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight:
+            if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight and not at_once:
                 num_deferred += 1
                 continue
             for_forks = request.max_live - 1 if self._running else 0  # alone, a request that was let in always fits
             needed = self.kv.num_blocks_for(request.num_prompt_tokens) + for_forks - found
-            if not self._fits(needed + idle, promised):
+            if not self._fits(request, needed + idle, promised):
                 return
             self._enter(request)
             room -= request.max_live
@@ -208,7 +242,13 @@ class Scheduler:
             budget -= self._schedule_admitted(request, budget, lengths)
             promised += self._num_missing_blocks(request)
 
-    def _fits(self, num_blocks: int, promised: int) -> bool:
+    def _alone(self) -> bool:
+        """Whether somebody runs who is to run alone."""
+        return self.limits.batching == "none" and bool(self._running)
+
+    def _fits(self, request: Request, num_blocks: int, promised: int) -> bool:
+        if self.reservations is not None:
+            return self.reservations.fits(request)
         spare = self.kv.num_free_blocks - promised - num_blocks
         return spare >= (self._watermark if self._running else 0)
 
@@ -216,13 +256,15 @@ class Scheduler:
         self._waiting.remove(request)
         self._running.append(request)
         request.running = True
+        if self.reservations is not None:
+            self.reservations.hold(request)
 
     def _resume(self, request: Request, promised: int) -> bool:
         """Put a preempted request back into the batch if its blocks fit; swapped ones are moved in."""
         swapped = self.kv.num_swapped_out(request.seq_ids)
         to_go_on = len(request.live) if self._running else 0  # alone, it always fits
         needed = swapped + to_go_on if swapped else self._num_missing_blocks(request)
-        if not self._fits(needed, promised):
+        if not self._fits(request, needed, promised):
             return False
         if swapped and not self.kv.swap_in(request.seq_ids):
             return False

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pagecli.engine.step_plan import StepPlan
-from pagecli.kv.manager import KVManager
+from pagecli.kv.memory import KVMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class EngineStats:
     _utilization_sum: float = 0.0
     _sharing_sum: float = 0.0
 
-    def record_plan(self, kv: KVManager) -> None:
+    def record_plan(self, kv: KVMemory) -> None:
         """Add what the step about to run shares: its blocks are reserved, and copied where they are written."""
         self._sharing_sum += 1 - kv.num_used_blocks / kv.num_table_entries
 
-    def record_step(self, kv: KVManager, plan: StepPlan, seconds: float) -> None:
+    def record_step(self, kv: KVMemory, plan: StepPlan, seconds: float) -> None:
         """Add one step, seen after its tokens were recorded and before finished sequences leave."""
         used = kv.num_used_blocks
         self.num_steps += 1

@@ -1,5 +1,6 @@
 """What one step will do, as plain data: blocks to move, tokens to run, what to choose from whose logits; what was chosen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pagecli.engine.outputs import TokenLogprobs
@@ -32,7 +33,7 @@ class Chunk:
     seq_id: int
     token_ids: list[int]
     start: int
-    block_ids: list[int]
+    block_ids: Sequence[int]
     specs: tuple[SampleSpec, ...]  # one; several where samples fork; none where the chunk does not reach the last known token
     num_repeated: int = 0  # tokens that had been computed before a preemption
 

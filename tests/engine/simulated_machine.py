@@ -7,12 +7,14 @@ the text so far, so a wrong token anywhere changes everything after it.
 
 from pagecli.engine.decoding import start_beam_search
 from pagecli.engine.request import Request
+from pagecli.engine.reservations import Reservations
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.engine.scheduler import Scheduler, SchedulerLimits
 from pagecli.engine.step_plan import BeamCandidates, SampledToken
 from pagecli.engine.stopping import FinishCheck
 from pagecli.kv.manager import KVManager
 from pagecli.kv.moves import MoveKind
+from pagecli.kv.reserved_manager import ReservedManager
 
 EOS = 7
 VOCAB = 50
@@ -25,11 +27,26 @@ def next_token(known_ids, sample, salt=0):
 class SimulatedMachine:
     """A scheduler with memory under it."""
 
-    def __init__(self, num_blocks=64, block_size=4, max_num_seqs=8, max_batch_tokens=32, swap_blocks=0, prefix_caching=True):
-        self.kv = KVManager(num_blocks, block_size, prefix_caching, swap_blocks)
-        limits = SchedulerLimits(max_num_seqs, max_batch_tokens, "swap" if swap_blocks else "recompute")
+    def __init__(
+        self,
+        num_blocks=64,
+        block_size=4,
+        max_num_seqs=8,
+        max_batch_tokens=32,
+        swap_blocks=0,
+        prefix_caching=True,
+        kv_policy="paged",
+        batching="continuous",
+        max_model_len=128,
+    ):
+        paged = kv_policy == "paged"
+        self.kv = (
+            KVManager(num_blocks, block_size, prefix_caching, swap_blocks) if paged else ReservedManager(num_blocks, block_size)
+        )
+        reservations = None if paged else Reservations(self.kv, kv_policy, max_model_len)
+        limits = SchedulerLimits(max_num_seqs, max_batch_tokens, "swap" if swap_blocks else "recompute", batching)
         self.finish_check = FinishCheck(frozenset({EOS}))
-        self.scheduler = Scheduler(self.kv, limits, self.finish_check)
+        self.scheduler = Scheduler(self.kv, limits, self.finish_check, reservations)
         self.cache = [[None] * block_size for _ in range(num_blocks)]
         self.swap = [[None] * block_size for _ in range(swap_blocks)]
 
