@@ -1,4 +1,4 @@
-// Bindings of the operations on rows: norms, rotary embedding, activations, argmax.
+// Bindings of the operations on rows: norms, rotary embedding, activations, argmax, sampling.
 #include <cstring>
 
 #include "bind.h"
@@ -121,6 +121,29 @@ void argmax(const TensorView& out, const TensorView& x) {
     kernels().argmax(args);
 }
 
+void sample(const TensorView& out, const TensorView& logits, const TensorView& temperature, const TensorView& top_k,
+            const TensorView& top_p, const TensorView& min_p, const TensorView& draws) {
+    check(logits, "logits", DType::float32, {"rows", "cols"});
+    const int64_t rows = logits.shape[0];
+    if (logits.shape[1] < 1) refuse("logits: expected rows with at least one value, got [%lld, 0]", static_cast<long long>(rows));
+    const auto check_row_values = [rows](const TensorView& view, const char* name, DType dtype) {
+        check(view, name, dtype, {rows});
+        check_contiguous(view, name);
+    };
+    check_row_values(out, "out", DType::int64);
+    check_row_values(temperature, "temperature", DType::float32);
+    check_row_values(top_k, "top_k", DType::int64);
+    check_row_values(top_p, "top_p", DType::float32);
+    check_row_values(min_p, "min_p", DType::float32);
+    check_row_values(draws, "draws", DType::int64);
+    const SampleArgs args = {out.as<int64_t>(),         logits.as<const float>(), temperature.as<const float>(),
+                             top_k.as<const int64_t>(), top_p.as<const float>(),  min_p.as<const float>(),
+                             draws.as<const int64_t>(), logits.stride[0],         rows,
+                             logits.shape[1]};
+    nb::gil_scoped_release release;
+    kernels().sample(args);
+}
+
 }  // namespace
 
 void bind_elementwise(nb::module_& module) {
@@ -130,6 +153,7 @@ void bind_elementwise(nb::module_& module) {
     module.def("activation", activation);
     module.def("gated_activation", gated_activation);
     module.def("argmax", argmax);
+    module.def("sample", sample);
 }
 
 }  // namespace pagecli

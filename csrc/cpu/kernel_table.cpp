@@ -17,11 +17,13 @@ void gated_activation(const GatedActivationArgs&);
 void store_kv(const StoreKVArgs&);
 void paged_attention(const PagedAttentionArgs&);
 void argmax(const ArgmaxArgs&);
+void sample(const SampleArgs&);
 
 extern const KernelTable table;
 const KernelTable table = {
     PAGECLI_NAME(PAGECLI_ISA), pack_weight, embedding,        linear,   rms_norm,        layer_norm,
     rotary_embedding,          activation,  gated_activation, store_kv, paged_attention, argmax,
+    sample,
 };
 
 }  // namespace pagecli::PAGECLI_ISA

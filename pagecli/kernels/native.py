@@ -110,6 +110,19 @@ def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     _native.argmax(out, x)
 
 
+def sample(
+    out: torch.Tensor,
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    draws: torch.Tensor,
+) -> None:
+    """out[R] int64 = a token of each row of logits[R, N] after the filters, by draws[R] (int64, times 2^-53)."""
+    _native.sample(out, logits, temperature, top_k, top_p, min_p, draws)
+
+
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
     """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D]."""
     _native.store_kv(k_cache, v_cache, k, v, slot_ids)

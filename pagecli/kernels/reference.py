@@ -102,6 +102,37 @@ def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     out.copy_((x == x.max(dim=-1, keepdim=True).values).int().argmax(dim=-1))
 
 
+def sample(
+    out: torch.Tensor,
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    draws: torch.Tensor,
+) -> None:
+    """out[R] int64 = one token of each row of logits[R, N], drawn after temperature, top-k, top-p and min-p, in this order.
+
+    temperature, top_p, min_p float32[R]; top_k int64[R] (0: no limit); draws int64[R] in [0, 2^53). The likeliest tokens are
+    kept, the first of equal ones first: top-k many, then as many as reach top_p of their mass (Holtzman et al., 2020), then
+    those at least min_p times as likely as the likeliest. The token is that at which the running sum of the kept
+    probabilities, in the order of the vocabulary, passes draws * 2^-53 of their mass.
+    """
+    for row in range(logits.shape[0]):
+        probs = torch.softmax(logits[row].double() / float(temperature[row]), dim=-1)
+        values, order = probs.sort(descending=True, stable=True)
+        k = int(top_k[row])
+        count = min(k, len(values)) if k > 0 else len(values)
+        before = values[:count].cumsum(0) - values[:count]
+        if float(top_p[row]) < 1.0:
+            count = max(1, int((before < float(top_p[row]) * float(values[:count].sum())).sum()))
+        count = max(1, int((values[:count] >= float(min_p[row]) * float(values[0])).sum()))
+        kept = order[:count].sort().values
+        cumulative = probs[kept].cumsum(0)
+        target = int(draws[row]) * 2.0**-53 * float(cumulative[-1])
+        out[row] = kept[min(int(torch.searchsorted(cumulative, target, right=True)), count - 1)]
+
+
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
     """Write k, v[T, kv_heads, D] into slots of caches[num_blocks, kv_heads, block_size, D] (float32 or bfloat16).
 

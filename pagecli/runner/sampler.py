@@ -1,7 +1,7 @@
 """Choosing the next token of every row from its logits.
 
-Order, as in transformers: penalties, then min_tokens' mask, temperature, top-k, top-p, min-p, then one draw by the inverse of
-the cumulative distribution. Each row is treated by operations that see that row alone, so a token never depends on the batch.
+Order, as in transformers: penalties, then min_tokens' mask, temperature, top-k, top-p, min-p, then one draw (`kernels.sample`).
+Each row is treated by operations that see that row alone, so a token never depends on the batch.
 """
 
 from typing import TYPE_CHECKING
@@ -16,8 +16,6 @@ from pagecli.runner import random_draws
 
 if TYPE_CHECKING:
     from pagecli.engine.step_plan import SampleSpec
-
-NUM_CANDIDATES = 1024  # most likely tokens looked at first for top-p and min-p; all of them if they do not hold enough mass
 
 
 def choose(logits: torch.Tensor, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
@@ -79,17 +77,12 @@ def _choose(logits: torch.Tensor, specs: "list[SampleSpec]") -> list[int]:
     if all(spec.params.greedy for spec in specs):
         return _most_likely(logits)
     chosen = [0] * len(specs)
-    greedy = [row for row, spec in enumerate(specs) if spec.params.greedy]
-    if greedy:
-        for row, token_id in zip(greedy, _most_likely(logits[greedy]), strict=True):
-            chosen[row] = token_id
-    groups: dict[int, list[int]] = {}
-    for row, spec in enumerate(specs):
-        if not spec.params.greedy:
-            groups.setdefault(_num_candidates(spec, logits.shape[1]), []).append(row)
-    for num_candidates, rows in groups.items():
-        token_ids = _draw_group(logits, rows, specs, num_candidates)
-        for row, token_id in zip(rows, token_ids, strict=True):
+    for greedy, choose_rows in (
+        (True, lambda rows: _most_likely(logits[rows])),
+        (False, lambda rows: _draw(logits, rows, specs)),
+    ):
+        rows = [row for row, spec in enumerate(specs) if spec.params.greedy == greedy]
+        for row, token_id in zip(rows, choose_rows(rows) if rows else [], strict=True):
             chosen[row] = token_id
     return chosen
 
@@ -100,64 +93,21 @@ def _most_likely(logits: torch.Tensor) -> list[int]:
     return token_ids.tolist()
 
 
-def _num_candidates(spec: "SampleSpec", vocab_size: int) -> int:
-    """How many of the most likely tokens the row's filters need to see; 0: none has to be sorted."""
-    params = spec.params
-    if params.top_k > 0:
-        return min(params.top_k, vocab_size)
-    if params.top_p < 1.0 or params.min_p > 0.0:
-        return min(NUM_CANDIDATES, vocab_size)
-    return 0
-
-
-def _draw_group(logits: torch.Tensor, rows: list[int], specs: "list[SampleSpec]", num_candidates: int) -> list[int]:
-    """Draw for rows that look at the same number of candidates."""
-    temperatures = torch.tensor([specs[row].params.temperature for row in rows]).unsqueeze(1)
-    scaled = logits[rows] / temperatures
-    draws = [random_draws.uniform(specs[r].params.seed, specs[r].row_key, specs[r].sample, specs[r].position) for r in rows]
-    probs = torch.softmax(scaled, dim=-1).double()
-    if num_candidates == 0:
-        return _invert(probs.cumsum(dim=-1), torch.tensor(draws, dtype=torch.float64)).tolist()
-    token_ids = []
-    top_probs, top_ids = probs.topk(num_candidates, dim=-1)
-    for i, row in enumerate(rows):
-        row_probs, row_ids = top_probs[i], top_ids[i]
-        if not _enough(row_probs, specs[row]):
-            row_probs, row_ids = probs[i].sort(descending=True, stable=True)
-        kept = _filter(row_probs, specs[row])
-        at = _invert(kept.cumsum(dim=-1).unsqueeze(0), torch.tensor([draws[i]], dtype=torch.float64))
-        token_ids.append(int(row_ids[at]))
-    return token_ids
-
-
-def _enough(top_probs: torch.Tensor, spec: "SampleSpec") -> bool:
-    """Whether everything top-p and min-p would keep is among these most likely tokens (top-k wants no others)."""
-    params = spec.params
-    if params.top_k > 0:
-        return True
-    enough_mass = params.top_p < 1.0 and float(top_probs.cumsum(dim=-1)[-1]) >= params.top_p
-    below_min_p = params.min_p > 0.0 and float(top_probs[-1]) < params.min_p * float(top_probs[0])
-    return enough_mass or below_min_p
-
-
-def _filter(probs: torch.Tensor, spec: "SampleSpec") -> torch.Tensor:
-    """probs, best first, with what top-p and min-p exclude cut off; top-p counts in the mass that top-k left."""
-    params = spec.params
-    if params.top_p < 1.0:
-        cumulative = probs.cumsum(dim=-1)
-        mass = float(cumulative[-1]) if params.top_k > 0 else 1.0
-        before = cumulative - probs
-        probs = probs[: max(1, int((before < params.top_p * mass).sum()))]
-    if params.min_p > 0.0:
-        probs = probs[: max(1, int((probs >= params.min_p * probs[0]).sum()))]
-    return probs
-
-
-def _invert(cumulative: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Index at which each row of cumulative[R, n] (not normalized) passes draws[R] in [0, 1) of its total."""
-    targets = (draws * cumulative[:, -1]).unsqueeze(1)
-    index = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
-    return index.clamp_(max=cumulative.shape[1] - 1)
+def _draw(logits: torch.Tensor, rows: list[int], specs: "list[SampleSpec]") -> list[int]:
+    """A token for each of these rows, by the draw that belongs to it."""
+    params = [specs[row].params for row in rows]
+    draws = [random_draws.draw(specs[r].params.seed, specs[r].row_key, specs[r].sample, specs[r].position) for r in rows]
+    token_ids = torch.empty(len(rows), dtype=torch.int64)
+    kernels.sample(
+        token_ids,
+        logits if len(rows) == len(logits) else logits[rows],
+        torch.tensor([p.temperature for p in params]),
+        torch.tensor([p.top_k for p in params]),
+        torch.tensor([p.top_p for p in params]),
+        torch.tensor([p.min_p for p in params]),
+        torch.tensor(draws),
+    )
+    return token_ids.tolist()
 
 
 def _logprobs(row: torch.Tensor, token_id: int, spec: "SampleSpec") -> TokenLogprobs:

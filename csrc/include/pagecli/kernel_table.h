@@ -9,6 +9,7 @@
 #include "pagecli/pack_weight.h"
 #include "pagecli/paged_kv.h"
 #include "pagecli/rotary_embedding.h"
+#include "pagecli/sample.h"
 
 namespace pagecli {
 
@@ -25,6 +26,7 @@ struct KernelTable {
     void (*store_kv)(const StoreKVArgs&);
     void (*paged_attention)(const PagedAttentionArgs&);
     void (*argmax)(const ArgmaxArgs&);
+    void (*sample)(const SampleArgs&);
 };
 
 }  // namespace pagecli
