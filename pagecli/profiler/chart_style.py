@@ -179,6 +179,6 @@ def stacked_bar(
             bar = axes.barh(y, length, left=left, color=colour, edgecolor=SURFACE, linewidth=0.8, **settings)
             bar[0].set_gid(f"{gid}-{index}")
             if label:
-                ink = ON_DARK if colour in {BLUE, VERMILION, GREEN} else ON_LIGHT
+                ink = ON_DARK if colour in {BLUE, VERMILION, GREEN} and "alpha" not in settings else ON_LIGHT
                 axes.text(left + length / 2, y, label, ha="center", va="center", color=ink, fontsize=8.5)
         left += length

@@ -32,44 +32,51 @@ SHARES = (
     ("internal fragmentation", ORANGE),
     ("external fragmentation and others", GREY),
 )
-_PART_COLOURS = {"weights": BLUE, "kv": GREEN, "activations": ORANGE, "logits": VERMILION, "sampling": SKY, "free": GREY}
-_SPARE_COLOURS = (PURPLE, SKY, VERMILION, ORANGE)
+_PART_COLOURS = {
+    "weights": BLUE,
+    "kv": GREEN,
+    "activations": ORANGE,
+    "logits": VERMILION,
+    "runtime": PURPLE,
+    "unused": GREY,
+}
+_SPARE_COLOURS = (SKY, PURPLE, VERMILION, ORANGE)
 _LABEL_FITS = 4.5  # percent of the bar's length
 
 
-def memory_layout(parts: Sequence[MemoryPart], total_bytes: int, device: str) -> Chart | None:
-    """Where the bytes of one device go (the paper's figure 1, left). Parts are drawn in the order given."""
-    total = max(total_bytes, sum(part.num_bytes for part in parts))
-    if total <= 0:
+def memory_layout(parts: Sequence[MemoryPart], memory_bytes: int, devices: str) -> Chart | None:
+    """Where the bytes of the devices go (the paper's figure 1, left), in the order given; what is too much passes 100 %."""
+    if not parts or memory_bytes <= 0:
         return None
-    figure, (axes,) = new_figure(1.9)
-    percent = [100 * part.num_bytes / total for part in parts]
+    figure, (axes,) = new_figure(1.5 + 0.12 * len(parts))
+    percent = [100 * part.num_bytes / memory_bytes for part in parts]
+    end = max(100.0, sum(percent))
     colours = _part_colours(parts)
-    labels = [f"{share:.0f} %" if share > _LABEL_FITS else "" for share in percent]
+    labels = [f"{share:.0f} %" if share > _LABEL_FITS * end / 100 else "" for share in percent]
     stacked_bar(axes, 0, list(zip(percent, colours, strict=True)), "part", labels, height=0.7)
     for part, colour in zip(parts, colours, strict=True):
         axes.barh(0, 0, color=colour, label=f"{part.name}, {bytes_text(part.num_bytes)}")
-    if sum(percent) < 99.95:
-        axes.barh(0, 0, color="none", edgecolor=MUTED, linewidth=0.6, label=f"rest, {bytes_text(total - _sum(parts))}")
-    axes.set(xlim=(0, 100), ylim=(-0.5, 0.5), yticks=[], xlabel=f"Percent of {bytes_text(total)} ({device})")
+    too_much = sum(part.num_bytes for part in parts) - memory_bytes
+    if too_much > 0:
+        axes.axvline(100, color=VERMILION, linewidth=1.6, label=f"end of memory, {bytes_text(too_much)} missing")
+    axes.set(xlim=(0, end * 1.002), ylim=(-0.5, 0.5), yticks=[], xlabel=f"Percent of {bytes_text(memory_bytes)} ({devices})")
     axes.grid(False)
     axes.spines["left"].set_visible(False)
     outside_legend(axes, fontsize=8.5)
     rows = [(p.name, bytes_text(p.num_bytes), f"{share:.1f} %", p.note) for p, share in zip(parts, percent, strict=True)]
+    missing = f" {bytes_text(too_much)} are missing." if too_much > 0 else ""
     return Chart(
         "memory-layout",
         "Where the memory goes",
-        "All memory of the device, divided as the engine would divide it (the paper's figure 1).",
-        f"Of {bytes_text(total)}: " + ", ".join(f"{name} {size} ({share})" for name, size, share, _ in rows) + ".",
+        f"All memory of {devices}, divided as the engine would divide it (the paper's figure 1).{missing}",
+        f"Of {bytes_text(memory_bytes)}: "
+        + ", ".join(f"{name} {size} ({share})" for name, size, share, _ in rows)
+        + f".{missing}",
         figure,
         ("part", "size", "share", "from"),
         rows,
         {f"part-{i}": f"{name}: {size}, {share}" for i, (name, size, share, _) in enumerate(rows)},
     )
-
-
-def _sum(parts: Sequence[MemoryPart]) -> int:
-    return sum(part.num_bytes for part in parts)
 
 
 def _part_colours(parts: Sequence[MemoryPart]) -> list[str]:
@@ -217,8 +224,8 @@ def _policy_row(label: str, result: PolicyResult) -> tuple[str, ...]:
 def block_sizes(results: Sequence[PolicyResult]) -> Chart | None:
     """What paged memory wastes by its block size; None unless there are two sizes of otherwise equal results."""
     paged = [result for result in results if result.policy == "paged" and result.batching == "continuous"]
-    sharing = any(result.prefix_caching for result in paged)
-    chosen = {result.block_size: result for result in paged if result.prefix_caching == sharing}
+    alike = [{r.block_size: r for r in paged if r.prefix_caching == sharing} for sharing in (False, True)]
+    chosen = max(alike, key=len)
     if len(chosen) < 2:
         return None
     sizes = sorted(chosen)
