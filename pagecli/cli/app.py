@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 import pagecli
+from pagecli.cli.config import config
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of, leave
 from pagecli.cli.generate import EPILOG, generate
@@ -46,6 +47,7 @@ def options(
 
 
 app.command(epilog=EPILOG, no_args_is_help=True)(generate)
+app.command()(config)
 
 
 def main(args: list[str] | None = None) -> None:

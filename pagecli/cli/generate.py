@@ -5,6 +5,7 @@ from enum import StrEnum
 import typer
 
 from pagecli.cli import options as flags
+from pagecli.cli.configuration import notes, with_place
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
 from pagecli.cli.memory_size import parse_memory_size
@@ -68,6 +69,7 @@ def generate(
     metrics_file: flags.MetricsFile = None,
     log_file: flags.LogFile = None,
     log_json: flags.LogJson = False,
+    no_config: flags.NoConfig = False,
     quiet: flags.Quiet = False,
     verbose: flags.Verbose = False,
 ) -> int:
@@ -84,8 +86,13 @@ def generate(
 
     def run() -> int:
         open_log(watch, console)
-        config = engine_config(values)
-        params = sampling_params(values)
+        for line in notes(context):
+            console.warning(line)
+        try:
+            config = engine_config(values)
+            params = sampling_params(values)
+        except UsageError as error:
+            raise with_place(error, context) from error
         # Slow imports (pyarrow) only after the flags have been found good.
         from pagecli.cli.generate_job import GenerateJob, run_generate
         from pagecli.jobs.output_row import ResultColumns

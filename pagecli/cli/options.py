@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pagecli.cli.configuration import use_configuration
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.sampling_params import SamplingParams
 
@@ -170,5 +171,18 @@ LogFile = Annotated[
 LogJson = Annotated[
     bool, _option("The log as JSON, one object a line; on standard error unless --log-file.", TALK, "--log-json")
 ]
+NoConfig = Annotated[
+    bool,
+    _option(
+        "Leave pagecli.toml and the user's settings unread.",
+        TALK,
+        "--no-config",
+        is_eager=True,
+        callback=use_configuration,
+        envvar="PAGECLI_NO_CONFIG",
+        show_envvar=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, _option("Say nothing but errors.", TALK, "--quiet", "-q")]
 Verbose = Annotated[bool, _option("Say more; show tracebacks.", TALK, "--verbose", "-v")]

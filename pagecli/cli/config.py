@@ -1,0 +1,96 @@
+"""`pagecli config`: what the flags of a command are when they are not given, and where each value comes from."""
+
+import json
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pagecli.cli import options as flags
+from pagecli.cli.config_files import project_file, user_file
+from pagecli.cli.configuration import all_commands, checked, effective_settings, options_of, unknown_variables
+from pagecli.cli.console import Console
+from pagecli.cli.failures import exit_code_of
+from pagecli.errors import UsageError
+from pagecli.jobs.redaction import redact_values
+
+HIDDEN = ("help", "version", "no_config", "json")
+
+
+def config(
+    context: typer.Context,
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="The command whose flags to show.")] = "generate",
+    as_json: flags.Json = False,
+) -> int:
+    """Show the settings in effect, and where each comes from.
+
+    A flag wins over PAGECLI_... in the environment, that over pagecli.toml in
+    the current directory, that over the user's file
+    (~/.config/pagecli/config.toml), that over the default.
+    """
+    console = Console()
+
+    def run() -> int:
+        commands = all_commands(context.find_root())
+        path = tuple(command.split())
+        if path not in commands:
+            raise UsageError(f"{command}: no such command", f"one of {', '.join(' '.join(known) for known in commands)}")
+        found = shown_settings(context, commands, path)
+        for line in unknown_variables(commands):
+            console.warning(line)
+        if as_json:
+            print(json.dumps({"command": command, "files": _files(), "settings": found}, indent=2, default=str))
+        else:
+            _print_table(found)
+        return 0
+
+    return exit_code_of(run, console)
+
+
+def shown_settings(context: typer.Context, commands: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """{flag: {value, source, place}} for every flag of the command; secrets are hidden. Raises UsageError, InputError."""
+    command = commands[path]
+    settings = effective_settings(commands, path)
+    inner = command.context_class(command, info_name=" ".join(path), parent=context.find_root())
+    found = {}
+    for name, parameter in options_of(command).items():
+        if name in HIDDEN:
+            continue
+        setting = settings.get(name)
+        value = parameter.get_default(inner) if setting is None else checked(setting, parameter, inner)[1]
+        found[name] = {
+            "value": _plain(value),
+            "source": "default" if setting is None else setting.source,
+            "place": None if setting is None else setting.place,
+        }
+    return redact_values(found)
+
+
+def _print_table(found: dict[str, Any]) -> None:
+    rows = [(name.replace("_", "-"), _text(item["value"]), item["place"] or "default") for name, item in found.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for name, value, place in rows:
+        print(f"{name.ljust(widths[0])}  {value.ljust(widths[1])}  {place}")
+
+
+def _files() -> dict[str, Any]:
+    return {
+        name: None if path is None else {"path": os.path.abspath(path), "exists": path.exists()}
+        for name, path in (("project", project_file()), ("user", user_file()))
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return json.dumps(value, ensure_ascii=False)
