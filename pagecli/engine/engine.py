@@ -3,9 +3,10 @@
 import time
 
 from pagecli import kernels
-from pagecli.engine import decoding, request_output, threads
+from pagecli.engine import decoding, loaded_model, request_output, threads
 from pagecli.engine.admission import Admission
 from pagecli.engine.config import EngineConfig
+from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.observer import EngineObserver, StepTimes
 from pagecli.engine.outputs import RequestOutput
 from pagecli.engine.request import Request
@@ -19,8 +20,7 @@ from pagecli.errors import ModelError
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 from pagecli.kv.reserved_manager import ReservedManager
-from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
-from pagecli.model.tokenizer import load_tokenizer
+from pagecli.model.registry import Model
 from pagecli.runner import kv_cache, memory_budget
 from pagecli.runner.model_runner import ModelRunner
 
@@ -28,15 +28,14 @@ from pagecli.runner.model_runner import ModelRunner
 class Engine:
     """A loaded model with its KV cache and scheduler. Raises ModelError if it cannot be loaded or does not fit."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, loaded: LoadedModel | None = None) -> None:
+        """`loaded`: the model of an engine that is not run any more; UsageError if it does not serve these settings."""
         started = time.perf_counter()
         self.config = config
         self.num_threads = threads.configure(config.threads)
-        source = resolve_model(config.model, config.load_format)
-        self.dtype = resolve_dtype(config.dtype)
-        memory_budget.check_weights_fit(source.config.num_parameters, self._element_bytes, source.name)
-        self.tokenizer = load_tokenizer(source)
-        model = load_model(source, self.dtype, config.max_batch_tokens)
+        self.loaded = loaded_model.load(config) if loaded is None else loaded
+        self.loaded.check_serves(config)
+        model, self.tokenizer, self.dtype = self.loaded.model, self.loaded.tokenizer, self.loaded.dtype
         self.model_config = model.config
         self.max_model_len = min(config.max_model_len or model.config.max_positions, model.config.max_positions)
         self._runner, self._kv = self._build_cache(model)
@@ -51,10 +50,6 @@ class Engine:
         self._stats = EngineStats()
         self.observer: EngineObserver | None = None
         self.load_seconds = time.perf_counter() - started
-
-    @property
-    def _element_bytes(self) -> int:
-        return 4 if self.dtype == "float32" else 2
 
     def _build_cache(self, model: Model) -> tuple[ModelRunner, KVMemory]:
         import torch
@@ -141,7 +136,7 @@ class Engine:
             "prefix_cache_hit_rate": self._scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
-            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self._element_bytes),
+            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self.loaded.element_bytes),
             "weight_bytes": self._runner.model.weight_bytes,
             "dtype": self.dtype,
             "cpu_isa": kernels.isa_name(),

@@ -5,9 +5,10 @@ Of steps, every 2^k-th is kept in memory, k growing with the run; of requests an
 
 import dataclasses
 import random
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
+from pagecli.errors import InputError
 from pagecli.profiler.records import BlockMap, RequestRecord, StepRecord
 from pagecli.profiler.steps_file import StepsFile
 
@@ -27,6 +28,7 @@ class StepLog:
         self.num_steps = 0
         self.stride = 1  # every so many steps one is kept
         self.sums: dict[str, float] = {name: 0 for _, name in _SUMMED}
+        self.problem: InputError | None = None  # why the file ends early; the run it records goes on
         self._file = file
         self._max_kept = max_kept
         self._kept: list[tuple[Any, ...]] = []
@@ -41,13 +43,11 @@ class StepLog:
 
     def close(self) -> list[StepRecord]:
         """Complete the file; the steps kept."""
-        try:
-            if self._latest:
-                self._settle()
-        finally:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        if self._latest:
+            self._settle()
+        if self._file is not None:
+            self._guarded(self._file.close)
+        self._file = None
         return [StepRecord(*values) for values in self._kept]
 
     def _settle(self) -> None:
@@ -59,7 +59,14 @@ class StepLog:
             self.stride *= 2
             self._kept = [row for row in self._kept if row[0] % self.stride == 0]
         if self._file is not None:
-            self._file.write(rows)
+            self._guarded(lambda file=self._file: file.write(rows))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """A full disk ends the file, not the run."""
+        try:
+            action()
+        except InputError as error:
+            self._file, self.problem = None, error
 
 
 class RequestLog:
@@ -119,9 +126,3 @@ def _block_map(step: int, block_size: int, filled: list[int], ref_counts: list[i
     for block_id in cached_ids:
         states[block_id] = -2
     return BlockMap(step, block_size, tuple(states), tuple(ref_counts))
-
-
-def evenly(records: list[Any], max_kept: int) -> list[Any]:
-    """Every k-th record, so that at most `max_kept` are left."""
-    stride = -(-len(records) // max_kept)
-    return list(islice(records, 0, None, max(1, stride)))

@@ -12,6 +12,7 @@ from pagecli.engine.outputs import RequestOutput
 from pagecli.engine.request import Request
 from pagecli.engine.scheduler import Scheduler
 from pagecli.engine.step_plan import Chunk, StepPlan
+from pagecli.errors import InputError
 from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.profiler.bounded_logs import BlockMapLog, RequestLog, StepLog
 from pagecli.profiler.records import Recording, RequestRecord
@@ -83,6 +84,11 @@ class Recorder:
         self._now_first.clear()
         for output in outputs:
             self._close(output, ended)
+
+    @property
+    def problem(self) -> InputError | None:
+        """Why the file of steps ends early, if it does."""
+        return self._steps.problem
 
     def finish(self) -> Recording:
         """The recording so far; the file of steps is complete. Call it once, when the run is over."""

@@ -20,7 +20,7 @@ def recorded(tiny_model, tmp_path_factory):
     engine.observer = recorder = Recorder("a run", {"model": "tiny"}, path)
     for i in range(12):
         prompt = [*SHARED, 100 + i] if i % 3 == 0 else [100 + i] * (15 + i)
-        engine.add_request(i, prompt, SamplingParams(max_tokens=8 + i, ignore_eos=True, n=2 if i == 4 else 1, temperature=1.0))
+        engine.add_request(i, prompt, SamplingParams(max_tokens=8 + i, ignore_eos=True, n=2 if i == 4 else 1))
     run_to_the_end(engine)
     return recorder.finish(), engine.stats(), path
 

@@ -47,6 +47,22 @@ def test_a_file_that_cannot_be_written_is_said_in_one_line(tmp_path):
         StepsFile(tmp_path / "missing" / "steps.parquet", {})
 
 
+def test_a_disk_that_fills_up_ends_the_file_and_not_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded_logs, "ROW_GROUP", 10)
+    file = StepsFile(tmp_path / "steps.parquet", {})
+    log = StepLog(file)
+
+    def full(rows):
+        raise InputError("no space left", "free some")
+
+    for i in range(35):
+        log.add(step(i))
+        if i == 15:
+            monkeypatch.setattr(file, "write", full)
+    assert len(log.close()) == log.num_steps == 35
+    assert log.problem.message == "no space left"
+
+
 def request(number):
     return RequestRecord(number, 10, 5, number * 0.1, number * 0.1 + 0.01, number * 0.1 + 1)
 

@@ -1,0 +1,35 @@
+"""What a recording says about the engine it is of: settings, sizes, machine."""
+
+import dataclasses
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pagecli.engine.engine import Engine
+
+_FROM_STATS = (
+    *("dtype", "kv_block_size", "kv_blocks_total", "kv_bytes_per_token", "weight_bytes", "cpu_isa", "num_threads"),
+    "load_seconds",
+)
+
+
+def run_facts(engine: "Engine") -> dict[str, object]:
+    """The engine's settings, what it made of them, and the machine's name for its processor."""
+    stats = engine.stats()
+    settings = {name: value for name, value in dataclasses.asdict(engine.config).items() if value is not None}
+    return {
+        **settings,
+        "max_model_len": engine.max_model_len,
+        **{name: stats[name] for name in _FROM_STATS if name in stats},
+        "machine": processor_name(),
+    }
+
+
+def processor_name() -> str:
+    """As the kernel calls it; the architecture where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
