@@ -11,6 +11,8 @@ from pagecli.cli.config import config
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of, leave
 from pagecli.cli.generate import EPILOG, generate
+from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
+from pagecli.cli.profile import profile
 
 
 class PlainHelpGroup(TyperGroup):
@@ -47,6 +49,7 @@ def options(
 
 
 app.command(epilog=EPILOG, no_args_is_help=True)(generate)
+app.command(epilog=PROFILE_EPILOG, no_args_is_help=True)(profile)
 app.command()(config)
 
 

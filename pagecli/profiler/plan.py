@@ -185,6 +185,11 @@ def _sum_of_blocks(num_tokens: int, block_size: int) -> int:
     return block_size * whole * (whole + 1) // 2 + rest * (whole + 1)
 
 
+def num_too_long(plan: Plan, workload: Workload) -> int:
+    """Requests whose prompt and output together are more tokens than the model has positions for."""
+    return sum(request.total_tokens > plan.settings.config.max_positions for request in workload.requests)
+
+
 def smallest_that_fits(plan_on: Callable[[Device, int], Plan], devices: list[Device]) -> Plan | None:
     """The first plan with room for four of the longest requests, by number of devices and then in the order given."""
     for num_devices in (1, 2, 4, 8):

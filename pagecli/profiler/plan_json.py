@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pagecli.profiler.estimate import Estimate
-from pagecli.profiler.plan import Plan
+from pagecli.profiler.plan import Plan, num_too_long
 from pagecli.profiler.records import PolicyResult
 from pagecli.profiler.workloads import Workload
 
@@ -17,11 +17,12 @@ def model_json(plan: Plan) -> dict[str, Any]:
     return {"name": plan.settings.model, **{name: getattr(config, name) for name in (*names, "vocab_size", "max_positions")}}
 
 
-def workload_json(workload: Workload) -> dict[str, Any]:
+def workload_json(plan: Plan, workload: Workload) -> dict[str, Any]:
     return {
         "name": workload.name,
         "note": workload.note,
         "num_requests": len(workload.requests),
+        "num_too_long": num_too_long(plan, workload),
         "requests_per_second": workload.requests_per_second,
         "prefix_block_size": workload.prefix_block_size or None,
         "prompt_tokens": asdict(workload.prompt_stats),

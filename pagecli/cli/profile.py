@@ -1,0 +1,117 @@
+"""`pagecli profile`: its flags, and the sections of the report they ask for, one file each."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pagecli.cli import options as flags
+from pagecli.cli import profile_options as profile_flags
+from pagecli.cli.console import Console
+from pagecli.cli.failures import exit_code_of
+from pagecli.cli.options import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
+from pagecli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from pagecli.cli.profile_plan import PlannedJob
+    from pagecli.cli.profile_section import Section
+
+EPILOG = (
+    "[bold]Exit codes[/bold]: 0 all shown; 1 internal error; 2 wrong usage, unknown GPU or workload; 3 workload unreadable; "
+    "4 unknown model, or it does not fit the GPU that --gpu names (the plan is shown all the same)."
+)
+
+
+PIPE_WIDTH = 120  # of tables when nobody says how wide the terminal is
+
+
+def profile(
+    context: typer.Context,
+    model: flags.Model,
+    gpu: profile_flags.Gpu = "auto",
+    num_gpus: profile_flags.NumGpus = None,
+    dtype: profile_flags.DType = profile_flags.PlanDType.auto,
+    kv_dtype: profile_flags.KvDTypeChoice = profile_flags.KvDType.auto,
+    kv_memory: profile_flags.KvMemory = "auto",
+    block_size: profile_flags.BlockSize = ENGINE_DEFAULTS["block_size"],
+    max_num_seqs: profile_flags.MaxNumSeqs = None,
+    max_batch_tokens: profile_flags.MaxBatchTokens = None,
+    workload: profile_flags.WorkloadChoice = "sharegpt",
+    num_requests: profile_flags.NumRequests = None,
+    request_rate: profile_flags.RequestRate = None,
+    max_tokens: profile_flags.OutputTokens = SAMPLING_DEFAULTS["max_tokens"],
+    as_json: profile_flags.Json = False,
+    quiet: flags.Quiet = False,
+    verbose: flags.Verbose = False,
+) -> int:
+    """Show where memory goes for a model and a workload, without weights, GPU or network.
+
+    The plan: weights, KV cache, and how many requests fit at a time on a GPU
+    of the catalogue or on this machine, with the flags for generate.
+    """
+    console = Console(quiet and not verbose, verbose)
+    values = context.params
+    return exit_code_of(lambda: _run(values, as_json), console)
+
+
+def _run(values: Mapping[str, Any], as_json: bool) -> int:
+    from pagecli.cli.profile_plan import plan_job
+    from pagecli.cli.profile_workload import load_workload
+    from pagecli.model.registry import resolve_model
+
+    config = resolve_model(values["model"], "dummy").config
+    workload = load_workload(
+        values["workload"], values["model"], values["num_requests"], values["request_rate"], values["max_tokens"]
+    )
+    job = plan_job(values, config, workload)
+    sections = [section(job, values) for section in _sections(job, values)]
+    _show_json(sections) if as_json else _show_tables(sections)
+    return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
+
+
+def _sections(job: "PlannedJob", values: Mapping[str, Any]) -> "list[Callable[[PlannedJob, Mapping[str, Any]], Section]]":
+    """What the flags ask for, in the order it is shown."""
+    return [_plan_section]
+
+
+def _plan_section(job: "PlannedJob", values: Mapping[str, Any]) -> "Section":
+    from pagecli.cli.profile_section import Section
+    from pagecli.cli.profile_tables import plan_tables
+    from pagecli.profiler.estimate import estimate, generate_flags
+    from pagecli.profiler.plan_json import model_json, plan_json, workload_json
+
+    plan, workload = job.plan, job.workload
+    estimated, flags_for_generate = estimate(plan, workload), generate_flags(plan, workload)
+    return Section(
+        {
+            "model": model_json(plan),
+            "workload": workload_json(plan, workload),
+            "plan": plan_json(plan, estimated, flags_for_generate, job.device_note),
+        },
+        plan_tables(plan, workload, estimated, flags_for_generate, job.device_note),
+    )
+
+
+def _show_json(sections: "list[Section]") -> None:
+    import pagecli
+    from pagecli.profiler.plan_json import SCHEMA_VERSION
+
+    report: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "pagecli_version": pagecli.__version__}
+    for section in sections:
+        report |= section.fields
+    print(json.dumps(report, indent=2, allow_nan=False))
+
+
+def _show_tables(sections: "list[Section]") -> None:
+    from rich.console import Console as RichConsole
+
+    to_terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    screen = RichConsole(file=sys.stdout, highlight=False, width=None if to_terminal else PIPE_WIDTH)
+    for number, section in enumerate(sections):
+        if number:
+            screen.print()
+        for part in section.shown:
+            screen.print(part, crop=False)
