@@ -26,3 +26,6 @@ class ByteTokenizer:
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return bytes(i % 256 for i in ids).decode("utf-8", errors="replace")
+
+    def longest_token_bytes(self) -> int | None:
+        return 1

@@ -5,7 +5,9 @@ from typing import Any, Protocol
 
 from pagecli.errors import ErrorCode, ModelError, RowError
 from pagecli.model.byte_tokenizer import ByteTokenizer
+from pagecli.model.chat_template import ChatTemplate
 from pagecli.model.registry import ModelSource
+from pagecli.model.token_length import longest_token_bytes
 
 
 class Tokenizer(Protocol):
@@ -24,6 +26,10 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
+
+    def longest_token_bytes(self) -> int | None:
+        """The most UTF-8 bytes of text that one token stands for; None if there is no bound."""
+        ...
 
 
 def load_tokenizer(source: ModelSource) -> Tokenizer:
@@ -45,6 +51,8 @@ class TransformersTokenizer:
         self.eos_token_ids = eos_token_ids or (() if own is None else (own,))
         self.vocab_size = len(tokenizer)
         self.has_chat_template = bool(tokenizer.chat_template)
+        self._chat_template: ChatTemplate | None = None  # compiled when it is first needed
+        self._longest_token_bytes: int | None = 0  # 0: not looked up yet
 
     def encode(self, text: str) -> list[int]:
         return self._encode(text, add_special_tokens=True)
@@ -57,7 +65,10 @@ class TransformersTokenizer:
                 ErrorCode.NOT_TOKENIZABLE,
             )
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            if self._chat_template is None:
+                own = self._tokenizer.get_chat_template()
+                self._chat_template = ChatTemplate(own, self._tokenizer.special_tokens_map)
+            text = self._chat_template.render(messages)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
                 f"the chat template refuses these messages: {_one_line(error)}",
@@ -68,6 +79,11 @@ class TransformersTokenizer:
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def longest_token_bytes(self) -> int | None:
+        if self._longest_token_bytes == 0:
+            self._longest_token_bytes = longest_token_bytes(self._backend)
+        return self._longest_token_bytes
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         try:

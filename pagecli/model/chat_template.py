@@ -1,0 +1,152 @@
+"""A model's chat template, rendered as transformers renders it, in a sandbox that also ends.
+
+A template is a program out of the model's repository. Jinja's immutable sandbox keeps it from attributes that lead out and
+from changing what it is given; here its loops and calls are counted and timed too, since loops within loops, and macros that
+call themselves twice, need no attribute to run for ever; and the products and powers that fill memory are refused.
+What templates may expect (functions, filters, the generation tag): huggingface.co/docs/transformers/chat_templating.
+"""
+
+import datetime
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+MAX_STEPS = 1_000_000  # loop passes and calls; a message of a usual template takes under 50
+MAX_SECONDS = 10.0
+MAX_PRODUCT = 1 << 24  # characters or items that a product may have
+_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+
+
+class ChatTemplate:
+    """A compiled template. One thread renders at a time. Raises jinja2's TemplateError if it cannot be compiled."""
+
+    def __init__(self, text: str, special_tokens: Mapping[str, Any]) -> None:
+        self._environment = _CountingEnvironment()
+        self._template = self._environment.from_string(text)
+        self._special_tokens = dict(special_tokens)
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The conversation as text, ready for the assistant's answer. Raises whatever the template raises."""
+        self._environment.start()
+        messages = [_with_reasoning({k: v for k, v in message.items() if v is not None}) for message in messages]
+        return self._template.render(
+            **self._special_tokens, messages=messages, tools=None, documents=None, add_generation_prompt=True
+        )
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates read a message's reasoning under one of two names."""
+    reasoning = next((message[name] for name in _REASONING_FIELDS if name in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+class _GenerationTag(Extension):
+    """{% generation %}...{% endgeneration %} marks the assistant's words for training; here it is what it contains."""
+
+    tags = {"generation"}  # noqa: RUF012 (as jinja2 has it)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _CountingEnvironment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(("*", "**"))
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
+        del self.globals["lipsum"]
+        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now, namespace=_namespace)
+        self.filters.update(tojson=_tojson, pagecli_counted=self._counted)
+        self.start()
+
+    def start(self) -> None:
+        """Before each rendering."""
+        self._steps = 0
+        self._deadline = time.monotonic() + MAX_SECONDS
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise SecurityError(f"it ran more than {MAX_STEPS:,} steps without an end")
+        if time.monotonic() > self._deadline:
+            raise SecurityError(f"it ran more than {MAX_SECONDS:g} seconds without an end")
+
+    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self._step()
+            yield item
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """What every loop runs over goes through the counting filter."""
+        tree = super()._parse(source, name, filename)
+        for reference in tree.find_all(nodes.NSRef):
+            _check_name(reference.attr)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "pagecli_counted", [], [], None, None, lineno=loop.lineno, environment=self)
+        return tree
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        __self._step()
+        if isinstance(__obj, LoopContext) and args:  # a recursive loop goes down a level
+            args = (__self._counted(args[0]), *args[1:])
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        size = _size_of_product(left, right) if operator == "*" else _size_of_power(left, right)
+        if size > MAX_PRODUCT:
+            raise SecurityError(f"{operator} would make a value of size {size:,}")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size_of_product(left: Any, right: Any) -> int:
+    """Characters or items of what the product repeats; of numbers, decimal digits or so."""
+    for one, other in ((left, right), (right, left)):
+        if isinstance(one, str | bytes | list | tuple):
+            return len(one) * max(0, other) if isinstance(other, int) else 0
+    return _bits(left) + _bits(right)
+
+
+def _size_of_power(left: Any, right: Any) -> int:
+    return _bits(left) * right if isinstance(right, int) and right > 0 else 0
+
+
+def _bits(value: Any) -> int:
+    return value.bit_length() if isinstance(value, int) else 0
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _namespace(*args: Any, **kwargs: Any) -> Namespace:
+    """Jinja's namespace(), whose attributes cannot take the names of Python's own."""
+    values = dict(*args, **kwargs)
+    for name in values:
+        _check_name(name)
+    return Namespace(values)
+
+
+def _check_name(name: object) -> None:
+    if str(name).startswith("_"):
+        raise SecurityError(f"a namespace cannot have the attribute {name!r}")
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.datetime.now().strftime(layout)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Unlike jinja2's own, leaves <, > and & alone."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
