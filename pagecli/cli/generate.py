@@ -5,6 +5,7 @@ from enum import StrEnum
 import typer
 
 from pagecli.cli import options as flags
+from pagecli.cli import resume_options as resume_flags
 from pagecli.cli.configuration import notes, with_place
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
@@ -17,8 +18,9 @@ from pagecli.errors import UsageError
 
 EPILOG = (
     "[bold]Exit codes[/bold]: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
-    "output not writable; 4 model cannot be loaded or does not fit; 5 finished, but with error rows; 130 and 143 ended by "
-    "SIGINT or SIGTERM (finished rows are kept in a .partial file); 141 nobody reads standard output any more."
+    "output not writable; 4 model cannot be loaded or does not fit; 5 finished, but with error rows, or stopped for them; 129, "
+    "130 and 143 ended by SIGHUP, SIGINT or SIGTERM (finished rows are kept; the same command goes on); 141 nobody reads "
+    "standard output any more."
 )
 
 
@@ -64,6 +66,10 @@ def generate(
     preemption: flags.PreemptionChoice = flags.Preemption.recompute,
     swap_memory: flags.SwapMemory = None,
     threads: flags.Threads = None,
+    restart: resume_flags.Restart = False,
+    journal: resume_flags.Journal = True,
+    on_error: resume_flags.OnErrorChoice = resume_flags.OnError.row,
+    max_error_rate: resume_flags.MaxErrorRate = None,
     stats: flags.Stats = None,
     progress_json: flags.ProgressJson = None,
     metrics_file: flags.MetricsFile = None,
@@ -95,6 +101,8 @@ def generate(
             raise with_place(error, context) from error
         # Slow imports (pyarrow) only after the flags have been found good.
         from pagecli.cli.generate_job import GenerateJob, run_generate
+        from pagecli.cli.output_claim import JournalOptions
+        from pagecli.jobs.error_policy import ErrorPolicy
         from pagecli.jobs.output_row import ResultColumns
         from pagecli.jobs.records import PromptOptions
 
@@ -110,6 +118,8 @@ def generate(
             overwrite=overwrite,
             stats=stats,
             watch=watch,
+            journal=JournalOptions(journal, restart),
+            errors=ErrorPolicy(on_error.value, max_error_rate),
         )
         return run_generate(job, console)
 

@@ -1,12 +1,14 @@
 """The work behind `pagecli generate`: check everything cheap, load the model, run the job, report."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pagecli.cli.console import Console
+from pagecli.cli.interruption import guarded, keep_finished, last_words
+from pagecli.cli.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
+from pagecli.cli.memory_guard import check_fits
 from pagecli.cli.progress import ProgressDisplay, progress_display
 from pagecli.cli.quiet_libraries import quieten
 from pagecli.cli.report import print_summary
@@ -15,18 +17,21 @@ from pagecli.cli.watch_options import WatchOptions
 from pagecli.cli.watching import watched
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.errors import ExitCode, InputError, ModelError, PagecliError
+from pagecli.errors import ExitCode, InputError, ModelError
 from pagecli.jobs.atomic_file import check_output
+from pagecli.jobs.error_policy import ErrorPolicy
 from pagecli.jobs.input_row import InputSource
 from pagecli.jobs.job_watch import JobEnd, JobFacts, JobWatch
+from pagecli.jobs.journal_writer import Journal
 from pagecli.jobs.output_row import ResultColumns
 from pagecli.jobs.reader import open_input
 from pagecli.jobs.records import PromptOptions, RowPreparer
 from pagecli.jobs.redaction import redact_values
+from pagecli.jobs.resume import Outcome, OutputClaim
 from pagecli.jobs.runner import JobRun, Progress, RunResult, Window
 from pagecli.jobs.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.summary import job_stats, write_stats
-from pagecli.jobs.writer import RowWriter, check_writable, open_output
+from pagecli.jobs.writer import RowWriter, open_output
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
@@ -47,6 +52,21 @@ class GenerateJob:
     overwrite: bool = False
     stats: Path | None = None
     watch: WatchOptions = field(default_factory=WatchOptions)
+    journal: JournalOptions = field(default_factory=JournalOptions)
+    errors: ErrorPolicy = field(default_factory=ErrorPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of a job, and what it goes on among."""
+
+    job: GenerateJob
+    source: InputSource
+    claim: OutputClaim | None  # None: standard output
+    console: Console
+    signals: StopSignals
+    watch: JobWatch
+    started: float
 
 
 def run_generate(job: GenerateJob, console: Console) -> int:
@@ -54,58 +74,84 @@ def run_generate(job: GenerateJob, console: Console) -> int:
     started = time.perf_counter()
     quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
     facts = JobFacts(job.input, job.output, job.engine.model)
-    with stop_signals() as signals, watched(job.watch, facts, console) as watch, reserved_stdout() as rows_fd:
-        check_writable(job.output, job.overwrite)
+    with (
+        stop_signals() as signals,
+        watched(job.watch, facts, console) as watch,
+        reserved_stdout() as rows_fd,
+        claimed_output(job.output, job.overwrite) as claim,
+    ):
+        outcome = None if claim is None else completed_before(claim, job.output)
+        if claim is not None and outcome is not None:
+            return _already_complete(claim, outcome, console)
         if job.stats is not None:
             check_output(job.stats, overwrite=True)
         source = open_input(job.input, job.limit)
         try:
             _check_columns(source, job.prompts)
-            writer = open_output(job.output, job.overwrite, job.columns, source.schema, console.warning, rows_fd)
-            try:
-                return _run(job, source, writer, console, signals, watch, started)
-            finally:
-                writer.discard()
+            return _run_claimed(_Run(job, source, claim, console, signals, watch, started), rows_fd)
         finally:
             source.close()
 
 
-def _run(
-    job: GenerateJob,
-    source: InputSource,
-    writer: RowWriter,
-    console: Console,
-    signals: StopSignals,
-    watch: JobWatch,
-    started: float,
-) -> int:
+def _run_claimed(run: _Run, rows_fd: int) -> int:
+    job, console = run.job, run.console
+    journal = open_journal(run.claim, job.journal, job, console)
+    if journal is not None or run.claim is None:
+        run.signals.last_words = last_words(run.claim, job.input)
+    writer = open_output(job.output, job.overwrite, job.columns, run.source.schema, console.warning, rows_fd)
+    try:
+        return _run(run, writer, journal)
+    finally:
+        writer.discard()
+
+
+def _already_complete(claim: OutputClaim, outcome: Outcome, console: Console) -> int:
+    """The run before was killed when all was done but the tidying up."""
+    claim.complete()
+    console.note(f"{claim.output} is complete, {outcome.num_rows:,} rows of an earlier run; nothing was left to do")
+    return outcome.exit_code
+
+
+def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
+    job, console = run.job, run.console
     with progress_display(console) as display:
         engine = _load(job, console, display)
-        watch.loaded(engine.stats())
+        run.watch.loaded(engine.stats())
 
         def on_progress(progress: Progress) -> None:
             display.update(progress)
-            watch.update(progress)
+            run.watch.update(progress)
 
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params)
-        window = Window.for_engine(job.engine.max_num_seqs)
-        run = JobRun(engine, preparer.prepare, writer, window, job.order, on_progress, lambda: signals.received)
+        job_run = JobRun(
+            engine,
+            taking_over(preparer.prepare, journal, job.params),
+            writer,
+            Window.for_engine(job.engine.max_num_seqs),
+            job.order,
+            on_progress,
+            lambda: run.signals.received,
+            journal,
+            job.errors,
+            run.watch.checkpoint,
+        )
         try:
-            code = _run_to_the_end(run, source, writer, signals, console)
+            code = _run_to_the_end(run, job_run, writer)
         finally:
-            stats = job_stats(engine.stats(), run.result, started, job.engine.model)
+            stats = job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
             if job.stats is not None:
                 write_stats(job.stats, redact_values(stats))
-    watch.ended(JobEnd(code, stats=stats))
+    run.watch.ended(JobEnd(code, stats=stats))
     if code != ExitCode.SIGPIPE:
         print_summary(console, stats, job.output)
-        _say_errors(run.result, console)
+        _say_errors(job_run.result, console)
     return code
 
 
 def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engine":
     display.loading(job.engine.model)
     console.detail(f"loading {job.engine}")
+    check_fits(job.engine)
     from pagecli.engine.engine import Engine
 
     if console.log is not None:
@@ -118,36 +164,27 @@ def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engi
     return engine
 
 
-def _run_to_the_end(run: JobRun, source: InputSource, writer: RowWriter, signals: StopSignals, console: Console) -> int:
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> int:
     """Runs all rows and completes the output; whatever ends the job early, finished rows are kept."""
+    console, claim = run.console, run.claim
     try:
-        with signals.deferred():
-            result = run.run(source)
-            if result.stopped_by is None:
+        with run.signals.deferred():
+            result = job_run.run(run.source)
+            if not result.ended_early:
+                code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
+                if claim is not None:
+                    claim.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))
                 writer.finish()
-                return ExitCode.ROWS if result.num_error_rows else ExitCode.OK
-        _keep_finished(run, writer, console)
-        return 128 + result.stopped_by
+                if claim is not None:
+                    claim.complete()
+                return code
+        keep_finished(job_run, writer, claim, console, run.job.input)
+        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by
     except BrokenPipeError:
         return ExitCode.SIGPIPE
     except BaseException:
-        _guarded(lambda: _keep_finished(run, writer, console), console)
+        guarded(lambda: keep_finished(job_run, writer, claim, console, run.job.input), console)
         raise
-
-
-def _keep_finished(run: JobRun, writer: RowWriter, console: Console) -> None:
-    _guarded(run.keep_finished, console)
-    path = writer.keep_partial()
-    if path is not None:
-        console.error(f"the job did not end; its {run.result.num_rows} finished rows are in {path}")
-
-
-def _guarded(action: Callable[[], Any], console: Console) -> None:
-    """Saving after a failure may fail in its turn (the disk is still full); the first failure is the one to report."""
-    try:
-        action()
-    except (PagecliError, OSError) as error:
-        console.detail(f"while saving finished rows: {error}")
 
 
 def _check_columns(source: InputSource, prompts: PromptOptions) -> None:
@@ -162,7 +199,7 @@ def _check_columns(source: InputSource, prompts: PromptOptions) -> None:
 
 
 def _say_errors(result: RunResult, console: Console) -> None:
-    if result.num_error_rows and result.stopped_by is None:
+    if result.num_error_rows and not result.ended_early:
         console.error(
             f"{result.num_error_rows} of {result.num_rows} rows are error rows; the first, {result.first_error}",
             "their column error says why",

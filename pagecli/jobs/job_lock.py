@@ -81,7 +81,8 @@ class JobLock:
             age = time.time() - os.fstat(self._fd).st_mtime
             if (not owner.is_here and age < STALE_SECONDS) or (owner.is_here and not has_flock and owner.is_running):
                 raise self._busy()
-        self._write(json.dumps(asdict(LockOwner.this_process())).encode("ascii"))
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(asdict(LockOwner.this_process())).encode("ascii"), 0)
 
     def heartbeat(self) -> None:
         """Touches the lock if it is time. Raises OSError."""
@@ -90,21 +91,20 @@ class JobLock:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             os.utime(self._fd)
 
-    def release(self, remove: bool) -> None:
-        """Gives the lock up; `remove` takes its file along, which only the end of the job does."""
-        if self._fd < 0:
-            return
-        with contextlib.suppress(OSError):  # nothing is lost by a note that stays: its process is gone
-            if remove:
-                self._directory.remove(LOCK)
-            else:
-                self._write(b"")
-        os.close(self._fd)
-        self._fd = -1
+    def is_current(self) -> bool:
+        """Whether the locked file still has its name; a run that ends takes it away while it holds the lock."""
+        return os.fstat(self._fd).st_nlink > 0
 
-    def _write(self, note: bytes) -> None:
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, note, 0)
+    def remove_file(self) -> None:
+        self._directory.remove(LOCK)
+
+    def release(self) -> None:
+        """Gives the lock up, and takes the owner's note out of it."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):  # nothing is lost by a note that stays: its process is gone
+                os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
 
     def _busy(self) -> UsageError:
         owner, output = read_owner(self._directory), self._directory.output

@@ -4,6 +4,7 @@ import os
 import threading
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pagecli.errors import InputError, UsageError
@@ -53,11 +54,18 @@ class Journal:
     `append` and `commit` belong to the thread that runs the job; `take` to the one that reads the input.
     """
 
-    def __init__(self, directory: JobDirectory, key: bytes, each_second: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        directory: JobDirectory,
+        key: bytes,
+        each_second: Callable[[], None] = lambda: None,
+        with_token_ids: bool = True,
+    ) -> None:
         self._path = directory.path / ROWS
         self._output = directory.output
         self._key = key
         self._each_second = each_second
+        self._with_token_ids = with_token_ids
         self._fd = directory.open(ROWS, os.O_RDWR | os.O_CREAT)
         self.finished = FinishedRows(self._fd, key)
         self._end = self.finished.end
@@ -94,7 +102,12 @@ class Journal:
         """All output rows of one input row; they are in the file after the next commit."""
         row = outputs[0].row
         num_errors = sum(output.error is not None for output in outputs)
-        self._pending.append(pack(self._key, row.index, len(outputs), num_errors, row_digest(row), encode(outputs)))
+        self._pending.append(pack(self._key, row.index, len(outputs), num_errors, row_digest(row), self._payload(outputs)))
+
+    def _payload(self, outputs: list[OutputRow]) -> bytes:
+        if not self._with_token_ids:
+            outputs = [replace(output, token_ids=None) for output in outputs]
+        return encode(outputs)
 
     def commit(self) -> None:
         """Writes what was appended: from here on a kill loses nothing of it, and from the next sync on a power failure.

@@ -32,6 +32,8 @@ def job_stats(engine_stats: Mapping[str, Any], result: RunResult, started: float
         "time_to_first_row_seconds": first_row,  # from the start of the command, loading included
         "num_rows": result.num_rows,
         "num_error_rows": result.num_error_rows,
+        "num_rows_taken_over": result.num_taken_over,
+        "num_failed_steps": result.num_failed_steps,
         "finish_reasons": dict(sorted(result.finish_reasons.items())),
         "interrupted_by_signal": result.stopped_by,
         "peak_rss_bytes": peak_rss_bytes(),

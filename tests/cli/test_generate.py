@@ -207,14 +207,16 @@ def test_unexpected_failure_is_one_line_keeps_rows_and_shows_a_traceback_only_wi
         return step(self)
 
     monkeypatch.setattr(Engine, "step", failing)
-    code, _, err = generate(PROMPTS, "out.jsonl", "--max-num-seqs", "4")
+    code, _, err = generate(PROMPTS, "out.jsonl", "--max-num-seqs", "4", "--no-journal")
     assert code == 1
     assert "error: internal error: RuntimeError: kernel on fire" in err
     assert "Traceback" not in err
     assert "finished rows are in out.partial.jsonl" in err
     assert len(records((tmp_path / "out.partial.jsonl").read_text())) >= 4
     calls.clear()
-    assert "Traceback" in generate(PROMPTS, "out.jsonl", "-v", "--max-num-seqs", "4")[2]
+    err = generate(PROMPTS, "out.jsonl", "-v", "--max-num-seqs", "4")[2]
+    assert "Traceback" in err
+    assert "the finished rows of this job are kept (4 input rows)" in err
     assert not (tmp_path / "out.jsonl").exists()
 
 

@@ -1,0 +1,40 @@
+"""The flags --restart, --no-journal, --on-error and --max-error-rate: what a job does when it is run again, or fails."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+PANEL = "Errors and interruptions"
+
+
+class OnError(StrEnum):
+    row = "row"
+    stop = "stop"
+
+
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew: drop what an earlier run finished.", rich_help_panel=PANEL)
+]
+Journal = Annotated[
+    bool,
+    typer.Option(
+        "--journal/--no-journal",
+        help="Keep finished rows beside OUTPUT until it is complete, so that the same command goes on after any end.",
+        rich_help_panel=PANEL,
+    ),
+]
+OnErrorChoice = Annotated[
+    OnError, typer.Option("--on-error", help="A row that fails: write an error row, or stop.", rich_help_panel=PANEL)
+]
+MaxErrorRate = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error-rate",
+        help="Stop when more than this share of rows failed (0.05: 5 %, counted of at least 100 rows).",
+        rich_help_panel=PANEL,
+        metavar="SHARE",
+        min=0.0,
+        max=1.0,
+    ),
+]
