@@ -1,7 +1,7 @@
-// Sampling without a sort. What the filters keep is every token above some probability, and the first few of those equal to it:
-// that border is found by three passes of a radix selection over the bits of the weights e^((x - max) / temperature), whose order
-// as integers is their order as numbers; tokens that are clearly out are dropped before. The draw then walks the kept weights in
-// the order of the vocabulary.
+// Sampling without a sort. What the filters keep is every token above some weight e^((x - max) / temperature), and the first few
+// of those equal to it: that border is found by bisection over the bits of a float (31 of them, ordered as the weights are), each
+// step one vectorized pass over the weights that are not clearly out. The draw then walks the kept ones in the order of the
+// vocabulary.
 #include "pagecli/sample.h"
 
 #include "parallel.h"
@@ -12,13 +12,6 @@ namespace pagecli::PAGECLI_ISA {
 namespace {
 
 constexpr int64_t kGroup = 64;  // neighbouring tokens whose sum and largest weight are kept, to pass over them
-constexpr int kBins = 2048;
-
-struct Bins {
-    double mass[kBins];
-    int64_t count[kBins];
-};
-
 // The weights that are still in, and which tokens they are of, in the order of the vocabulary.
 struct Kept {
     float* weight;   // [count]
@@ -32,6 +25,8 @@ struct Border {
     uint32_t bits;
     int64_t ties;
 };
+
+PAGECLI_INLINE int64_t min_int64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 PAGECLI_INLINE uint32_t weight_bits(float weight) {
     uint32_t u;
@@ -70,42 +65,46 @@ void weigh_group(float* weight, const float* x, int64_t count, float highest, fl
     *largest_weight = reduce_max(most);
 }
 
-// The border below which `limit` tokens (by_mass: less than `limit` of the mass) lie above. Three digits of 11, 11 and 9 bits.
+// How many of the weights are `bits` or more, or how much they weigh together; never more for larger bits, rounding included.
 template <bool by_mass>
-Border find_border(const Kept& kept, double limit, Bins& bins) {
-    constexpr int shifts[] = {20, 9, 0}, widths[] = {11, 11, 9};
-    uint32_t prefix = 0;
-    double above = 0.0;  // mass or count of what is surely kept
-    for (int digit = 0; digit < 3; ++digit) {
-        const int shift = shifts[digit], size = 1 << widths[digit];
-        memset(bins.mass, 0, sizeof(double) * static_cast<size_t>(size));
-        memset(bins.count, 0, sizeof(int64_t) * static_cast<size_t>(size));
-        for (int64_t i = 0; i < kept.count; ++i) {
-            const uint32_t u = weight_bits(kept.weight[i]);
-            if (digit > 0 && (u >> (shift + widths[digit])) != prefix) continue;
-            const uint32_t bin = (u >> shift) & static_cast<uint32_t>(size - 1);
-            bins.count[bin] += 1;
-            bins.mass[bin] += static_cast<double>(kept.weight[i]);
+double measure(const float* weight, int64_t count, uint32_t bits) {
+    constexpr int64_t kStretch = 512;  // float sums within, a double sum over them
+    float least;
+    memcpy(&least, &bits, sizeof least);
+    constexpr int64_t kStep = 4 * VecF::width;  // four sums, so that none waits for its own last addition
+    const VecF border = broadcast(least), one = broadcast(1.0f);
+    double total = 0.0;
+    int64_t i = 0;
+    for (const int64_t vectors = count / kStep * kStep; i < vectors;) {
+        VecF sums[4] = {zero(), zero(), zero(), zero()};
+        for (const int64_t end = min_int64(i + kStretch, vectors); i < end; i += kStep) {
+            for (int lane = 0; lane < 4; ++lane) {
+                const VecF w = load(weight + i + lane * VecF::width);
+                sums[lane] = sums[lane] + select_less(w, border, zero(), by_mass ? w : one);
+            }
         }
-        int bin = size - 1, lowest = size - 1;
-        for (; bin >= 0; --bin) {
-            if (bins.count[bin] == 0) continue;
-            const double here = by_mass ? bins.mass[bin] : static_cast<double>(bins.count[bin]);
-            lowest = bin;
-            if (above + here >= limit) break;
-            above += here;
-        }
-        if (bin < 0) {  // rounding: all of them together are just short of the limit
-            bin = lowest;
-            above -= by_mass ? bins.mass[bin] : static_cast<double>(bins.count[bin]);
-        }
-        prefix = prefix << widths[digit] | static_cast<uint32_t>(bin);
+        total += static_cast<double>(reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3])));
     }
-    const int64_t equal = bins.count[prefix & 511u];
-    const double each = by_mass ? bins.mass[prefix & 511u] / static_cast<double>(equal > 0 ? equal : 1) : 1.0;
+    for (; i < count; ++i)
+        if (!(weight[i] < least)) total += by_mass ? static_cast<double>(weight[i]) : 1.0;
+    return total;
+}
+
+// The border above which lie the fewest weights that reach `limit`: so many of them, or (by_mass) so much of their mass.
+template <bool by_mass>
+Border find_border(const float* weight, int64_t count, double limit) {
+    uint32_t low = 0, high = 0x3f800001u;  // just above 1, the largest weight
+    while (high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        (measure<by_mass>(weight, count, middle) >= limit ? low : high) = middle;
+    }
+    if (low == 0) return {0, count};  // rounding: all of them are just short of the limit
+    float each;
+    memcpy(&each, &low, sizeof each);
+    const double above = measure<by_mass>(weight, count, low + 1);
     int64_t ties = 1;
-    while (ties < equal && above + static_cast<double>(ties) * each < limit) ++ties;
-    return {prefix, ties};
+    while (ties < count && above + static_cast<double>(ties) * (by_mass ? static_cast<double>(each) : 1.0) < limit) ++ties;
+    return {low, ties};
 }
 
 void keep_above(Kept& kept, Border border) {
@@ -130,21 +129,15 @@ int64_t padded(int64_t cols) { return (cols + 15) / 16 * 16; }
 
 // The calling thread's memory for one row, cut up.
 struct Workspace {
-    Bins* bins;
     float* sums;     // [num_groups(cols)]
     float* largest;  // [num_groups(cols)]
-    float* copy;     // [num_groups(cols)]
     Kept kept;
 
     explicit Workspace(int64_t cols) {
         const int64_t group_floats = padded(num_groups(cols)), row_floats = padded(cols);
-        const int64_t bytes = static_cast<int64_t>(sizeof(Bins)) + 4 * (3 * group_floats + 2 * row_floats);
-        char* at = static_cast<char*>(thread_scratch(bytes));
-        bins = reinterpret_cast<Bins*>(at);
-        sums = reinterpret_cast<float*>(at + sizeof(Bins));
+        sums = static_cast<float*>(thread_scratch(4 * (2 * group_floats + 2 * row_floats)));
         largest = sums + group_floats;
-        copy = largest + group_floats;
-        kept.weight = copy + group_floats;
+        kept.weight = largest + group_floats;
         kept.index = reinterpret_cast<int32_t*>(kept.weight + row_floats);
     }
 };
@@ -153,7 +146,7 @@ void weigh(Workspace& work, const float* logits, int64_t cols, float temperature
     const float highest = largest(logits, cols), inverse = 1.0f / temperature;
     double mass = 0.0;
     for (int64_t first = 0; first < cols; first += kGroup) {
-        const int64_t count = cols - first < kGroup ? cols - first : kGroup, group = first / kGroup;
+        const int64_t count = min_int64(cols - first, kGroup), group = first / kGroup;
         weigh_group(work.kept.weight + first, logits + first, count, highest, inverse, &work.sums[group], &work.largest[group]);
         mass += static_cast<double>(work.sums[group]);
     }
@@ -162,13 +155,11 @@ void weigh(Workspace& work, const float* logits, int64_t cols, float temperature
 }
 
 // A weight below which the filters keep nothing, cheap to find and not far below the border.
-float lower_bound(Workspace& work, int64_t top_k, float top_p, float min_p) {
+float lower_bound(const Workspace& work, int64_t top_k, float top_p, float min_p) {
     const int64_t cols = work.kept.count, groups = num_groups(cols);
     if (top_k > 0) {  // the k-th largest of the groups' largest: at least k tokens weigh that much
         if (top_k > groups) return 0.0f;
-        memcpy(work.copy, work.largest, static_cast<size_t>(groups) * sizeof(float));
-        const Kept maxima = {work.copy, nullptr, groups, 0.0};
-        const Border border = find_border<false>(maxima, static_cast<double>(top_k), *work.bins);
+        const Border border = find_border<false>(work.largest, groups, static_cast<double>(top_k));
         float bound;
         memcpy(&bound, &border.bits, sizeof bound);
         return bound;
@@ -184,7 +175,7 @@ void keep_from(Workspace& work, float bound) {
     int64_t count = 0;
     for (int64_t first = 0; first < kept.count; first += kGroup) {
         if (work.largest[first / kGroup] < bound) continue;
-        const int64_t end = first + kGroup < kept.count ? first + kGroup : kept.count;
+        const int64_t end = min_int64(first + kGroup, kept.count);
         for (int64_t i = first; i < end; ++i) {
             const float weight = kept.weight[i];
             if (weight < bound) continue;
@@ -226,7 +217,7 @@ int64_t pick_from_all(const Workspace& work, double draw) {
         before -= static_cast<double>(work.sums[at]);
     }
     const int64_t first = at * kGroup;
-    return first + pick(work.kept.weight + first, cols - first < kGroup ? cols - first : kGroup, before, target);
+    return first + pick(work.kept.weight + first, min_int64(cols - first, kGroup), before, target);
 }
 
 int64_t sample_row(Workspace& work, const SampleArgs& a, int64_t row) {
@@ -237,8 +228,8 @@ int64_t sample_row(Workspace& work, const SampleArgs& a, int64_t row) {
     if (top_k <= 0 && !(top_p < 1.0f) && !(min_p > 0.0f)) return pick_from_all(work, draw);
     Kept& kept = work.kept;
     keep_from(work, lower_bound(work, top_k, top_p, min_p));
-    if (top_k > 0) keep_above(kept, find_border<false>(kept, static_cast<double>(top_k), *work.bins));
-    if (top_p < 1.0f) keep_above(kept, find_border<true>(kept, static_cast<double>(top_p) * kept.mass, *work.bins));
+    if (top_k > 0) keep_above(kept, find_border<false>(kept.weight, kept.count, static_cast<double>(top_k)));
+    if (top_p < 1.0f) keep_above(kept, find_border<true>(kept.weight, kept.count, static_cast<double>(top_p) * kept.mass));
     keep_above(kept, {weight_bits(min_p), kept.count});  // the likeliest weighs 1
     if (kept.count == 0) return 0;  // logits of NaN
     return kept.index[pick(kept.weight, kept.count, 0.0, draw * kept.mass)];
