@@ -121,9 +121,8 @@ def waste(results: Sequence[PolicyResult]) -> Chart | None:
     for row, (label, shares, from_paper) in enumerate(lines):
         parts = [(share or 0.0, colour) for share, (_, colour) in zip(shares, SHARES, strict=True)]
         texts = [f"{share:.1f}" if share and share > _LABEL_FITS else "" for share in shares]
-        stacked_bar(
-            axes, row, parts, f"share-{row}", texts, height=0.5 if from_paper else 0.78, alpha=0.6 if from_paper else 1.0
-        )
+        look: dict[str, float] = {"height": 0.5, "alpha": 0.6} if from_paper else {"height": 0.78}
+        stacked_bar(axes, row, parts, f"share-{row}", texts, **look)
         for index, share in enumerate(shares):
             tooltips[f"share-{row}-{index}"] = f"{label}: {SHARES[index][0]} {share or 0:.1f} %"
     _name_rows(axes, [label for label, _, _ in lines], [from_paper for _, _, from_paper in lines])
