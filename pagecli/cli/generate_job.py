@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pagecli.cli.console import Console
 from pagecli.cli.interruption import guarded, keep_finished, last_words
+from pagecli.cli.memory_guard import check_fits
 from pagecli.cli.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
 from pagecli.cli.progress import ProgressDisplay, progress_display
 from pagecli.cli.quiet_libraries import quieten
@@ -150,6 +151,7 @@ def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
 def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engine":
     display.loading(job.engine.model)
     console.detail(f"loading {job.engine}")
+    check_fits(job.engine)
     from pagecli.engine.engine import Engine
 
     if console.log is not None:

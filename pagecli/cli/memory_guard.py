@@ -1,0 +1,24 @@
+"""Whether a job can fit in this machine's memory, found out in milliseconds: before torch, weights or a download."""
+
+from pagecli.engine.config import EngineConfig
+from pagecli.model.registry import resolve_model
+from pagecli.profiler.local_device import multiplies_bfloat16
+from pagecli.runner import memory_needs
+from pagecli.runner.memory_budget import available_bytes
+
+
+def check_fits(config: EngineConfig) -> None:
+    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available."""
+    source = resolve_model(config.model, "dummy")
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if multiplies_bfloat16() else "float32"
+    dtype_bytes = 2 if dtype == "bfloat16" else 4
+    needs = memory_needs.MemoryNeeds(
+        weights=memory_needs.weight_bytes(source.config, dtype_bytes),
+        activations=memory_needs.activation_bytes(source.config, config.max_batch_tokens),
+        logits=memory_needs.logits_bytes(source.config, config.max_num_seqs),
+        kv=config.kv_memory_bytes or 0,
+        swap=config.swap_memory_bytes,
+    )
+    needs.check_fit(source.name, available_bytes(), dtype_bytes)
