@@ -44,6 +44,8 @@ def profile(
     request_rate: profile_flags.RequestRate = None,
     max_tokens: profile_flags.OutputTokens = SAMPLING_DEFAULTS["max_tokens"],
     as_json: profile_flags.Json = False,
+    html: profile_flags.Html = None,
+    plots: profile_flags.Plots = None,
     quiet: flags.Quiet = False,
     verbose: flags.Verbose = False,
 ) -> int:
@@ -54,21 +56,26 @@ def profile(
     """
     console = Console(quiet and not verbose, verbose)
     values = context.params
-    return exit_code_of(lambda: _run(values, as_json), console)
+    return exit_code_of(lambda: _run(values, as_json, console), console)
 
 
-def _run(values: Mapping[str, Any], as_json: bool) -> int:
+def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:
     from pagecli.cli.profile_plan import plan_job
+    from pagecli.cli.profile_report import advice_section, check_reports, write_reports
     from pagecli.cli.profile_workload import load_workload
     from pagecli.model.registry import resolve_model
 
+    check_reports(values)
     config = resolve_model(values["model"], "dummy").config
     workload = load_workload(
         values["workload"], values["model"], values["num_requests"], values["request_rate"], values["max_tokens"]
     )
     job = plan_job(values, config, workload)
     sections = [section(job, values) for section in _sections(job, values)]
+    sections.append(advice_section(sections))
     _show_json(sections) if as_json else _show_tables(sections)
+    for path in write_reports(values, job.plan, workload.name, sections):
+        console.print_line(f"written: {path}")
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
 
 
@@ -110,7 +117,7 @@ def _show_tables(sections: "list[Section]") -> None:
 
     to_terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
     screen = RichConsole(file=sys.stdout, highlight=False, width=None if to_terminal else PIPE_WIDTH)
-    for number, section in enumerate(sections):
+    for number, section in enumerate(each for each in sections if each.shown):
         if number:
             screen.print()
         for part in section.shown:

@@ -1,6 +1,7 @@
 """The flags of `pagecli profile` that `generate` has not; those they share are in options."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,3 +74,7 @@ OutputTokens = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=REPORT)]
+Html = Annotated[
+    Path | None, _option("Write a report with charts: one page that needs no network.", REPORT, "--html", metavar="FILE")
+]
+Plots = Annotated[Path | None, _option("Write the report's charts as PNG files.", REPORT, "--plots", metavar="DIR")]

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pagecli.profiler.records import PolicyResult, Recording
+    from pagecli.profiler.sweep import SweepResult
+
 
 @dataclass(slots=True)
 class Section:
     fields: dict[str, Any] = field(default_factory=dict)  # of the JSON object
     shown: "list[RenderableType]" = field(default_factory=list)  # tables and lines on a terminal, in order
+    results: "list[PolicyResult]" = field(default_factory=list)  # for the HTML report and the advice
+    recording: "Recording | None" = None  # of a run
+    sweep: "list[SweepResult]" = field(default_factory=list)

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pagecli.profiler import block_figures, hardware_figures, memory_figures, run_figures
+from pagecli.profiler import block_figures, hardware_figures, memory_figures, run_figures, sweep_figures
 from pagecli.profiler.advice import advice
 from pagecli.profiler.chart_style import Chart, bytes_text, seconds_text, style
 from pagecli.profiler.plan import Plan
 from pagecli.profiler.records import PolicyResult, Recording
 from pagecli.profiler.run_totals import block_size_of, end_seconds, num_requests, num_steps, total
+
+if TYPE_CHECKING:
+    from pagecli.profiler.sweep import SweepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,11 @@ class Report:
 
 
 def build_report(
-    plan: Plan | None, results: Sequence[PolicyResult] | None, recording: Recording | None, workload: str | None = None
+    plan: Plan | None,
+    results: Sequence[PolicyResult] | None,
+    recording: Recording | None,
+    workload: str | None = None,
+    sweep: "Sequence[SweepResult]" = (),
 ) -> Report:
     """The report of what there is. `workload`: a name that the paper has figures for (sharegpt, alpaca), or another."""
     with style():
@@ -53,6 +61,7 @@ def build_report(
                 _policy_section(results, workload) if results else None,
                 _run_section(recording) if recording and (recording.steps or recording.requests) else None,
                 _hardware_section(recording) if recording else None,
+                _sweep_section(sweep) if sweep else None,
             )
             if section is not None
         ]
@@ -188,3 +197,7 @@ def _hardware_section(recording: Recording) -> Section | None:
     if chart is None and not recording.hardware_note:
         return None
     return Section("hardware", "Hardware", [], _there(chart), note=recording.hardware_note)
+
+
+def _sweep_section(sweep: "Sequence[SweepResult]") -> Section:
+    return Section("sweep", "Sweep: speed by batch size", [], _there(sweep_figures.speed_by_batch(sweep)))

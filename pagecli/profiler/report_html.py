@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,6 +16,9 @@ from pagecli.profiler.plan import Plan
 from pagecli.profiler.records import PolicyResult, Recording
 from pagecli.profiler.report_content import Report, build_report
 
+if TYPE_CHECKING:
+    from pagecli.profiler.sweep import SweepResult
+
 OPEN_ROWS = 8  # tables up to this length are shown without a click
 
 
@@ -24,9 +28,10 @@ def write_report(
     results: Sequence[PolicyResult] | None,
     recording: Recording | None,
     workload: str | None = None,
+    sweep: "Sequence[SweepResult]" = (),
 ) -> None:
     """Replaces `path` by the page. Raises InputError if it cannot be written."""
-    page = render(build_report(plan, results, recording, workload))
+    page = render(build_report(plan, results, recording, workload, sweep))
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(page, encoding="utf-8")
@@ -55,9 +60,10 @@ def write_plots(
     results: Sequence[PolicyResult] | None,
     recording: Recording | None,
     workload: str | None = None,
+    sweep: "Sequence[SweepResult]" = (),
 ) -> list[Path]:
     """Writes each chart as NAME.png into the directory, which is made if it is not there. Raises InputError."""
-    report = build_report(plan, results, recording, workload)
+    report = build_report(plan, results, recording, workload, sweep)
     paths = []
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -281,3 +281,16 @@ def test_sizes_are_said_in_a_readable_unit():
         "45.0 GiB",
         "3.0 TiB",
     ]
+
+
+def test_a_sweep_has_a_line_for_each_shape():
+    from pagecli.profiler.sweep import SweepPoint, SweepResult
+    from pagecli.profiler.sweep_figures import speed_by_batch
+
+    made = [SweepResult(SweepPoint(batch, prompt, 64), 0.1, 2.0) for prompt in (128, 512) for batch in (1, 8, 32)]
+    chart = speed_by_batch(made)
+    assert {"128 in, 64 out", "512 in, 64 out"} <= words(chart)
+    assert chart.rows[1] == ("128", "64", "8", "0.100", "10,240.0", "2.000", "256.0")
+    root = drawn(chart)
+    assert group(root, chart, "output-512-64") is not None
+    assert speed_by_batch([]) is None
