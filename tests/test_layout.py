@@ -33,6 +33,10 @@ TORCH_FREE = [
     "pagecli.engine.config",
     "pagecli.cli.app",
     "pagecli.model.config",
+    "pagecli.profiler.estimate",
+    "pagecli.profiler.local_device",
+    "pagecli.cli.profile_tables",
+    "pagecli.cli.memory_guard",
 ]
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

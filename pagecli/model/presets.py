@@ -37,6 +37,7 @@ _LLAMA_3 = {
 }
 _ROPE_3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _LLAMA_3_1 = _LLAMA_3 | {"max_position_embeddings": 131072, "rope_scaling": _ROPE_3 | {"factor": 8.0}}
+_LLAMA_3_3 = _LLAMA_3_1 | {"eos": [128001, 128008, 128009]}
 _LLAMA_3_2 = _LLAMA_3_1 | {"rope_scaling": _ROPE_3 | {"factor": 32.0}, "tie_word_embeddings": True}
 _MISTRAL = {
     "vocab_size": 32000,
@@ -46,6 +47,9 @@ _MISTRAL = {
     "bos": 1,
     "eos": 2,
 }
+_MISTRAL_3 = _MISTRAL | {"vocab_size": 32768, "rope_theta": 1e6, "sliding_window": None}
+_MISTRAL_NEMO = _MISTRAL_3 | {"vocab_size": 131072, "head_dim": 128, "max_position_embeddings": 131072}
+_MISTRAL_SMALL = _MISTRAL_NEMO | {"max_position_embeddings": 32768, "rope_theta": 1e8}
 _QWEN = {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "bos": 151643, "eos": 151643}
 _QWEN_SMALL = _QWEN | {"vocab_size": 151936, "max_position_embeddings": 32768, "tie_word_embeddings": True}
 _QWEN_LARGE = _QWEN | {"vocab_size": 152064, "max_position_embeddings": 131072}
@@ -74,9 +78,14 @@ _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
     "llama-3-70b": ("meta-llama/Meta-Llama-3-70B", "Llama", _LLAMA_3, 8192, 28672, 80, 64, 8),
     "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", "Llama", _LLAMA_3_1, 4096, 14336, 32, 32, 8),
     "llama-3.1-70b": ("meta-llama/Llama-3.1-70B", "Llama", _LLAMA_3_1, 8192, 28672, 80, 64, 8),
+    "llama-3.1-405b": ("meta-llama/Llama-3.1-405B", "Llama", _LLAMA_3_1, 16384, 53248, 126, 128, 8),
     "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", "Llama", _LLAMA_3_2, 2048, 8192, 16, 32, 8),
     "llama-3.2-3b": ("meta-llama/Llama-3.2-3B", "Llama", _LLAMA_3_2, 3072, 8192, 28, 24, 8),
+    "llama-3.3-70b": ("meta-llama/Llama-3.3-70B-Instruct", "Llama", _LLAMA_3_3, 8192, 28672, 80, 64, 8),
     "mistral-7b": ("mistralai/Mistral-7B-v0.1", "Mistral", _MISTRAL, 4096, 14336, 32, 32, 8),
+    "mistral-7b-v0.3": ("mistralai/Mistral-7B-v0.3", "Mistral", _MISTRAL_3, 4096, 14336, 32, 32, 8),
+    "mistral-nemo-12b": ("mistralai/Mistral-Nemo-Base-2407", "Mistral", _MISTRAL_NEMO, 5120, 14336, 40, 32, 8),
+    "mistral-small-24b": ("mistralai/Mistral-Small-24B-Base-2501", "Mistral", _MISTRAL_SMALL, 5120, 32768, 40, 32, 8),
     "qwen2.5-0.5b": ("Qwen/Qwen2.5-0.5B", "Qwen2", _QWEN_SMALL, 896, 4864, 24, 14, 2),
     "qwen2.5-1.5b": ("Qwen/Qwen2.5-1.5B", "Qwen2", _QWEN_SMALL | {"max_position_embeddings": 131072}, 1536, 8960, 28, 12, 2),
     "qwen2.5-3b": ("Qwen/Qwen2.5-3B", "Qwen2", _QWEN_SMALL, 2048, 11008, 36, 16, 2),
