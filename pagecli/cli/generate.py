@@ -6,6 +6,7 @@ import typer
 
 from pagecli.cli import options as flags
 from pagecli.cli import resume_options as resume_flags
+from pagecli.cli import row_options as row_flags
 from pagecli.cli.configuration import notes, with_place
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
@@ -32,10 +33,20 @@ def generate(
     token_ids: flags.TokenIds = False,
     order: flags.OrderChoice = flags.Order.input,
     overwrite: flags.Overwrite = False,
+    input_format: row_flags.InputFormat = row_flags.InputFormatName.auto,
+    output_format: row_flags.OutputFormat = row_flags.OutputFormatName.auto,
+    compression: row_flags.Compression = row_flags.CompressionName.zstd,
+    row_group_rows: row_flags.RowGroupRows = None,
     limit: flags.Limit = None,
+    where: row_flags.Where = None,
+    sample: row_flags.Sample = None,
+    sample_seed: row_flags.SampleSeed = 0,
+    shard: row_flags.ShardPart = None,
+    dry_run: row_flags.DryRun = False,
     prompt_column: flags.PromptColumn = "prompt",
     system: flags.System = None,
     chat: flags.Chat = None,
+    too_long: row_flags.TooLong = row_flags.TooLongChoice.error,
     max_tokens: flags.MaxTokens = SAMPLING_DEFAULTS["max_tokens"],
     min_tokens: flags.MinTokens = SAMPLING_DEFAULTS["min_tokens"],
     temperature: flags.Temperature = SAMPLING_DEFAULTS["temperature"],
@@ -103,18 +114,22 @@ def generate(
         from pagecli.cli.generate_job import GenerateJob, run_generate
         from pagecli.cli.output_claim import JournalOptions
         from pagecli.jobs.error_policy import ErrorPolicy
+        from pagecli.cli.job_rows import Formats
         from pagecli.jobs.output_row import ResultColumns
         from pagecli.jobs.records import PromptOptions
 
         job = GenerateJob(
+        from pagecli.jobs.row_selection import RowChoice
             input=input,
             output=output,
             engine=config,
             params=params,
-            prompts=PromptOptions(prompt_column, system, chat),
+            prompts=PromptOptions(prompt_column, system, chat, too_long.value),
             columns=ResultColumns(token_ids, best_of is not None or beam_width > 1, logprobs is not None),
             order=order.value,
-            limit=limit,
+            selection=RowChoice(where, sample, sample_seed, limit, shard),
+            formats=Formats(input_format.value, output_format.value, compression.value, row_group_rows),
+            dry_run=dry_run,
             overwrite=overwrite,
             stats=stats,
             watch=watch,

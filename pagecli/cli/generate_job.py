@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pagecli.cli.console import Console
 from pagecli.cli.interruption import guarded, keep_finished, last_words
+from pagecli.cli.job_rows import Formats, open_rows, output_options, prompt_length
 from pagecli.cli.memory_guard import check_fits
 from pagecli.cli.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
 from pagecli.cli.progress import ProgressDisplay, progress_display
@@ -17,18 +18,18 @@ from pagecli.cli.watch_options import WatchOptions
 from pagecli.cli.watching import watched
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.errors import ExitCode, InputError, ModelError
+from pagecli.errors import ExitCode, ModelError
 from pagecli.jobs.atomic_file import check_output
 from pagecli.jobs.error_policy import ErrorPolicy
 from pagecli.jobs.input_row import InputSource
 from pagecli.jobs.job_watch import JobEnd, JobFacts, JobWatch
 from pagecli.jobs.journal_writer import Journal
 from pagecli.jobs.output_row import ResultColumns
-from pagecli.jobs.reader import open_input
 from pagecli.jobs.records import PromptOptions, RowPreparer
 from pagecli.jobs.redaction import redact_values
 from pagecli.jobs.resume import Outcome, OutputClaim
 from pagecli.jobs.runner import JobRun, Progress, RunResult, Window
+from pagecli.jobs.row_selection import RowChoice
 from pagecli.jobs.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.summary import job_stats, write_stats
 from pagecli.jobs.writer import RowWriter, open_output
@@ -48,7 +49,9 @@ class GenerateJob:
     prompts: PromptOptions
     columns: ResultColumns
     order: Literal["input", "completion"] = "input"
-    limit: int | None = None
+    selection: RowChoice = field(default_factory=RowChoice)
+    formats: Formats = field(default_factory=Formats)
+    dry_run: bool = False
     overwrite: bool = False
     stats: Path | None = None
     watch: WatchOptions = field(default_factory=WatchOptions)
@@ -85,9 +88,8 @@ def run_generate(job: GenerateJob, console: Console) -> int:
             return _already_complete(claim, outcome, console)
         if job.stats is not None:
             check_output(job.stats, overwrite=True)
-        source = open_input(job.input, job.limit)
+        source = open_rows(job)
         try:
-            _check_columns(source, job.prompts)
             return _run_claimed(_Run(job, source, claim, console, signals, watch, started), rows_fd)
         finally:
             source.close()
@@ -98,7 +100,8 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
     journal = open_journal(run.claim, job.journal, job, console)
     if journal is not None or run.claim is None:
         run.signals.last_words = last_words(run.claim, job.input)
-    writer = open_output(job.output, job.overwrite, job.columns, run.source.schema, console.warning, rows_fd)
+    schema, options = run.source.schema, output_options(job)
+    writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
     try:
         return _run(run, writer, journal)
     finally:
@@ -122,7 +125,9 @@ def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
             display.update(progress)
             run.watch.update(progress)
 
-        preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params)
+        job.formats.token_texts.bind(lambda ids: engine.tokenizer.decode(ids, False))
+        length = prompt_length(job, engine.tokenizer, engine.max_model_len)
+        preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)
         job_run = JobRun(
             engine,
             taking_over(preparer.prepare, journal, job.params),
@@ -185,17 +190,6 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> int:
     except BaseException:
         guarded(lambda: keep_finished(job_run, writer, claim, console, run.job.input), console)
         raise
-
-
-def _check_columns(source: InputSource, prompts: PromptOptions) -> None:
-    """A Parquet input without any prompt column is refused before the model loads."""
-    names = (prompts.prompt_column, "messages", "prompt_token_ids")
-    if source.schema is not None and not any(name in source.schema.names for name in names):
-        found = ", ".join(source.schema.names[:12])
-        raise InputError(
-            f"{source.name} has no column {', '.join(dict.fromkeys(names))}; it has {found}",
-            "name the column of the prompts with --prompt-column",
-        )
 
 
 def _say_errors(result: RunResult, console: Console) -> None:

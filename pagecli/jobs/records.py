@@ -11,7 +11,7 @@ from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.arrow_values import json_default
 from pagecli.jobs.input_row import InputRow
 from pagecli.jobs.output_row import OutputRow
-from pagecli.jobs.prompt_length import PromptLength
+from pagecli.jobs.prompt_length import PromptLength, TooLong
 from pagecli.jobs.row_sampling import row_sampling_params
 
 
@@ -33,6 +33,7 @@ class PromptOptions:
     prompt_column: str = "prompt"
     system: str | None = None
     chat: bool | None = None
+    too_long: TooLong = "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,13 +41,21 @@ class RowSelection:
     def takes_all(self) -> bool:
         return self.where is None and self.sample is None and self.shard is None
 
-    @classmethod
-    def parse(
-        cls, where: str | None, sample: str | None, sample_seed: int, limit: int | None, shard: str | None
-    ) -> "RowSelection":
-        """From what the flags say. Raises UsageError."""
-        condition = None if where is None else parse_condition(where)
-        return cls(condition, _parse_sample(sample), sample_seed, limit, _parse_shard(shard))
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """A selection as the flags say it."""
+
+    where: str | None = None
+    sample: str | None = None
+    sample_seed: int = 0
+    limit: int | None = None
+    shard: str | None = None
+
+    def parse(self) -> RowSelection:
+        """Raises UsageError."""
+        condition = None if self.where is None else parse_condition(self.where)
+        return RowSelection(condition, _parse_sample(self.sample), self.sample_seed, self.limit, _parse_shard(self.shard))
 
 
 def _parse_sample(text: str | None) -> int | float | None:

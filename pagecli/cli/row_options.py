@@ -1,0 +1,78 @@
+"""The flags that choose rows and formats: --where, --sample, --shard, --too-long, --input-format, --dry-run, ..."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+FORMATS, ROWS, CHAT = "Formats", "Choosing rows", "Prompts"
+
+
+class InputFormatName(StrEnum):
+    auto = "auto"
+    jsonl = "jsonl"
+    openai_batch = "openai-batch"
+    csv = "csv"
+    parquet = "parquet"
+
+
+class OutputFormatName(StrEnum):
+    auto = "auto"
+    rows = "rows"
+
+
+class CompressionName(StrEnum):
+    zstd = "zstd"
+    snappy = "snappy"
+    gzip = "gzip"
+    lz4 = "lz4"
+    brotli = "brotli"
+    none = "none"
+
+
+class TooLongChoice(StrEnum):
+    error = "error"
+    truncate_left = "truncate-left"
+    truncate_right = "truncate-right"
+
+
+def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **settings)
+
+
+InputFormat = Annotated[
+    InputFormatName,
+    _option("What INPUT is. auto: by its name, OpenAI batch files by their first row.", FORMATS, "--input-format"),
+]
+OutputFormat = Annotated[
+    OutputFormatName,
+    _option("auto: rows of an OpenAI batch file are answered in its format in JSON Lines.", FORMATS, "--output-format"),
+]
+Compression = Annotated[CompressionName, _option("Of Parquet output.", FORMATS, "--compression")]
+RowGroupRows = Annotated[
+    int | None,
+    _option("Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1),
+]
+Where = Annotated[
+    str | None,
+    _option("Take the rows that meet a condition: \"lang == 'en' and score > 0.5\".", ROWS, "--where", metavar="CONDITION"),
+]
+Sample = Annotated[
+    str | None,
+    _option("Take N rows at random, or about a FRACTION of them (0.01).", ROWS, "--sample", metavar="N|FRACTION"),
+]
+SampleSeed = Annotated[int, _option("Another seed takes other rows.", ROWS, "--sample-seed", min=0)]
+ShardPart = Annotated[
+    str | None,
+    _option(
+        "Take every Nth row, from the Ith, for job I of N; pagecli merge puts the outputs together.",
+        ROWS,
+        "--shard",
+        metavar="I/N",
+    ),
+]
+DryRun = Annotated[bool, _option("Read and check every row, plan memory, estimate the time; write nothing.", ROWS, "--dry-run")]
+TooLong = Annotated[
+    TooLongChoice,
+    _option("A prompt longer than the model takes: an error row, or cut at that end.", CHAT, "--too-long"),
+]
