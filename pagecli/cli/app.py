@@ -13,6 +13,8 @@ from pagecli.cli.failures import exit_code_of, leave
 from pagecli.cli.generate import EPILOG, generate
 from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
 from pagecli.cli.profile import profile
+from pagecli.cli.status import EPILOG as STATUS_EPILOG
+from pagecli.cli.status import status
 
 
 class PlainHelpGroup(TyperGroup):
@@ -50,6 +52,7 @@ def options(
 
 app.command(epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(epilog=PROFILE_EPILOG, no_args_is_help=True)(profile)
+app.command(epilog=STATUS_EPILOG, no_args_is_help=True)(status)
 app.command()(config)
 
 

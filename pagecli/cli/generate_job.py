@@ -21,6 +21,7 @@ from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import ExitCode, ModelError
 from pagecli.jobs.atomic_file import check_output
 from pagecli.jobs.error_policy import ErrorPolicy
+from pagecli.jobs.heartbeat import Heartbeat
 from pagecli.jobs.input_row import InputSource
 from pagecli.jobs.job_watch import JobEnd, JobFacts, JobWatch
 from pagecli.jobs.journal_writer import Journal
@@ -85,6 +86,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
     ):
         outcome = None if claim is None else completed_before(claim, job.output)
         if claim is not None and outcome is not None:
+            watch.ended(JobEnd(outcome.exit_code))
             return _already_complete(claim, outcome, console)
         if job.stats is not None:
             check_output(job.stats, overwrite=True)
@@ -98,6 +100,8 @@ def run_generate(job: GenerateJob, console: Console) -> int:
 def _run_claimed(run: _Run, rows_fd: int) -> int:
     job, console = run.job, run.console
     journal = open_journal(run.claim, job.journal, job, console)
+    if run.claim is not None:
+        run.watch.add(Heartbeat(run.claim.output))
     if journal is not None or run.claim is None:
         run.signals.last_words = last_words(run.claim, job.input)
     schema, options = run.source.schema, output_options(job)

@@ -63,7 +63,7 @@ class Watcher(Protocol):
 
 
 class Rates:
-    """Rows and tokens a second since the first look, and the time that is left."""
+    """Rows and tokens a second since the first look, and the time that is left; rows taken over cost none."""
 
     def __init__(self) -> None:
         self._started: float | None = None
@@ -71,10 +71,11 @@ class Rates:
 
     def look(self, progress: Progress) -> Look:
         now = time.monotonic()
+        num_computed = progress.num_rows - progress.num_taken_over
         if self._started is None:
-            self._started, self._first_rows = now, progress.num_rows
+            self._started, self._first_rows = now, num_computed
         elapsed = max(now - self._started, 1e-6)
-        num_rows = progress.num_rows - self._first_rows
+        num_rows = num_computed - self._first_rows
         left = None
         if progress.estimate is not None and num_rows > 0:
             left = max(progress.estimate.num_rows - progress.num_rows, 0) * elapsed / num_rows
@@ -93,13 +94,17 @@ class JobWatch:
         self._next: dict[str, float] = {}
         self._failed: set[str] = set()
         self._has_ended = False
+        self._facts: JobFacts | None = None
 
-    def add(self, watcher: Watcher, facts: JobFacts) -> None:
+    def add(self, watcher: Watcher) -> None:
         """A watcher that could not be there from the start."""
         self._watchers.append(watcher)
-        self._tell(watcher, lambda: watcher.started(facts))
+        facts = self._facts
+        if facts is not None:
+            self._tell(watcher, lambda: watcher.started(facts))
 
     def started(self, facts: JobFacts) -> None:
+        self._facts = facts
         self._tell_all(lambda watcher: watcher.started(facts))
 
     def loaded(self, stats: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ METRICS = {  # name: (type, help)
     LAST_SUCCESS: ("gauge", "When a run last completed its output without an error row."),
     "pagecli_input_rows": ("gauge", "Rows the input will have yielded at its end; a guess until it is known."),
     "pagecli_rows_total": ("counter", "Rows written, error rows included."),
+    "pagecli_rows_taken_over": ("gauge", "Rows among them that earlier runs had finished."),
     "pagecli_error_rows_total": ("counter", "Error rows written."),
     "pagecli_checkpoint_rows": ("gauge", "Rows that are safe on the disk."),
     "pagecli_checkpoint_timestamp_seconds": ("gauge", "When rows were last made safe on the disk."),
@@ -69,7 +70,7 @@ class MetricsFile:
             "pagecli_job_start_timestamp_seconds": facts.started,
             "pagecli_job_running": 1,
             "pagecli_rows_total": 0,
-            "pagecli_error_rows_total": 0,
+                    "pagecli_error_rows_total": 0,
             "pagecli_output_tokens_total": 0,
         }
         self._write()
@@ -83,6 +84,7 @@ class MetricsFile:
         progress = look.progress
         self._values |= {
             "pagecli_rows_total": progress.num_rows,
+                    "pagecli_rows_taken_over": progress.num_taken_over,
             "pagecli_error_rows_total": progress.num_error_rows,
             "pagecli_output_tokens_total": progress.output_tokens,
             "pagecli_running_requests": progress.num_running,
@@ -116,7 +118,7 @@ class MetricsFile:
         if end.stats is not None:
             self._values |= {
                 "pagecli_rows_total": end.stats["num_rows"],
-                "pagecli_error_rows_total": end.stats["num_error_rows"],
+                            "pagecli_error_rows_total": end.stats["num_error_rows"],
                 "pagecli_prompt_tokens_total": end.stats["prompt_tokens"],
                 "pagecli_output_tokens_total": end.stats["output_tokens"],
                 "pagecli_preemptions_total": end.stats["num_preemptions"],

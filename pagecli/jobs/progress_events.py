@@ -5,8 +5,9 @@ dropped, and `end` says how many were. Events, each with `event` and `time` (UTC
 
     start       schema_version, version, pid, host, input, output, model
     loaded      load_seconds, dtype, cpu_isa, num_threads, kv_blocks_total, kv_block_size
-    progress    at most one a second: num_rows, num_rows_total (null: unknown), total_is_exact, num_error_rows, num_running,
-                num_waiting, kv_usage, output_tokens, output_tokens_per_second, rows_per_second, eta_seconds
+    progress    at most one a second: num_rows, num_rows_total (null: unknown), total_is_exact, num_taken_over (of num_rows,
+                from earlier runs), num_error_rows, num_running, num_waiting, kv_usage, output_tokens,
+                output_tokens_per_second, rows_per_second, eta_seconds
     row_errors  num_error_rows so far, when it has grown; at most one a second
     checkpoint  num_rows that are safe on the disk
     end         exit_code, error, num_rows, num_error_rows, finish_reasons, prompt_tokens, output_tokens, generate_seconds,
@@ -158,6 +159,7 @@ class ProgressEvents:
             "num_rows": progress.num_rows,
             "num_rows_total": None if estimate is None else max(estimate.num_rows, progress.num_rows),
             "total_is_exact": estimate is not None and estimate.exact,
+            "num_taken_over": progress.num_taken_over,
             "num_error_rows": progress.num_error_rows,
             "num_running": progress.num_running,
             "num_waiting": progress.num_waiting,

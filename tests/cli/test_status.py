@@ -1,0 +1,185 @@
+"""`pagecli status` of jobs that run, were stopped or killed, are complete, or are none."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagecli.cli.app import main
+from pagecli.cli.status import duration_text
+from pagecli.jobs.heartbeat import HEARTBEAT, Heartbeat, HeartbeatFigures, read_heartbeat
+from pagecli.jobs.input_row import InputRow, RowEstimate
+from pagecli.jobs.job_directory import LOCK, JobDirectory, job_directory_path
+from pagecli.jobs.job_lock import JobLock
+from pagecli.jobs.job_watch import JobEnd, JobFacts, Look
+from pagecli.jobs.journal_writer import Journal
+from pagecli.jobs.output_row import error_row
+from pagecli.jobs.runner import Progress
+
+KEY = b"k" * 16
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "out.jsonl"
+
+
+@pytest.fixture
+def status(capsys):
+    """status(output, *flags) -> (exit code, what --json printed, or the text)."""
+
+    def run(*args):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["status", *map(str, args)])
+        text = capsys.readouterr().out
+        return ended.value.code, json.loads(text) if "--json" in args else text
+
+    return run
+
+
+class Job:
+    """The parts of a running job that others can see: directory, lock, journal and heartbeat."""
+
+    def __init__(self, out) -> None:
+        self.directory = JobDirectory(out)
+        self.lock = JobLock(self.directory)
+        self.journal = Journal(self.directory, KEY)
+        self.heartbeat = Heartbeat(out)
+        self.heartbeat.started(JobFacts("in.jsonl", str(out), "m"))
+
+    def finish_rows(self, count: int) -> None:
+        for index in range(count):
+            self.journal.append([error_row(InputRow(index, {"prompt": 1}, index + 1), "no good", None, "invalid_type")])
+        self.journal.commit()
+        self.journal.sync()
+
+    def look(self, num_rows: int, eta: float = 30.0) -> None:
+        progress = Progress(num_rows, 1, 4, 2, 0.25, 40, RowEstimate(10, True), 1)
+        self.heartbeat.progress(Look(progress, 12.5, 2.0, eta))
+
+    def close(self, release: bool = True) -> None:
+        self.heartbeat.close()
+        self.journal.close()
+        if release:
+            self.lock.release()
+        self.directory.close()
+
+
+@pytest.fixture
+def job(out):
+    job = Job(out)
+    yield job
+    job.close()
+
+
+def test_a_running_job(job, out, status):
+    job.finish_rows(3)
+    job.heartbeat.loaded({})
+    job.heartbeat.checkpoint(3)
+    job.look(3)
+    code, found = status(out, "--json")
+    assert code == 10
+    assert (found["state"], found["phase"], found["pid"]) == ("running", "generating", os.getpid())
+    assert (found["num_rows"], found["num_rows_total"], found["num_error_rows"], found["checkpoint_rows"]) == (3, 10, 3, 3)
+    assert (found["output_tokens_per_second"], found["eta_seconds"], found["num_taken_over"]) == (12.5, 30.0, 1)
+    assert found["updated"].endswith("Z")
+    _, text = status(out)
+    assert f"running, generating (process {os.getpid()} on" in text
+    assert "3 of 10 (30.0%), 1 of them from earlier runs, 3 error rows" in text
+    assert "12.5 output tokens/s, 2.00 rows/s, 30 s left" in text
+    assert "3 input rows safe" in text
+
+
+def test_a_job_that_loads_its_model(job, out, status):
+    code, found = status(out, "--json")
+    assert (code, found["state"], found["phase"], found["num_rows"]) == (10, "running", "loading", 0)
+
+
+def test_a_job_that_was_stopped(job, out, status):
+    job.finish_rows(2)
+    job.look(2)
+    job.heartbeat.ended(JobEnd(143, stats={"num_rows": 2, "num_error_rows": 2}))
+    job.lock.release()
+    code, found = status(out, "--json")
+    assert (code, found["state"], found["exit_code"], found["num_rows"], found["eta_seconds"]) == (11, "stopped", 143, 2, None)
+    assert "exit code 143)" in status(out)[1]
+    assert "run the same command again" in status(out)[1]
+
+
+def test_a_job_that_was_killed(job, out, status):
+    job.finish_rows(2)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    owner = json.loads((job_directory_path(out) / LOCK).read_text())
+    (job_directory_path(out) / LOCK).write_text(json.dumps({**owner, "pid": int(gone.stdout)}))
+    code, found = status(out, "--json")
+    assert (code, found["state"], found["pid"], found["num_rows"]) == (12, "killed", int(gone.stdout), 2)
+    assert found["phase"] is None
+
+
+def test_a_job_on_another_host_lives_while_its_lock_is_touched(job, out, status):
+    lock = job_directory_path(out) / LOCK
+    lock.write_text(json.dumps({**json.loads(lock.read_text()), "host": "elsewhere"}))
+    assert status(out)[0] == 10
+    long_ago = time.time() - 3600
+    os.utime(lock, (long_ago, long_ago))
+    assert status(out)[0] == 12
+
+
+def test_complete_and_none(out, status, tmp_path):
+    assert status(out)[0] == 13
+    out.write_text("{}\n{}\n")
+    assert status(out, "--json")[1]["num_rows"] == 2
+    pq.write_table(pa.table({"a": [1, 2, 3]}), tmp_path / "out.parquet")
+    code, found = status("out.parquet", "--json")
+    assert (code, found["state"], found["num_rows"]) == (0, "complete", 3)
+    assert status("out.parquet", "--quiet") == (0, "")
+    assert status(tmp_path)[0] == 13
+    (tmp_path / "bad.parquet").write_text("no")
+    assert status("bad.parquet")[0] == 3
+
+
+def test_a_job_without_a_journal_is_known_by_its_heartbeat(job, out, status):
+    job.look(7)
+    code, found = status(out, "--json")
+    assert (code, found["num_rows"], found["num_error_rows"]) == (10, 7, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x"}', b'{"num_rows": null}', b"\xff", b'{"eta_seconds": []}'])
+def test_a_damaged_heartbeat_counts_as_none(job, out, status, content):
+    (job_directory_path(out) / HEARTBEAT).write_bytes(content)
+    assert read_heartbeat(out) is None
+    assert status(out)[0] == 10
+
+
+def test_a_heartbeat_is_never_written_through_a_link(job, out, tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    os.symlink(tmp_path / "victim", job_directory_path(out) / f"{HEARTBEAT}.new")
+    with pytest.raises(Exception, match="own plain file"):
+        job.look(1)
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_what_is_written_is_read_back(job, out):
+    job.look(5, eta=1.25)
+    found = read_heartbeat(out)
+    assert isinstance(found, HeartbeatFigures)
+    assert (found.num_rows, found.eta_seconds, found.num_rows_total, found.total_is_exact) == (5, 1.25, 10, True)
+
+
+def test_status_needs_no_torch():
+    code = "import sys, pagecli.jobs.job_status; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@given(st.floats(0, 1e9))
+def test_durations_have_at_most_two_units(seconds):
+    assert len(duration_text(seconds).split()) in (2, 4)
