@@ -26,6 +26,7 @@ _PANELS = (
     ("Utilization (%)", (("utilization_percent", "compute"), ("memory_utilization_percent", "memory")), 1),
     ("Power (W)", (("power_watts", "power"),), 1),
 )
+NOT_READ = "not read"
 _COLUMNS = (
     *("device", "most memory in use", "most of this process", "mean utilization", "mean power", "energy"),
     *("mean clock", "highest temperature", "throttled"),
@@ -55,14 +56,15 @@ def hardware(samples: Sequence[HardwareSample], note: str = "") -> Chart | None:
     time_axis(axes_list[-1], end)
     figure.align_ylabels()
     rows = [_row(device, [sample for sample in samples if sample.device == device]) for device in devices]
+    read = [at for at in range(len(_COLUMNS)) if any(row[at] != NOT_READ for row in rows)]
     return Chart(
         "hardware",
         "Hardware over time",
         f"Read by a thread of its own while the job ran. {note}".strip(),
-        "; ".join(f"{row[0]}: at most {row[1]} in use, mean power {row[4]}, energy {row[5]}" for row in rows) + ".",
+        "; ".join(f"{row[0]}: " + ", ".join(f"{_COLUMNS[at]} {row[at]}" for at in read[1:]) for row in rows) + ".",
         figure,
-        _COLUMNS,
-        rows,
+        tuple(_COLUMNS[at] for at in read),
+        [tuple(row[at] for at in read) for row in rows],
     )
 
 
@@ -77,7 +79,7 @@ def _values(samples: Sequence[HardwareSample], field: str) -> list[float]:
 def _row(device: str, samples: Sequence[HardwareSample]) -> tuple[str, ...]:
     def cell(field: str, reduce: Callable[[list[float]], float], text: Callable[[float], str]) -> str:
         values = _values(samples, field)
-        return text(reduce(values)) if values else "not read"
+        return text(reduce(values)) if values else NOT_READ
 
     reasons = sorted({reason for sample in samples for reason in sample.throttle_reasons})
     return (

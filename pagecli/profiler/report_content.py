@@ -196,8 +196,12 @@ def _hardware_section(recording: Recording) -> Section | None:
     chart = hardware_figures.hardware(recording.hardware)
     if chart is None and not recording.hardware_note:
         return None
-    return Section("hardware", "Hardware", [], _there(chart), note=recording.hardware_note)
+    return Section("hardware", "Hardware", [], _there(chart), note=_sentence(recording.hardware_note))
 
 
 def _sweep_section(sweep: "Sequence[SweepResult]") -> Section:
     return Section("sweep", "Sweep: speed by batch size", [], _there(sweep_figures.speed_by_batch(sweep)))
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:].rstrip('.')}." if note else ""
