@@ -51,6 +51,7 @@ class Scheduler:
         self.num_cached_prompt_tokens = 0  # found in the cache when their request started
         self._finish_check = finish_check
         self._waiting = WaitingQueue()
+        self.full = False  # the last plan() looked for newcomers, and none fits until somebody leaves
         self._running: list[Request] = []  # in order of admission: the last one is preempted first
         self._ended: list[Sequence] = []  # finished ones of a static batch that goes on: they keep what they hold
         self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
@@ -63,6 +64,16 @@ class Scheduler:
     def num_running(self) -> int:
         """Sequences in the batch."""
         return sum(len(r.live) for r in self._running)
+
+    @property
+    def running(self) -> list[Request]:
+        """Requests in the batch; read it, do not change it."""
+        return self._running
+
+    @property
+    def ended(self) -> list[Sequence]:
+        """Finished sequences that still hold their memory; read it, do not change it."""
+        return self._ended
 
     def add(self, request: Request) -> None:
         """Queue the request. The caller has checked that it fits into the empty pool."""
@@ -82,13 +93,16 @@ class Scheduler:
         """Reserve blocks for the next step and say what it runs: decodes, then requests that catch up, then newcomers."""
         num_preemptions = self.preemptions.count
         lengths: dict[Sequence, int] = {}
-        current = [r for r in self._running if all(s.num_uncomputed <= 1 for s in r.live)]
-        behind = [r for r in self._running if any(s.num_uncomputed > 1 for s in r.live)]
+        current: list[Request] = []
+        behind: list[Request] = []
+        for request in self._running:
+            (current if all(s.num_uncomputed <= 1 for s in request.live) else behind).append(request)
         budget = self.limits.max_batch_tokens
         for request in current + behind:
             budget -= self._schedule(request, budget, lengths)
-        if self.preemptions.count == num_preemptions:
-            self._admit(lengths, budget)
+        self.full = False
+        if len(self._waiting) and self.preemptions.count == num_preemptions:
+            self._admit(lengths, budget, behind)
         chunks = [self._chunk(sequence, n) for sequence, n in lengths.items()]
         return StepPlan(chunks, self.kv.take_moves())
 
@@ -114,6 +128,7 @@ class Scheduler:
                     self._ended.append(sequence)
                 else:
                     self.kv.free(sequence.seq_id)
+                    self.full = False
             request.leaving.clear()
         self._running = [r for r in self._running if not r.finished]
         if not self._running:
@@ -121,6 +136,7 @@ class Scheduler:
 
     def _release_ended(self) -> None:
         """Free what finished sequences of a static batch hold."""
+        self.full = self.full and not self._ended
         for sequence in self._ended:
             self.kv.free(sequence.seq_id)
         self._ended.clear()
@@ -202,17 +218,22 @@ class Scheduler:
             self.kv.free(sequence.seq_id)
             sequence.num_computed = 0
 
-    def _admit(self, lengths: dict[Sequence, int], budget: int) -> None:
-        """Start waiting requests while all they know fits beside what is promised already: preempted ones, then newcomers."""
+    def _admit(self, lengths: dict[Sequence, int], budget: int, behind: list[Request]) -> None:
+        """Start waiting requests while all they know fits beside what is promised already: preempted ones, then newcomers.
+
+        Promised are the blocks that running requests still need for what they know: those that are behind.
+        """
         at_once = self.limits.batching != "continuous"  # a batch is formed now, even of more prompts than one step takes
         if at_once:
-            if self._running:
+            self.full = bool(self._running)
+            if self.full:
                 return
             self._release_ended()
         room = self.limits.max_num_seqs - sum(r.max_live for r in self._running)
-        promised = sum(self._num_missing_blocks(r) for r in self._running)
+        promised = sum(self._num_missing_blocks(r) for r in behind)
         while (budget > 0 or at_once) and (request := self._waiting.next_preempted()) is not None:
             if request.max_live > room or self._alone() or not self._resume(request, promised):
+                self.full = True
                 return
             room -= request.max_live
             budget -= self._schedule_admitted(request, budget, lengths)
@@ -224,7 +245,10 @@ class Scheduler:
         in_flight = set() if at_once else self._hashes_in_flight()
         num_deferred = 0
         for request in self._waiting.newcomers():
-            if (budget <= 0 and not at_once) or request.max_live > room or num_deferred == MAX_DEFERRED or self._alone():
+            if (budget <= 0 and not at_once) or num_deferred == MAX_DEFERRED:
+                return
+            if request.max_live > room or self._alone():
+                self.full = num_deferred == 0
                 return
             found, idle = self.kv.num_cached_blocks(request.prefix_hashes)
             if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight and not at_once:
@@ -233,6 +257,7 @@ class Scheduler:
             for_forks = request.max_live - 1 if self._running else 0  # alone, a request that was let in always fits
             needed = self.kv.num_blocks_for(request.num_prompt_tokens) + for_forks - found
             if not self._fits(request, needed + idle, promised):
+                self.full = num_deferred == 0
                 return
             self._enter(request)
             room -= request.max_live
