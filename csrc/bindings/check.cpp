@@ -40,9 +40,9 @@ void check_tensor(const TensorView& tensor, const char* name) {
         case Problem::not_a_tensor:
             refuse_type(name, "a torch tensor", Py_TYPE(tensor.object)->tp_name);
         case Problem::not_exportable:
-            refuse_type(name, "a dense tensor on the CPU", "one that DLPack cannot lend");
-        case Problem::not_on_cpu:
-            refuse("%s: expected a tensor on the CPU, got one on another device", name);
+            refuse_type(name, std::string("a dense tensor on ") + kTensorPlace, "one that DLPack cannot lend");
+        case Problem::elsewhere:
+            refuse("%s: expected a tensor on %s, got one on another device", name, kTensorPlace);
         case Problem::too_many_dims:
             refuse("%s: expected at most %d dimensions", name, TensorView::kMaxDims);
     }

@@ -16,7 +16,7 @@ struct Dim {
     int64_t size;
 };
 
-// A tensor on the CPU of this dtype and shape whose last dimension is contiguous.
+// A tensor on the module's device of this dtype and shape whose last dimension is contiguous.
 void check(const TensorView& tensor, const char* name, DType dtype, std::initializer_list<Dim> shape);
 
 // The same for a tensor of one of several dtypes.

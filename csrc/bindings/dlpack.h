@@ -9,7 +9,7 @@ namespace pagecli::dlpack {
 constexpr uint32_t kMajorVersion = 1;
 constexpr const char* kCapsuleName = "dlpack_exchange_api";
 
-enum DeviceType : int32_t { kCPU = 1 };
+enum DeviceType : int32_t { kCPU = 1, kCUDA = 2 };
 enum TypeCode : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4 };
 
 struct Tensor {
@@ -33,7 +33,7 @@ struct ExchangeTable {
     void* managed_tensor_from_py_object;
     void* managed_tensor_to_py_object;
     int (*tensor_from_py_object)(void* py_object, Tensor* out);  // lends the tensor; may be null; 0 or -1 with a Python error
-    void* current_work_stream;
+    int (*current_work_stream)(DeviceType device_type, int32_t device_id, void** out);  // may be null; 0 or -1
 };
 
 }  // namespace pagecli::dlpack

@@ -8,15 +8,22 @@ namespace nb = nanobind;
 namespace pagecli {
 namespace {
 
-int64_t packed_elements(int64_t rows, int64_t cols) {
-    return (rows + kPanelWidth - 1) / kPanelWidth * kPanelWidth * ((cols + 1) / 2 * 2);
+// Elements of weight.data: floats, bfloat16, or, of int8 groups, 32-bit words.
+int64_t packed_elements(int64_t rows, int64_t cols, WeightType type) {
+    const int64_t panels = (rows + kPanelWidth - 1) / kPanelWidth;
+    if (type == WeightType::int8)
+        return panels * ((cols + kGroupK - 1) / kGroupK) * static_cast<int64_t>(sizeof(Int8Group) / sizeof(int32_t));
+    return panels * kPanelWidth * ((cols + 1) / 2 * 2);
 }
 
 PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) {
     if (rows < 0 || cols < 0)
         refuse("weight: expected a shape, got [%lld, %lld]", static_cast<long long>(rows), static_cast<long long>(cols));
-    check(data, "weight.data", {DType::float32, DType::bfloat16}, {packed_elements(rows, cols)});
-    return {data.data, rows, cols, data.dtype == DType::float32 ? WeightType::float32 : WeightType::bfloat16};
+    const WeightType type = data.dtype == DType::float32    ? WeightType::float32
+                            : data.dtype == DType::bfloat16 ? WeightType::bfloat16
+                                                            : WeightType::int8;
+    check(data, "weight.data", {DType::float32, DType::bfloat16, DType::int32}, {packed_elements(rows, cols, type)});
+    return {data.data, rows, cols, type};
 }
 
 void pack_weight(const TensorView& packed, const TensorView& weight) {

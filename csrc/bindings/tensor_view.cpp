@@ -57,8 +57,8 @@ void read_tensor(PyObject* object, TensorView& view) {
     } else if (table->tensor_from_py_object(object, &tensor) != 0) {
         PyErr_Clear();
         view.problem = TensorView::Problem::not_exportable;
-    } else if (tensor.device_type != dlpack::kCPU) {
-        view.problem = TensorView::Problem::not_on_cpu;
+    } else if (tensor.device_type != kTensorDevice) {
+        view.problem = TensorView::Problem::elsewhere;
     } else if (tensor.ndim > TensorView::kMaxDims) {
         view.problem = TensorView::Problem::too_many_dims;
     } else {
@@ -66,6 +66,7 @@ void read_tensor(PyObject* object, TensorView& view) {
         view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
         view.dtype = dtype_of(tensor);
         view.ndim = tensor.ndim;
+        view.device_id = tensor.device_id;
         for (int i = 0; i < tensor.ndim; ++i) {
             view.shape[i] = tensor.shape[i];
             view.stride[i] = tensor.strides[i];

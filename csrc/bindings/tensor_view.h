@@ -8,15 +8,25 @@
 
 namespace pagecli {
 
+// Where this module's tensors lie; tensor_view.cpp and check.cpp are compiled once for each module.
+#if defined(PAGECLI_TENSORS_ON_CUDA)
+constexpr dlpack::DeviceType kTensorDevice = dlpack::kCUDA;
+constexpr const char* kTensorPlace = "the GPU";
+#else
+constexpr dlpack::DeviceType kTensorDevice = dlpack::kCPU;
+constexpr const char* kTensorPlace = "the CPU";
+#endif
+
 enum class DType { float32, bfloat16, float16, int32, int64, other };
 
 struct TensorView {
     static constexpr int kMaxDims = 4;
-    enum class Problem { none, is_none, not_a_tensor, not_exportable, not_on_cpu, too_many_dims };
+    enum class Problem { none, is_none, not_a_tensor, not_exportable, elsewhere, too_many_dims };
 
     void* data = nullptr;
     DType dtype = DType::other;
     int ndim = 0;
+    int32_t device_id = 0;
     int64_t shape[kMaxDims] = {}, stride[kMaxDims] = {};
     Problem problem = Problem::is_none;
     PyObject* object = nullptr;  // borrowed, for messages

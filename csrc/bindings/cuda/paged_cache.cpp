@@ -1,0 +1,95 @@
+// Bindings of what writes into the paged KV cache.
+#include "pagecli/cuda/paged_cache.h"
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
+
+#include <utility>
+#include <vector>
+
+#include "bind.h"
+#include "device_tensor.h"
+
+namespace nb = nanobind;
+
+namespace pagecli {
+namespace {
+
+cuda::StoreKVArgs store_args(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
+                             const TensorView& slot_ids) {
+    const cuda::ElementType type = check_rows(k_cache, "k_cache", {"num_blocks", "kv_heads", "block_size", "head_dim"});
+    const int64_t kv_heads = k_cache.shape[1], block_size = k_cache.shape[2], head_dim = k_cache.shape[3];
+    check_rows(v_cache, "v_cache", type, {k_cache.shape[0], kv_heads, block_size, head_dim});
+    check_contiguous(k_cache, "k_cache");
+    check_contiguous(v_cache, "v_cache");
+    check_multiple("head_dim", head_dim, 8, INT32_MAX);
+    check_rows(k, "k", type, {"tokens", kv_heads, head_dim});
+    check_rows(v, "v", type, {k.shape[0], kv_heads, head_dim});
+    check(slot_ids, "slot_ids", DType::int64, {k.shape[0]});
+    return {k_cache.data,
+            v_cache.data,
+            k.data,
+            v.data,
+            slot_ids.as<const int64_t>(),
+            {k.stride[0], k.stride[1]},
+            {v.stride[0], v.stride[1]},
+            k.shape[0],
+            kv_heads,
+            block_size,
+            head_dim,
+            type};
+}
+
+void store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
+              const TensorView& slot_ids) {
+    cuda::store_kv(store_args(k_cache, v_cache, k, v, slot_ids), stream_of(k_cache));
+}
+
+void rotary_store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& q, const TensorView& k,
+                     const TensorView& v, const TensorView& slot_ids, const TensorView& positions, const TensorView& cos_sin) {
+    const cuda::StoreKVArgs store = store_args(k_cache, v_cache, k, v, slot_ids);
+    check_rows(q, "q", store.type, {store.tokens, "heads", store.head_dim});
+    check(positions, "positions", DType::int32, {store.tokens});
+    check_rows(cos_sin, "cos_sin", cuda::ElementType::float32, {"positions", "rotary_dim"});
+    check_multiple("cos_sin's rotary_dim", cos_sin.shape[1], 16, store.head_dim);
+    cuda::rotary_store_kv({store,
+                           q.data,
+                           positions.as<const int32_t>(),
+                           cos_sin.as<const float>(),
+                           {q.stride[0], q.stride[1]},
+                           cos_sin.stride[0],
+                           q.shape[1],
+                           cos_sin.shape[1]},
+                          stream_of(k_cache));
+}
+
+using Pairs = std::vector<std::pair<int64_t, int64_t>>;
+
+template <void (*kCopy)(const cuda::CopyBlocksArgs&, cuda::Stream)>
+void copy(const TensorView& planes, const Pairs& pairs, int64_t block_bytes) {
+    check(planes, "planes", DType::int64, {"num_planes", 2});
+    check_contiguous(planes, "planes");
+    check_multiple("block_bytes", block_bytes, 16, INT32_MAX);
+    std::vector<int64_t> flat;
+    flat.reserve(2 * pairs.size());
+    for (const auto& [source, target] : pairs) {
+        if (source < 0 || source > INT32_MAX || target < 0 || target > INT32_MAX)
+            refuse("pairs: expected block numbers, got (%lld, %lld)", static_cast<long long>(source),
+                   static_cast<long long>(target));
+        flat.push_back(source);
+        flat.push_back(target);
+    }
+    kCopy({planes.as<const int64_t>(), flat.data(), planes.shape[0], static_cast<int64_t>(pairs.size()), block_bytes},
+          stream_of(planes));
+}
+
+}  // namespace
+
+void bind_cuda_paged_cache(nb::module_& module) {
+    module.def("store_kv", store_kv);
+    module.def("rotary_store_kv", rotary_store_kv);
+    module.def("copy_blocks", copy<cuda::copy_blocks>);
+    module.def("swap_blocks", copy<cuda::swap_blocks>);
+}
+
+}  // namespace pagecli

@@ -1,0 +1,27 @@
+// Sums and maxima over the lanes of a warp and the threads of a block; every thread receives the result. The order of addition
+// is fixed, so a row's result does not depend on the rows beside it.
+#pragma once
+
+#include "platform.h"
+
+namespace pagecli::cuda {
+
+constexpr int kMaxWarps = 32;
+
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
+    return x;
+}
+
+// `partial` is shared memory for kMaxWarps values; the block may use it again after its next barrier.
+__device__ inline float block_sum(float x, float* partial) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int num_warps = static_cast<int>(blockDim.x) / kWarp;
+    x = warp_sum(x);
+    if (lane == 0) partial[warp] = x;
+    __syncthreads();
+    return warp_sum(lane < num_warps ? partial[lane] : 0.0f);
+}
+
+}  // namespace pagecli::cuda

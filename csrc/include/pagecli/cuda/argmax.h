@@ -1,0 +1,17 @@
+// Arguments of argmax on the GPU: greedy decoding.
+#pragma once
+
+#include "pagecli/cuda/device.h"
+
+namespace pagecli::cuda {
+
+struct ArgmaxArgs {
+    int64_t* out;   // [rows]: the first of equal ones
+    const void* x;  // [rows, cols], cols > 0; float32, bfloat16 or float16; any alignment
+    int64_t x_stride, rows, cols;
+    ElementType type;
+};
+
+void argmax(const ArgmaxArgs& args, Stream stream);
+
+}  // namespace pagecli::cuda

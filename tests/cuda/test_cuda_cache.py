@@ -1,0 +1,78 @@
+"""CUDA kernels that write the paged cache, against their definitions; block copies, in order however they are bundled."""
+
+import pytest
+import torch
+from gpu_tensors import DEVICE, DTYPES, ULP, assert_near, int_tensor, poisoned, random
+
+from pagecli.kernels import cuda, reference
+
+pytestmark = pytest.mark.cuda
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+@dtypes
+@pytest.mark.parametrize(("kv_heads", "head_dim", "block_size"), [(1, 64, 8), (3, 80, 16), (8, 128, 128), (2, 256, 32)])
+def test_store_kv(dtype, kv_heads, head_dim, block_size):
+    qkv = random(1, 5, 4 * kv_heads, head_dim, dtype=dtype)
+    k, v = qkv[:, kv_heads : 2 * kv_heads], qkv[:, 3 * kv_heads :]
+    slots = [4 * block_size - 1, 0, -1, block_size, block_size - 1]
+    caches = [poisoned(4, kv_heads, block_size, head_dim, dtype=dtype) for _ in range(2)]
+    expected = [cache.clone() for cache in caches]
+    written = torch.tensor([0, 1, 3, 4], device=DEVICE)
+    cuda.store_kv(*caches, k, v, int_tensor(slots, torch.int64))
+    reference.store_kv(*expected, k[written], v[written], int_tensor(slots, torch.int64)[written])
+    for cache, wanted in zip(caches, expected, strict=True):
+        assert torch.equal(cache.view(torch.uint8), wanted.view(torch.uint8))
+
+
+@dtypes
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "rotary_dim"), [(4, 4, 64, 64), (6, 2, 80, 32), (8, 1, 128, 128), (3, 3, 256, 64)]
+)
+def test_rotary_store_kv(dtype, heads, kv_heads, head_dim, rotary_dim):
+    tokens, block_size = 4, 16
+    qkv = random(2, tokens, heads + 2 * kv_heads, head_dim, dtype=dtype)
+    q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+    k_before, v_before, q_before = k.clone(), v.clone(), q.clone()
+    positions, slots = int_tensor([0, 7, 99, 3]), int_tensor([33, 5, 0, -1], torch.int64)
+    angles = torch.arange(100).unsqueeze(1) * torch.rand(rotary_dim // 2, generator=torch.Generator().manual_seed(3))
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1).to(DEVICE)
+    caches = [poisoned(3, kv_heads, block_size, head_dim, dtype=dtype) for _ in range(2)]
+    cuda.rotary_store_kv(*caches, q, k, v, slots, positions, cos_sin)
+
+    rotated_q, rotated_k = q_before.double(), k_before.double()
+    reference.rotary_embedding(rotated_q, rotated_k, positions, cos_sin.double())
+    assert_near(q[:3], rotated_q[:3], 2 * ULP[dtype])
+    assert torch.equal(q[3], q_before[3])  # a padding row
+    assert torch.equal(k, k_before)
+    assert torch.equal(v, v_before)
+    blocks, offsets = slots[:3] // block_size, slots[:3] % block_size
+    assert_near(caches[0][blocks, :, offsets], rotated_k[:3], 2 * ULP[dtype])
+    assert torch.equal(caches[1][blocks, :, offsets], v_before[:3])
+    caches[0][blocks, :, offsets] = float("nan")
+    assert caches[0].isnan().all()
+
+
+@pytest.mark.parametrize("copy", [cuda.copy_blocks, cuda.swap_blocks], ids=["copy", "swap"])
+@pytest.mark.parametrize("shape", [(2, 8, 64), (1, 16, 80)])
+def test_block_copies_act_as_if_in_order(copy, shape):
+    """Chains and cycles within one call included, in every plane."""
+    generator = torch.Generator().manual_seed(4)
+    for num_pairs in (0, 1, 5, 300):
+        caches = [random(i, 9, *shape, dtype=torch.bfloat16) for i in range(3)]
+        swaps = [random(9 + i, 12, *shape, dtype=torch.bfloat16) for i in range(3)]
+        within = copy is cuda.copy_blocks
+        targets = caches if within else swaps
+        pairs = [
+            (int(torch.randint(9, (1,), generator=generator)), int(torch.randint(len(targets[0]), (1,), generator=generator)))
+            for _ in range(num_pairs)
+        ]
+        expected = [cache.clone() for cache in targets]
+        for i, wanted in enumerate(expected):
+            reference.copy_blocks(
+                wanted, wanted if within else caches[i], torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+            )
+        planes = cuda.block_planes(targets, caches, DEVICE)
+        copy(planes, pairs, caches[0][0].numel() * 2)
+        for cache, wanted in zip(targets, expected, strict=True):
+            assert torch.equal(cache, wanted)

@@ -1,0 +1,72 @@
+"""The CUDA kernels' own code run on the CPU: the emulator finds planted faults, and the kernel tests pass on it, under
+AddressSanitizer and UndefinedBehaviorSanitizer, and again with the race detector."""
+
+import re
+from pathlib import Path
+
+import emulated
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PLANTED = """
+import torch
+from pagecli.kernels import cuda
+module = cuda.extension()
+x = torch.arange(64, dtype=torch.float32) + 1
+for order in ("forward", "backward", "shuffled"):
+    for name in {names}:
+        out = torch.zeros(64) if "count" in name else torch.full((64,), float("nan"))
+        module.set_thread_order(order, 1)
+        try:
+            module.run_planted(name, out, x)
+            written = out[:32] if "async" in name else out
+            wrong = "unwritten" if written.isnan().any() else ""
+        except RuntimeError as error:
+            wrong = str(error)
+        print(order, name, wrong, sep=": ", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    return emulated.build()
+
+
+def planted(build: Path, variant: str, *names: str) -> list[tuple[str, str]]:
+    """(order and name, what was wrong) for each planted kernel in each order of the threads."""
+    done = emulated.python(build, variant, "-c", PLANTED.format(names=list(names)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split(": ", 2) for line in done.stdout.splitlines()]
+    assert len(lines) == 3 * len(names)
+    return [(f"{order} {name}", wrong) for order, name, wrong in lines]
+
+
+@pytest.mark.parametrize("variant", ["sanitized", "race"])
+def test_faults_are_found_and_only_faults(build, variant):
+    expected = {
+        "unwritten output": "unwritten",
+        "barrier for half": "threads of a block part: thread",
+        "async without wait": "race: " if variant == "race" else "unwritten",
+        "missing barrier": "race: " if variant == "race" else "unwritten",
+    }
+    if variant == "race":
+        expected |= {"async without sync": "race: ", "racing count": "race: "}
+    for case, wrong in planted(build, variant, "reverse", "copy", "async", "atomic count", *expected):
+        name = case.split(" ", 1)[1]
+        assert wrong.startswith(expected[name]) if name in expected else wrong == "", f"{case}: {wrong}"
+
+
+def test_a_write_past_the_end_of_shared_memory_is_found(build):
+    done = emulated.python(build, "sanitized", "-c", PLANTED.format(names=["write past the end"]))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+    assert "reverse_kernel" in done.stderr
+
+
+@pytest.mark.parametrize("variant", ["sanitized", "race"])
+def test_kernel_tests_pass(build, variant):
+    done = emulated.python(build, variant, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/cuda")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert re.search(r"\d+ passed", done.stdout)
