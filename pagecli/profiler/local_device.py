@@ -24,22 +24,24 @@ class LocalGpus:
     note: str
 
 
-def find_gpus() -> LocalGpus:
-    """Never raises: no library, no driver and no permission are all a note."""
+def find_gpus(nvml: Any = None) -> LocalGpus:
+    """Never raises: no library, no driver and no permission are all a note. `nvml`: what stands for the module pynvml."""
+    if nvml is None:
+        try:
+            import pynvml
+        except ImportError:
+            return LocalGpus(None, 0, "no NVIDIA GPU is looked for: the package nvidia-ml-py is not installed")
+        nvml = pynvml
     try:
-        import pynvml
-    except ImportError:
-        return LocalGpus(None, 0, "no NVIDIA GPU is looked for: the package nvidia-ml-py is not installed")
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
         return LocalGpus(None, 0, f"no NVIDIA GPU: {error}")
     try:
-        return _read_gpus(pynvml)
-    except pynvml.NVMLError as error:
+        return _read_gpus(nvml)
+    except nvml.NVMLError as error:
         return LocalGpus(None, 0, f"the NVIDIA GPU cannot be read: {error}")
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()
 
 
 def _read_gpus(nvml: Any) -> LocalGpus:
@@ -48,8 +50,7 @@ def _read_gpus(nvml: Any) -> LocalGpus:
     indices = list(range(count)) if visible is None else [int(i) for i in visible.split(",") if i.isdigit() and int(i) < count]
     if not indices:
         return LocalGpus(None, 0, "no NVIDIA GPU is visible to this process")
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in indices]
-    devices = [_read_gpu(nvml, handle) for handle in handles]
+    devices = [_read_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in indices]
     return LocalGpus(devices[0], sum(device.title == devices[0].title for device in devices), "")
 
 
@@ -70,12 +71,19 @@ def _read_gpu(nvml: Any, handle: Any) -> Device:
 
 
 def _mig_memory(nvml: Any, handle: Any) -> int | None:
+    """Bytes of the first MIG instance; None if the GPU is not divided, or cannot be."""
     try:
         if nvml.nvmlDeviceGetMigMode(handle)[0] != nvml.NVML_DEVICE_MIG_ENABLE:
             return None
-        return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, 0)).total
+        places = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
     except nvml.NVMLError:
-        return None  # not supported: an older or a smaller GPU
+        return None
+    for place in range(places):
+        try:
+            return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)).total
+        except nvml.NVMLError:
+            continue  # a place not taken
+    return None
 
 
 def _unknown_gpu(nvml: Any, handle: Any, name: str, memory_bytes: int) -> Device:
