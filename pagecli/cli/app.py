@@ -13,6 +13,7 @@ from pagecli.cli.failures import exit_code_of, leave
 from pagecli.cli.generate import EPILOG, generate
 from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
 from pagecli.cli.profile import profile
+from pagecli.cli.merge import merge
 from pagecli.cli.status import EPILOG as STATUS_EPILOG
 from pagecli.cli.status import status
 

@@ -11,9 +11,14 @@ from pagecli.jobs.jsonl_writer import logprob_records, shard_record
 from pagecli.jobs.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
 from pagecli.jobs.row_selection import Shard
 
+JSON_TEXT = {"pagecli": "json"}  # of a column whose values are JSON as text
 _LOGPROB = [("token_id", pa.int32()), ("logprob", pa.float32())]
 SHARD_TYPE = pa.struct([("number", pa.int32()), ("count", pa.int32()), ("row", pa.int64())])
 LOGPROBS_TYPE = pa.list_(pa.struct([*_LOGPROB, ("top", pa.list_(pa.struct(_LOGPROB)))]))
+
+
+def is_json_text(field: pa.Field) -> bool:
+    return field.metadata is not None and field.metadata.get(b"pagecli") == b"json"
 
 
 class CarriedColumns(Protocol):

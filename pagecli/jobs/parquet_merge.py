@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pagecli.jobs.arrow_values import to_python
 from pagecli.jobs.json_inference import json_text, widened
 from pagecli.jobs.output_row import RESULT_COLUMNS, SHARD_COLUMN
-from pagecli.jobs.parquet_columns import InferredColumns
+from pagecli.jobs.parquet_columns import JSON_TEXT, InferredColumns
 
 COPY_ROWS = 1000
 
@@ -53,7 +53,12 @@ def _final_schema(segments: list[Segment], inferred: InferredColumns) -> pa.Sche
     fields = {field.name: field for segment in segments for field in segment.schema}
     own = (*RESULT_COLUMNS, SHARD_COLUMN)
     names = [name for name in fields if name not in own] + [name for name in own if name in fields]
-    return pa.schema([fields[name].with_type(inferred.types.get(name, fields[name].type)) for name in names])
+    return pa.schema([_final_field(fields[name], inferred) for name in names])
+
+
+def _final_field(field: pa.Field, inferred: InferredColumns) -> pa.Field:
+    field = field.with_type(inferred.types.get(field.name, field.type))
+    return field.with_metadata(JSON_TEXT) if field.name in inferred.json_columns else field
 
 
 def _copy(

@@ -16,7 +16,7 @@ from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.output_options import OutputOptions
 from pagecli.jobs.output_row import OutputRow, ResultColumns
-from pagecli.jobs.parquet_columns import ArrowCarriedColumns, InferredColumns, result_arrays
+from pagecli.jobs.parquet_columns import JSON_TEXT, ArrowCarriedColumns, InferredColumns, result_arrays
 from pagecli.jobs.parquet_merge import Segment, merge_segments
 
 GROUP_ROWS = 1000
@@ -125,7 +125,9 @@ class ParquetRowWriter:
         arrays = (self._carried or self._inferred).build(rows)
         fields = self._carried.fields() if self._carried is not None else {}
         arrays = {**arrays, **result_arrays(rows, self._columns, self._options.shard)}
-        schema = pa.schema([fields[name].with_name(name) if name in fields else (name, arrays[name].type) for name in arrays])
+        new = {name: JSON_TEXT if name in self._inferred.json_columns else None for name in arrays if name not in fields}
+        fields |= {name: pa.field(name, arrays[name].type, metadata=metadata) for name, metadata in new.items()}
+        schema = pa.schema([fields[name].with_name(name) for name in arrays])
         return pa.table(list(arrays.values()), schema=schema)
 
     def _open_segment(self, schema: pa.Schema) -> None:

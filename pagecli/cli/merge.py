@@ -1,0 +1,39 @@
+"""`pagecli merge`: the outputs of --shard parts into one."""
+
+from typing import Annotated
+
+import typer
+
+from pagecli.cli import options as flags
+from pagecli.cli import row_options as row_flags
+from pagecli.cli.console import Console
+from pagecli.cli.failures import exit_code_of
+from pagecli.errors import UsageError
+
+Parts = Annotated[list[str], typer.Argument(metavar="PART... OUTPUT", help="Outputs of generate --shard, then the output.")]
+
+
+def merge(
+    paths: Parts,
+    compression: row_flags.Compression = row_flags.CompressionName.zstd,
+    overwrite: flags.Overwrite = False,
+    quiet: flags.Quiet = False,
+    verbose: flags.Verbose = False,
+) -> int:
+    """Put the outputs of generate --shard I/N together, in the input's order.
+
+    All parts must be there, each once. The result is what one run without
+    --shard writes.
+    """
+    console = Console(quiet and not verbose, verbose)
+
+    def run() -> int:
+        if len(paths) < 2:
+            raise UsageError("merge needs the parts and an output", "pagecli merge part-*.parquet all.parquet")
+        from pagecli.jobs.shard_merge import merge_outputs
+
+        merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression.value)
+        console.note(f"{merged.num_rows:,} rows of {merged.num_parts} parts in {paths[-1]}")
+        return 0
+
+    return exit_code_of(run, console)

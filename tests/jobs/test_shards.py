@@ -1,0 +1,135 @@
+"""Parts of a job, and pagecli merge: put together they are what one run writes; what is missing or doubled is said."""
+
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from whole_jobs import run_job
+
+from pagecli.errors import InputError, UsageError
+from pagecli.jobs import parquet_shards
+from pagecli.jobs.row_selection import RowChoice
+from pagecli.jobs.shard_merge import merge_outputs
+
+
+def write_input(path, num_rows):
+    rows = [{"prompt": f"prompt {i}", "deep": {"i": i}} for i in range(num_rows)]
+    lines = [json.dumps(row) for row in rows]
+    for number in range(0, num_rows, 7):
+        lines[number] = "broken" if number % 2 else json.dumps({"prompt": "ü", "mixed": [1, "a", None][number % 3]})
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def parts_of(tmp_path, source, count, suffix, **choice):
+    paths = []
+    for number in range(1, count + 1):
+        paths.append(str(tmp_path / f"part-{number}{suffix}"))
+        run_job(source, paths[-1], seed=number, shard=f"{number}/{count}", **choice)
+    return paths
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize(("num_rows", "count"), [(40, 3), (2, 4), (0, 2), (5, 1)])
+def test_parts_put_together_are_what_one_run_writes(tmp_path, monkeypatch, suffix, num_rows, count):
+    monkeypatch.setattr(parquet_shards, "BATCH_ROWS", 3)
+    source = write_input(tmp_path / "in.jsonl", num_rows)
+    run_job(source, tmp_path / f"whole{suffix}")
+    parts = parts_of(tmp_path, source, count, suffix)
+    random.Random(1).shuffle(parts)
+    merged = merge_outputs(parts, str(tmp_path / f"merged{suffix}"), overwrite=False)
+    assert (merged.num_rows, merged.num_parts) == (num_rows, count)
+    if suffix == ".parquet":
+        whole, found = (pq.read_table(tmp_path / f"{name}{suffix}") for name in ("whole", "merged"))
+        assert sorted(found.column_names) == sorted(whole.column_names)
+        assert found.select(whole.column_names).to_pylist() == whole.to_pylist()
+    else:
+        read = pa.input_stream
+        assert read(str(tmp_path / f"merged{suffix}")).read() == read(str(tmp_path / f"whole{suffix}")).read()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_rows_of_several_samples_stay_together(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(parquet_shards, "BATCH_ROWS", 2)
+    parts = []
+    for number in (1, 2):
+        rows = [
+            {"id": row, "sample": sample, "text": "x", "error": None,
+             "pagecli_shard": {"number": number, "count": 2, "row": row}}
+            for row in range(number - 1, 8, 2) for sample in range(1 + row % 4)
+        ]  # fmt: skip
+        parts.append(str(tmp_path / f"{number}{suffix}"))
+        if suffix == ".parquet":
+            schema = pa.schema(
+                {"id": pa.int64(), "sample": pa.int32(), "text": pa.string(), "error": pa.string(),
+                 "pagecli_shard": parquet_shards.SHARD_TYPE}
+            )  # fmt: skip
+            pq.write_table(pa.Table.from_pylist(rows, schema), parts[-1])
+        else:
+            (tmp_path / f"{number}{suffix}").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    merge_outputs(parts, str(tmp_path / f"all{suffix}"), overwrite=False)
+    if suffix == ".parquet":
+        found = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    else:
+        found = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["sample"]) for row in found] == [(i, s) for i in range(8) for s in range(1 + i % 4)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_what_is_missing_doubled_or_no_part_is_said_and_nothing_is_written(tmp_path, suffix):
+    source = write_input(tmp_path / "in.jsonl", 20)
+    parts = parts_of(tmp_path, source, 3, suffix)
+    out = str(tmp_path / f"merged{suffix}")
+    (tmp_path / f"copy{suffix}").write_bytes((tmp_path / f"part-1{suffix}").read_bytes())
+    run_job(source, tmp_path / f"whole{suffix}")
+    run_job(source, tmp_path / f"other{suffix}", shard="3/4")
+    run_job(source, tmp_path / f"short{suffix}", shard="3/3", limit=9)
+    copy, whole, other, short = (str(tmp_path / f"{name}{suffix}") for name in ("copy", "whole", "other", "short"))
+    cases = [
+        (parts[:2], "parts are missing: 3/3"),
+        ([*parts[:2], copy], "both part 1/3"),
+        ([*parts[:2], whole], "no part of a job|no row of a part"),
+        ([*parts[:2], other], "one of 3 parts, .* one of 4"),
+        ([*parts[:2], short], "row 11 of the whole is missing"),
+    ]
+    for paths, says in cases:
+        with pytest.raises(InputError, match=says):
+            merge_outputs(paths, out, overwrite=False)
+    with pytest.raises(UsageError, match="named more than once"):
+        merge_outputs([*parts, parts[0]], out, overwrite=False)
+    with pytest.raises(UsageError, match="not all Parquet or all JSON Lines"):
+        merge_outputs(parts, str(tmp_path / "merged.jsonl.gz") if suffix == ".parquet" else out + ".parquet", overwrite=False)
+    with pytest.raises(UsageError, match="already exists"):
+        merge_outputs(parts, whole, overwrite=False)
+    assert not (tmp_path / f"merged{suffix}").exists()
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(num_rows=st.integers(0, 30), count=st.integers(1, 6), limit=st.none() | st.integers(1, 12))
+def test_every_selected_row_is_in_exactly_one_part(tmp_path_factory, num_rows, count, limit):
+    from pagecli.jobs.reader import open_input
+    from pagecli.jobs.row_selection import SelectedRows
+
+    path = tmp_path_factory.mktemp("in") / "in.jsonl"
+    path.write_text("".join(f'{{"prompt": "a", "x": {i}}}\n' for i in range(num_rows)))
+    where = {"where": "x != 3", "limit": limit}
+    whole = [row.number for row in SelectedRows(open_input(str(path)), RowChoice(**where).parse())]
+    parts = []
+    for number in range(1, count + 1):
+        selected = SelectedRows(open_input(str(path)), RowChoice(**where, shard=f"{number}/{count}").parse())
+        rows = list(selected)
+        assert [row.index for row in rows] == list(range(len(rows)))
+        assert (selected.estimate().num_rows, selected.estimate().exact) == (len(rows), True)
+        parts += [row.number for row in rows]
+    assert sorted(parts) == whole == [i for i in range(num_rows) if i != 3][:limit]
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/5"])
+def test_shard_that_makes_no_sense_is_refused(text):
+    with pytest.raises(UsageError, match="--shard"):
+        RowChoice(shard=text).parse()

@@ -1,0 +1,25 @@
+"""Whole jobs from file to file with the fake engine, as generate puts them together."""
+
+from pathlib import Path
+
+from fake_engine import FakeEngine, FakeTokenizer
+
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.jobs.output_options import OutputOptions
+from pagecli.jobs.output_row import ResultColumns
+from pagecli.jobs.reader import open_input
+from pagecli.jobs.records import PromptOptions, RowPreparer
+from pagecli.jobs.row_selection import RowChoice, SelectedRows
+from pagecli.jobs.runner import JobRun, Window
+from pagecli.jobs.writer import open_output
+
+
+def run_job(source: Path | str, output: Path | str, seed: int = 0, chat: bool = False, options=None, **choice) -> None:
+    """Runs `source` to `output`; `choice` are fields of RowChoice. What finishes when depends on `seed`, no text does."""
+    selection = RowChoice(**choice).parse()
+    rows = SelectedRows(open_input(str(source)), selection)
+    options = options or OutputOptions(shard=selection.shard)
+    writer = open_output(str(output), False, ResultColumns(), rows.schema, lambda text: None, options=options)
+    preparer = RowPreparer(FakeTokenizer(chat), 256, PromptOptions(), SamplingParams(max_tokens=20))
+    JobRun(FakeEngine(4, seed), preparer.prepare, writer, Window(8, 16, 8)).run(rows)
+    writer.finish()
