@@ -27,6 +27,7 @@ from pagecli.errors import InputError, PagecliError, UsageError
 NAME_BYTES = 255  # the longest file name of the usual file systems
 SUFFIX = ".pagecli-journal"
 TEMPORARY_SUFFIX = ".tmp"
+OUTCOME = "outcome.json"
 PUBLISHED = "published.json"
 LOCK = "lock"
 
@@ -114,13 +115,16 @@ class JobDirectory:
                 self.remove(name)
 
     def remove_contents(self) -> None:
-        """Everything but the lock; what says that the job is finished last."""
-        last = ("outcome.json", PUBLISHED)
-        for name in [*(n for n in self.names() if n not in (*last, LOCK)), *last]:
-            self.remove(name)
+        """Everything but the lock."""
+        for name in self.names():
+            if name != LOCK:
+                self.remove(name)
 
     def remove_itself(self) -> None:
-        """Unless something is left in it."""
+        """With all that is in it; what says that the output is in place goes last."""
+        last = (OUTCOME, PUBLISHED)
+        for name in [*(name for name in self.names() if name not in last), *last]:
+            self.remove(name)
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
 

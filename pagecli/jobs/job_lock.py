@@ -95,9 +95,6 @@ class JobLock:
         """Whether the locked file still has its name; a run that ends takes it away while it holds the lock."""
         return os.fstat(self._fd).st_nlink > 0
 
-    def remove_file(self) -> None:
-        self._directory.remove(LOCK)
-
     def release(self) -> None:
         """Gives the lock up, and takes the owner's note out of it."""
         if self._fd >= 0:

@@ -8,8 +8,9 @@
     claim.complete()                        the journal goes
     claim.close()                           however it ended
 
-Killed anywhere in it, the next run goes on from there: before note_outcome with the rows in the journal; between the output's
-getting its name and complete(), `earlier_outcome` finds that nothing is left to do.
+Killed anywhere in it, the next run goes on from there: before the output has its name, with the rows in the journal; after
+that, `earlier_outcome` finds that nothing is left to do. Only if it was killed in the last moment, when all traces of the job are
+gone, does the next run find just an output that exists, and refuse to replace it as it always does.
 """
 
 import os
@@ -23,14 +24,13 @@ from typing import Any
 import pagecli
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.atomic_file import not_writable
-from pagecli.jobs.job_directory import PUBLISHED, JobDirectory, job_directory_path, was_published
+from pagecli.jobs.job_directory import OUTCOME, PUBLISHED, JobDirectory, job_directory_path, was_published
 from pagecli.jobs.job_identity import differences, has_new_time
 from pagecli.jobs.job_lock import JobLock
 from pagecli.jobs.journal_status import JOB
 from pagecli.jobs.journal_writer import ROWS, Journal
 
 FORMAT = 1
-OUTCOME = "outcome.json"
 MAX_CLAIMS = 10
 
 
@@ -163,9 +163,7 @@ class OutputClaim:
         if keep:
             self._directory.remove_temporaries()
         else:
-            self._directory.remove_contents()
-            self._lock.remove_file()
-            self._directory.remove_itself()
+            self._directory.remove_itself()  # with the lock held: who waits for it finds its file gone, and looks again
         self._lock.release()
         self._directory.close()
 
