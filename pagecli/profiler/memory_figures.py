@@ -41,6 +41,8 @@ _PART_COLOURS = {
     "unused": GREY,
 }
 _SPARE_COLOURS = (SKY, PURPLE, VERMILION, ORANGE)
+_MODELLED = "Modelled: the steps of the replay, each as long as its bandwidth and arithmetic take."
+_PAPERS_BATCH = " The paper's mean batch (figure 13) is of OPT-13B on one A100-40GB, ShareGPT at 2 requests/s and Alpaca at 30."
 _LABEL_FITS = 4.5  # percent of the bar's length
 
 
@@ -195,7 +197,9 @@ def policies(results: Sequence[PolicyResult], workload: str | None = None) -> Ch
     return Chart(
         "policies",
         "Batch and speed by policy",
-        "At equal memory. Modelled: steps of the replay on a step-time model; measured: run on this machine.",
+        "At equal memory. "
+        + ("Run on this machine." if kinds == {"measured"} else _MODELLED)
+        + (_PAPERS_BATCH if handles else ""),
         f"Fastest: {labels[best]} with {results[best].output_tokens_per_second:,.4g} output tokens/s at a mean batch of "
         f"{results[best].mean_batch:.1f}.",
         figure,

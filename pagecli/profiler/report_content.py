@@ -1,12 +1,13 @@
 """What a report shows, whatever it is written as: sections of key figures, charts and tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pagecli.profiler import block_figures, hardware_figures, memory_figures, run_figures, sweep_figures
 from pagecli.profiler.advice import advice
 from pagecli.profiler.chart_style import Chart, bytes_text, seconds_text, style
+from pagecli.profiler.paper_claims import claim_for
 from pagecli.profiler.plan import Plan
 from pagecli.profiler.records import PolicyResult, Recording
 from pagecli.profiler.run_totals import block_size_of, end_seconds, num_requests, num_steps, total
@@ -58,7 +59,7 @@ def build_report(
             section
             for section in (
                 _plan_section(plan) if plan else None,
-                _policy_section(results, workload) if results else None,
+                *(_policy_section(kind, workload) for kind in _kinds(results or []) if kind),
                 _run_section(recording) if recording and (recording.steps or recording.requests) else None,
                 _hardware_section(recording) if recording else None,
                 _sweep_section(sweep) if sweep else None,
@@ -69,6 +70,11 @@ def build_report(
     charts = [chart for section in sections for chart in section.charts]
     facts = [("workload", workload)] if workload else []
     return Report(title, facts + _facts(recording), sections, advice(results, recording), charts)
+
+
+def _kinds(results: Sequence[PolicyResult]) -> tuple[list[PolicyResult], list[PolicyResult]]:
+    """(replayed, measured)"""
+    return [r for r in results if not r.measured], [r for r in results if r.measured]
 
 
 def _facts(recording: Recording | None) -> list[tuple[str, str]]:
@@ -114,25 +120,34 @@ def _plan_section(plan: Plan) -> Section:
 
 
 def _policy_section(results: Sequence[PolicyResult], workload: str | None) -> Section:
-    measured = sum(result.measured for result in results)
-    kind = "Measured" if measured == len(results) else "Measured and replayed" if measured else "Replayed"
-    usual = _usual_block_size(results)
+    """Results of one kind, replayed or measured, for their speeds are of different machines."""
+    measured, usual = results[0].measured, _usual_block_size(results)
     distinct = {
-        (r.policy, r.batching, r.prefix_caching, r.measured): r
-        for r in reversed(results)
-        if r.policy != "paged" or r.block_size == usual
+        (r.policy, r.batching, r.prefix_caching): r for r in reversed(results) if r.policy != "paged" or r.block_size == usual
     }
     compared = [result for result in results if any(result is kept for kept in distinct.values())]
-    return Section(
-        "policies",
-        f"{kind}: the same work under other memory policies",
-        [],
-        _there(
-            memory_figures.waste(compared),
-            memory_figures.policies(compared, workload),
-            memory_figures.block_sizes(results),
-        ),
+    charts = _there(
+        memory_figures.waste(compared),
+        memory_figures.policies(compared, None if measured else workload),
+        memory_figures.block_sizes(results),
     )
+    kind, word = ("measured-policies", "Measured") if measured else ("replay", "Replayed")
+    charts = [replace(chart, name=f"{kind}-{chart.name}") for chart in charts]
+    ratios = _ratios(compared) if measured else []
+    claimed = Table("Paging over the others, beside what is claimed", ("policy", "measured", "claimed"), ratios)
+    return Section(kind, f"{word}: the same work under other memory policies", [], charts, [claimed] if ratios else [])
+
+
+def _ratios(results: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
+    """Output tokens/s of paged memory over each other policy's, and the paper's and the announcement's claims."""
+    paged = next((r for r in results if r.policy == "paged" and r.batching == "continuous"), None)
+    rows = []
+    for other in results:
+        claim = claim_for(other)
+        if paged and claim and other.output_tokens_per_second > 0:
+            ratio = paged.output_tokens_per_second / other.output_tokens_per_second
+            rows.append((memory_figures.label_of(other, results), f"{ratio:.2f}x", claim.text))
+    return rows
 
 
 def _usual_block_size(results: Sequence[PolicyResult]) -> int:

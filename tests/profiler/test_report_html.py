@@ -1,6 +1,7 @@
 """The report as a file: what stands in the page, what never does, and the PNG files beside it."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -78,6 +79,18 @@ def test_the_page_answers_the_three_questions(page_text):
     assert page.tags.count("svg") == 10
     for number in ("15,728", "819,200", "96.5", "57.3"):
         assert number in page_text
+
+
+def test_measured_policies_stand_apart_from_replayed_ones_and_beside_the_claims(tmp_path):
+    replayed = policy_results()
+    measured = [replace(result, measured=True, output_tokens_per_second=result.mean_batch) for result in replayed]
+    write_report(tmp_path / "r.html", None, replayed + measured, None, workload="sharegpt")
+    text = (tmp_path / "r.html").read_text()
+    page = Page(text)
+    assert {"replay", "measured-policies"} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("svg") == 4
+    assert "4.29x</td><td>2-4x over FasterTransformer (paper, abstract)" in text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page_text):

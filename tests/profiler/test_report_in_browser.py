@@ -17,7 +17,16 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,900"),
 )
 CHARTS = {
-    *("kv-waste", "policies", "block-sizes", "kv-over-time", "batch-over-time", "block-maps", "step-time", "latency"),
+    *(
+        "replay-kv-waste",
+        "replay-policies",
+        "replay-block-sizes",
+        "kv-over-time",
+        "batch-over-time",
+        "block-maps",
+        "step-time",
+        "latency",
+    ),
     "hardware",
 }
 # Of every chart: its size on the page, how many paths and images in it are larger than nothing, and texts that leave it.
@@ -36,7 +45,7 @@ return [...document.querySelectorAll("svg[role=img]")].map(svg => {
   };
 });
 """
-BARS = "return [0, 6].map(row => document.getElementById(`kv-waste-share-${row}-0`).getBoundingClientRect().width)"
+BARS = "return [0, 6].map(row => document.getElementById(`replay-kv-waste-share-${row}-0`).getBoundingClientRect().width)"
 INK = "return getComputedStyle(document.querySelector('svg text')).fill"
 
 
