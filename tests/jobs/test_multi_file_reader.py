@@ -1,0 +1,93 @@
+"""Directories and patterns as one input: order, row numbers, columns brought together, and files that do not go together."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from whole_jobs import run_job
+from writing import read_back
+
+from pagecli.errors import InputError
+from pagecli.jobs.reader import open_input
+
+
+def write_lines(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_lines(tmp_path / "in" / "b.jsonl", {"prompt": "c"}, "broken", {"prompt": "d"})
+    write_lines(tmp_path / "in" / "a.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    write_lines(tmp_path / "in" / "sub" / "c.jsonl", {"prompt": "e"})
+    write_lines(tmp_path / "in" / "_log.jsonl", {"prompt": "no"})
+    write_lines(tmp_path / "in" / ".hidden" / "x.jsonl", {"prompt": "no"})
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(("pattern", "files"), [("", "abc"), ("/*.jsonl", "ab"), ("/**/*.jsonl", "abc")])
+def test_rows_are_counted_on_from_file_to_file_in_the_order_of_names(folder, pattern, files):
+    if pattern:
+        (folder / "_log.jsonl").unlink()
+    source = open_input(f"{folder}{pattern}")
+    rows = list(source)
+    source.close()
+    assert [row.columns.get("prompt") for row in rows] == ["a", "b", "c", None, "d", "e"][: len(rows)]
+    assert [row.index for row in rows] == list(range(5 if files == "ab" else 6))
+    assert (rows[3].place, rows[3].error.split(": ")[0]) == ("b.jsonl, line 2", "b.jsonl, line 2")
+    assert source.estimate().num_rows == len(rows)
+
+
+def test_limit_ends_within_a_file_and_opens_none_after_it(folder):
+    write_lines(folder / "z.jsonl", "[1]")  # would be refused when it is opened
+    assert [row.columns["prompt"] for row in open_input(str(folder), limit=3)] == ["a", "b", "c"]
+
+
+def test_errors_name_file_and_line_in_the_output(folder, tmp_path):
+    run_job(folder, tmp_path / "out.jsonl")
+    rows = read_back(tmp_path / "out.jsonl")
+    assert [row["id"] for row in rows] == list(range(6))
+    assert rows[3]["error"].startswith("b.jsonl, line 2: invalid JSON")
+    assert rows[5]["text"] == "e"
+
+
+def test_parquet_files_bring_their_columns_together(tmp_path):
+    (tmp_path / "in").mkdir()
+    tables = [
+        pa.table({"prompt": ["a"], "x": pa.array([1], pa.int32()), "deep": [{"k": [1, 2]}]}),
+        pa.table({"x": pa.array([2**40], pa.int64()), "prompt": ["b"]}),
+        pa.table({"prompt": ["c"], "y": ["new"]}),
+    ]
+    for number, table in enumerate(tables):
+        pq.write_table(table, tmp_path / "in" / f"part-{number}.parquet")
+    source = open_input(str(tmp_path / "in"))
+    assert (source.estimate().num_rows, source.estimate().exact) == (3, True)
+    assert source.column_names == ["prompt", "x", "deep", "y"]
+    run_job(tmp_path / "in" / "*.parquet", tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["x"].to_pylist() == [1, 2**40, None]
+    assert table["deep"].to_pylist() == [{"k": [1, 2]}, None, None]
+    assert table["y"].to_pylist() == [None, None, "new"]
+    assert table["text"].to_pylist() == ["a", "b", "c"]
+    assert table.schema.field("x").type == pa.int64()
+
+
+def test_files_that_do_not_go_together_are_refused(tmp_path):
+    for name, value in (("a", ["text"]), ("b", [{"k": 1}])):
+        pq.write_table(pa.table({"prompt": value}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet has columns that do not go with those"):
+        open_input(str(tmp_path))
+    write_lines(tmp_path / "c.jsonl", {"prompt": "a"})
+    with pytest.raises(InputError, match="more than one format: jsonl, parquet"):
+        open_input(str(tmp_path))
+    for pattern in ("*.csv", "none/", "[a"):
+        with pytest.raises(InputError, match=r"no file found|no such file"):
+            open_input(f"{tmp_path}/{pattern}")
+
+
+def test_name_with_pattern_characters_is_the_file_it_names(tmp_path):
+    write_lines(tmp_path / "in[1].jsonl", {"prompt": "a"})
+    (row,) = open_input(str(tmp_path / "in[1].jsonl"))
+    assert (row.file, row.columns) == (None, {"prompt": "a"})
