@@ -141,7 +141,7 @@ def _policy_section(results: Sequence[PolicyResult], workload: str | None) -> Se
 def _ratios(results: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
     """Output tokens/s of paged memory over each other policy's, and the paper's and the announcement's claims."""
     paged = next((r for r in results if r.policy == "paged" and r.batching == "continuous"), None)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for other in results:
         claim = claim_for(other)
         if paged and claim and other.output_tokens_per_second > 0:
