@@ -73,12 +73,14 @@ class JobDirectory:
         return fd
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A file that write_json wrote, or None if it is not there, cut short or damaged."""
+        """A file that write_json wrote, or None if it is not there, cut short or damaged. Raises InputError, UsageError."""
         try:
             with os.fdopen(self.open(name, os.O_RDONLY), "rb") as file:
                 value = json.loads(file.read())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as error:
+            raise InputError(f"{self.path / name} cannot be read: {error.strerror or error}", "try again") from error
         if not isinstance(value, dict) or value.pop("checksum", None) != _checksum(value):
             return None
         return value

@@ -9,8 +9,8 @@
     claim.close()                           however it ended
 
 Killed anywhere in it, the next run goes on from there: before the output has its name, with the rows in the journal; after
-that, `earlier_outcome` finds that nothing is left to do. Only if it was killed in the last moment, when all traces of the job are
-gone, does the next run find just an output that exists, and refuse to replace it as it always does.
+that, `earlier_outcome` finds that nothing is left to do. Only if it was killed in the last moment, when all traces of the job
+are gone, does the next run find just an output that exists, and refuse to replace it as it always does.
 """
 
 import os

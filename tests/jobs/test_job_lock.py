@@ -1,0 +1,240 @@
+"""One run for an output at a time; what a dead one left is in nobody's way, and what others planted is refused."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pagecli.errors import InputError, UsageError
+from pagecli.jobs import job_lock
+from pagecli.jobs.atomic_file import create_temporary, publish
+from pagecli.jobs.job_directory import JobDirectory, job_directory_path, was_published
+from pagecli.jobs.job_lock import LockOwner, read_owner
+from pagecli.jobs.resume import claim_output
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pagecli.jobs.resume import claim_output
+claim = claim_output(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def held_by_another(output: Path) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(output)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def place(tmp_path) -> Path:
+    return job_directory_path(tmp_path / "out.jsonl")
+
+
+def test_second_run_is_refused_while_the_first_lives_and_taken_in_when_it_was_killed(tmp_path):
+    output = tmp_path / "out.jsonl"
+    other = held_by_another(output)
+    with pytest.raises(UsageError, match=f"another run is writing .*out.jsonl: process {other.pid}, for 0 min") as caught:
+        claim_output(output)
+    assert "wait for it" in caught.value.hint
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    directory = JobDirectory(output, create=False)
+    owner = read_owner(directory)
+    directory.close()
+    assert (owner.pid, owner.is_here, owner.is_running) == (other.pid, True, False)
+    claim = claim_output(output)
+    claim.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_claim_without_a_job_makes_nothing(tmp_path):
+    assert claim_output(tmp_path / "out.jsonl", create=False) is None
+    assert os.listdir(tmp_path) == []
+
+
+def write_owner(tmp_path, host: str, pid: int = 1, age: float = 0.0) -> None:
+    place(tmp_path).mkdir(mode=0o700)
+    lock = place(tmp_path) / "lock"
+    lock.write_text(json.dumps({"pid": pid, "host": host, "started": time.time() - 7300}))
+    os.utime(lock, (time.time() - age, time.time() - age))
+
+
+def test_run_on_another_host_counts_as_alive_until_it_has_been_silent_for_a_minute(tmp_path):
+    """As over NFS where flock stays on each host."""
+    write_owner(tmp_path, "elsewhere", age=10)
+    with pytest.raises(UsageError, match="process 1 on elsewhere, for 2 h 1 min") as caught:
+        claim_output(tmp_path / "out.jsonl")
+    assert "60 s after its last sign of life" in caught.value.hint
+    stale = time.time() - 61
+    os.utime(place(tmp_path) / "lock", (stale, stale))
+    claim_output(tmp_path / "out.jsonl").close()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_without_flock_the_owner_is_looked_for_by_pid_and_start(tmp_path, monkeypatch, alive):
+    def no_flock(fd, operation):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(job_lock.fcntl, "flock", no_flock)
+    write_owner(tmp_path, socket.gethostname())
+    owner = LockOwner.this_process()
+    start = owner.process_start if alive else "1"
+    values = {"pid": owner.pid, "host": owner.host, "started": owner.started, "process_start": start}
+    (place(tmp_path) / "lock").write_text(json.dumps(values))
+    if alive:
+        with pytest.raises(UsageError, match=f"process {os.getpid()}"):
+            claim_output(tmp_path / "out.jsonl")
+    else:
+        claim_output(tmp_path / "out.jsonl").close()
+
+
+def test_heartbeat_touches_the_lock_now_and_then(tmp_path, monkeypatch):
+    directory = JobDirectory(tmp_path / "out.jsonl")
+    lock = job_lock.JobLock(directory)
+    os.utime(place(tmp_path) / "lock", (1, 1))
+    lock.heartbeat()
+    assert (place(tmp_path) / "lock").stat().st_mtime == 1
+    monkeypatch.setattr(job_lock.time, "monotonic", lambda: 10.0**9)
+    lock.heartbeat()
+    assert (place(tmp_path) / "lock").stat().st_mtime > 1
+    lock.release()
+    directory.close()
+
+
+def claim_and_close(output: Path, count: int, results) -> None:
+    """Whether two claims were ever held at once shows by a file that only the holder may create."""
+    token = output.with_suffix(".held")
+    won = 0
+    for _ in range(count):
+        try:
+            claim = claim_output(output)
+        except UsageError:
+            continue
+        os.close(os.open(token, os.O_CREAT | os.O_EXCL))
+        os.unlink(token)
+        claim.close()
+        won += 1
+    results.put(won)
+
+
+def test_directories_that_come_and_go_never_let_two_runs_in(tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    runs = [context.Process(target=claim_and_close, args=(tmp_path / "out.jsonl", 100, results)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    won = [results.get(timeout=60) for _ in runs]
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0, 0]
+    assert sum(won) > 0
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("planted", ["directory", "link to a directory", "link to a file", "file"])
+def test_directory_that_somebody_planted_is_refused_and_left_alone(tmp_path, planted):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "rows").write_text("precious")
+    if planted == "directory":
+        place(tmp_path).mkdir()
+        place(tmp_path).chmod(0o777)  # others could put things into it
+    elif planted == "file":
+        place(tmp_path).write_text("x")
+    else:
+        place(tmp_path).symlink_to(victim if planted == "link to a directory" else victim / "rows")
+    with pytest.raises(UsageError, match="not this user's own"):
+        claim_output(tmp_path / "out.jsonl")
+    assert (victim / "rows").read_text() == "precious"
+    temporary, file = create_temporary(tmp_path / "out.jsonl")
+    file.close()
+    assert temporary.parent == tmp_path  # not where others can reach it
+
+
+@pytest.mark.parametrize("name", ["lock", "rows", "job.json", "job.json.new"])
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_links_in_the_directory_are_never_followed(tmp_path, name, link):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    place(tmp_path).mkdir(mode=0o700)
+    if link == "symbolic":
+        (place(tmp_path) / name).symlink_to(victim)
+    else:
+        (place(tmp_path) / name).hardlink_to(victim)
+    with contextlib.suppress(UsageError), contextlib.closing(claim_output(tmp_path / "out.jsonl")) as claim:
+        claim.open_journal({"input": {}, "model": {}, "parameters": {}}, restart=False).sync()
+    assert victim.read_text() == "precious"
+
+
+def test_output_planted_as_a_link_is_replaced_or_refused_but_not_followed(tmp_path):
+    victim, output = tmp_path / "victim", tmp_path / "out.jsonl"
+    victim.write_text("precious")
+    output.symlink_to(victim)
+    for overwrite in (False, True):
+        temporary, file = create_temporary(output)
+        with file:
+            file.write(b"rows")
+        if overwrite:
+            publish(temporary, output, overwrite=True)
+        else:
+            with pytest.raises(UsageError, match="somebody else"):
+                publish(temporary, output, overwrite=False)
+    assert victim.read_text() == "precious"
+    assert not output.is_symlink()
+    assert output.read_text() == "rows"
+
+
+def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
+    output = tmp_path / "out.jsonl"
+    claim = claim_output(output)
+    temporary, file = create_temporary(output)
+    file.close()
+    assert temporary.parent == place(tmp_path)
+    claim._lock.release()  # as the kernel does for a killed process
+    claim = claim_output(output)
+    assert not temporary.exists()
+    claim.close()
+
+
+def test_published_output_is_known_by_its_file_not_by_its_name(tmp_path):
+    output = tmp_path / "out.jsonl"
+    claim = claim_output(output)
+    temporary, file = create_temporary(output)
+    with file:
+        file.write(b"rows")
+    assert not was_published(claim._directory)
+    publish(temporary, output, overwrite=False)
+    assert was_published(claim._directory)
+    copy = tmp_path / "copy"
+    copy.write_bytes(b"rows")
+    os.replace(copy, output)
+    assert not was_published(claim._directory)
+    claim.close()
+
+
+def test_long_names_have_a_journal_too(tmp_path):
+    output = tmp_path / ("é" * 120 + ".jsonl")
+    claim = claim_output(output)
+    temporary, file = create_temporary(output)
+    file.close()
+    publish(temporary, output, overwrite=False)
+    claim.complete()
+    claim.close()
+    assert os.listdir(tmp_path) == [output.name]
+
+
+def test_directory_that_cannot_take_a_journal_is_said_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="no such directory"):
+        claim_output(tmp_path / "none" / "out.jsonl")
+    with pytest.raises(InputError):
+        claim_output(Path("/proc/out.jsonl"))
