@@ -1,0 +1,82 @@
+"""A job that cannot fit stops before anything is loaded, with the sum and the largest value that fits."""
+
+import pytest
+
+from pagecli.cli import memory_guard
+from pagecli.cli.memory_guard import check_fits
+from pagecli.engine.config import EngineConfig
+from pagecli.errors import ExitCode, ModelError
+from pagecli.model.registry import resolve_model
+from pagecli.runner import memory_needs
+
+GIB = 2**30
+
+
+@pytest.fixture
+def available(monkeypatch):
+    """available(bytes): as much memory as this machine has left."""
+
+    def set_to(num_bytes: int) -> None:
+        monkeypatch.setattr(memory_guard, "available_bytes", lambda: num_bytes)
+
+    return set_to
+
+
+def test_what_fits_passes(available):
+    available(4 * GIB)
+    check_fits(EngineConfig("opt-125m", dtype="float32", kv_memory_bytes=2 * GIB))
+    check_fits(EngineConfig("opt-125m", dtype="float32"))
+
+
+def test_the_sum_is_shown_and_the_largest_cache_that_is_named_fits(available):
+    available(4 * GIB)
+    with pytest.raises(ModelError, match=r"opt-125m does not fit: weights 0\.47 GiB \+ KV cache 100\.00 GiB \+ ") as caught:
+        check_fits(EngineConfig("opt-125m", dtype="float32", kv_memory_bytes=100 * GIB))
+    assert caught.value.exit_code == ExitCode.MODEL
+    assert "4.00 GiB of memory are available" in caught.value.message
+    assert caught.value.hint is not None
+    largest = int(caught.value.hint.removeprefix("the largest that fits is --kv-memory ").removesuffix("MiB"))
+    check_fits(EngineConfig("opt-125m", dtype="float32", kv_memory_bytes=largest * 2**20))
+    with pytest.raises(ModelError):
+        check_fits(EngineConfig("opt-125m", dtype="float32", kv_memory_bytes=(largest + 1) * 2**20))
+
+
+def test_swap_memory_is_counted(available):
+    available(4 * GIB)
+    with pytest.raises(ModelError, match=r"swap 9\.00 GiB") as caught:
+        check_fits(EngineConfig("opt-125m", dtype="float32", preemption="swap", swap_memory_bytes=9 * GIB))
+    assert "--swap-memory 3" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("gib", "hint"),
+    [(20, "use --dtype bfloat16"), (5, "use a smaller model or a larger machine; pagecli profile shows which fits")],
+)
+def test_weights_that_do_not_fit_say_what_would(available, gib, hint):
+    available(gib * GIB)
+    with pytest.raises(ModelError, match=r"weights 24\.80 GiB") as caught:
+        check_fits(EngineConfig("opt-6.7b", dtype="float32"))
+    assert caught.value.hint == hint
+
+
+def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monkeypatch):
+    def loaded(*args):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("pagecli.engine.engine.Engine.__init__", loaded)
+    code, out, err = generate([{"prompt": "a"}], "out.jsonl", "--kv-memory", "9000GiB")
+    assert (code, out) == (4, "")
+    assert "does not fit: KV cache 9000.00 GiB + Python and torch" in err
+    assert "hint: the largest that fits is --kv-memory" in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["opt", "opt-post-norm", "llama", "qwen3"])
+def test_the_sum_counts_the_buffers_a_model_really_has(tiny_model, name):
+    from pagecli.model.registry import load_model
+
+    source = resolve_model(str(tiny_model(name)))
+    model = load_model(source, "float32", 24)
+    buffers = sum(buffer.nbytes for buffer in model._workspace._buffers.values())
+    assert memory_needs.activation_bytes(source.config, 24) == buffers
+    assert memory_needs.weight_bytes(source.config, 4) == pytest.approx(model.weight_bytes, rel=0.05)

@@ -1,0 +1,212 @@
+"""`pagecli profile`: the plan on a terminal and as JSON, on machines with and without room, and what is said of bad input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pagecli.cli.app import main
+from pagecli.profiler import local_device
+from pagecli.profiler.local_device import LocalGpus
+
+GIB = 2**30
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch, capsys):
+    """profile(*flags, ram=bytes) -> (exit code, stdout, stderr), on a machine of two avx2 cores without a GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAGECLI_CPU_ISA", "avx2")
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setattr(local_device, "usable_cores", lambda: 2)
+    monkeypatch.setattr("pagecli.cli.profile_plan.find_gpus", lambda: LocalGpus(None, 0, "no NVIDIA GPU: none here"))
+
+    def run(*flags: str, ram: int = 20 * GIB) -> tuple[int, str, str]:
+        monkeypatch.setattr(local_device, "available_bytes", lambda: ram)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["profile", *flags])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def report(profile, *flags: str, **machine) -> dict:
+    code, out, err = profile(*flags, "--json", **machine)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
+    code, out, err = profile("--model", "opt-13b", "--gpu", "a100-40gb")
+    assert (code, err) == (0, "")
+    for text in (
+        "opt-13b on NVIDIA A100 40GB",
+        "weights",
+        "KV cache",
+        "12.01 GiB",
+        "983 blocks of 16",
+        "819,200 bytes a token",
+    ):
+        assert text in out
+    for text in ("15,728 slots", "Largest batch before memory: 34 sequences", "Estimate, not measured", "p95"):
+        assert text in out
+    flags = "--dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 34 --max-batch-tokens 2048"
+    assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}\n" in out
+
+
+# The fields that the README documents.
+PLAN_FIELDS = (
+    "device dtype kv_dtype block_size fits missing_bytes memory_bytes memory weights_bytes step_bytes kv_bytes_per_token "
+    "kv_memory_bytes kv_blocks kv_slots concurrency largest_batch estimate generate_flags"
+)
+DEVICE_FIELDS = "name title kind count memory_bytes bandwidth_bytes_per_second flops_per_second source note"
+WORKLOAD_FIELDS = (
+    "name note num_requests num_too_long requests_per_second prefix_block_size prompt_tokens output_tokens total_tokens"
+)
+ESTIMATE_FIELDS = "batch mean_context_tokens step_seconds output_tokens_per_second seconds bound"
+
+
+def test_json_is_one_object_with_the_documented_fields(profile):
+    found = report(profile, "-m", "opt-13b", "--gpu", "a100-40gb", "--kv-memory", "12GiB")
+    assert found["schema_version"] == 1
+    assert set(found["plan"]) == set(PLAN_FIELDS.split())
+    assert set(found["plan"]["device"]) == set(DEVICE_FIELDS.split())
+    assert set(found["workload"]) == set(WORKLOAD_FIELDS.split())
+    assert set(found["plan"]["estimate"]) == set(ESTIMATE_FIELDS.split())
+    plan = found["plan"]
+    assert (plan["weights_bytes"], plan["kv_bytes_per_token"], plan["kv_slots"]) == (25_706_946_560, 819_200, 15_728)
+    assert [one["name"] for one in plan["concurrency"]] == ["p50", "mean", "p95", "max"]
+    assert sum(part["num_bytes"] for part in plan["memory"]) == plan["memory_bytes"]
+    assert found["model"]["num_parameters"] == 12_853_473_280
+    assert found["workload"]["num_requests"] == 1000
+
+
+def test_without_a_gpu_the_machines_ram_is_planned_by_the_engines_rule(profile):
+    plan = report(profile, "-m", "opt-125m", ram=4 * GIB)["plan"]
+    assert (plan["device"]["kind"], plan["dtype"]) == ("host", "float32")
+    assert plan["kv_memory_bytes"] == int((4 * GIB - plan["weights_bytes"]) * 0.6)
+
+
+def test_a_model_that_fits_the_machine_only_in_bfloat16_is_planned_so(profile):
+    plan = report(profile, "-m", "opt-6.7b", ram=20 * GIB)["plan"]
+    assert (plan["device"]["kind"], plan["dtype"], plan["fits"]) == ("host", "bfloat16", True)
+    assert "float32 does not fit" in plan["device"]["note"]
+
+
+def test_a_model_too_large_for_the_machine_is_planned_for_the_smallest_gpu_that_holds_it(profile):
+    plan = report(profile, "-m", "opt-13b", ram=20 * GIB)["plan"]
+    assert (plan["device"]["name"], plan["kv_slots"]) == ("a100-40gb", 15_728)
+    assert "does not fit this machine (20.0 GiB available)" in plan["device"]["note"]
+    code, out, _ = profile("-m", "llama-3.1-405b")
+    assert code == 0
+    assert "8 x NVIDIA" in out
+
+
+def test_this_machines_gpu_comes_first_and_as_many_as_are_needed(profile, monkeypatch):
+    from pagecli.profiler.gpus import find_gpu
+
+    monkeypatch.setattr("pagecli.cli.profile_plan.find_gpus", lambda: LocalGpus(find_gpu("a100-40gb"), 4, ""))
+    assert report(profile, "-m", "opt-13b")["plan"]["device"]["count"] == 1
+    assert report(profile, "-m", "opt-66b")["plan"]["device"]["count"] == 4
+    code, out, _ = profile("-m", "opt-66b", "--num-gpus", "2")
+    assert code == 4
+    assert "Does not fit" in out
+
+
+def test_what_does_not_fit_the_gpu_that_was_named_is_shown_and_exits_with_4(profile):
+    code, out, err = profile("-m", "opt-13b", "--gpu", "t4")
+    assert (code, err) == (4, "")
+    assert "Does not fit: weights 23.94 GiB + a step 1.66 GiB = 25.60 GiB of 14.75 GiB, 11.59 GiB too much" in out
+    assert "Estimate" not in out
+    code, out, _ = profile("-m", "opt-13b", "--gpu", "t4", "--json")
+    assert (code, json.loads(out)["plan"]["estimate"], json.loads(out)["plan"]["kv_slots"]) == (4, None, 0)
+
+
+def test_the_largest_cache_that_fits_is_named_and_fits(profile):
+    code, out, _ = profile("-m", "opt-125m", "--kv-memory", "40GiB", ram=8 * GIB)
+    assert code == 4
+    largest = out.split("The largest KV cache that fits is --kv-memory ")[1].split(".")[0]
+    assert report(profile, "-m", "opt-125m", "--kv-memory", largest, ram=8 * GIB)["plan"]["fits"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["-m", "opt-13"], 4, "no model 'opt-13'|did you mean opt-13b"),
+        (["-m", "opt-13b", "--gpu", "a100"], 2, "no GPU 'a100'|a100-40gb or a100-80gb"),
+        (["-m", "opt-13b", "--num-gpus", "2"], 2, "--num-gpus 2 without a GPU|name one with --gpu"),
+        (["-m", "opt-13b", "--num-gpus", "0"], 2, "--num-gpus|--help"),
+        (["-m", "opt-13b", "--workload", "alpca"], 2, "no workload 'alpca'|did you mean alpaca"),
+        (["-m", "opt-13b", "--workload", "none.csv"], 3, "none.csv: no such file|check the path"),
+        (["-m", "opt-13b", "--workload", "none.parquet"], 3, "none.parquet|"),
+        (["-m", "opt-13b", "--workload", "bad.csv"], 3, "bad.csv: line 2: output_tokens is 'x', not a whole number|"),
+        (["-m", "opt-13b", "--workload", "sharegpt", "--request-rate", "0"], 2, "the request rate is 0|above 0"),
+        (["-m", "opt-13b", "--kv-memory", "lots"], 2, "--kv-memory is 'lots', not a size|4GiB"),
+        (["-m", "opt-13b", "--dtype", "int3"], 2, "--dtype|--help"),
+        (["-m", "opt-13b", "--block-size", "0"], 2, "--block-size|--help"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_hint(profile, tmp_path, flags, code, says):
+    (tmp_path / "bad.csv").write_text("prompt_tokens,output_tokens\n1,x\n")
+    found, out, err = profile(*flags)
+    assert (found, out) == (code, "")
+    message, hint = says.split("|")
+    lines = err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    if hint:
+        assert lines[1].startswith("hint: ")
+        assert hint in lines[1]
+    assert len(lines) <= 2
+
+
+def test_a_trace_and_its_lengths_are_planned_for(profile, tmp_path):
+    rows = [{"input_length": 40 + i, "output_length": 10, "hash_ids": [0, 1, i + 2], "timestamp": i * 100} for i in range(8)]
+    (tmp_path / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = report(profile, "-m", "opt-125m", "--workload", "trace.jsonl", "--num-requests", "5")["workload"]
+    assert (found["num_requests"], found["prefix_block_size"], found["total_tokens"]["max"]) == (5, 16, 54)
+
+
+def test_a_jobs_input_is_counted_row_by_row(profile, tmp_path, tiny_model):
+    rows = [{"prompt": "the quick brown fox " * 8, "n": 2}, {"prompt": "jumps", "max_tokens": 9}, {"no": "prompt"}]
+    (tmp_path / "job.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_tokenizer = report(profile, "-m", str(tiny_model("llama")), "-w", "job.jsonl", "--max-tokens", "7")["workload"]
+    assert by_tokenizer["num_requests"] == 3
+    assert (by_tokenizer["output_tokens"]["p50"], by_tokenizer["output_tokens"]["max"]) == (7, 9)
+    assert "counted by the tokenizer of" in by_tokenizer["note"]
+    assert "1 rows that generate would refuse" in by_tokenizer["note"]
+
+
+def test_where_there_is_no_tokenizer_prompts_are_counted_by_their_bytes(profile, tmp_path, monkeypatch):
+    monkeypatch.setattr("pagecli.cli.profile_workload._tokenizer", lambda model: None)
+    rows = [{"prompt": "x" * 100}, {"messages": [{"role": "user", "content": "y" * 39}]}]
+    (tmp_path / "job.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = report(profile, "-m", "opt-175b", "-w", "job.jsonl", "--gpu", "b200", "--num-gpus", "8")["workload"]
+    assert (found["prompt_tokens"]["p50"], found["prompt_tokens"]["max"]) == (10, 25)
+    assert "4 bytes a token" in found["note"]
+
+
+def test_rows_that_begin_alike_share_block_hashes():
+    from pagecli.cli.profile_workload import _block_hashes
+
+    first, second = [*range(40)], [*range(20), *range(90, 110)]
+    assert len(_block_hashes(first)) == 2
+    assert _block_hashes(first)[0] == _block_hashes(second)[0]
+    assert _block_hashes(first)[1] != _block_hashes(second)[1]
+
+
+def test_a_plan_takes_no_torch_and_no_two_seconds_of_cpu():
+    code = (
+        "import os, sys\n"
+        "from pagecli.cli.app import main\n"
+        "try: main(['profile', '--model', 'opt-13b', '--json'])\n"
+        "finally: print({'torch', 'transformers'} & set(sys.modules), sum(os.times()[:2]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    loaded, seconds = done.stderr.rsplit(maxsplit=1)
+    assert (done.returncode, loaded) == (0, "set()")
+    assert json.loads(done.stdout)["plan"]["kv_slots"] > 0
+    assert float(seconds) < 2
