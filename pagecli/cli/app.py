@@ -9,6 +9,8 @@ from typer.core import TyperGroup
 import pagecli
 from pagecli.cli.config import config
 from pagecli.cli.console import Console
+from pagecli.cli.doctor import EPILOG as DOCTOR_EPILOG
+from pagecli.cli.doctor import doctor
 from pagecli.cli.failures import exit_code_of, leave
 from pagecli.cli.generate import EPILOG, generate
 from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
@@ -54,6 +56,7 @@ def options(
 app.command(epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(epilog=PROFILE_EPILOG, no_args_is_help=True)(profile)
 app.command(epilog=STATUS_EPILOG, no_args_is_help=True)(status)
+app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command()(config)
 
 

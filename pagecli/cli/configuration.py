@@ -14,7 +14,7 @@ from pagecli.cli.config_files import FLAGS_ONLY, Setting, read_settings
 from pagecli.errors import UsageError
 
 PREFIX = "PAGECLI_"
-NOT_FLAGS = {"PAGECLI_CPU_ISA", "PAGECLI_NATIVE_MODULE"}  # read by the kernels
+NOT_FLAGS = {"PAGECLI_CPU_ISA", "PAGECLI_NATIVE_MODULE", "PAGECLI_CUDA_MODULE"}  # read by the kernels
 NOTES = "pagecli.configuration.notes"
 PLACES = "pagecli.configuration.places"
 

@@ -13,7 +13,7 @@ from pagecli.jobs.redaction import redact
 if TYPE_CHECKING:
     from pagecli.jobs.run_log import RunLog
 
-RED, YELLOW, CYAN = "31", "33", "36"
+RED, GREEN, YELLOW, CYAN = "31", "32", "33", "36"
 
 
 class Console:
@@ -29,14 +29,14 @@ class Console:
 
     def error(self, message: str, hint: str | None = None) -> None:
         self._write_log(ERROR, f"{message} (hint: {hint})" if hint else message)
-        self.print_line(f"{self._colored('error:', RED)} {_one_line(message)}")
+        self.print_line(f"{self.colored('error:', RED)} {_one_line(message)}")
         if hint:
-            self.print_line(f"{self._colored('hint:', CYAN)} {_one_line(hint)}")
+            self.print_line(f"{self.colored('hint:', CYAN)} {_one_line(hint)}")
 
     def warning(self, message: str) -> None:
         self._write_log(WARNING, message)
         if not self.quiet:
-            self.print_line(f"{self._colored('warning:', YELLOW)} {_one_line(message)}")
+            self.print_line(f"{self.colored('warning:', YELLOW)} {_one_line(message)}")
 
     def note(self, message: str) -> None:
         """Something the user should know, in every level but quiet."""
@@ -86,7 +86,8 @@ class Console:
     def dimmed(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self.has_color else text
 
-    def _colored(self, text: str, color: str) -> str:
+    def colored(self, text: str, color: str) -> str:
+        """`text` in bold `color` where stderr shows colors."""
         return f"\x1b[1;{color}m{text}\x1b[0m" if self.has_color else text
 
 
