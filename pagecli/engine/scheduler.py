@@ -86,7 +86,7 @@ class Scheduler:
             self._running.remove(request)
         else:
             self._waiting.remove(request)
-        for sequence in request.live:
+        for sequence in (*request.live, *request.leaving):
             self.kv.free(sequence.seq_id)
 
     def plan(self) -> StepPlan:
