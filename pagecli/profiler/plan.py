@@ -8,7 +8,7 @@ The GPU rule has two constants. 0.95 is the share the system of the PagedAttenti
 1,700 MiB is what makes its Table 1's first row come out, OPT-13B on one A100-40GB:
     0.95 x 39.586 GiB - 23.941 GiB of weights - 1.660 GiB = 12.005 GiB = 983 blocks of 16 = 15,728 slots     (paper: 12, 15.7K)
 The other two rows then follow within the paper's rounding, OPT-66B on 4 A100-40GB and OPT-175B on 8 A100-80GB:
-    4 x (0.95 x 39.586 - 1.660) - 122.412 = 21.37 GiB,   9,728 slots                                          (paper: 21, 9.7K)
+    4 x (0.95 x 39.586 - 1.660) - 122.412 = 21.37 GiB,   9,712 slots                                          (paper: 21, 9.7K)
     8 x (0.95 x 79.320 - 1.660) - 325.226 = 264.32 GiB, 60,144 slots                                       (paper: 264, 60.1K)
 The paper's parameter sizes, 26, 132 and 346 GB, are 2 bytes x 13, 66 and 173 billion; the exact ones are 25.7, 131.4 and 349.2.
 """
