@@ -10,13 +10,13 @@ import typer
 
 from pagecli.cli import options as flags
 from pagecli.cli.config_files import project_file, user_file
-from pagecli.cli.configuration import all_commands, checked, effective_settings, options_of, unknown_variables
+from pagecli.cli.configuration import all_commands, checked, effective_settings, key_of, options_of, unknown_variables
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
 from pagecli.errors import UsageError
 from pagecli.jobs.redaction import redact_values
 
-HIDDEN = ("help", "version", "no_config", "json")
+HIDDEN = ("help", "version", "no_config")
 
 
 def config(
@@ -35,8 +35,10 @@ def config(
     def run() -> int:
         commands = all_commands(context.find_root())
         path = tuple(command.split())
-        if path not in commands:
-            raise UsageError(f"{command}: no such command", f"one of {', '.join(' '.join(known) for known in commands)}")
+        configurable = [known for known, found in commands.items() if "no_config" in options_of(found)]
+        if path not in configurable:
+            names = ", ".join(" ".join(known) for known in configurable)
+            raise UsageError(f"{command}: no such command, or one without settings", f"one of {names}")
         found = shown_settings(context, commands, path)
         for line in unknown_variables(commands):
             console.warning(line)
@@ -56,11 +58,11 @@ def shown_settings(context: typer.Context, commands: dict[tuple[str, ...], Any],
     inner = command.context_class(command, info_name=" ".join(path), parent=context.find_root())
     found = {}
     for name, parameter in options_of(command).items():
-        if name in HIDDEN:
+        if name in HIDDEN:  # no settings
             continue
         setting = settings.get(name)
         value = parameter.get_default(inner) if setting is None else checked(setting, parameter, inner)[1]
-        found[name] = {
+        found[key_of(parameter)] = {
             "value": _plain(value),
             "source": "default" if setting is None else setting.source,
             "place": None if setting is None else setting.place,

@@ -19,7 +19,7 @@ from pagecli.errors import InputError, UsageError
 
 PROJECT_FILE = "pagecli.toml"
 MAX_FILE_BYTES = 1 << 20
-WRITES_FILES = frozenset({"stats", "progress_json", "metrics_file", "log_file"})
+WRITES_FILES = frozenset({"stats", "progress_json", "metrics_file", "log_file", "record", "html", "plots", "steps"})
 FLAGS_ONLY = {
     "overwrite": "it would throw away results in every run",
     "restart": "it would throw away finished rows in every run",

@@ -45,8 +45,8 @@ def effective_settings(commands: dict[tuple[str, ...], Any], path: tuple[str, ..
         name = parameter_name(parameters, setting.name)
         if name is not None and setting.table in ((), path):
             settings[name] = setting
-    for name in parameters:
-        variable = variable_of(name)
+    for name, parameter in parameters.items():
+        variable = variable_of(parameter)
         if os.environ.get(variable) and name not in ("help", "version", "no_config"):
             settings[name] = Setting(name, os.environ[variable], "environment", variable)
     return settings
@@ -143,13 +143,18 @@ def parameter_name(parameters: dict[str, Any], key: str) -> str | None:
     return next((name for name, parameter in parameters.items() if flag in parameter.opts), None)
 
 
-def variable_of(name: str) -> str:
-    return PREFIX + name.upper()
+def key_of(parameter: Any) -> str:
+    """The flag as a key of a file, with underscores: its first long form."""
+    return next(option for option in parameter.opts if option.startswith("--"))[2:].replace("-", "_")
+
+
+def variable_of(parameter: Any) -> str:
+    return PREFIX + key_of(parameter).upper()
 
 
 def unknown_variables(commands: dict[tuple[str, ...], Any]) -> list[str]:
     """A line for each variable PAGECLI_... that no flag has."""
-    known = {variable_of(name) for command in commands.values() for name in options_of(command)} | NOT_FLAGS
+    known = {variable_of(option) for command in commands.values() for option in options_of(command).values()} | NOT_FLAGS
     return [
         f"{name} in the environment is no setting of pagecli{_near(name, known)}"
         for name in sorted(os.environ)
@@ -169,7 +174,7 @@ def _check_known(setting: Setting, commands: dict[tuple[str, ...], Any]) -> None
     key = setting.name.replace("_", "-")
     if any(f"--{key}" in parameter.secondary_opts for parameter in parameters.values()):
         raise UsageError(f"{setting.place}: {key} is written the other way round", f"write {key.removeprefix('no-')} = false")
-    known = {name.replace("_", "-") for name in parameters if name not in FLAGS_ONLY}
+    known = {key_of(parameter).replace("_", "-") for name, parameter in parameters.items() if name not in FLAGS_ONLY}
     where = f"pagecli {' '.join(setting.table)}" if setting.table else "pagecli"
     hint = f"see {where} --help" if setting.table else "the keys are the flags without dashes; see pagecli generate --help"
     raise UsageError(f"{setting.place}: {key} is no setting of {where}{_near(key, known)}", hint)

@@ -17,6 +17,7 @@ def merge(
     paths: Parts,
     compression: row_flags.Compression = row_flags.CompressionName.zstd,
     overwrite: flags.Overwrite = False,
+    no_config: flags.NoConfig = False,
     quiet: flags.Quiet = False,
     verbose: flags.Verbose = False,
 ) -> int:

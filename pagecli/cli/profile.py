@@ -46,6 +46,7 @@ def profile(
     as_json: profile_flags.Json = False,
     html: profile_flags.Html = None,
     plots: profile_flags.Plots = None,
+    no_config: flags.NoConfig = False,
     quiet: flags.Quiet = False,
     verbose: flags.Verbose = False,
 ) -> int:

@@ -213,10 +213,20 @@ def test_help_works_beside_a_broken_file_and_secrets_are_not_shown(run, monkeypa
     assert run("generate", "--help")[0] == 0
 
 
-def test_a_command_that_does_not_exist(run):
-    code, _, err = run("config", "generat")
+@pytest.mark.parametrize("command", ["generat", "doctor"])
+def test_a_command_without_settings(run, command):
+    code, _, err = run("config", command)
     assert code == 2
-    assert "generat: no such command" in err
+    assert f"{command}: no such command, or one without settings" in err
+
+
+def test_other_commands_take_settings_too(run):
+    project('model = "m"\nseed = 1\n[profile]\nmax-tokens = 9\n')
+    code, out, _ = run("config", "profile", "--json")
+    assert code == 0
+    found = json.loads(out)["settings"]
+    assert (found["model"]["value"], found["max_tokens"]["value"]) == ("m", 9)
+    assert "seed" not in found
 
 
 def test_without_home_and_terminal_nothing_is_asked(place):
