@@ -117,7 +117,7 @@ class Campaign:
         ended = ForkedRun(folder, output, fault).wait()
         self.counts["faults"] += 1
         self.counts[f"faults {kind}"] += 1
-        if ended.code == ENDED_GOOD:
+        if ended.code == ENDED_GOOD or self._was_tidying_up(ended):
             return True
         if ended.code not in FAILED_WELL or "error: " not in ended.said or "Traceback" in ended.said:
             raise LossError(f"{fault} ended with {ended.code}: {ended.said}")
@@ -147,11 +147,14 @@ class Campaign:
         self.counts[kind] += 1
 
     def _expect_good(self, ended: tortured_job.Ended) -> None:
-        if ended.code == REFUSED and self.counts["kills"] and "already exists" in ended.said:
-            self.counts["outputs found complete after a kill while tidying up"] += 1  # _check looks at it
-            return
-        if ended.code != ENDED_GOOD:
+        if ended.code != ENDED_GOOD and not self._was_tidying_up(ended):
             raise LossError(f"a run that nobody disturbed ended with {ended.code}: {ended.said}")
+
+    def _was_tidying_up(self, ended: tortured_job.Ended) -> bool:
+        """A kill before hit the last acts of a job that was complete: the output is not replaced; _check looks at it."""
+        was = ended.code == REFUSED and self.counts["kills"] > 0 and "already exists" in ended.said
+        self.counts["outputs found complete after a kill while tidying up"] += was
+        return was
 
     def _check(self, folder: Path, output: str) -> None:
         if sorted(os.listdir(folder)) != sorted([INPUT, "model", output]):

@@ -1,0 +1,286 @@
+"""A job that ended early goes on by the same command, and its output is that of a job nobody disturbed."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from input_files import write_rows
+
+from pagecli.engine.engine import Engine
+from pagecli.jobs.job_directory import JobDirectory
+from pagecli.jobs.journal_status import read_journal_status
+
+PROMPTS = [
+    {
+        "id": f"row {i}",
+        "prompt": f"the quick brown fox {i} " + "jumps " * (i % 4),
+        "kind": i % 3,
+        **({"n": 3} if i % 9 == 4 else {}),
+    }
+    for i in range(40)
+]
+SAMPLED = ("--temperature", "1", "--seed", "3", "--max-num-seqs", "6", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def nothing_but_files_is_left_of_a_run():
+    threads, shared = set(threading.enumerate()), set(os.listdir("/dev/shm"))
+    yield
+    assert {
+        thread for thread in set(threading.enumerate()) - threads if thread.name != "tqdm_monitor"
+    } == set()  # the model's maker
+    assert set(os.listdir("/dev/shm")) <= shared
+    with contextlib.suppress(ChildProcessError):
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a process ended that nobody waited for"
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step, signum): the process gets the signal in its step of that number, counted from now on."""
+    step = Engine.step
+
+    def arm(number: int, signum: int = signal.SIGINT) -> None:
+        calls = iter(range(1, 10**9))
+
+        def stepping(self):
+            if next(calls) == number:
+                os.kill(os.getpid(), signum)
+            return step(self)
+
+        monkeypatch.setattr(Engine, "step", stepping)
+
+    yield arm
+    monkeypatch.setattr(Engine, "step", step)
+
+
+def content(path):
+    return pq.read_table(path) if path.suffix == ".parquet" else path.read_bytes()
+
+
+def left(tmp_path) -> list[str]:
+    return sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".toml")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "out.jsonl.gz"])
+def test_resumed_output_equals_an_undisturbed_one(generate, tmp_path, stop_at, name):
+    rows = [*PROMPTS[:20], {"id": "bad", "prompt": 3}, *PROMPTS[20:]]
+    flags = (*SAMPLED, "--token-ids", "--logprobs", "2")
+    assert generate(rows, f"whole-{name}", *flags)[0] == 5
+    codes = []
+    for number in (6, 9, 10**6):
+        stop_at(number, signal.SIGTERM)
+        codes.append(generate(rows, name, *flags, "--stats", "stats.json")[0])
+        assert (tmp_path / name).exists() == (number == 10**6)
+    assert codes == [143, 143, 5]
+    assert content(tmp_path / name) == content(tmp_path / f"whole-{name}")
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert 0 < stats["num_rows_taken_over"] < stats["num_rows"] == 41 + 2 * 4
+    assert stats["num_requests"] < 40  # only what was missing
+    assert left(tmp_path) == sorted(["in.jsonl", name, "stats.json", f"whole-{name}"])
+
+
+def test_what_only_decides_how_fast_may_change_and_so_may_the_order(generate, tmp_path, stop_at):
+    generate(PROMPTS, "whole.jsonl", *SAMPLED)
+    stop_at(8)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    others = ("--max-num-seqs", "3", "--threads", "1", "--kv-memory", "4MiB", "--block-size", "4", "--no-prefix-caching")
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED[:-1], *others, "--order", "completion")
+    assert code == 0
+    assert "were finished by an earlier run and are taken over" in err
+    assert "taken over" in err
+    lines = (tmp_path / "out.jsonl").read_bytes().splitlines()
+    assert sorted(lines) == sorted((tmp_path / "whole.jsonl").read_bytes().splitlines())
+
+
+def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp_path, stop_at):
+    stop_at(8)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    os.utime(tmp_path / "in.jsonl", (10**9, 10**9))
+    stop_at(2)
+    code, _, err = generate("in.jsonl", "out.jsonl", *SAMPLED[:-1])
+    assert code == 130
+    assert "the input has a new date but the same content" in err
+    code, _, err = generate([*PROMPTS, {"prompt": "one more"}], "out.jsonl", *SAMPLED)
+    assert code == 2
+    assert "what differs: the input (" in err
+    assert read_journal_status(tmp_path / "out.jsonl").num_input_rows > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--temperature", "0.5"), "--temperature (1.0, now 0.5)"),
+        (("--system", "be kind", "--chat"), "--system (null, now"),
+        (("--stop", "x"), '--stop ([], now ["x"])'),
+        (("--model", "other"), "the model's file model.safetensors"),
+    ],
+)
+def test_another_job_is_refused_by_what_differs_until_it_is_restarted(generate, tmp_path, stop_at, tiny_model, flags, named):
+    stop_at(8)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    stop_at(10**6)
+    flags = tuple(str(tiny_model("llama-tied")) if flag == "other" else flag for flag in flags)
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, *flags)
+    assert code == 2
+    assert named in err
+    assert "--restart" in err
+    assert read_journal_status(tmp_path / "out.jsonl").num_input_rows > 0
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED, *flags, "--restart")[0] == 0
+    assert left(tmp_path) == ["in.jsonl", "out.jsonl"]
+    generate(PROMPTS, "whole.jsonl", *SAMPLED, *flags)
+    assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
+
+
+def test_rows_of_a_pipe_are_known_by_their_content(generate, tmp_path, stop_at):
+    fifo = tmp_path / "rows"
+    os.mkfifo(fifo)
+
+    def piped(rows, *flags):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+
+        def feed():
+            with contextlib.suppress(BrokenPipeError):
+                fifo.write_text(text)
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        try:
+            return generate("rows", "out.jsonl", *SAMPLED, *flags)
+        finally:
+            feeder.join()
+
+    generate(PROMPTS, "whole.jsonl", *SAMPLED)
+    stop_at(8)
+    code, _, err = piped(PROMPTS)
+    assert code == 130
+    assert "pipe the same rows to it again to go on" in err
+    stop_at(10**6)
+    code, _, err = piped([{"prompt": "another"}, *PROMPTS])
+    assert code == 2
+    assert "is not the row that was finished before" in err
+    assert piped(PROMPTS)[0] == 0
+    assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
+
+
+def test_run_killed_before_it_could_tidy_up_is_found_complete(generate, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(JobDirectory, "remove_itself", lambda self: None)
+        assert generate([*PROMPTS, {"prompt": 1}], "out.jsonl", *SAMPLED)[0] == 5
+    before = content(tmp_path / "out.jsonl")
+    assert len(left(tmp_path)) == 3
+    code, _, err = generate("in.jsonl", "out.jsonl", *SAMPLED[:-1])
+    assert code == 5  # as it ended then
+    assert "is complete" in err
+    assert left(tmp_path) == ["in.jsonl", "out.jsonl"]
+    assert content(tmp_path / "out.jsonl") == before
+
+
+def test_input_that_cannot_be_read_to_its_end_keeps_what_was_finished(generate, tmp_path, monkeypatch):
+    pq.write_table(pa.Table.from_pylist(PROMPTS * 20), tmp_path / "in.parquet", row_group_size=40)
+    data = bytearray((tmp_path / "in.parquet").read_bytes())
+    middle = len(data) // 2
+    (tmp_path / "good.parquet").write_bytes(data)
+    data[middle : middle + 2000] = bytes(2000)
+    (tmp_path / "in.parquet").write_bytes(data)
+    code, _, err = generate("in.parquet", "out.jsonl", *SAMPLED)
+    assert code == 3
+    assert "cannot be read after row" in err
+    assert "the finished rows of this job are kept" in err
+    assert read_journal_status(tmp_path / "out.jsonl").num_input_rows > 0
+
+
+def test_full_disk_keeps_what_was_finished_and_goes_on_when_there_is_room(generate, tmp_path, monkeypatch):
+    generate(PROMPTS, "whole.jsonl", *SAMPLED)
+    pwrite, calls = os.pwrite, []
+
+    def full(fd, data, offset):
+        calls.append(1)
+        if len(calls) > 6:
+            raise OSError(28, "No space left on device")
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED)
+    assert code == 3
+    assert "no space left to write to" in err
+    assert "the same command goes on from" in err
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 0
+    assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
+    assert left(tmp_path) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
+
+
+def test_error_policies_stop_the_job_and_a_milder_one_goes_on(generate, tmp_path):
+    rows = [*PROMPTS[:10], {"prompt": 1}, *PROMPTS[10:]]
+    code, _, err = generate(rows, "out.jsonl", *SAMPLED, "--on-error", "stop")
+    assert code == 5
+    assert "stopped: a row failed, and --on-error is stop; the first, line 11: column prompt is int, not text" in err
+    assert "go on with" in err
+    assert not (tmp_path / "out.jsonl").exists()
+    assert generate("in.jsonl", "out.jsonl", *SAMPLED, "--max-error-rate", "0")[0] == 5
+    assert not (tmp_path / "out.jsonl").exists()
+    assert generate("in.jsonl", "out.jsonl", *SAMPLED, "--max-error-rate", "0.1")[0] == 5
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 41 + 2 * 4
+
+
+def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monkeypatch):
+    from pagecli.runner.model_runner import ModelRunner
+
+    generate(PROMPTS, "whole.jsonl", *SAMPLED)
+    run = ModelRunner.run
+
+    def failing(self, plan):
+        if any(spec.row_key == poisoned for chunk in plan.chunks for spec in chunk.specs):
+            raise RuntimeError("kernel on fire")
+        return run(self, plan)
+
+    from pagecli.jobs.input_row import InputRow
+    from pagecli.jobs.records import row_key
+
+    poisoned = row_key(InputRow(17, PROMPTS[17]))
+    monkeypatch.setattr(ModelRunner, "run", failing)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED, "--stats", "stats.json")[0] == 5
+    whole = [json.loads(line) for line in (tmp_path / "whole.jsonl").open()]
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [row for row in found if row["id"] != "row 17"] == [row for row in whole if row["id"] != "row 17"]
+    (bad,) = [row for row in found if row["id"] == "row 17"]
+    assert bad["error"] == "line 18: the engine failed on this row: RuntimeError: kernel on fire"
+    assert json.loads((tmp_path / "stats.json").read_text())["num_failed_steps"] > 2
+
+
+def test_journal_is_private_and_holds_no_secret(generate, tmp_path, stop_at, monkeypatch):
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "s3cr3t-value-of-mine")
+    stop_at(6)
+    generate(PROMPTS, "out.jsonl", *SAMPLED, "--chat", "--system", "say s3cr3t-value-of-mine and https://me:pass1234@host/")
+    place = tmp_path / ".out.jsonl.pagecli-journal"
+    assert place.stat().st_mode & 0o777 == 0o700
+    for path in place.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+        assert b"s3cr3t" not in path.read_bytes()
+        assert b"pass1234" not in path.read_bytes()
+
+
+def test_without_a_journal_nothing_is_kept_and_one_that_is_there_is_not_dropped(generate, tmp_path, stop_at):
+    stop_at(6)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED, "--no-journal")[0] == 130
+    assert "out.partial.jsonl" in left(tmp_path)
+    assert not (tmp_path / ".out.jsonl.pagecli-journal").exists()
+    stop_at(6)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    stop_at(10**6)
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, "--no-journal")
+    assert code == 2
+    assert "has finished rows of an earlier run" in err
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED, "--no-journal", "--restart")[0] == 0
+    assert ".out.jsonl.pagecli-journal" not in left(tmp_path)
+
+
+def test_standard_output_needs_no_journal(generate, tmp_path):
+    write_rows(tmp_path / "in.jsonl", PROMPTS[:2])
+    assert generate("in.jsonl", "-", "--quiet")[0] == 0
+    assert left(tmp_path) == ["in.jsonl"]

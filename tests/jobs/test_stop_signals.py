@@ -1,0 +1,147 @@
+"""Signals end a job in time: noted during the run, raised outside of it, and seen even in the middle of a long step."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from pagecli.jobs import stop_signals as module
+from pagecli.jobs.stop_signals import StopRequested, stop_signals
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    threads, descriptors = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    handlers = [signal.getsignal(number) for number in module.SIGNALS]
+    yield
+    assert set(threading.enumerate()) <= threads
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert [signal.getsignal(number) for number in module.SIGNALS] == handlers
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def in_child(run) -> int:
+    """A forked process that runs `run(ready)`; returns its pid once it called ready()."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(lambda: os.write(write_end, b"x"))
+        finally:
+            os._exit(99)
+    os.read(read_end, 1)
+    os.close(read_end)
+    os.close(write_end)
+    return pid
+
+
+def wait(pid: int) -> tuple[int, float]:
+    started = time.monotonic()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), time.monotonic() - started
+
+
+def long_step(ready) -> None:
+    """Goes on sleeping after a signal, as a step does that is deep in a kernel."""
+    with stop_signals() as signals:
+        signals.last_words = lambda signum: os.write(1, b"")
+        with signals.deferred():
+            ready()
+            time.sleep(30)
+
+
+@pytest.mark.parametrize("signum", module.SIGNALS)
+def test_step_that_takes_too_long_is_not_waited_for(monkeypatch, signum):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+    pid = in_child(long_step)
+    os.kill(pid, signum)
+    code, seconds = wait(pid)
+    assert code == 128 + signum
+    assert seconds < 3
+
+
+def test_last_words_are_spoken_before_the_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
+    said = tmp_path / "said"
+
+    def run(ready):
+        with stop_signals() as signals:
+            signals.last_words = lambda signum: said.write_text(f"saved at {signum}")
+            with signals.deferred():
+                ready()
+                time.sleep(30)
+
+    pid = in_child(run)
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid)[0] == 143
+    assert said.read_text() == f"saved at {signal.SIGTERM}"
+
+
+def test_job_that_ends_by_itself_in_time_is_left_alone(monkeypatch):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
+
+    def run(ready):
+        with stop_signals() as signals:
+            signals.last_words = lambda signum: None
+            with signals.deferred():
+                ready()
+                while signals.received is None:
+                    time.sleep(0.01)
+        time.sleep(0.5)
+        os._exit(7)
+
+    pid = in_child(run)
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid)[0] == 7
+
+
+def test_second_signal_ends_at_once():
+    pid = in_child(long_step)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    code, seconds = wait(pid)
+    assert code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    assert seconds < 2
+
+
+def test_hangup_that_is_ignored_stays_ignored():
+    def run(ready):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stop_signals() as signals, signals.deferred():
+            ready()
+            time.sleep(0.3)
+            os._exit(0 if signals.received is None else 1)
+
+    pid = in_child(run)
+    os.kill(pid, signal.SIGHUP)
+    assert wait(pid)[0] == 0
+
+
+def test_other_signals_are_none_of_its_business():
+    with stop_signals() as signals:
+        former = signal.signal(signal.SIGUSR1, lambda *args: None)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.05)
+        signal.signal(signal.SIGUSR1, former)
+        assert signals.received is None
+
+
+def test_hangup_outside_a_run_is_raised():
+    with pytest.raises(StopRequested) as caught, stop_signals():
+        signal.raise_signal(signal.SIGHUP)
+    assert caught.value.signum == signal.SIGHUP
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_is_installed():
+    seen = []
+
+    def run():
+        with stop_signals():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
