@@ -4,12 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pagecli.cli import options as flags
 from pagecli.cli import profile_options as profile_flags
+from pagecli.cli import run_options as run_flags
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
 from pagecli.cli.options import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
@@ -43,6 +45,14 @@ def profile(
     num_requests: profile_flags.NumRequests = None,
     request_rate: profile_flags.RequestRate = None,
     max_tokens: profile_flags.OutputTokens = SAMPLING_DEFAULTS["max_tokens"],
+    sweep_sizes: run_flags.SweepSizes = None,
+    run: run_flags.Run = False,
+    max_seconds: run_flags.MaxSeconds = run_flags.DEFAULT_RUN_SECONDS,
+    sweep: run_flags.Sweep = None,
+    steps: run_flags.Steps = None,
+    trace: run_flags.Trace = None,
+    load_format: flags.LoadFormatChoice = flags.LoadFormat.auto,
+    threads: flags.Threads = None,
     as_json: profile_flags.Json = False,
     html: profile_flags.Html = None,
     plots: profile_flags.Plots = None,
@@ -54,6 +64,7 @@ def profile(
 
     The plan: weights, KV cache, and how many requests fit at a time on a GPU
     of the catalogue or on this machine, with the flags for generate.
+    --run and --sweep load the model and measure it on this machine.
     """
     console = Console(quiet and not verbose, verbose)
     values = context.params
@@ -63,16 +74,18 @@ def profile(
 def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:
     from pagecli.cli.profile_plan import plan_job
     from pagecli.cli.profile_report import advice_section, check_reports, write_reports
+    from pagecli.cli.profile_run import check_run_flags
     from pagecli.cli.profile_workload import load_workload
     from pagecli.model.registry import resolve_model
 
     check_reports(values)
+    check_run_flags(values)
     config = resolve_model(values["model"], "dummy").config
     workload = load_workload(
         values["workload"], values["model"], values["num_requests"], values["request_rate"], values["max_tokens"]
     )
     job = plan_job(values, config, workload)
-    sections = [section(job, values) for section in _sections(job, values)]
+    sections = [section(job, values) for section in _sections(job, values, console)]
     sections.append(advice_section(sections))
     _show_json(sections) if as_json else _show_tables(sections)
     for path in write_reports(values, job.plan, workload.name, sections):
@@ -80,9 +93,18 @@ def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
 
 
-def _sections(job: "PlannedJob", values: Mapping[str, Any]) -> "list[Callable[[PlannedJob, Mapping[str, Any]], Section]]":
+def _sections(
+    job: "PlannedJob", values: Mapping[str, Any], console: Console
+) -> "list[Callable[[PlannedJob, Mapping[str, Any]], Section]]":
     """What the flags ask for, in the order it is shown."""
-    return [_plan_section]
+    from pagecli.cli.profile_run import run_section, sweep_section
+
+    wanted: list[Callable[[PlannedJob, Mapping[str, Any]], Section]] = [_plan_section]
+    if values["run"]:
+        wanted.append(partial(run_section, console=console))
+    if values["sweep"] is not None:
+        wanted.append(partial(sweep_section, console=console))
+    return wanted
 
 
 def _plan_section(job: "PlannedJob", values: Mapping[str, Any]) -> "Section":
