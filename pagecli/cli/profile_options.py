@@ -63,7 +63,7 @@ WorkloadChoice = Annotated[
 ]
 NumRequests = Annotated[
     int | None,
-    _option("Take so many requests. Default: 1000 of a built-in workload, all of a file.", WORKLOAD, "--num-requests", min=1),
+    _option("Take so many requests. Default: 500 of a built-in workload, all of a file.", WORKLOAD, "--num-requests", min=1),
 ]
 RequestRate = Annotated[
     float | None,

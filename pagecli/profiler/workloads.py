@@ -9,7 +9,7 @@ from pagecli.errors import UsageError
 from pagecli.profiler.drawn_lengths import ALPACA, SHAREGPT, draw, poisson_arrivals
 
 BUILT_IN = {"sharegpt": SHAREGPT, "alpaca": ALPACA}
-DEFAULT_NUM_REQUESTS = 1000  # of a built-in workload
+DEFAULT_NUM_REQUESTS = 500  # of a built-in workload; their replay takes a second
 
 
 @dataclass(frozen=True, slots=True)

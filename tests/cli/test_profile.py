@@ -81,7 +81,7 @@ def test_json_is_one_object_with_the_documented_fields(profile):
     assert [one["name"] for one in plan["concurrency"]] == ["p50", "mean", "p95", "max"]
     assert sum(part["num_bytes"] for part in plan["memory"]) == plan["memory_bytes"]
     assert found["model"]["num_parameters"] == 12_853_473_280
-    assert found["workload"]["num_requests"] == 1000
+    assert found["workload"]["num_requests"] == 500
 
 
 def test_without_a_gpu_the_machines_ram_is_planned_by_the_engines_rule(profile):
