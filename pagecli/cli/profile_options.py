@@ -8,7 +8,7 @@ import typer
 
 from pagecli.cli.options import _option
 
-PLAN, WORKLOAD, REPORT = "Plan", "Workload", "Report"
+PLAN, WORKLOAD, REPLAY, REPORT = "Plan", "Workload", "Replay", "Report"
 
 
 class PlanDType(StrEnum):
@@ -72,6 +72,17 @@ RequestRate = Annotated[
 OutputTokens = Annotated[
     int, _option("Output tokens of requests whose file does not say how many.", WORKLOAD, "--max-tokens", metavar="N", min=1)
 ]
+
+BlockSizes = Annotated[
+    str | None,
+    _option(
+        "What these block sizes waste, as 1,8,16,...,256 (... doubles): in last blocks, and in the replay.",
+        REPLAY,
+        "--block-sizes",
+        metavar="LIST",
+    ),
+]
+Sharing = Annotated[bool, _option("What samples, beams and common prefixes save by sharing blocks.", REPLAY, "--sharing")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=REPORT)]
 Html = Annotated[

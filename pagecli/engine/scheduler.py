@@ -229,7 +229,7 @@ class Scheduler:
             if self.full:
                 return
             self._release_ended()
-        room = self.limits.max_num_seqs - sum(r.max_live for r in self._running)
+        room = self.limits.max_num_seqs - self._num_places_taken()
         promised = sum(self._num_missing_blocks(r) for r in behind)
         while (budget > 0 or at_once) and (request := self._waiting.next_preempted()) is not None:
             if request.max_live > room or self._alone() or not self._resume(request, promised):
@@ -239,6 +239,10 @@ class Scheduler:
             budget -= self._schedule_admitted(request, budget, lengths)
             promised += self._num_missing_blocks(request)
         self._admit_newcomers(lengths, budget, room, promised)
+
+    def _num_places_taken(self) -> int:
+        """Sequences that the running requests may have in a step."""
+        return sum(r.max_live for r in self._running)
 
     def _admit_newcomers(self, lengths: dict[Sequence, int], budget: int, room: int, promised: int) -> None:
         at_once = self.limits.batching != "continuous"

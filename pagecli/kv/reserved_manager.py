@@ -77,6 +77,7 @@ class ReservedManager:
         self.index = None  # nothing is found again, as nothing is shared
         self.num_copy_on_write = 0  # nothing is written on behalf of two; forks copy beforehand
         self.num_swapped_blocks = 0
+        self._empty = BuddyAllocator(num_blocks)
         self._held: dict[int, _Held] = {}
         self._num_filled = 0
         self._num_reserved_blocks = 0
@@ -133,7 +134,7 @@ class ReservedManager:
 
     def fits_when_empty(self, num_slots: int, num_sequences: int) -> bool:
         """Whether they would be if nobody held anything."""
-        return BuddyAllocator(self.pool.num_blocks).fits(self.num_blocks_for(num_slots), num_sequences)
+        return self._empty.fits(self.num_blocks_for(num_slots), num_sequences)
 
     def hold(self, seq_id: int, num_slots: int, num_sequences: int) -> None:
         """Take a run of `num_slots` for the sequence, and one for each of the samples that will be forked from it.

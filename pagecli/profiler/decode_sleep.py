@@ -49,6 +49,9 @@ class SleepingScheduler(Scheduler):
         """Tokens that the others have computed."""
         return sum(request.live[0].num_computed for request in self._awake)
 
+    def _num_places_taken(self) -> int:
+        return len(self._running)
+
     def _enter(self, request: Request) -> None:
         super()._enter(request)
         self._num_entered += 1

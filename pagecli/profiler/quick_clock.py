@@ -30,7 +30,7 @@ class QuickClock(ReplayClock):
             pairs += attention_pairs(sequence.num_computed, num_tokens)
             num_sampled += num_tokens == sequence.num_uncomputed
         num_tokens = count + sum(lengths.values())
-        self._pass(float(self._timer.seconds(num_tokens, num_sampled, context, pairs)))
+        self.seconds += float(self._timer.seconds(num_tokens, num_sampled, context, pairs))
         scheduler.commit_step(lengths)
         self.total.filled += scheduler.sleeping_tokens + scheduler.awake_tokens
         self.total.held += scheduler.kv.num_used_blocks * self.block_size
@@ -60,7 +60,7 @@ class QuickClock(ReplayClock):
         for step, wasted in grown:
             self.total.held += (num_steps + 1 - step) * self.block_size
             self.total.never_filled += (num_steps + 1 - step) * wasted
-        self._pass_decodes(times, num_steps)
+        self.seconds = float(times[num_steps])
         self._count(num_steps, count, num_steps * count)
         self.num_finished += scheduler.release_finished_sleepers()
         return True

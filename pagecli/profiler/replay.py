@@ -61,10 +61,12 @@ class Arrivals:
             if self.case.prefix_caching
             else ([0] * r.prompt_tokens for r in requests)
         )
+        lengths = {one.output_tokens for one in requests}
+        params = {length: SamplingParams(max_tokens=length, ignore_eos=True) for length in lengths}
         arrivals = []
         for i, (one, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            params = SamplingParams(max_tokens=one.output_tokens, ignore_eos=True)
-            arrivals.append(Arrival(one.arrival_seconds or 0.0, Request(i, prompt, params, row_key=i)))
+            request = Request(i, prompt, params[one.output_tokens], row_key=i)
+            arrivals.append(Arrival(one.arrival_seconds or 0.0, request))
         return sorted((a for a in arrivals if _fits(clock, a.request)), key=lambda arrival: arrival.seconds)
 
 

@@ -19,7 +19,7 @@ from pagecli.engine.decoding import start_beam_search
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.reservations import Reservations
 from pagecli.engine.scheduler import Scheduler, SchedulerLimits
-from pagecli.engine.step_plan import SampledToken, StepPlan, StepResult
+from pagecli.engine.step_plan import Chunk, SampledToken, StepPlan, StepResult
 from pagecli.engine.stopping import FinishCheck
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
@@ -86,6 +86,7 @@ class ReplayClock:
         self.scheduler = scheduler(kv, self._limits, self.finish_check, reservations)
         self.ledger = SlotLedger(self.scheduler)
         self.seconds = 0.0
+        self._idle_seconds = 0.0
         self.num_finished = 0
         self.steady: SlotSums | None = None
         self._timer = timer
@@ -100,6 +101,7 @@ class ReplayClock:
 
     @property
     def total(self) -> SlotSums:
+        self.ledger.sums.seconds = self.seconds - self._idle_seconds
         return self.ledger.sums
 
     def run(self, arrivals: list[Arrival]) -> None:
@@ -120,6 +122,7 @@ class ReplayClock:
                 next_arrival = arrivals[at].seconds if at < len(arrivals) else None
                 if not self.scheduler.running and not self.scheduler.num_waiting:
                     assert next_arrival is not None
+                    self._idle_seconds += next_arrival - self.seconds
                     self.seconds = next_arrival
                 elif not (self.settings.fast_forward and self._fast_forward(next_arrival)):
                     self._step()
@@ -127,20 +130,17 @@ class ReplayClock:
     def _step(self) -> None:
         plan = self.scheduler.plan()
         assert plan.chunks, "a step without work while requests wait"
+        self.planned()
         num_samples = sum(len(chunk.specs) for chunk in plan.chunks)
         context = sum(chunk.context_len for chunk in plan.chunks)
         pairs = sum(attention_pairs(chunk.start, len(chunk.token_ids)) for chunk in plan.chunks)
         num_sampled = sum(bool(chunk.specs) for chunk in plan.chunks)
-        self._pass(float(self._timer.seconds(plan.num_tokens, num_sampled, context, pairs)))
+        self.seconds += float(self._timer.seconds(plan.num_tokens, num_sampled, context, pairs))
         self._settled = not any(len(chunk.specs) > 1 for chunk in plan.chunks)
         self._commit(plan)
         self.ledger.add_step()
         self._count(1, len(plan.chunks), num_samples)
         self.scheduler.release_finished()
-
-    def _pass(self, seconds: float) -> None:
-        self.seconds += seconds
-        self.total.seconds += seconds
 
     def _count(self, num_steps: int, num_sequences: int, num_samples: int) -> None:
         self.total.steps += num_steps
@@ -148,12 +148,15 @@ class ReplayClock:
         self.total.output_tokens += num_samples
 
     def _commit(self, plan: StepPlan) -> None:
-        results = [self.choose(chunk.seq_id, len(chunk.specs)) for chunk in plan.chunks if chunk.specs]
+        results = [self.choose(chunk) for chunk in plan.chunks if chunk.specs]
         self.num_finished += len(self.scheduler.commit(plan, results))
 
-    def choose(self, seq_id: int, num_samples: int) -> StepResult:
+    def choose(self, chunk: Chunk) -> StepResult:
         """A token that no other sequence has, so that nothing of the output is shared."""
-        return tuple(SampledToken(-seq_id - 1) for _ in range(num_samples))
+        return tuple(SampledToken(-chunk.seq_id - 1) for _ in chunk.specs)
+
+    def planned(self) -> None:
+        """A step is about to run; its blocks are reserved."""
 
     def _fast_forward(self, next_arrival: float | None) -> bool:
         """Take as many decode steps at once as nothing else can happen in; False if that is not at least two."""
@@ -178,7 +181,7 @@ class ReplayClock:
             num_steps = min(num_steps, int(np.searchsorted(times[1:], next_arrival, side="left")) + 1)
         self._take_decodes(sequences, num_steps)
         self.ledger.add_decodes(before, num_steps)
-        self._pass_decodes(times, num_steps)
+        self.seconds = float(times[num_steps])
         self._count(num_steps, len(sequences), num_steps * len(sequences))
         self.scheduler.release_finished()
         return True
@@ -198,13 +201,11 @@ class ReplayClock:
 
     def _decode_times(self, count: int, computed: int, num_steps: int) -> np.ndarray:
         """[num_steps + 1] the clock now and after each step of `count` sequences that have computed so many tokens."""
-        context = computed + count * np.arange(1, num_steps + 1)
-        self._durations = self._timer.seconds(count, count, context, context)
-        return np.cumsum(np.append(self.seconds, self._durations))
-
-    def _pass_decodes(self, times: np.ndarray, num_steps: int) -> None:
-        self.seconds = float(times[num_steps])
-        self.total.seconds = float(np.cumsum(np.append(self.total.seconds, self._durations[:num_steps]))[-1])
+        context = np.arange(computed + count, computed + count * num_steps + 1, count)
+        times = np.empty(num_steps + 1)
+        times[0] = self.seconds
+        times[1:] = self._timer.seconds(count, count, context, context)
+        return times.cumsum()
 
     def _take_decodes(self, sequences: list[Sequence], num_steps: int) -> None:
         for sequence in sequences:

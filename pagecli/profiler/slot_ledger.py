@@ -126,7 +126,7 @@ class SlotLedger:
             self.sums.never_filled += k * before.surplus
             return
         size, start = self._kv.block_size, before.computed
-        blocks = _sum_of_blocks(start + k, size) - _sum_of_blocks(start, size) - k * -(-start // size)
+        blocks = sum_of_blocks(start + k, size) - sum_of_blocks(start, size) - k * -(-start // size)
         self.sums.held += (k * before.used_blocks + int(blocks.sum())) * size
         last_block_starts = (before.final - 1) // size * size
         past_end = last_block_starts + size - before.final
@@ -157,7 +157,7 @@ class DecodeState:
     surplus: int  # reserved slots that will never be filled
 
 
-def _sum_of_blocks(num_slots: np.ndarray, block_size: int) -> np.ndarray:
+def sum_of_blocks(num_slots: np.ndarray, block_size: int) -> np.ndarray:
     """ceil(1 / block_size) + ceil(2 / block_size) + ... + ceil(num_slots / block_size)."""
     whole, rest = np.divmod(num_slots, block_size)
     return block_size * whole * (whole + 1) // 2 + rest * (whole + 1)
