@@ -42,6 +42,19 @@ class Preemption(StrEnum):
     swap = "swap"
 
 
+class KvPolicyName(StrEnum):
+    paged = "paged"
+    reserve_max = "reserve-max"
+    reserve_pow2 = "reserve-pow2"
+    reserve_oracle = "reserve-oracle"
+
+
+class BatchingName(StrEnum):
+    continuous = "continuous"
+    static = "static"
+    none = "none"
+
+
 class Order(StrEnum):
     input = "input"
     completion = "completion"
@@ -147,6 +160,24 @@ MaxNumSeqs = Annotated[int, _option("The most rows computed at the same time.", 
 MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
 PrefixCaching = Annotated[
     bool, _option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
+]
+KvPolicyChoice = Annotated[
+    KvPolicyName,
+    _option(
+        "paged takes KV blocks as tokens come. The others, to compare with, reserve contiguous memory when a row starts: "
+        "for the longest row there may be, for --max-tokens rounded up to a power of two, or for --max-tokens.",
+        ENGINE,
+        "--kv-policy",
+    ),
+]
+BatchingChoice = Annotated[
+    BatchingName,
+    _option(
+        "continuous lets a row in when another ends. To compare with: static waits until the whole batch has ended, "
+        "none runs row by row.",
+        ENGINE,
+        "--batching",
+    ),
 ]
 PreemptionChoice = Annotated[
     Preemption, _option("When KV memory runs out: compute again later, or swap out.", ENGINE, "--preemption")

@@ -45,6 +45,8 @@ def profile(
     num_requests: profile_flags.NumRequests = None,
     request_rate: profile_flags.RequestRate = None,
     max_tokens: profile_flags.OutputTokens = SAMPLING_DEFAULTS["max_tokens"],
+    block_sizes: profile_flags.BlockSizes = None,
+    sharing: profile_flags.Sharing = False,
     sweep_sizes: run_flags.SweepSizes = None,
     run: run_flags.Run = False,
     max_seconds: run_flags.MaxSeconds = run_flags.DEFAULT_RUN_SECONDS,
@@ -89,7 +91,7 @@ def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:
     sections.append(advice_section(sections))
     _show_json(sections) if as_json else _show_tables(sections)
     for path in write_reports(values, job.plan, workload.name, sections):
-        console.print_line(f"written: {path}")
+        console.note(f"written: {path}")
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
 
 
@@ -97,9 +99,14 @@ def _sections(
     job: "PlannedJob", values: Mapping[str, Any], console: Console
 ) -> "list[Callable[[PlannedJob, Mapping[str, Any]], Section]]":
     """What the flags ask for, in the order it is shown."""
+    from pagecli.cli.profile_replay import block_sizes_section, replay_section, sharing_section
     from pagecli.cli.profile_run import run_section, sweep_section
 
-    wanted: list[Callable[[PlannedJob, Mapping[str, Any]], Section]] = [_plan_section]
+    wanted: list[Callable[[PlannedJob, Mapping[str, Any]], Section]] = [_plan_section, replay_section]
+    if values["block_sizes"] is not None:
+        wanted.append(block_sizes_section)
+    if values["sharing"]:
+        wanted.append(sharing_section)
     if values["run"]:
         wanted.append(partial(run_section, console=console))
     if values["sweep"] is not None:
