@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.config import ModelConfig
+from pagecli.model.dtypes import DTYPES
 from pagecli.model.gguf_config import from_gguf_header
 from pagecli.model.gguf_header import read_gguf_header
 from pagecli.model.hf_config import from_hf_config, token_id_tuple
@@ -55,7 +56,8 @@ class Model(Protocol):
 def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     """Find a directory, a .gguf file, a named model or a hub repository, in this order.
 
-    load_format "dummy": only the config is needed; weights will be random. Raises ModelError in one line with a hint.
+    load_format "dummy": only the config is needed, and its file will do; weights will be random. Raises ModelError in one line
+    with a hint.
     """
     if load_format not in ("auto", "dummy"):
         raise UsageError(f"load format {load_format!r} is unknown", "use auto or dummy")
@@ -65,6 +67,8 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return _from_directory(name_or_path, path, dummy)
+    if path.is_file() and path.suffix == ".json" and dummy:
+        return ModelSource(name_or_path, "dummy", from_hf_config(_read_json(path), str(path)), None, None)
     if path.is_file():
         return _from_gguf(name_or_path, path, dummy)
     preset = find_preset(name_or_path)
@@ -76,7 +80,7 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
 
 
 def load_model(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
-    """Read and pack the weights as `dtype` ("float32" or "bfloat16"); forward will take up to max_batch_tokens tokens.
+    """Read and pack the weights as `dtype` (one of DTYPES); forward will take up to max_batch_tokens tokens.
 
     Raises ModelError naming the file when weights are missing, truncated, or not those the config describes.
     """
@@ -87,8 +91,8 @@ def load_model(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
 
 def resolve_dtype(dtype: str) -> str:
     """ "auto" -> "bfloat16" where the kernels in use multiply bfloat16 natively, else "float32"; others as they are."""
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"dtype {dtype!r} is unknown", "use auto, float32 or bfloat16")
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is unknown", f"use auto, {', '.join(DTYPES)}")
     if dtype != "auto":
         return dtype
     from pagecli import kernels

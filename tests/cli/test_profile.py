@@ -51,9 +51,9 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
         "819,200 bytes a token",
     ):
         assert text in out
-    for text in ("15,728 slots", "Largest batch before memory: 34 sequences", "Estimate, not measured", "p95"):
+    for text in ("15,728 slots", "Largest batch before memory: 35 sequences", "Estimate, not measured", "p95"):
         assert text in out
-    flags = "--dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 34 --max-batch-tokens 2048"
+    flags = "--dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 35 --max-batch-tokens 2048"
     assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}\n" in out
 
 

@@ -124,6 +124,14 @@ def test_a_directory_without_weights_says_which_files_it_wants(tiny_model, tmp_p
     assert "model.safetensors" in caught.value.hint
 
 
+def test_a_config_file_alone_is_a_model_of_random_weights(tiny_model):
+    path = tiny_model("opt") / "config.json"
+    source = resolve_model(str(path), "dummy")
+    assert (source.kind, source.config.family, source.tokenizer_path) == ("dummy", "opt", None)
+    with pytest.raises(ModelError, match="not a model"):
+        resolve_model(str(path))
+
+
 def test_hub_ids_are_told_from_paths():
     assert hub.is_hub_id("facebook/opt-125m")
     for name in ("opt-125m", "./a/b", "/a/b", "a/b/c", "a/", "../b", "a/..", "a b/c"):
