@@ -16,6 +16,7 @@ from pagecli.errors import ExitCode
 from pagecli.jobs.atomic_file import check_output, create_temporary, not_writable, remove
 from pagecli.jobs.job_watch import JobEnd, JobFacts, Look
 from pagecli.jobs.redaction import redact
+from pagecli.jobs.remote_files import is_remote
 
 METRICS_SECONDS = 5.0
 LAST_SUCCESS = "pagecli_job_last_success_timestamp_seconds"
@@ -62,15 +63,15 @@ class MetricsFile:
         self._info: dict[str, str] = {}
 
     def started(self, facts: JobFacts) -> None:
-        self._labels = {"output": facts.output if facts.output == "-" else os.path.abspath(facts.output)}
-        self._labels = {name: redact(value) for name, value in self._labels.items()}
+        is_path = facts.output != "-" and not is_remote(facts.output)
+        self._labels = {"output": redact(os.path.abspath(facts.output) if is_path else facts.output)}
         self._info = {"input": redact(facts.input), "model": redact(facts.model), "version": pagecli.__version__}
         self._values |= last_values(self._path, OUTLIVES_A_RUN)
         self._values |= {
             "pagecli_job_start_timestamp_seconds": facts.started,
             "pagecli_job_running": 1,
             "pagecli_rows_total": 0,
-                    "pagecli_error_rows_total": 0,
+            "pagecli_error_rows_total": 0,
             "pagecli_output_tokens_total": 0,
         }
         self._write()
@@ -84,7 +85,7 @@ class MetricsFile:
         progress = look.progress
         self._values |= {
             "pagecli_rows_total": progress.num_rows,
-                    "pagecli_rows_taken_over": progress.num_taken_over,
+            "pagecli_rows_taken_over": progress.num_taken_over,
             "pagecli_error_rows_total": progress.num_error_rows,
             "pagecli_output_tokens_total": progress.output_tokens,
             "pagecli_running_requests": progress.num_running,
@@ -118,7 +119,7 @@ class MetricsFile:
         if end.stats is not None:
             self._values |= {
                 "pagecli_rows_total": end.stats["num_rows"],
-                            "pagecli_error_rows_total": end.stats["num_error_rows"],
+                "pagecli_error_rows_total": end.stats["num_error_rows"],
                 "pagecli_prompt_tokens_total": end.stats["prompt_tokens"],
                 "pagecli_output_tokens_total": end.stats["output_tokens"],
                 "pagecli_preemptions_total": end.stats["num_preemptions"],

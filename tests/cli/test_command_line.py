@@ -45,6 +45,7 @@ def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
     flags += "--max-tokens --min-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty "
     flags += "--frequency-penalty --seed --stop --stop-token-id --ignore-eos --logprobs --prompt-column --system --chat "
     flags += "--n --best-of --beam-width --length-penalty --early-stopping --no-prefix-caching --preemption --swap-memory "
+    flags += "--progress-json --metrics-file --log-file --log-json --no-config "
     flags += "--no-chat --token-ids --order --overwrite --stats --limit --quiet --verbose"
     for flag in flags.split():
         assert f"{flag} " in text, flag
@@ -122,7 +123,7 @@ def test_wrong_usage_is_one_line_with_a_hint_and_exit_code_2(args, says, tmp_pat
     ("args", "code", "says"),
     [
         (["missing.jsonl", "out.jsonl"], 3, "missing.jsonl: no such file"),
-        (["rows.csv", "out.jsonl"], 3, "unknown input format"),
+        (["rows.xlsx", "out.jsonl"], 3, "unknown input format"),
         (["rows.jsonl", "none/out.jsonl"], 3, "none: no such directory"),
         (["rows.jsonl", "rows.jsonl"], 2, "rows.jsonl already exists"),
         (["rows.jsonl", "out.jsonl", "--stats", "none/s.json"], 3, "none: no such directory"),
@@ -138,7 +139,7 @@ def test_input_and_output_are_checked_before_any_model(tmp_path, args, code, say
     import pyarrow.parquet as pq
 
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
-    (tmp_path / "rows.csv").write_text("prompt\na\n")
+    (tmp_path / "rows.xlsx").write_text("prompt\na\n")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "noprompt.parquet")
     done = pagecli("generate", *args, "--model", "no-such-model", cwd=tmp_path)
     assert done.returncode == code, done.stderr

@@ -107,6 +107,14 @@ def test_labels_survive_any_text(text):
     assert found["pagecli_job_info"].labels == {**labels, "model": text}
 
 
+@pytest.mark.parametrize(("output", "label"), [("-", "-"), ("s3://b/out.parquet", "s3://b/out.parquet"), ("o.jsonl", None)])
+def test_series_are_told_apart_by_their_output(tmp_path, output, label):
+    path = tmp_path / "job.prom"
+    run(path, output=output)
+    [family] = [f for f in text_string_to_metric_families(path.read_text()) if f.name == "pagecli_rows"]
+    assert family.samples[0].labels["output"] == (label or os.path.abspath(output))
+
+
 def test_passwords_in_names_do_not_reach_it(tmp_path):
     path = tmp_path / "job.prom"
     metrics = MetricsFile(path)
