@@ -25,6 +25,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAGIC = b"pgR\x01"
 _FIELDS = struct.Struct("<IQHH8s")  # what header_crc is of
@@ -114,9 +115,16 @@ def _next_magic(buffer: bytes | bytearray, position: int) -> int:
 
 
 def _checksum(key: bytes, fields: bytes, payload: bytes) -> bytes:
-    digest = hashlib.blake2b(fields, digest_size=DIGEST_BYTES, key=key)
+    digest = _keyed_hash(key).copy()
+    digest.update(fields)
     digest.update(payload)
     return digest.digest()
+
+
+@lru_cache(maxsize=4)
+def _keyed_hash(key: bytes) -> hashlib.blake2b:
+    """With the key taken in already, which takes as long as a short record."""
+    return hashlib.blake2b(digest_size=DIGEST_BYTES, key=key)
 
 
 def read_record(fd: int, key: bytes, offset: int) -> Record | None:

@@ -7,6 +7,7 @@ out. Floats come back to the bit, as Python writes the shortest text that reads 
 import dataclasses
 import hashlib
 import json
+import operator
 from typing import Any
 
 from pagecli.engine.outputs import TokenLogprobs
@@ -15,20 +16,26 @@ from pagecli.jobs.arrow_values import json_default
 from pagecli.jobs.input_row import InputRow
 from pagecli.jobs.output_row import OutputRow
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(OutputRow) if field.name != "row"}
+_FIELDS = [field for field in dataclasses.fields(OutputRow) if field.name != "row"]
+_NAMES, _DEFAULTS = [field.name for field in _FIELDS], [field.default for field in _FIELDS]
+_get_fields = operator.attrgetter(*_NAMES)
+# Made once: json.dumps makes an encoder for every call that is not a plain one, which takes longer than encoding a short row.
+_encode_row = json.JSONEncoder(default=json_default).encode
+_encode_outputs = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def row_digest(row: InputRow) -> bytes:
     """8 bytes that tell an input row from another: of all its columns, or of why it could not be read."""
     try:
-        text = json.dumps([dict(row.columns), row.error], default=json_default)
+        text = _encode_row([dict(row.columns), row.error])
     except (RecursionError, TypeError, ValueError):  # what JSON cannot say
         text = f"{row.error}"
     return hashlib.blake2b(text.encode("ascii", "replace"), digest_size=8).digest()
 
 
-def encode(outputs: list[OutputRow]) -> bytes:
-    return json.dumps([_as_dict(output) for output in outputs], separators=(",", ":")).encode("ascii")
+def encode(outputs: list[OutputRow], with_token_ids: bool = True) -> bytes:
+    """The payload; without token_ids where no column wants them."""
+    return _encode_outputs([_as_dict(output, with_token_ids) for output in outputs]).encode("ascii")
 
 
 def decode(payload: bytes, row: InputRow) -> list[OutputRow] | None:
@@ -39,8 +46,11 @@ def decode(payload: bytes, row: InputRow) -> list[OutputRow] | None:
         return None
 
 
-def _as_dict(output: OutputRow) -> dict[str, Any]:
-    values = {name: value for name, default in _DEFAULTS.items() if (value := getattr(output, name)) != default}
+def _as_dict(output: OutputRow, with_token_ids: bool) -> dict[str, Any]:
+    fields = zip(_NAMES, _get_fields(output), _DEFAULTS, strict=True)
+    values = {name: value for name, value, default in fields if value is not default and value != default}
+    if not with_token_ids:
+        values.pop("token_ids", None)
     if output.logprobs is not None:
         values["logprobs"] = [(token.token_id, token.logprob, token.top) for token in output.logprobs]
     return values

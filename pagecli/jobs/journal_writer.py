@@ -4,7 +4,6 @@ import os
 import threading
 from array import array
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from pagecli.errors import InputError, UsageError
@@ -102,12 +101,9 @@ class Journal:
         """All output rows of one input row; they are in the file after the next commit."""
         row = outputs[0].row
         num_errors = sum(output.error is not None for output in outputs)
-        self._pending.append(pack(self._key, row.index, len(outputs), num_errors, row_digest(row), self._payload(outputs)))
-
-    def _payload(self, outputs: list[OutputRow]) -> bytes:
-        if not self._with_token_ids:
-            outputs = [replace(output, token_ids=None) for output in outputs]
-        return encode(outputs)
+        self._pending.append(
+            pack(self._key, row.index, len(outputs), num_errors, row_digest(row), encode(outputs, self._with_token_ids))
+        )
 
     def commit(self) -> None:
         """Writes what was appended: from here on a kill loses nothing of it, and from the next sync on a power failure.

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,17 +25,23 @@ PROMPTS = [
     }
     for i in range(40)
 ]
+SLOW = pytest.mark.slow
 SAMPLED = ("--temperature", "1", "--seed", "3", "--max-num-seqs", "6", "--quiet")
+
+
+def shared_memory() -> set[str]:
+    """What this process has mapped of it."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split(maxsplit=5)[-1] for line in maps if "/dev/shm/" in line and "(deleted)" not in line}
 
 
 @pytest.fixture(autouse=True)
 def nothing_but_files_is_left_of_a_run():
-    threads, shared = set(threading.enumerate()), set(os.listdir("/dev/shm"))
+    threads, shared = set(threading.enumerate()), shared_memory()
     yield
-    assert {
-        thread for thread in set(threading.enumerate()) - threads if thread.name != "tqdm_monitor"
-    } == set()  # the model's maker
-    assert set(os.listdir("/dev/shm")) <= shared
+    new = {thread for thread in threading.enumerate() if "tqdm" not in type(thread).__module__}  # of building the tiny model
+    assert new <= threads
+    assert shared_memory() <= shared
     with contextlib.suppress(ChildProcessError):
         assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a process ended that nobody waited for"
 
@@ -66,7 +73,7 @@ def left(tmp_path) -> list[str]:
     return sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".toml")
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "out.jsonl.gz"])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", pytest.param("out.jsonl.gz", marks=SLOW)])
 def test_resumed_output_equals_an_undisturbed_one(generate, tmp_path, stop_at, name):
     rows = [*PROMPTS[:20], {"id": "bad", "prompt": 3}, *PROMPTS[20:]]
     flags = (*SAMPLED, "--token-ids", "--logprobs", "2")
@@ -84,6 +91,7 @@ def test_resumed_output_equals_an_undisturbed_one(generate, tmp_path, stop_at, n
     assert left(tmp_path) == sorted(["in.jsonl", name, "stats.json", f"whole-{name}"])
 
 
+@SLOW
 def test_what_only_decides_how_fast_may_change_and_so_may_the_order(generate, tmp_path, stop_at):
     generate(PROMPTS, "whole.jsonl", *SAMPLED)
     stop_at(8)
@@ -97,6 +105,7 @@ def test_what_only_decides_how_fast_may_change_and_so_may_the_order(generate, tm
     assert sorted(lines) == sorted((tmp_path / "whole.jsonl").read_bytes().splitlines())
 
 
+@SLOW
 def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp_path, stop_at):
     stop_at(8)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
@@ -115,9 +124,9 @@ def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp
     ("flags", "named"),
     [
         (("--temperature", "0.5"), "--temperature (1.0, now 0.5)"),
-        (("--system", "be kind", "--chat"), "--system (null, now"),
-        (("--stop", "x"), '--stop ([], now ["x"])'),
-        (("--model", "other"), "the model's file model.safetensors"),
+        pytest.param(("--system", "be kind", "--chat"), "--system (null, now", marks=SLOW),
+        pytest.param(("--stop", "x"), '--stop ([], now ["x"])', marks=SLOW),
+        pytest.param(("--model", "other"), "the model's file model.safetensors", marks=SLOW),
     ],
 )
 def test_another_job_is_refused_by_what_differs_until_it_is_restarted(generate, tmp_path, stop_at, tiny_model, flags, named):
@@ -136,6 +145,7 @@ def test_another_job_is_refused_by_what_differs_until_it_is_restarted(generate, 
     assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
 
 
+@SLOW
 def test_rows_of_a_pipe_are_known_by_their_content(generate, tmp_path, stop_at):
     fifo = tmp_path / "rows"
     os.mkfifo(fifo)
@@ -180,6 +190,7 @@ def test_run_killed_before_it_could_tidy_up_is_found_complete(generate, tmp_path
     assert content(tmp_path / "out.jsonl") == before
 
 
+@SLOW
 def test_input_that_cannot_be_read_to_its_end_keeps_what_was_finished(generate, tmp_path, monkeypatch):
     pq.write_table(pa.Table.from_pylist(PROMPTS * 20), tmp_path / "in.parquet", row_group_size=40)
     data = bytearray((tmp_path / "in.parquet").read_bytes())
@@ -253,6 +264,7 @@ def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monk
     assert json.loads((tmp_path / "stats.json").read_text())["num_failed_steps"] > 2
 
 
+@SLOW
 def test_journal_is_private_and_holds_no_secret(generate, tmp_path, stop_at, monkeypatch):
     monkeypatch.setenv("MY_SERVICE_TOKEN", "s3cr3t-value-of-mine")
     stop_at(6)
@@ -265,6 +277,7 @@ def test_journal_is_private_and_holds_no_secret(generate, tmp_path, stop_at, mon
         assert b"pass1234" not in path.read_bytes()
 
 
+@SLOW
 def test_without_a_journal_nothing_is_kept_and_one_that_is_there_is_not_dropped(generate, tmp_path, stop_at):
     stop_at(6)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED, "--no-journal")[0] == 130
@@ -280,6 +293,7 @@ def test_without_a_journal_nothing_is_kept_and_one_that_is_there_is_not_dropped(
     assert ".out.jsonl.pagecli-journal" not in left(tmp_path)
 
 
+@SLOW
 def test_standard_output_needs_no_journal(generate, tmp_path):
     write_rows(tmp_path / "in.jsonl", PROMPTS[:2])
     assert generate("in.jsonl", "-", "--quiet")[0] == 0
