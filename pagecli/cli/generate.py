@@ -7,6 +7,7 @@ import typer
 from pagecli.cli import options as flags
 from pagecli.cli import resume_options as resume_flags
 from pagecli.cli import row_options as row_flags
+from pagecli.cli import run_options as run_flags
 from pagecli.cli.configuration import notes, with_place
 from pagecli.cli.console import Console
 from pagecli.cli.failures import exit_code_of
@@ -75,6 +76,8 @@ def generate(
     max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"],
     prefix_caching: flags.PrefixCaching = ENGINE_DEFAULTS["prefix_caching"],
     preemption: flags.PreemptionChoice = flags.Preemption.recompute,
+    kv_policy: flags.KvPolicyChoice = flags.KvPolicyName.paged,
+    batching: flags.BatchingChoice = flags.BatchingName.continuous,
     swap_memory: flags.SwapMemory = None,
     threads: flags.Threads = None,
     restart: resume_flags.Restart = False,
@@ -82,6 +85,7 @@ def generate(
     on_error: resume_flags.OnErrorChoice = resume_flags.OnError.row,
     max_error_rate: resume_flags.MaxErrorRate = None,
     stats: flags.Stats = None,
+    profile: run_flags.ProfileDirectory = None,
     progress_json: flags.ProgressJson = None,
     metrics_file: flags.MetricsFile = None,
     log_file: flags.LogFile = None,
@@ -112,14 +116,14 @@ def generate(
             raise with_place(error, context) from error
         # Slow imports (pyarrow) only after the flags have been found good.
         from pagecli.cli.generate_job import GenerateJob, run_generate
+        from pagecli.cli.job_rows import Formats
         from pagecli.cli.output_claim import JournalOptions
         from pagecli.jobs.error_policy import ErrorPolicy
-        from pagecli.cli.job_rows import Formats
         from pagecli.jobs.output_row import ResultColumns
         from pagecli.jobs.records import PromptOptions
+        from pagecli.jobs.row_selection import RowChoice
 
         job = GenerateJob(
-        from pagecli.jobs.row_selection import RowChoice
             input=input,
             output=output,
             engine=config,
@@ -132,6 +136,7 @@ def generate(
             dry_run=dry_run,
             overwrite=overwrite,
             stats=stats,
+            profile=profile,
             watch=watch,
             journal=JournalOptions(journal, restart),
             errors=ErrorPolicy(on_error.value, max_error_rate),

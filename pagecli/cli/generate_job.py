@@ -12,6 +12,7 @@ from pagecli.cli.memory_guard import check_fits
 from pagecli.cli.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
 from pagecli.cli.progress import ProgressDisplay, progress_display
 from pagecli.cli.quiet_libraries import quieten
+from pagecli.cli.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.report import print_summary
 from pagecli.cli.standard_output import reserved_stdout
 from pagecli.cli.watch_options import WatchOptions
@@ -29,8 +30,8 @@ from pagecli.jobs.output_row import ResultColumns
 from pagecli.jobs.records import PromptOptions, RowPreparer
 from pagecli.jobs.redaction import redact_values
 from pagecli.jobs.resume import Outcome, OutputClaim
-from pagecli.jobs.runner import JobRun, Progress, RunResult, Window
 from pagecli.jobs.row_selection import RowChoice
+from pagecli.jobs.runner import JobRun, Progress, RunResult, Window
 from pagecli.jobs.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.summary import job_stats, write_stats
 from pagecli.jobs.writer import RowWriter, open_output
@@ -55,6 +56,7 @@ class GenerateJob:
     dry_run: bool = False
     overwrite: bool = False
     stats: Path | None = None
+    profile: Path | None = None
     watch: WatchOptions = field(default_factory=WatchOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
@@ -90,6 +92,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
             return _already_complete(claim, outcome, console)
         if job.stats is not None:
             check_output(job.stats, overwrite=True)
+        check_profile_directory(job.profile)
         source = open_rows(job)
         try:
             return _run_claimed(_Run(job, source, claim, console, signals, watch, started), rows_fd)
@@ -145,7 +148,8 @@ def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
             run.watch.checkpoint,
         )
         try:
-            code = _run_to_the_end(run, job_run, writer)
+            with recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console):
+                code = _run_to_the_end(run, job_run, writer)
         finally:
             stats = job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
             if job.stats is not None:
