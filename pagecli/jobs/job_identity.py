@@ -27,7 +27,7 @@ MODEL_FILES = (
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
     *("input", "output", "order", "limit", "overwrite", "stats", "watch", "journal", "errors"),
-    *("selection.limit", "columns.score", "columns.logprobs", "dry_run"),
+    *("selection.limit", "columns.score", "columns.logprobs", "dry_run", "profile"),
     *("formats.output_format", "formats.compression", "formats.row_group_rows", "formats.token_texts"),
     *("engine.model", "engine.dtype", "engine.kv_memory_bytes", "engine.max_num_seqs", "engine.max_batch_tokens"),
     *("engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes", "engine.check_integrity"),
