@@ -6,13 +6,17 @@ clears it away if this one is killed; else beside the file.
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 from pagecli.errors import InputError, PagecliError, UsageError
 from pagecli.jobs.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
+
+STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -23,6 +27,7 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UsageError(f"{path} already exists", "give another name, or --overwrite to replace it")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {path.parent}")
+    _remove_stale_temporaries(path)
 
 
 def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
@@ -34,6 +39,26 @@ def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
     except OSError as error:
         raise not_writable(final, error) from error
     return temporary, os.fdopen(fd, "wb")
+
+
+def _remove_stale_temporaries(final: Path) -> None:
+    """What processes that were killed left beside `final` of it, such as of --stats."""
+    for path in final.parent.glob(f".{glob.escape(final.name)}.*-*{TEMPORARY_SUFFIX}"):
+        pid = path.name.removeprefix(f".{final.name}.").partition("-")[0]
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            found = os.stat(path, follow_symlinks=False)
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > STALE_SECONDS and not _exists(int(pid)):
+                os.unlink(path)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def publish(temporary: Path, final: Path, overwrite: bool) -> None:

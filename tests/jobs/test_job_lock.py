@@ -206,6 +206,19 @@ def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
     claim.close()
 
 
+def test_temporaries_beside_a_file_go_when_they_are_old_and_nobodys(tmp_path):
+    from pagecli.jobs.atomic_file import check_output
+
+    dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()
+    names = [f".s.json.{pid}-0a1b2c.tmp" for pid in (dead, os.getpid(), "what")] + [f".other.json.{dead}-0a1b2c.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / f".s.json.{dead}-ffffff.tmp").touch()  # just now
+    check_output(tmp_path / "s.json", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == sorted([*names[1:], f".s.json.{dead}-ffffff.tmp"])
+
+
 def test_published_output_is_known_by_its_file_not_by_its_name(tmp_path):
     output = tmp_path / "out.jsonl"
     claim = claim_output(output)
