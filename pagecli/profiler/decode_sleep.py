@@ -33,6 +33,7 @@ class SleepingScheduler(Scheduler):
         self._awake: dict[Request, None] = {}  # running, prompt not computed
         self._ranks: dict[Request, int] = {}  # order of admission
         self._wastes: dict[Sequence, int] = {}  # its part of never_filled
+        self._finals: dict[Sequence, int] = {}  # slots it will have filled at its end, of running requests
         self._num_entered = 0
 
     @property
@@ -57,9 +58,10 @@ class SleepingScheduler(Scheduler):
         self._num_entered += 1
         self._ranks[request] = self._num_entered
         self._awake[request] = None
+        self._finals[request.live[0]] = final_slots(request)
         if self.reservations is not None:
             held = self.kv.num_blocks_for(self.reservations.num_slots(request)) * self.kv.block_size
-            self._waste(request.live[0], held - final_slots(request))
+            self._waste(request.live[0], held - self._finals[request.live[0]])
 
     def _waste(self, sequence: Sequence, num_slots: int) -> None:
         """Set how many slots the sequence holds in vain."""
@@ -69,39 +71,41 @@ class SleepingScheduler(Scheduler):
     def _count_tail(self, sequence: Sequence) -> None:
         """A paged sequence has got blocks: past its end, the last one holds slots that it will not fill."""
         if self.reservations is None:
-            held = len(self.kv.block_table(sequence.seq_id)) * self.kv.block_size
-            self._waste(sequence, max(0, held - final_slots(sequence.request)))
+            past_end = len(self.kv.block_table(sequence.seq_id)) * self.kv.block_size - self._finals[sequence]
+            if past_end > 0:
+                self._waste(sequence, past_end)
 
     def _sleep(self, sequence: Sequence) -> None:
         phase = sequence.num_computed - self.now
         self._phases[sequence] = phase
         self._by_turn[-phase % self.kv.block_size][sequence] = None
-        heapq.heappush(self._ends, (final_slots(sequence.request) - phase, sequence.seq_id, sequence))
+        heapq.heappush(self._ends, (self._finals[sequence] - phase, sequence.seq_id, sequence))
         self.num_sleeping += 1
         self.phase_sum += phase
 
     def _wake(self, sequence: Sequence) -> None:
-        """Make what the sequence says of itself true again: so many computed tokens, and one more known."""
+        """Make the number of computed tokens that the sequence knows of true again."""
         phase = self._phases.pop(sequence)
         del self._by_turn[-phase % self.kv.block_size][sequence]
         self.num_sleeping -= 1
         self.phase_sum -= phase
         sequence.num_computed = self.now + phase
-        sequence.token_ids.extend([0] * (sequence.num_computed + 1 - sequence.num_tokens))
 
     def _preempt(self, request: Request) -> None:
         sequence = request.live[0]
         if sequence in self._phases:
             self._wake(sequence)
+            sequence.token_ids.extend([0] * (sequence.num_computed + 1 - sequence.num_tokens))  # one more known than computed
         self._awake.pop(request, None)
-        self._waste(sequence, 0)
+        self.never_filled -= self._wastes.pop(sequence, 0)
         super()._preempt(request)
 
     def next_end(self) -> int | None:
         """The step after which the next sleeping sequence finishes."""
         while self._ends:
             end, _, sequence = self._ends[0]
-            if sequence in self._phases and final_slots(sequence.request) - self._phases[sequence] == end:
+            phase = self._phases.get(sequence)
+            if phase is not None and self._finals[sequence] - phase == end:
                 return end
             heapq.heappop(self._ends)
         return None
@@ -160,7 +164,7 @@ class SleepingScheduler(Scheduler):
                 before = self._wastes.get(sequence, 0)
                 self._count_tail(sequence)
                 grown += [(at + 1 + i * size, 0) for i in range(blocks - 1)]
-                grown.append((at + 1 + (blocks - 1) * size, self._wastes[sequence] - before))
+                grown.append((at + 1 + (blocks - 1) * size, self._wastes.get(sequence, 0) - before))
         return grown
 
     def steps_with_blocks(self, num_steps: int) -> int:
@@ -192,19 +196,19 @@ class SleepingScheduler(Scheduler):
     def _finish(self, sequence: Sequence) -> None:
         request = sequence.request
         request.live.clear()
+        sequence.token_ids.clear()  # of a hundred thousand requests that is memory
         self._ranks.pop(request)
+        self._finals.pop(sequence)
         if self.limits.batching == "static":
             held = len(self.kv.block_table(sequence.seq_id)) * self.kv.block_size
             self._waste(sequence, held)
             self._ended.append(sequence)
         else:
-            self._waste(sequence, 0)
-            self._wastes.pop(sequence)
+            self.never_filled -= self._wastes.pop(sequence, 0)
             self.kv.free(sequence.seq_id)
             self.full = False
 
     def _release_ended(self) -> None:
         for sequence in self._ended:
-            self._waste(sequence, 0)
-            self._wastes.pop(sequence)
+            self.never_filled -= self._wastes.pop(sequence, 0)
         super()._release_ended()

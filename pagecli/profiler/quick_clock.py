@@ -32,9 +32,10 @@ class QuickClock(ReplayClock):
         num_tokens = count + sum(lengths.values())
         self.seconds += float(self._timer.seconds(num_tokens, num_sampled, context, pairs))
         scheduler.commit_step(lengths)
-        self.total.filled += scheduler.sleeping_tokens + scheduler.awake_tokens
-        self.total.held += scheduler.kv.num_used_blocks * self.block_size
-        self.total.never_filled += scheduler.never_filled
+        sums = self.ledger.sums
+        sums.filled += scheduler.sleeping_tokens + scheduler.awake_tokens
+        sums.held += scheduler.kv.num_used_blocks * self.block_size
+        sums.never_filled += scheduler.never_filled
         self._count(1, count + len(lengths), num_sampled)
         self.num_finished += scheduler.release_finished_sleepers()
 
@@ -54,16 +55,14 @@ class QuickClock(ReplayClock):
         used, never = scheduler.kv.num_used_blocks, scheduler.never_filled
         grown = scheduler.reserve_ahead(num_steps)
         scheduler.now += num_steps
-        self._add_decodes(num_steps, count, filled)
-        self.total.held += num_steps * used * self.block_size
-        self.total.never_filled += num_steps * never
+        sums = self.ledger.sums
+        sums.filled += num_steps * filled + count * (num_steps * (num_steps + 1) // 2)
+        sums.held += num_steps * used * self.block_size
+        sums.never_filled += num_steps * never
         for step, wasted in grown:
-            self.total.held += (num_steps + 1 - step) * self.block_size
-            self.total.never_filled += (num_steps + 1 - step) * wasted
+            sums.held += (num_steps + 1 - step) * self.block_size
+            sums.never_filled += (num_steps + 1 - step) * wasted
         self.seconds = float(times[num_steps])
         self._count(num_steps, count, num_steps * count)
         self.num_finished += scheduler.release_finished_sleepers()
         return True
-
-    def _add_decodes(self, num_steps: int, count: int, filled: int) -> None:
-        self.total.filled += num_steps * filled + count * (num_steps * (num_steps + 1) // 2)

@@ -56,11 +56,9 @@ class Arrivals:
     def that_fit(self, clock: ReplayClock) -> list[Arrival]:
         """Those that the clock's empty cache could hold, in order of arrival."""
         requests = self.workload.requests
-        prompts = (
-            prompt_token_ids(self.workload, VOCABULARY)
-            if self.case.prefix_caching
-            else ([0] * r.prompt_tokens for r in requests)
-        )
+        blank = {length: [0] * length for length in {one.prompt_tokens for one in requests}}
+        blanks = (blank[one.prompt_tokens] for one in requests)
+        prompts = prompt_token_ids(self.workload, VOCABULARY) if self.case.prefix_caching else blanks
         lengths = {one.output_tokens for one in requests}
         params = {length: SamplingParams(max_tokens=length, ignore_eos=True) for length in lengths}
         arrivals = []

@@ -143,9 +143,10 @@ class ReplayClock:
         self.scheduler.release_finished()
 
     def _count(self, num_steps: int, num_sequences: int, num_samples: int) -> None:
-        self.total.steps += num_steps
-        self.total.sequence_steps += num_steps * num_sequences
-        self.total.output_tokens += num_samples
+        sums = self.ledger.sums
+        sums.steps += num_steps
+        sums.sequence_steps += num_steps * num_sequences
+        sums.output_tokens += num_samples
 
     def _commit(self, plan: StepPlan) -> None:
         results = [self.choose(chunk) for chunk in plan.chunks if chunk.specs]
