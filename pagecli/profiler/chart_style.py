@@ -111,6 +111,11 @@ def number_axis(axis: Any, nbins: int = 5) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
+def number_text(value: float) -> str:
+    """1,234, 123, 12.3, 1.23."""
+    return f"{value:,.{0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2}f}"
+
+
 def bytes_text(num_bytes: float) -> str:
     """25.8 GiB; up to four significant digits."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

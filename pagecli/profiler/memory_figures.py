@@ -19,6 +19,7 @@ from pagecli.profiler.chart_style import (
     count_axis,
     new_figure,
     number_axis,
+    number_text,
     outside_legend,
     seconds_text,
     stacked_bar,
@@ -172,45 +173,45 @@ def policies(results: Sequence[PolicyResult], workload: str | None = None) -> Ch
     if not results:
         return None
     figure, (batch, speed) = new_figure(1.0 + 0.34 * len(results), 1, 2, sharey=True)
-    for row, result in enumerate(results):
-        for axes, name, value in ((batch, "batch", result.mean_batch), (speed, "speed", result.output_tokens_per_second)):
-            bar = axes.barh(row, value, color=BLUE if result.measured else SKY, height=0.65)
-            bar[0].set_gid(f"{name}-{row}")
-            in_paper = _paper_batch(result, workload) if name == "batch" else None
-            if in_paper is not None:
-                axes.plot(in_paper, row, marker="D", color=VERMILION, markersize=5, linestyle="none", label="paper")
-            axes.annotate(
-                f"{value:,.4g}", (max(value, in_paper or 0), row), (6, 0), textcoords="offset points", va="center", fontsize=8.5
-            )
-            axes.margins(x=0.18)
-    handles, names = batch.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles[:1], names[:1], loc="outside lower left")
+    tooltips = {}
     labels = [label_of(result, results) for result in results]
+    for row, result in enumerate(results):
+        papers = _paper_batch(result, workload)
+        _draw_value(batch, row, result.mean_batch, f"batch-{row}", result.measured, papers)
+        _draw_value(speed, row, result.output_tokens_per_second, f"speed-{row}", result.measured)
+        tooltips[f"batch-{row}"] = f"{labels[row]}: {number_text(result.mean_batch)} sequences in a step"
+        tooltips[f"speed-{row}"] = f"{labels[row]}: {number_text(result.output_tokens_per_second)} output tokens/s"
+    marks, names = batch.get_legend_handles_labels()
+    if marks:
+        figure.legend(marks[:1], names[:1], loc="outside lower left")
     _name_rows(batch, labels, [False] * len(labels))
-    for axes in (batch, speed):
-        number_axis(axes.xaxis)
     kinds = {"measured" if result.measured else "modelled" for result in results}
     batch.set_xlabel("Mean batch (sequences in a step)")
     speed.set_xlabel(f"Output tokens/s ({' or '.join(sorted(kinds))})")
-    best = max(range(len(results)), key=lambda row: results[row].output_tokens_per_second)
+    best = max(results, key=lambda result: result.output_tokens_per_second)
+    how = "Run on this machine." if kinds == {"measured"} else _MODELLED
     return Chart(
         "policies",
         "Batch and speed by policy",
-        "At equal memory. "
-        + ("Run on this machine." if kinds == {"measured"} else _MODELLED)
-        + (_PAPERS_BATCH if handles else ""),
-        f"Fastest: {labels[best]} with {results[best].output_tokens_per_second:,.4g} output tokens/s at a mean batch of "
-        f"{results[best].mean_batch:.1f}.",
+        f"At equal memory. {how}{_PAPERS_BATCH if marks else ''}",
+        f"Fastest: {label_of(best, results)} with {number_text(best.output_tokens_per_second)} output tokens/s at a mean batch of"
+        f" {best.mean_batch:.1f}.",
         figure,
-        ("policy", "mean batch", "output tokens/s", "requests", "steps", "preemptions", "time"),
+        ("policy", "mean batch", "output tokens/s", "requests finished", "steps", "preemptions", "time"),
         [_policy_row(label, result) for label, result in zip(labels, results, strict=True)],
-        {
-            f"{name}-{row}": f"{labels[row]}: {value:,.4g}"
-            for row, result in enumerate(results)
-            for name, value in (("batch", result.mean_batch), ("speed", result.output_tokens_per_second))
-        },
+        tooltips,
     )
+
+
+def _draw_value(axes: Axes, row: int, value: float, gid: str, measured: bool, papers: float | None = None) -> None:
+    """A bar with its number behind it, and the paper's number as a mark."""
+    axes.barh(row, value, color=BLUE if measured else SKY, height=0.65)[0].set_gid(gid)
+    if papers is not None:
+        axes.plot(papers, row, marker="D", color=VERMILION, markersize=5, linestyle="none", label="paper")
+    end = (max(value, papers or 0), row)
+    axes.annotate(number_text(value), end, (6, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.margins(x=0.18)
+    number_axis(axes.xaxis)
 
 
 def _paper_batch(result: PolicyResult, workload: str | None) -> float | None:
@@ -219,9 +220,10 @@ def _paper_batch(result: PolicyResult, workload: str | None) -> float | None:
 
 
 def _policy_row(label: str, result: PolicyResult) -> tuple[str, ...]:
-    counts = (result.num_requests, result.num_steps, result.num_preemptions)
-    speed = f"{result.output_tokens_per_second:,.1f}"
-    return label, f"{result.mean_batch:.2f}", speed, *(f"{count:,}" for count in counts), seconds_text(result.seconds)
+    finished = int(result.details.get("num_finished", result.num_requests))
+    requests = f"{result.num_requests:,}" if finished == result.num_requests else f"{finished:,} of {result.num_requests:,}"
+    speed, counts = f"{result.output_tokens_per_second:,.1f}", (result.num_steps, result.num_preemptions)
+    return label, f"{result.mean_batch:.2f}", speed, requests, *(f"{count:,}" for count in counts), seconds_text(result.seconds)
 
 
 def block_sizes(results: Sequence[PolicyResult]) -> Chart | None:

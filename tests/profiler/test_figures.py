@@ -9,7 +9,7 @@ from made_recordings import full_recording, policy_result, policy_results, recor
 from matplotlib.text import Text
 
 from pagecli.profiler import block_figures, hardware_figures, memory_figures, run_figures
-from pagecli.profiler.chart_style import Chart, bytes_text, png, seconds_text, style, svg
+from pagecli.profiler.chart_style import Chart, bytes_text, number_text, png, seconds_text, style, svg
 from pagecli.profiler.downsampling import NUM_BUCKETS, bucketed
 from pagecli.profiler.latency import latencies
 from pagecli.profiler.records import BlockMap, HardwareSample, MemoryPart, RequestRecord
@@ -157,6 +157,12 @@ def test_the_papers_mean_batch_is_marked_only_on_its_own_workloads():
     assert "paper" not in words(memory_figures.policies(policy_results(), "mine.jsonl"))
 
 
+def test_a_policy_that_was_cut_off_says_how_many_requests_it_finished():
+    cut = policy_result("reserve-max", details={"num_finished": 18, "cut_off": 1})
+    rows = memory_figures.policies([policy_result(), cut]).rows
+    assert [row[3] for row in rows] == ["1,000", "18 of 1,000"]
+
+
 def test_waste_by_block_size_needs_two_sizes():
     assert memory_figures.block_sizes(policy_results()) is None
     chart = memory_figures.block_sizes([policy_result(block_size=size) for size in (64, 8, 16)])
@@ -271,6 +277,10 @@ def test_a_png_has_the_title_and_a_white_ground(tmp_path):
 )
 def test_times_are_said_in_a_readable_unit(seconds, text):
     assert seconds_text(seconds) == text
+
+
+def test_numbers_have_three_digits_or_more():
+    assert [number_text(value) for value in (0.5, 9.999, 30.42, 99.96, 1234.5)] == ["0.50", "10.0", "30.4", "100", "1,234"]
 
 
 def test_sizes_are_said_in_a_readable_unit():
