@@ -194,8 +194,8 @@ def policies(results: Sequence[PolicyResult], workload: str | None = None) -> Ch
         "policies",
         "Batch and speed by policy",
         f"At equal memory. {how}{_PAPERS_BATCH if marks else ''}",
-        f"Fastest: {label_of(best, results)} with {number_text(best.output_tokens_per_second)} output tokens/s at a mean batch of"
-        f" {best.mean_batch:.1f}.",
+        f"Fastest: {label_of(best, results)} with {number_text(best.output_tokens_per_second)} output tokens/s at a mean batch"
+        f" of {best.mean_batch:.1f}.",
         figure,
         ("policy", "mean batch", "output tokens/s", "requests finished", "steps", "preemptions", "time"),
         [_policy_row(label, result) for label, result in zip(labels, results, strict=True)],
