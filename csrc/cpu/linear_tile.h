@@ -25,10 +25,11 @@ constexpr int kMaxPanels = 4;
 
 // What a tile reads and writes over one block of k.
 struct TileArgs {
-    const void* x;       // [ROWS, k_count] floats, or bfloat16 where the ISA multiplies bfloat16 pairs; rows x_stride apart
-    const void* weight;  // the first panel at the block's first k; the next panel is panel_stride elements further
+    const void* x;         // [ROWS, k_count] as the tile takes it: floats, bfloat16 pairs, or int8 groups; rows x_stride apart
+    const float* x_scale;  // of int8 groups: [ROWS, k_count / 64], rows x_scale_stride apart
+    const void* weight;    // the first panel at the block's first k; the next panel is panel_stride elements further
     float* sums;         // [ROWS, PANELS * 16]: sums so far, 64-byte aligned
-    int64_t x_stride, panel_stride;
+    int64_t x_stride, x_scale_stride, panel_stride;
     int64_t k_count;
     const char* prefetch;   // brought into L2 meanwhile, prefetch_step bytes for every 64 bytes read of a panel
     int64_t prefetch_step;  // 0 to 64
@@ -52,6 +53,32 @@ struct Prefetcher {
         next += step;
     }
 };
+
+// sum[r][v] += x(r) * weight(v) by multiply_add(sum, x, weight), the smaller of the two factors' sets held in registers.
+template <class Sum, int ROWS, int VECTORS, class ReadX, class ReadWeight, class MultiplyAdd>
+PAGECLI_INLINE void outer_product(Sum (&sum)[ROWS][VECTORS], ReadX read_x, ReadWeight read_weight, MultiplyAdd multiply_add) {
+    if constexpr (ROWS < VECTORS) {
+        decltype(read_x(0)) x[ROWS];
+        PAGECLI_UNROLL
+        for (int r = 0; r < ROWS; ++r) x[r] = read_x(r);
+        PAGECLI_UNROLL
+        for (int v = 0; v < VECTORS; ++v) {
+            const auto weight = read_weight(v);
+            PAGECLI_UNROLL
+            for (int r = 0; r < ROWS; ++r) multiply_add(sum[r][v], x[r], weight);
+        }
+    } else {
+        decltype(read_weight(0)) weight[VECTORS];
+        PAGECLI_UNROLL
+        for (int v = 0; v < VECTORS; ++v) weight[v] = read_weight(v);
+        PAGECLI_UNROLL
+        for (int r = 0; r < ROWS; ++r) {
+            const auto x = read_x(r);
+            PAGECLI_UNROLL
+            for (int v = 0; v < VECTORS; ++v) multiply_add(sum[r][v], x, weight[v]);
+        }
+    }
+}
 
 template <int ROWS, int PANELS>
 struct TileSums {
@@ -83,30 +110,9 @@ struct TileSums {
         }
     }
 
-    // sum[r][v] += x(r) * weight(v) by multiply_add(sum, x, weight), the smaller of the two factors' sets held in registers.
     template <class ReadX, class ReadWeight, class MultiplyAdd>
     [[gnu::always_inline]] void add(ReadX read_x, ReadWeight read_weight, MultiplyAdd multiply_add) {
-        if constexpr (ROWS < kVectors) {
-            decltype(read_x(0)) x[ROWS];
-            PAGECLI_UNROLL
-            for (int r = 0; r < ROWS; ++r) x[r] = read_x(r);
-            PAGECLI_UNROLL
-            for (int v = 0; v < kVectors; ++v) {
-                const auto weight = read_weight(v);
-                PAGECLI_UNROLL
-                for (int r = 0; r < ROWS; ++r) multiply_add(sum[r][v], x[r], weight);
-            }
-        } else {
-            decltype(read_weight(0)) weight[kVectors];
-            PAGECLI_UNROLL
-            for (int v = 0; v < kVectors; ++v) weight[v] = read_weight(v);
-            PAGECLI_UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                const auto x = read_x(r);
-                PAGECLI_UNROLL
-                for (int v = 0; v < kVectors; ++v) multiply_add(sum[r][v], x, weight[v]);
-            }
-        }
+        outer_product(sum, read_x, read_weight, multiply_add);
     }
 };
 
@@ -184,18 +190,25 @@ void tile_bfloat16_pairs(const TileArgs& t) {
     sums.finish(t);
 }
 
-// The tile kernel for a weight type, indexed by rows; [rows][0] spans one panel, [rows][1] wide_panels(rows).
-template <template <int, int> class Kernel>
+// The tiles of a weight type: entries[rows][0] spans one panel, [rows][1] wide(rows) panels; rows up to max_rows.
+struct Tiles {
+    const TileFunction (*entries)[2];
+    int max_rows;
+    int (*wide)(int rows);
+};
+
+template <template <int, int> class Kernel, int (*wide)(int) = wide_panels>
 struct TileTable {
     static constexpr TileFunction entries[kMaxTileRows + 1][2] = {
         {nullptr, nullptr},
-        {Kernel<1, 1>::run, Kernel<1, wide_panels(1)>::run},
-        {Kernel<2, 1>::run, Kernel<2, wide_panels(2)>::run},
-        {Kernel<3, 1>::run, Kernel<3, wide_panels(3)>::run},
-        {Kernel<4, 1>::run, Kernel<4, wide_panels(4)>::run},
-        {Kernel<5, 1>::run, Kernel<5, wide_panels(5)>::run},
-        {Kernel<6, 1>::run, Kernel<6, wide_panels(6)>::run},
+        {Kernel<1, 1>::run, Kernel<1, wide(1)>::run},
+        {Kernel<2, 1>::run, Kernel<2, wide(2)>::run},
+        {Kernel<3, 1>::run, Kernel<3, wide(3)>::run},
+        {Kernel<4, 1>::run, Kernel<4, wide(4)>::run},
+        {Kernel<5, 1>::run, Kernel<5, wide(5)>::run},
+        {Kernel<6, 1>::run, Kernel<6, wide(6)>::run},
     };
+    static constexpr Tiles tiles(int max_rows = kMaxTileRows) { return {entries, max_rows, wide}; }
 };
 
 template <int ROWS, int PANELS>

@@ -2,6 +2,7 @@
 #include "pagecli/pack_weight.h"
 
 #include "parallel.h"
+#include "quantize.h"
 #include "vec.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -75,11 +76,45 @@ void pack(const PackWeightArgs& a) {
 }
 
 template <class Source>
+void quantize_panel(Int8Group* packed, const Source* weight, int64_t weight_stride, int rows, int64_t cols) {
+    for (int64_t first = 0; first < cols; first += kGroupK, ++packed) {
+        const int width = static_cast<int>(cols - first < kGroupK ? cols - first : kGroupK);
+        memset(static_cast<void*>(packed), 0, sizeof *packed);
+        for (int r = 0; r < rows; ++r) {
+            alignas(64) float values[kGroupK] = {};
+            int32_t q[kGroupK], sum = 0;
+            convert(values, weight + r * weight_stride + first, width);
+            packed->scale[r] = quantize_group(q, values);
+            for (int k = 0; k < kGroupK; ++k) {
+                packed->q[k / 4][r][k % 4] = static_cast<int8_t>(q[k]);
+                sum += q[k];
+            }
+            packed->offset[r] = 128 * sum;
+        }
+    }
+}
+
+template <class Source>
+void quantize(const PackWeightArgs& a) {
+    const int64_t num_panels = (a.rows + kRows - 1) / kRows, num_groups = (a.cols + kGroupK - 1) / kGroupK;
+    Int8Group* packed = static_cast<Int8Group*>(a.packed);
+    const Source* weight = static_cast<const Source*>(a.weight);
+    parallel_for(num_panels, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+            const int64_t first = panel * kRows;
+            const int rows = static_cast<int>(a.rows - first < kRows ? a.rows - first : kRows);
+            quantize_panel(packed + panel * num_groups, weight + first * a.weight_stride, a.weight_stride, rows, a.cols);
+        }
+    });
+}
+
+template <class Source>
 void pack_from(const PackWeightArgs& a) {
-    if (a.packed_type == WeightType::float32)
-        pack<Source, float>(a);
-    else
-        pack<Source, Bfloat16>(a);
+    switch (a.packed_type) {
+        case WeightType::float32: return pack<Source, float>(a);
+        case WeightType::bfloat16: return pack<Source, Bfloat16>(a);
+        case WeightType::int8: return quantize<Source>(a);
+    }
 }
 
 }  // namespace

@@ -14,6 +14,9 @@
 //   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN; load_f16(p): IEEE half
 //   float  reduce_add(v), reduce_max(v): a fixed tree, the same for every call
 //   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight; broadcast_pair(p): one pair in every lane
+//   VecI   even_bytes(v), odd_bytes(v): bytes 0 and 2, or 1 and 3, of each lane as two signed 16-bit numbers
+//   void   accumulate_int16(sum, a, b): sum += the sum of the products of each lane's two 16-bit numbers; as accumulate, so
+//          that no compiler multiplies first and spills
 // and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, copy_sign, widening and dot products of pairs.
 #pragma once
 
@@ -99,6 +102,32 @@ PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
     accumulate(sum, widen_high(a), widen_high(w));  // products of two bfloat16 are exact in float: fused or not is the same
     accumulate(sum, widen_low(a), widen_low(w));
 }
+#endif
+
+// accumulate_quads(sum, x, w): sum += the sum of the products of each lane's four bytes, unsigned in x, signed in w. Where
+// has_quad_dot is false the matrix kernel multiplies 16-bit numbers instead.
+#if defined(__AVX512VNNI__)
+constexpr bool has_quad_dot = true;
+PAGECLI_INLINE void accumulate_quads(VecI& sum, VecI x, VecI w) {
+    __m512i v = sum.v;
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(v) : "v"(x.v), "v"(w.v));
+    sum.v = v;
+}
+#elif defined(PAGECLI_EMULATE_QUAD_DOT)  // tests only: the path of vpdpbusd on machines without it
+constexpr bool has_quad_dot = true;
+PAGECLI_INLINE void accumulate_quads(VecI& sum, VecI x, VecI w) {
+    uint8_t a[VecF::width * 4];
+    int8_t b[VecF::width * 4];
+    int32_t total[VecF::width];
+    memcpy(a, &x, sizeof a);
+    memcpy(b, &w, sizeof b);
+    memcpy(total, &sum, sizeof total);
+    for (int i = 0; i < VecF::width * 4; ++i) total[i / 4] += a[i] * b[i];
+    memcpy(&sum, total, sizeof total);
+}
+#else
+constexpr bool has_quad_dot = false;
+PAGECLI_INLINE void accumulate_quads(VecI&, VecI, VecI) {}
 #endif
 
 }  // namespace pagecli::PAGECLI_ISA

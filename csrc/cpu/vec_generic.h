@@ -10,6 +10,8 @@ namespace pagecli::PAGECLI_ISA {
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Uints __attribute__((vector_size(64)));
+typedef int16_t Shorts __attribute__((vector_size(64)));
+typedef uint16_t Ushorts __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
 struct VecF {
@@ -119,6 +121,13 @@ PAGECLI_INLINE VecI load_pairs(const uint16_t* p) {
     VecI v;
     memcpy(&v.v, p, sizeof v.v);
     return v;
+}
+
+PAGECLI_INLINE VecI even_bytes(VecI v) { return {(Ints)((Shorts)((Ushorts)v.v << 8) >> 8)}; }
+PAGECLI_INLINE VecI odd_bytes(VecI v) { return {(Ints)((Shorts)v.v >> 8)}; }
+PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
+    const Ints low_a = (Ints)((Uints)a.v << 16) >> 16, low_b = (Ints)((Uints)b.v << 16) >> 16;
+    sum.v += low_a * low_b + (a.v >> 16) * (b.v >> 16);
 }
 
 PAGECLI_INLINE VecI broadcast_pair(const uint16_t* p) {

@@ -1,6 +1,7 @@
 """Whether a job can fit in this machine's memory, found out in milliseconds: before torch, weights or a download."""
 
 from pagecli.engine.config import EngineConfig
+from pagecli.model.dtypes import WEIGHT_BYTES
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.local_device import multiplies_bfloat16
 from pagecli.runner import memory_needs
@@ -13,7 +14,7 @@ def check_fits(config: EngineConfig) -> None:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "bfloat16" if multiplies_bfloat16() else "float32"
-    dtype_bytes = 2 if dtype == "bfloat16" else 4
+    dtype_bytes = WEIGHT_BYTES[dtype]
     needs = memory_needs.MemoryNeeds(
         weights=memory_needs.weight_bytes(source.config, dtype_bytes),
         activations=memory_needs.activation_bytes(source.config, config.max_batch_tokens),

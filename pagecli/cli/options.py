@@ -29,6 +29,7 @@ class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 class EarlyStop(StrEnum):
@@ -149,7 +150,10 @@ Model = Annotated[
     ),
 ]
 LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
-DTypeChoice = Annotated[DType, _option("Of weights and KV cache. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype")]
+DTypeChoice = Annotated[
+    DType,
+    _option("Of weights and KV cache (with int8, bfloat16). auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+]
 MaxModelLen = Annotated[
     int | None, _option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")
 ]

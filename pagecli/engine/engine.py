@@ -54,7 +54,7 @@ class Engine:
     def _build_cache(self, model: Model) -> tuple[ModelRunner, KVMemory]:
         import torch
 
-        dtype, block_size = getattr(torch, self.dtype), self.config.block_size
+        dtype, block_size = getattr(torch, self.loaded.kv_dtype), self.config.block_size
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
         bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
         num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pagecli.engine.config import EngineConfig
 from pagecli.errors import UsageError
+from pagecli.model.dtypes import KV_BYTES, KV_DTYPE, WEIGHT_BYTES
 from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
 from pagecli.model.tokenizer import Tokenizer, load_tokenizer
 from pagecli.runner import memory_budget
@@ -21,9 +22,13 @@ class LoadedModel:
     max_batch_tokens: int  # the most that forward takes
 
     @property
+    def kv_dtype(self) -> str:
+        return KV_DTYPE[self.dtype]
+
+    @property
     def element_bytes(self) -> int:
-        """Bytes of a number in the weights and in the KV cache."""
-        return 4 if self.dtype == "float32" else 2
+        """Bytes of a number in the KV cache."""
+        return KV_BYTES[self.dtype]
 
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
@@ -40,8 +45,7 @@ def load(config: EngineConfig) -> LoadedModel:
     """Find and load what the settings name. Raises ModelError if it cannot be loaded or does not fit."""
     source = resolve_model(config.model, config.load_format)
     dtype = resolve_dtype(config.dtype)
-    element_bytes = 4 if dtype == "float32" else 2
-    memory_budget.check_weights_fit(source.config.num_parameters, element_bytes, source.name)
+    memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name)
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype, config.max_batch_tokens)
     return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens)

@@ -77,6 +77,24 @@ def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     extension().argmax(out, x)
 
 
+def sample_tokens(
+    out: torch.Tensor,
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    temperatures: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    keys: torch.Tensor,
+) -> None:
+    """out[d] int64 = a token drawn from logits[rows[d], vocab], as runner/sampler.py draws it, for each draw d.
+
+    rows and top_k (0: all) int32; temperatures (0: the likeliest), top_p (1: all) and min_p (0: all) float32; keys[d] int64:
+    seed, row key, sample, position of the output token, which alone decide the random number.
+    """
+    extension().sample_tokens(out, logits, rows, temperatures, top_k, top_p, min_p, keys)
+
+
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
     """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64; negative: nowhere) of the caches."""
     extension().store_kv(k_cache, v_cache, k, v, slot_ids)

@@ -11,7 +11,8 @@ from types import ModuleType
 import torch
 
 from pagecli.errors import UsageError
-from pagecli.kernels.packed_weight import PackedWeight, padded_shape
+from pagecli.kernels import packed_weight
+from pagecli.kernels.packed_weight import PackedWeight
 
 
 def _load_extension() -> ModuleType:
@@ -55,12 +56,11 @@ def set_num_threads(num_threads: int) -> None:
 
 
 def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
-    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32 or bfloat16)."""
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
     num_rows, num_cols = weight.shape
-    rows, cols = padded_shape(num_rows, num_cols)
-    data = torch.empty(rows * cols, dtype=dtype)
-    _native.pack_weight(data, weight)
-    return PackedWeight(data, num_rows, num_cols)
+    packed = packed_weight.allocate(num_rows, num_cols, dtype)
+    _native.pack_weight(packed.data, weight)
+    return packed
 
 
 def embedding(out: torch.Tensor, token_ids: torch.Tensor, weight: PackedWeight) -> None:

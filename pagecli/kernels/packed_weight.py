@@ -5,6 +5,8 @@ One layout serves every instruction set (N output features, K input features, `w
     panel 0 holds rows 0..15, panel 1 rows 16..31, ...; N is padded with zeros to a multiple of 16, K to a multiple of 2
     float32   data[N/16][K  ][16]       one k, 16 rows side by side
     bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: vdpbf16ps takes them so; others shift and mask
+    int8      data[N/16][K/64][288]     32-bit words for 64 k of 16 rows, K padded to whole groups: 16 float scales (largest
+                                        size / 127), 16 offsets (128 * sum of q), q[16][16][4]: four k of a row side by side
 """
 
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ import torch
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
+GROUP_K = 64  # k that share a scale
+GROUP_WORDS = 288
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A packed `weight[num_rows, num_cols]`; `data` is flat, float32 or bfloat16, in the layout above."""
+    """A packed `weight[num_rows, num_cols]`; `data` is flat, float32, bfloat16 or, of int8 groups, int32, laid out as above."""
 
     data: torch.Tensor
     num_rows: int
@@ -25,7 +29,8 @@ class PackedWeight:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.data.dtype
+        """What the weights are: float32, bfloat16 or int8."""
+        return torch.int8 if self.data.dtype == torch.int32 else self.data.dtype
 
     @property
     def nbytes(self) -> int:
@@ -35,3 +40,12 @@ class PackedWeight:
 def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
     """(num_rows, num_cols) rounded up to whole panels and whole k pairs."""
     return -(-num_rows // PANEL_WIDTH) * PANEL_WIDTH, -(-num_cols // K_MULTIPLE) * K_MULTIPLE
+
+
+def allocate(num_rows: int, num_cols: int, dtype: torch.dtype) -> PackedWeight:
+    """Room for weight[num_rows, num_cols] packed as `dtype`, not filled."""
+    rows, cols = padded_shape(num_rows, num_cols)
+    if dtype == torch.int8:
+        num_words = rows // PANEL_WIDTH * -(-num_cols // GROUP_K) * GROUP_WORDS
+        return PackedWeight(torch.empty(num_words, dtype=torch.int32), num_rows, num_cols)
+    return PackedWeight(torch.empty(rows * cols, dtype=dtype), num_rows, num_cols)

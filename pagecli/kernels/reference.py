@@ -6,7 +6,7 @@ Operations write into the outputs they are given and return nothing.
 
 import torch
 
-from pagecli.kernels.packed_weight import PANEL_WIDTH, PackedWeight, padded_shape
+from pagecli.kernels.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
 
 _ACTIVATIONS = {
     "none": lambda x: x,
@@ -18,8 +18,10 @@ _ACTIVATIONS = {
 
 
 def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
-    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32 or bfloat16)."""
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
     num_rows, num_cols = weight.shape
+    if dtype == torch.int8:
+        return _pack_int8(weight)
     rows, cols = padded_shape(num_rows, num_cols)
     padded = torch.zeros(rows, cols, dtype=dtype)
     padded[:num_rows, :num_cols] = weight.to(dtype)
@@ -28,8 +30,46 @@ def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
     return PackedWeight(data.reshape(-1).contiguous(), num_rows, num_cols)
 
 
+def quantize(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """values[R, K] -> q[R, K/64, 64] int8, scale[R, K/64]: each group of 64 k (the last one padded with zeros) by its largest
+    size / 127, rounded to the nearest, even on ties."""
+    padded = torch.nn.functional.pad(values.float(), (0, -values.shape[1] % GROUP_K))
+    groups = padded.view(values.shape[0], padded.shape[1] // GROUP_K, GROUP_K)
+    size = groups.abs().amax(-1)
+    inverse = torch.where(size > 1e-30, torch.full((), 127.0) / size, torch.zeros(()))  # 127.0 / size would round twice
+    return (groups * inverse.unsqueeze(-1)).round().to(torch.int8), size / 127.0
+
+
+def dequantize(q: torch.Tensor, scale: torch.Tensor, num_cols: int) -> torch.Tensor:
+    """The values that q and scale stand for, [R, num_cols]."""
+    return (q.float() * scale.unsqueeze(-1)).view(q.shape[0], q.shape[1] * GROUP_K)[:, :num_cols]
+
+
+def _pack_int8(weight: torch.Tensor) -> PackedWeight:
+    num_rows, num_cols = weight.shape
+    q, scale = quantize(torch.nn.functional.pad(weight.float(), (0, 0, 0, -num_rows % PANEL_WIDTH)))
+    panels, groups = q.shape[0] // PANEL_WIDTH, q.shape[1]
+    offset = 128 * q.int().sum(-1, dtype=torch.int32)
+    headers = [t.view(panels, PANEL_WIDTH, groups).permute(0, 2, 1) for t in (scale.view(torch.int32), offset)]
+    quads = q.view(panels, PANEL_WIDTH, groups, GROUP_K // 4, 4).permute(0, 2, 3, 1, 4).contiguous()
+    words = quads.view(torch.int32).view(panels, groups, -1)
+    return PackedWeight(torch.cat([*headers, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
+
+
+def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
+    words = weight.data.view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
+    scale = words[..., :PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
+    quads = words[..., 2 * PANEL_WIDTH :].contiguous().view(torch.int8)
+    q = quads.view(*words.shape[:2], GROUP_K // 4, PANEL_WIDTH, 4).permute(0, 3, 1, 2, 4)
+    num_rows, groups = words.shape[0] * PANEL_WIDTH, words.shape[1]
+    values = dequantize(q.reshape(num_rows, groups, GROUP_K), scale.reshape(num_rows, groups), weight.num_cols)
+    return values[: weight.num_rows].contiguous()
+
+
 def unpack_weight(weight: PackedWeight) -> torch.Tensor:
-    """PackedWeight -> weight[N, K] in its dtype; the inverse of pack_weight."""
+    """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of int8, the float32 values it stands for."""
+    if weight.dtype == torch.int8:
+        return _unpack_int8(weight)
     rows, cols = padded_shape(weight.num_rows, weight.num_cols)
     if weight.dtype == torch.float32:
         panels = weight.data.view(rows // PANEL_WIDTH, cols, PANEL_WIDTH).permute(0, 2, 1)
@@ -53,8 +93,11 @@ def linear(
 ) -> None:
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]), accumulated in float32.
 
-    With bfloat16 weights a kernel may round x to bfloat16 first (vdpbf16ps). A row's result depends on that row alone.
+    With bfloat16 weights a kernel may round x to bfloat16 first (vdpbf16ps). With int8 weights x is quantized as they are, each
+    row in groups of 64, and the products of a group are summed exactly. A row's result depends on that row alone.
     """
+    if weight.dtype == torch.int8:
+        x = dequantize(*quantize(x), x.shape[1])
     result = x.float() @ unpack_weight(weight).float().T
     if bias is not None:
         result += bias

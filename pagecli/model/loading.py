@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from pagecli.errors import ModelError, UsageError
+from pagecli.model.dtypes import DTYPES
 from pagecli.model.layers import WeightLoader
 from pagecli.model.llama import LlamaModel
 from pagecli.model.opt import OPTModel
@@ -18,8 +19,8 @@ _HEAD_DIMS = range(32, 257)  # what the attention kernels take
 
 def load(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
     """See registry.load_model."""
-    if dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"dtype {dtype!r} cannot be loaded", "use float32 or bfloat16")
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} cannot be loaded", f"use {', '.join(DTYPES)}")
     if max_batch_tokens < 1:
         raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
     config = source.config

@@ -24,13 +24,13 @@ def available_bytes(root: Path = Path("/")) -> int:
     return available
 
 
-def check_weights_fit(num_parameters: int, bytes_each: int, name: str) -> None:
+def check_weights_fit(num_parameters: int, bytes_each: float, name: str) -> None:
     """Raise ModelError, before anything is loaded, if the weights alone are more than the memory available."""
     needed, available = num_parameters * bytes_each, available_bytes()
     if needed > available:
         raise ModelError(
             f"the weights of {name} take {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB of memory are available",
-            "use --dtype bfloat16, a smaller model or a larger machine",
+            "use --dtype bfloat16 or int8, a smaller model or a larger machine",
         )
 
 

@@ -10,8 +10,8 @@ HOST_RUNTIME_BYTES = 300 * 2**20  # Python and torch with a model of next to no 
 SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log probabilities
 
 
-def weight_bytes(config: ModelConfig, dtype_bytes: int) -> int:
-    return config.num_parameters * dtype_bytes
+def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
+    return int(config.num_parameters * bytes_each)
 
 
 def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:
@@ -54,7 +54,7 @@ class MemoryNeeds:
         }
         return " + ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= 50 * 2**20)
 
-    def check_fit(self, name: str, available: int, dtype_bytes: int) -> None:
+    def check_fit(self, name: str, available: int, dtype_bytes: float) -> None:
         """Raises ModelError with the sum, and the largest KV cache that fits or what else to do, unless it fits."""
         if self.total <= available:
             return
@@ -64,7 +64,7 @@ class MemoryNeeds:
         elif self.swap and room + self.swap >= 2**20:
             hint = f"the largest that fits is --swap-memory {(room + self.swap) // 2**20}MiB"
         elif dtype_bytes > 2 and self.weights // 2 + self.runtime <= available:
-            hint = "use --dtype bfloat16"
+            hint = "use --dtype bfloat16, or int8"
         else:
             hint = "use a smaller model or a larger machine; pagecli profile shows which fits"
         total = _gib(self.total)

@@ -2,6 +2,7 @@
 
 Tolerance: out[m, n] is one running float32 sum over k, so its rounding error is a random walk of K steps, each at most half an
 ulp of the sum: within EPSILON * (8 + 2 * sqrt(K)) of the sum of the terms' sizes, the 8 for bias, activation and residual.
+With int8 weights x is quantized as the definition says and the sum is over groups, whose own sums are exact.
 """
 
 import math
@@ -16,7 +17,7 @@ from pagecli.kernels import native, reference
 
 EPSILON = 2.0**-24
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 
 dtypes = st.sampled_from(DTYPES)
 num_rows = st.integers(0, 40) | st.sampled_from([60, 97, 130])
@@ -25,6 +26,8 @@ num_rows = st.integers(0, 40) | st.sampled_from([60, 97, 130])
 def expected_and_tolerance(isa, x, weight, bias, activation, residual):
     if isa == "avx512bf16" and weight.dtype == torch.bfloat16:
         x = x.bfloat16()
+    if weight.dtype == torch.int8:
+        x = reference.dequantize(*reference.quantize(x), x.shape[1])
     factors = x.double(), reference.unpack_weight(weight).double().T
     terms = [t.double() for t in (bias, residual) if t is not None]
     sums = factors[0] @ factors[1] + (0 if bias is None else bias.double())
@@ -127,9 +130,8 @@ def test_what_is_not_a_number_stays_in_its_row_and_column(isa, dtype):
     assert finite[rows][:, columns].all()
 
 
-def test_without_columns_only_bias_and_activation_are_left(isa):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_columns_only_bias_and_activation_are_left(isa, dtype):
     out = torch.full((3, 20), float("nan"))
-    native.linear(
-        out, torch.empty(3, 0), native.pack_weight(torch.empty(20, 0), torch.float32), torch.full((20,), -1.5), "relu"
-    )
+    native.linear(out, torch.empty(3, 0), native.pack_weight(torch.empty(20, 0), dtype), torch.full((20,), -1.5), "relu")
     assert torch.equal(out, torch.zeros(3, 20))

@@ -11,7 +11,8 @@ from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
 from pagecli.model.registry import load_model, resolve_model
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 5e-2}
+KV_DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.bfloat16}
 
 
 def random_prompts(lengths: list[int]) -> dict[int, list[int]]:
@@ -32,7 +33,7 @@ def _computed_once(directory: Path, prompts: tuple[tuple[int, ...], ...]) -> dic
         return {i: model(torch.tensor([tokens])).logits[0] for i, tokens in enumerate(prompts)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_prompts_chunks_and_decode_steps_equal_transformers(tiny_model, name, dtype):
     directory = tiny_model(name)
@@ -40,11 +41,11 @@ def test_prompts_chunks_and_decode_steps_equal_transformers(tiny_model, name, dt
     expected = transformers_logits(directory, prompts)
     model = load_model(resolve_model(str(directory)), dtype, max_batch_tokens=256)
 
-    whole = PagedSteps(model, getattr(torch, dtype)).step(prompts)
+    whole = PagedSteps(model, KV_DTYPE[dtype]).step(prompts)
     for i in prompts:
         assert relative_error(whole[i], expected[i]) <= TOLERANCE[dtype]
 
-    steps, found = PagedSteps(model, getattr(torch, dtype)), {i: [] for i in prompts}
+    steps, found = PagedSteps(model, KV_DTYPE[dtype]), {i: [] for i in prompts}
     chunk_sizes, done = [1, 5, 17], dict.fromkeys(prompts, 0)
     while any(done[i] < len(prompts[i]) for i in prompts):
         chunks = {}
@@ -68,9 +69,10 @@ def test_logits_come_only_for_the_rows_asked_for(tiny_model, name):
         assert torch.equal(last[i][0], every[i][-1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["opt-post-norm", "llama"])
-def test_a_rows_logits_do_not_depend_on_its_batch(tiny_model, name):
-    model = load_model(resolve_model(str(tiny_model(name))), "float32", max_batch_tokens=64)
+def test_a_rows_logits_do_not_depend_on_its_batch(tiny_model, name, dtype):
+    model = load_model(resolve_model(str(tiny_model(name))), dtype, max_batch_tokens=64)
     prompts = random_prompts([12, 31, 3])
     together = PagedSteps(model).step(prompts)
     for i, tokens in prompts.items():

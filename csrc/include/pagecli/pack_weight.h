@@ -10,7 +10,7 @@ namespace pagecli {
 enum class SourceType : int32_t { float32, bfloat16, float16 };
 
 struct PackWeightArgs {
-    void* packed;        // ceil(rows / 16) * 16 * ceil(cols / 2) * 2 elements of packed_type; written completely, padding too
+    void* packed;        // as packed_weight.h says; written completely, padding too
     const void* weight;  // [rows, cols] of source_type, rows weight_stride elements apart; may be read-only mapped memory
     int64_t weight_stride;
     int64_t rows, cols;

@@ -3,15 +3,25 @@
 //   panel 0 holds rows 0..15, panel 1 rows 16..31, ...; N is padded with zeros to whole panels, K to whole pairs
 //   float32   data[N/16][K  ][16]       one k, 16 rows side by side
 //   bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: what vdpbf16ps eats
+//   int8      data[N/16][K/64] Int8Group, K padded to whole groups: weight = scale * q, a scale for 64 k of a row
 #pragma once
 
 #include <stdint.h>
 
 namespace pagecli {
 
-enum class WeightType : int32_t { float32, bfloat16 };
+enum class WeightType : int32_t { float32, bfloat16, int8 };
 
 constexpr int64_t kPanelWidth = 16;
+constexpr int64_t kGroupK = 64;  // k that share a scale, of weights and of activations
+
+// 64 k of the 16 rows of a panel; four k of a row side by side are what vpdpbusd eats.
+struct Int8Group {
+    float scale[kPanelWidth];               // largest size in the group / 127
+    int32_t offset[kPanelWidth];            // 128 * the sum of q: what unsigned activations (q + 128) add too much
+    int8_t q[kGroupK / 4][kPanelWidth][4];  // [-127, 127]
+};
+static_assert(sizeof(Int8Group) == 1152, "no padding");
 
 // A view of packed weight[rows, cols].
 struct PackedWeightView {
