@@ -3,8 +3,8 @@
     python benchmarks/replay.py --save
     python benchmarks/replay.py --requests 2000 --long 0
 
-OPT-13B on one A100-40GB: 15,728 KV slots. Each workload with all requests there from the start, as in a batch job; at the paper's
-request rate with the roofline's step times; and at that rate with the slower steps that the paper's own mean batches imply.
+OPT-13B on one A100-40GB: 15,728 KV slots. Each workload with all requests there from the start, as in a batch job; at the
+paper's request rate with the roofline's step times; and so with the slower steps that the paper's own mean batches imply.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from pagecli.profiler.workloads import built_in
 
 SLOTS = 15_728
 PAPER_RATES = {"sharegpt": 2.0, "alpaca": 30.0}  # requests/s of figure 13
-# By Little's law a batch of 30.42 at 2 x 337.99 tokens/s means steps of 45 ms, and 132.44 at 30 x 58.45 means 75.5 ms; the roofline
-# has 26 and 28 ms for such batches. The rest, in seconds, is what the system of 2023 took beside reading and computing.
+# By Little's law a batch of 30.42 at 2 x 337.99 tokens/s means steps of 45 ms, and 132.44 at 30 x 58.45 means 75.5 ms;
+# the roofline has 26 and 28 for such batches. The rest, in seconds, the system of 2023 took beside reading and computing.
 PAPER_OVERHEADS = {"sharegpt": 0.019, "alpaca": 0.0475}
 
 

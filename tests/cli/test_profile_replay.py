@@ -20,6 +20,7 @@ FLAGS = {
     "block_size": 16,
     "max_num_seqs": None,
     "max_batch_tokens": None,
+    "policies": None,
     "block_sizes": "16,64",
 }
 
