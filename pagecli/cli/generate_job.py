@@ -105,6 +105,7 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
     journal = open_journal(run.claim, job.journal, job, console)
     if run.claim is not None:
         run.watch.add(Heartbeat(run.claim.output))
+    run.watch.begun()
     if journal is not None or run.claim is None:
         run.signals.last_words = last_words(run.claim, job.input)
     schema, options = run.source.schema, output_options(job)

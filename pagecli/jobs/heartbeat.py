@@ -58,6 +58,8 @@ class Heartbeat:
         self._figures.pid, self._figures.host, self._figures.started = facts.pid, facts.host, facts.started
         self._write()
 
+    def begun(self) -> None: ...
+
     def loaded(self, stats: Mapping[str, Any]) -> None:
         self._figures.phase = "generating"
         self._write()

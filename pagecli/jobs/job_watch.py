@@ -55,6 +55,7 @@ class Watcher(Protocol):
     interval: float
 
     def started(self, facts: JobFacts) -> None: ...
+    def begun(self) -> None: ...
     def loaded(self, stats: Mapping[str, Any]) -> None: ...
     def progress(self, look: Look) -> None: ...
     def checkpoint(self, num_rows: int) -> None: ...
@@ -106,6 +107,10 @@ class JobWatch:
     def started(self, facts: JobFacts) -> None:
         self._facts = facts
         self._tell_all(lambda watcher: watcher.started(facts))
+
+    def begun(self) -> None:
+        """The output is this run's own: no other run works on it, and it may be written."""
+        self._tell_all(lambda watcher: watcher.begun())
 
     def loaded(self, stats: Mapping[str, Any]) -> None:
         self._tell_all(lambda watcher: watcher.loaded(stats))

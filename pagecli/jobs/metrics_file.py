@@ -61,6 +61,7 @@ class MetricsFile:
         self._values: dict[str, float] = {}
         self._labels: dict[str, str] = {}
         self._info: dict[str, str] = {}
+        self._has_begun = False
 
     def started(self, facts: JobFacts) -> None:
         is_path = facts.output != "-" and not is_remote(facts.output)
@@ -74,6 +75,9 @@ class MetricsFile:
             "pagecli_error_rows_total": 0,
             "pagecli_output_tokens_total": 0,
         }
+
+    def begun(self) -> None:
+        self._has_begun = True
         self._write()
 
     def loaded(self, stats: Mapping[str, Any]) -> None:
@@ -103,6 +107,9 @@ class MetricsFile:
         self._values["pagecli_checkpoint_timestamp_seconds"] = time.time()
 
     def ended(self, end: JobEnd) -> None:
+        """A run that was refused, because another one is at work or by wrong usage, leaves the file as it is."""
+        if end.exit_code == ExitCode.USAGE and not self._has_begun:
+            return
         now = time.time()
         for name in (
             "pagecli_job_eta_seconds",

@@ -146,6 +146,8 @@ class ProgressEvents:
         figures = {"pid": facts.pid, "host": facts.host, "input": facts.input, "output": facts.output, "model": facts.model}
         self._put("start", {"schema_version": SCHEMA_VERSION, "version": pagecli.__version__, **figures})
 
+    def begun(self) -> None: ...
+
     def loaded(self, stats: Mapping[str, Any]) -> None:
         self._put("loaded", {name: stats.get(name) for name in LOADED})
 

@@ -116,6 +116,8 @@ class LogWatcher:
         figures = {"input": facts.input, "output": facts.output, "model": facts.model, "host": facts.host}
         self._say("started", {"version": pagecli.__version__, **figures})
 
+    def begun(self) -> None: ...
+
     def loaded(self, stats: Mapping[str, Any]) -> None:
         self._say("loaded", {name: stats.get(name) for name in LOADED})
 

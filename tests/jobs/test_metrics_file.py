@@ -27,6 +27,7 @@ def samples(text: str) -> dict[str, float]:
 def run(path, *ends, output="out.parquet"):
     metrics = MetricsFile(path)
     metrics.started(JobFacts("in.jsonl", output, "m"))
+    metrics.begun()
     for end in ends:
         metrics.ended(end)
     return metrics
@@ -92,6 +93,20 @@ def test_an_old_file_that_makes_no_sense_is_replaced(tmp_path, old):
     assert samples(path.read_text())["pagecli_job_running"] == 1
 
 
+def test_a_run_that_is_refused_leaves_the_figures_of_the_one_at_work(tmp_path):
+    path = tmp_path / "job.prom"
+    run(path)
+    before = path.read_text()
+    second = MetricsFile(path)
+    second.started(JobFacts("in.jsonl", "out.parquet", "m"))
+    second.ended(JobEnd(2, "another run is writing out.parquet"))
+    assert path.read_text() == before
+    third = MetricsFile(path)
+    third.started(JobFacts("in.jsonl", "out.parquet", "m"))
+    third.ended(JobEnd(3, "no such file"))
+    assert samples(path.read_text())["pagecli_job_exit_code"] == 3
+
+
 def test_a_file_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     with pytest.raises(InputError, match="no such directory"):
         MetricsFile(tmp_path / "none" / "job.prom")
@@ -119,4 +134,5 @@ def test_passwords_in_names_do_not_reach_it(tmp_path):
     path = tmp_path / "job.prom"
     metrics = MetricsFile(path)
     metrics.started(JobFacts("https://u:sesame99@host/in", "out.parquet", "https://host/m?token=sesame99"))
+    metrics.begun()
     assert "sesame99" not in path.read_text()
