@@ -50,6 +50,7 @@ class JobDirectory:
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(self.path, 0o700)
+                    _sync_directory(output.parent)
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise _unusable(self.path, error) from error
@@ -143,6 +144,16 @@ class JobDirectory:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes new names in it last; without effect where a directory cannot be synced."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def temporary_home(final: Path) -> Path:

@@ -69,6 +69,7 @@ class Journal:
         self.finished = FinishedRows(self._fd, key)
         self._end = self.finished.end
         os.ftruncate(self._fd, self._end)
+        directory.sync()  # the file's name, which syncing the file alone need not keep
         self._pending: list[bytes] = []
         self._num_written = self.num_safe_rows = self.finished.num_rows  # input rows: in the file; synced
         self._failure: OSError | None = None
