@@ -25,6 +25,7 @@ def profile(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.slow
 def test_the_page_and_the_pictures_are_written(profile, tmp_path):
     code, out, err = profile("--html", "report.html", "--plots", "plots", "--json")
     assert code == 0

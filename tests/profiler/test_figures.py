@@ -1,6 +1,7 @@
 """The charts: what is drawn of few, many and no steps, and the numbers beside them."""
 
 import re
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +14,7 @@ from pagecli.profiler.chart_style import Chart, bytes_text, number_text, png, se
 from pagecli.profiler.downsampling import NUM_BUCKETS, bucketed
 from pagecli.profiler.latency import latencies
 from pagecli.profiler.records import BlockMap, HardwareSample, MemoryPart, RequestRecord
+from pagecli.profiler.sweep_figures import speed_by_batch
 
 SVG = "{http://www.w3.org/2000/svg}"
 OVER_TIME = [run_figures.kv_over_time, run_figures.batch_over_time, run_figures.step_time]
@@ -59,6 +61,7 @@ def test_a_run_without_steps_has_no_chart(draw):
     assert draw(recording([])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", OVER_TIME, ids=lambda f: f.__name__)
 def test_a_long_run_makes_a_small_picture_that_keeps_its_extremes(draw):
     spike = steps(3000, blocks_used=lambda i: 990 if i == 1234 else 600, num_running=lambda i: 99 if i == 1234 else 32)
@@ -294,10 +297,12 @@ def test_sizes_are_said_in_a_readable_unit():
 
 
 def test_a_sweep_has_a_line_for_each_shape():
-    from pagecli.profiler.sweep import SweepPoint, SweepResult
-    from pagecli.profiler.sweep_figures import speed_by_batch
+    def result(batch: int, prompt: int) -> SimpleNamespace:  # as of profiler.sweep, which loads torch
+        point = SimpleNamespace(batch=batch, prompt=prompt, output=64)
+        speeds = {"prompt_tokens_per_second": batch * prompt / 0.1, "output_tokens_per_second": batch * 64 / 2.0}
+        return SimpleNamespace(point=point, prompt_seconds=0.1, output_seconds=2.0, **speeds)
 
-    made = [SweepResult(SweepPoint(batch, prompt, 64), 0.1, 2.0) for prompt in (128, 512) for batch in (1, 8, 32)]
+    made = [result(batch, prompt) for prompt in (128, 512) for batch in (1, 8, 32)]
     chart = speed_by_batch(made)
     assert {"128 in, 64 out", "512 in, 64 out"} <= words(chart)
     assert chart.rows[1] == ("128", "64", "8", "0.100", "10,240.0", "2.000", "256.0")

@@ -11,6 +11,7 @@ from made_recordings import full_recording, policy_result, policy_results, recor
 from pagecli.errors import InputError
 from pagecli.profiler.gpus import find_gpu
 from pagecli.profiler.plan import PlanSettings, make_plan
+from pagecli.profiler.report_content import build_report
 from pagecli.profiler.report_html import write_plots, write_report
 from pagecli.profiler.workloads import built_in
 
@@ -66,6 +67,7 @@ def page_text(plan, tmp_path_factory):
     return path.read_text()
 
 
+@pytest.mark.slow
 def test_the_page_answers_the_three_questions(page_text):
     page = Page(page_text)
     assert page.headings[0] == "a made-up run"
@@ -81,6 +83,7 @@ def test_the_page_answers_the_three_questions(page_text):
         assert number in page_text
 
 
+@pytest.mark.slow
 def test_measured_policies_stand_apart_from_replayed_ones_and_beside_the_claims(tmp_path):
     replayed = policy_results()
     measured = [replace(result, measured=True, output_tokens_per_second=result.mean_batch) for result in replayed]
@@ -93,6 +96,7 @@ def test_measured_policies_stand_apart_from_replayed_ones_and_beside_the_claims(
     assert "4.29x</td><td>2-4x over FasterTransformer (paper, abstract)" in text
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_nothing(page_text):
     page = Page(page_text)
     assert "script" not in page.tags
@@ -103,17 +107,20 @@ def test_the_page_loads_nothing_and_runs_nothing(page_text):
     assert len(page_text) < 2_000_000
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_links_inside_the_page_lead_somewhere(page_text):
     page = Page(page_text)
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
+@pytest.mark.slow
 def test_every_picture_has_a_name_and_a_table(page_text):
     assert page_text.count('role="img" aria-label="') == page_text.count("<svg")
     assert page_text.count("<figure") == page_text.count("<summary>The numbers</summary>") == page_text.count("<figcaption>")
 
 
+@pytest.mark.slow
 def test_what_comes_from_data_is_escaped(tmp_path):
     nasty = '<script>alert("1")</script>&<img src=x onerror=alert(2)>'
     made = full_recording(40)
@@ -140,19 +147,19 @@ def test_a_report_of_nothing_says_so(tmp_path, made):
 
 
 def test_the_advice_stands_at_the_top(tmp_path):
-    write_report(tmp_path / "r.html", None, None, recording(steps(100, outside_seconds=0.01)))
+    write_report(tmp_path / "r.html", None, [policy_result(num_preemptions=30)], None)
     text = (tmp_path / "r.html").read_text()
-    assert "<strong>Advice:</strong> 33% of the time went to reading and writing" in text
+    assert "<strong>Advice:</strong> KV memory limits this workload: 30 preemptions" in text
     assert text.index("Advice") < text.index("<main>")
 
 
-def test_a_long_run_says_what_was_kept_of_it(tmp_path):
+def test_a_long_run_says_what_was_kept_of_it():
     made = recording(steps(100))
     made.step_stride = 8
     made.totals.update(num_steps=800, num_requests=5000)
-    write_report(tmp_path / "r.html", None, None, made)
-    text = (tmp_path / "r.html").read_text()
-    assert "Of 800 steps every 8th is drawn; of 5,000 requests 100 are" in text
+    (run,) = build_report(None, None, made).sections
+    assert run.note.startswith("Of 800 steps every 8th is drawn; of 5,000 requests 100 are")
+    assert ("steps", "800") in run.figures
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path):
@@ -169,6 +176,7 @@ def test_a_report_replaces_the_one_before_and_leaves_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+@pytest.mark.slow
 def test_plots_are_png_files_named_by_their_subject(tmp_path, plan):
     paths = write_plots(tmp_path / "plots", plan, None, recording(steps(30)))
     names = ["memory-layout.png", "kv-over-time.png", "batch-over-time.png", "step-time.png", "latency.png"]
