@@ -45,6 +45,8 @@ def profile(
     num_requests: profile_flags.NumRequests = None,
     request_rate: profile_flags.RequestRate = None,
     max_tokens: profile_flags.OutputTokens = SAMPLING_DEFAULTS["max_tokens"],
+    replay: profile_flags.Replay = True,
+    policies: profile_flags.Policies = None,
     block_sizes: profile_flags.BlockSizes = None,
     sharing: profile_flags.Sharing = False,
     sweep_sizes: run_flags.SweepSizes = None,
@@ -66,6 +68,7 @@ def profile(
 
     The plan: weights, KV cache, and how many requests fit at a time on a GPU
     of the catalogue or on this machine, with the flags for generate.
+    The replay: what the memory policies of other systems do with the same work.
     --run and --sweep load the model and measure it on this machine.
     """
     console = Console(quiet and not verbose, verbose)
@@ -102,7 +105,9 @@ def _sections(
     from pagecli.cli.profile_replay import block_sizes_section, replay_section, sharing_section
     from pagecli.cli.profile_run import run_section, sweep_section
 
-    wanted: list[Callable[[PlannedJob, Mapping[str, Any]], Section]] = [_plan_section, replay_section]
+    wanted: list[Callable[[PlannedJob, Mapping[str, Any]], Section]] = [_plan_section]
+    if values["replay"]:
+        wanted.append(replay_section)
     if values["block_sizes"] is not None:
         wanted.append(block_sizes_section)
     if values["sharing"]:

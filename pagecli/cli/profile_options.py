@@ -73,6 +73,18 @@ OutputTokens = Annotated[
     int, _option("Output tokens of requests whose file does not say how many.", WORKLOAD, "--max-tokens", metavar="N", min=1)
 ]
 
+Replay = Annotated[
+    bool, _option("Run the workload under each memory policy on a clock of modelled steps.", REPLAY, "--replay/--no-replay")
+]
+Policies = Annotated[
+    str | None,
+    _option(
+        "Replay these, as paged,paged-prefix,reserve-max/static: a policy, and after a slash continuous, static or none.",
+        REPLAY,
+        "--policies",
+        metavar="LIST",
+    ),
+]
 BlockSizes = Annotated[
     str | None,
     _option(

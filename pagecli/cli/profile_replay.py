@@ -5,10 +5,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile_section import Section
+from pagecli.cli.replay_cases import replay_cases
 from pagecli.profiler.paper_figures import system_for
 from pagecli.profiler.plan_json import policy_json
 from pagecli.profiler.records import PolicyResult
-from pagecli.profiler.replay import DEFAULT_CASES, SHARING_CASE, replay
+from pagecli.profiler.replay import SHARING_CASE, replay
 from pagecli.profiler.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads import Workload, built_in
 
@@ -35,12 +36,13 @@ def replay_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
     """Every policy on the planned cache; relative_throughput is output tokens/s over those of paged + continuous."""
     from pagecli.profiler.estimate import step_time_of
 
+    cases = replay_cases(values["policies"], job.workload)
     if not job.plan.fits:
         return Section({"replay": []}, [_line("No replay: there is no KV cache.", "dim")])
     settings = settings_of(job.plan)
-    results = replay(job.workload, settings, step_time_of(job.plan), _cases(job.workload, values))
-    paged = next(r.output_tokens_per_second for r in results if r.policy == "paged" and r.batching == "continuous")
-    rows = [policy_json(r) | {"relative_throughput": _ratio(r.output_tokens_per_second, paged)} for r in results]
+    results = replay(job.workload, settings, step_time_of(job.plan), cases)
+    paged = _speed_of_paged(results)
+    rows = [policy_json(r) | {"relative_throughput": r.output_tokens_per_second / paged if paged else None} for r in results]
     shown: list[RenderableType] = [_line(""), replay_table(results, job.workload), *_notes(results, job, settings)]
     return Section({"replay": rows}, shown, results)
 
@@ -57,9 +59,10 @@ def settings_of(plan: "Plan") -> ReplaySettings:
     )
 
 
-def _cases(workload: Workload, values: Mapping[str, Any]) -> Sequence[ReplayCase]:
-    """Those of the paper; with prefix sharing too where prompts have prefixes and it is not refused."""
-    return (*DEFAULT_CASES, SHARING_CASE) if workload.prefix_block_size else DEFAULT_CASES
+def _speed_of_paged(results: Sequence[PolicyResult]) -> float | None:
+    """Output tokens/s of paged + continuous; None if it was not among those asked for."""
+    paged = [r for r in results if r.policy == "paged" and r.batching == "continuous" and not r.prefix_caching]
+    return paged[0].output_tokens_per_second if paged else None
 
 
 def _ratio(value: float, base: float) -> float:
@@ -75,7 +78,7 @@ def replay_table(results: Sequence[PolicyResult], workload: Workload) -> "Table"
     table.add_column("policy")
     for name in ("token\nstates", "reserved", "internal\nfragm.", "external\nfragm.", "mean\nbatch", "throughput\nof paged"):
         table.add_column(name, justify="right", no_wrap=True)
-    paged = next(r.output_tokens_per_second for r in results if r.policy == "paged" and r.batching == "continuous")
+    paged = _speed_of_paged(results)
     for r in results:
         shares, paper = r.shares, system_for(r.policy, r.batching)
         paper = None if r.prefix_caching else paper
@@ -88,7 +91,7 @@ def replay_table(results: Sequence[PolicyResult], workload: Workload) -> "Table"
             _beside(shares.internal_fragmentation, paper.internal_fragmentation if paper else None, paper is not None),
             _beside(shares.external_fragmentation, paper.external_fragmentation if paper else None, paper is not None),
             _beside(r.mean_batch, batch, paper is not None),
-            f"{_ratio(r.output_tokens_per_second, paged):.2f}x",
+            "-" if not paged else f"{r.output_tokens_per_second / paged:.2f}x",
         )
     return table
 

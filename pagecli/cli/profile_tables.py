@@ -160,6 +160,7 @@ def _batch_line(plan: Plan, workload: Workload) -> str:
 def _estimate_line(plan: Plan, workload: Workload, estimate: Estimate) -> str:
     speed = f"{estimate.output_tokens_per_second:,.0f} output tokens/s at best"
     whole = f"{duration(estimate.seconds)} for the {len(workload.requests):,} requests"
+    whole += ", were all there from the start" if workload.requests_per_second else ""
     step = f"a step of {estimate.batch:,} sequences takes {estimate.step_seconds * 1e3:,.1f} ms and waits for {estimate.bound}"
     return f"Estimate, not measured ({plan.settings.device.source}): {speed}, {whole}; {step}."
 
