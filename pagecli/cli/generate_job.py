@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pagecli.cli.console import Console
-from pagecli.cli.interruption import guarded, keep_finished, last_words
+from pagecli.cli.interruption import guarded, keep_finished, last_words, resumable_loading
 from pagecli.cli.job_rows import Formats, open_rows, output_options, prompt_length
 from pagecli.cli.memory_guard import check_fits
 from pagecli.cli.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
@@ -79,6 +79,10 @@ def run_generate(job: GenerateJob, console: Console) -> int:
     """Runs the job; returns the exit code. Raises PagecliError, StopRequested."""
     started = time.perf_counter()
     quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
+    if job.dry_run:
+        from pagecli.cli.dry_run import run_dry
+
+        return run_dry(job, console)
     facts = JobFacts(job.input, job.output, job.engine.model)
     with (
         stop_signals() as signals,
@@ -126,7 +130,8 @@ def _already_complete(claim: OutputClaim, outcome: Outcome, console: Console) ->
 def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
     job, console = run.job, run.console
     with progress_display(console) as display:
-        engine = _load(job, console, display)
+        with resumable_loading(run.claim, console, job.input):
+            engine = _load(job, console, display)
         run.watch.loaded(engine.stats())
 
         def on_progress(progress: Progress) -> None:

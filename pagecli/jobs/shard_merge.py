@@ -74,7 +74,7 @@ def _merge_lines(paths: list[str], file: BinaryIO, codec: str | None) -> int:
     with contextlib.ExitStack() as stack:
         out: Any = stack.enter_context(pa.CompressedOutputStream(file, codec)) if codec else file
         parts = [_Lines(stack, path) for path in paths]
-        check_parts([(part.path, part.first and (part.first.number, part.first.count)) for part in parts])
+        check_parts([(part.path, (part.first.number, part.first.count) if part.first else None) for part in parts])
         order, num_rows = ShardOrder(), 0
         for line in heapq.merge(*parts, key=lambda line: line.row):
             order.next(line.row)
