@@ -147,7 +147,7 @@ template <class T, int kHeadDim, bool kSplitKeys>
 __device__ inline void copy_tile(T* stage, const PagedAttentionArgs& a, const KeyPlaces& places, int first, int end) {
     using S = MmaShape<kHeadDim, kSplitKeys>;
     const Rows<T, S::kChunks> keys = {stage}, values = {stage + S::kTileKeys * kHeadDim};
-#pragma unroll
+#pragma unroll(kHeadDim > 128 ? 2 : 8)  // each copy in flight takes registers for its addresses
     for (int i = static_cast<int>(threadIdx.x); i < S::kTileKeys * S::kChunks; i += kMmaThreads) {
         const int row = i / S::kChunks, chunk = i % S::kChunks, key = first + row;
         const bool wanted = key < end && chunk * kVec < a.head_dim;

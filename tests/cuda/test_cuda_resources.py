@@ -1,0 +1,113 @@
+"""What ptxas says of every kernel: machine code for each GPU, registers within bounds, nothing spilled to local memory. The
+build leaves its reports beside the object files (csrc/cuda/keep_report.py); without nvcc there is nothing to check."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+CUDA = ROOT / "csrc" / "cuda"
+KERNEL_FILES = sorted(CUDA.glob("*.cu"))
+TARGETS = {"sm_80", "sm_90a"}
+# Most registers a thread may take: 65,536 on a multiprocessor let this many threads run at once.
+MAX_REGISTERS = {
+    "decode_kernel": 128,  # 3 blocks of 128 threads, as the plan counts on, would need no more than 170
+    "mma_decode_kernel": 255,
+    "prefill_kernel": 255,
+    "norm_kernel": 64,  # one block of 1,024 threads
+    "other": 64,
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    kernel: str
+    target: str
+    registers: int
+    stack_bytes: int
+    spill_bytes: int
+
+
+def parse(report: str) -> list[Usage]:
+    """The entries of one `ptxas -v` output."""
+    found = []
+    for part in report.split("Compiling entry function ")[1:]:
+        symbol, target = re.search(r"'(\S+)' for '(\w+)'", part).groups()
+        stack, stores, loads = map(
+            int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups()
+        )
+        registers = int(re.search(r"Used (\d+) registers", part)[1])
+        found.append(Usage(readable(symbol), target, registers, stack, stores + loads))
+    return found
+
+
+def readable(symbol: str) -> str:
+    """A kernel's name and template arguments, from its mangled symbol: decode_kernel<BFloat16, 128, 4>."""
+    name = max(re.findall(r"[a-z_]*kernel", symbol), key=len)
+    types = re.findall(r"8BFloat16|7Float16|kernelI(f)", symbol)
+    element = "float" if "f" in types else "BFloat16" if "8BFloat16" in symbol else "Float16" if "7Float16" in symbol else ""
+    arguments = [element, *re.findall(r"L[ib](\d+)E", symbol)] if element else []
+    return f"{name}<{', '.join(arguments)}>" if arguments else name
+
+
+def reports() -> list[Path]:
+    """One report for each kernel file, newer than all of csrc/cuda; built here where no install has left them."""
+    newest_source = max(path.stat().st_mtime for path in [*CUDA.glob("*.cu"), *CUDA.glob("*.h")])
+    for directory in [*(ROOT / "build").glob("*/cuda/CMakeFiles/pagecli_cuda.dir")]:
+        found = [directory / f"{path.name}.o.report" for path in KERNEL_FILES]
+        if all(path.is_file() and path.stat().st_mtime > newest_source for path in found):
+            return found
+    build = ROOT / "build" / "cuda-check"
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    cmake, ninja = shutil.which("cmake", path=tools), shutil.which("ninja", path=tools)
+    assert cmake, "needs cmake"
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+    options = ["-DPAGECLI_CUDA=ON", "-DPAGECLI_ISAS=", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in (
+        [cmake, *generator, "-S", ROOT / "csrc", "-B", build, *options],
+        [cmake, "--build", build, "--target", "pagecli_cuda", "--parallel", str(os.cpu_count())],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [build / "cuda" / "CMakeFiles" / "pagecli_cuda.dir" / f"{path.name}.o.report" for path in KERNEL_FILES]
+
+
+@pytest.fixture(scope="module")
+def usages() -> list[Usage]:
+    if shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc")
+    return [usage for path in reports() for usage in parse(path.read_text())]
+
+
+def test_every_kernel_is_compiled_for_every_target(usages):
+    assert {usage.target for usage in usages} == TARGETS
+    names = {usage.kernel.split("<")[0] for usage in usages}
+    declared = {name for path in KERNEL_FILES for name in re.findall(r"__global__[^;{]*?(\w+_kernel)\(", path.read_text())}
+    assert declared | {"mma_decode_kernel"} == names
+
+
+def test_registers_are_bounded_and_nothing_is_spilled(usages):
+    for usage in sorted(usages, key=lambda usage: (usage.kernel, usage.target)):
+        print(f"{usage.kernel:45} {usage.target:7} {usage.registers:4} registers")
+        assert usage.spill_bytes == 0, usage
+        assert usage.stack_bytes == 0, usage
+        assert usage.registers <= MAX_REGISTERS.get(usage.kernel.split("<")[0], MAX_REGISTERS["other"]), usage
+
+
+def test_spills_would_be_seen():
+    """ptxas 13.0's own words of a kernel that spills."""
+    text = """ptxas info    : Compiling entry function '_ZN7pagecli4cuda14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_11PrefillArgsE' \
+for 'sm_80'
+ptxas info    : Function properties for _ZN7pagecli4cuda14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_11PrefillArgsE
+    24 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 24 bytes cumulative stack size, 512 bytes cmem[0]
+"""
+    assert parse(text) == [Usage("prefill_kernel<BFloat16, 256>", "sm_80", 255, 24, 12)]
