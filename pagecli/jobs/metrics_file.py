@@ -188,7 +188,7 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return repr(value) if isinstance(value, int) else repr(float(value)).removesuffix(".0")
+    return str(int(value)) if isinstance(value, int) else repr(float(value)).removesuffix(".0")
 
 
 def _replace(path: Path, content: bytes) -> None:

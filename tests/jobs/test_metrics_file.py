@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from pagecli.errors import InputError
+from pagecli.errors import ExitCode, InputError
 from pagecli.jobs.input_row import RowEstimate
 from pagecli.jobs.job_watch import JobEnd, JobFacts, Look
 from pagecli.jobs.metrics_file import LAST_SUCCESS, METRICS, MetricsFile, last_values, metrics_text
@@ -49,7 +49,7 @@ def test_figures_of_a_run_from_start_to_end(tmp_path):
     assert found["pagecli_checkpoint_rows"] == 4
     assert found["pagecli_process_resident_memory_bytes"] > 10**6
     assert LAST_SUCCESS not in found
-    metrics.ended(JobEnd(0, stats=STATS))
+    metrics.ended(JobEnd(ExitCode.OK, stats=STATS))
     found = samples(path.read_text())
     assert found["pagecli_rows_total"] == 10
     assert (found["pagecli_job_running"], found["pagecli_job_exit_code"]) == (0, 0)
