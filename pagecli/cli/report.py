@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pagecli.cli.console import Console
+from pagecli.jobs.redaction import redact
 
 
 def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> None:
@@ -13,7 +14,7 @@ def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> No
     lines = summary_lines(stats, output)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        console.print_line(f"{console.dimmed(name.ljust(width))}  {value}")
+        console.print_line(f"{console.dimmed(name.ljust(width))}  {redact(value)}")
 
 
 def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]]:
