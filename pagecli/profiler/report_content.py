@@ -10,6 +10,7 @@ from pagecli.profiler.chart_style import Chart, bytes_text, seconds_text, style
 from pagecli.profiler.paper_claims import claim_for
 from pagecli.profiler.plan import Plan
 from pagecli.profiler.records import PolicyResult, Recording
+from pagecli.profiler.run_summary import hardware_summary, joules_per_token
 from pagecli.profiler.run_totals import block_size_of, end_seconds, num_requests, num_steps, total
 
 if TYPE_CHECKING:
@@ -201,9 +202,9 @@ def run_key_figures(recording: Recording) -> list[tuple[str, str]]:
         figures.append(("slots filled", f"{100 * total(recording, 'slots_filled') / (used * block_size):.1f} % of used blocks"))
     if unshared := total(recording, "blocks_unshared"):
         figures.append(("saved by sharing", f"{100 * (1 - used / unshared):.1f} % of blocks"))
-    energy = {s.device: s.energy_joules for s in recording.hardware if s.energy_joules is not None}  # the last of each
-    if energy and output:
-        figures.append(("energy", f"{sum(energy.values()) / output:.3g} J a token"))
+    joules = joules_per_token(hardware_summary(recording.hardware), int(output))
+    if joules is not None:
+        figures.append(("energy", f"{joules:.3g} J a token"))
     return figures
 
 
