@@ -4,7 +4,6 @@ The model is loaded once. Every request gets exactly its output length (end toke
 of the workload's lengths, equal where the workload says that prompts begin alike.
 """
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -108,7 +107,6 @@ def measure(
         done.results.append(result)
         done.recordings.append(recording)
         del run  # its KV cache makes room for the next one's
-        gc.collect()
     return done
 
 

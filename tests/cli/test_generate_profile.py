@@ -41,6 +41,7 @@ def test_a_job_that_fails_leaves_what_was_seen_until_then(generate, tmp_path, mo
         return step(self)
 
     monkeypatch.setattr(Engine, "step", failing)
+    monkeypatch.setattr(report_html, "write_report", lambda *args: None)
     code, _, _ = generate(ROWS, "out.jsonl", "--profile", "figures")
     assert code == 130
     assert pq.read_table(tmp_path / "figures" / "steps.parquet").num_rows == 3

@@ -1,5 +1,7 @@
 """A workload on the real engine under several policies: same work, same memory, measured one after the other."""
 
+import weakref
+
 import pytest
 
 from pagecli.engine import loaded_model
@@ -12,6 +14,7 @@ from pagecli.profiler.records import KVShares
 from pagecli.profiler.replay import replay_case
 from pagecli.profiler.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads import Workload, WorkloadRequest
+from pagecli.runner import kv_cache
 
 LENGTHS = [(5 + 7 * i % 30, 3 + 11 * i % 25) for i in range(14)]
 NUM_SLOTS, LONGEST, SLOT_BYTES = 256, 64, 1536
@@ -82,13 +85,27 @@ def test_where_prompts_begin_alike_sharing_is_measured_too(settings):
     assert done.recordings[4].totals["prefill_tokens"] < done.recordings[0].totals["prefill_tokens"] == 6 * 40
 
 
-def test_the_model_is_loaded_once(settings, monkeypatch):
+def test_the_model_is_loaded_once_and_each_case_gives_its_memory_back(settings, monkeypatch):
     loads, load = [], loaded_model.load
     monkeypatch.setattr(measuring.loaded_model, "load", lambda config: loads.append(config) or load(config))
+    caches, allocate = [], kv_cache.allocate
+
+    def noted(*args):
+        cache = allocate(*args)
+        caches.append(weakref.ref(cache.keys[0]))
+        return cache
+
+    monkeypatch.setattr(kv_cache, "allocate", noted)
     cases = (MeasuredCase("paged"), MeasuredCase("reserve-oracle"), MeasuredCase("reserve-pow2"))
     said = []
-    measure(workload(LENGTHS[:4]), settings(), cases, said.append)
+
+    def on_progress(line):
+        said.append(line)
+        assert not any(cache() for cache in caches), "the memory of the case before is free again"
+
+    measure(workload(LENGTHS[:4]), settings(), cases, on_progress)
     assert len(loads) == 1
+    assert caches
     assert [line.split(" (")[0] for line in said[1:]] == [case.name for case in cases]
 
 
