@@ -1,7 +1,10 @@
 """What other allocators would have done with the same work: a workload through the real scheduler under each memory policy."""
 
+import os
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 from pagecli.engine.request import Request
 from pagecli.engine.sampling_params import SamplingParams
@@ -23,6 +26,7 @@ DEFAULT_CASES = (
 )
 SHARING_CASE = ReplayCase("paged", prefix_caching=True)
 VOCABULARY = 32_000  # of synthesized prompts
+LONG = 30_000  # requests, all cases together, from which on processes of their own are worth their start
 
 
 def replay(
@@ -35,7 +39,19 @@ def replay(
     """
     if cases is None:
         cases = (*DEFAULT_CASES, SHARING_CASE) if workload.prefix_block_size else DEFAULT_CASES
-    return [replay_case(workload, settings, timer, case) for case in cases]
+    jobs = [(workload, settings, timer, case) for case in cases]
+    num_processes = min(len(jobs), len(os.sched_getaffinity(0)))
+    if num_processes == 1 or len(workload.requests) * len(jobs) < LONG:
+        return [replay_case(*job) for job in jobs]
+    # paged, which has the most to do, comes last in the tables and goes first here.
+    order = sorted(range(len(jobs)), key=lambda at: jobs[at][3].policy != "paged")
+    with get_context("spawn").Pool(num_processes, initializer=_leave_interrupts_to_parent) as pool:
+        results = dict(zip(order, pool.starmap(replay_case, [jobs[at] for at in order], chunksize=1), strict=True))
+    return [results[at] for at in range(len(jobs))]
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def replay_case(workload: Workload, settings: ReplaySettings, timer: StepTimer, case: ReplayCase) -> PolicyResult:

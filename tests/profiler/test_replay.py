@@ -168,6 +168,14 @@ def test_older_ways_of_batching_are_slower(papers):
     assert papers["reserve-max", "none"].mean_batch == 1
 
 
+@pytest.mark.slow
+def test_processes_of_their_own_come_to_the_same(monkeypatch):
+    timer = StepTime(resolve_model("opt-13b", "dummy").config, find_gpu("a100-40gb"))
+    alone = replay(built_in("alpaca", 40), ReplaySettings(15_728), timer)
+    monkeypatch.setattr("pagecli.profiler.replay.LONG", 1)
+    assert replay(built_in("alpaca", 40), ReplaySettings(15_728), timer) == alone
+
+
 def test_prefixes_are_shared_where_the_workload_knows_them():
     requests = tuple(WorkloadRequest(40, 10, None, (1, 2)) for _ in range(12))
     workload = Workload("test", requests, prefix_block_size=16)
