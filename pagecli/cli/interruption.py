@@ -4,7 +4,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pagecli.cli.console import Console
 from pagecli.errors import PagecliError
@@ -12,6 +13,7 @@ from pagecli.jobs.byte_streams import is_stream
 from pagecli.jobs.redaction import redact
 from pagecli.jobs.resume import OutputClaim
 from pagecli.jobs.runner import JobRun, RunResult
+from pagecli.jobs.stop_signals import StopRequested
 from pagecli.jobs.writer import RowWriter
 
 
@@ -62,6 +64,19 @@ def last_words(claim: OutputClaim | None, input_path: str) -> Callable[[int], No
         os.write(2, f"{text}\n".encode())
 
     return speak
+
+
+@contextmanager
+def resumable_loading(claim: OutputClaim | None, console: Console, input_path: str) -> Iterator[None]:
+    """A signal inside, before the run, leaves an earlier run's rows as they are, and says so."""
+    try:
+        yield
+    except StopRequested as request:
+        num_rows = 0 if claim is None else claim.save()
+        if num_rows:
+            name = signal.Signals(request.signum).name
+            console.error(f"stopped by {name} while loading; {num_rows:,} finished rows are kept", how_to_go_on(input_path))
+        raise
 
 
 def guarded(action: Callable[[], object], console: Console) -> None:

@@ -293,6 +293,18 @@ def test_without_a_journal_nothing_is_kept_and_one_that_is_there_is_not_dropped(
     assert ".out.jsonl.pagecli-journal" not in left(tmp_path)
 
 
+def test_signal_while_loading_leaves_the_rows_of_the_run_before(generate, tmp_path, stop_at, monkeypatch):
+    stop_at(6)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    before = read_journal_status(tmp_path / "out.jsonl").num_input_rows
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "__init__", lambda self, config: signal.raise_signal(signal.SIGTERM))
+        code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED)
+    assert code == 143
+    assert f"stopped by SIGTERM while loading; {before} finished rows are kept" in err
+    assert read_journal_status(tmp_path / "out.jsonl").num_input_rows == before
+
+
 @SLOW
 def test_standard_output_needs_no_journal(generate, tmp_path):
     write_rows(tmp_path / "in.jsonl", PROMPTS[:2])

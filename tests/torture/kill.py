@@ -199,6 +199,8 @@ def run(kills: int, rows: int, processes: int, seed: int, folder: Path) -> Count
     while campaign.counts["kills"] < kills - processes:
         campaign.job(FORMATS[number % len(FORMATS)], min(8, kills - processes - campaign.counts["kills"]), faults=2)
         number += 1
+        if number % 10 == 0:
+            print(f"{campaign.counts['kills']} kills in {number} jobs, no loss", flush=True)
     if processes:
         campaign.kill_processes(processes)
     campaign.counts["losses"] = 0  # the first one would have ended the campaign
