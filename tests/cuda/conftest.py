@@ -6,14 +6,14 @@ import zlib
 
 import pytest
 
-EMULATED = bool(os.environ.get("PAGECLI_CUDA_MODULE"))
+EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
 
 
 def why_not_here() -> str | None:
     """Why tests marked `cuda` cannot run in this process; None if they can."""
     if EMULATED:
         return None
-    if importlib.util.find_spec("pagecli.kernels._cuda") is None:
+    if not os.environ.get("PAGECLI_CUDA_MODULE") and importlib.util.find_spec("pagecli.kernels._cuda") is None:
         return "pagecli was built without CUDA kernels (the emulated run does test them)"
     import torch
 

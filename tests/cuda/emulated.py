@@ -45,7 +45,7 @@ def _sanitizer_library(name: str) -> str:
 def python(directory: Path, variant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Python with the kernels of `variant`: "sanitized" or "race"."""
     (module,) = (directory / variant).glob("_cuda*.so")
-    environment = os.environ | {"PAGECLI_CUDA_MODULE": str(module), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PAGECLI_CUDA_MODULE": str(module), "PAGECLI_CUDA_EMULATED": "1", "OMP_NUM_THREADS": "1"}
     if variant == "sanitized":
         environment |= {
             "LD_PRELOAD": f"{_sanitizer_library('asan')} {_sanitizer_library('ubsan')}",

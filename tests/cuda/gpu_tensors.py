@@ -4,7 +4,7 @@ import os
 
 import torch
 
-EMULATED = bool(os.environ.get("PAGECLI_CUDA_MODULE"))
+EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
 DEVICE = torch.device("cpu" if EMULATED else "cuda")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 # What one rounding of the result to the type may cost, relative to values of about 1, and little more.

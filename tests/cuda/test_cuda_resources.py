@@ -103,10 +103,9 @@ def test_registers_are_bounded_and_nothing_is_spilled(usages):
 
 
 def test_spills_would_be_seen():
-    """ptxas 13.0's own words of a kernel that spills."""
-    text = """ptxas info    : Compiling entry function '_ZN7pagecli4cuda14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_11PrefillArgsE' \
-for 'sm_80'
-ptxas info    : Function properties for _ZN7pagecli4cuda14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_11PrefillArgsE
+    """The words of ptxas 13.0."""
+    text = """ptxas info    : Compiling entry function '_ZN14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_4ArgsE' for 'sm_80'
+ptxas info    : Function properties for _ZN14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_11PrefillArgsE
     24 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
 ptxas info    : Used 255 registers, used 1 barriers, 24 bytes cumulative stack size, 512 bytes cmem[0]
 """

@@ -1,0 +1,268 @@
+"""Each kernel at the sizes of real models: how to call it, its torch equivalent, and the bytes and operations it cannot avoid.
+
+`small` gives the same cases at sizes for a test: there the two must agree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+
+from pagecli.kernels import cuda
+from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
+
+BF16 = torch.bfloat16
+ELEMENT = 2  # bytes
+
+
+@dataclass
+class Case:
+    """One measurement. `sets` are argument sets to rotate through, so that a cache does not answer for the memory."""
+
+    name: str
+    num_bytes: int  # read and written, each once
+    num_operations: int  # multiplications and additions; 0: bound by memory alone
+    sets: list[tuple]
+    ours: Callable[..., torch.Tensor]
+    torchs: Callable[..., torch.Tensor] | None
+    torch_name: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    device: torch.device
+    small: bool
+    multiprocessors: int
+    rotate_bytes: int = 512 * 2**20  # several times a GPU's level-2 cache
+
+    def of(self, real: int, small: int) -> int:
+        return small if self.small else real
+
+    def sets(self, make: Callable[[], tuple], num_bytes: int) -> list[tuple]:
+        count = 1 if self.small else max(2, min(32, -(-self.rotate_bytes // max(1, num_bytes))))
+        return [make() for _ in range(count)]
+
+    def random(self, *shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float32, device=self.device).to(dtype)
+
+
+def norm_case(s: Sizes) -> Case:
+    tokens, dim = s.of(4096, 5), s.of(5120, 64)
+    num_bytes = 4 * tokens * dim * ELEMENT  # x and added read, x and out written
+
+    def make() -> tuple:
+        return (
+            s.random(tokens, dim),
+            s.random(tokens, dim),
+            s.random(dim, dtype=torch.float32),
+            torch.empty(tokens, dim, dtype=BF16, device=s.device),
+        )
+
+    def ours(x, added, weight, out):
+        cuda.rms_norm(out, x, weight, 1e-5, added)
+        return out
+
+    def torchs(x, added, weight, out):
+        return functional.rms_norm(x.add(added), (dim,), weight.to(BF16), 1e-5)
+
+    name = f"residual + RMSNorm [{tokens}, {dim}]"
+    return Case(name, num_bytes, 0, s.sets(make, num_bytes), ours, torchs, "add, rms_norm")
+
+
+def gated_case(s: Sizes) -> Case:
+    tokens, dim = s.of(4096, 3), s.of(13824, 64)
+    num_bytes = 3 * tokens * dim * ELEMENT
+
+    def make() -> tuple:
+        return s.random(tokens, 2 * dim), torch.empty(tokens, dim, dtype=BF16, device=s.device)
+
+    def ours(gate_up, out):
+        cuda.gated_activation(out, gate_up, "silu")
+        return out
+
+    def torchs(gate_up, out):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return functional.silu(gate) * up
+
+    return Case(f"SiLU gate [{tokens}, {dim}]", num_bytes, 0, s.sets(make, num_bytes), ours, torchs, "silu, multiply")
+
+
+def bias_relu_case(s: Sizes) -> Case:
+    tokens, dim = s.of(4096, 3), s.of(20480, 64)
+    num_bytes = 2 * tokens * dim * ELEMENT
+
+    def make() -> tuple:
+        return s.random(tokens, dim), s.random(dim, dtype=torch.float32), torch.empty(tokens, dim, dtype=BF16, device=s.device)
+
+    def ours(x, bias, out):
+        cuda.activation(out, x, "relu", bias)
+        return out
+
+    def torchs(x, bias, out):
+        return torch.relu(x + bias.to(BF16))
+
+    return Case(f"bias + ReLU [{tokens}, {dim}]", num_bytes, 0, s.sets(make, num_bytes), ours, torchs, "add, relu")
+
+
+def rotary_case(s: Sizes) -> Case:
+    tokens, heads, kv_heads, dim, block = s.of(4096, 3), s.of(32, 2), s.of(8, 1), s.of(128, 32), 16
+    num_bytes = tokens * (2 * heads + 4 * kv_heads) * dim * ELEMENT  # q both ways, k and v read and written
+    num_blocks = -(-tokens // block)
+
+    def make() -> tuple:
+        caches = [torch.zeros(num_blocks, kv_heads, block, dim, dtype=BF16, device=s.device) for _ in range(2)]
+        order = torch.randperm(num_blocks * block, device=s.device)[:tokens]
+        qkv = s.random(tokens, heads + 2 * kv_heads, dim)
+        angles = torch.rand(tokens, dim // 2, device=s.device)
+        positions = torch.arange(tokens, dtype=torch.int32, device=s.device)
+        return qkv, *caches, order, positions, torch.cat([angles.cos(), angles.sin()], dim=1)
+
+    def ours(qkv, k_cache, v_cache, slots, positions, cos_sin):
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        cuda.rotary_store_kv(k_cache, v_cache, q, k, v, slots, positions, cos_sin)
+        return k_cache
+
+    return Case(
+        f"rotary + KV write [{tokens}, {heads}+2*{kv_heads}, {dim}]", num_bytes, 0, s.sets(make, num_bytes), ours, None, "-"
+    )
+
+
+def decode_case(s: Sizes, batch: int, context: int, heads: int, kv_heads: int, head_dim: int) -> Case:
+    batch, context, block = s.of(batch, 2), s.of(context, 40), 16
+    blocks_each = -(-context // block)
+    num_bytes = batch * (2 * context * kv_heads + 2 * heads) * head_dim * ELEMENT
+    num_operations = 4 * batch * context * heads * head_dim
+    shape = AttentionShape(heads, kv_heads, head_dim, BF16, s.multiprocessors)
+    starts, lens = np.arange(batch + 1, dtype=np.int32), np.full(batch, context, dtype=np.int32)
+    plan = plan_attention(lens, starts, shape, s.device)
+
+    def make() -> tuple:
+        caches = [s.random(batch * blocks_each, kv_heads, block, head_dim) for _ in range(2)]
+        tables = torch.randperm(batch * blocks_each, device=s.device).int().view(batch, blocks_each)
+        q = s.random(batch, heads, head_dim)
+        return q, *caches, tables, torch.empty_like(q)
+
+    def ours(q, k_cache, v_cache, tables, out):
+        paged_attention(out, q, k_cache, v_cache, tables, plan, head_dim**-0.5)
+        return out
+
+    def torchs(q, k_cache, v_cache, tables, out):
+        """Over the blocks as they lie, a contiguous cache: what paging costs is the difference."""
+        k, v = (c.view(batch, blocks_each, kv_heads, block, head_dim).transpose(1, 2).flatten(2, 3) for c in (k_cache, v_cache))
+        return functional.scaled_dot_product_attention(q.unsqueeze(2), k, v, enable_gqa=heads != kv_heads).squeeze(2)
+
+    name = f"decode, {batch} x {context} tokens, {heads}/{kv_heads} heads of {head_dim}"
+    return Case(name, num_bytes, num_operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "SDPA, contiguous")
+
+
+def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_heads: int, head_dim: int) -> Case:
+    batch, new, cached, block = s.of(batch, 2), s.of(new, 20), s.of(cached, 0), 16
+    context = new + cached
+    blocks_each = -(-context // block)
+    pairs = batch * (new * cached + new * (new + 1) // 2)  # of a query and a key it sees
+    num_bytes = batch * (2 * context * kv_heads + 2 * new * heads) * head_dim * ELEMENT
+    shape = AttentionShape(heads, kv_heads, head_dim, BF16, s.multiprocessors)
+    starts, lens = np.arange(0, batch * new + 1, new, dtype=np.int32), np.full(batch, context, dtype=np.int32)
+    plan = plan_attention(lens, starts, shape, s.device)
+
+    def make() -> tuple:
+        tables = torch.arange(batch * blocks_each, dtype=torch.int32, device=s.device).view(batch, blocks_each)
+        k, v = (s.random(batch, kv_heads, blocks_each * block, head_dim) for _ in range(2))
+        caches = [x.unflatten(2, (blocks_each, block)).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)]
+        q = s.random(batch * new, heads, head_dim)
+        return q, *caches, tables, torch.empty_like(q), k, v
+
+    def ours(q, k_cache, v_cache, tables, out, k, v):
+        paged_attention(out, q, k_cache, v_cache, tables, plan, head_dim**-0.5)
+        return out
+
+    def torchs(q, k_cache, v_cache, tables, out, k, v):
+        rows = q.view(batch, new, heads, head_dim).transpose(1, 2)
+        k, v = k[:, :, :context], v[:, :, :context]
+        result = functional.scaled_dot_product_attention(rows, k, v, is_causal=True, enable_gqa=heads != kv_heads)
+        return result.transpose(1, 2).flatten(0, 1)
+
+    name = f"prefill, {batch} x {new} new behind {cached}, {heads}/{kv_heads} heads of {head_dim}"
+    operations = 4 * pairs * heads * head_dim
+    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs if cached == 0 else None, "SDPA, causal")
+
+
+def argmax_case(s: Sizes) -> Case:
+    rows, vocab = s.of(400, 3), s.of(128256, 100)
+    num_bytes = rows * vocab * ELEMENT
+
+    def make() -> tuple:
+        return s.random(rows, vocab), torch.empty(rows, dtype=torch.int64, device=s.device)
+
+    def ours(x, out):
+        cuda.argmax(out, x)
+        return out
+
+    return Case(f"argmax [{rows}, {vocab}]", num_bytes, 0, s.sets(make, num_bytes), ours, lambda x, out: x.argmax(-1), "argmax")
+
+
+def sample_case(s: Sizes) -> Case:
+    rows, vocab = s.of(400, 2), s.of(128256, 100)
+    num_bytes = rows * vocab * ELEMENT
+
+    def make() -> tuple:
+        def full(value: float, dtype: torch.dtype) -> torch.Tensor:
+            return torch.full((rows,), value, dtype=dtype, device=s.device)
+
+        out, order = (
+            torch.empty(rows, dtype=torch.int64, device=s.device),
+            torch.arange(rows, dtype=torch.int32, device=s.device),
+        )
+        keys = torch.arange(4 * rows, device=s.device).view(rows, 4)
+        filters = full(1.0, torch.float32), full(50, torch.int32), full(0.9, torch.float32), full(0.0, torch.float32)
+        return out, s.random(rows, vocab), order, *filters, keys
+
+    def ours(out, *rest):
+        cuda.sample_tokens(out, *rest)
+        return out
+
+    def torchs(out, logits, *rest):
+        values, ids = logits.float().topk(min(50, vocab), dim=-1)
+        return ids.gather(1, torch.softmax(values, -1).multinomial(1)).squeeze(1)
+
+    name = f"sampling, top-k 50, top-p 0.9 [{rows}, {vocab}]"
+    return Case(name, num_bytes, 0, s.sets(make, num_bytes), ours, None if s.small else torchs, "topk, softmax, multinomial")
+
+
+def copy_case(s: Sizes) -> Case:
+    planes, blocks, elements = s.of(80, 2), s.of(256, 4), s.of(8 * 16 * 128, 64)
+    pairs = [(i, blocks + i) for i in range(blocks)]
+    num_bytes = 2 * planes * blocks * elements * ELEMENT
+    caches = [s.random(2 * blocks, 1, 1, elements) for _ in range(planes)]
+    table = cuda.block_planes(caches, caches, s.device)
+
+    def ours():
+        cuda.copy_blocks(table, pairs, elements * ELEMENT)
+        return torch.stack([cache[blocks:] for cache in caches]) if s.small else caches[0]
+
+    def torchs():
+        for cache in caches:
+            cache[blocks:] = cache[:blocks]
+        return torch.stack([cache[blocks:] for cache in caches]) if s.small else caches[0]
+
+    name = f"copy_blocks, {blocks} blocks in {planes} planes"
+    return Case(name, num_bytes, 0, [()], ours, torchs, "slice copies")
+
+
+MAKERS: dict[str, Callable[[Sizes], Case]] = {
+    "rms_norm": norm_case,
+    "gated_activation": gated_case,
+    "bias_relu": bias_relu_case,
+    "rotary_store_kv": rotary_case,
+    "decode-opt-13b": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
+    "decode-llama-3-8b": lambda s: decode_case(s, 256, 1000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "decode-one-long": lambda s: decode_case(s, 1, 100_000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "prefill-opt-13b": lambda s: prefill_case(s, 8, 1024, 0, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
+    "prefill-llama-3-8b": lambda s: prefill_case(s, 4, 2048, 0, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "prefill-behind-prefix": lambda s: prefill_case(s, 8, 512, 2048, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "argmax": argmax_case,
+    "sample_tokens": sample_case,
+    "copy_blocks": copy_case,
+}
