@@ -13,7 +13,7 @@ from typing import Any
 from pagecli.errors import InputError
 from pagecli.profiler.records import HardwareSample, Recording, RequestRecord, StepRecord
 
-MAX_TRACE_STEPS = 100_000  # about 80 MB of JSON, as much as the viewers take without effort
+MAX_TRACE_STEPS = 50_000  # about 70 MB of JSON, as much as the viewers take without effort
 PID, ENGINE_TID = 1, 1
 
 Event = dict[str, Any]
