@@ -16,6 +16,7 @@ class PlanDType(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 class KvDType(StrEnum):
@@ -37,7 +38,7 @@ Gpu = Annotated[
 ]
 NumGpus = Annotated[int | None, _option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
 DType = Annotated[PlanDType, _option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype")]
-KvDTypeChoice = Annotated[KvDType, _option("Of the KV cache. auto: as the weights.", PLAN, "--kv-dtype")]
+KvDTypeChoice = Annotated[KvDType, _option("Of the KV cache. auto: as the weights (int8: bfloat16).", PLAN, "--kv-dtype")]
 KvMemory = Annotated[
     str, _option("Size of the KV cache: 12GiB, 512MB; auto: what the rule leaves.", PLAN, "--kv-memory", metavar="SIZE")
 ]

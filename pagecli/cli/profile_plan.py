@@ -8,6 +8,7 @@ from typing import Any
 from pagecli.cli.memory_size import parse_memory_size
 from pagecli.errors import UsageError
 from pagecli.model.config import ModelConfig
+from pagecli.model.dtypes import KV_DTYPE
 from pagecli.profiler.gpus import Device, find_gpu
 from pagecli.profiler.local_device import find_gpus, host_device, multiplies_bfloat16
 from pagecli.profiler.plan import Plan, PlanSettings, make_plan, smallest_that_fits
@@ -58,7 +59,7 @@ class _Asked:
             device=device,
             num_devices=num_devices,
             dtype=dtype,
-            kv_dtype=dtype if self.kv_dtype == "auto" else self.kv_dtype,
+            kv_dtype=KV_DTYPE.get(dtype, dtype) if self.kv_dtype == "auto" else self.kv_dtype,
             kv_memory_bytes=self.kv_memory_bytes,
             block_size=self.block_size,
             max_num_seqs=max_num_seqs,

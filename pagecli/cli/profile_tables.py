@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from pagecli.model.dtypes import KV_DTYPE
 from pagecli.profiler.estimate import Estimate
 from pagecli.profiler.plan import Plan, num_too_long
 from pagecli.profiler.records import MemoryPart
@@ -57,7 +58,7 @@ def what_is_missing(plan: Plan) -> list[str]:
     elif settings.device.kind == "gpu":
         lines.append("Try more of them (--num-gpus), a larger one (--gpu) or a smaller --dtype.")
     else:
-        lines.append("Try --dtype bfloat16, a smaller model, or --gpu to see which would hold it.")
+        lines.append("Try --dtype bfloat16 or int8, a smaller model, or --gpu to see which would hold it.")
     return lines
 
 
@@ -177,7 +178,7 @@ def _what_generate_cannot(plan: Plan) -> str:
     if settings.device.kind == "gpu":
         limits.append("runs on CPUs so far")
     if settings.dtype == "float16":
-        limits.append("takes float32 or bfloat16 weights")
-    if settings.kv_dtype != settings.dtype:
+        limits.append("takes no float16 weights")
+    if settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype):
         limits.append("keeps K and V in the dtype of the weights")
     return f"(generate {', '.join(limits)}: there, this plan is for comparison.)" if limits else ""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pagecli.profiler.plan import DTYPE_BYTES, Plan
+from pagecli.profiler.plan import PLAN_KV_BYTES, Plan
 from pagecli.profiler.roofline import StepTime
 from pagecli.profiler.workloads import Workload
 
@@ -51,7 +51,7 @@ def step_time_of(plan: Plan) -> StepTime:
     """The step-time model of the plan's model and devices."""
     settings = plan.settings
     return StepTime(
-        settings.config, settings.device, settings.dtype_bytes, settings.num_devices, DTYPE_BYTES[settings.kv_dtype]
+        settings.config, settings.device, settings.dtype_bytes, settings.num_devices, PLAN_KV_BYTES[settings.kv_dtype]
     )
 
 

@@ -27,8 +27,8 @@ class Device:
     kind: str = "gpu"  # or "host"
     source: str = "data sheet"
 
-    def flops(self, dtype_bytes: int) -> float:
-        """FLOP/s of matrix products of numbers of that size."""
+    def flops(self, dtype_bytes: float) -> float:
+        """FLOP/s of matrix products with weights of that size; smaller ones than 2 bytes are multiplied as 2."""
         return self.half_flops if dtype_bytes <= 2 else self.single_flops
 
 

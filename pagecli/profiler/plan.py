@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pagecli.model.config import ModelConfig
+from pagecli.model.dtypes import WEIGHT_BYTES
 from pagecli.profiler.gpus import Device
 from pagecli.profiler.records import MemoryPart
 from pagecli.profiler.workloads import Workload
@@ -25,7 +26,8 @@ from pagecli.runner.memory_budget import AUTO_SHARE
 
 GPU_SHARE = 0.95
 GPU_STEP_BYTES = 1700 * 2**20
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
+PLAN_WEIGHT_BYTES = WEIGHT_BYTES | {"float16": 2}  # of one weight, scales included
+PLAN_KV_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,12 @@ class PlanSettings:
     max_batch_tokens: int = 2048  # for which activations are kept
 
     @property
-    def dtype_bytes(self) -> int:
-        return DTYPE_BYTES[self.dtype]
+    def dtype_bytes(self) -> float:
+        return PLAN_WEIGHT_BYTES[self.dtype]
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return self.config.kv_bytes_per_token(DTYPE_BYTES[self.kv_dtype])
+        return self.config.kv_bytes_per_token(PLAN_KV_BYTES[self.kv_dtype])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     blocks = 0 if missing else wanted // block_bytes
     kv = 0 if missing else wanted
     parts = [
-        MemoryPart("weights", weights, f"{settings.config.num_parameters:,} parameters x {settings.dtype_bytes} bytes"),
+        MemoryPart("weights", weights, f"{settings.config.num_parameters:,} parameters x {settings.dtype_bytes:g} bytes"),
         *step_parts,
         MemoryPart("KV cache", kv, f"{blocks:,} blocks of {settings.block_size} slots"),
         MemoryPart("unused", memory - weights - step - kv, _unused_note(settings)),
@@ -128,7 +130,7 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
 def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
     """What a step needs beside weights and KV, over all devices; each device keeps its own."""
     on_gpu = settings.device.kind == "gpu"
-    element_bytes = min(settings.dtype_bytes, 2) if on_gpu and settings.dtype_bytes < 4 else 4
+    element_bytes = 2 if on_gpu and settings.dtype_bytes < 4 else 4
     activations = memory_needs.activation_bytes(settings.config, settings.max_batch_tokens, element_bytes)
     logits = memory_needs.logits_bytes(settings.config, settings.max_num_seqs)
     if on_gpu:

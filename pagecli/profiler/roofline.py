@@ -25,13 +25,17 @@ class StepTime:
         self,
         config: ModelConfig,
         device: Device,
-        dtype_bytes: int = 2,
+        dtype_bytes: float = 2,
         num_gpus: int = 1,
         kv_dtype_bytes: int | None = None,
         overhead_seconds: float = 0.0,
     ) -> None:
-        """`overhead_seconds` is added to every step: scheduling, launches, detokenizing."""
+        """`dtype_bytes`: of a weight; what is computed and exchanged has 2 bytes, or 4 if weights do.
+
+        `overhead_seconds` is added to every step: scheduling, launches, detokenizing.
+        """
         on_gpu = device.kind == "gpu"
+        element_bytes = 4 if dtype_bytes > 2 else 2
         self.bandwidth = device.bandwidth * num_gpus * (BANDWIDTH_SHARE if on_gpu else 1)
         self.flops = device.flops(dtype_bytes) * num_gpus * (FLOPS_SHARE if on_gpu else 1)
         self.overhead_seconds = overhead_seconds
@@ -40,11 +44,11 @@ class StepTime:
         embeddings = head * (1 if config.tie_embeddings else 2)
         layers = config.num_parameters - embeddings
         self._weight_bytes = (layers + head) * dtype_bytes
-        self._kv_bytes = config.kv_bytes_per_token(kv_dtype_bytes or dtype_bytes)
+        self._kv_bytes = config.kv_bytes_per_token(kv_dtype_bytes or element_bytes)
         self._layer_flops, self._head_flops = 2 * layers, 2 * head
         self._pair_flops = 4 * config.num_layers * config.q_size  # q.k and p.v, 2 q_size each, for a token and one it sees
         # Ring all-reduces of the activations after attention and after the MLP, of every layer.
-        exchanged = 2 * config.num_layers * config.hidden_size * dtype_bytes * 2 * (num_gpus - 1) / num_gpus
+        exchanged = 2 * config.num_layers * config.hidden_size * element_bytes * 2 * (num_gpus - 1) / num_gpus
         self._link_seconds = exchanged / device.link if num_gpus > 1 else 0.0
 
     def seconds(

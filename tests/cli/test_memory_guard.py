@@ -50,7 +50,7 @@ def test_swap_memory_is_counted(available):
 
 @pytest.mark.parametrize(
     ("gib", "hint"),
-    [(20, "use --dtype bfloat16"), (5, "use a smaller model or a larger machine; pagecli profile shows which fits")],
+    [(20, "use --dtype bfloat16, or int8"), (5, "use a smaller model or a larger machine; pagecli profile shows which fits")],
 )
 def test_weights_that_do_not_fit_say_what_would(available, gib, hint):
     available(gib * GIB)

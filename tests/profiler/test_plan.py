@@ -118,6 +118,13 @@ def test_a_smaller_kv_dtype_holds_twice_the_slots():
     assert quarter.weights_bytes == half.weights_bytes
 
 
+def test_int8_weights_take_a_byte_and_their_scales_and_leave_the_cache_in_bfloat16():
+    plan = make_plan(settings(dtype="int8"), SHAREGPT)
+    assert plan.weights_bytes == plan.settings.config.num_parameters * 9 // 8
+    assert plan.settings.kv_bytes_per_token == 819_200
+    assert plan.kv_slots > 1.8 * make_plan(settings(), SHAREGPT).kv_slots
+
+
 def test_flags_for_generate_take_no_more_memory_than_the_batch_can_fill():
     on_gpu = make_plan(settings(), SHAREGPT)
     flags = dict(zip(*[iter(generate_flags(on_gpu, SHAREGPT))] * 2, strict=True))
