@@ -208,8 +208,15 @@ def _draw_value(axes: Axes, row: int, value: float, gid: str, measured: bool, pa
     axes.barh(row, value, color=BLUE if measured else SKY, height=0.65)[0].set_gid(gid)
     if papers is not None:
         axes.plot(papers, row, marker="D", color=VERMILION, markersize=5, linestyle="none", label="paper")
-    end = (max(value, papers or 0), row)
-    axes.annotate(number_text(value), end, (6, 0), textcoords="offset points", va="center", fontsize=8.5)
+    beside = papers is not None and value <= papers < 1.2 * value  # the mark would lie on the number
+    axes.annotate(
+        number_text(value),
+        (papers if beside and papers else value, row),
+        (6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
+    )
     axes.margins(x=0.18)
     number_axis(axes.xaxis)
 
