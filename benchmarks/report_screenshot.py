@@ -1,4 +1,4 @@
-"""Takes the README's picture of a report: the page in headless Chromium with the sections and charts that were named, as PNG.
+"""Takes the README's pictures of reports: the page in headless Chromium with the sections and charts that were named, as PNG.
 
 pagecli generate sample_data/prompts.jsonl out.jsonl -m smollm2-135m --max-tokens 64 --kv-memory 96MiB --profile figures
 python benchmarks/report_screenshot.py figures/report.html benchmarks/results/profile-report.png
