@@ -4,7 +4,8 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 from pagecli.engine.request import Request
 from pagecli.engine.sampling_params import SamplingParams
@@ -45,13 +46,22 @@ def replay(
         return [replay_case(*job) for job in jobs]
     # paged, which has the most to do, comes last in the tables and goes first here.
     order = sorted(range(len(jobs)), key=lambda at: jobs[at][3].policy != "paged")
-    with get_context("spawn").Pool(num_processes, initializer=_leave_interrupts_to_parent) as pool:
+    with get_context("spawn").Pool(num_processes, initializer=_live_no_longer_than_parent) as pool:
         results = dict(zip(order, pool.starmap(replay_case, [jobs[at] for at in order], chunksize=1), strict=True))
     return [results[at] for at in range(len(jobs))]
 
 
-def _leave_interrupts_to_parent() -> None:
+def _live_no_longer_than_parent() -> None:
+    """An interrupt is the parent's affair, which ends this process; and if the parent is killed, this one goes too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def replay_case(workload: Workload, settings: ReplaySettings, timer: StepTimer, case: ReplayCase) -> PolicyResult:
