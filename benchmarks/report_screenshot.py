@@ -53,6 +53,6 @@ if __name__ == "__main__":
     parser.add_argument("picture", type=Path)
     parser.add_argument("--charts", default=CHARTS, help=f"names, in the page's order (default: {CHARTS})")
     chosen = parser.parse_args()
-    picture = screenshot(chosen.report, chosen.charts).convert("RGB").quantize(128)
+    picture = screenshot(chosen.report, chosen.charts).convert("RGB").quantize(256)
     picture.save(chosen.picture, optimize=True)
     print(f"{chosen.picture}: {picture.width} x {picture.height}, {chosen.picture.stat().st_size:,} bytes")
