@@ -93,7 +93,7 @@ def test_shell_completion_is_offered():
         (["generat"], "No such command 'generat'"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--top_p", "1"], "No such option: --top_p"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--max-tokens", "many"], "--max-tokens"),
-        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--dtype", "int8"], "--dtype"),
+        (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--dtype", "int3"], "--dtype"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--top-p", "2"], "--top-p is 2.0"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--kv-memory", "lots"], "--kv-memory is 'lots', not a size"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--block-size", "0"], "block_size is 0"),
