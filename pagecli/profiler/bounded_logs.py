@@ -6,6 +6,7 @@ Of steps, every 2^k-th is kept in memory, k growing with the run; of requests an
 import dataclasses
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pagecli.errors import InputError
@@ -59,7 +60,7 @@ class StepLog:
             self.stride *= 2
             self._kept = [row for row in self._kept if row[0] % self.stride == 0]
         if self._file is not None:
-            self._guarded(lambda file=self._file: file.write(rows))
+            self._guarded(partial(self._file.write, rows))
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """A full disk ends the file, not the run."""
