@@ -13,9 +13,7 @@ def test_every_combination_is_a_point_batches_last():
     assert [point.batch for point in parse_sweep("prompt=16")] == [1, 2, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize(
-    "text", ["batch=0", "batch=1;8", "batch=", "sizes=3", "batch=1 batch=2", "8", "batch=1,,2"]
-)
+@pytest.mark.parametrize("text", ["batch=0", "batch=1;8", "batch=", "sizes=3", "batch=1 batch=2", "8", "batch=1,,2"])
 def test_what_is_not_understood_is_said_with_an_example(text):
     with pytest.raises(UsageError, match="is not understood") as caught:
         parse_sweep(text)
