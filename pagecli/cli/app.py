@@ -13,9 +13,9 @@ from pagecli.cli.doctor import EPILOG as DOCTOR_EPILOG
 from pagecli.cli.doctor import doctor
 from pagecli.cli.failures import exit_code_of, leave
 from pagecli.cli.generate import EPILOG, generate
+from pagecli.cli.merge import merge
 from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
 from pagecli.cli.profile import profile
-from pagecli.cli.merge import merge
 from pagecli.cli.status import EPILOG as STATUS_EPILOG
 from pagecli.cli.status import status
 
@@ -56,6 +56,7 @@ def options(
 app.command(epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(epilog=PROFILE_EPILOG, no_args_is_help=True)(profile)
 app.command(epilog=STATUS_EPILOG, no_args_is_help=True)(status)
+app.command(no_args_is_help=True)(merge)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command()(config)
 

@@ -1,0 +1,108 @@
+"""What bfloat16 and int8 weights cost in quality: greedy texts of a real model, judged by the same model in float32.
+
+    python benchmarks/weight_accuracy.py --save       # SmolLM2, the 64 sample prompts, 64 tokens each; some three minutes
+
+Two figures for each dtype: the mean log probability, under float32, of the text that it writes greedily, beside that of float32's
+own text (a text of worse choices has a lower one); and, over float32's text, how often both would choose the same next token.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import results_file
+import torch
+
+from pagecli.engine.config import EngineConfig
+from pagecli.engine.engine import Engine
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.model.dtypes import KV_DTYPE
+from pagecli.model.registry import Model, load_model, resolve_model
+from pagecli.model.step_inputs import KVCache, StepInputs
+
+SAMPLE_PROMPTS = Path(__file__).resolve().parents[1] / "sample_data" / "prompts.jsonl"
+Text = tuple[list[int], list[int]]  # token ids of prompt and output
+
+
+def greedy_texts(model: str, dtype: str, prompts: list[str], num_tokens: int) -> list[Text]:
+    engine = Engine(EngineConfig(model, dtype=dtype))
+    texts: dict[int, Text] = {}
+    for i, prompt in enumerate(prompts):
+        token_ids = engine.tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
+        engine.add_request(i, token_ids, SamplingParams(max_tokens=num_tokens))
+        texts[i] = (token_ids, [])
+    while engine.has_unfinished():
+        for done in engine.step():
+            texts[done.request_id] = (texts[done.request_id][0], done.sequences[0].token_ids)
+    return [texts[i] for i in range(len(prompts))]
+
+
+def next_token_logprobs(model: Model, dtype: str, text: Text) -> torch.Tensor:
+    """log probabilities [output tokens, vocab] before each output token, the whole text given."""
+    prompt, output = text
+    token_ids = (prompt + output)[:-1]
+    num_tokens, config = len(token_ids), model.config
+    shape = (1, config.num_kv_heads, num_tokens, config.head_dim)  # one block of the text's size
+    kv_type = getattr(torch, KV_DTYPE[dtype])
+    keys, values = ([torch.zeros(shape, dtype=kv_type) for _ in range(config.num_layers)] for _ in range(2))
+    inputs = StepInputs(
+        token_ids=torch.tensor(token_ids, dtype=torch.int32),
+        positions=torch.arange(num_tokens, dtype=torch.int32),
+        slot_ids=torch.arange(num_tokens),
+        block_tables=torch.zeros(1, 1, dtype=torch.int32),
+        context_lens=torch.tensor([num_tokens], dtype=torch.int32),
+        query_start=torch.tensor([0, num_tokens], dtype=torch.int32),
+        logit_rows=torch.arange(len(prompt) - 1, num_tokens),
+    )
+    return torch.log_softmax(model.forward(inputs, KVCache(keys, values)), dim=-1)
+
+
+@torch.inference_mode()
+def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    rows = [json.loads(line) for line in SAMPLE_PROMPTS.read_text().splitlines()]
+    prompts = [row["prompt"] for row in rows if "prompt" in row][: args.prompts]
+    dtypes = ["float32", *args.dtypes.split(",")]
+    texts = {dtype: greedy_texts(args.model, dtype, prompts, args.tokens) for dtype in dtypes}
+    longest = max(len(p) + len(o) for of_dtype in texts.values() for p, o in of_dtype)
+    judge = load_model(resolve_model(args.model), "float32", longest)
+    chosen = [next_token_logprobs(judge, "float32", text).argmax(-1) for text in texts["float32"]]
+    results = {}
+    for dtype in dtypes:
+        judged = [
+            next_token_logprobs(judge, "float32", text).gather(1, torch.tensor(text[1])[:, None]) for text in texts[dtype]
+        ]
+        model = judge if dtype == "float32" else load_model(resolve_model(args.model), dtype, longest)
+        same = [
+            next_token_logprobs(model, dtype, text).argmax(-1) == choice
+            for text, choice in zip(texts["float32"], chosen, strict=True)
+        ]
+        results[dtype] = {
+            "mean_logprob_of_its_text": float(torch.cat(judged).mean()),
+            "same_next_token": float(torch.cat(same).float().mean()),
+            "identical_texts": sum(a == b for a, b in zip(texts[dtype], texts["float32"], strict=True)),
+            "num_texts": len(prompts),
+        }
+        own = results["float32"]["mean_logprob_of_its_text"]
+        loss = 1 - own / results[dtype]["mean_logprob_of_its_text"]
+        results[dtype]["loss"] = loss
+        print(f"{dtype}: {json.dumps(results[dtype])}", flush=True)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtypes", default="bfloat16,int8")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--save", action="store_true", help="keep the result under benchmarks/results/")
+    args = parser.parse_args()
+    results = measure(args)
+    if args.save:
+        command = " ".join(["python", "benchmarks/weight_accuracy.py", *sys.argv[1:]])
+        print(results_file.save(f"weight-accuracy-{args.model}", command, results))
+
+
+if __name__ == "__main__":
+    main()
