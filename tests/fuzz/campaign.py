@@ -107,10 +107,10 @@ def main() -> int:
     for target in options.target or TARGETS:
         found[target] = campaign_of(target, options.runs // SLOW_TARGETS.get(target, 1), options.seed)
         print(target, json.dumps(found[target]), flush=True)
+        if options.save:
+            save({target: found[target]}, options.seed)
     total, failures = sum(one["runs"] for one in found.values()), sum(one["failed"] for one in found.values())
     print(f"{total:,} inputs over {len(found)} targets, {failures} failures")
-    if options.save:
-        save(found, options.seed)
     return 1 if failures else 0
 
 
@@ -130,7 +130,6 @@ def save(found: dict[str, Any], seed: int) -> None:
         "versions": {"python": platform.python_version(), "atheris": importlib.metadata.version("atheris")},
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(path)
 
 
 if __name__ == "__main__":
