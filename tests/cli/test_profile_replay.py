@@ -60,6 +60,9 @@ def test_the_papers_figures_stand_beside_ours():
     for figure in ("20.4", "57.3", "41.6", "96.3", "30.42", "Orca (Oracle)"):
         assert figure in text
     assert "132.44" not in text, "mean batches are the workload's own"
+    text = printed(replay_section(job_of(built_in("alpaca", 60)), FLAGS))
+    assert "132.44" in text
+    assert "57.3" not in text, "shares are of longer texts"
 
 
 def test_a_rate_and_requests_that_never_fit_are_said():
