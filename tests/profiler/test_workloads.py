@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.errors import InputError, UsageError
@@ -112,6 +112,7 @@ def test_files_that_are_missing_or_no_text_are_one_line(tmp_path):
             read_csv(tmp_path / name)
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_workload_or_an_input_error(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
