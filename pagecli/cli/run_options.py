@@ -39,7 +39,7 @@ Sweep = Annotated[
     ),
 ]
 # What follows --sweep without quotes arrives as arguments of its own.
-SweepSizes = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="[KEY=VALUES]...")]
+SweepSizes = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="SIZES")]
 
 ProfileDirectory = Annotated[
     Path | None,
