@@ -82,6 +82,7 @@ def generate(
     threads: flags.Threads = None,
     restart: resume_flags.Restart = False,
     journal: resume_flags.Journal = True,
+    partial: resume_flags.Partial = False,
     on_error: resume_flags.OnErrorChoice = resume_flags.OnError.row,
     max_error_rate: resume_flags.MaxErrorRate = None,
     stats: flags.Stats = None,
@@ -138,7 +139,7 @@ def generate(
             stats=stats,
             profile=profile,
             watch=watch,
-            journal=JournalOptions(journal, restart),
+            journal=JournalOptions(journal, restart, partial),
             errors=ErrorPolicy(on_error.value, max_error_rate),
         )
         return run_generate(job, console)

@@ -10,6 +10,7 @@ from pagecli.cli.interruption import guarded, keep_finished, last_words, resumab
 from pagecli.cli.job_rows import Formats, open_rows, output_options, prompt_length
 from pagecli.cli.memory_guard import check_fits
 from pagecli.cli.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
+from pagecli.cli.partial_output import write_partial
 from pagecli.cli.progress import ProgressDisplay, progress_display
 from pagecli.cli.quiet_libraries import quieten
 from pagecli.cli.recorded_job import check_profile_directory, recorded_job
@@ -111,6 +112,8 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
     schema, options = run.source.schema, output_options(job)
     writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
     try:
+        if job.journal.partial:
+            return write_partial(run.source, writer, journal, console, job.output)
         return _run(run, writer, journal)
     finally:
         writer.discard()

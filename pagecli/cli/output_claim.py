@@ -21,10 +21,11 @@ from pagecli.model.registry import resolve_dtype, resolve_model
 
 @dataclass(frozen=True, slots=True)
 class JournalOptions:
-    """`restart` drops what an earlier run finished."""
+    """`restart` drops what an earlier run finished; `partial` only writes that, and generates nothing."""
 
     enabled: bool = True
     restart: bool = False
+    partial: bool = False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The flags --restart, --no-journal, --on-error and --max-error-rate: what a job does when it is run again, or fails."""
+"""The flags --restart, --no-journal, --partial, --on-error and --max-error-rate: a job that is run again, or that fails."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -21,6 +21,14 @@ Journal = Annotated[
     typer.Option(
         "--journal/--no-journal",
         help="Keep finished rows beside OUTPUT until it is complete, so that the same command goes on after any end.",
+        rich_help_panel=PANEL,
+    ),
+]
+Partial = Annotated[
+    bool,
+    typer.Option(
+        "--partial",
+        help="Only write what a stopped job has finished so far, beside OUTPUT as a .partial file.",
         rich_help_panel=PANEL,
     ),
 ]

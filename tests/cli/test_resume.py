@@ -305,6 +305,23 @@ def test_signal_while_loading_leaves_the_rows_of_the_run_before(generate, tmp_pa
     assert read_journal_status(tmp_path / "out.jsonl").num_input_rows == before
 
 
+def test_partial_writes_what_is_finished_and_the_job_can_still_go_on(generate, tmp_path, stop_at):
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, "--partial")
+    assert code == 2
+    assert "no journal with finished rows" in err
+    generate(PROMPTS, "whole.jsonl", *SAMPLED)
+    stop_at(8)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED, "--partial")[0] == 0
+    finished = (tmp_path / "out.partial.jsonl").read_bytes().splitlines()
+    whole = (tmp_path / "whole.jsonl").read_bytes().splitlines()
+    assert 0 < len(finished) < len(whole)
+    assert [line for line in whole if line in finished] == finished
+    stop_at(10**6)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 0
+    assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
+
+
 @SLOW
 def test_standard_output_needs_no_journal(generate, tmp_path):
     write_rows(tmp_path / "in.jsonl", PROMPTS[:2])
