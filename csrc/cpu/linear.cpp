@@ -170,7 +170,7 @@ void quantize_rows(QuantizedX* quantized, float* scale, int64_t padded, const fl
                 alignas(64) float values[kGroupK] = {};
                 alignas(64) int32_t q[kGroupK];
                 memcpy(values, x + r * x_stride + first, static_cast<size_t>(width) * sizeof(float));
-                scale[r * num_groups + group] = quantize_group(q, values);
+                scale[r * num_groups + group] = quantize_group(q, values, kLargestX);
                 for (int k = 0; k < kGroupK; k += 4) store_quad(quantized + r * padded + first + k, q + k);
             }
         }

@@ -14,7 +14,8 @@ constexpr int int8_wide_panels(int rows) {
 constexpr int kMaxInt8TileRows = VecF::width == 16 ? kMaxTileRows : 4;
 
 // Activations as the tile multiplies them: bytes offset by 128 where there is vpdpbusd, else 16-bit numbers, of each four k the
-// even two before the odd two, as even_bytes and odd_bytes take the weights apart.
+// even two before the odd two, as even_bytes and odd_bytes take the weights apart. 16-bit products cost the same with 15 bits
+// of x as with 8, and 64 of them fit 32 bits: 64 * 127 * 16383 < 2^31.
 template <bool quads>
 struct QuantizedElement {
     using Type = uint8_t;
@@ -24,6 +25,7 @@ struct QuantizedElement<false> {
     using Type = int16_t;
 };
 using QuantizedX = QuantizedElement<has_quad_dot>::Type;
+constexpr float kLargestX = has_quad_dot ? 127.0f : 16383.0f;
 
 PAGECLI_INLINE void store_quad(uint8_t* to, const int32_t* q) {
     for (int i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(q[i] + 128);

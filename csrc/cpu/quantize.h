@@ -1,4 +1,4 @@
-// From floats to int8 with a scale for each group of 64: weights when they are packed, activations before they are multiplied.
+// From floats to small integers with a scale for each group of 64: weights when they are packed, activations before they are multiplied.
 #pragma once
 
 #include <stdint.h>
@@ -9,8 +9,8 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-// values[64] = about scale * q[64], q in [-127, 127]; returns the scale. What is not finite makes the scale NaN and all q 0.
-PAGECLI_INLINE float quantize_group(int32_t* q, const float* values) {
+// values[64] = about scale * q[64], q in [-limit, limit]; returns the scale. What is not finite makes the scale NaN, all q 0.
+PAGECLI_INLINE float quantize_group(int32_t* q, const float* values, float limit) {
     VecF largest = zero(), poison = zero();
     for (int i = 0; i < kGroupK; i += VecF::width) {
         const VecF v = load(values + i);
@@ -22,12 +22,12 @@ PAGECLI_INLINE float quantize_group(int32_t* q, const float* values) {
         memset(q, 0, sizeof(int32_t) * kGroupK);
         return not_finite;
     }
-    const VecF inverse = broadcast(size > 1e-30f ? 127.0f / size : 0.0f);
+    const VecF inverse = broadcast(size > 1e-30f ? limit / size : 0.0f);
     for (int i = 0; i < kGroupK; i += VecF::width) {
         const VecF rounded = from_bits(round_to_int(load(values + i) * inverse));
         memcpy(q + i, &rounded, sizeof rounded);
     }
-    return size / 127.0f;
+    return size / limit;
 }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -30,14 +30,14 @@ def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
     return PackedWeight(data.reshape(-1).contiguous(), num_rows, num_cols)
 
 
-def quantize(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """values[R, K] -> q[R, K/64, 64] int8, scale[R, K/64]: each group of 64 k (the last one padded with zeros) by its largest
-    size / 127, rounded to the nearest, even on ties."""
+def quantize(values: torch.Tensor, limit: int = 127) -> tuple[torch.Tensor, torch.Tensor]:
+    """values[R, K] -> q[R, K/64, 64] int16 in [-limit, limit], scale[R, K/64]: each group of 64 k (the last one padded with
+    zeros) by its largest size / limit, rounded to the nearest, even on ties."""
     padded = torch.nn.functional.pad(values.float(), (0, -values.shape[1] % GROUP_K))
     groups = padded.view(values.shape[0], padded.shape[1] // GROUP_K, GROUP_K)
     size = groups.abs().amax(-1)
-    inverse = torch.where(size > 1e-30, torch.full((), 127.0) / size, torch.zeros(()))  # 127.0 / size would round twice
-    return (groups * inverse.unsqueeze(-1)).round().to(torch.int8), size / 127.0
+    inverse = torch.where(size > 1e-30, torch.full((), float(limit)) / size, torch.zeros(()))  # limit / size would round twice
+    return (groups * inverse.unsqueeze(-1)).round().to(torch.int16), size / limit
 
 
 def dequantize(q: torch.Tensor, scale: torch.Tensor, num_cols: int) -> torch.Tensor:
@@ -51,7 +51,7 @@ def _pack_int8(weight: torch.Tensor) -> PackedWeight:
     panels, groups = q.shape[0] // PANEL_WIDTH, q.shape[1]
     offset = 128 * q.int().sum(-1, dtype=torch.int32)
     headers = [t.view(panels, PANEL_WIDTH, groups).permute(0, 2, 1) for t in (scale.view(torch.int32), offset)]
-    quads = q.view(panels, PANEL_WIDTH, groups, GROUP_K // 4, 4).permute(0, 2, 3, 1, 4).contiguous()
+    quads = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // 4, 4).permute(0, 2, 3, 1, 4).contiguous()
     words = quads.view(torch.int32).view(panels, groups, -1)
     return PackedWeight(torch.cat([*headers, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
 
@@ -93,11 +93,9 @@ def linear(
 ) -> None:
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]), accumulated in float32.
 
-    With bfloat16 weights a kernel may round x to bfloat16 first (vdpbf16ps). With int8 weights x is quantized as they are, each
-    row in groups of 64, and the products of a group are summed exactly. A row's result depends on that row alone.
+    With bfloat16 weights a kernel may round x to bfloat16 first (vdpbf16ps). With int8 weights it quantizes each row of x in
+    groups of 64 to 15 bits, or 8 (vpdpbusd), and sums the products of a group exactly. A row's result depends on it alone.
     """
-    if weight.dtype == torch.int8:
-        x = dequantize(*quantize(x), x.shape[1])
     result = x.float() @ unpack_weight(weight).float().T
     if bias is not None:
         result += bias

@@ -1,7 +1,8 @@
 // Arguments of linear: out (+)= activation(x @ weight^T + bias), sums in float32.
 //
 // out[m, n] is summed over k in ascending order whatever the batch, the tiling and the number of threads are, so a row's
-// result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 rounds x for bfloat16 weights.
+// result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 rounds x for
+// bfloat16 weights, and quantizes it to 8 bits for int8 ones, where the others take 15.
 #pragma once
 
 #include <stdint.h>
