@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 
 from pagecli.errors import ModelError, UsageError
+from pagecli.model.cuda_layers import CudaWeightLoader
+from pagecli.model.cuda_llama import CudaLlamaModel
+from pagecli.model.cuda_opt import CudaOPTModel
 from pagecli.model.dtypes import DTYPES
 from pagecli.model.layers import WeightLoader
 from pagecli.model.llama import LlamaModel
@@ -14,7 +17,26 @@ from pagecli.model.registry import Model, ModelSource
 from pagecli.model.weights import WeightSource
 
 _FAMILIES: dict[str, type[OPTModel] | type[LlamaModel]] = {"opt": OPTModel, "llama": LlamaModel}
+_GPU_FAMILIES: dict[str, type[CudaOPTModel] | type[CudaLlamaModel]] = {"opt": CudaOPTModel, "llama": CudaLlamaModel}
+_GPU_DTYPES = ("bfloat16", "float16", "float32")
 _HEAD_DIMS = range(32, 257)  # what the attention kernels take
+
+
+def load_on_gpu(source: ModelSource, dtype: str, device: torch.device) -> CudaLlamaModel | CudaOPTModel:
+    """The model on a GPU, as float32, bfloat16 or float16. Raises ModelError where the GPU's kernels do not fit it."""
+    if dtype not in _GPU_DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(_GPU_DTYPES)}")
+    config = source.config
+    if config.head_dim % 8 != 0 or config.head_dim > 256:
+        raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "multiples of 8 to 256 are")
+    if config.rope is not None and config.rope.rotary_dim % 16 != 0:
+        raise ModelError(f"{source.name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
+    with torch.no_grad():
+        weights = _open(source)
+        loader = CudaWeightLoader(weights, getattr(torch, dtype), device)
+        model = _GPU_FAMILIES[config.family](config, loader)
+    _check_nothing_left(loader, config.num_layers, weights.where)
+    return model
 
 
 def load(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:

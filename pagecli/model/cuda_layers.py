@@ -1,0 +1,106 @@
+"""What the models on a GPU share: weights as torch holds them, GEMMs by torch, a step's tensors moved over once.
+
+Activations are of the model's type. A layer's output is not added to the hidden states at once: the norm after it adds it while
+it reads them (`added` of pagecli.kernels.cuda), which saves a pass over both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pagecli.kernels import cuda
+from pagecli.kernels.cuda_attention import AttentionPlan, AttentionShape, plan_attention
+from pagecli.model.config import ModelConfig
+from pagecli.model.layers import WeightLoader
+from pagecli.model.step_inputs import StepInputs
+from pagecli.model.weights import WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class CudaLinear:
+    """x[M, K] -> x @ weight[N, K].T (+ bias[N])"""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaNorm:
+    """LayerNorm where there is a bias, RMSNorm otherwise; weight and bias float32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    eps: float
+
+    def __call__(self, x: torch.Tensor, added: torch.Tensor | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
+        """x += added, where given; the normed x, in `out` if given (which may be x)."""
+        out = torch.empty_like(x) if out is None else out
+        if self.bias is None:
+            cuda.rms_norm(out, x, self.weight, self.eps, added)
+        else:
+            cuda.layer_norm(out, x, self.weight, self.bias, self.eps, added)
+        return out
+
+
+class CudaWeightLoader(WeightLoader):
+    """Reads weights as WeightLoader does and moves them to a GPU, unpacked."""
+
+    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(source, dtype)
+        self.device = device
+
+    def tensor(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int) -> torch.Tensor:
+        """Weights `names`, [num_rows[i], num_cols] each, as one [sum(num_rows), num_cols]."""
+        joined = self._joined(names, [(rows, num_cols) for rows in num_rows]).to(self.device, self.dtype, copy=True)
+        self.source.release()
+        self.num_bytes += joined.nbytes
+        return joined
+
+    def vector(self, names: Sequence[str], sizes: Sequence[int]) -> torch.Tensor:
+        return super().vector(names, sizes).to(self.device)
+
+    def cuda_linear(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int, bias: bool) -> CudaLinear:
+        """A linear layer from `names`[i].weight and, with `bias`, `names`[i].bias (in the model's type, as torch wants it)."""
+        weight = self.tensor([f"{name}.weight" for name in names], num_rows, num_cols)
+        own_bias = self.vector([f"{name}.bias" for name in names], num_rows).to(self.dtype) if bias else None
+        return CudaLinear(weight, own_bias)
+
+    def cuda_norm(self, name: str, size: int, eps: float, bias: bool, affine: bool = True) -> CudaNorm:
+        if not affine:
+            return CudaNorm(torch.ones(size, device=self.device), torch.zeros(size, device=self.device), eps)
+        weight = self.vector([f"{name}.weight"], [size])
+        return CudaNorm(weight, self.vector([f"{name}.bias"], [size]) if bias else None, eps)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaStep:
+    """A step's inputs on the GPU, and the plan of its attention for each sliding window of the model."""
+
+    inputs: StepInputs
+    plans: dict[int, AttentionPlan]
+
+
+def attention_shape(config: ModelConfig, dtype: torch.dtype) -> AttentionShape:
+    multiprocessors = cuda.extension().current_device()["multiprocessors"]
+    return AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim, dtype, multiprocessors)
+
+
+def move_step(inputs: StepInputs, config: ModelConfig, shape: AttentionShape, device: torch.device) -> CudaStep:
+    """`inputs` (on the CPU) on the GPU, with what its attention will do."""
+    context_lens, query_start = inputs.context_lens.numpy(), inputs.query_start.numpy()
+    windows = {config.window(layer) for layer in range(config.num_layers)}
+    plans = {window: plan_attention(context_lens, query_start, shape, device, window) for window in windows}
+    moved = StepInputs(
+        token_ids=inputs.token_ids.to(device),
+        positions=inputs.positions.to(device),
+        slot_ids=inputs.slot_ids.to(device),
+        block_tables=inputs.block_tables.to(device),
+        context_lens=inputs.context_lens,
+        query_start=inputs.query_start,
+        logit_rows=inputs.logit_rows.to(device),
+    )
+    return CudaStep(moved, plans)

@@ -1,0 +1,54 @@
+"""Whole models on the CUDA kernels: logits through the paged cache equal the CPU models', in prefills, chunks and decodes."""
+
+import random
+
+import pytest
+import torch
+from gpu_tensors import DEVICE, EMULATED
+from model.paged_steps import PagedSteps, relative_error
+from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
+
+from pagecli.errors import ModelError, UsageError
+from pagecli.model.loading import load_on_gpu
+from pagecli.model.registry import load_model, resolve_model
+from pagecli.model.step_inputs import KVCache
+
+pytestmark = pytest.mark.cuda
+CASES = [("opt", "bfloat16"), ("opt-post-norm", "float32"), ("llama", "float32"), ("mistral", "bfloat16"), ("qwen3", "float16")]
+if not EMULATED:
+    CASES = [(name, dtype) for name in TINY_MODELS for dtype in ("float32", "bfloat16", "float16")]
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+
+
+def logits_of(model, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Every logit of three prompts, fed in steps that mix prefills, chunks behind a prefix and single tokens."""
+    draw = random.Random(1)
+    prompts = [[draw.randrange(TINY_VOCAB_SIZE) for _ in range(length)] for length in (1, 9, 23)]
+    steps, found, done = PagedSteps(model, dtype), {i: [] for i in range(3)}, [0, 0, 0]
+    steps.kv = KVCache([k.to(device) for k in steps.kv.keys], [v.to(device) for v in steps.kv.values])
+    for sizes in ([1, 5, 20], [0, 1, 1], [0, 3, 2]):
+        chunks = {i: prompts[i][done[i] : done[i] + size] for i, size in enumerate(sizes) if size}
+        done = [d + size for d, size in zip(done, sizes, strict=True)]
+        for i, logits in steps.step(chunks).items():
+            found[i].append(logits.cpu())
+    return torch.cat([logits for rows in found.values() for logits in rows])
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_logits_equal_the_cpu_models(tiny_model, name, dtype):
+    source = resolve_model(str(tiny_model(name)))
+    expected = logits_of(load_model(source, "float32", max_batch_tokens=64), torch.float32, torch.device("cpu"))
+    with torch.inference_mode():
+        found = logits_of(load_on_gpu(source, dtype, DEVICE), getattr(torch, dtype), DEVICE)
+    assert relative_error(found, expected) <= TOLERANCE[dtype]
+
+
+def test_what_the_gpu_does_not_compute_is_refused(tiny_model):
+    source = resolve_model(str(tiny_model("llama")))
+    with pytest.raises(UsageError, match="int8"):
+        load_on_gpu(source, "int8", DEVICE)
+    import dataclasses
+
+    odd = dataclasses.replace(source, config=dataclasses.replace(source.config, head_dim=36))
+    with pytest.raises(ModelError, match="heads of size 36"):
+        load_on_gpu(odd, "bfloat16", DEVICE)
