@@ -85,7 +85,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         stop_signals() as signals,
         watched(job.watch, facts, console) as watch,
         reserved_stdout() as rows_fd,
-        claimed_output(job.output, job.overwrite) as claim,
+        claimed_output(job.output, job.overwrite, signals) as claim,
     ):
         outcome = None if claim is None else completed_before(claim, job.output)
         if claim is not None and outcome is not None:

@@ -15,6 +15,7 @@ from pagecli.jobs.job_identity import job_identity
 from pagecli.jobs.journal_writer import Journal
 from pagecli.jobs.records import PreparedRow
 from pagecli.jobs.resume import Outcome, OutputClaim, claim_output
+from pagecli.jobs.stop_signals import StopRequested, StopSignals
 from pagecli.jobs.writer import check_writable, is_stdout
 from pagecli.model.registry import resolve_dtype, resolve_model
 
@@ -29,22 +30,30 @@ class JournalOptions:
 
 
 @contextmanager
-def claimed_output(output: str, overwrite: bool) -> Iterator[OutputClaim | None]:
-    """The claim, given up at the end; None for standard output. Raises UsageError, InputError if it cannot be written."""
+def claimed_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[OutputClaim | None]:
+    """The claim, given up at the end; None for standard output. Raises UsageError, InputError if it cannot be written.
+
+    A signal waits while the claim is made or given up, so that nothing half made is left.
+    """
     if is_stdout(output):
         check_writable(output, overwrite)
         yield None
         return
     place = remote_files.local_place(output)
-    claim = claim_output(place, create=False)
+    claim: OutputClaim | None = None
     try:
-        if claim is None or completed_before(claim, output) is None:
-            check_writable(output, overwrite)
-            claim = claim or claim_output(place)
+        with signals.deferred():
+            claim = claim_output(place, create=False)
+            if claim is None or completed_before(claim, output) is None:
+                check_writable(output, overwrite)
+                claim = claim or claim_output(place)
+        if signals.received is not None:
+            raise StopRequested(signals.received)
         yield claim
     finally:
         if claim is not None:
-            claim.close()
+            with signals.deferred():
+                claim.close()
 
 
 def completed_before(claim: OutputClaim, output: str) -> Outcome | None:
