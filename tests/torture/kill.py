@@ -225,7 +225,8 @@ def main() -> None:
         counts = run(args.kills, args.rows, processes, seed, Path(name))
     body = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python tests/torture/kill.py --kills {args.kills} --rows {args.rows} --seed {seed}",
+        "command": "python tests/torture/kill.py "
+        f"--kills {args.kills} --rows {args.rows} --processes {processes} --seed {seed}",
         "machine": f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}",
         "seconds": round(time.monotonic() - started, 1),
         "counts": dict(sorted(counts.items())),
