@@ -68,6 +68,7 @@ def generate(
     length_penalty: flags.LengthPenalty = SAMPLING_DEFAULTS["length_penalty"],
     early_stopping: flags.EarlyStoppingChoice = flags.EarlyStop.false,
     load_format: flags.LoadFormatChoice = flags.LoadFormat.auto,
+    device: flags.DeviceChoice = flags.Device.cpu,
     dtype: flags.DTypeChoice = flags.DType.auto,
     max_model_len: flags.MaxModelLen = None,
     block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"],

@@ -25,6 +25,12 @@ class LoadFormat(StrEnum):
     dummy = "dummy"
 
 
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+    auto = "auto"
+
+
 class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
@@ -153,6 +159,9 @@ LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for mea
 DTypeChoice = Annotated[
     DType,
     _option("Of weights and KV cache (with int8, bfloat16). auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+]
+DeviceChoice = Annotated[
+    Device, _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device")
 ]
 MaxModelLen = Annotated[
     int | None, _option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")

@@ -21,7 +21,7 @@ from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 from pagecli.kv.reserved_manager import ReservedManager
 from pagecli.model.registry import Model
-from pagecli.runner import kv_cache, memory_budget
+from pagecli.runner import cuda_runner, kv_cache, memory_budget
 from pagecli.runner.model_runner import ModelRunner
 
 
@@ -57,12 +57,17 @@ class Engine:
         dtype, block_size = getattr(torch, self.loaded.kv_dtype), self.config.block_size
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
         bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
-        num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)
+        on_gpu = self.loaded.device == "cuda"
+        available = memory_budget.gpu_available_bytes() if on_gpu else None
+        num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful, available)
         num_swap_blocks = self.config.swap_memory_bytes // bytes_each
         if self.config.preemption == "swap" and num_swap_blocks == 0:
             raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
-        cache, swap = (kv_cache.allocate(model.config, n, block_size, dtype) for n in (num_blocks, num_swap_blocks))
-        runner = ModelRunner(model, cache, block_size, swap)
+        if on_gpu:
+            runner = cuda_runner.build(model, num_blocks, num_swap_blocks, block_size, dtype)
+        else:
+            cache, swap = (kv_cache.allocate(model.config, n, block_size, dtype) for n in (num_blocks, num_swap_blocks))
+            runner = ModelRunner(model, cache, block_size, swap)
         if self.config.kv_policy != "paged":
             return runner, ReservedManager(num_blocks, block_size)
         salt = f"{self.config.model} {self.dtype}".encode()
@@ -138,6 +143,7 @@ class Engine:
             "kv_blocks_total": self._kv.pool.num_blocks,
             "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self.loaded.element_bytes),
             "weight_bytes": self._runner.model.weight_bytes,
+            "device": self.loaded.device,
             "dtype": self.dtype,
             "cpu_isa": kernels.isa_name(),
             "num_threads": self.num_threads,

@@ -20,6 +20,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     dtype: str
     max_batch_tokens: int  # the most that forward takes
+    device: str = "cpu"  # or "cuda"
 
     @property
     def kv_dtype(self) -> str:
@@ -32,7 +33,9 @@ class LoadedModel:
 
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
-        if (self.name, self.load_format, self.dtype) != (config.model, config.load_format, resolve_dtype(config.dtype)):
+        device = _device(config)
+        wanted = (config.model, config.load_format, device, _dtype(config, device))
+        if (self.name, self.load_format, self.device, self.dtype) != wanted:
             raise UsageError(f"{self.name} ({self.dtype}) is loaded, and {config.model} asked for", "load it anew")
         if config.max_batch_tokens > self.max_batch_tokens:
             raise UsageError(
@@ -43,9 +46,27 @@ class LoadedModel:
 
 def load(config: EngineConfig) -> LoadedModel:
     """Find and load what the settings name. Raises ModelError if it cannot be loaded or does not fit."""
+    device = _device(config)
     source = resolve_model(config.model, config.load_format)
-    dtype = resolve_dtype(config.dtype)
-    memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name)
+    dtype = _dtype(config, device)
+    available = memory_budget.gpu_available_bytes() if device == "cuda" else None
+    memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
-    model = load_model(source, dtype, config.max_batch_tokens)
-    return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens)
+    model = load_model(source, dtype, config.max_batch_tokens, device)
+    return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens, device)
+
+
+def _device(config: EngineConfig) -> str:
+    """ "cpu" or "cuda". Raises ModelError if a GPU is asked for and cannot be used."""
+    if config.device == "cpu":
+        return "cpu"
+    from pagecli.kernels import cuda
+
+    if config.device == "auto":
+        return "cuda" if cuda.has_device() else "cpu"
+    cuda.find_device()
+    return "cuda"
+
+
+def _dtype(config: EngineConfig, device: str) -> str:
+    return "bfloat16" if device == "cuda" and config.dtype == "auto" else resolve_dtype(config.dtype)

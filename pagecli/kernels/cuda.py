@@ -33,6 +33,25 @@ def extension() -> ModuleType:
     return module
 
 
+def find_device() -> torch.device:
+    """The GPU to compute on (the CPU, where the tests' emulated kernels are used). Raises ModelError where there is none."""
+    emulated = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
+    if not emulated and not torch.cuda.is_available():
+        raise ModelError("--device cuda: this machine has no GPU that torch can use", "use --device cpu")
+    if extension().num_devices() == 0:
+        raise ModelError("--device cuda: the GPU's driver is missing, or older than these kernels need", "use --device cpu")
+    return torch.device("cpu" if emulated else "cuda")
+
+
+def has_device() -> bool:
+    """Whether find_device would find one."""
+    try:
+        find_device()
+    except ModelError:
+        return False
+    return True
+
+
 def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float, added: torch.Tensor | None = None) -> None:
     """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D] (float32); x [T, D] or [T, heads, D]."""
     extension().rms_norm(out, x, weight, eps, added)

@@ -79,13 +79,18 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     raise _not_found(name_or_path)
 
 
-def load_model(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
+def load_model(source: ModelSource, dtype: str, max_batch_tokens: int, device: str = "cpu") -> Model:
     """Read and pack the weights as `dtype` (one of DTYPES); forward will take up to max_batch_tokens tokens.
 
-    Raises ModelError naming the file when weights are missing, truncated, or not those the config describes.
+    device "cuda": onto the GPU instead. Raises ModelError naming the file when weights are missing, truncated, or not those the
+    config describes.
     """
-    from pagecli.model.loading import load
+    from pagecli.model.loading import load, load_on_gpu
 
+    if device == "cuda":
+        from pagecli.kernels import cuda
+
+        return load_on_gpu(source, dtype, cuda.find_device())
     return load(source, dtype, max_batch_tokens)
 
 

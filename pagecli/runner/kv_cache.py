@@ -16,9 +16,14 @@ def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int
     return config.kv_bytes_per_token(dtype.itemsize) * block_size
 
 
-def allocate(config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype) -> KVCache:
-    """A cache of `num_blocks` blocks. The operating system gives it memory page by page, when slots are first written."""
+def allocate(
+    config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: str = "cpu", pinned: bool = False
+) -> KVCache:
+    """A cache of `num_blocks` blocks. The operating system gives it memory page by page, when slots are first written.
+
+    `pinned`: memory of the host that a GPU can reach.
+    """
     shape = (num_blocks, config.num_kv_heads, block_size, config.head_dim)
-    keys = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
-    values = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
+    keys = [torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned) for _ in range(config.num_layers)]
+    values = [torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned) for _ in range(config.num_layers)]
     return KVCache(keys, values)

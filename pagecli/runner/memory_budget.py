@@ -24,9 +24,19 @@ def available_bytes(root: Path = Path("/")) -> int:
     return available
 
 
-def check_weights_fit(num_parameters: int, bytes_each: float, name: str) -> None:
+def gpu_available_bytes() -> int:
+    """Memory the GPU has left. The tests' emulated one has the machine's."""
+    import torch
+
+    from pagecli.kernels import cuda
+
+    device = cuda.find_device()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+
+
+def check_weights_fit(num_parameters: int, bytes_each: float, name: str, available: int | None = None) -> None:
     """Raise ModelError, before anything is loaded, if the weights alone are more than the memory available."""
-    needed, available = num_parameters * bytes_each, available_bytes()
+    needed, available = num_parameters * bytes_each, available_bytes() if available is None else available
     if needed > available:
         raise ModelError(
             f"the weights of {name} take {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB of memory are available",
@@ -34,12 +44,12 @@ def check_weights_fit(num_parameters: int, bytes_each: float, name: str) -> None
         )
 
 
-def num_kv_blocks(kv_memory_bytes: int | None, block_bytes: int, max_useful_blocks: int) -> int:
+def num_kv_blocks(kv_memory_bytes: int | None, block_bytes: int, max_useful_blocks: int, available: int | None = None) -> int:
     """Blocks of `block_bytes` in `kv_memory_bytes` (None: AUTO_SHARE of what is available, and no more than could be used).
 
-    Raises ModelError if that is not one block, or more than the machine has.
+    `available`: by default, this machine's memory. Raises ModelError if that is not one block, or more than there is.
     """
-    available = available_bytes()
+    available = available_bytes() if available is None else available
     if kv_memory_bytes is None:
         num_blocks = min(int(available * AUTO_SHARE) // block_bytes, max_useful_blocks)
     else:

@@ -9,6 +9,7 @@ from pagecli.engine.step_plan import StepResult
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner import sampler, step_inputs
 from pagecli.runner.block_mover import BlockMover
+from pagecli.runner.cuda_block_mover import CudaBlockMover
 
 if TYPE_CHECKING:
     from pagecli.engine.step_plan import StepPlan
@@ -18,11 +19,18 @@ if TYPE_CHECKING:
 class ModelRunner:
     """Holds the model, its KV cache and its swap pool, and nothing of the scheduler."""
 
-    def __init__(self, model: "Model", kv_cache: KVCache, block_size: int, swap: KVCache | None = None) -> None:
+    def __init__(
+        self,
+        model: "Model",
+        kv_cache: KVCache,
+        block_size: int,
+        swap: KVCache | None = None,
+        mover: BlockMover | CudaBlockMover | None = None,
+    ) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.block_size = block_size
-        self.mover = BlockMover(kv_cache, swap)
+        self.mover = mover or BlockMover(kv_cache, swap)
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last run's inputs, logits and tokens were there
 
     @torch.inference_mode()
@@ -31,7 +39,7 @@ class ModelRunner:
         self.mover.carry_out(plan.moves)
         inputs = step_inputs.build(plan, self.block_size)
         prepared = time.perf_counter()
-        logits = self.model.forward(inputs, self.kv_cache)
+        logits = self.model.forward(inputs, self.kv_cache).cpu()
         forwarded = time.perf_counter()
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
         results = sampler.choose(logits, specs) if specs else []

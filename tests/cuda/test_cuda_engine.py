@@ -1,0 +1,56 @@
+"""The whole engine with device cuda: the same tokens as on the CPU, through sharing, preemption and swapping; and the clear end
+of a run that asks for a GPU where there is none."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pagecli.engine.config import EngineConfig
+from pagecli.engine.engine import Engine
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.errors import ModelError
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [5, 6, 7, 8, 9, 10, 11, 12, 14, 15], [20], list(range(30, 60))]
+PARAMS = [
+    SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True),
+    SamplingParams(max_tokens=8, temperature=0.8, top_k=20, seed=3, ignore_eos=True, n=2),
+    SamplingParams(max_tokens=6, temperature=0.0, beam_width=3, n=2),
+    SamplingParams(max_tokens=12, temperature=1.0, top_p=0.9, seed=5, ignore_eos=True),
+]
+
+
+def run_engine(config: EngineConfig) -> tuple[dict[int, list[list[int]]], dict[str, object]]:
+    """(token ids of every sequence of every request, statistics)"""
+    engine, found = Engine(config), {}
+    for i, (prompt, params) in enumerate(zip(PROMPTS, PARAMS, strict=True)):
+        engine.add_request(i, prompt, params)
+    while engine.has_unfinished():
+        for output in engine.step():
+            found[output.request_id] = [list(sequence.token_ids) for sequence in output.sequences]
+    return found, engine.stats()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("preemption", ["recompute", "swap"])
+def test_tokens_equal_the_cpus(tiny_model, preemption):
+    config = EngineConfig(str(tiny_model("llama")), dtype="float32", block_size=8, max_num_seqs=8, max_batch_tokens=24)
+    bytes_of_block = 2 * 3 * 2 * 32 * 4 * 8
+    config = dataclasses.replace(config, kv_memory_bytes=8 * bytes_of_block, check_integrity=True)
+    if preemption == "swap":
+        config = dataclasses.replace(config, preemption="swap", swap_memory_bytes=12 * bytes_of_block)
+    expected, cpu_stats = run_engine(config)
+    found, stats = run_engine(dataclasses.replace(config, device="cuda"))
+    assert found == expected
+    assert stats["device"] == "cuda"
+    assert stats["num_preemptions"] == cpu_stats["num_preemptions"] > 0
+
+
+def test_without_a_gpu_the_run_ends_with_one_clear_line(tiny_model, monkeypatch):
+    monkeypatch.delenv("PAGECLI_CUDA_EMULATED", raising=False)
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ModelError, match=r"^--device cuda: this machine has no GPU that torch can use$") as raised:
+        Engine(EngineConfig(str(tiny_model("llama")), device="cuda"))
+    assert raised.value.exit_code == 4
+    assert Engine(EngineConfig(str(tiny_model("llama")), device="auto", kv_memory_bytes=2**20)).stats()["device"] == "cpu"
