@@ -186,10 +186,10 @@ def _try_to_claim(output: Path, create: bool, last: bool) -> OutputClaim | None:
     """None if the run that had it removed the directory just now."""
     try:
         directory = JobDirectory(output, create)
-    except InputError:
-        if last or not output.parent.is_dir() or os.path.lexists(job_directory_path(output)):
+    except InputError as error:
+        if last or not output.parent.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
             raise
-        return None
+        return None  # it was there a moment ago
     try:
         lock = JobLock(directory)
     except FileNotFoundError:

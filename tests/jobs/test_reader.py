@@ -23,7 +23,7 @@ LINES = ['{"prompt": "a"}', "", '{"prompt": "b", "n": 12345678901234567890123456
 
 def write_bytes(path: Path, content: bytes) -> str:
     if path.suffix == ".gz":
-        content = gzip.compress(content)
+        content = gzip.compress(content, mtime=0)
     elif path.suffix == ".zst":
         content = pa.compress(content, "zstd", asbytes=True)
     path.write_bytes(content)
@@ -151,7 +151,7 @@ def test_estimate_is_exact_for_parquet_and_close_for_jsonl(tmp_path):
         ("in.parquet", b"not parquet", "not a readable Parquet file"),
         ("in.parquet", b"", "not a readable Parquet file"),
         ("in.jsonl", b"PAR1....", "is a Parquet file"),
-        ("in.jsonl", gzip.compress(b"{}"), "is gzip-compressed"),
+        ("in.jsonl", gzip.compress(b"{}", mtime=0), "is gzip-compressed"),
         ("in.jsonl", '{"prompt": "a"}'.encode("utf-16"), "UTF-16"),
         ("in.json", b'[\n {"prompt": "a"}]', "one JSON value"),
         ("in.json", b'{\n "prompt": "a"}', "one JSON value"),

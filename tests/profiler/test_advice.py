@@ -54,7 +54,9 @@ def test_a_full_batch_beside_idle_blocks():
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_waiting": 0}, {"blocks_used": 510}, {"num_running": lambda i: 64 if i < 49 else 40}], ids=str
+    "change",
+    [{"num_waiting": 0}, {"blocks_used": 510}, {"num_running": lambda i: 64 if i < 49 else 40}],
+    ids=lambda change: next(iter(change)),
 )
 def test_a_batch_that_nothing_held_back_is_left_alone(change):
     line = said(steps(100, **{"num_running": 64, "num_waiting": 9, "blocks_used": 260, **change}), max_num_seqs=64)
