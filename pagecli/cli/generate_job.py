@@ -80,6 +80,10 @@ def run_generate(job: GenerateJob, console: Console) -> int:
     """Runs the job; returns the exit code. Raises PagecliError, StopRequested."""
     started = time.perf_counter()
     quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
+    if job.dry_run:
+        from pagecli.cli.dry_run import run_dry
+
+        return run_dry(job, console)
     facts = JobFacts(job.input, job.output, job.engine.model)
     with (
         stop_signals() as signals,
