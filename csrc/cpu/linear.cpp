@@ -160,7 +160,7 @@ void round_rows(uint16_t* rounded, int64_t padded, const float* x, int64_t x_str
 }
 
 // x[rows, cols] -> quantized [rows, padded] and their scales [rows, padded / 64].
-void quantize_rows(QuantizedX* quantized, float* scale, int64_t padded, const float* x, int64_t x_stride, int64_t rows,
+void quantize_rows(int16_t* quantized, float* scale, int64_t padded, const float* x, int64_t x_stride, int64_t rows,
                    int64_t cols) {
     const int64_t num_groups = padded / kGroupK;
     parallel_for(rows, row_grain(2 * cols), [=](int64_t begin, int64_t end) {
@@ -204,13 +204,12 @@ void run_rounded(const Plan& plan) {
 }
 
 void run_quantized(const Plan& plan) {
-    constexpr int64_t kElement = sizeof(QuantizedX);
     const int64_t padded = plan.cols, num_groups = padded / kGroupK;
-    run_converted(plan, padded * kElement + num_groups * 4, [=](void* memory, const LinearArgs& part) -> Activations {
-        QuantizedX* quantized = static_cast<QuantizedX*>(memory);  // 64 elements a group: what follows is aligned
+    run_converted(plan, padded * 2 + num_groups * 4, [=](void* memory, const LinearArgs& part) -> Activations {
+        int16_t* quantized = static_cast<int16_t*>(memory);  // 64 elements a group: what follows is aligned
         float* scale = reinterpret_cast<float*>(quantized + part.tokens * padded);
         quantize_rows(quantized, scale, padded, part.x, part.x_stride, part.tokens, part.weight.cols);
-        return {quantized, padded, kElement, scale, num_groups};
+        return {quantized, padded, 2, scale, num_groups};
     });
 }
 

@@ -1,5 +1,5 @@
-// The tile of linear for int8 weights: exact integer sums over a group of 64 k in registers, scaled and added to the float sums,
-// which rest in memory, once a group.
+// The tile of linear for int8 weights: exact integer sums over a group of 64 k in registers, scaled and added to the float
+// sums, which rest in memory, once a group.
 #pragma once
 
 #include "linear_tile.h"
@@ -13,23 +13,10 @@ constexpr int int8_wide_panels(int rows) {
 }
 constexpr int kMaxInt8TileRows = VecF::width == 16 ? kMaxTileRows : 4;
 
-// Activations as the tile multiplies them: bytes offset by 128 where there is vpdpbusd, else 16-bit numbers, of each four k the
-// even two before the odd two, as even_bytes and odd_bytes take the weights apart. 16-bit products cost the same with 15 bits
-// of x as with 8, and 64 of them fit 32 bits: 64 * 127 * 16383 < 2^31.
-template <bool quads>
-struct QuantizedElement {
-    using Type = uint8_t;
-};
-template <>
-struct QuantizedElement<false> {
-    using Type = int16_t;
-};
-using QuantizedX = QuantizedElement<has_quad_dot>::Type;
-constexpr float kLargestX = has_quad_dot ? 127.0f : 16383.0f;
-
-PAGECLI_INLINE void store_quad(uint8_t* to, const int32_t* q) {
-    for (int i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(q[i] + 128);
-}
+// Activations as the tile multiplies them: 16-bit numbers, of each four k the even two before the odd two, as even_bytes and
+// odd_bytes take the weights apart. 16-bit products cost the same with 15 bits of x as with 8 (whose rounding shows in the text
+// a model writes), and 64 of them fit 32 bits: 64 * 127 * 16383 < 2^31.
+constexpr float kLargestX = 16383.0f;
 
 PAGECLI_INLINE void store_quad(int16_t* to, const int32_t* q) {
     to[0] = static_cast<int16_t>(q[0]);
@@ -49,29 +36,8 @@ struct GroupReader {
     [[gnu::always_inline]] VecI quads(int quad, int v) const {
         return load_pairs(reinterpret_cast<const uint16_t*>(panel(v).q[quad][lane(v)]));
     }
-    [[gnu::always_inline]] VecI offset(int v) const {
-        return load_pairs(reinterpret_cast<const uint16_t*>(panel(v).offset + lane(v)));
-    }
     [[gnu::always_inline]] VecF scale(int v) const { return load(panel(v).scale + lane(v)); }
 };
-
-template <int ROWS, int VECTORS>
-PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const GroupReader& weight, const uint8_t* x, int64_t x_stride,
-                              Prefetcher& prefetcher) {
-    for (int quad = 0; quad < kGroupK / 4; ++quad) {
-        outer_product(
-            sum, [=](int r) { return broadcast_pair(reinterpret_cast<const uint16_t*>(x + r * x_stride)); },
-            [=](int v) { return weight.quads(quad, v); }, accumulate_quads);
-        prefetcher.advance();
-        x += 4;
-    }
-    PAGECLI_UNROLL
-    for (int v = 0; v < VECTORS; ++v) {
-        const VecI offset = weight.offset(v);
-        PAGECLI_UNROLL
-        for (int r = 0; r < ROWS; ++r) sum[r][v] = sum[r][v] - offset;
-    }
-}
 
 template <int ROWS, int VECTORS>
 PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const GroupReader& weight, const int16_t* x, int64_t x_stride,
@@ -92,7 +58,7 @@ template <int ROWS, int PANELS>
 void tile_int8(const TileArgs& t) {
     constexpr int kVectors = PANELS * kVectorsPerPanel;
     GroupReader weight{static_cast<const Int8Group*>(t.weight), t.panel_stride};
-    const QuantizedX* x = static_cast<const QuantizedX*>(t.x);
+    const int16_t* x = static_cast<const int16_t*>(t.x);
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     if (t.k_count == 0) memset(t.sums, 0, sizeof(float) * ROWS * kVectors * VecF::width);
     for (int64_t group = 0; group < t.k_count / kGroupK; ++group, ++weight.group, x += kGroupK) {

@@ -82,14 +82,10 @@ void quantize_panel(Int8Group* packed, const Source* weight, int64_t weight_stri
         memset(static_cast<void*>(packed), 0, sizeof *packed);
         for (int r = 0; r < rows; ++r) {
             alignas(64) float values[kGroupK] = {};
-            int32_t q[kGroupK], sum = 0;
+            int32_t q[kGroupK];
             convert(values, weight + r * weight_stride + first, width);
             packed->scale[r] = quantize_group(q, values, 127.0f);
-            for (int k = 0; k < kGroupK; ++k) {
-                packed->q[k / 4][r][k % 4] = static_cast<int8_t>(q[k]);
-                sum += q[k];
-            }
-            packed->offset[r] = 128 * sum;
+            for (int k = 0; k < kGroupK; ++k) packed->q[k / 4][r][k % 4] = static_cast<int8_t>(q[k]);
         }
     }
 }

@@ -1,4 +1,5 @@
-// From floats to small integers with a scale for each group of 64: weights when they are packed, activations before they are multiplied.
+// From floats to small integers with a scale for each group of 64: weights when they are packed, activations before they are
+// multiplied.
 #pragma once
 
 #include <stdint.h>

@@ -1,7 +1,7 @@
-// Sampling without a sort. What the filters keep is every token above some weight e^((x - max) / temperature), and the first few
-// of those equal to it: that border is found by bisection over the bits of a float (31 of them, ordered as the weights are), each
-// step one vectorized pass over the weights that are not clearly out. The draw then walks the kept ones in the order of the
-// vocabulary.
+// Sampling without a sort. What the filters keep is every token above some weight e^((x - max) / temperature), and the first
+// few of those equal to it: that border is found by bisection over the bits of a float (31 of them, ordered as the weights
+// are), each step one vectorized pass over the weights that are not clearly out. The draw then walks the kept ones in the
+// order of the vocabulary.
 #include "pagecli/sample.h"
 
 #include "parallel.h"

@@ -104,30 +104,4 @@ PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
 }
 #endif
 
-// accumulate_quads(sum, x, w): sum += the sum of the products of each lane's four bytes, unsigned in x, signed in w. Where
-// has_quad_dot is false the matrix kernel multiplies 16-bit numbers instead.
-#if defined(__AVX512VNNI__)
-constexpr bool has_quad_dot = true;
-PAGECLI_INLINE void accumulate_quads(VecI& sum, VecI x, VecI w) {
-    __m512i v = sum.v;
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(v) : "v"(x.v), "v"(w.v));
-    sum.v = v;
-}
-#elif defined(PAGECLI_EMULATE_QUAD_DOT)  // tests only: the path of vpdpbusd on machines without it
-constexpr bool has_quad_dot = true;
-PAGECLI_INLINE void accumulate_quads(VecI& sum, VecI x, VecI w) {
-    uint8_t a[VecF::width * 4];
-    int8_t b[VecF::width * 4];
-    int32_t total[VecF::width];
-    memcpy(a, &x, sizeof a);
-    memcpy(b, &w, sizeof b);
-    memcpy(total, &sum, sizeof total);
-    for (int i = 0; i < VecF::width * 4; ++i) total[i / 4] += a[i] * b[i];
-    memcpy(&sum, total, sizeof total);
-}
-#else
-constexpr bool has_quad_dot = false;
-PAGECLI_INLINE void accumulate_quads(VecI&, VecI, VecI) {}
-#endif
-
 }  // namespace pagecli::PAGECLI_ISA

@@ -49,17 +49,16 @@ def _pack_int8(weight: torch.Tensor) -> PackedWeight:
     num_rows, num_cols = weight.shape
     q, scale = quantize(torch.nn.functional.pad(weight.float(), (0, 0, 0, -num_rows % PANEL_WIDTH)))
     panels, groups = q.shape[0] // PANEL_WIDTH, q.shape[1]
-    offset = 128 * q.int().sum(-1, dtype=torch.int32)
-    headers = [t.view(panels, PANEL_WIDTH, groups).permute(0, 2, 1) for t in (scale.view(torch.int32), offset)]
+    scales = scale.view(torch.int32).view(panels, PANEL_WIDTH, groups).permute(0, 2, 1)
     quads = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // 4, 4).permute(0, 2, 3, 1, 4).contiguous()
     words = quads.view(torch.int32).view(panels, groups, -1)
-    return PackedWeight(torch.cat([*headers, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
+    return PackedWeight(torch.cat([scales, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
 
 
 def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
     words = weight.data.view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
     scale = words[..., :PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
-    quads = words[..., 2 * PANEL_WIDTH :].contiguous().view(torch.int8)
+    quads = words[..., PANEL_WIDTH:].contiguous().view(torch.int8)
     q = quads.view(*words.shape[:2], GROUP_K // 4, PANEL_WIDTH, 4).permute(0, 3, 1, 2, 4)
     num_rows, groups = words.shape[0] * PANEL_WIDTH, words.shape[1]
     values = dequantize(q.reshape(num_rows, groups, GROUP_K), scale.reshape(num_rows, groups), weight.num_cols)
@@ -94,7 +93,7 @@ def linear(
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]), accumulated in float32.
 
     With bfloat16 weights a kernel may round x to bfloat16 first (vdpbf16ps). With int8 weights it quantizes each row of x in
-    groups of 64 to 15 bits, or 8 (vpdpbusd), and sums the products of a group exactly. A row's result depends on it alone.
+    groups of 64 to 15 bits and sums the products of a group exactly. A row's result depends on that row alone.
     """
     result = x.float() @ unpack_weight(weight).float().T
     if bias is not None:

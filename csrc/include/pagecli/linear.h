@@ -2,7 +2,7 @@
 //
 // out[m, n] is summed over k in ascending order whatever the batch, the tiling and the number of threads are, so a row's
 // result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 rounds x for
-// bfloat16 weights, and quantizes it to 8 bits for int8 ones, where the others take 15.
+// bfloat16 weights. For int8 weights x is quantized to 15 bits, 64 k of a row with one scale.
 #pragma once
 
 #include <stdint.h>

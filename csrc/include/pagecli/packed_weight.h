@@ -15,13 +15,12 @@ enum class WeightType : int32_t { float32, bfloat16, int8 };
 constexpr int64_t kPanelWidth = 16;
 constexpr int64_t kGroupK = 64;  // k that share a scale, of weights and of activations
 
-// 64 k of the 16 rows of a panel; four k of a row side by side are what vpdpbusd eats.
+// 64 k of the 16 rows of a panel, four k of a row side by side: a 32-bit lane for each row.
 struct Int8Group {
     float scale[kPanelWidth];               // largest size in the group / 127
-    int32_t offset[kPanelWidth];            // 128 * the sum of q: what unsigned activations (q + 128) add too much
     int8_t q[kGroupK / 4][kPanelWidth][4];  // [-127, 127]
 };
-static_assert(sizeof(Int8Group) == 1152, "no padding");
+static_assert(sizeof(Int8Group) == 1088, "no padding");
 
 // A view of packed weight[rows, cols].
 struct PackedWeightView {
