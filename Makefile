@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= auto# test processes side by side; the cores of the machine
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name CMakeLists.txt) pyproject.toml
 
 .PHONY: demo test test-fast lint clean
@@ -11,10 +12,10 @@ demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/python -c "import pyarrow.parquet as pq; [print(f'{row[\"id\"]}: {row[\"text\"][:90]!r}') for row in pq.read_table('demo.parquet').slice(0, 8).to_pylist()]"
 
 test: lint $(VENV)/.model
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(VENV)/.tools
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -51,9 +51,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One look at a running job."""
+    """One look at a running job. Rows are the input's, however many samples are written of each."""
 
-    num_rows: int  # written
+    num_rows: int  # whose output is written
     num_error_rows: int
     num_running: int
     num_waiting: int
@@ -113,6 +113,9 @@ class JobRun:
         self._on_checkpoint = on_checkpoint
         self._num_safe_rows = 0 if journal is None else journal.num_safe_rows
         self._active: dict[int, PreparedRow] = {}
+        self._num_inputs = 0  # input rows written
+        self._num_inputs_taken_over = 0
+        self._last_index: int | None = None
         self._next_progress = 0.0
         self.result = RunResult()
 
@@ -169,6 +172,7 @@ class JobRun:
     def _add(self, prepared: PreparedRow) -> None:
         if prepared.finished is not None:
             self.result.num_taken_over += len(prepared.finished)
+            self._num_inputs_taken_over += 1
             self._write(self._order.push(prepared.row.index, prepared.finished))
             return
         index, error, code = prepared.row.index, prepared.error, prepared.error_code
@@ -194,6 +198,9 @@ class JobRun:
             if result.first_row_at is None:
                 result.first_row_at = time.perf_counter()
             result.num_rows += 1
+            if row.row.index != self._last_index:  # samples of one row are written one after the other
+                self._last_index = row.row.index
+                self._num_inputs += 1
             result.finish_reasons[row.finish_reason] += 1
             if row.error is not None:
                 result.num_error_rows += 1
@@ -218,13 +225,13 @@ class JobRun:
         status = self._engine.status()
         self._on_progress(
             Progress(
-                num_rows=self.result.num_rows,
+                num_rows=self._num_inputs,
                 num_error_rows=self.result.num_error_rows,
                 num_running=status.num_running,
                 num_waiting=status.num_waiting,
                 kv_usage=status.kv_usage,
                 output_tokens=status.num_output_tokens,
                 estimate=source.estimate(),
-                num_taken_over=self.result.num_taken_over,
+                num_taken_over=self._num_inputs_taken_over,
             )
         )

@@ -1,4 +1,4 @@
-"""The crontab line and the systemd units of contrib/ do what they say, as they are written."""
+"""The crontab line and the systemd units of sample_data/nightly/ do what they say, as they are written."""
 
 import datetime
 import os
@@ -13,12 +13,12 @@ import pytest
 from input_files import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CONTRIB = ROOT / "contrib"
+NIGHTLY = ROOT / "sample_data" / "nightly"
 
 
 def crontab_command() -> str:
     """The command as cron hands it to the shell: without the five fields of time, `\\%` as `%`."""
-    [line] = [line for line in (CONTRIB / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
+    [line] = [line for line in (NIGHTLY / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
     command = re.fullmatch(r"(?:\S+\s+){5}(.*)", line)[1]
     assert not re.search(r"(?<!\\)%", command), "cron takes a plain % as the end of the line"
     return command.replace(r"\%", "%")
@@ -26,7 +26,7 @@ def crontab_command() -> str:
 
 def unit_command() -> str:
     """The service's command as systemd hands it to the shell."""
-    text = (CONTRIB / "pagecli-nightly.service").read_text()
+    text = (NIGHTLY / "pagecli-nightly.service").read_text()
     quoted = re.search(r"^ExecStart=/bin/sh -c '(.*)'$", text, re.MULTILINE)[1]
     return quoted.replace("$$", "$").replace("%%", "%").replace("%h", '"$HOME"')
 
@@ -81,7 +81,7 @@ def test_a_failure_in_the_night_says_why_and_the_unit_runs_the_same_job(run_at_n
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_takes_the_units_as_they_are(tmp_path):
     for name in ("pagecli-nightly.service", "pagecli-nightly.timer"):
-        shutil.copy(CONTRIB / name, tmp_path)
+        shutil.copy(NIGHTLY / name, tmp_path)
     (tmp_path / "jobs").mkdir()
     done = subprocess.run(
         ["systemd-analyze", "--user", "--recursive-errors=no", "verify", *sorted(map(str, tmp_path.glob("pagecli-nightly.*")))],
@@ -90,13 +90,11 @@ def test_systemd_takes_the_units_as_they_are(tmp_path):
         env={**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    when = re.search(r"^OnCalendar=(.*)$", (CONTRIB / "pagecli-nightly.timer").read_text(), re.MULTILINE)[1]
+    when = re.search(r"^OnCalendar=(.*)$", (NIGHTLY / "pagecli-nightly.timer").read_text(), re.MULTILINE)[1]
     assert subprocess.run(["systemd-analyze", "calendar", when], capture_output=True).returncode == 0
 
 
 def test_readme_gives_the_crontab_line_as_it_is_tested():
     text = (ROOT / "README.md").read_text()
-    if "crontab" not in text:
-        pytest.skip("the README has no crontab yet")
-    [line] = [line for line in (CONTRIB / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
+    [line] = [line for line in (NIGHTLY / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
     assert line in text

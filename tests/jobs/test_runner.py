@@ -1,5 +1,6 @@
 """The loop around the engine: order, bounded memory, bad rows, signals, failures, and threads that end."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -227,6 +228,20 @@ def test_progress_tells_where_the_job_stands(monkeypatch):
     assert [progress.num_rows for progress in seen] == sorted(progress.num_rows for progress in seen)
     assert seen[-1].num_rows == 50
     assert seen[0].estimate == RowEstimate(50, exact=True)
+
+
+class TwoSamples(FakeEngine):
+    def _output(self, request_id):
+        output = super()._output(request_id)
+        (sequence,) = output.sequences
+        return dataclasses.replace(output, sequences=(sequence, dataclasses.replace(sequence, sample=1)))
+
+
+def test_progress_counts_input_rows_however_many_samples_are_written_of_each(monkeypatch):
+    monkeypatch.setattr("pagecli.jobs.runner.PROGRESS_SECONDS", 0.0)
+    seen, writer = [], ListWriter()
+    result = make_run(TwoSamples(), writer, on_progress=seen.append).run(ListSource(prompts(50)))
+    assert (seen[-1].num_rows, result.num_rows, len(writer.rows)) == (50, 100, 100)
 
 
 def test_stats_have_every_documented_figure():
