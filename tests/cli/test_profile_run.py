@@ -13,6 +13,7 @@ from pagecli.profiler.workloads import BUILT_IN, built_in
 def profile(tiny_model, tmp_path, monkeypatch, capfd):
     """profile(*flags) -> (exit code, stdout, stderr) of the tiny Llama, in a directory of its own."""
     monkeypatch.setattr("pagecli.cli.profile_run.quieten", lambda *args, **settings: None)
+    monkeypatch.setenv("COLUMNS", "140")  # the tables' cells on one line each
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lengths.csv").write_text("prompt_tokens,output_tokens\n" + "".join(f"{8 + i},{5 + i}\n" for i in range(8)))
 
