@@ -46,10 +46,10 @@ class PrefixIndex:
         best, longest = -1, 0
         candidates = self._after.get((parent, token_ids[0]), {}) if token_ids else {}
         for block_hash, tokens in islice(reversed(candidates.items()), MAX_COMPARED):
-            pairs = zip(tokens, token_ids, strict=False)
-            common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), len(token_ids)))
-            if common > longest:
-                best, longest = self._block_of[block_hash], common
+            if longest < len(token_ids) and tokens[: longest + 1] == token_ids[: longest + 1]:  # longer than the best so far
+                pairs = zip(tokens, token_ids, strict=False)
+                longest = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), len(token_ids)))
+                best = self._block_of[block_hash]
         return best, longest
 
     def holds(self, block_id: int) -> bool:
