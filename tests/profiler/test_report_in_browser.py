@@ -50,13 +50,13 @@ INK = "return getComputedStyle(document.querySelector('svg text')).fill"
 
 
 def browser_programs() -> tuple[str, str]:
-    """Chromium and its driver; without them the tests are skipped, or fail where PAGECLI_REQUIRE_CHROMIUM is 1."""
+    """Chromium and its driver; without them the tests are skipped, or fail where REQUIRE_CHROMIUM is 1."""
     names = ("chromium", "chromium-browser", "google-chrome")
     browser, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
     if browser and driver:
         return browser, driver
     reason = "Chromium and chromedriver are not installed (on Debian: apt-get install chromium chromium-driver)"
-    if os.environ.get("PAGECLI_REQUIRE_CHROMIUM") == "1":
+    if os.environ.get("REQUIRE_CHROMIUM") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
 
