@@ -80,7 +80,7 @@ def log(tmp_path):
 
 def test_warnings_of_libraries_and_tracebacks_go_to_the_log_without_secrets(log, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("API_TOKEN", SECRET)
-    logging.getLogger("some.library").warning("retrying https://user:%s@host/x\nsecond line", SECRET)
+    logging.getLogger("some.lib").warning("retrying https://user:%s@host/x\nsecond line", SECRET)
     warnings.warn(f"deprecated: {SECRET}", stacklevel=1)
     try:
         raise ValueError(f"cannot read ?token={SECRET}")
@@ -88,7 +88,7 @@ def test_warnings_of_libraries_and_tracebacks_go_to_the_log_without_secrets(log,
         log.write(logging.ERROR, "100% broken", error=error)
     text = (tmp_path / "run.log").read_text()
     assert "WARNING" in text
-    assert " some.library: retrying https://***@host/x\n    second line\n" in text
+    assert " some.lib: retrying https://***@host/x\n    second line\n" in text
     assert "py.warnings: " in text
     assert "100% broken\n    Traceback" in text
     assert "ValueError: cannot read ?token=***" in text
