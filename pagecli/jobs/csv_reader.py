@@ -13,26 +13,22 @@ from typing import Any
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.input_row import InputRow, RowEstimate
+from pagecli.jobs.input_row import InputRow
 from pagecli.jobs.row_sampling import SAMPLING_FIELDS
-from pagecli.jobs.text_input import TextInput
+from pagecli.jobs.text_input import TextInput, TextRows
 
 JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids"}
 MAX_FIELD_BYTES = 1 << 28  # a quote that is never closed swallows no more than this
 
 
-class CsvSource:
+class CsvSource(TextRows):
     """Opens at once and reads the header of a file, so that a missing or mislabelled file is found early. Raises InputError."""
 
     schema: pa.Schema | None = None
 
     def __init__(self, path: str, limit: int | None = None) -> None:
         csv.field_size_limit(min(MAX_FIELD_BYTES, sys.maxsize))
-        self._input = TextInput(path, "CSV")
-        self.name = self._input.name
-        self._limit = limit
-        self._num_rows = 0
-        self._ended = False
+        super().__init__(TextInput(path, "CSV"), limit)
         self._record_bytes = 0
         delimiter = "\t" if ".tsv" in path.lower().rsplit("/", 1)[-1] else ","
         self._records = csv.reader(self._lines(), delimiter=delimiter, strict=True)
@@ -98,20 +94,6 @@ class CsvSource:
         for name in JSON_COLUMNS & columns.keys():
             columns[name] = cell_value(columns[name], is_text=name == "stop")
         return InputRow(index, columns, line, num_bytes=num_bytes)
-
-    def estimate(self) -> RowEstimate | None:
-        if self._ended:
-            return RowEstimate(self._num_rows, exact=True)
-        estimate = self._input.estimate(self._num_rows)
-        if estimate is None or self._limit is None:
-            return estimate
-        return RowEstimate(min(estimate.num_rows, self._limit), exact=False)
-
-    def interrupt(self) -> None:
-        self._input.interrupt()
-
-    def close(self) -> None:
-        self._input.close()
 
 
 def cell_value(cell: str, is_text: bool = False) -> Any:

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.input_row import InputRow, RowEstimate
+from pagecli.jobs.input_row import InputRow
 from pagecli.jobs.openai_batch_input import from_batch_row, is_batch_row
-from pagecli.jobs.text_input import COMPRESSED_SUFFIXES, UTF8_BOM, TextInput
+from pagecli.jobs.text_input import COMPRESSED_SUFFIXES, UTF8_BOM, TextInput, TextRows
 
 MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
 
 
-class JsonlSource:
+class JsonlSource(TextRows):
     """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError.
 
     `is_batch`: whether it is an OpenAI batch file; None: the first readable row decides.
@@ -27,12 +27,8 @@ class JsonlSource:
     column_names: list[str] | None = None
 
     def __init__(self, path: str, limit: int | None = None, is_batch: bool | None = None) -> None:
-        self._input = TextInput(path, "JSON Lines")
-        self.name = self._input.name
-        self._limit = limit
+        super().__init__(TextInput(path, "JSON Lines"), limit)
         self._is_batch = is_batch
-        self._num_rows = 0
-        self._ended = False
         text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self._input.start.removeprefix(UTF8_BOM).lstrip()
         if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
             self._input.close()
@@ -69,20 +65,6 @@ class JsonlSource:
             index = self._num_rows
             self._num_rows += 1
             yield parse_line(line, index, self._input.line_number)
-
-    def estimate(self) -> RowEstimate | None:
-        if self._ended:
-            return RowEstimate(self._num_rows, exact=True)
-        estimate = self._input.estimate(self._num_rows)
-        if estimate is None or self._limit is None:
-            return estimate
-        return RowEstimate(min(estimate.num_rows, self._limit), exact=False)
-
-    def interrupt(self) -> None:
-        self._input.interrupt()
-
-    def close(self) -> None:
-        self._input.close()
 
 
 def parse_line(line: bytes, index: int, line_number: int) -> InputRow:

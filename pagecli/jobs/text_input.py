@@ -82,3 +82,28 @@ class TextInput:
         with self._lock:
             self._file.close()
             self._raw.close()
+
+
+class TextRows:
+    """What sources of rows out of a TextInput share: their reader counts `_num_rows`, and sets `_ended` after the last."""
+
+    def __init__(self, text: TextInput, limit: int | None) -> None:
+        self._input = text
+        self.name = text.name
+        self._limit = limit
+        self._num_rows = 0
+        self._ended = False
+
+    def estimate(self) -> RowEstimate | None:
+        if self._ended:
+            return RowEstimate(self._num_rows, exact=True)
+        estimate = self._input.estimate(self._num_rows)
+        if estimate is None or self._limit is None:
+            return estimate
+        return RowEstimate(min(estimate.num_rows, self._limit), exact=False)
+
+    def interrupt(self) -> None:
+        self._input.interrupt()
+
+    def close(self) -> None:
+        self._input.close()

@@ -99,6 +99,7 @@ def test_a_reader_that_goes_away_does_not_disturb():
     events = ProgressEvents(str(write))
     os.close(write)
     events.started(FACTS)
+    assert [line["event"] for line in lines(os.read(read, 65536))] == ["start"]
     os.close(read)
     events.progress(look())
     events.ended(JobEnd(0))
