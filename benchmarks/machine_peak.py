@@ -1,0 +1,46 @@
+"""What the machine can do at best: multiply-adds in registers and reading memory, by all threads of pagecli's own team."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from pagecli.kernels import native
+
+READ_BYTES = 256 << 20  # far more than any cache
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Operations and bytes a second; medians, for the cores are rarely ours alone."""
+
+    linear: float  # multiplications and additions, as linear does them for the dtype at hand
+    float32: float  # the same on float32, which attention computes in
+    read: float  # bytes
+
+
+def measure(dtype: torch.dtype) -> Peak:
+    linear = operations_per_second(dtype)
+    return Peak(linear, linear if dtype == torch.float32 else operations_per_second(torch.float32), read_bytes_per_second())
+
+
+def operations_per_second(dtype: torch.dtype, samples: int = 9, pieces: int = 120) -> float:
+    native.peak_operations(dtype, pieces)  # the clock rises, the team wakes
+    rates = []
+    for _ in range(samples):
+        started = time.perf_counter()
+        operations = native.peak_operations(dtype, pieces)
+        rates.append(operations / (time.perf_counter() - started))
+    return statistics.median(rates)
+
+
+def read_bytes_per_second(samples: int = 9) -> float:
+    memory = torch.ones(READ_BYTES // 4, dtype=torch.int32)
+    native.read_memory(memory)
+    rates = []
+    for _ in range(samples):
+        started = time.perf_counter()
+        native.read_memory(memory)
+        rates.append(memory.nbytes / (time.perf_counter() - started))
+    return statistics.median(rates)

@@ -1,0 +1,107 @@
+"""Times every kernel operation of an engine from outside and counts what each computes or moves."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pagecli import kernels
+
+OPERATIONS = (
+    "linear",
+    "linear_argmax",
+    "embedding",
+    "layer_norm",
+    "rms_norm",
+    "rotary_embedding",
+    "activation",
+    "gated_activation",
+    "argmax",
+    "sample",
+    "store_kv",
+    "paged_attention",
+)
+ROW_RANGES = ((1, "M = 1"), (16, "M 2-16"), (64, "M 17-64"), (128, "M 65-128"), (1 << 62, "M > 128"))
+
+
+@dataclasses.dataclass(slots=True)
+class Total:
+    """All calls of one operation: seconds, multiplications and additions, and bytes where those say more."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    operations: int = 0
+    num_bytes: int = 0
+
+
+@contextmanager
+def timed(model: Any) -> Iterator[dict[str, Total]]:
+    """Totals by name of the operations that run meanwhile; those of linear by layer and number of rows."""
+    layers, totals = layer_names(model), dict[str, Total]()
+    originals = {name: getattr(kernels, name) for name in OPERATIONS}
+    for name, original in originals.items():
+        setattr(kernels, name, _timing(name, original, layers, totals))
+    try:
+        yield totals
+    finally:
+        for name, original in originals.items():
+            setattr(kernels, name, original)
+
+
+def layer_names(model: Any) -> dict[int, str]:
+    """id(packed weight) -> what the model calls its layer: qkv, out, up, down, gate_up, head."""
+    names = {id(model.lm_head.weight): "head"}
+    for layer in model.layers:
+        for field in dataclasses.fields(layer):
+            weight = getattr(getattr(layer, field.name), "weight", None)
+            if isinstance(weight, kernels.PackedWeight):
+                names[id(weight)] = field.name
+    return names
+
+
+def _timing(name: str, original: Callable, layers: dict[int, str], totals: dict[str, Total]) -> Callable:
+    def call(*args: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        result = original(*args, **named)
+        seconds = time.perf_counter() - started
+        label, operations, num_bytes = described(name, args, layers)
+        total = totals.setdefault(label, Total())
+        total.calls += 1
+        total.seconds += seconds
+        total.operations += operations
+        total.num_bytes += num_bytes
+        return result
+
+    return call
+
+
+def described(name: str, args: tuple, layers: dict[int, str]) -> tuple[str, int, int]:
+    """(label, multiplications and additions, bytes): of linear weights read, of attention K and V, else what tensors hold."""
+    if name in ("linear", "linear_argmax"):
+        rows, weight = args[1].shape[0], args[2]
+        range_name = next(text for most, text in ROW_RANGES if rows <= most)
+        label = f"{name} {layers.get(id(weight), 'other')} {weight.num_cols}x{weight.num_rows}, {range_name}"
+        return label, 2 * rows * weight.num_rows * weight.num_cols, weight.nbytes
+    if name == "paged_attention":
+        q, k_cache, lengths, starts = args[1], args[2], args[5], args[6]
+        kind = "decode" if q.shape[0] == len(lengths) else "with prompts"
+        window = args[8] if len(args) > 8 else 0
+        kv_bytes = 2 * int(lengths.sum()) * k_cache.shape[1] * k_cache.shape[3] * k_cache.element_size()
+        return f"{name} {kind}", 4 * keys_seen(lengths, starts, window) * q.shape[1] * q.shape[2], kv_bytes
+    return (
+        name,
+        0,
+        sum(value.nbytes for value in args if isinstance(value, torch.Tensor) and value.shape[0] == args[0].shape[0]),
+    )
+
+
+def keys_seen(context_lens: torch.Tensor, query_start: torch.Tensor, window: int = 0) -> int:
+    """Keys summed over queries: one at position p sees p + 1, or `window` of them."""
+    total = 0
+    for length, count in zip(context_lens.tolist(), query_start.diff().tolist(), strict=True):
+        last = range(length - count + 1, length + 1)
+        total += sum(min(n, window) for n in last) if window else count * (last[0] + last[-1]) // 2
+    return total
