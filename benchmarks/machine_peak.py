@@ -9,6 +9,7 @@ import torch
 from pagecli.kernels import native
 
 READ_BYTES = 256 << 20  # far more than any cache
+SAMPLES, PIECES = 9, 120  # a sample is about 40 ms of one core
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +26,21 @@ def measure(dtype: torch.dtype) -> Peak:
     return Peak(linear, linear if dtype == torch.float32 else operations_per_second(torch.float32), read_bytes_per_second())
 
 
-def operations_per_second(dtype: torch.dtype, samples: int = 9, pieces: int = 120) -> float:
-    native.peak_operations(dtype, pieces)  # the clock rises, the team wakes
+def operations_per_second(dtype: torch.dtype) -> float:
+    native.peak_operations(dtype, PIECES)  # the clock rises, the team wakes
     rates = []
-    for _ in range(samples):
+    for _ in range(SAMPLES):
         started = time.perf_counter()
-        operations = native.peak_operations(dtype, pieces)
+        operations = native.peak_operations(dtype, PIECES)
         rates.append(operations / (time.perf_counter() - started))
     return statistics.median(rates)
 
 
-def read_bytes_per_second(samples: int = 9) -> float:
+def read_bytes_per_second() -> float:
     memory = torch.ones(READ_BYTES // 4, dtype=torch.int32)
     native.read_memory(memory)
     rates = []
-    for _ in range(samples):
+    for _ in range(SAMPLES):
         started = time.perf_counter()
         native.read_memory(memory)
         rates.append(memory.nbytes / (time.perf_counter() - started))

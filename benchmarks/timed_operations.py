@@ -91,11 +91,10 @@ def described(name: str, args: tuple, layers: dict[int, str]) -> tuple[str, int,
         window = args[8] if len(args) > 8 else 0
         kv_bytes = 2 * int(lengths.sum()) * k_cache.shape[1] * k_cache.shape[3] * k_cache.element_size()
         return f"{name} {kind}", 4 * keys_seen(lengths, starts, window) * q.shape[1] * q.shape[2], kv_bytes
-    return (
-        name,
-        0,
-        sum(value.nbytes for value in args if isinstance(value, torch.Tensor) and value.shape[0] == args[0].shape[0]),
-    )
+    if name == "store_kv":  # args: two caches, then the new K and V, read and written
+        return name, 0, sum(new.nbytes + new.numel() * args[0].element_size() for new in args[2:4])
+    moved = [value for value in args if isinstance(value, torch.Tensor) and value.shape[0] == args[0].shape[0]]
+    return name, 0, sum(tensor.nbytes for tensor in moved)
 
 
 def keys_seen(context_lens: torch.Tensor, query_start: torch.Tensor, window: int = 0) -> int:

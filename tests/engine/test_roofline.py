@@ -42,7 +42,9 @@ def test_operations_are_those_of_the_formulas(engine):
     assert sum(t.operations for name, t in totals.items() if name.startswith("paged_attention")) == attention
 
 
-def test_the_table_adds_up_and_the_operations_are_themselves_again(engine):
+def test_the_table_adds_up_and_the_operations_are_themselves_again(engine, monkeypatch):
+    for name, value in (("SAMPLES", 3), ("PIECES", 8), ("READ_BYTES", 4 << 20)):
+        monkeypatch.setattr(machine_peak, name, value)
     before = kernels.linear
     result = roofline.run(engine, LENGTHS, torch.float32)
     assert kernels.linear is before
@@ -61,7 +63,3 @@ def test_keys_seen_by_queries_of_chunks_and_windows():
     context_lens, query_start = torch.tensor([5, 3]), torch.tensor([0, 1, 4])
     assert keys_seen(context_lens, query_start) == 5 + (1 + 2 + 3)
     assert keys_seen(context_lens, query_start, window=2) == 2 + (1 + 2 + 2)
-
-
-def test_peaks_are_positive():
-    assert machine_peak.operations_per_second(torch.bfloat16, samples=1, pieces=2) > 1e8
