@@ -26,22 +26,46 @@ struct AttentionState {
 PAGECLI_INLINE VecF load_kv(const float* p) { return load(p); }
 PAGECLI_INLINE VecF load_kv(const uint16_t* p) { return load_bf16(p); }
 // Two neighbouring vectors in the order that is cheapest to read: floats as they lie, bfloat16 as those at even and those at odd
-// places. q and the sums of a row are kept in the same order up to paired_dims; place() says where a dimension is then.
-PAGECLI_INLINE void load_two(const float* p, VecF& first, VecF& second) {
-    first = load(p);
-    second = load(p + VecF::width);
-}
-PAGECLI_INLINE void load_two(const uint16_t* p, VecF& first, VecF& second) {
-    const VecI pairs = load_pairs(p);
-    first = widen_low(pairs);
-    second = widen_high(pairs);
+// places. q and the sums of a row are kept in the same order up to paired_dims.
+PAGECLI_INLINE VecF load_first(const float* p) { return load(p); }
+PAGECLI_INLINE VecF load_second(const float* p) { return load(p + VecF::width); }
+PAGECLI_INLINE VecF load_first(const uint16_t* p) { return widen_low(load_pairs(p)); }
+PAGECLI_INLINE VecF load_second(const uint16_t* p) { return widen_high(load_pairs(p)); }
+template <class T>
+PAGECLI_INLINE void load_two(const T* p, VecF& first, VecF& second) {
+    first = load_first(p);
+    second = load_second(p);
 }
 PAGECLI_INLINE int paired_dims(int dim) { return dim - dim % (2 * VecF::width); }
-PAGECLI_INLINE int place(const float*, int d, int) { return d; }
-PAGECLI_INLINE int place(const uint16_t*, int d, int dim) {
-    if (d >= paired_dims(dim)) return d;
-    const int within = d % (2 * VecF::width);
-    return d - within + within % 2 * VecF::width + within / 2;
+
+// to[dim] = from[dim] * scale, in the order that load_two gives.
+template <class T>
+static inline void arrange(float* to, const float* from, float scale, int dim) {
+    constexpr int width = VecF::width;
+    int d = 0;
+    if constexpr (sizeof(T) == 2) {
+        for (; d < paired_dims(dim); d += 2 * width) {
+            for (int i = 0; i < width; ++i) to[d + i] = from[d + 2 * i] * scale;
+            for (int i = 0; i < width; ++i) to[d + width + i] = from[d + 2 * i + 1] * scale;
+        }
+    }
+    for (; d < dim; ++d) to[d] = from[d] * scale;
+}
+
+// to[dim] = from[dim] / total, back in the order of memory.
+template <class T>
+static inline void arrange_back(float* to, const float* from, float total, int dim) {
+    constexpr int width = VecF::width;
+    int d = 0;
+    if constexpr (sizeof(T) == 2) {
+        for (; d < paired_dims(dim); d += 2 * width) {
+            for (int i = 0; i < width; ++i) {
+                to[d + 2 * i] = from[d + i] / total;
+                to[d + 2 * i + 1] = from[d + width + i] / total;
+            }
+        }
+    }
+    for (; d < dim; ++d) to[d] = from[d] / total;
 }
 
 PAGECLI_INLINE VecF load_kv(const float* p, int count) { return load_partial(p, count); }
@@ -65,11 +89,16 @@ struct Tile {
 template <class T>
 PAGECLI_INLINE void prefetch_row(const T* row, int dim) {
     constexpr int kLine = 64 / sizeof(T);
-    for (int d = 0; d < dim; d += kLine) __builtin_prefetch(row + d);
+    __builtin_prefetch(row);
+    __builtin_prefetch(row + kLine);  // nearly all heads have 64 dimensions or more
+    for (int d = 2 * kLine; d < dim; d += 2 * kLine) {
+        __builtin_prefetch(row + d);
+        __builtin_prefetch(row + d + kLine);
+    }
 }
 
 // Keys whose dot products with `rows` query rows are summed side by side: 8 or 12 sums, as many as registers hold.
-constexpr int keys_at_once(int rows) { return rows == 3 ? 4 : kDots / rows; }
+constexpr int keys_at_once(int rows) { return kDots / rows; }
 
 // sums[r * keys + i] += q[first_row + r] . k[i]
 template <int rows, class T>
@@ -77,15 +106,34 @@ PAGECLI_INLINE void add_dots(const AttentionState& state, const T* const* k, int
     constexpr int keys = keys_at_once(rows), width = VecF::width;
     const int paired = paired_dims(dim), whole = dim - dim % width, rest = dim - whole;
     for (int d = 0; d < paired; d += 2 * width) {
+        VecF q_first[rows], q_second[rows];
         PAGECLI_UNROLL
-        for (int i = 0; i < keys; ++i) {
-            VecF first, second;
-            load_two(k[i] + d, first, second);
+        for (int r = 0; r < rows; ++r) q_first[r] = load(&state.q[first_row + r][d]);
+        PAGECLI_UNROLL
+        for (int r = 0; r < rows; ++r) q_second[r] = load(&state.q[first_row + r][d + width]);
+        if constexpr (rows <= 2) {
             PAGECLI_UNROLL
-            for (int r = 0; r < rows; ++r) {
-                VecF& dot = dots[r * keys + i];
-                dot = fmadd(load(&state.q[first_row + r][d]), first, dot);
-                dot = fmadd(load(&state.q[first_row + r][d + width]), second, dot);
+            for (int i = 0; i < keys; ++i) {
+                VecF first, second;
+                load_two(k[i] + d, first, second);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) {
+                    VecF& dot = dots[r * keys + i];
+                    dot = fmadd(q_second[r], second, fmadd(q_first[r], first, dot));
+                }
+            }
+        } else {
+            PAGECLI_UNROLL
+            for (int i = 0; i < keys; ++i) {
+                const VecF part = load_first(k[i] + d);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) dots[r * keys + i] = fmadd(q_first[r], part, dots[r * keys + i]);
+            }
+            PAGECLI_UNROLL
+            for (int i = 0; i < keys; ++i) {
+                const VecF part = load_second(k[i] + d);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) dots[r * keys + i] = fmadd(q_second[r], part, dots[r * keys + i]);
             }
         }
     }
@@ -203,7 +251,7 @@ PAGECLI_INLINE void prefetch_rest(const Tile<T>& tile) {
 
 // One tile for `rows` rows from first_row on.
 template <int rows, class T>
-[[gnu::noinline]] static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
+static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
     score_keys<rows>(state, tile, first_row);
     if (tile.next != nullptr) prefetch_rest(tile);
     float rescale[rows];

@@ -44,12 +44,17 @@ int64_t min_end(int64_t tile, int64_t end) { return tile + kTileKeys < end ? til
 // The keys [begin, end) of one tile; end > begin.
 void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, TileOffsets& offsets) {
     const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
+    const int64_t dim = a.head_dim;
     int64_t slot = begin % a.block_size, block = begin / a.block_size, offset = 0;
     for (int64_t key = begin; key < end; ++block, slot = 0) {
-        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * a.head_dim;
-        for (; slot < a.block_size && key < end; ++slot, ++key, offset += a.head_dim) offsets.at[key % kTileKeys] = offset;
+        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * dim;
+        const int64_t in_block = a.block_size - slot, count = end - key < in_block ? end - key : in_block;
+        int64_t* at = offsets.at + key % kTileKeys;
+        for (int64_t i = 0; i < count; ++i) at[i] = offset + i * dim;
+        key += count;
+        offset += (count - 1) * dim;
     }
-    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset - a.head_dim;
+    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset;
 }
 
 // Rows from `row` on, at most four, that see exactly the keys [low, high) of the tile at `tile`.
@@ -118,22 +123,21 @@ void run_task(const PagedAttentionArgs& a, const Task& task, const Task* followi
     const int64_t group = a.heads / a.kv_heads, left = sequence.num_rows - task.first_row;
     const int num_rows = left < kMaxRows ? static_cast<int>(left) : kMaxRows;
     const int dim = static_cast<int>(a.head_dim);
-    constexpr const T* kOrder = nullptr;  // chooses the order of dimensions
     AttentionState state;
-    int64_t positions[kMaxRows], out_offsets[kMaxRows];
+    int64_t positions[kMaxRows] = {}, out_offsets[kMaxRows];
     for (int r = 0; r < num_rows; ++r) {
         const int64_t query = (task.first_row + r) / group, head = task.kv_head * group + (task.first_row + r) % group;
         positions[r] = sequence.first_position + query;
         out_offsets[r] = (sequence.first_query + query) * a.out_stride[0] + head * a.out_stride[1];
         const float* q = a.q + (sequence.first_query + query) * a.q_stride[0] + head * a.q_stride[1];
-        for (int d = 0; d < dim; ++d) state.q[r][place(kOrder, d, dim)] = q[d] * a.scale;
+        arrange<T>(state.q[r], q, a.scale, dim);
         for (int d = 0; d < dim + VecF::width && d < kMaxHeadDim; ++d) state.sum[r][d] = 0.0f;
         state.max[r] = -__builtin_inff();
         state.total[r] = 0.0f;
     }
     attend_rows<T>(a, task, following, state, positions, num_rows);
     for (int r = 0; r < num_rows; ++r)
-        for (int d = 0; d < dim; ++d) a.out[out_offsets[r] + d] = state.sum[r][place(kOrder, d, dim)] / state.total[r];
+        arrange_back<T>(a.out + out_offsets[r], state.sum[r], state.total[r], dim);
 }
 
 // The tasks of a call cut into pieces of about equal cost: piece i is the tasks from starts[i] up to starts[i + 1].
