@@ -5,7 +5,7 @@
 //   output            keys in order, one multiply-add per dimension
 #pragma once
 
-#include "pagecli/paged_kv.h"
+#include "kv_slot.h"
 #include "vec_math.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -22,11 +22,6 @@ struct AttentionState {
     float max[kMaxRows];                              // highest score so far
     float total[kMaxRows];                            // sum of weights
 };
-
-PAGECLI_INLINE VecF load_kv(const float* p) { return load(p); }
-PAGECLI_INLINE VecF load_kv(const uint16_t* p) { return load_bf16(p); }
-PAGECLI_INLINE VecF load_kv(const float* p, int count) { return load_partial(p, count); }
-PAGECLI_INLINE VecF load_kv(const uint16_t* p, int count) { return load_bf16_partial(p, count); }
 
 // Where a tile's keys and values start in the caches, in elements. What follows the last key the task sees repeats it, so that
 // keys can be taken several at a time without reading a slot beyond.
@@ -46,7 +41,7 @@ struct Tile {
 template <class T>
 PAGECLI_INLINE void prefetch_row(const T* row, int dim) {
     constexpr int kLine = 64 / sizeof(T);
-    for (int d = 0; d < dim; d += kLine) __builtin_prefetch(row + d);
+    for (int d = 0; d < slot_elements<T>(dim); d += kLine) __builtin_prefetch(row + d);
 }
 
 // Scores of `rows` query rows for the tile's keys, into weights[row][key - low], kDots / rows keys at a time; those past `high`
@@ -105,6 +100,17 @@ static inline float weigh_keys(float* weights, int count, float& max_score, floa
     return rescale;
 }
 
+// weights[row][key - low] times the scale of the key's slot in `cache`: before the softmax K's, after it V's.
+template <int rows, class T>
+PAGECLI_INLINE void scale_weights(AttentionState& state, const Tile<T>& tile, const T* cache) {
+    if constexpr (has_scales<T>) {
+        for (int key = tile.low; key < tile.high; ++key) {
+            const float scale = slot_scale(cache + tile.keys.at[key], tile.dim);
+            for (int r = 0; r < rows; ++r) state.weights[r][key - tile.low] *= scale;
+        }
+    }
+}
+
 // sum[row][d] = sum[row][d] * rescale[row] + weights[row] . v[keys][d] for `chunks` vectors of dimensions from d on; of the
 // last vector only `rest` lanes where rest > 0.
 template <int rows, int chunks, class T>
@@ -132,9 +138,11 @@ static inline void add_values(AttentionState& state, const Tile<T>& tile, const 
 template <int rows, class T>
 static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
     score_keys<rows>(state, tile, first_row);
+    scale_weights<rows>(state, tile, tile.k_cache);
     float rescale[rows];
     for (int r = 0; r < rows; ++r)
         rescale[r] = weigh_keys(state.weights[r], tile.high - tile.low, state.max[first_row + r], state.total[first_row + r]);
+    scale_weights<rows>(state, tile, tile.v_cache);
     constexpr int chunks = kDots / rows;  // so many sums stay in registers
     constexpr int width = VecF::width;
     int d = 0;

@@ -42,14 +42,16 @@ bool next_task(const PagedAttentionArgs& a, Task& task, int64_t num_rows) {
 int64_t min_end(int64_t tile, int64_t end) { return tile + kTileKeys < end ? tile + kTileKeys : end; }
 
 // The keys [begin, end) of one tile; end > begin.
+template <class T>
 void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, TileOffsets& offsets) {
+    const int64_t slot_size = slot_elements<T>(a.head_dim);
     const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
     int64_t slot = begin % a.block_size, block = begin / a.block_size, offset = 0;
     for (int64_t key = begin; key < end; ++block, slot = 0) {
-        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * a.head_dim;
-        for (; slot < a.block_size && key < end; ++slot, ++key, offset += a.head_dim) offsets.at[key % kTileKeys] = offset;
+        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * slot_size;
+        for (; slot < a.block_size && key < end; ++slot, ++key, offset += slot_size) offsets.at[key % kTileKeys] = offset;
     }
-    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset - a.head_dim;
+    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset - slot_size;
 }
 
 // Rows from `row` on, at most four, that see exactly the keys [low, high) of the tile at `tile`.
@@ -77,11 +79,11 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, AttentionState& 
     const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
     TileOffsets offsets[2];
     int64_t first = begin - begin % kTileKeys;
-    find_keys(a, task, begin, min_end(first, end), offsets[0]);
+    find_keys<T>(a, task, begin, min_end(first, end), offsets[0]);
     for (int current = 0; first < end; first += kTileKeys, current = 1 - current) {
         const TileOffsets* next = nullptr;
         if (first + kTileKeys < end) {
-            find_keys(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
+            find_keys<T>(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
             next = &offsets[1 - current];
         }
         for (int row = 0; row < num_rows;) {
@@ -194,8 +196,10 @@ void run_pieces(const PagedAttentionArgs& a) {
 void paged_attention(const PagedAttentionArgs& a) {
     if (a.type == KVType::float32) {
         run_pieces<float>(a);
-    } else {
+    } else if (a.type == KVType::bfloat16) {
         run_pieces<uint16_t>(a);
+    } else {
+        run_pieces<int8_t>(a);
     }
 }
 
