@@ -9,7 +9,6 @@ from shapes import examples, head_dims, seeds
 
 from pagecli.kernels import native
 
-
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int8])
 
 
