@@ -44,38 +44,65 @@ PAGECLI_INLINE void prefetch_row(const T* row, int dim) {
     for (int d = 0; d < slot_elements<T>(dim); d += kLine) __builtin_prefetch(row + d);
 }
 
-// Scores of `rows` query rows for the tile's keys, into weights[row][key - low], kDots / rows keys at a time; those past `high`
-// mean nothing.
+// Keys whose dot products with `rows` query rows are summed side by side: 8 or 12 sums, as many as registers hold.
+constexpr int keys_at_once(int rows) { return rows == 3 ? 4 : kDots / rows; }
+
+// sums[r * keys + i] += q[first_row + r] . k[i]
+template <int rows, class T>
+PAGECLI_INLINE void add_dots(const AttentionState& state, const T* const* k, int dim, int first_row, VecF* dots) {
+    constexpr int keys = keys_at_once(rows), width = VecF::width;
+    const int paired = paired_dims(dim), whole = dim - dim % width, rest = dim - whole;
+    for (int d = 0; d < paired; d += 2 * width) {
+        PAGECLI_UNROLL
+        for (int i = 0; i < keys; ++i) {
+            VecF first, second;
+            load_two(k[i] + d, first, second);
+            PAGECLI_UNROLL
+            for (int r = 0; r < rows; ++r) {
+                VecF& dot = dots[r * keys + i];
+                dot = fmadd(load(&state.q[first_row + r][d]), first, dot);
+                dot = fmadd(load(&state.q[first_row + r][d + width]), second, dot);
+            }
+        }
+    }
+    for (int d = paired; d < whole; d += width) {
+        PAGECLI_UNROLL
+        for (int i = 0; i < keys; ++i) {
+            const VecF k_part = load_kv(k[i] + d);
+            PAGECLI_UNROLL
+            for (int r = 0; r < rows; ++r)
+                dots[r * keys + i] = fmadd(load(&state.q[first_row + r][d]), k_part, dots[r * keys + i]);
+        }
+    }
+    if (rest == 0) return;
+    PAGECLI_UNROLL
+    for (int i = 0; i < keys; ++i) {
+        const VecF k_part = load_kv(k[i] + whole, rest);
+        PAGECLI_UNROLL
+        for (int r = 0; r < rows; ++r)
+            dots[r * keys + i] = fmadd(load_partial(&state.q[first_row + r][whole], rest), k_part, dots[r * keys + i]);
+    }
+}
+
+// Scores of `rows` query rows for the tile's keys, into weights[row][key - low]; those past `high` mean nothing.
 template <int rows, class T>
 static inline void score_keys(AttentionState& state, const Tile<T>& tile, int first_row) {
-    constexpr int keys = kDots / rows;
-    const int whole = tile.dim - tile.dim % VecF::width, rest = tile.dim - whole;
+    constexpr int keys = keys_at_once(rows), num_dots = rows * keys, whole_dots = (num_dots + kDots - 1) / kDots * kDots;
     for (int key = tile.low; key < tile.high; key += keys) {
         const T* k[keys];
+        PAGECLI_UNROLL
         for (int i = 0; i < keys; ++i) k[i] = tile.k_cache + tile.keys.at[key + i];
         if (tile.next != nullptr)
+            PAGECLI_UNROLL
             for (int i = 0; i < keys; ++i) prefetch_row(tile.k_cache + tile.next->at[key + i], tile.dim);
-        VecF dots[kDots];
-        for (int i = 0; i < kDots; ++i) dots[i] = zero();
-        for (int d = 0; d < whole; d += VecF::width) {
-            VecF q[rows];
-            for (int r = 0; r < rows; ++r) q[r] = load(&state.q[first_row + r][d]);
-            for (int i = 0; i < keys; ++i) {
-                const VecF k_part = load_kv(k[i] + d);
-                for (int r = 0; r < rows; ++r) dots[r * keys + i] = fmadd(q[r], k_part, dots[r * keys + i]);
-            }
-        }
-        if (rest > 0) {
-            for (int i = 0; i < keys; ++i) {
-                const VecF k_part = load_kv(k[i] + whole, rest);
-                for (int r = 0; r < rows; ++r) {
-                    const VecF q = load_partial(&state.q[first_row + r][whole], rest);
-                    dots[r * keys + i] = fmadd(q, k_part, dots[r * keys + i]);
-                }
-            }
-        }
-        float scores[kDots];
-        reduce_add_8(dots, scores);
+        VecF dots[whole_dots];
+        PAGECLI_UNROLL
+        for (int i = 0; i < whole_dots; ++i) dots[i] = zero();
+        add_dots<rows>(state, k, tile.dim, first_row, dots);
+        float scores[whole_dots];
+        PAGECLI_UNROLL
+        for (int i = 0; i < whole_dots; i += kDots) reduce_add_8(dots + i, scores + i);
+        PAGECLI_UNROLL
         for (int r = 0; r < rows; ++r) memcpy(&state.weights[r][key - tile.low], scores + r * keys, keys * sizeof(float));
     }
 }
@@ -89,6 +116,7 @@ static inline float weigh_keys(float* weights, int count, float& max_score, floa
     const float tile_max = reduce_max(highest);
     const float new_max = tile_max > max_score ? tile_max : max_score;
     VecF tile_total = zero();
+    PAGECLI_UNROLL
     for (int i = 0; i < count; i += VecF::width) {
         const VecF weight = exp(load(weights + i) - broadcast(new_max));
         store(weights + i, weight);
@@ -111,46 +139,78 @@ PAGECLI_INLINE void scale_weights(AttentionState& state, const Tile<T>& tile, co
     }
 }
 
-// sum[row][d] = sum[row][d] * rescale[row] + weights[row] . v[keys][d] for `chunks` vectors of dimensions from d on; of the
-// last vector only `rest` lanes where rest > 0.
+// sum[row][d] = sum[row][d] * rescale[row] + weights[row] . v[keys][d] for `chunks` vectors of dimensions from d on, two at a
+// time as load_two gives them; a single one as it lies, `rest` lanes of it where rest > 0.
 template <int rows, int chunks, class T>
 static inline void add_values(AttentionState& state, const Tile<T>& tile, const float* rescale, int first_row, int d,
-                              int rest) {
+                              int rest = 0) {
     VecF sums[rows][chunks];
+    PAGECLI_UNROLL
     for (int r = 0; r < rows; ++r)
+        PAGECLI_UNROLL
         for (int c = 0; c < chunks; ++c)
             sums[r][c] = load(&state.sum[first_row + r][d + c * VecF::width]) * broadcast(rescale[r]);
     for (int key = tile.low; key < tile.high; ++key) {
         const T* v = tile.v_cache + tile.keys.at[key] + d;
         if (tile.next != nullptr && d == 0) prefetch_row(tile.v_cache + tile.next->at[key], tile.dim);
-        VecF parts[chunks];
-        for (int c = 0; c < chunks; ++c) parts[c] = rest > 0 ? load_kv(v, rest) : load_kv(v + c * VecF::width);
-        for (int r = 0; r < rows; ++r) {
-            const VecF weight = broadcast(state.weights[r][key - tile.low]);
-            for (int c = 0; c < chunks; ++c) sums[r][c] = fmadd(weight, parts[c], sums[r][c]);
+        VecF weight[rows];
+        PAGECLI_UNROLL
+        for (int r = 0; r < rows; ++r) weight[r] = broadcast(state.weights[r][key - tile.low]);
+        if constexpr (chunks == 1) {
+            const VecF part = rest > 0 ? load_kv(v, rest) : load_kv(v);
+            PAGECLI_UNROLL
+            for (int r = 0; r < rows; ++r) sums[r][0] = fmadd(weight[r], part, sums[r][0]);
+        } else {
+            PAGECLI_UNROLL
+            for (int c = 0; c < chunks; c += 2) {
+                VecF first, second;
+                load_two(v + c * VecF::width, first, second);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) {
+                    sums[r][c] = fmadd(weight[r], first, sums[r][c]);
+                    sums[r][c + 1] = fmadd(weight[r], second, sums[r][c + 1]);
+                }
+            }
         }
     }
+    PAGECLI_UNROLL
     for (int r = 0; r < rows; ++r)
+        PAGECLI_UNROLL
         for (int c = 0; c < chunks; ++c) store(&state.sum[first_row + r][d + c * VecF::width], sums[r][c]);
+}
+
+// What of the next tile the passes over this one's keys have not brought: it may have more keys.
+template <class T>
+PAGECLI_INLINE void prefetch_rest(const Tile<T>& tile) {
+    for (int key = tile.high; key < kTileKeys; ++key) {
+        prefetch_row(tile.k_cache + tile.next->at[key], tile.dim);
+        prefetch_row(tile.v_cache + tile.next->at[key], tile.dim);
+    }
 }
 
 // One tile for `rows` rows from first_row on.
 template <int rows, class T>
-static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
+[[gnu::noinline]] static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
     score_keys<rows>(state, tile, first_row);
     scale_weights<rows>(state, tile, tile.k_cache);
+    if (tile.next != nullptr) prefetch_rest(tile);
     float rescale[rows];
+    PAGECLI_UNROLL
     for (int r = 0; r < rows; ++r)
         rescale[r] = weigh_keys(state.weights[r], tile.high - tile.low, state.max[first_row + r], state.total[first_row + r]);
     scale_weights<rows>(state, tile, tile.v_cache);
-    constexpr int chunks = kDots / rows;  // so many sums stay in registers
+    constexpr int chunks = keys_at_once(rows);  // so many sums stay in registers
     constexpr int width = VecF::width;
+    const int paired = paired_dims(tile.dim);
     int d = 0;
-    for (; d + chunks * width <= tile.dim; d += chunks * width) add_values<rows, chunks>(state, tile, rescale, first_row, d, 0);
+    for (; d + chunks * width <= paired; d += chunks * width) add_values<rows, chunks>(state, tile, rescale, first_row, d);
     if constexpr (chunks > 4) {
-        for (; d + 4 * width <= tile.dim; d += 4 * width) add_values<rows, 4>(state, tile, rescale, first_row, d, 0);
+        for (; d + 4 * width <= paired; d += 4 * width) add_values<rows, 4>(state, tile, rescale, first_row, d);
     }
-    for (; d + width <= tile.dim; d += width) add_values<rows, 1>(state, tile, rescale, first_row, d, 0);
+    if constexpr (chunks > 2) {
+        for (; d < paired; d += 2 * width) add_values<rows, 2>(state, tile, rescale, first_row, d);
+    }
+    for (; d + width <= tile.dim; d += width) add_values<rows, 1>(state, tile, rescale, first_row, d);
     if (d < tile.dim) add_values<rows, 1>(state, tile, rescale, first_row, d, tile.dim - d);
 }
 

@@ -25,6 +25,30 @@ PAGECLI_INLINE VecF load_kv(const float* p, int count) { return load_partial(p, 
 PAGECLI_INLINE VecF load_kv(const uint16_t* p, int count) { return load_bf16_partial(p, count); }
 PAGECLI_INLINE VecF load_kv(const int8_t* p, int count) { return load_int8_partial(p, count); }
 
+// Two neighbouring vectors in the order that is cheapest to read: bfloat16 as those at even and those at odd places, others as
+// they lie. q and the sums of a row are kept in the same order up to paired_dims; place() says where a dimension is then.
+PAGECLI_INLINE void load_two(const float* p, VecF& first, VecF& second) {
+    first = load(p);
+    second = load(p + VecF::width);
+}
+PAGECLI_INLINE void load_two(const uint16_t* p, VecF& first, VecF& second) {
+    const VecI pairs = load_pairs(p);
+    first = widen_low(pairs);
+    second = widen_high(pairs);
+}
+PAGECLI_INLINE void load_two(const int8_t* p, VecF& first, VecF& second) {
+    first = load_int8(p);
+    second = load_int8(p + VecF::width);
+}
+PAGECLI_INLINE int paired_dims(int dim) { return dim - dim % (2 * VecF::width); }
+PAGECLI_INLINE int place(const float*, int d, int) { return d; }
+PAGECLI_INLINE int place(const int8_t*, int d, int) { return d; }
+PAGECLI_INLINE int place(const uint16_t*, int d, int dim) {
+    if (d >= paired_dims(dim)) return d;
+    const int within = d % (2 * VecF::width);
+    return d - within + within % 2 * VecF::width + within / 2;
+}
+
 PAGECLI_INLINE float slot_scale(const int8_t* slot, int64_t head_dim) {
     float scale;  // at any address: head_dim may be odd
     memcpy(&scale, slot + head_dim, sizeof scale);

@@ -20,9 +20,6 @@ constexpr int wide_panels(int rows) {
 }
 constexpr int kMaxPanels = 4;
 
-// Small loops over a tile are unrolled whatever -O says: only then do its sums live in registers.
-#define PAGECLI_UNROLL _Pragma("GCC unroll 16")
-
 // What a tile reads and writes over one block of k.
 struct TileArgs {
     const void* x;         // [ROWS, k_count] as the tile takes it: floats, bfloat16 pairs, or int8 groups; rows x_stride apart

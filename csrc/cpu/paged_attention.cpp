@@ -73,8 +73,20 @@ int rows_alike(const PagedAttentionArgs& a, const int64_t* positions, int row, i
     return count;
 }
 
+// The first tile of a task, whole or up to the last key its first row sees.
 template <class T>
-void attend_rows(const PagedAttentionArgs& a, const Task& task, AttentionState& state, const int64_t* positions, int num_rows) {
+void find_first_keys(const PagedAttentionArgs& a, const Task& task, TileOffsets& offsets) {
+    const int64_t position = sequence_at(a, task.sequence).first_position + task.first_row / (a.heads / a.kv_heads);
+    const int64_t begin = first_visible(a, position), first = begin - begin % kTileKeys;
+    find_keys<T>(a, task, begin, min_end(first, position + 1), offsets);
+    for (int64_t i = begin % kTileKeys; i > 0; --i) offsets.at[i - 1] = offsets.at[i];
+}
+
+// While the last tile is computed, the first one of the `following` task (or null) is prefetched: in a decode step contexts are
+// a few tiles long, and each head's keys lie somewhere else.
+template <class T>
+void attend_rows(const PagedAttentionArgs& a, const Task& task, const Task* following, AttentionState& state,
+                 const int64_t* positions, int num_rows) {
     const T *k_cache = static_cast<const T*>(a.k_cache), *v_cache = static_cast<const T*>(a.v_cache);
     const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
     TileOffsets offsets[2];
@@ -84,6 +96,9 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, AttentionState& 
         const TileOffsets* next = nullptr;
         if (first + kTileKeys < end) {
             find_keys<T>(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
+            next = &offsets[1 - current];
+        } else if (following != nullptr) {
+            find_first_keys<T>(a, *following, offsets[1 - current]);
             next = &offsets[1 - current];
         }
         for (int row = 0; row < num_rows;) {
@@ -102,10 +117,11 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, AttentionState& 
 }
 
 template <class T>
-void run_task(const PagedAttentionArgs& a, const Task& task, const Sequence& sequence) {
+void run_task(const PagedAttentionArgs& a, const Task& task, const Task* following, const Sequence& sequence) {
     const int64_t group = a.heads / a.kv_heads, left = sequence.num_rows - task.first_row;
     const int num_rows = left < kMaxRows ? static_cast<int>(left) : kMaxRows;
     const int dim = static_cast<int>(a.head_dim);
+    constexpr const T* kOrder = nullptr;  // chooses the order of dimensions
     AttentionState state;
     int64_t positions[kMaxRows], out_offsets[kMaxRows];
     for (int r = 0; r < num_rows; ++r) {
@@ -113,14 +129,14 @@ void run_task(const PagedAttentionArgs& a, const Task& task, const Sequence& seq
         positions[r] = sequence.first_position + query;
         out_offsets[r] = (sequence.first_query + query) * a.out_stride[0] + head * a.out_stride[1];
         const float* q = a.q + (sequence.first_query + query) * a.q_stride[0] + head * a.q_stride[1];
-        for (int d = 0; d < dim; ++d) state.q[r][d] = q[d] * a.scale;
+        for (int d = 0; d < dim; ++d) state.q[r][place(kOrder, d, dim)] = q[d] * a.scale;
         for (int d = 0; d < dim + VecF::width && d < kMaxHeadDim; ++d) state.sum[r][d] = 0.0f;
         state.max[r] = -__builtin_inff();
         state.total[r] = 0.0f;
     }
-    attend_rows<T>(a, task, state, positions, num_rows);
+    attend_rows<T>(a, task, following, state, positions, num_rows);
     for (int r = 0; r < num_rows; ++r)
-        for (int d = 0; d < dim; ++d) a.out[out_offsets[r] + d] = state.sum[r][d] / state.total[r];
+        for (int d = 0; d < dim; ++d) a.out[out_offsets[r] + d] = state.sum[r][place(kOrder, d, dim)] / state.total[r];
 }
 
 // The tasks of a call cut into pieces of about equal cost: piece i is the tasks from starts[i] up to starts[i + 1].
@@ -181,12 +197,12 @@ void run_pieces(const PagedAttentionArgs& a) {
         Task task = pieces.starts[begin];
         while (before(task, pieces.starts[end])) {
             const Sequence sequence = sequence_at(a, task.sequence);
-            if (sequence.num_rows == 0) {
-                ++task.sequence;
-                continue;
-            }
-            run_task<T>(a, task, sequence);
-            next_task(a, task, sequence.num_rows);
+            Task following = task;
+            next_task(a, following, sequence.num_rows);
+            while (before(following, pieces.starts[end]) && sequence_at(a, following.sequence).num_rows == 0)
+                ++following.sequence;
+            run_task<T>(a, task, before(following, pieces.starts[end]) ? &following : nullptr, sequence);
+            task = following;
         }
     });
 }

@@ -30,6 +30,9 @@
 
 #define PAGECLI_INLINE [[gnu::always_inline]] static inline
 
+// Small loops over a tile are unrolled whatever -O says: only then do its sums live in registers.
+#define PAGECLI_UNROLL _Pragma("GCC unroll 16")
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include "vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)

@@ -49,7 +49,7 @@ PAGECLI_INLINE VecF erf(VecF x) {
 }
 
 // out[i] = the sum of v[i]'s lanes, each by the same fixed tree.
-PAGECLI_INLINE void reduce_add_8(const VecF (&v)[8], float* out) {
+PAGECLI_INLINE void reduce_add_8(const VecF* v, float* out) {
 #if defined(__AVX2__)
     __m256 halves[8];
     for (int i = 0; i < 8; ++i) {

@@ -24,6 +24,22 @@ class _Layer:
     window: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """The workspace cut for a step of T tokens, once for all layers; q, k and v are views of qkv."""
+
+    hidden: torch.Tensor  # [T, hidden]
+    normed: torch.Tensor  # [T, hidden]
+    qkv: torch.Tensor  # [T, qkv]
+    q: torch.Tensor  # [T, heads, head_dim]
+    k: torch.Tensor  # [T, kv_heads, head_dim]
+    v: torch.Tensor  # [T, kv_heads, head_dim]
+    attended: torch.Tensor  # [T, heads, head_dim]
+    joined: torch.Tensor  # [T, heads * head_dim]: the same memory
+    gate_up: torch.Tensor  # [T, 2 * intermediate]
+    product: torch.Tensor  # [T, intermediate]
+
+
 class LlamaModel:
     """A loaded model; `forward` is one step."""
 
@@ -48,38 +64,42 @@ class LlamaModel:
 
     def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
-        hidden = self._workspace.rows("hidden", inputs.token_ids.shape[0])
-        kernels.embedding(hidden, inputs.token_ids, self.embedding)
+        buffers = self._buffers(inputs.token_ids.shape[0])
+        kernels.embedding(buffers.hidden, inputs.token_ids, self.embedding)
         cos_sin = self.rotary.up_to(int(inputs.context_lens.max()))
-        for index, layer in enumerate(self.layers):
-            self._attention(layer, hidden, inputs, cos_sin, kv.keys[index], kv.values[index])
-            self._mlp(layer, hidden)
-        return self._logits(hidden, inputs.logit_rows)
+        for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
+            self._attention(layer, buffers, inputs, cos_sin, k_cache, v_cache)
+            self._mlp(layer, buffers)
+        return self._logits(buffers.hidden, inputs.logit_rows)
+
+    def _buffers(self, num_tokens: int) -> _Buffers:
+        config = self.config
+        names = ("hidden", "normed", "qkv", "attention", "gate_up", "mlp")
+        hidden, normed, qkv, joined, gate_up, product = (self._workspace.rows(name, num_tokens) for name in names)
+        heads = qkv.view(num_tokens, -1, config.head_dim)
+        q, k, v = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
+        return _Buffers(hidden, normed, qkv, q, k, v, joined.view(q.shape), joined, gate_up, product)
 
     def _attention(
         self,
         layer: _Layer,
-        hidden: torch.Tensor,
+        buffers: _Buffers,
         inputs: StepInputs,
         cos_sin: torch.Tensor,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
     ) -> None:
-        """hidden[T, hidden] += attention(norm(hidden))"""
-        config, num_tokens = self.config, hidden.shape[0]
-        normed, qkv = self._workspace.rows("normed", num_tokens), self._workspace.rows("qkv", num_tokens)
-        layer.attention_norm(normed, hidden)
-        layer.qkv(qkv, normed)
-        heads = qkv.view(num_tokens, -1, config.head_dim)
-        q, k, v = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
+        """hidden += attention(norm(hidden))"""
+        q, k = buffers.q, buffers.k
+        layer.attention_norm(buffers.normed, buffers.hidden)
+        layer.qkv(buffers.qkv, buffers.normed)
         if layer.q_norm is not None and layer.k_norm is not None:
             layer.q_norm(q, q)
             layer.k_norm(k, k)
         kernels.rotary_embedding(q, k, inputs.positions, cos_sin)
-        kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
-        attended = self._workspace.rows("attention", num_tokens)
+        kernels.store_kv(k_cache, v_cache, k, buffers.v, inputs.slot_ids)
         kernels.paged_attention(
-            attended.view(q.shape),
+            buffers.attended,
             q,
             k_cache,
             v_cache,
@@ -89,17 +109,14 @@ class LlamaModel:
             self._scale,
             layer.window,
         )
-        layer.out(hidden, attended, accumulate=True)
+        layer.out(buffers.hidden, buffers.joined, accumulate=True)
 
-    def _mlp(self, layer: _Layer, hidden: torch.Tensor) -> None:
-        """hidden[T, hidden] += down(activation(gate(x)) * up(x)), x = norm(hidden)"""
-        num_tokens = hidden.shape[0]
-        normed = self._workspace.rows("normed", num_tokens)
-        gate_up, product = self._workspace.rows("gate_up", num_tokens), self._workspace.rows("mlp", num_tokens)
-        layer.mlp_norm(normed, hidden)
-        layer.gate_up(gate_up, normed)
-        kernels.gated_activation(product, gate_up, self.config.activation)
-        layer.down(hidden, product, accumulate=True)
+    def _mlp(self, layer: _Layer, buffers: _Buffers) -> None:
+        """hidden += down(activation(gate(x)) * up(x)), x = norm(hidden)"""
+        layer.mlp_norm(buffers.normed, buffers.hidden)
+        layer.gate_up(buffers.gate_up, buffers.normed)
+        kernels.gated_activation(buffers.product, buffers.gate_up, self.config.activation)
+        layer.down(buffers.hidden, buffers.product, accumulate=True)
 
     def _logits(self, hidden: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
         num_rows = logit_rows.shape[0]

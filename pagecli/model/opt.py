@@ -22,6 +22,21 @@ class _Layer:
     down: Linear
 
 
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """The workspace cut for a step of T tokens, once for all layers; q, k and v are views of qkv."""
+
+    hidden: torch.Tensor  # [T, hidden]
+    normed: torch.Tensor  # [T, hidden]
+    qkv: torch.Tensor  # [T, qkv]
+    q: torch.Tensor  # [T, heads, head_dim]
+    k: torch.Tensor  # [T, heads, head_dim]
+    v: torch.Tensor  # [T, heads, head_dim]
+    attended: torch.Tensor  # [T, heads, head_dim]
+    joined: torch.Tensor  # [T, heads * head_dim]: the same memory
+    mlp: torch.Tensor  # [T, intermediate]
+
+
 class OPTModel:
     """A loaded model; `forward` is one step."""
 
@@ -48,37 +63,39 @@ class OPTModel:
 
     def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
-        hidden = self._embed(inputs)
-        for index, layer in enumerate(self.layers):
-            self._attention(layer, hidden, inputs, kv.keys[index], kv.values[index])
-            self._mlp(layer, hidden)
-        return self._logits(hidden, inputs.logit_rows)
+        buffers = self._buffers(inputs.token_ids.shape[0])
+        self._embed(inputs, buffers)
+        for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
+            self._attention(layer, buffers, inputs, k_cache, v_cache)
+            self._mlp(layer, buffers)
+        return self._logits(buffers.hidden, inputs.logit_rows)
 
-    def _embed(self, inputs: StepInputs) -> torch.Tensor:
-        num_tokens = inputs.token_ids.shape[0]
-        hidden, positions = self._workspace.rows("hidden", num_tokens), self._workspace.rows("normed", num_tokens)
+    def _buffers(self, num_tokens: int) -> _Buffers:
+        names = ("hidden", "normed", "qkv", "attention", "mlp")
+        hidden, normed, qkv, joined, mlp = (self._workspace.rows(name, num_tokens) for name in names)
+        q, k, v = qkv.view(num_tokens, 3, self.config.num_heads, self.config.head_dim).unbind(1)
+        return _Buffers(hidden, normed, qkv, q, k, v, joined.view(q.shape), joined, mlp)
+
+    def _embed(self, inputs: StepInputs, buffers: _Buffers) -> None:
+        hidden, positions = buffers.hidden, buffers.normed
         if self.project_in is None:
             kernels.embedding(hidden, inputs.token_ids, self.embedding)
         else:
-            embedded = self._workspace.rows("embedded", num_tokens)
+            embedded = self._workspace.rows("embedded", hidden.shape[0])
             kernels.embedding(embedded, inputs.token_ids, self.embedding)
             self.project_in(hidden, embedded)
         kernels.embedding(positions, inputs.positions + OPT_POSITION_OFFSET, self.positions)
-        return hidden.add_(positions)
+        hidden.add_(positions)
 
     def _attention(
-        self, layer: _Layer, hidden: torch.Tensor, inputs: StepInputs, k_cache: torch.Tensor, v_cache: torch.Tensor
+        self, layer: _Layer, buffers: _Buffers, inputs: StepInputs, k_cache: torch.Tensor, v_cache: torch.Tensor
     ) -> None:
-        """hidden[T, hidden] += attention(hidden), normed before or after"""
-        config, num_tokens = self.config, hidden.shape[0]
-        x = self._normed_before(layer.attention_norm, hidden)
-        qkv, attended = self._workspace.rows("qkv", num_tokens), self._workspace.rows("attention", num_tokens)
-        layer.qkv(qkv, x)
-        q, k, v = qkv.view(num_tokens, 3, config.num_heads, config.head_dim).unbind(1)
-        kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
+        """hidden += attention(hidden), normed before or after"""
+        layer.qkv(buffers.qkv, self._normed_before(layer.attention_norm, buffers))
+        kernels.store_kv(k_cache, v_cache, buffers.k, buffers.v, inputs.slot_ids)
         kernels.paged_attention(
-            attended.view(q.shape),
-            q,
+            buffers.attended,
+            buffers.q,
             k_cache,
             v_cache,
             inputs.block_tables,
@@ -86,25 +103,22 @@ class OPTModel:
             inputs.query_start,
             self._scale,
         )
-        layer.out(hidden, attended, accumulate=True)
-        if not config.pre_norm:
-            layer.attention_norm(hidden, hidden)
-
-    def _mlp(self, layer: _Layer, hidden: torch.Tensor) -> None:
-        """hidden[T, hidden] += down(activation(up(hidden))), normed before or after"""
-        x = self._normed_before(layer.mlp_norm, hidden)
-        mlp = self._workspace.rows("mlp", hidden.shape[0])
-        layer.up(mlp, x, activation=self.config.activation)
-        layer.down(hidden, mlp, accumulate=True)
+        layer.out(buffers.hidden, buffers.joined, accumulate=True)
         if not self.config.pre_norm:
-            layer.mlp_norm(hidden, hidden)
+            layer.attention_norm(buffers.hidden, buffers.hidden)
 
-    def _normed_before(self, norm: LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
+    def _mlp(self, layer: _Layer, buffers: _Buffers) -> None:
+        """hidden += down(activation(up(hidden))), normed before or after"""
+        layer.up(buffers.mlp, self._normed_before(layer.mlp_norm, buffers), activation=self.config.activation)
+        layer.down(buffers.hidden, buffers.mlp, accumulate=True)
         if not self.config.pre_norm:
-            return hidden
-        normed = self._workspace.rows("normed", hidden.shape[0])
-        norm(normed, hidden)
-        return normed
+            layer.mlp_norm(buffers.hidden, buffers.hidden)
+
+    def _normed_before(self, norm: LayerNorm, buffers: _Buffers) -> torch.Tensor:
+        if not self.config.pre_norm:
+            return buffers.hidden
+        norm(buffers.normed, buffers.hidden)
+        return buffers.normed
 
     def _logits(self, hidden: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
         num_rows = logit_rows.shape[0]
