@@ -181,7 +181,7 @@ def quantize_slots(values: torch.Tensor) -> torch.Tensor:
     inverse = torch.where((size > 1e-30) & size.isfinite(), torch.full((), 127.0) / size, torch.zeros(()))
     scale = torch.where(size.isfinite(), size / 127, torch.full((), float("nan")))
     q = (values * inverse).nan_to_num(0, 0, 0).round().to(torch.int8)
-    return torch.cat([q, scale.contiguous().view(torch.int8)], dim=-1)
+    return torch.cat([q, scale.clone(memory_format=torch.contiguous_format).view(torch.int8)], dim=-1)
 
 
 def dequantize_slots(slots: torch.Tensor) -> torch.Tensor:
