@@ -31,6 +31,7 @@ class EngineConfig:
     kv_policy: KVPolicy = "paged"  # or contiguous memory reserved at a request's start, as older systems did it
     batching: Batching = "continuous"
     swap_memory_bytes: int = 0  # where swapped-out blocks go; preemption recomputes what does not fit
+    cuda_graphs: bool = True  # on a GPU: repeat steps that only decode from a recording
     check_integrity: bool = False  # after every step, for tests
 
     def __post_init__(self) -> None:

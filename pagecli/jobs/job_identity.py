@@ -32,7 +32,7 @@ NOT_IDENTITY = (
     *("formats.output_format", "formats.compression", "formats.row_group_rows", "formats.token_texts"),
     *("engine.model", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
-    *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching"),
+    *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
 )
 
 

@@ -138,8 +138,19 @@ def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> Non
 
 
 def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
-    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]; N > 0."""
-    out.copy_((x == x.max(dim=-1, keepdim=True).values).int().argmax(dim=-1))
+    """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; N > 0.
+
+    NaN is no number; where a row has nothing else the index is 0.
+    """
+    largest = x.masked_fill(x.isnan(), float("-inf")).max(dim=-1, keepdim=True).values
+    out.copy_((x == largest).int().argmax(dim=-1))
+
+
+def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> None:
+    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T; N > 0."""
+    logits = torch.empty(x.shape[0], weight.num_rows)
+    linear(logits, x, weight)
+    argmax(out, logits)
 
 
 def sample(
