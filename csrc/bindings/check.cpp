@@ -17,6 +17,8 @@ const char* dtype_name(DType dtype) {
             return "bfloat16";
         case DType::float16:
             return "float16";
+        case DType::int8:
+            return "int8";
         case DType::int32:
             return "int32";
         case DType::int64:

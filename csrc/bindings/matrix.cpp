@@ -66,6 +66,17 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
     kernels().linear(args);
 }
 
+void linear_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(x, "x", DType::float32, {"tokens", cols});
+    check(out, "out", DType::int64, {x.shape[0]});
+    check_contiguous(out, "out");
+    if (rows < 1 || rows > int64_t{0xffffffff}) refuse("weight: expected 1 row to 2^32 - 1, got %lld", static_cast<long long>(rows));
+    const LinearArgmaxArgs args = {out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight};
+    nb::gil_scoped_release release;
+    kernels().linear_argmax(args);
+}
+
 }  // namespace
 
 void bind_matrix(nb::module_& module) {
@@ -73,6 +84,7 @@ void bind_matrix(nb::module_& module) {
     module.def("embedding", embedding);
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
                nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"));
+    module.def("linear_argmax", linear_argmax);
 }
 
 }  // namespace pagecli

@@ -9,31 +9,29 @@ namespace {
 
 constexpr int64_t kStretch = 1024;
 
+// The largest number among them; -inf where there is none.
 float largest(const float* x, int64_t count) {
-    float best = x[0];
+    VecF highest = broadcast(-__builtin_inff());
     int64_t i = 0;
-    if (count >= VecF::width) {
-        VecF highest = load(x);
-        for (i = VecF::width; i + VecF::width <= count; i += VecF::width) highest = max(highest, load(x + i));
-        best = reduce_max(highest);
-    }
+    for (; i + VecF::width <= count; i += VecF::width) highest = max(load(x + i), highest);  // of NaN and a number: the number
+    float best = reduce_max(highest);
     for (; i < count; ++i) best = x[i] > best ? x[i] : best;
     return best;
 }
 
 int64_t first_largest(const float* x, int64_t cols) {
     int64_t best_stretch = 0;
-    float best = 0.0f;
+    float best = -__builtin_inff();
     for (int64_t start = 0; start < cols; start += kStretch) {
         const float here = largest(x + start, cols - start < kStretch ? cols - start : kStretch);
-        if (start == 0 || here > best) {
+        if (here > best) {
             best = here;
             best_stretch = start;
         }
     }
     for (int64_t i = best_stretch; i < cols; ++i)
         if (x[i] == best) return i;
-    return best_stretch;  // a row of NaN
+    return 0;  // a row of NaN
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 // Zen 3 (one core, peak 100 GFLOP/s): blocks of 256 k, which keep a panel in L1, 88; one block up to 4096 k, 93.
 #include "pagecli/linear.h"
 
+#include "linear_argmax.h"
 #include "linear_epilogue.h"
 #include "linear_tile.h"
 #include "linear_tile_int8.h"
@@ -189,6 +190,7 @@ void run_converted(const Plan& plan, int64_t bytes_per_row, const Convert& conve
         part.tokens = a.tokens - row < max_rows ? a.tokens - row : max_rows;
         part.out += row * a.out_stride;
         part.x += row * a.x_stride;
+        if (a.best != nullptr) part.best += row;
         const Activations x = convert(thread_scratch(part.tokens * bytes_per_row), part);
         run({part, x, plan.cols, plan.padded_cols, plan.bytes_per_k, plan.panel_stride, plan.tiles, plan.finish}, part.tokens);
     }
@@ -213,14 +215,11 @@ void run_quantized(const Plan& plan) {
     });
 }
 
-}  // namespace
-
-void linear(const LinearArgs& a) {
+void run_with(const LinearArgs& a, FinishFunction finish) {
     if (a.tokens == 0) return;
     const Activations x = {a.x, a.x_stride, 4, nullptr, 0};
     const int64_t cols = a.weight.cols, pairs = (cols + 1) / 2 * 2, groups = (cols + kGroupK - 1) / kGroupK;
     const int64_t panel = pairs * kPanelWidth;  // elements
-    const FinishFunction finish = finish_function(a.activation);
     switch (a.weight.type) {
         case WeightType::float32:
             return run({a, x, cols, pairs, 4 * kPanelWidth, panel, TileTable<Float32Tile>::tiles(), finish}, a.tokens);
@@ -237,6 +236,16 @@ void linear(const LinearArgs& a) {
             return groups > 0 ? run_quantized(plan) : run(plan, a.tokens);
         }
     }
+}
+
+}  // namespace
+
+void linear(const LinearArgs& a) { run_with(a, finish_function(a.activation)); }
+
+void linear_argmax(const LinearArgmaxArgs& a) {
+    for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = 0;
+    run_with({nullptr, a.x, nullptr, 0, a.x_stride, a.tokens, a.weight, Activation::none, false, a.out}, keep_largest);
+    for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = index_of(a.out[row]);
 }
 
 }  // namespace pagecli::PAGECLI_ISA

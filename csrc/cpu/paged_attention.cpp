@@ -42,17 +42,18 @@ bool next_task(const PagedAttentionArgs& a, Task& task, int64_t num_rows) {
 int64_t min_end(int64_t tile, int64_t end) { return tile + kTileKeys < end ? tile + kTileKeys : end; }
 
 // The keys [begin, end) of one tile; end > begin.
+template <class T>
 void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, TileOffsets& offsets) {
+    const int64_t slot_size = slot_elements<T>(a.head_dim);
     const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
-    const int64_t dim = a.head_dim;
     int64_t slot = begin % a.block_size, block = begin / a.block_size, offset = 0;
     for (int64_t key = begin; key < end; ++block, slot = 0) {
-        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * dim;
+        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * slot_size;
         const int64_t in_block = a.block_size - slot, count = end - key < in_block ? end - key : in_block;
         int64_t* at = offsets.at + key % kTileKeys;
-        for (int64_t i = 0; i < count; ++i) at[i] = offset + i * dim;
+        for (int64_t i = 0; i < count; ++i) at[i] = offset + i * slot_size;
         key += count;
-        offset += (count - 1) * dim;
+        offset += (count - 1) * slot_size;
     }
     for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset;
 }
@@ -77,10 +78,11 @@ int rows_alike(const PagedAttentionArgs& a, const int64_t* positions, int row, i
 }
 
 // The first tile of a task, whole or up to the last key its first row sees.
+template <class T>
 void find_first_keys(const PagedAttentionArgs& a, const Task& task, TileOffsets& offsets) {
     const int64_t position = sequence_at(a, task.sequence).first_position + task.first_row / (a.heads / a.kv_heads);
     const int64_t begin = first_visible(a, position), first = begin - begin % kTileKeys;
-    find_keys(a, task, begin, min_end(first, position + 1), offsets);
+    find_keys<T>(a, task, begin, min_end(first, position + 1), offsets);
     for (int64_t i = begin % kTileKeys; i > 0; --i) offsets.at[i - 1] = offsets.at[i];
 }
 
@@ -93,14 +95,14 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, const Task* foll
     const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
     TileOffsets offsets[2];
     int64_t first = begin - begin % kTileKeys;
-    find_keys(a, task, begin, min_end(first, end), offsets[0]);
+    find_keys<T>(a, task, begin, min_end(first, end), offsets[0]);
     for (int current = 0; first < end; first += kTileKeys, current = 1 - current) {
         const TileOffsets* next = nullptr;
         if (first + kTileKeys < end) {
-            find_keys(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
+            find_keys<T>(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
             next = &offsets[1 - current];
         } else if (following != nullptr) {
-            find_first_keys(a, *following, offsets[1 - current]);
+            find_first_keys<T>(a, *following, offsets[1 - current]);
             next = &offsets[1 - current];
         }
         for (int row = 0; row < num_rows;) {
@@ -213,8 +215,10 @@ void run_pieces(const PagedAttentionArgs& a) {
 void paged_attention(const PagedAttentionArgs& a) {
     if (a.type == KVType::float32) {
         run_pieces<float>(a);
-    } else {
+    } else if (a.type == KVType::bfloat16) {
         run_pieces<uint16_t>(a);
+    } else {
+        run_pieces<int8_t>(a);
     }
 }
 

@@ -72,6 +72,7 @@ def generate(
     dtype: flags.DTypeChoice = flags.DType.auto,
     max_model_len: flags.MaxModelLen = None,
     block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"],
+    kv_dtype: flags.KvDTypeChoice = flags.KvDType.auto,
     kv_memory: flags.KvMemory = "auto",
     max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"],
     max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"],

@@ -38,6 +38,13 @@ class DType(StrEnum):
     int8 = "int8"
 
 
+class KvDType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
 class EarlyStop(StrEnum):
     true = "true"
     false = "false"
@@ -158,7 +165,7 @@ Model = Annotated[
 LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
     DType,
-    _option("Of weights and KV cache (with int8, bfloat16). auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+    _option("Of the weights. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
 ]
 DeviceChoice = Annotated[
     Device, _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device")
@@ -168,6 +175,14 @@ MaxModelLen = Annotated[
 ]
 
 BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE, "--block-size")]
+KvDTypeChoice = Annotated[
+    KvDType,
+    _option(
+        "Of the KV cache. auto: as the weights (int8: bfloat16). int8 holds twice the tokens of bfloat16; CPU only.",
+        ENGINE,
+        "--kv-dtype",
+    ),
+]
 KvMemory = Annotated[str, _option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
 MaxNumSeqs = Annotated[int, _option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
 MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]

@@ -1,6 +1,7 @@
 """The engine: requests in, finished requests out, one step at a time. `step` is the table of contents of the program."""
 
 import time
+from typing import TYPE_CHECKING
 
 from pagecli import kernels
 from pagecli.engine import decoding, loaded_model, request_output, threads
@@ -21,8 +22,12 @@ from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 from pagecli.kv.reserved_manager import ReservedManager
 from pagecli.model.registry import Model
-from pagecli.runner import cuda_runner, kv_cache, memory_budget
+from pagecli.runner import cuda_start, kv_cache, memory_budget
+from pagecli.runner.cuda_runner import CudaRunner
 from pagecli.runner.model_runner import ModelRunner
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Engine:
@@ -51,27 +56,40 @@ class Engine:
         self.observer: EngineObserver | None = None
         self.load_seconds = time.perf_counter() - started
 
-    def _build_cache(self, model: Model) -> tuple[ModelRunner, KVMemory]:
+    def _build_cache(self, model: Model) -> tuple[ModelRunner | CudaRunner, KVMemory]:
         import torch
 
-        dtype, block_size = getattr(torch, self.loaded.kv_dtype), self.config.block_size
+        dtype, block_size = getattr(torch, self.loaded.kv_dtype(self.config)), self.config.block_size
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
         bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
-        on_gpu = self.loaded.device == "cuda"
-        available = memory_budget.gpu_available_bytes() if on_gpu else None
-        num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful, available)
         num_swap_blocks = self.config.swap_memory_bytes // bytes_each
         if self.config.preemption == "swap" and num_swap_blocks == 0:
             raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
-        if on_gpu:
-            runner = cuda_runner.build(model, num_blocks, num_swap_blocks, block_size, dtype)
+        runner: ModelRunner | CudaRunner
+        if self.loaded.device == "cuda":
+            runner, num_blocks = cuda_start.start(model, self._gpu_settings(dtype, num_swap_blocks))
         else:
+            num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)
             cache, swap = (kv_cache.allocate(model.config, n, block_size, dtype) for n in (num_blocks, num_swap_blocks))
             runner = ModelRunner(model, cache, block_size, swap)
         if self.config.kv_policy != "paged":
             return runner, ReservedManager(num_blocks, block_size)
         salt = f"{self.config.model} {self.dtype}".encode()
         return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
+
+    def _gpu_settings(self, dtype: "torch.dtype", num_swap_blocks: int) -> cuda_start.GpuSettings:
+        config = self.config
+        return cuda_start.GpuSettings(
+            config.model,
+            config.block_size,
+            dtype,
+            config.max_num_seqs,
+            config.max_batch_tokens,
+            self.max_model_len,
+            config.kv_memory_bytes,
+            num_swap_blocks,
+            config.cuda_graphs,
+        )
 
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
@@ -141,10 +159,11 @@ class Engine:
             "prefix_cache_hit_rate": self._scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
-            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self.loaded.element_bytes),
+            "kv_bytes_per_token": self.loaded.kv_bytes_per_token(self.config),
             "weight_bytes": self._runner.model.weight_bytes,
             "device": self.loaded.device,
             "dtype": self.dtype,
+            "kv_dtype": self.loaded.kv_dtype(self.config),
             "cpu_isa": kernels.isa_name(),
             "num_threads": self.num_threads,
         }

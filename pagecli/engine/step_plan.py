@@ -48,6 +48,9 @@ class StepPlan:
 
     chunks: list[Chunk]
     moves: list[BlockMove]
+    feeds: Sequence[tuple[int, int]] = ()
+    """(row of this step's flat token ids, row among the previous launched step's sampled tokens): tokens the host does not
+    know yet. The plan holds a placeholder 0; the runner puts the token there on the device."""
 
     @property
     def num_tokens(self) -> int:

@@ -31,17 +31,70 @@ class AttentionShape:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionPlan:
-    """Tables of a step's work (csrc/include/pagecli/cuda/paged_attention.h), on the device; window as in `reference`."""
+class AttentionTables:
+    """A step's work as the host plans it (csrc/include/pagecli/cuda/paged_attention.h); window as in `reference`."""
 
-    runs: torch.Tensor  # [runs, 5] int32: sequence, row, first key, end key, partial
-    merges: torch.Tensor  # [merges, 3] int32: row, first partial, number of partials
-    tiles: torch.Tensor  # [tiles, 2] int32: sequence, first row
+    runs: np.ndarray  # [runs, 5] int32: sequence, row, first key, end key, partial
+    merges: np.ndarray  # [merges, 3] int32: row, first partial, number of partials
+    tiles: np.ndarray  # [tiles, 2] int32: sequence, first row
+    num_partials: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """The tables on the device, and room for the shares of runs that are merged."""
+
+    runs: torch.Tensor
+    merges: torch.Tensor
+    tiles: torch.Tensor
     context_lens: torch.Tensor  # [S] int32
     query_start: torch.Tensor  # [S + 1] int32
     partial_out: torch.Tensor  # [partials, heads, head_dim] float32
     partial_stats: torch.Tensor  # [partials, heads, 2] float32
     window: int
+
+
+def spare_runs(shape: AttentionShape) -> int:
+    """How many runs beyond one for each row a cut may have: twice as many thread blocks as run at once.
+
+    A finer cut shortens no step (csrc/include/pagecli/cuda/attention_plan.h). H200, 8 KV heads: 99 runs; 40 KV heads: 20.
+    """
+    return -(-2 * shape.multiprocessors * BLOCKS_PER_MULTIPROCESSOR // shape.kv_heads)
+
+
+def plan_tables(
+    context_lens: np.ndarray, query_start: np.ndarray, shape: AttentionShape, window: int = 0, padded_rows: int | None = None
+) -> AttentionTables:
+    """Plan a step of S sequences: context_lens[S], query_start[S + 1], int32 (as in `reference.paged_attention`).
+
+    padded_rows: of a step that decodes S rows or fewer in a graph: tables of the size that any such step fits into, the unused
+    entries padding. The cut itself is the same.
+    """
+    num_queries = np.diff(query_start).astype(np.int32)
+    decoded = num_queries == 1 if shape.dtype != torch.float32 else num_queries > 0
+    rows = _decode_rows(context_lens, query_start, np.flatnonzero(decoded), window)
+    runs, merges, num_partials = _cut(rows, shape, padded_rows)
+    tiled = np.flatnonzero((num_queries > 0) & ~decoded).astype(np.int32)
+    num_tiles = int((-(-num_queries[tiled].astype(np.int64) * shape.group // TILE_ROWS)).sum())
+    tiles = np.empty((num_tiles, 2), dtype=np.int32)
+    extension().cut_into_tiles(tiled, num_queries[tiled], context_lens[tiled].astype(np.int32), shape.group, tiles)
+    return AttentionTables(runs, merges, tiles, num_partials, window)
+
+
+def plan_on_device(
+    tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    num_partials: int,
+    context_lens: torch.Tensor,
+    query_start: torch.Tensor,
+    shape: AttentionShape,
+    window: int,
+) -> AttentionPlan:
+    """The plan of `tables` (runs, merges, tiles), which lie on the device already."""
+    device = context_lens.device
+    partial_out = torch.empty(num_partials, shape.heads, shape.head_dim, dtype=torch.float32, device=device)
+    partial_stats = torch.empty(num_partials, shape.heads, 2, dtype=torch.float32, device=device)
+    return AttentionPlan(*tables, context_lens, query_start, partial_out, partial_stats, window)
 
 
 def plan_attention(
@@ -50,35 +103,15 @@ def plan_attention(
     shape: AttentionShape,
     device: torch.device,
     window: int = 0,
-    max_runs: int | None = None,
+    padded_rows: int | None = None,
 ) -> AttentionPlan:
-    """Plan a step of S sequences: context_lens[S], query_start[S + 1], int32 (as in `reference.paged_attention`).
-
-    max_runs: exactly this many entries in `runs`, the unused ones padding, and as many `merges`: a fixed shape for a graph that
-    decodes. It must be at least the number of sequences.
-    """
-    num_queries = np.diff(query_start).astype(np.int32)
-    decoded = num_queries == 1 if shape.dtype != torch.float32 else num_queries > 0
-    rows = _decode_rows(context_lens, query_start, np.flatnonzero(decoded), window)
-    runs, merges, num_partials = _cut(rows, shape, max_runs)
-    tiled = np.flatnonzero((num_queries > 0) & ~decoded).astype(np.int32)
-    num_tiles = int((-(-num_queries[tiled].astype(np.int64) * shape.group // TILE_ROWS)).sum())
-    tiles = _table(num_tiles, 2)
-    extension().cut_into_tiles(tiled, num_queries[tiled], context_lens[tiled].astype(np.int32), shape.group, tiles.numpy())
-    return AttentionPlan(
-        runs=runs.to(device),
-        merges=merges.to(device),
-        tiles=tiles.to(device),
-        context_lens=torch.from_numpy(context_lens).to(device),
-        query_start=torch.from_numpy(query_start).to(device),
-        partial_out=torch.empty(num_partials, shape.heads, shape.head_dim, dtype=torch.float32, device=device),
-        partial_stats=torch.empty(num_partials, shape.heads, 2, dtype=torch.float32, device=device),
-        window=window,
+    """plan_tables, moved to the device."""
+    planned = plan_tables(context_lens, query_start, shape, window, padded_rows)
+    arrays = (planned.runs, planned.merges, planned.tiles, context_lens, query_start)
+    runs, merges, tiles, lens, starts = (  # empty arrays have strides of 0, their clones have not
+        torch.from_numpy(array).clone(memory_format=torch.contiguous_format).to(device) for array in arrays
     )
-
-
-def _table(num_rows: int, width: int) -> torch.Tensor:
-    return torch.empty(num_rows, width, dtype=torch.int32)
+    return plan_on_device((runs, merges, tiles), planned.num_partials, lens, starts, shape, window)
 
 
 def _decode_rows(context_lens: np.ndarray, query_start: np.ndarray, sequences: np.ndarray, window: int) -> np.ndarray:
@@ -91,20 +124,20 @@ def _decode_rows(context_lens: np.ndarray, query_start: np.ndarray, sequences: n
     return np.stack([owner, row, first, end], axis=1).astype(np.int32)
 
 
-def _cut(rows: np.ndarray, shape: AttentionShape, max_runs: int | None) -> tuple[torch.Tensor, torch.Tensor, int]:
+def _cut(rows: np.ndarray, shape: AttentionShape, padded_rows: int | None) -> tuple[np.ndarray, np.ndarray, int]:
     """Runs, merges and the number of partial results of decode rows."""
+    if padded_rows is not None and len(rows) > padded_rows:
+        raise ValueError(f"{len(rows)} decode rows do not fit into {padded_rows}")
     num_keys = np.ascontiguousarray(rows[:, 3] - rows[:, 2])
-    slots = shape.multiprocessors * BLOCKS_PER_MULTIPROCESSOR
-    unlimited = max_runs is None
-    limit = len(rows) + 64 * slots if max_runs is None else max_runs
-    length = extension().choose_run_length(num_keys, shape.kv_heads, slots, limit)
+    slots, spare = shape.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, spare_runs(shape)
+    length = extension().choose_run_length(num_keys, shape.kv_heads, slots, len(rows) + spare)
     counts = -(-num_keys // length)
     num_runs, num_merges = int(counts.sum()), int((counts > 1).sum())
-    if max_runs is not None and num_runs > max_runs:
-        raise ValueError(f"{num_runs} decode rows do not fit into {max_runs} runs")
-    runs = _table(num_runs if unlimited else limit, 5)
-    merges = _table(num_merges if unlimited else limit, 3)
-    return runs, merges, extension().cut_into_runs(rows, length, runs.numpy(), merges.numpy())
+    if padded_rows is not None:
+        num_runs, num_merges = padded_rows + spare, padded_rows
+    runs, merges = np.empty((num_runs, 5), dtype=np.int32), np.empty((num_merges, 3), dtype=np.int32)
+    num_partials = extension().cut_into_runs(rows, length, runs, merges)
+    return runs, merges, num_runs if padded_rows is not None else num_partials
 
 
 def paged_attention(

@@ -55,6 +55,20 @@ def set_num_threads(num_threads: int) -> None:
     _native.set_num_threads(num_threads)
 
 
+def peak_operations(dtype: torch.dtype, pieces: int) -> int:
+    """Measures the machine: multiply-adds in registers by all threads, in pieces of about 0.3 ms; returns how many operations.
+
+    They are those that `linear` does for weights of `dtype`: on bfloat16 pairs where the instruction set has that, else on
+    float32; for int8 on 16-bit pairs.
+    """
+    return _native.peak_operations(str(dtype).removeprefix("torch."), pieces)
+
+
+def read_memory(tensor: torch.Tensor) -> int:
+    """Measures the machine: reads tensor[n] (int32) once, by all threads; returns the exclusive-or of its words."""
+    return _native.read_memory(tensor)
+
+
 def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
     """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
     num_rows, num_cols = weight.shape
@@ -78,6 +92,11 @@ def linear(
 ) -> None:
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])."""
     _native.linear(out, x, weight.data, weight.num_rows, weight.num_cols, bias, activation, accumulate)
+
+
+def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> None:
+    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T: of `linear`'s sums, to the bit, but never in memory."""
+    _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
 
 
 def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
@@ -106,7 +125,7 @@ def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> Non
 
 
 def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
-    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]."""
+    """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; 0 where all are NaN."""
     _native.argmax(out, x)
 
 
@@ -124,7 +143,7 @@ def sample(
 
 
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
-    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D]."""
+    """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D (int8: D + 4)]"""
     _native.store_kv(k_cache, v_cache, k, v, slot_ids)
 
 
@@ -144,5 +163,5 @@ def paged_attention(
 
 
 def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
-    """Copy blocks between caches[num_blocks, kv_heads, block_size, D]: pairs[n, 2] int64 are (source, target), in order."""
+    """Copy blocks between caches[num_blocks, ...] of one type: pairs[n, 2] int64 are (source, target), in order."""
     _native.copy_blocks(target, source, pairs)

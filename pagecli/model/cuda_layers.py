@@ -13,7 +13,7 @@ from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import AttentionPlan, AttentionShape, plan_attention
 from pagecli.model.config import ModelConfig
 from pagecli.model.layers import WeightLoader
-from pagecli.model.step_inputs import StepInputs
+from pagecli.model.step_inputs import KVCache, StepInputs
 from pagecli.model.weights import WeightSource
 
 
@@ -84,23 +84,30 @@ class CudaStep:
     plans: dict[int, AttentionPlan]
 
 
-def attention_shape(config: ModelConfig, dtype: torch.dtype) -> AttentionShape:
-    multiprocessors = cuda.extension().current_device()["multiprocessors"]
-    return AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim, dtype, multiprocessors)
+class CudaModel:
+    """What a loaded model on the GPU offers; `compute` is one step, and a CUDA graph may hold it."""
 
+    def __init__(self, config: ModelConfig, loader: CudaWeightLoader) -> None:
+        multiprocessors = cuda.extension().current_device()["multiprocessors"]
+        heads, kv_heads = config.num_heads, config.num_kv_heads
+        self.config, self.device, self.dtype = config, loader.device, loader.dtype
+        self.attention_shape = AttentionShape(heads, kv_heads, config.head_dim, loader.dtype, multiprocessors)
+        self.windows = tuple(sorted({config.window(layer) for layer in range(config.num_layers)}))
+        self.weight_bytes = 0
 
-def move_step(inputs: StepInputs, config: ModelConfig, shape: AttentionShape, device: torch.device) -> CudaStep:
-    """`inputs` (on the CPU) on the GPU, with what its attention will do."""
-    context_lens, query_start = inputs.context_lens.numpy(), inputs.query_start.numpy()
-    windows = {config.window(layer) for layer in range(config.num_layers)}
-    plans = {window: plan_attention(context_lens, query_start, shape, device, window) for window in windows}
-    moved = StepInputs(
-        token_ids=inputs.token_ids.to(device),
-        positions=inputs.positions.to(device),
-        slot_ids=inputs.slot_ids.to(device),
-        block_tables=inputs.block_tables.to(device),
-        context_lens=inputs.context_lens,
-        query_start=inputs.query_start,
-        logit_rows=inputs.logit_rows.to(device),
-    )
-    return CudaStep(moved, plans)
+    def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
+        """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""
+        raise NotImplementedError
+
+    def reserve_positions(self, num_positions: int) -> None:
+        """Make tables that grow with the context as large as they will ever be needed: graphs hold on to them."""
+
+    def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+        """logits[R, vocab]: `compute` for inputs on the CPU."""
+        context_lens, query_start = inputs.context_lens.numpy(), inputs.query_start.numpy()
+        self.reserve_positions(int(inputs.context_lens.max()))
+        plans = {w: plan_attention(context_lens, query_start, self.attention_shape, self.device, w) for w in self.windows}
+        moved = {name: getattr(inputs, name).to(self.device) for name in StepInputs.__slots__}
+        out = torch.empty(inputs.logit_rows.shape[0], self.config.vocab_size, device=self.device)
+        self.compute(CudaStep(StepInputs(**moved), plans), kv, out)
+        return out

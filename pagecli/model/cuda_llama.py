@@ -7,9 +7,9 @@ import torch
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import paged_attention
 from pagecli.model.config import ModelConfig
-from pagecli.model.cuda_layers import CudaLinear, CudaNorm, CudaStep, CudaWeightLoader, attention_shape, move_step
+from pagecli.model.cuda_layers import CudaLinear, CudaModel, CudaNorm, CudaStep, CudaWeightLoader
 from pagecli.model.rope import RotaryTable
-from pagecli.model.step_inputs import KVCache, StepInputs
+from pagecli.model.step_inputs import KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class _Layer:
     window: int
 
 
-class CudaLlamaModel:
-    """A loaded model; `forward` is one step. The cache lies on the GPU, the inputs on the CPU."""
+class CudaLlamaModel(CudaModel):
+    """A loaded model. The cache lies on the GPU."""
 
     def __init__(self, config: ModelConfig, loader: CudaWeightLoader) -> None:
         assert config.rope is not None
-        self.config, self.device = config, loader.device
+        super().__init__(config, loader)
         vocab, hidden = config.vocab_size, config.hidden_size
         self.embedding = loader.tensor(["model.embed_tokens.weight"], [vocab], hidden)
         self.layers = [_load_layer(config, loader, i) for i in range(config.num_layers)]
@@ -42,15 +42,13 @@ class CudaLlamaModel:
             factors = loader.vector(["rope_freqs.weight"], [config.rope.rotary_dim // 2]).cpu()
         self._rotary = RotaryTable(config.rope, config.max_positions, factors)
         self._cos_sin = torch.empty(0, 0)
-        self._shape = attention_shape(config, loader.dtype)
         self.weight_bytes = loader.num_bytes
 
-    def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
-        """logits[R, vocab], float32, on the GPU."""
-        step = move_step(inputs, self.config, self._shape, self.device)
-        cos_sin = self._cos_sin_up_to(int(inputs.context_lens.max()))
+    def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
+        """See CudaModel."""
+        inputs, cos_sin = step.inputs, self._cos_sin
         hidden = torch.empty(inputs.token_ids.shape[0], self.config.hidden_size, dtype=self.embedding.dtype, device=self.device)
-        cuda.embedding(hidden, step.inputs.token_ids, self.embedding)
+        cuda.embedding(hidden, inputs.token_ids, self.embedding)
         added: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             normed = layer.attention_norm(hidden, added)
@@ -59,9 +57,9 @@ class CudaLlamaModel:
             product = torch.empty_like(gate_up[:, : self.config.intermediate_size], memory_format=torch.contiguous_format)
             cuda.gated_activation(product, gate_up, self.config.activation)
             added = layer.down(product)
-        rows = step.inputs.logit_rows
+        rows = inputs.logit_rows
         last = hidden.index_select(0, rows)
-        return self.lm_head(self.final_norm(last, added.index_select(0, rows) if added is not None else None)).float()
+        out.copy_(self.lm_head(self.final_norm(last, added.index_select(0, rows) if added is not None else None)))
 
     def _attention(
         self,
@@ -84,11 +82,10 @@ class CudaLlamaModel:
         paged_attention(attended, q, k_cache, v_cache, inputs.block_tables, plan, scale)
         return layer.out(attended.flatten(1))
 
-    def _cos_sin_up_to(self, num_positions: int) -> torch.Tensor:
-        """The rotary table on the GPU, moved again when longer sequences come."""
+    def reserve_positions(self, num_positions: int) -> None:
+        """The rotary table on the GPU, moved again where longer sequences come than it was made for."""
         if num_positions > self._cos_sin.shape[0]:
             self._cos_sin = self._rotary.up_to(num_positions).to(self.device)
-        return self._cos_sin
 
 
 def _load_layer(config: ModelConfig, loader: CudaWeightLoader, index: int) -> _Layer:

@@ -7,7 +7,7 @@ import torch
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import paged_attention
 from pagecli.model.config import OPT_POSITION_OFFSET, ModelConfig
-from pagecli.model.cuda_layers import CudaLinear, CudaNorm, CudaStep, CudaWeightLoader, attention_shape, move_step
+from pagecli.model.cuda_layers import CudaLinear, CudaModel, CudaNorm, CudaStep, CudaWeightLoader
 from pagecli.model.step_inputs import KVCache, StepInputs
 
 _DECODER = "model.decoder"
@@ -24,11 +24,11 @@ class _Layer:
     down: CudaLinear
 
 
-class CudaOPTModel:
-    """A loaded model; `forward` is one step. The cache lies on the GPU, the inputs on the CPU."""
+class CudaOPTModel(CudaModel):
+    """A loaded model. The cache lies on the GPU."""
 
     def __init__(self, config: ModelConfig, loader: CudaWeightLoader) -> None:
-        self.config, self.device = config, loader.device
+        super().__init__(config, loader)
         vocab, hidden, embed = config.vocab_size, config.hidden_size, config.embed_dim
         self.embedding = loader.tensor([f"{_DECODER}.embed_tokens.weight"], [vocab], embed)
         num_positions = config.max_positions + OPT_POSITION_OFFSET
@@ -44,12 +44,10 @@ class CudaOPTModel:
             self.final_norm = loader.cuda_norm(name, hidden, config.norm_eps, bias=True, affine=affine)
         tied = config.tie_embeddings
         self.lm_head = CudaLinear(self.embedding if tied else loader.tensor(["lm_head.weight"], [vocab], embed), None)
-        self._shape = attention_shape(config, loader.dtype)
         self.weight_bytes = loader.num_bytes
 
-    def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
-        """logits[R, vocab], float32, on the GPU."""
-        step = move_step(inputs, self.config, self._shape, self.device)
+    def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
+        """See CudaModel."""
         hidden, added = self._embed(step.inputs), None
         for index, layer in enumerate(self.layers):
             x = self._into(layer.attention_norm, hidden, added)
@@ -58,7 +56,7 @@ class CudaOPTModel:
             mlp = layer.up(self._into(layer.mlp_norm, hidden, added))
             cuda.activation(mlp, mlp, self.config.activation, layer.up_bias)
             added = self._out_of(layer.mlp_norm, hidden, layer.down(mlp))
-        return self._logits(hidden, added, step.inputs.logit_rows)
+        out.copy_(self._logits(hidden, added, step.inputs.logit_rows))
 
     def _into(self, norm: CudaNorm, hidden: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         """What goes into attention or MLP: hidden + added, normed where norms come before."""
@@ -105,7 +103,7 @@ class CudaOPTModel:
             last += last_added
         if self.project_out is not None:
             last = self.project_out(last)
-        return self.lm_head(last).float()
+        return self.lm_head(last)
 
 
 def _load_layer(config: ModelConfig, loader: CudaWeightLoader, index: int) -> _Layer:

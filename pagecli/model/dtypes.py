@@ -5,5 +5,12 @@ DTYPES = ("float32", "bfloat16", "int8")
 # Bytes of a weight. int8: one byte, and for 64 of them a float scale.
 WEIGHT_BYTES: dict[str, float] = {"float32": 4, "bfloat16": 2, "int8": 1 + 4 / 64}
 
-KV_DTYPE = {"float32": "float32", "bfloat16": "bfloat16", "int8": "bfloat16"}
-KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
+KV_DTYPES = ("float32", "bfloat16", "int8")
+KV_DTYPE = {"float32": "float32", "bfloat16": "bfloat16", "int8": "bfloat16"}  # of a cache that goes with the weights
+KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a number in the cache
+KV_SCALE_BYTES = {"int8": 4}  # beside the numbers of a slot, for each KV head, K and V each
+
+
+def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
+    """ "auto" -> the one that goes with weights of `dtype`; others as they are."""
+    return KV_DTYPE[dtype] if kv_dtype == "auto" else kv_dtype

@@ -21,6 +21,13 @@ class Linear:
     def __call__(self, out: torch.Tensor, x: torch.Tensor, activation: str = "none", accumulate: bool = False) -> None:
         kernels.linear(out, x, self.weight, self.bias, activation, accumulate)
 
+    def argmax(self, x: torch.Tensor) -> torch.Tensor:
+        """[M] int64: the first of the largest of each row's N outputs. For layers without bias."""
+        assert self.bias is None
+        indices = torch.empty(x.shape[0], dtype=torch.int64)
+        kernels.linear_argmax(indices, x, self.weight)
+        return indices
+
 
 @dataclass(frozen=True, slots=True)
 class RMSNorm:

@@ -41,7 +41,7 @@ class _Buffers:
 
 
 class LlamaModel:
-    """A loaded model; `forward` is one step."""
+    """A loaded model; `forward` or `most_likely` is one step."""
 
     def __init__(self, config: ModelConfig, loader: WeightLoader, max_batch_tokens: int) -> None:
         assert config.rope is not None
@@ -64,13 +64,27 @@ class LlamaModel:
 
     def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
+        last = self._last_hidden(inputs, kv)
+        logits = self._workspace.grown("logits", last.shape[0], self.config.vocab_size)
+        self.lm_head(logits, last)
+        return logits
+
+    def most_likely(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
+        return self.lm_head.argmax(self._last_hidden(inputs, kv))
+
+    def _last_hidden(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+        """hidden[R, hidden] of the rows whose next tokens are wanted, as the LM head takes them."""
         buffers = self._buffers(inputs.token_ids.shape[0])
         kernels.embedding(buffers.hidden, inputs.token_ids, self.embedding)
         cos_sin = self.rotary.up_to(int(inputs.context_lens.max()))
         for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
             self._attention(layer, buffers, inputs, cos_sin, k_cache, v_cache)
             self._mlp(layer, buffers)
-        return self._logits(buffers.hidden, inputs.logit_rows)
+        last = self._workspace.rows("normed", inputs.logit_rows.shape[0])
+        torch.index_select(buffers.hidden, 0, inputs.logit_rows, out=last)
+        self.final_norm(last, last)
+        return last
 
     def _buffers(self, num_tokens: int) -> _Buffers:
         config = self.config
@@ -117,15 +131,6 @@ class LlamaModel:
         layer.gate_up(buffers.gate_up, buffers.normed)
         kernels.gated_activation(buffers.product, buffers.gate_up, self.config.activation)
         layer.down(buffers.hidden, buffers.product, accumulate=True)
-
-    def _logits(self, hidden: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
-        num_rows = logit_rows.shape[0]
-        last = self._workspace.rows("normed", num_rows)
-        torch.index_select(hidden, 0, logit_rows, out=last)
-        self.final_norm(last, last)
-        logits = self._workspace.grown("logits", num_rows, self.config.vocab_size)
-        self.lm_head(logits, last)
-        return logits
 
 
 def _load_layer(config: ModelConfig, loader: WeightLoader, index: int) -> _Layer:

@@ -38,7 +38,7 @@ class _Buffers:
 
 
 class OPTModel:
-    """A loaded model; `forward` is one step."""
+    """A loaded model; `forward` or `most_likely` is one step."""
 
     def __init__(self, config: ModelConfig, loader: WeightLoader, max_batch_tokens: int) -> None:
         self.config = config
@@ -63,12 +63,23 @@ class OPTModel:
 
     def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
+        last = self._last_hidden(inputs, kv)
+        logits = self._workspace.grown("logits", last.shape[0], self.config.vocab_size)
+        self.lm_head(logits, last)
+        return logits
+
+    def most_likely(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
+        return self.lm_head.argmax(self._last_hidden(inputs, kv))
+
+    def _last_hidden(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+        """hidden[R, embed] of the rows whose next tokens are wanted, as the LM head takes them."""
         buffers = self._buffers(inputs.token_ids.shape[0])
         self._embed(inputs, buffers)
         for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
             self._attention(layer, buffers, inputs, k_cache, v_cache)
             self._mlp(layer, buffers)
-        return self._logits(buffers.hidden, inputs.logit_rows)
+        return self._normed_after(buffers.hidden, inputs.logit_rows)
 
     def _buffers(self, num_tokens: int) -> _Buffers:
         names = ("hidden", "normed", "qkv", "attention", "mlp")
@@ -120,7 +131,8 @@ class OPTModel:
         norm(buffers.normed, buffers.hidden)
         return buffers.normed
 
-    def _logits(self, hidden: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
+    def _normed_after(self, hidden: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
+        """The final norm and projection of some rows of hidden."""
         num_rows = logit_rows.shape[0]
         last = self._workspace.rows("normed", num_rows)
         torch.index_select(hidden, 0, logit_rows, out=last)
@@ -130,9 +142,7 @@ class OPTModel:
             embedded = self._workspace.rows("embedded", num_rows)
             self.project_out(embedded, last)
             last = embedded
-        logits = self._workspace.grown("logits", num_rows, self.config.vocab_size)
-        self.lm_head(logits, last)
-        return logits
+        return last
 
 
 def _load_layer(config: ModelConfig, loader: WeightLoader, index: int) -> _Layer:

@@ -34,6 +34,23 @@ def choose(logits: torch.Tensor, specs: "list[tuple[SampleSpec, ...]]") -> list[
     return results
 
 
+def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
+    """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
+    return all(_is_plain(spec) for row in specs for spec in row)
+
+
+def _is_plain(spec: "SampleSpec") -> bool:
+    params = spec.params
+    wants_logprobs = params.logprobs is not None or params.best_of is not None
+    changes_logits = params.has_penalties or bool(spec.forbidden_ids)
+    return params.greedy and not (wants_logprobs or changes_logits or spec.num_candidates)
+
+
+def same_for_all(token_ids: torch.Tensor, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
+    """token_ids[R] as results: of a row's specs, each the row's token."""
+    return [(SampledToken(token_id),) * len(row) for token_id, row in zip(token_ids.tolist(), specs, strict=True)]
+
+
 def _candidates(logits: torch.Tensor, spec: "SampleSpec") -> BeamCandidates:
     """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
     logprobs = torch.log_softmax(logits, dim=-1)

@@ -24,7 +24,7 @@ def attend_both(
     dtype: torch.dtype,
     window: int = 0,
     multiprocessors: int = 4,
-    max_runs: int | None = None,
+    padded_rows: int | None = None,
     query_scale: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(the kernels' result, the definition's) for chunks (tokens cached before, new tokens), one for each sequence."""
@@ -45,7 +45,7 @@ def attend_both(
     query_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     context_lens = np.array(contexts, dtype=np.int32)
     model = AttentionShape(heads, kv_heads, head_dim, dtype, multiprocessors)
-    plan = plan_attention(context_lens, query_start, model, DEVICE, window, max_runs)
+    plan = plan_attention(context_lens, query_start, model, DEVICE, window, padded_rows)
     plan.partial_out.fill_(float("nan"))
     plan.partial_stats.fill_(float("nan"))
     out = poisoned(*q.shape, dtype=dtype)
@@ -110,7 +110,7 @@ def test_long_context_cut_into_many_runs(heads, kv_heads, dtype):
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_a_plan_of_fixed_shape_is_padded(heads):
-    out, expected = attend_both([(40, 1), (700, 1)], heads, 1, 64, 16, BF16, max_runs=9)
+    out, expected = attend_both([(40, 1), (700, 1)], heads, 1, 64, 16, BF16, padded_rows=9)
     assert_near(out, expected, TOLERANCE[BF16])
 
 

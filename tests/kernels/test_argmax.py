@@ -28,6 +28,18 @@ def test_masked_values_are_never_the_largest_unless_all_are(isa):
     assert out.tolist() == [2400, 0]
 
 
+@pytest.mark.parametrize("places", [[0], [1, 16, 17], [1023, 1024, 2999], list(range(0, 3000, 7)), list(range(3000))])
+def test_what_is_not_a_number_is_never_the_largest(isa, places):
+    x = random(3, 4, 3000)
+    x[:, places] = float("nan")
+    x[3] = x[3].masked_fill(~x[3].isnan(), float("-inf"))
+    out, expected = torch.empty(4, dtype=torch.int64), torch.empty(4, dtype=torch.int64)
+    native.argmax(out, x)
+    reference.argmax(expected, x)
+    assert out.tolist() == expected.tolist()
+    assert not set(places) & set(out.tolist()) or len(places) == 3000
+
+
 def test_a_wrong_output_is_refused():
     with pytest.raises(ValueError, match=r"out: expected \[3\]"):
         native.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(3, 4))

@@ -23,6 +23,17 @@ class PagedSteps:
 
     def step(self, chunks: dict[int, list[int]], wanted: str = "every") -> dict[int, torch.Tensor]:
         """One forward pass: new tokens of each sequence -> logits of each of them; wanted: every, last, none."""
+        inputs = self.inputs(chunks, wanted)
+        logits = self.model.forward(inputs, self.kv)
+        assert logits.shape == (len(inputs.logit_rows), self.model.config.vocab_size)
+        assert logits.dtype == torch.float32
+        if wanted == "none":
+            return {}
+        counts = [1 if wanted == "last" else len(tokens) for tokens in chunks.values()]
+        return dict(zip(chunks, logits.clone().split(counts), strict=True))
+
+    def inputs(self, chunks: dict[int, list[int]], wanted: str) -> StepInputs:
+        """What a forward pass over new tokens of each sequence takes; they are then part of the sequences."""
         token_ids, positions, slot_ids, starts, rows = [], [], [], [0], []
         for sequence, tokens in chunks.items():
             first = self.lengths.get(sequence, 0)
@@ -32,15 +43,6 @@ class PagedSteps:
             slot_ids += [self._slot(sequence, position) for position in range(first, first + len(tokens))]
             starts.append(len(token_ids))
             rows += {"every": range(starts[-2], starts[-1]), "last": [starts[-1] - 1], "none": []}[wanted]
-        logits = self.model.forward(self._inputs(chunks, token_ids, positions, slot_ids, starts, rows), self.kv)
-        assert logits.shape == (len(rows), self.model.config.vocab_size)
-        assert logits.dtype == torch.float32
-        if wanted == "none":
-            return {}
-        counts = [1 if wanted == "last" else len(tokens) for tokens in chunks.values()]
-        return dict(zip(chunks, logits.clone().split(counts), strict=True))
-
-    def _inputs(self, chunks, token_ids, positions, slot_ids, starts, rows) -> StepInputs:
         width = max(len(self.blocks[sequence]) for sequence in chunks)
         tables = [self.blocks[sequence] + [0] * (width - len(self.blocks[sequence])) for sequence in chunks]
         return StepInputs(

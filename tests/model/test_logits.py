@@ -98,3 +98,16 @@ def test_a_step_may_want_no_logits_at_all(tiny_model, name):
     last = steps.step({i: tokens[-1:] for i, tokens in prompts.items()})
     for i, expected in transformers_logits(directory, prompts).items():
         assert relative_error(last[i][0], expected[-1]) <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_the_most_likely_tokens_are_those_of_the_logits(tiny_model, name, dtype):
+    model = load_model(resolve_model(str(tiny_model(name))), dtype, max_batch_tokens=64)
+    steps = PagedSteps(model)
+    prompts = random_prompts([9, 1, 20, 14])
+    inputs = steps.inputs(prompts, "every")
+    token_ids = model.most_likely(inputs, steps.kv)
+    assert token_ids.dtype == torch.int64
+    assert torch.equal(token_ids, model.forward(inputs, steps.kv).argmax(dim=-1))
+    assert model.most_likely(steps.inputs({9: [3, 4]}, "none"), steps.kv).shape == (0,)

@@ -213,3 +213,29 @@ def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
     ]
     together = sampler.choose(logits.clone(), batch)
     assert together == [sampler.choose(logits[i : i + 1].clone(), [row])[0] for i, row in enumerate(batch)]
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        {"temperature": 0.5},
+        {"logprobs": 0},
+        {"best_of": 1},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": 0.1},
+        {"forbidden": (3,)},
+    ],
+    ids=lambda asks: next(iter(asks)),
+)
+def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
+    plain = make_spec()
+    assert sampler.needs_no_logits([(plain,), (plain, plain)])
+    assert not sampler.needs_no_logits([(plain,), (plain, make_spec(**asks))])
+    assert not sampler.needs_no_logits([(dataclasses.replace(plain, num_candidates=2),)])
+
+
+def test_tokens_known_without_logits_go_to_every_sample_of_their_row():
+    plain = make_spec()
+    results = sampler.same_for_all(torch.tensor([7, 9]), [(plain,), (plain, plain)])
+    assert [[token.token_id for token in row] for row in results] == [[7], [9, 9]]

@@ -1,4 +1,5 @@
-// argmax: the index of each row's largest value; greedy decoding.
+// argmax: the index of each row's largest value, the first of equal ones; greedy decoding. NaN is never it; of nothing but NaN
+// it is 0.
 #pragma once
 
 #include <stdint.h>

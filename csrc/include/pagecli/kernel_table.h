@@ -8,6 +8,7 @@
 #include "pagecli/norm.h"
 #include "pagecli/pack_weight.h"
 #include "pagecli/paged_kv.h"
+#include "pagecli/peak.h"
 #include "pagecli/rotary_embedding.h"
 #include "pagecli/sample.h"
 
@@ -18,6 +19,7 @@ struct KernelTable {
     void (*pack_weight)(const PackWeightArgs&);
     void (*embedding)(const EmbeddingArgs&);
     void (*linear)(const LinearArgs&);
+    void (*linear_argmax)(const LinearArgmaxArgs&);
     void (*rms_norm)(const RmsNormArgs&);
     void (*layer_norm)(const LayerNormArgs&);
     void (*rotary_embedding)(const RotaryEmbeddingArgs&);
@@ -27,6 +29,8 @@ struct KernelTable {
     void (*paged_attention)(const PagedAttentionArgs&);
     void (*argmax)(const ArgmaxArgs&);
     void (*sample)(const SampleArgs&);
+    void (*peak)(const PeakArgs&);
+    void (*read_memory)(const ReadMemoryArgs&);
 };
 
 }  // namespace pagecli

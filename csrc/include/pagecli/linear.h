@@ -21,6 +21,16 @@ struct LinearArgs {
     PackedWeightView weight;
     Activation activation;
     bool accumulate;  // add to out (a residual) instead of overwriting it
+    int64_t* best = nullptr;  // of linear_argmax: keys of the largest sums so far, in place of out
+};
+
+// out[r] = index of the largest of row r's sums x @ weight^T, the first of equal ones; NaN is never it, of nothing but NaN it is
+// 0. What argmax says of linear's out, without that out: an LM head's is 64 times as wide as x.
+struct LinearArgmaxArgs {
+    int64_t* out;    // [tokens]
+    const float* x;  // [tokens, weight.cols], rows x_stride elements apart
+    int64_t x_stride, tokens;
+    PackedWeightView weight;  // 0 < rows < 2^32
 };
 
 }  // namespace pagecli

@@ -1,0 +1,56 @@
+// What follows the sums of linear_argmax: each row's largest sum so far and where it was, as one key that grows with the value
+// and, of equal values, with nearness to the first column. The largest key is the same in whatever order threads come by it.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "pagecli/linear.h"
+#include "vec.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+// Above 0 for every value that is a number; 0 stands for none.
+PAGECLI_INLINE uint64_t key_of(float value, int64_t index) {
+    const float one_zero = value + 0.0f;  // -0 and 0 are equal values
+    uint32_t u;
+    memcpy(&u, &one_zero, sizeof u);
+    const uint32_t ascending = (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
+    return uint64_t{ascending} << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(index));
+}
+
+PAGECLI_INLINE int64_t index_of(int64_t key) { return key == 0 ? 0 : static_cast<int64_t>(~static_cast<uint32_t>(key)); }
+
+PAGECLI_INLINE void raise_to(int64_t* key, uint64_t candidate) {
+    int64_t seen = __atomic_load_n(key, __ATOMIC_RELAXED);
+    while (static_cast<uint64_t>(seen) < candidate &&
+           !__atomic_compare_exchange_n(key, &seen, static_cast<int64_t>(candidate), true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+// Of the first `count` of `sums`, in memory to the next whole vector: the largest number; -inf where there is none.
+PAGECLI_INLINE float largest_number(const float* sums, int count) {
+    VecF highest = broadcast(-__builtin_inff());
+    int c = 0;
+    for (; c + VecF::width <= count; c += VecF::width) highest = max(load(sums + c), highest);
+    float best = reduce_max(highest);
+    for (; c < count; ++c) best = sums[c] > best ? sums[c] : best;
+    return best;
+}
+
+// A FinishFunction: sums[rows, cols] belongs to columns col.. of the rows row.., whose keys a.best holds.
+static inline void keep_largest(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
+    const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
+    for (int r = 0; r < rows; ++r, sums += cols) {
+        const float best = largest_number(sums, count);
+        int64_t* key = a.best + row + r;
+        if (key_of(best, 0) < static_cast<uint64_t>(__atomic_load_n(key, __ATOMIC_RELAXED)) >> 32 << 32) continue;
+        for (int c = 0; c < count; ++c) {
+            if (sums[c] != best) continue;
+            raise_to(key, key_of(best, col + c));
+            break;
+        }
+    }
+}
+
+}  // namespace pagecli::PAGECLI_ISA

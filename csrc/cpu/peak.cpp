@@ -1,0 +1,97 @@
+// The measure of the machine: multiply-adds in registers as the tiles of linear do them, and reading as fast as it goes.
+#include "pagecli/peak.h"
+
+#include <string.h>
+
+#include "linear_tile.h"
+#include "parallel.h"
+
+namespace pagecli::PAGECLI_ISA {
+namespace {
+
+constexpr int64_t kRoundsPerPiece = 100000;
+constexpr int kSums = 10;  // in flight: more than an FMA's latency times those begun in a cycle, and room for both factors
+
+// kRoundsPerPiece times every sum += a * b; the sums' total, which stays finite.
+template <class Sum, class Factor, class MultiplyAdd>
+Sum multiply_add_piece(Sum start, Factor a, Factor b, MultiplyAdd multiply_add) {
+    Sum sum[kSums];
+    PAGECLI_UNROLL
+    for (int i = 0; i < kSums; ++i) sum[i] = start;
+    for (int64_t round = 0; round < kRoundsPerPiece; ++round) {
+        PAGECLI_UNROLL
+        for (int i = 0; i < kSums; ++i) multiply_add(sum[i], a, b);
+        __asm__ volatile("");  // the rounds stay rounds
+    }
+    for (int i = 1; i < kSums; ++i) sum[0] = sum[0] + sum[i];
+    return sum[0];
+}
+
+float float32_piece() {
+    return reduce_add(multiply_add_piece(zero(), broadcast(1e-3f), broadcast(1e-3f), [](VecF& s, VecF a, VecF b) { accumulate(s, a, b); }));
+}
+
+float bfloat16_piece() {
+    const VecI pair = broadcast_int(0x3a833a83);  // 1e-3 twice
+    return reduce_add(multiply_add_piece(zero(), pair, pair, [](VecF& s, VecI a, VecI b) { accumulate_pairs(s, a, b); }));
+}
+
+float int8_piece() {
+    const VecI pair = broadcast_int(0x00010001);
+    return reduce_add(to_float(
+        multiply_add_piece(broadcast_int(0), pair, pair, [](VecI& s, VecI a, VecI b) { accumulate_int16(s, a, b); })));
+}
+
+constexpr int64_t kStretch = int64_t{1} << 20;  // bytes one thread takes at a time
+
+uint32_t read_stretch(const char* data, int64_t bytes) {
+    constexpr int kStreams = 8;
+    constexpr int64_t kVector = VecF::width * 4, kStep = kStreams * kVector;
+    VecI mixed[kStreams];
+    for (VecI& m : mixed) m = broadcast_int(0);
+    int64_t at = 0;
+    for (; at + kStep <= bytes; at += kStep) {
+        PAGECLI_UNROLL
+        for (int i = 0; i < kStreams; ++i)
+            mixed[i] = mixed[i] ^ load_pairs(reinterpret_cast<const uint16_t*>(data + at + i * kVector));
+    }
+    for (int i = 1; i < kStreams; ++i) mixed[0] = mixed[0] ^ mixed[i];
+    uint32_t lanes[VecF::width], result = 0;
+    memcpy(lanes, &mixed[0], sizeof lanes);
+    for (const uint32_t lane : lanes) result ^= lane;
+    for (; at < bytes; at += 4) {
+        uint32_t word = 0;
+        memcpy(&word, data + at, static_cast<size_t>(bytes - at < 4 ? bytes - at : 4));
+        result ^= word;
+    }
+    return result;
+}
+
+}  // namespace
+
+void peak(const PeakArgs& a) {
+    const bool pairs = a.type == WeightType::int8 || (a.type == WeightType::bfloat16 && has_pair_dot);
+    parallel_for(a.pieces, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t piece = begin; piece < end; ++piece) {
+            const float sum = a.type == WeightType::int8 ? int8_piece() : pairs ? bfloat16_piece() : float32_piece();
+            __asm__ volatile("" : : "x"(sum));  // somebody wants to know
+        }
+    });
+    *a.operations = a.pieces * kRoundsPerPiece * kSums * VecF::width * (pairs ? 4 : 2);
+}
+
+void read_memory(const ReadMemoryArgs& a) {
+    uint32_t mixed = 0;
+    const int64_t stretches = (a.bytes + kStretch - 1) / kStretch;
+    parallel_for(stretches, 1, [&](int64_t begin, int64_t end) {
+        uint32_t here = 0;
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t left = a.bytes - i * kStretch;
+            here ^= read_stretch(static_cast<const char*>(a.data) + i * kStretch, left < kStretch ? left : kStretch);
+        }
+        __atomic_fetch_xor(&mixed, here, __ATOMIC_RELAXED);
+    });
+    *a.mixed = mixed;
+}
+
+}  // namespace pagecli::PAGECLI_ISA
