@@ -189,6 +189,14 @@ MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", E
 PrefixCaching = Annotated[
     bool, _option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
 ]
+CudaGraphs = Annotated[
+    bool,
+    _option(
+        "On a GPU: repeat steps that only decode from a recording, without launching their kernels one by one.",
+        ENGINE,
+        "--cuda-graphs/--no-cuda-graphs",
+    ),
+]
 KvPolicyChoice = Annotated[
     KvPolicyName,
     _option(

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from pagecli.errors import ModelError, UsageError
+from pagecli.kernels.cuda_errors import device_errors
 from pagecli.model.cuda_layers import CudaWeightLoader
 from pagecli.model.cuda_llama import CudaLlamaModel
 from pagecli.model.cuda_opt import CudaOPTModel
@@ -31,7 +32,7 @@ def load_on_gpu(source: ModelSource, dtype: str, device: torch.device) -> CudaLl
         raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "multiples of 8 to 256 are")
     if config.rope is not None and config.rope.rotary_dim % 16 != 0:
         raise ModelError(f"{source.name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
-    with torch.no_grad():
+    with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
         weights = _open(source)
         loader = CudaWeightLoader(weights, getattr(torch, dtype), device)
         model = _GPU_FAMILIES[config.family](config, loader)
