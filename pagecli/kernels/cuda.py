@@ -114,9 +114,25 @@ def sample_tokens(
     extension().sample_tokens(out, logits, rows, temperatures, top_k, top_p, min_p, keys)
 
 
-def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
-    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64; negative: nowhere) of the caches."""
-    extension().store_kv(k_cache, v_cache, k, v, slot_ids)
+def raw_cache(cache: torch.Tensor) -> torch.Tensor:
+    """A KV cache as the extension takes it: float8_e4m3fn as bytes, whose DLPack code torch does not export everywhere."""
+    return cache.view(torch.uint8) if cache.dtype == torch.float8_e4m3fn else cache
+
+
+def store_kv(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    slot_ids: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
+    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64; negative: nowhere) of the caches.
+
+    Caches of float8_e4m3fn take k / k_scale and v / v_scale, what is beyond +-448 as +-448; k and v then have 16 bits.
+    """
+    extension().store_kv(raw_cache(k_cache), raw_cache(v_cache), k, v, slot_ids, k_scale, v_scale)
 
 
 def rotary_store_kv(
@@ -128,9 +144,12 @@ def rotary_store_kv(
     slot_ids: torch.Tensor,
     positions: torch.Tensor,
     cos_sin: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
     """rotary_embedding and store_kv in one: q is rotated in place, k only on its way into the cache."""
-    extension().rotary_store_kv(k_cache, v_cache, q, k, v, slot_ids, positions, cos_sin)
+    caches = raw_cache(k_cache), raw_cache(v_cache)
+    extension().rotary_store_kv(*caches, q, k, v, slot_ids, positions, cos_sin, k_scale, v_scale)
 
 
 def block_planes(targets: list[torch.Tensor], sources: list[torch.Tensor], device: torch.device) -> torch.Tensor:

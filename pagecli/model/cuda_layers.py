@@ -63,6 +63,10 @@ class CudaWeightLoader(WeightLoader):
     def vector(self, names: Sequence[str], sizes: Sequence[int]) -> torch.Tensor:
         return super().vector(names, sizes).to(self.device)
 
+    def _concatenated(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """Where the tensors lie: dummy weights are made on the GPU."""
+        return super()._concatenated(tensors) if tensors[0].device.type == "cpu" else torch.cat(tensors)
+
     def cuda_linear(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int, bias: bool) -> CudaLinear:
         """A linear layer from `names`[i].weight and, with `bias`, `names`[i].bias (in the model's type, as torch wants it)."""
         weight = self.tensor([f"{name}.weight" for name in names], num_rows, num_cols)

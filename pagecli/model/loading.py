@@ -33,7 +33,7 @@ def load_on_gpu(source: ModelSource, dtype: str, device: torch.device) -> CudaLl
     if config.rope is not None and config.rope.rotary_dim % 16 != 0:
         raise ModelError(f"{source.name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
     with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
-        weights = _open(source)
+        weights = _open(source, device)
         loader = CudaWeightLoader(weights, getattr(torch, dtype), device)
         model = _GPU_FAMILIES[config.family](config, loader)
     _check_nothing_left(loader, config.num_layers, weights.where)
@@ -57,12 +57,12 @@ def load(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
     return model
 
 
-def _open(source: ModelSource) -> WeightSource:
-    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s."""
+def _open(source: ModelSource, device: torch.device | str = "cpu") -> WeightSource:
+    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s. Files are read on the host."""
     if source.kind == "dummy":
         from pagecli.model.weights.dummy import DummySource
 
-        return DummySource()
+        return DummySource(device)
     assert source.weights_path is not None
     if source.kind == "gguf":
         from pagecli.model.weights.gguf_file import GgufSource
