@@ -231,7 +231,8 @@ __device__ inline void copy_tile(C* stage, const PagedAttentionArgs& a, const Ke
 // with a barrier, after which `memory` is free.
 template <class T, class C, int kHeadDim, bool kSplitKeys, class Hide>
 __device__ inline void attend_tiles(MmaState<C, kHeadDim>& state, T* memory, const PagedAttentionArgs& a,
-                                    const KeyPlaces& places, int begin, int end, int free_from, int free_until, const Hide& hide) {
+                                    const KeyPlaces& places, int begin, int end, int free_from, int free_until,
+                                    const Hide& hide) {
     using S = MmaShape<C, kHeadDim, kSplitKeys>;
     const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
     const Rows<T, S::kChunks> q = {memory};

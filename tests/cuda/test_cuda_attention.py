@@ -214,7 +214,7 @@ def test_bad_shapes_are_refused():
     plan = plan_attention(np.array([3], dtype=np.int32), np.array([0, 1], dtype=np.int32), shape, DEVICE)
     with pytest.raises(ValueError, match="block_size: expected a power of two, got 12"):
         paged_attention(q.clone(), q, *caches, int_tensor([[0, 1]]), plan, 1.0)
-    with pytest.raises(ValueError, match="k_scale and v_scale: .* 1 where the cache is not e4m3, got 0.5"):
+    with pytest.raises(ValueError, match=r"k_scale and v_scale: .* 1 where the cache is not e4m3, got 0.5"):
         paged_attention(q.clone(), q, *caches, int_tensor([[0, 1]]), plan, 1.0, 0.5)
     narrow = [torch.zeros(2, 1, 16, 72, dtype=torch.float8_e4m3fn, device=DEVICE) for _ in range(2)]
     wide = random(3, 1, 1, 72, dtype=BF16)
