@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
 
-BF16 = torch.bfloat16
+BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes
 
 
@@ -129,17 +129,19 @@ def rotary_case(s: Sizes) -> Case:
     )
 
 
-def decode_case(s: Sizes, batch: int, context: int, heads: int, kv_heads: int, head_dim: int) -> Case:
+def decode_case(
+    s: Sizes, batch: int, context: int, heads: int, kv_heads: int, head_dim: int, cache: torch.dtype = BF16
+) -> Case:
     batch, context, block = s.of(batch, 2), s.of(context, 40), 16
     blocks_each = -(-context // block)
-    num_bytes = batch * (2 * context * kv_heads + 2 * heads) * head_dim * ELEMENT
+    num_bytes = batch * (2 * context * kv_heads * cache.itemsize + 2 * heads * ELEMENT) * head_dim
     num_operations = 4 * batch * context * heads * head_dim
     shape = AttentionShape(heads, kv_heads, head_dim, BF16, s.multiprocessors)
     starts, lens = np.arange(batch + 1, dtype=np.int32), np.full(batch, context, dtype=np.int32)
     plan = plan_attention(lens, starts, shape, s.device)
 
     def make() -> tuple:
-        caches = [s.random(batch * blocks_each, kv_heads, block, head_dim) for _ in range(2)]
+        caches = [s.random(batch * blocks_each, kv_heads, block, head_dim).to(cache) for _ in range(2)]
         tables = torch.randperm(batch * blocks_each, device=s.device).int().view(batch, blocks_each)
         q = s.random(batch, heads, head_dim)
         return q, *caches, tables, torch.empty_like(q)
@@ -154,6 +156,8 @@ def decode_case(s: Sizes, batch: int, context: int, heads: int, kv_heads: int, h
         return functional.scaled_dot_product_attention(q.unsqueeze(2), k, v, enable_gqa=heads != kv_heads).squeeze(2)
 
     name = f"decode, {batch} x {context} tokens, {heads}/{kv_heads} heads of {head_dim}"
+    if cache != BF16:
+        return Case(f"{name}, e4m3 cache", num_bytes, num_operations, s.sets(make, num_bytes), ours, None, "-")
     return Case(name, num_bytes, num_operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "SDPA, contiguous")
 
 
@@ -258,6 +262,8 @@ MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "rotary_store_kv": rotary_case,
     "decode-opt-13b": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "decode-llama-3-8b": lambda s: decode_case(s, 256, 1000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "decode-opt-13b-e4m3": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64), E4M3),
+    "decode-llama-3-8b-e4m3": lambda s: decode_case(s, 256, 1000, s.of(32, 4), s.of(8, 1), s.of(128, 64), E4M3),
     "decode-one-long": lambda s: decode_case(s, 1, 100_000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "prefill-opt-13b": lambda s: prefill_case(s, 8, 1024, 0, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "prefill-llama-3-8b": lambda s: prefill_case(s, 4, 2048, 0, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
