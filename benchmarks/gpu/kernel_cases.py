@@ -12,6 +12,7 @@ import torch.nn.functional as functional
 
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
+from pagecli.model.cuda_linear import float8_linear
 
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes
@@ -193,6 +194,50 @@ def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_hea
     return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs if cached == 0 else None, "SDPA, causal")
 
 
+def quantize_case(s: Sizes) -> Case:
+    tokens, dim = s.of(4096, 3), s.of(5120, 64)
+    num_bytes = tokens * dim * (ELEMENT + 1)
+
+    def make() -> tuple:
+        return (
+            s.random(tokens, dim),
+            torch.empty(tokens, dim, dtype=E4M3, device=s.device),
+            torch.empty(tokens, 1, dtype=torch.float32, device=s.device),
+        )
+
+    def ours(x, out, scales):
+        cuda.quantize_rows(out, scales, x)
+        return out.float() * scales if s.small else out
+
+    def torchs(x, out, scales):
+        share = 448 / x.abs().amax(1, keepdim=True).float()
+        narrow = (x * share).to(E4M3)
+        return narrow.float() / share if s.small else narrow
+
+    name = f"rows in e4m3 [{tokens}, {dim}]"
+    return Case(name, num_bytes, 0, s.sets(make, num_bytes), ours, torchs, "abs, amax, multiply, to")
+
+
+def float8_linear_case(s: Sizes) -> Case:
+    """Gate and up projection of Llama-3-8B, a decode of 64 sequences, the rounding of its rows included."""
+    tokens, rows, cols = s.of(64, 3), s.of(28672, 32), s.of(4096, 64)
+    num_bytes = rows * cols + tokens * (cols + rows) * ELEMENT
+
+    def make() -> tuple:
+        weight = s.random(rows, cols)
+        return s.random(tokens, cols), weight, float8_linear(weight, None)
+
+    def ours(x, weight, layer):
+        return layer(x)
+
+    def torchs(x, weight, layer):
+        return functional.linear(x, weight)
+
+    name = f"linear in e4m3 [{tokens}, {cols}] x [{cols}, {rows}]"
+    operations = 2 * tokens * rows * cols
+    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "linear, bfloat16")
+
+
 def argmax_case(s: Sizes) -> Case:
     rows, vocab = s.of(400, 3), s.of(128256, 100)
     num_bytes = rows * vocab * ELEMENT
@@ -268,6 +313,8 @@ MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "prefill-opt-13b": lambda s: prefill_case(s, 8, 1024, 0, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "prefill-llama-3-8b": lambda s: prefill_case(s, 4, 2048, 0, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "prefill-behind-prefix": lambda s: prefill_case(s, 8, 512, 2048, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "quantize_rows": quantize_case,
+    "float8_linear": float8_linear_case,
     "argmax": argmax_case,
     "sample_tokens": sample_case,
     "copy_blocks": copy_case,

@@ -65,8 +65,9 @@ def run_pagecli(directory: Path, workload: Workload, options: argparse.Namespace
     for n in options.samples:
         part, seconds = parts[n]
         done, taken, joules = metered(lambda part=part, seconds=seconds, n=n: engine_run.run(engine, part, limits, seconds, n))
+        types = "".join(f" {name}" for name in (options.dtype, options.kv_dtype) if name not in (None, "bfloat16"))
         report(
-            f"pagecli, n = {n}",
+            f"pagecli{types}, n = {n}",
             done.output_tokens,
             taken,
             joules,

@@ -44,6 +44,7 @@ JOBS = [
     Job("transformers", "opt-13b", 1000, 50),
     Job("pagecli", "llama-3-8b", 500, 12, ("--samples", "1")),
     Job("pagecli", "llama-2-13b", 300, 12, ("--samples", "1")),
+    Job("pagecli", "llama-3-8b", 500, 12, ("--samples", "1", "--dtype", "fp8")),
     Job("vllm", "opt-13b", 1000, 60),
     Job("transformers", "llama-3-8b", 500, 40),
     Job("vllm", "llama-3-8b", 500, 40),
