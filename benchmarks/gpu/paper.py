@@ -87,7 +87,7 @@ class Figures:
     def preemption(self, kind: str) -> Iterator[dict[str, Any]]:
         """Figure 19: the engine short of memory."""
         small = {"kv_memory_bytes": 2**15 if self.tiny else 3 * 2**30, "preemption": kind}
-        engine = self.engine(**small, swap_memory_bytes=(2**18 if self.tiny else 8 * 2**30) if kind == "swap" else 0)
+        engine = self.engine(**small, swap_memory_bytes=(2**18 if self.tiny else 4 * 2**30) if kind == "swap" else 0)
         yield {"figure": "preemption", "preemption": kind} | self.run(engine, self.workload(engine))
 
     def recompute(self) -> Iterator[dict[str, Any]]:
@@ -141,7 +141,7 @@ def main() -> None:
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, source in sources(options.out, options.tiny, seconds=options.limit / 30):
+    for name, source in sources(options.out, options.tiny, seconds=options.limit / 45):
         if options.only is not None and options.only not in name:
             continue
         try:
