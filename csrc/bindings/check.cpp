@@ -23,6 +23,8 @@ const char* dtype_name(DType dtype) {
             return "int32";
         case DType::int64:
             return "int64";
+        case DType::uint8:
+            return "uint8";
         case DType::other:
             break;
     }

@@ -77,6 +77,7 @@ def generate(
     max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"],
     max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"],
     prefix_caching: flags.PrefixCaching = ENGINE_DEFAULTS["prefix_caching"],
+    cuda_graphs: flags.CudaGraphs = ENGINE_DEFAULTS["cuda_graphs"],
     preemption: flags.PreemptionChoice = flags.Preemption.recompute,
     kv_policy: flags.KvPolicyChoice = flags.KvPolicyName.paged,
     batching: flags.BatchingChoice = flags.BatchingName.continuous,

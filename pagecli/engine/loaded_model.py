@@ -79,4 +79,6 @@ def _check_kv_dtype(config: EngineConfig, device: str, dtype: str) -> None:
 
 
 def _dtype(config: EngineConfig, device: str) -> str:
+    if config.dtype == "fp8" and device != "cuda":
+        raise UsageError("--dtype fp8 is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
     return "bfloat16" if device == "cuda" and config.dtype == "auto" else resolve_dtype(config.dtype)
