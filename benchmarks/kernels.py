@@ -2,6 +2,7 @@
 
     python benchmarks/kernels.py --threads 1
     python benchmarks/kernels.py --shape smollm2 --save
+    python benchmarks/kernels.py --kv --save          # decode attention by context and dtype of the KV cache
 
 Caches and weights are spread over enough layers to come from memory, as in a model; the best of several runs is kept.
 """
@@ -17,6 +18,7 @@ import results_file
 import torch
 
 from pagecli import kernels
+from pagecli.kernels.reference import quantize_slots
 
 NUM_LAYERS = 4
 BLOCK_SIZE = 16
@@ -61,7 +63,7 @@ def call_overhead() -> Measurement:
 def attention(shape: Shape, dtype: torch.dtype, sequences: int, context: int, new_tokens: int) -> Measurement:
     blocks = -(-context // BLOCK_SIZE)
     cache = (NUM_LAYERS, sequences * blocks, shape.kv_heads, BLOCK_SIZE, shape.head_dim)
-    keys, values = torch.randn(cache).to(dtype), torch.randn(cache).to(dtype)
+    keys, values = (_stored(torch.randn(cache), dtype) for _ in range(2))
     q = torch.randn(sequences * new_tokens, shape.heads, shape.head_dim)
     tables = torch.randperm(sequences * blocks).int().view(sequences, blocks)
     lengths = torch.full((sequences,), context, dtype=torch.int32)
@@ -69,10 +71,14 @@ def attention(shape: Shape, dtype: torch.dtype, sequences: int, context: int, ne
     out = torch.empty_like(q)
     run = partial(_attend, out, q, keys, values, tables, lengths, starts, shape.head_dim**-0.5)
     seen = sequences * sum(range(context - new_tokens + 1, context + 1))  # keys, summed over queries
-    kv_bytes = 2 * sequences * context * shape.kv_heads * shape.head_dim * keys.element_size()
+    kv_bytes = 2 * sequences * context * shape.kv_heads * keys.shape[-1] * keys.element_size()
     kind = "decode" if new_tokens == 1 else "prefill"
     name = f"paged_attention {kind}, {sequences} x {context}, {str(dtype).removeprefix('torch.')}"
     return name, seconds_of(run), kv_bytes, 4 * seen * shape.heads * shape.head_dim
+
+
+def _stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return quantize_slots(values) if dtype == torch.int8 else values.to(dtype)
 
 
 def _attend(out, q, keys, values, tables, lengths, starts, scale, layer):  # type: ignore[no-untyped-def]
@@ -111,24 +117,31 @@ def measure(shape: Shape) -> list[Measurement]:
     return results
 
 
+def measure_kv(shape: Shape) -> list[Measurement]:
+    dtypes = (torch.float32, torch.bfloat16, torch.int8)
+    return [attention(shape, dtype, 16_000 // context, context, 1) for context in (256, 1000, 4000) for dtype in dtypes]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="opt-125m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--kv", action="store_true", help="decode attention alone, for every dtype of the KV cache")
     parser.add_argument("--save", action="store_true", help="keep the result under benchmarks/results/")
     args = parser.parse_args()
     kernels.set_num_threads(args.threads)
     torch.manual_seed(0)
     print(f"{args.shape}, {kernels.isa_name()}, {args.threads} threads")
     print(f"{'operation':46} {'us':>10} {'GB/s':>8} {'GFLOP/s':>8}")
-    results = measure(SHAPES[args.shape])
+    results = measure_kv(SHAPES[args.shape]) if args.kv else measure(SHAPES[args.shape])
     for name, seconds, num_bytes, operations in results:
         rates = [f"{amount / seconds / 1e9:.1f}" if amount else "" for amount in (num_bytes, operations)]
         print(f"{name:46} {seconds * 1e6:10.2f} {rates[0]:>8} {rates[1]:>8}")
     if args.save:
         rows = [{"operation": n, "seconds": s, "bytes": b, "operations": o} for n, s, b, o in results]
         setting = {"shape": args.shape, "isa": kernels.isa_name(), "threads": args.threads}
-        print(results_file.save(f"kernels-{args.shape}", " ".join(sys.argv), setting | {"operations": rows}))
+        name = f"{'kv-dtypes' if args.kv else 'kernels'}-{args.shape}"
+        print(results_file.save(name, " ".join(sys.argv), setting | {"operations": rows}))
 
 
 if __name__ == "__main__":

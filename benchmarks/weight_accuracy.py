@@ -1,6 +1,7 @@
-"""What bfloat16 and int8 weights cost in quality: greedy texts of a real model, judged by the same model in float32.
+"""What narrower weights and KV caches cost in quality: greedy texts of a real model, judged by the same model in float32.
 
     python benchmarks/weight_accuracy.py --save       # SmolLM2, the 64 sample prompts, 64 tokens each; some three minutes
+    python benchmarks/weight_accuracy.py --dtypes float32/bfloat16,float32/int8 --save      # weights / KV cache
 
 Two figures for each dtype: the mean log probability, under float32, of the text that it writes greedily, beside that of
 float32's own text (a text of worse choices has a lower one); and, over float32's text, how often both would choose the same
@@ -18,16 +19,18 @@ import torch
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.model.dtypes import KV_DTYPE
+from pagecli.model.dtypes import resolve_kv_dtype
 from pagecli.model.registry import Model, load_model, resolve_model
-from pagecli.model.step_inputs import KVCache, StepInputs
+from pagecli.model.step_inputs import StepInputs
+from pagecli.runner import kv_cache
 
 SAMPLE_PROMPTS = Path(__file__).resolve().parents[1] / "sample_data" / "prompts.jsonl"
 Text = tuple[list[int], list[int]]  # token ids of prompt and output
 
 
-def greedy_texts(model: str, dtype: str, prompts: list[str], num_tokens: int) -> list[Text]:
-    engine = Engine(EngineConfig(model, dtype=dtype))
+def greedy_texts(model: str, name: str, prompts: list[str], num_tokens: int) -> list[Text]:
+    dtype, kv_dtype = dtypes_of(name)
+    engine = Engine(EngineConfig(model, dtype=dtype, kv_dtype=kv_dtype))  # type: ignore[arg-type]
     texts: dict[int, Text] = {}
     for i, prompt in enumerate(prompts):
         token_ids = engine.tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
@@ -39,14 +42,18 @@ def greedy_texts(model: str, dtype: str, prompts: list[str], num_tokens: int) ->
     return [texts[i] for i in range(len(prompts))]
 
 
-def next_token_logprobs(model: Model, dtype: str, text: Text) -> torch.Tensor:
+def dtypes_of(name: str) -> tuple[str, str]:
+    """ "int8" or "float32/int8" -> of the weights, of the KV cache."""
+    dtype, _, kv_dtype = name.partition("/")
+    return dtype, resolve_kv_dtype(kv_dtype or "auto", dtype)
+
+
+def next_token_logprobs(model: Model, name: str, text: Text) -> torch.Tensor:
     """log probabilities [output tokens, vocab] before each output token, the whole text given."""
     prompt, output = text
     token_ids = (prompt + output)[:-1]
-    num_tokens, config = len(token_ids), model.config
-    shape = (1, config.num_kv_heads, num_tokens, config.head_dim)  # one block of the text's size
-    kv_type = getattr(torch, KV_DTYPE[dtype])
-    keys, values = ([torch.zeros(shape, dtype=kv_type) for _ in range(config.num_layers)] for _ in range(2))
+    num_tokens = len(token_ids)
+    cache = kv_cache.allocate(model.config, 1, num_tokens, getattr(torch, dtypes_of(name)[1]))  # one block of the text's size
     inputs = StepInputs(
         token_ids=torch.tensor(token_ids, dtype=torch.int32),
         positions=torch.arange(num_tokens, dtype=torch.int32),
@@ -56,7 +63,7 @@ def next_token_logprobs(model: Model, dtype: str, text: Text) -> torch.Tensor:
         query_start=torch.tensor([0, num_tokens], dtype=torch.int32),
         logit_rows=torch.arange(len(prompt) - 1, num_tokens),
     )
-    return torch.log_softmax(model.forward(inputs, KVCache(keys, values)), dim=-1)
+    return torch.log_softmax(model.forward(inputs, cache), dim=-1)
 
 
 @torch.inference_mode()
@@ -73,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         judged = [
             next_token_logprobs(judge, "float32", text).gather(1, torch.tensor(text[1])[:, None]) for text in texts[dtype]
         ]
-        model = judge if dtype == "float32" else load_model(resolve_model(args.model), dtype, longest)
+        model = judge if dtype == "float32" else load_model(resolve_model(args.model), dtypes_of(dtype)[0], longest)
         same = [
             next_token_logprobs(model, dtype, text).argmax(-1) == choice
             for text, choice in zip(texts["float32"], chosen, strict=True)
@@ -102,7 +109,8 @@ def main() -> None:
     results = measure(args)
     if args.save:
         command = " ".join(["python", "benchmarks/weight_accuracy.py", *sys.argv[1:]])
-        print(results_file.save(f"weight-accuracy-{args.model}", command, results))
+        kind = "kv-accuracy" if "/" in args.dtypes else "weight-accuracy"
+        print(results_file.save(f"{kind}-{args.model}", command, results))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch.nn.functional as functional
 
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
+from pagecli.model.cuda_linear import float8_linear
 
-BF16 = torch.bfloat16
+BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes
 
 
@@ -129,17 +130,19 @@ def rotary_case(s: Sizes) -> Case:
     )
 
 
-def decode_case(s: Sizes, batch: int, context: int, heads: int, kv_heads: int, head_dim: int) -> Case:
+def decode_case(
+    s: Sizes, batch: int, context: int, heads: int, kv_heads: int, head_dim: int, cache: torch.dtype = BF16
+) -> Case:
     batch, context, block = s.of(batch, 2), s.of(context, 40), 16
     blocks_each = -(-context // block)
-    num_bytes = batch * (2 * context * kv_heads + 2 * heads) * head_dim * ELEMENT
+    num_bytes = batch * (2 * context * kv_heads * cache.itemsize + 2 * heads * ELEMENT) * head_dim
     num_operations = 4 * batch * context * heads * head_dim
     shape = AttentionShape(heads, kv_heads, head_dim, BF16, s.multiprocessors)
     starts, lens = np.arange(batch + 1, dtype=np.int32), np.full(batch, context, dtype=np.int32)
     plan = plan_attention(lens, starts, shape, s.device)
 
     def make() -> tuple:
-        caches = [s.random(batch * blocks_each, kv_heads, block, head_dim) for _ in range(2)]
+        caches = [s.random(batch * blocks_each, kv_heads, block, head_dim).to(cache) for _ in range(2)]
         tables = torch.randperm(batch * blocks_each, device=s.device).int().view(batch, blocks_each)
         q = s.random(batch, heads, head_dim)
         return q, *caches, tables, torch.empty_like(q)
@@ -154,6 +157,8 @@ def decode_case(s: Sizes, batch: int, context: int, heads: int, kv_heads: int, h
         return functional.scaled_dot_product_attention(q.unsqueeze(2), k, v, enable_gqa=heads != kv_heads).squeeze(2)
 
     name = f"decode, {batch} x {context} tokens, {heads}/{kv_heads} heads of {head_dim}"
+    if cache != BF16:
+        return Case(f"{name}, e4m3 cache", num_bytes, num_operations, s.sets(make, num_bytes), ours, None, "-")
     return Case(name, num_bytes, num_operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "SDPA, contiguous")
 
 
@@ -187,6 +192,50 @@ def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_hea
     name = f"prefill, {batch} x {new} new behind {cached}, {heads}/{kv_heads} heads of {head_dim}"
     operations = 4 * pairs * heads * head_dim
     return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs if cached == 0 else None, "SDPA, causal")
+
+
+def quantize_case(s: Sizes) -> Case:
+    tokens, dim = s.of(4096, 3), s.of(5120, 64)
+    num_bytes = tokens * dim * (ELEMENT + 1)
+
+    def make() -> tuple:
+        return (
+            s.random(tokens, dim),
+            torch.empty(tokens, dim, dtype=E4M3, device=s.device),
+            torch.empty(tokens, 1, dtype=torch.float32, device=s.device),
+        )
+
+    def ours(x, out, scales):
+        cuda.quantize_rows(out, scales, x)
+        return out.float() * scales if s.small else out
+
+    def torchs(x, out, scales):
+        share = 448 / x.abs().amax(1, keepdim=True).float()
+        narrow = (x * share).to(E4M3)
+        return narrow.float() / share if s.small else narrow
+
+    name = f"rows in e4m3 [{tokens}, {dim}]"
+    return Case(name, num_bytes, 0, s.sets(make, num_bytes), ours, torchs, "abs, amax, multiply, to")
+
+
+def float8_linear_case(s: Sizes) -> Case:
+    """Gate and up projection of Llama-3-8B, a decode of 64 sequences, the rounding of its rows included."""
+    tokens, rows, cols = s.of(64, 3), s.of(28672, 32), s.of(4096, 64)
+    num_bytes = rows * cols + tokens * (cols + rows) * ELEMENT
+
+    def make() -> tuple:
+        weight = s.random(rows, cols)
+        return s.random(tokens, cols), weight, float8_linear(weight, None)
+
+    def ours(x, weight, layer):
+        return layer(x)
+
+    def torchs(x, weight, layer):
+        return functional.linear(x, weight)
+
+    name = f"linear in e4m3 [{tokens}, {cols}] x [{cols}, {rows}]"
+    operations = 2 * tokens * rows * cols
+    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "linear, bfloat16")
 
 
 def argmax_case(s: Sizes) -> Case:
@@ -258,10 +307,14 @@ MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "rotary_store_kv": rotary_case,
     "decode-opt-13b": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "decode-llama-3-8b": lambda s: decode_case(s, 256, 1000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "decode-opt-13b-e4m3": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64), E4M3),
+    "decode-llama-3-8b-e4m3": lambda s: decode_case(s, 256, 1000, s.of(32, 4), s.of(8, 1), s.of(128, 64), E4M3),
     "decode-one-long": lambda s: decode_case(s, 1, 100_000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "prefill-opt-13b": lambda s: prefill_case(s, 8, 1024, 0, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "prefill-llama-3-8b": lambda s: prefill_case(s, 4, 2048, 0, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "prefill-behind-prefix": lambda s: prefill_case(s, 8, 512, 2048, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "quantize_rows": quantize_case,
+    "float8_linear": float8_linear_case,
     "argmax": argmax_case,
     "sample_tokens": sample_case,
     "copy_blocks": copy_case,

@@ -2,49 +2,16 @@
 
 import argparse
 import json
-import statistics
+import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
+import timing
 import torch
 from kernel_cases import MAKERS, Case, Sizes
+from timing import DEVICE, seconds_of
 
 from pagecli.kernels import cuda
-
-
-def seconds_of(launches: list[Callable[[], object]], repeats: int = 20) -> float:
-    """Median time of one launch: all are recorded into a graph once, so that the host's own time stays out."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for launch in launches:  # loads modules, makes handles
-            launch()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for launch in launches:
-                launch()
-        times = []
-        for _ in range(repeats + 3):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record(stream)
-            graph.replay()
-            end.record(stream)
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3 / len(launches))
-    return statistics.median(times[3:])
-
-
-def ceilings() -> dict[str, float]:
-    """copy_bytes_per_s (read plus written) and bf16_flops_per_s of a large product of random matrices."""
-    source = torch.randn(2**30, device="cuda")
-    target = torch.empty_like(source)
-    copy = seconds_of([lambda: target.copy_(source)])
-    size = 8192
-    a, b = (torch.randn(size, size, device="cuda").bfloat16() for _ in range(2))
-    out = torch.empty_like(a)
-    product = seconds_of([lambda: torch.mm(a, b, out=out)])
-    return {"copy_bytes_per_s": 2 * source.numel() * 4 / copy, "bf16_flops_per_s": 2 * size**3 / product}
 
 
 def measure(case: Case, limits: dict[str, float]) -> dict[str, object]:
@@ -86,13 +53,11 @@ def main() -> None:
     parser.add_argument("part", choices=["ceilings", "kernels"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(MAKERS))
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further kernel is begun")
+    parser.add_argument("--tiny", action="store_true", help="the same at next to no size: shows that it runs")
     options = parser.parse_args()
-    device = cuda.extension().current_device()
-    ceilings_file = options.out / "ceilings.json"
-    if options.part == "ceilings" or not ceilings_file.exists():
-        limits = ceilings()
-        ceilings_file.write_text(json.dumps(limits | {"device": device, "torch": torch.__version__}, indent=2) + "\n")
-    limits = json.loads(ceilings_file.read_text())
+    started, device = time.perf_counter(), cuda.extension().current_device()
+    limits = timing.limits(options.out, options.tiny, measure_again=options.part == "ceilings")
     print(
         f"{device['name']}: copy {limits['copy_bytes_per_s'] / 1e12:.2f} TB/s,",
         f"bf16 {limits['bf16_flops_per_s'] / 1e12:.0f} TFLOP/s",
@@ -102,11 +67,13 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name in options.only:
         try:
-            rows.append(measure(MAKERS[name](Sizes(torch.device("cuda"), False, device["multiprocessors"])), limits))
+            if time.perf_counter() - started > options.limit:
+                raise RuntimeError("no time was left")
+            rows.append(measure(MAKERS[name](Sizes(DEVICE, options.tiny, device["multiprocessors"])), limits))
         except (RuntimeError, ValueError) as error:  # the others are still worth having
             traceback.print_exc()
             rows.append({"case": name, "error": str(error).splitlines()[0]})
-        torch.cuda.empty_cache()
+        timing.free_memory()
         (options.out / "kernels.json").write_text(json.dumps(rows, indent=2) + "\n")
         (options.out / "kernels.md").write_text(table(rows))
     print(table(rows))

@@ -1,25 +1,34 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on a bare machine: Python 3.11 or later with torch 2.10 or later for CUDA, numpy,
-# nanobind, pytest and hypothesis; nvcc 12 or later, cmake and ninja; no network. Under ten minutes. Parts can be run alone:
+# transformers, nanobind, pytest and hypothesis; nvcc 12 or later, cmake and ninja; no network. nvidia-ml-py adds energy, vllm a
+# peer. Under ten minutes. Parts can be run alone, and then have as much time as LIMIT (seconds) gives them:
 #
-#   benchmarks/gpu/run.sh [build] [tests] [sanitizer] [ceilings] [kernels]      default: all, in this order
+#   benchmarks/gpu/run.sh [build] [tests] [sanitizer] [ceilings] [kernels] [throughput] [paper]    default: all, in this order
 #
-# Results (JSON, Markdown, logs) go to $OUT, by default benchmarks/gpu/results. A part that fails does not stop the others; the
-# exit code says whether one did.
+# Results (JSON, Markdown, logs) go to $OUT, by default benchmarks/gpu/results. A part that fails or runs out of its time does
+# not stop the others, and leaves what it has measured; the exit code says whether one did. TINY=1 runs the measuring parts at
+# next to no size, which shows that they run; with PAGECLI_CUDA_MODULE set, the kernels are taken from there.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$PWD/benchmarks/gpu/results}
 BUILD=$PWD/build/gpu
-PARTS=${*:-build tests sanitizer ceilings kernels}
+TOTAL=595
+declare -A LIMITS=([build]=150 [tests]=110 [sanitizer]=60 [ceilings]=20 [kernels]=50 [throughput]=200 [paper]=90)
+PARTS=${*:-build tests sanitizer ceilings kernels throughput paper}
 mkdir -p "$OUT"
 failed=0
+
+limit_of() {  # seconds that a part may take: its own limit, or LIMIT, and no more than is left of TOTAL
+    local own=${LIMIT:-${LIMITS[$1]}} left=$((TOTAL - SECONDS))
+    echo $((own < left ? own : left > 1 ? left : 1))
+}
 
 part() {  # part NAME LIMIT_SECONDS COMMAND...: run it, keep its log, say how it went
     local name=$1 limit=$2 started=$SECONDS
     shift 2
     echo "== $name"
-    timeout "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
+    timeout --kill-after 5 "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
     local code=${PIPESTATUS[0]}
     echo "== $name: exit $code after $((SECONDS - started)) s" | tee -a "$OUT/summary.txt"
     [ "$code" = 0 ] || failed=1
@@ -31,9 +40,12 @@ build() {
 }
 
 use_build() {  # the extension modules of this build, without installing anything
-    PAGECLI_CUDA_MODULE=$(ls "$BUILD"/cuda/_cuda*.so)
-    PAGECLI_NATIVE_MODULE=$(ls "$BUILD"/_native*.so)
-    export PAGECLI_CUDA_MODULE PAGECLI_NATIVE_MODULE PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+    if [ -z "${PAGECLI_CUDA_MODULE:-}" ]; then
+        PAGECLI_CUDA_MODULE=$(ls "$BUILD"/cuda/_cuda*.so)
+        PAGECLI_NATIVE_MODULE=$(ls "$BUILD"/_native*.so)
+        export PAGECLI_CUDA_MODULE PAGECLI_NATIVE_MODULE
+    fi
+    export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 }
 
 kernel_tests() {
@@ -48,15 +60,26 @@ sanitizer() {  # a small set: every instruction runs many times slower
     done
 }
 
+measured() {  # measured SCRIPT PART...: told to end 5 seconds before it would be ended
+    local script=$1 name=$2 limit
+    shift
+    limit=$(limit_of "$name")
+    [ "$name" = throughput ] || [ "$name" = paper ] && shift
+    part "$name" "$limit" "$PYTHON" "benchmarks/gpu/$script.py" "$@" --out "$OUT" --limit $((limit - 5)) ${TINY:+--tiny}
+}
+
+for name in $PARTS; do
+    [ -n "${LIMITS[$name]:-}" ] || { echo "unknown part: $name; there are: build tests sanitizer ceilings kernels throughput paper" >&2; exit 2; }
+done
 : >"$OUT/summary.txt"
 for name in $PARTS; do
     case $name in build) ;; *) use_build ;; esac
     case $name in
-        build) export -f build; export PYTHON BUILD; part build 240 bash -c build ;;
-        tests) export -f kernel_tests; export PYTHON; part tests 240 bash -c kernel_tests ;;
-        sanitizer) export -f sanitizer; export PYTHON; part sanitizer 150 bash -c sanitizer ;;
-        ceilings | kernels) part "$name" 180 "$PYTHON" benchmarks/gpu/measure.py "$name" --out "$OUT" ;;
-        *) echo "unknown part: $name" >&2; exit 2 ;;
+        build) export -f build; export PYTHON BUILD; part build "$(limit_of build)" bash -c build ;;
+        tests) export -f kernel_tests; export PYTHON; part tests "$(limit_of tests)" bash -c kernel_tests ;;
+        sanitizer) export -f sanitizer; export PYTHON; part sanitizer "$(limit_of sanitizer)" bash -c sanitizer ;;
+        ceilings | kernels) measured measure "$name" ;;
+        throughput | paper) measured "$name" "$name" ;;
     esac
 done
 cat "$OUT/summary.txt"

@@ -37,8 +37,7 @@ def precision(dtype: str, properties: dict[str, object]) -> str:
     size_one = ov.opset13.parameter([1], np.float32)
     probe = ov.Core().compile_model(ov.Model([ov.opset13.relu(size_one)], [size_one]), "CPU", properties)
     inferred = probe.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    cache = probe.get_property("KV_CACHE_PRECISION").get_type_name()
-    return f"{'int8 weights, ' if dtype == 'int8' else ''}{inferred}, KV cache {cache}"
+    return f"{'int8 weights, ' if dtype == 'int8' else ''}{inferred}"
 
 
 main(load, "openvino-genai", "openvino")

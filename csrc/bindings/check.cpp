@@ -17,10 +17,14 @@ const char* dtype_name(DType dtype) {
             return "bfloat16";
         case DType::float16:
             return "float16";
+        case DType::int8:
+            return "int8";
         case DType::int32:
             return "int32";
         case DType::int64:
             return "int64";
+        case DType::uint8:
+            return "uint8";
         case DType::other:
             break;
     }

@@ -10,18 +10,28 @@ namespace pagecli {
 namespace {
 
 KVType check_caches(const TensorView& k_cache, const TensorView& v_cache) {
-    check(k_cache, "k_cache", {DType::float32, DType::bfloat16}, {"num_blocks", "kv_heads", "block_size", "head_dim"});
+    check(k_cache, "k_cache", {DType::float32, DType::bfloat16, DType::int8},
+          {"num_blocks", "kv_heads", "block_size", "head_dim"});
     check(v_cache, "v_cache", k_cache.dtype, {k_cache.shape[0], k_cache.shape[1], k_cache.shape[2], k_cache.shape[3]});
     check_contiguous(k_cache, "k_cache");
     check_contiguous(v_cache, "v_cache");
-    return k_cache.dtype == DType::float32 ? KVType::float32 : KVType::bfloat16;
+    if (k_cache.dtype != DType::int8) return k_cache.dtype == DType::float32 ? KVType::float32 : KVType::bfloat16;
+    if (k_cache.shape[3] <= kKVScaleBytes)
+        refuse("k_cache: expected head_dim + %lld bytes a slot (int8 and a scale), got %lld", static_cast<long long>(kKVScaleBytes),
+               static_cast<long long>(k_cache.shape[3]));
+    return KVType::int8;
+}
+
+int64_t head_dim_of(const TensorView& cache, KVType type) {
+    return cache.shape[3] - (type == KVType::int8 ? kKVScaleBytes : 0);
 }
 
 void store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
               const TensorView& slot_ids) {
     const KVType type = check_caches(k_cache, v_cache);
-    check(k, "k", DType::float32, {"tokens", k_cache.shape[1], k_cache.shape[3]});
-    check(v, "v", DType::float32, {k.shape[0], k_cache.shape[1], k_cache.shape[3]});
+    const int64_t head_dim = head_dim_of(k_cache, type);
+    check(k, "k", DType::float32, {"tokens", k_cache.shape[1], head_dim});
+    check(v, "v", DType::float32, {k.shape[0], k_cache.shape[1], head_dim});
     check(slot_ids, "slot_ids", DType::int64, {k.shape[0]});
     check_ids(slot_ids, "slot_ids", k_cache.shape[0] * k_cache.shape[2]);
     const StoreKVArgs args = {k_cache.data,
@@ -34,7 +44,7 @@ void store_kv(const TensorView& k_cache, const TensorView& v_cache, const Tensor
                               k.shape[0],
                               k_cache.shape[1],
                               k_cache.shape[2],
-                              k_cache.shape[3],
+                              head_dim,
                               type};
     nb::gil_scoped_release release;
     kernels().store_kv(args);
@@ -69,7 +79,7 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
                      const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start, float scale,
                      int64_t window) {
     const KVType type = check_caches(k_cache, v_cache);
-    const int64_t kv_heads = k_cache.shape[1], head_dim = k_cache.shape[3];
+    const int64_t kv_heads = k_cache.shape[1], head_dim = head_dim_of(k_cache, type);
     check(q, "q", DType::float32, {"tokens", "heads", head_dim});
     check(out, "out", DType::float32, {q.shape[0], q.shape[1], head_dim});
     check(block_tables, "block_tables", DType::int32, {"sequences", "max_blocks"});
@@ -118,7 +128,7 @@ void bound_copy_blocks(const TensorView& target, const TensorView& source, const
             refuse("pairs[%lld, %lld]: expected a block below %lld, got %lld", static_cast<long long>(i / 2),
                    static_cast<long long>(i % 2), static_cast<long long>(limit), static_cast<long long>(ids[i]));
     }
-    const int64_t element_bytes = type == KVType::float32 ? 4 : 2;
+    const int64_t element_bytes = type == KVType::float32 ? 4 : type == KVType::bfloat16 ? 2 : 1;
     const CopyBlocksArgs args = {target.as<char>(), source.as<const char>(), ids, pairs.shape[0],
                                  source.shape[1] * source.shape[2] * source.shape[3] * element_bytes};
     nb::gil_scoped_release release;

@@ -20,8 +20,10 @@ DType dtype_of(const dlpack::Tensor& tensor) {
     if (code == dlpack::kFloat && bits == 32) return DType::float32;
     if (code == dlpack::kFloat && bits == 16) return DType::float16;
     if (code == dlpack::kBfloat && bits == 16) return DType::bfloat16;
+    if (code == dlpack::kInt && bits == 8) return DType::int8;
     if (code == dlpack::kInt && bits == 32) return DType::int32;
     if (code == dlpack::kInt && bits == 64) return DType::int64;
+    if (code == dlpack::kUInt && bits == 8) return DType::uint8;
     return DType::other;
 }
 

@@ -17,7 +17,7 @@ constexpr dlpack::DeviceType kTensorDevice = dlpack::kCPU;
 constexpr const char* kTensorPlace = "the CPU";
 #endif
 
-enum class DType { float32, bfloat16, float16, int32, int64, other };
+enum class DType { float32, bfloat16, float16, int8, int32, int64, uint8, other };
 
 struct TensorView {
     static constexpr int kMaxDims = 4;

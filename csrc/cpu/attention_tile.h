@@ -5,7 +5,7 @@
 //   output            keys in order, one multiply-add per dimension
 #pragma once
 
-#include "pagecli/paged_kv.h"
+#include "kv_slot.h"
 #include "vec_math.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -22,30 +22,6 @@ struct AttentionState {
     float max[kMaxRows];                              // highest score so far
     float total[kMaxRows];                            // sum of weights
 };
-
-PAGECLI_INLINE VecF load_kv(const float* p) { return load(p); }
-PAGECLI_INLINE VecF load_kv(const uint16_t* p) { return load_bf16(p); }
-// Two neighbouring vectors in the order that is cheapest to read: floats as they lie, bfloat16 as those at even and those at odd
-// places. q and the sums of a row are kept in the same order up to paired_dims; place() says where a dimension is then.
-PAGECLI_INLINE void load_two(const float* p, VecF& first, VecF& second) {
-    first = load(p);
-    second = load(p + VecF::width);
-}
-PAGECLI_INLINE void load_two(const uint16_t* p, VecF& first, VecF& second) {
-    const VecI pairs = load_pairs(p);
-    first = widen_low(pairs);
-    second = widen_high(pairs);
-}
-PAGECLI_INLINE int paired_dims(int dim) { return dim - dim % (2 * VecF::width); }
-PAGECLI_INLINE int place(const float*, int d, int) { return d; }
-PAGECLI_INLINE int place(const uint16_t*, int d, int dim) {
-    if (d >= paired_dims(dim)) return d;
-    const int within = d % (2 * VecF::width);
-    return d - within + within % 2 * VecF::width + within / 2;
-}
-
-PAGECLI_INLINE VecF load_kv(const float* p, int count) { return load_partial(p, count); }
-PAGECLI_INLINE VecF load_kv(const uint16_t* p, int count) { return load_bf16_partial(p, count); }
 
 // Where a tile's keys and values start in the caches, in elements. What follows the last key the task sees repeats it, so that
 // keys can be taken several at a time without reading a slot beyond.
@@ -65,11 +41,16 @@ struct Tile {
 template <class T>
 PAGECLI_INLINE void prefetch_row(const T* row, int dim) {
     constexpr int kLine = 64 / sizeof(T);
-    for (int d = 0; d < dim; d += kLine) __builtin_prefetch(row + d);
+    __builtin_prefetch(row);
+    __builtin_prefetch(row + kLine);  // nearly all heads have 64 dimensions or more
+    for (int d = 2 * kLine; d < slot_elements<T>(dim); d += 2 * kLine) {
+        __builtin_prefetch(row + d);
+        __builtin_prefetch(row + d + kLine);
+    }
 }
 
-// Keys whose dot products with `rows` query rows are summed side by side: 8 or 12 sums, as many as registers hold.
-constexpr int keys_at_once(int rows) { return rows == 3 ? 4 : kDots / rows; }
+// Keys whose dot products with `rows` query rows are summed side by side: 8 sums stay in registers.
+constexpr int keys_at_once(int rows) { return kDots / rows; }
 
 // sums[r * keys + i] += q[first_row + r] . k[i]
 template <int rows, class T>
@@ -77,15 +58,33 @@ PAGECLI_INLINE void add_dots(const AttentionState& state, const T* const* k, int
     constexpr int keys = keys_at_once(rows), width = VecF::width;
     const int paired = paired_dims(dim), whole = dim - dim % width, rest = dim - whole;
     for (int d = 0; d < paired; d += 2 * width) {
+        VecF q_first[rows], q_second[rows];
         PAGECLI_UNROLL
-        for (int i = 0; i < keys; ++i) {
-            VecF first, second;
-            load_two(k[i] + d, first, second);
+        for (int r = 0; r < rows; ++r) q_first[r] = load(&state.q[first_row + r][d]);
+        PAGECLI_UNROLL
+        for (int r = 0; r < rows; ++r) q_second[r] = load(&state.q[first_row + r][d + width]);
+        if constexpr (rows <= 2) {
             PAGECLI_UNROLL
-            for (int r = 0; r < rows; ++r) {
-                VecF& dot = dots[r * keys + i];
-                dot = fmadd(load(&state.q[first_row + r][d]), first, dot);
-                dot = fmadd(load(&state.q[first_row + r][d + width]), second, dot);
+            for (int i = 0; i < keys; ++i) {
+                const VecF first = load_first(k[i] + d), second = load_second(k[i] + d);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) {
+                    VecF& dot = dots[r * keys + i];
+                    dot = fmadd(q_second[r], second, fmadd(q_first[r], first, dot));
+                }
+            }
+        } else {
+            PAGECLI_UNROLL
+            for (int i = 0; i < keys; ++i) {
+                const VecF part = load_first(k[i] + d);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) dots[r * keys + i] = fmadd(q_first[r], part, dots[r * keys + i]);
+            }
+            PAGECLI_UNROLL
+            for (int i = 0; i < keys; ++i) {
+                const VecF part = load_second(k[i] + d);
+                PAGECLI_UNROLL
+                for (int r = 0; r < rows; ++r) dots[r * keys + i] = fmadd(q_second[r], part, dots[r * keys + i]);
             }
         }
     }
@@ -152,8 +151,19 @@ static inline float weigh_keys(float* weights, int count, float& max_score, floa
     return rescale;
 }
 
+// weights[row][key - low] times the scale of the key's slot in `cache`: before the softmax K's, after it V's.
+template <int rows, class T>
+PAGECLI_INLINE void scale_weights(AttentionState& state, const Tile<T>& tile, const T* cache) {
+    if constexpr (has_scales<T>) {
+        for (int key = tile.low; key < tile.high; ++key) {
+            const float scale = slot_scale(cache + tile.keys.at[key], tile.dim);
+            for (int r = 0; r < rows; ++r) state.weights[r][key - tile.low] *= scale;
+        }
+    }
+}
+
 // sum[row][d] = sum[row][d] * rescale[row] + weights[row] . v[keys][d] for `chunks` vectors of dimensions from d on, two at a
-// time as load_two gives them; a single one as it lies, `rest` lanes of it where rest > 0.
+// time as load_first and load_second read them; a single one as it lies, `rest` lanes of it where rest > 0.
 template <int rows, int chunks, class T>
 static inline void add_values(AttentionState& state, const Tile<T>& tile, const float* rescale, int first_row, int d,
                               int rest = 0) {
@@ -176,8 +186,7 @@ static inline void add_values(AttentionState& state, const Tile<T>& tile, const 
         } else {
             PAGECLI_UNROLL
             for (int c = 0; c < chunks; c += 2) {
-                VecF first, second;
-                load_two(v + c * VecF::width, first, second);
+                const VecF first = load_first(v + c * VecF::width), second = load_second(v + c * VecF::width);
                 PAGECLI_UNROLL
                 for (int r = 0; r < rows; ++r) {
                     sums[r][c] = fmadd(weight[r], first, sums[r][c]);
@@ -203,13 +212,15 @@ PAGECLI_INLINE void prefetch_rest(const Tile<T>& tile) {
 
 // One tile for `rows` rows from first_row on.
 template <int rows, class T>
-[[gnu::noinline]] static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
+static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_row) {
     score_keys<rows>(state, tile, first_row);
+    scale_weights<rows>(state, tile, tile.k_cache);
     if (tile.next != nullptr) prefetch_rest(tile);
     float rescale[rows];
     PAGECLI_UNROLL
     for (int r = 0; r < rows; ++r)
         rescale[r] = weigh_keys(state.weights[r], tile.high - tile.low, state.max[first_row + r], state.total[first_row + r]);
+    scale_weights<rows>(state, tile, tile.v_cache);
     constexpr int chunks = keys_at_once(rows);  // so many sums stay in registers
     constexpr int width = VecF::width;
     const int paired = paired_dims(tile.dim);

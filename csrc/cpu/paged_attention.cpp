@@ -42,14 +42,20 @@ bool next_task(const PagedAttentionArgs& a, Task& task, int64_t num_rows) {
 int64_t min_end(int64_t tile, int64_t end) { return tile + kTileKeys < end ? tile + kTileKeys : end; }
 
 // The keys [begin, end) of one tile; end > begin.
+template <class T>
 void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, TileOffsets& offsets) {
+    const int64_t slot_size = slot_elements<T>(a.head_dim);
     const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
     int64_t slot = begin % a.block_size, block = begin / a.block_size, offset = 0;
     for (int64_t key = begin; key < end; ++block, slot = 0) {
-        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * a.head_dim;
-        for (; slot < a.block_size && key < end; ++slot, ++key, offset += a.head_dim) offsets.at[key % kTileKeys] = offset;
+        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * slot_size;
+        const int64_t in_block = a.block_size - slot, count = end - key < in_block ? end - key : in_block;
+        int64_t* at = offsets.at + key % kTileKeys;
+        for (int64_t i = 0; i < count; ++i) at[i] = offset + i * slot_size;
+        key += count;
+        offset += (count - 1) * slot_size;
     }
-    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset - a.head_dim;
+    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset;
 }
 
 // Rows from `row` on, at most four, that see exactly the keys [low, high) of the tile at `tile`.
@@ -72,10 +78,11 @@ int rows_alike(const PagedAttentionArgs& a, const int64_t* positions, int row, i
 }
 
 // The first tile of a task, whole or up to the last key its first row sees.
+template <class T>
 void find_first_keys(const PagedAttentionArgs& a, const Task& task, TileOffsets& offsets) {
     const int64_t position = sequence_at(a, task.sequence).first_position + task.first_row / (a.heads / a.kv_heads);
     const int64_t begin = first_visible(a, position), first = begin - begin % kTileKeys;
-    find_keys(a, task, begin, min_end(first, position + 1), offsets);
+    find_keys<T>(a, task, begin, min_end(first, position + 1), offsets);
     for (int64_t i = begin % kTileKeys; i > 0; --i) offsets.at[i - 1] = offsets.at[i];
 }
 
@@ -88,14 +95,14 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, const Task* foll
     const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
     TileOffsets offsets[2];
     int64_t first = begin - begin % kTileKeys;
-    find_keys(a, task, begin, min_end(first, end), offsets[0]);
+    find_keys<T>(a, task, begin, min_end(first, end), offsets[0]);
     for (int current = 0; first < end; first += kTileKeys, current = 1 - current) {
         const TileOffsets* next = nullptr;
         if (first + kTileKeys < end) {
-            find_keys(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
+            find_keys<T>(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
             next = &offsets[1 - current];
         } else if (following != nullptr) {
-            find_first_keys(a, *following, offsets[1 - current]);
+            find_first_keys<T>(a, *following, offsets[1 - current]);
             next = &offsets[1 - current];
         }
         for (int row = 0; row < num_rows;) {
@@ -118,22 +125,21 @@ void run_task(const PagedAttentionArgs& a, const Task& task, const Task* followi
     const int64_t group = a.heads / a.kv_heads, left = sequence.num_rows - task.first_row;
     const int num_rows = left < kMaxRows ? static_cast<int>(left) : kMaxRows;
     const int dim = static_cast<int>(a.head_dim);
-    constexpr const T* kOrder = nullptr;  // chooses the order of dimensions
     AttentionState state;
-    int64_t positions[kMaxRows], out_offsets[kMaxRows];
+    int64_t positions[kMaxRows] = {}, out_offsets[kMaxRows];
     for (int r = 0; r < num_rows; ++r) {
         const int64_t query = (task.first_row + r) / group, head = task.kv_head * group + (task.first_row + r) % group;
         positions[r] = sequence.first_position + query;
         out_offsets[r] = (sequence.first_query + query) * a.out_stride[0] + head * a.out_stride[1];
         const float* q = a.q + (sequence.first_query + query) * a.q_stride[0] + head * a.q_stride[1];
-        for (int d = 0; d < dim; ++d) state.q[r][place(kOrder, d, dim)] = q[d] * a.scale;
+        arrange<T>(state.q[r], q, a.scale, dim);
         for (int d = 0; d < dim + VecF::width && d < kMaxHeadDim; ++d) state.sum[r][d] = 0.0f;
         state.max[r] = -__builtin_inff();
         state.total[r] = 0.0f;
     }
     attend_rows<T>(a, task, following, state, positions, num_rows);
     for (int r = 0; r < num_rows; ++r)
-        for (int d = 0; d < dim; ++d) a.out[out_offsets[r] + d] = state.sum[r][place(kOrder, d, dim)] / state.total[r];
+        arrange_back<T>(a.out + out_offsets[r], state.sum[r], state.total[r], dim);
 }
 
 // The tasks of a call cut into pieces of about equal cost: piece i is the tasks from starts[i] up to starts[i + 1].
@@ -209,8 +215,10 @@ void run_pieces(const PagedAttentionArgs& a) {
 void paged_attention(const PagedAttentionArgs& a) {
     if (a.type == KVType::float32) {
         run_pieces<float>(a);
-    } else {
+    } else if (a.type == KVType::bfloat16) {
         run_pieces<uint16_t>(a);
+    } else {
+        run_pieces<int8_t>(a);
     }
 }
 

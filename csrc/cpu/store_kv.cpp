@@ -1,5 +1,5 @@
 // Writes a step's keys and values into their slots of the paged cache.
-#include "pagecli/paged_kv.h"
+#include "kv_slot.h"
 #include "parallel.h"
 #include "vec.h"
 
@@ -15,13 +15,15 @@ void copy(uint16_t* out, const float* x, int64_t dim) {
     if (rest > 0) store_bf16_partial(out + i, load_partial(x + i, rest), rest);
 }
 
+void copy(int8_t* out, const float* x, int64_t dim) { store_slot(out, x, static_cast<int>(dim)); }
+
 template <class T>
 void store_rows(const StoreKVArgs& a) {
     parallel_for(a.tokens, row_grain(2 * a.kv_heads * a.head_dim), [&a](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
             const int64_t block = a.slot_ids[t] / a.block_size, offset = a.slot_ids[t] % a.block_size;
             for (int64_t h = 0; h < a.kv_heads; ++h) {
-                const int64_t at = ((block * a.kv_heads + h) * a.block_size + offset) * a.head_dim;
+                const int64_t at = ((block * a.kv_heads + h) * a.block_size + offset) * slot_elements<T>(a.head_dim);
                 copy(static_cast<T*>(a.k_cache) + at, a.k + t * a.k_stride[0] + h * a.k_stride[1], a.head_dim);
                 copy(static_cast<T*>(a.v_cache) + at, a.v + t * a.v_stride[0] + h * a.v_stride[1], a.head_dim);
             }
@@ -34,8 +36,10 @@ void store_rows(const StoreKVArgs& a) {
 void store_kv(const StoreKVArgs& a) {
     if (a.type == KVType::float32) {
         store_rows<float>(a);
-    } else {
+    } else if (a.type == KVType::bfloat16) {
         store_rows<uint16_t>(a);
+    } else {
+        store_rows<int8_t>(a);
     }
 }
 

@@ -12,6 +12,7 @@
 //   VecF   select_less(a, b, x, y): x where a < b, else y (also where NaN)
 //   VecI   bits(v), round_to_int(v) (nearest even); VecF from_bits(i), to_float(i)
 //   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN; load_f16(p): IEEE half
+//   VecF   load_int8(p): int8_t memory
 //   float  reduce_add(v), reduce_max(v): a fixed tree, the same for every call
 //   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight; broadcast_pair(p): one pair in every lane
 //   VecI   even_bytes(v), odd_bytes(v): bytes 0 and 2, or 1 and 3, of each lane as two signed 16-bit numbers
@@ -55,6 +56,12 @@ PAGECLI_INLINE void store_bf16_partial(uint16_t* p, VecF v, int count) {
     uint16_t lanes[VecF::width];
     store_bf16(lanes, v);
     memcpy(p, lanes, static_cast<size_t>(count) * sizeof(uint16_t));
+}
+
+PAGECLI_INLINE VecF load_int8_partial(const int8_t* p, int count) {
+    int8_t lanes[VecF::width] = {};
+    memcpy(lanes, p, static_cast<size_t>(count));
+    return load_int8(lanes);
 }
 
 // 2^n for n in [-126, 127], made from the exponent bits.

@@ -78,6 +78,10 @@ PAGECLI_INLINE VecF load_f16(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 
+PAGECLI_INLINE VecF load_int8(const int8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
+
 PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {
     const __m256i u = _mm256_castps_si256(v.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

@@ -75,6 +75,10 @@ PAGECLI_INLINE VecF load_f16(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 
+PAGECLI_INLINE VecF load_int8(const int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+
 // By integers, not vcvtneps2bf16: that one flushes denormals, and every instruction set shall store the same bits.
 PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {
     const __m512i u = _mm512_castps_si512(v.v);

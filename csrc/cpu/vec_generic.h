@@ -12,6 +12,7 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Uints __attribute__((vector_size(64)));
 typedef int16_t Shorts __attribute__((vector_size(64)));
 typedef uint16_t Ushorts __attribute__((vector_size(64)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
 struct VecF {
@@ -95,6 +96,12 @@ PAGECLI_INLINE VecF load_f16(const uint16_t* p) {
     const Uints scaled = (Uints)((Floats)size * 0x1p112f);
     const Uints value = size < 0x0f800000u ? scaled : size | 0x7f800000u;
     return {(Floats)(value | (u & 0x8000u) << 16)};
+}
+
+PAGECLI_INLINE VecF load_int8(const int8_t* p) {
+    Bytes bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return {__builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats)};
 }
 
 PAGECLI_INLINE void store_bf16(uint16_t* p, VecF v) {

@@ -2,7 +2,7 @@
 // several groups of lanes, or several blocks of threads, have computed (the merging of online softmaxes).
 #pragma once
 
-#include "element.h"
+#include "float8.h"
 #include "pagecli/cuda/paged_attention.h"
 
 namespace pagecli::cuda {
@@ -78,7 +78,8 @@ __device__ void write_run(const DecodeArgs& d, const KeyRun& run, const Shares<k
         const float value = shares.combined(row, dim, max, sum);
         const int64_t head = first_head + row;
         if (run.partial < 0) {
-            static_cast<T*>(a.out)[run.row * a.out_stride[0] + head * a.out_stride[1] + dim] = from_float<T>(value / sum);
+            T* out = static_cast<T*>(a.out) + run.row * a.out_stride[0] + head * a.out_stride[1];
+            out[dim] = from_float<T>(value / sum * a.v_scale);
         } else {
             const int64_t at = run.partial * a.heads + head;
             d.partial_out[at * head_dim + dim] = value;

@@ -50,18 +50,25 @@ __device__ inline void store_vec(T* to, const Vec<T>& values) {
     *reinterpret_cast<Vec<T>*>(to) = values;
 }
 
-template <class T>
-__device__ inline void load_floats(float (&out)[kVec], const T* from) {
-    const Vec<T> values = load_vec(from);
+// kCount is a multiple of kVec.
+template <class T, int kCount>
+__device__ inline void load_floats(float (&out)[kCount], const T* from) {
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) out[i] = to_float(values.at[i]);
+    for (int first = 0; first < kCount; first += kVec) {
+        const Vec<T> values = load_vec(from + first);
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) out[first + i] = to_float(values.at[i]);
+    }
 }
-template <class T>
-__device__ inline void store_floats(T* to, const float (&values)[kVec]) {
-    Vec<T> out;
+template <class T, int kCount>
+__device__ inline void store_floats(T* to, const float (&values)[kCount]) {
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) out.at[i] = from_float<T>(values[i]);
-    store_vec(to, out);
+    for (int first = 0; first < kCount; first += kVec) {
+        Vec<T> out;
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) out.at[i] = from_float<T>(values[first + i]);
+        store_vec(to + first, out);
+    }
 }
 
 // Calls action(T()) with the element type that `type` names.

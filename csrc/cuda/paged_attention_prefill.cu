@@ -1,84 +1,15 @@
-// Prefill: chunks of any length behind any cached prefix, causal, with or without a sliding window; tiles of 64 rows, where a
-// row is one query of one query head and a KV head's query heads share the pass over its keys.
-#include "paged_attention_mma.h"
+// Prefill over a cache of the model's own type.
+#include "paged_attention_prefill.h"
 
 namespace pagecli::cuda {
-namespace {
-
-// blockIdx.x: tile of rows; blockIdx.y: KV head.
-template <class T, int kHeadDim>
-__global__ void __launch_bounds__(kMmaThreads) prefill_kernel(PrefillArgs p) {
-    using S = MmaShape<kHeadDim, false>;
-    const RowTile tile = p.tiles[blockIdx.x];
-    if (tile.sequence < 0) return;
-    const PagedAttentionArgs& a = p.attention;
-    const int group = static_cast<int>(a.heads / a.kv_heads), kv_head = static_cast<int>(blockIdx.y);
-    const int first_query = p.query_start[tile.sequence], num_queries = p.query_start[tile.sequence + 1] - first_query;
-    const int first_position = p.context_lens[tile.sequence] - num_queries;
-    const int window = static_cast<int>(p.window), rows_left = num_queries * group - tile.first_row;
-    const int num_rows = rows_left < S::kRows ? rows_left : S::kRows;
-    const auto position = [&](int row) { return first_position + (tile.first_row + row) / group; };
-    const auto first_visible = [&](int at) { return window > 0 && at >= window ? at - window + 1 : 0; };
-
-    T* memory = static_cast<T*>(ptx::dynamic_shared());
-    const Rows<T, S::kChunks> q = {memory};
-    for (int i = static_cast<int>(threadIdx.x); i < S::kRows * S::kChunks; i += kMmaThreads) {
-        const int row = i / S::kChunks, dim = i % S::kChunks * kVec, packed_row = tile.first_row + row;
-        Vec<T> values = {};
-        if (row < num_rows && dim < a.head_dim)
-            values = load_vec(static_cast<const T*>(a.q) + (first_query + packed_row / group) * a.q_stride[0] +
-                              (kv_head * group + packed_row % group) * a.q_stride[1] + dim);
-        store_vec(q.at(row, dim / kVec), values);
-    }
-    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-    // Rows beyond the last see what it sees, so that no sum is empty. A lane's rows are lane / 4 and that + 8 of its warp's.
-    const auto kept_row = [&](int row) { return warp * kMmaRows + row < num_rows ? warp * kMmaRows + row : num_rows - 1; };
-    const int last_seen[2] = {position(kept_row(lane / 4)), position(kept_row(lane / 4 + 8))};
-    const int first_seen[2] = {first_visible(last_seen[0]), first_visible(last_seen[1])};
-    const int first = position(0), last = position(num_rows - 1);
-    MmaState<kHeadDim> state;
-    attend_tiles<T, kHeadDim, false>(state, memory, a, key_places(a, tile.sequence, kv_head), first_visible(first), last + 1,
-                                     first_visible(last), first + 1,
-                                     [&](int half, int key) { return key > last_seen[half] || key < first_seen[half]; });
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int row = warp * kMmaRows + lane / 4 + half * 8, packed_row = tile.first_row + row;
-        if (row >= num_rows) continue;
-        const float share = 1.0f / state.sum[half];
-        T* out = static_cast<T*>(a.out) + (first_query + packed_row / group) * a.out_stride[0] +
-                 (kv_head * group + packed_row % group) * a.out_stride[1];
-#pragma unroll
-        for (int t = 0; t < kHeadDim / 8; ++t) {
-            const int dim = 8 * t + lane % 4 * 2;
-            if (dim < a.head_dim)
-                *reinterpret_cast<uint32_t*>(out + dim) =
-                    packed<T>(state.values[t][2 * half] * share, state.values[t][2 * half + 1] * share);
-        }
-    }
-}
-
-template <class T>
-void choose_head_dim(const PrefillArgs& p, Stream stream) {
-    const auto shape = [&](int shared_bytes) {
-        return LaunchShape{p.num_tiles, p.attention.kv_heads, 1, kMmaThreads, static_cast<size_t>(shared_bytes), stream};
-    };
-    if (p.attention.head_dim <= 64) {
-        launch<prefill_kernel<T, 64>>(shape(MmaShape<64, false>::kBytes), p);
-    } else if (p.attention.head_dim <= 128) {
-        launch<prefill_kernel<T, 128>>(shape(MmaShape<128, false>::kBytes), p);
-    } else {
-        launch<prefill_kernel<T, 256>>(shape(MmaShape<256, false>::kBytes), p);
-    }
-}
-
-}  // namespace
 
 void paged_attention_prefill(const PrefillArgs& p, Stream stream) {
     if (p.num_tiles == 0) return;
+    if (p.attention.cache_type == CacheType::e4m3) return paged_attention_prefill_e4m3(p, stream);
     if (p.attention.type == ElementType::bfloat16) {
-        choose_head_dim<BFloat16>(p, stream);
+        prefill<BFloat16, BFloat16>(p, stream);
     } else {
-        choose_head_dim<Float16>(p, stream);
+        prefill<Float16, Float16>(p, stream);
     }
 }
 

@@ -23,6 +23,21 @@ __device__ inline float fp16_value(uint16_t bits) {
     return x;
 }
 
+// Pairs of e4m3, the first in the low byte; too large to +-448.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+#define PAGECLI_PTX_HAS_E4M3
+__device__ inline uint16_t e4m3_pair(float low, float high) {
+    uint16_t bits;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+__device__ inline uint32_t fp16_pair_of_e4m3(uint16_t bits) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(bits));
+    return pair;
+}
+#endif
+
 // d[16, 8] += a[16, 16] @ b[16, 8], spread over the lanes of a warp.
 __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

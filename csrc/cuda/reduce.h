@@ -24,4 +24,20 @@ __device__ inline float block_sum(float x, float* partial) {
     return warp_sum(lane < num_warps ? partial[lane] : 0.0f);
 }
 
+__device__ inline float warp_max(float x) {
+#pragma unroll
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, lanes));
+    return x;
+}
+
+// The same for the largest of values that are 0 or more.
+__device__ inline float block_max(float x, float* partial) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int num_warps = static_cast<int>(blockDim.x) / kWarp;
+    x = warp_max(x);
+    if (lane == 0) partial[warp] = x;
+    __syncthreads();
+    return warp_max(lane < num_warps ? partial[lane] : 0.0f);
+}
+
 }  // namespace pagecli::cuda

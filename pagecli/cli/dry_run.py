@@ -12,6 +12,7 @@ from pagecli.jobs.records import RowPreparer
 from pagecli.jobs.writer import check_writable
 from pagecli.kv.manager import KVManager
 from pagecli.model.config import ModelConfig
+from pagecli.model.dtypes import resolve_kv_dtype
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.estimate import estimate
 from pagecli.profiler.local_device import host_device, multiplies_bfloat16
@@ -60,7 +61,7 @@ def _plan(job: "GenerateJob", config: ModelConfig, workload: Workload) -> Plan:
         config,
         host_device(),
         dtype=dtype,
-        kv_dtype=dtype,
+        kv_dtype=resolve_kv_dtype(job.engine.kv_dtype, dtype),
         kv_memory_bytes=job.engine.kv_memory_bytes,
         block_size=job.engine.block_size,
         max_num_seqs=job.engine.max_num_seqs,

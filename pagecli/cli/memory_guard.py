@@ -9,7 +9,12 @@ from pagecli.runner.memory_budget import available_bytes
 
 
 def check_fits(config: EngineConfig) -> None:
-    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available."""
+    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
+
+    A GPU's memory is divided when it is there (runner/cuda_start.py).
+    """
+    if config.device == "cuda":
+        return
     source = resolve_model(config.model, "dummy")
     dtype = config.dtype
     if dtype == "auto":

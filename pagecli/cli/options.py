@@ -36,6 +36,14 @@ class DType(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     int8 = "int8"
+    fp8 = "fp8"
+
+
+class KvDType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 class EarlyStop(StrEnum):
@@ -158,7 +166,7 @@ Model = Annotated[
 LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
     DType,
-    _option("Of weights and KV cache (with int8, bfloat16). auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+    _option("Of the weights. fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
 ]
 DeviceChoice = Annotated[
     Device, _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device")
@@ -168,11 +176,27 @@ MaxModelLen = Annotated[
 ]
 
 BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE, "--block-size")]
+KvDTypeChoice = Annotated[
+    KvDType,
+    _option(
+        "Of the KV cache. auto: as the weights (int8: bfloat16). int8 holds twice the tokens of bfloat16; CPU only.",
+        ENGINE,
+        "--kv-dtype",
+    ),
+]
 KvMemory = Annotated[str, _option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
 MaxNumSeqs = Annotated[int, _option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
 MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
 PrefixCaching = Annotated[
     bool, _option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
+]
+CudaGraphs = Annotated[
+    bool,
+    _option(
+        "On a GPU: repeat steps that only decode from a recording, without launching their kernels one by one.",
+        ENGINE,
+        "--cuda-graphs/--no-cuda-graphs",
+    ),
 ]
 KvPolicyChoice = Annotated[
     KvPolicyName,

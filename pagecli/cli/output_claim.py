@@ -72,7 +72,8 @@ def open_journal(claim: OutputClaim | None, options: JournalOptions, job: Any, c
             )
         return None
     source = resolve_model(job.engine.model, job.engine.load_format)
-    identity = job_identity(job, _input_files(job.input), source, resolve_dtype(job.engine.dtype))
+    dtype, kv_dtype = resolve_dtype(job.engine.dtype), job.engine.kv_dtype
+    identity = job_identity(job, _input_files(job.input), source, dtype, kv_dtype)
     journal = claim.open_journal(identity, options.restart, job.columns.token_ids)
     for note in claim.notes:
         console.warning(note)

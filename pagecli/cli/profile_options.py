@@ -24,6 +24,7 @@ class KvDType(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    int8 = "int8"
     fp8 = "fp8"
 
 

@@ -12,6 +12,7 @@ from pagecli.cli.profile_section import Section
 from pagecli.cli.quiet_libraries import quieten
 from pagecli.engine.config import EngineConfig
 from pagecli.errors import InputError, UsageError
+from pagecli.model.dtypes import KV_DTYPES
 
 if TYPE_CHECKING:
     from pagecli.cli.profile_plan import PlannedJob
@@ -36,8 +37,8 @@ def check_run_flags(values: Mapping[str, Any]) -> None:
     if values["run"] or values["sweep"] is not None:
         if values["dtype"] == "float16":
             raise UsageError("--run and --sweep take float32 or bfloat16 weights", "use --dtype bfloat16")
-        if values["kv_dtype"] not in ("auto", values["dtype"]):
-            raise UsageError("--run and --sweep keep K and V in the dtype of the weights", "leave out --kv-dtype")
+        if values["kv_dtype"] not in ("auto", *KV_DTYPES):
+            raise UsageError(f"--run and --sweep have no KV cache of {values['kv_dtype']}", f"use {', '.join(KV_DTYPES)}")
 
 
 def run_section(job: "PlannedJob", values: Mapping[str, Any], console: Console) -> Section:
@@ -102,6 +103,7 @@ def _engine_config(values: Mapping[str, Any]) -> EngineConfig:
         model=values["model"],
         load_format=str(values["load_format"]),  # type: ignore[arg-type]
         dtype=str(values["dtype"]),  # type: ignore[arg-type]
+        kv_dtype=str(values["kv_dtype"]),  # type: ignore[arg-type]
         block_size=values["block_size"],
         kv_memory_bytes=parse_memory_size("--kv-memory", values["kv_memory"]),
         max_num_seqs=max_num_seqs,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pagecli.model.dtypes import KV_DTYPE
+from pagecli.model.dtypes import KV_DTYPES
 from pagecli.profiler.estimate import Estimate
 from pagecli.profiler.plan import Plan, num_too_long
 from pagecli.profiler.records import MemoryPart
@@ -179,6 +179,6 @@ def _what_generate_cannot(plan: Plan) -> str:
         limits.append("runs on CPUs so far")
     if settings.dtype == "float16":
         limits.append("takes no float16 weights")
-    if settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype):
-        limits.append("keeps K and V in the dtype of the weights")
+    if settings.kv_dtype not in KV_DTYPES:
+        limits.append(f"has no KV cache of {settings.kv_dtype}")
     return f"(generate {', '.join(limits)}: there, this plan is for comparison.)" if limits else ""

@@ -18,7 +18,8 @@ class EngineConfig:
     model: str
     load_format: Literal["auto", "dummy"] = "auto"
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: the GPU where one can be used
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # of the KV cache; auto goes with the weights
     block_size: int = 16  # KV slots in a block
     kv_memory_bytes: int | None = None  # None: from the memory that is free after the weights
     max_num_seqs: int = 128  # sequences in a step
@@ -51,6 +52,8 @@ class EngineConfig:
             raise UsageError(
                 f"kv_policy {self.kv_policy} never preempts", "leave out --preemption swap, or use --kv-policy paged"
             )
+        if self.kv_dtype == "int8" and self.device == "cuda":
+            raise UsageError("--kv-dtype int8 is for the CPU", "leave out --kv-dtype, or use --device cpu")
         if self.block_size > MAX_BLOCK_SIZE:
             raise UsageError(f"block_size is {self.block_size}", f"block_size must be at most {MAX_BLOCK_SIZE}")
         if self.max_batch_tokens < self.max_num_seqs:

@@ -59,7 +59,7 @@ class Engine:
     def _build_cache(self, model: Model) -> tuple[ModelRunner | CudaRunner, KVMemory]:
         import torch
 
-        dtype, block_size = getattr(torch, self.loaded.kv_dtype), self.config.block_size
+        dtype, block_size = getattr(torch, self.loaded.kv_dtype(self.config)), self.config.block_size
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
         bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
         num_swap_blocks = self.config.swap_memory_bytes // bytes_each
@@ -159,10 +159,11 @@ class Engine:
             "prefix_cache_hit_rate": self._scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
-            "kv_bytes_per_token": self.model_config.kv_bytes_per_token(self.loaded.element_bytes),
+            "kv_bytes_per_token": self.loaded.kv_bytes_per_token(self.config),
             "weight_bytes": self._runner.model.weight_bytes,
             "device": self.loaded.device,
             "dtype": self.dtype,
+            "kv_dtype": self.loaded.kv_dtype(self.config),
             "cpu_isa": kernels.isa_name(),
             "num_threads": self.num_threads,
         }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pagecli.engine.config import EngineConfig
 from pagecli.errors import UsageError
-from pagecli.model.dtypes import KV_BYTES, KV_DTYPE, WEIGHT_BYTES
+from pagecli.model.dtypes import KV_BYTES, KV_DTYPE, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES, resolve_kv_dtype
 from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
 from pagecli.model.tokenizer import Tokenizer, load_tokenizer
 from pagecli.runner import memory_budget
@@ -22,18 +22,19 @@ class LoadedModel:
     max_batch_tokens: int  # the most that forward takes
     device: str = "cpu"  # or "cuda"
 
-    @property
-    def kv_dtype(self) -> str:
-        return KV_DTYPE[self.dtype]
+    def kv_dtype(self, config: EngineConfig) -> str:
+        """Of the KV cache of an engine of these settings."""
+        return resolve_kv_dtype(config.kv_dtype, self.dtype)
 
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of a number in the KV cache."""
-        return KV_BYTES[self.dtype]
+    def kv_bytes_per_token(self, config: EngineConfig) -> int:
+        """Bytes of a token's K and V in that cache, all layers, scales included."""
+        kv_dtype = self.kv_dtype(config)
+        return self.model.config.kv_bytes_per_token(KV_BYTES[kv_dtype], KV_SCALE_BYTES.get(kv_dtype, 0))
 
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
         device = _device(config)
+        _check_kv_dtype(config, device, self.dtype)
         wanted = (config.model, config.load_format, device, _dtype(config, device))
         if (self.name, self.load_format, self.device, self.dtype) != wanted:
             raise UsageError(f"{self.name} ({self.dtype}) is loaded, and {config.model} asked for", "load it anew")
@@ -49,6 +50,7 @@ def load(config: EngineConfig) -> LoadedModel:
     device = _device(config)
     source = resolve_model(config.model, config.load_format)
     dtype = _dtype(config, device)
+    _check_kv_dtype(config, device, dtype)
     available = memory_budget.gpu_available_bytes() if device == "cuda" else None
     memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
@@ -68,5 +70,15 @@ def _device(config: EngineConfig) -> str:
     return "cuda"
 
 
+def _check_kv_dtype(config: EngineConfig, device: str, dtype: str) -> None:
+    if config.kv_dtype not in ("auto", *KV_DTYPES):
+        raise UsageError(f"KV cache dtype {config.kv_dtype!r} is unknown", f"use auto, {', '.join(KV_DTYPES)}")
+    if device == "cuda" and config.kv_dtype not in ("auto", KV_DTYPE[dtype]):
+        hint = "leave out --kv-dtype, or use --device cpu"
+        raise UsageError(f"a GPU keeps K and V in {KV_DTYPE[dtype]}, not in --kv-dtype {config.kv_dtype}", hint)
+
+
 def _dtype(config: EngineConfig, device: str) -> str:
+    if config.dtype == "fp8" and device != "cuda":
+        raise UsageError("--dtype fp8 is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
     return "bfloat16" if device == "cuda" and config.dtype == "auto" else resolve_dtype(config.dtype)

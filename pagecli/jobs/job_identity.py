@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.jobs.redaction import redact
+from pagecli.model.dtypes import KV_DTYPE, resolve_kv_dtype
 from pagecli.model.registry import ModelSource
 
 SAMPLE_PIECES = 16
@@ -29,18 +30,20 @@ NOT_IDENTITY = (
     *("input", "output", "order", "limit", "overwrite", "stats", "watch", "journal", "errors"),
     *("selection.limit", "columns.score", "columns.logprobs", "dry_run", "profile"),
     *("formats.output_format", "formats.compression", "formats.row_group_rows", "formats.token_texts"),
-    *("engine.model", "engine.dtype", "engine.kv_memory_bytes", "engine.max_num_seqs", "engine.max_batch_tokens"),
-    *("engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes", "engine.check_integrity"),
-    *("engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
+    *("engine.model", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
+    *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
+    *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
 )
 
 
-def job_identity(job: Any, input_files: list[str], source: ModelSource, dtype: str) -> dict[str, Any]:
+def job_identity(job: Any, input_files: list[str], source: ModelSource, dtype: str, kv_dtype: str = "auto") -> dict[str, Any]:
     """The identity as JSON. `job` is the dataclass of what was asked for; `dtype` the resolved one. Raises OSError."""
+    kv_dtype = resolve_kv_dtype(kv_dtype, dtype)
+    dtypes = {"dtype": dtype} if kv_dtype == KV_DTYPE[dtype] else {"dtype": dtype, "kv_dtype": kv_dtype}
     parameters = {name: _without_secret(value) for name, value in _leaves(job, "")}
     identity = {
         "input": {str(number): _file_identity(Path(path)) for number, path in enumerate(input_files)},
-        "model": {"config": repr(source.config), "dtype": dtype, **_model_files(source)},
+        "model": {"config": repr(source.config), **dtypes, **_model_files(source)},
         "parameters": parameters,
     }
     loaded: dict[str, Any] = json.loads(json.dumps(identity, default=str))
@@ -56,7 +59,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         same_size = sizes[0] == sizes[1]
         found.append("the input's content" if same_size else f"the input ({sizes[0]:,} bytes, now {sizes[1]:,})")
     for name in _changed(before.get("model", {}), now.get("model", {})):
-        found.append({"config": "the model's config", "dtype": "the dtype"}.get(name, f"the model's file {name}"))
+        known = {"config": "the model's config", "dtype": "the dtype", "kv_dtype": "the KV cache's dtype"}
+        found.append(known.get(name, f"the model's file {name}"))
     parameters, parameters_now = before.get("parameters", {}), now.get("parameters", {})
     for name in _changed(parameters, parameters_now):
         flag = name.rpartition(".")[2].replace("_", "-")

@@ -52,6 +52,11 @@ def has_device() -> bool:
     return True
 
 
+def raw(tensor: torch.Tensor) -> torch.Tensor:
+    """As the extension takes it: float8_e4m3fn as bytes, as not every torch has a DLPack code for it."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
+
+
 def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float, added: torch.Tensor | None = None) -> None:
     """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D] (float32); x [T, D] or [T, heads, D]."""
     extension().rms_norm(out, x, weight, eps, added)
@@ -77,6 +82,11 @@ def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor
 def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
     """out[T, I] = name(gate) * up of gate_up[T, 2 * I] + bias[2 * I], bias float32."""
     extension().gated_activation(out, gate_up, name, bias)
+
+
+def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> None:
+    """scales[T, 1] = the largest of |x[T, K]| / 448 (1 for zeros), out[T, K] = x / scales in float8_e4m3fn; K % 16 == 0."""
+    extension().quantize_rows(raw(out), scales, x)
 
 
 def embedding(
@@ -114,9 +124,20 @@ def sample_tokens(
     extension().sample_tokens(out, logits, rows, temperatures, top_k, top_p, min_p, keys)
 
 
-def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
-    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64; negative: nowhere) of the caches."""
-    extension().store_kv(k_cache, v_cache, k, v, slot_ids)
+def store_kv(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    slot_ids: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
+    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64; negative: nowhere) of the caches.
+
+    Caches of float8_e4m3fn take k / k_scale and v / v_scale, what is beyond +-448 as +-448; k and v then have 16 bits.
+    """
+    extension().store_kv(raw(k_cache), raw(v_cache), k, v, slot_ids, k_scale, v_scale)
 
 
 def rotary_store_kv(
@@ -128,9 +149,12 @@ def rotary_store_kv(
     slot_ids: torch.Tensor,
     positions: torch.Tensor,
     cos_sin: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
     """rotary_embedding and store_kv in one: q is rotated in place, k only on its way into the cache."""
-    extension().rotary_store_kv(k_cache, v_cache, q, k, v, slot_ids, positions, cos_sin)
+    caches = raw(k_cache), raw(v_cache)
+    extension().rotary_store_kv(*caches, q, k, v, slot_ids, positions, cos_sin, k_scale, v_scale)
 
 
 def block_planes(targets: list[torch.Tensor], sources: list[torch.Tensor], device: torch.device) -> torch.Tensor:

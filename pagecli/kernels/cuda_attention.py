@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pagecli.kernels.cuda import extension
+from pagecli.kernels.cuda import extension, raw
 
 TILE_ROWS = 64  # query rows of a prefill tile
 BLOCKS_PER_MULTIPROCESSOR = 3  # thread blocks of decode that run at once; their staging memory is 64 KiB each
@@ -148,11 +148,16 @@ def paged_attention(
     block_tables: torch.Tensor,
     plan: AttentionPlan,
     scale: float,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
-    """`reference.paged_attention` of the step that `plan` was made for; caches' block size is a power of two."""
+    """`reference.paged_attention` of the step that `plan` was made for; caches' block size is a power of two.
+
+    Caches of float8_e4m3fn hold k / k_scale and v / v_scale; head_dim is then a multiple of 16.
+    """
     module = extension()
-    tensors = (out, q, k_cache, v_cache, block_tables, scale)
+    tensors, scales = (out, q, raw(k_cache), raw(v_cache), block_tables, scale), (k_scale, v_scale)
     if plan.runs.shape[0] > 0:
-        module.paged_attention_decode(*tensors, plan.runs, plan.merges, plan.partial_out, plan.partial_stats)
+        module.paged_attention_decode(*tensors, plan.runs, plan.merges, plan.partial_out, plan.partial_stats, *scales)
     if plan.tiles.shape[0] > 0:
-        module.paged_attention_prefill(*tensors, plan.tiles, plan.context_lens, plan.query_start, plan.window)
+        module.paged_attention_prefill(*tensors, plan.tiles, plan.context_lens, plan.query_start, plan.window, *scales)

@@ -143,7 +143,7 @@ def sample(
 
 
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
-    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D]."""
+    """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D (int8: D + 4)]"""
     _native.store_kv(k_cache, v_cache, k, v, slot_ids)
 
 
@@ -163,5 +163,5 @@ def paged_attention(
 
 
 def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
-    """Copy blocks between caches[num_blocks, kv_heads, block_size, D]: pairs[n, 2] int64 are (source, target), in order."""
+    """Copy blocks between caches[num_blocks, ...] of one type: pairs[n, 2] int64 are (source, target), in order."""
     _native.copy_blocks(target, source, pairs)

@@ -184,15 +184,32 @@ def sample(
         out[row] = kept[min(int(torch.searchsorted(cumulative, target, right=True)), count - 1)]
 
 
+def quantize_slots(values: torch.Tensor) -> torch.Tensor:
+    """values[..., D] -> int8[..., D + 4]: the values over their scale, to the nearest (even on ties), and as four bytes more
+    the scale, float32: the largest size / 127. What is not finite makes the scale NaN."""
+    values = values.float()
+    size = values.abs().amax(-1, keepdim=True)
+    inverse = torch.where((size > 1e-30) & size.isfinite(), torch.full((), 127.0) / size, torch.zeros(()))
+    scale = torch.where(size.isfinite(), size / 127, torch.full((), float("nan")))
+    q = (values * inverse).nan_to_num(0, 0, 0).round().to(torch.int8)
+    return torch.cat([q, scale.clone(memory_format=torch.contiguous_format).view(torch.int8)], dim=-1)
+
+
+def dequantize_slots(slots: torch.Tensor) -> torch.Tensor:
+    """int8[..., D + 4] -> the float32 values[..., D] it stands for."""
+    return slots[..., :-4].float() * slots[..., -4:].contiguous().view(torch.float32)
+
+
 def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
-    """Write k, v[T, kv_heads, D] into slots of caches[num_blocks, kv_heads, block_size, D] (float32 or bfloat16).
+    """Write k, v[T, kv_heads, D] into slots of caches[num_blocks, kv_heads, block_size, D] (float32 or bfloat16) or, as
+    quantize_slots makes them, [num_blocks, kv_heads, block_size, D + 4] (int8).
 
     slot_ids[T] int64: slot s lies in block s // block_size at offset s % block_size.
     """
     block_size = k_cache.shape[2]
     blocks, offsets = slot_ids // block_size, slot_ids % block_size
-    k_cache[blocks, :, offsets] = k.to(k_cache.dtype)
-    v_cache[blocks, :, offsets] = v.to(v_cache.dtype)
+    for cache, values in ((k_cache, k), (v_cache, v)):
+        cache[blocks, :, offsets] = quantize_slots(values) if cache.dtype == torch.int8 else values.to(cache.dtype)
 
 
 def paged_attention(
@@ -208,7 +225,7 @@ def paged_attention(
 ) -> None:
     """Causal attention of each sequence's new tokens over its whole context, found through its block table.
 
-    out, q[T, heads, D]; caches[num_blocks, kv_heads, block_size, D]; block_tables[S, max_blocks] int32; context_lens[S] int32
+    out, q[T, heads, D]; caches as of store_kv; block_tables[S, max_blocks] int32; context_lens[S] int32
     (tokens in the cache, the new ones included); query_start[S + 1] int32 (rows of q that belong to sequence s). The last new
     token of s stands at position context_lens[s] - 1. heads is a multiple of kv_heads. window > 0: a token sees itself and the
     window - 1 tokens before it. Softmax and sums in float32 (Kwon et al., SOSP 2023, section 4.1).
@@ -220,9 +237,9 @@ def paged_attention(
         if first == last:
             continue
         blocks = block_tables[s, : -(-context // block_size)].long()
+        slots = (c[blocks].transpose(1, 2).flatten(0, 1)[:context] for c in (k_cache, v_cache))
         keys, values = (
-            c[blocks].transpose(1, 2).flatten(0, 1)[:context].float().repeat_interleave(group, dim=1)
-            for c in (k_cache, v_cache)
+            (dequantize_slots(s) if s.dtype == torch.int8 else s.float()).repeat_interleave(group, dim=1) for s in slots
         )
         scores = torch.einsum("qhd,khd->hqk", q[first:last].float(), keys) * scale
         query_pos = torch.arange(context - (last - first), context).unsqueeze(1)
@@ -237,7 +254,7 @@ def paged_attention(
 def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
     """Copy whole blocks: pairs[n, 2] int64 are (source block, target block), carried out in order.
 
-    target, source[num_blocks, kv_heads, block_size, head_dim] of one type; source may be target.
+    target, source[num_blocks, kv_heads, block_size, D] (int8: D + 4) of one type; source may be target.
     """
     for source_id, target_id in pairs.tolist():
         target[target_id] = source[source_id].clone()

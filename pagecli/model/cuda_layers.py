@@ -12,20 +12,10 @@ import torch
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import AttentionPlan, AttentionShape, plan_attention
 from pagecli.model.config import ModelConfig
+from pagecli.model.cuda_linear import CudaLinear, float8_linear
 from pagecli.model.layers import WeightLoader
 from pagecli.model.step_inputs import KVCache, StepInputs
 from pagecli.model.weights import WeightSource
-
-
-@dataclass(frozen=True, slots=True)
-class CudaLinear:
-    """x[M, K] -> x @ weight[N, K].T (+ bias[N])"""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +37,11 @@ class CudaNorm:
 
 
 class CudaWeightLoader(WeightLoader):
-    """Reads weights as WeightLoader does and moves them to a GPU, unpacked."""
+    """Reads weights as WeightLoader does and moves them to a GPU, unpacked; `float8`: those of linear layers in 8 bits."""
 
-    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device, float8: bool = False) -> None:
         super().__init__(source, dtype)
-        self.device = device
+        self.device, self.float8 = device, float8
 
     def tensor(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int) -> torch.Tensor:
         """Weights `names`, [num_rows[i], num_cols] each, as one [sum(num_rows), num_cols]."""
@@ -63,11 +53,19 @@ class CudaWeightLoader(WeightLoader):
     def vector(self, names: Sequence[str], sizes: Sequence[int]) -> torch.Tensor:
         return super().vector(names, sizes).to(self.device)
 
+    def _concatenated(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """Where the tensors lie: dummy weights are made on the GPU."""
+        return super()._concatenated(tensors) if tensors[0].device.type == "cpu" else torch.cat(tensors)
+
     def cuda_linear(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int, bias: bool) -> CudaLinear:
         """A linear layer from `names`[i].weight and, with `bias`, `names`[i].bias (in the model's type, as torch wants it)."""
         weight = self.tensor([f"{name}.weight" for name in names], num_rows, num_cols)
         own_bias = self.vector([f"{name}.bias" for name in names], num_rows).to(self.dtype) if bias else None
-        return CudaLinear(weight, own_bias)
+        if not self.float8:
+            return CudaLinear(weight, own_bias)
+        narrow = float8_linear(weight, own_bias)
+        self.num_bytes += narrow.num_bytes - weight.nbytes
+        return narrow
 
     def cuda_norm(self, name: str, size: int, eps: float, bias: bool, affine: bool = True) -> CudaNorm:
         if not affine:

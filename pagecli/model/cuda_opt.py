@@ -7,7 +7,8 @@ import torch
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import paged_attention
 from pagecli.model.config import OPT_POSITION_OFFSET, ModelConfig
-from pagecli.model.cuda_layers import CudaLinear, CudaModel, CudaNorm, CudaStep, CudaWeightLoader
+from pagecli.model.cuda_layers import CudaModel, CudaNorm, CudaStep, CudaWeightLoader
+from pagecli.model.cuda_linear import CudaLinear
 from pagecli.model.step_inputs import KVCache, StepInputs
 
 _DECODER = "model.decoder"

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from pagecli.errors import ModelError, UsageError
+from pagecli.kernels.cuda_errors import device_errors
 from pagecli.model.cuda_layers import CudaWeightLoader
+from pagecli.model.cuda_linear import check_multiplies_float8
 from pagecli.model.cuda_llama import CudaLlamaModel
 from pagecli.model.cuda_opt import CudaOPTModel
-from pagecli.model.dtypes import DTYPES
+from pagecli.model.dtypes import CPU_DTYPES, GPU_DTYPES
 from pagecli.model.layers import WeightLoader
 from pagecli.model.llama import LlamaModel
 from pagecli.model.opt import OPTModel
@@ -18,22 +20,23 @@ from pagecli.model.weights import WeightSource
 
 _FAMILIES: dict[str, type[OPTModel] | type[LlamaModel]] = {"opt": OPTModel, "llama": LlamaModel}
 _GPU_FAMILIES: dict[str, type[CudaOPTModel] | type[CudaLlamaModel]] = {"opt": CudaOPTModel, "llama": CudaLlamaModel}
-_GPU_DTYPES = ("bfloat16", "float16", "float32")
 _HEAD_DIMS = range(32, 257)  # what the attention kernels take
 
 
 def load_on_gpu(source: ModelSource, dtype: str, device: torch.device) -> CudaLlamaModel | CudaOPTModel:
-    """The model on a GPU, as float32, bfloat16 or float16. Raises ModelError where the GPU's kernels do not fit it."""
-    if dtype not in _GPU_DTYPES:
-        raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(_GPU_DTYPES)}")
+    """The model on a GPU, as one of GPU_DTYPES. Raises ModelError where the GPU's kernels do not fit it."""
+    if dtype not in GPU_DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(GPU_DTYPES)}")
+    if dtype == "fp8":
+        check_multiplies_float8(device)
     config = source.config
     if config.head_dim % 8 != 0 or config.head_dim > 256:
         raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "multiples of 8 to 256 are")
     if config.rope is not None and config.rope.rotary_dim % 16 != 0:
         raise ModelError(f"{source.name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
-    with torch.no_grad():
-        weights = _open(source)
-        loader = CudaWeightLoader(weights, getattr(torch, dtype), device)
+    with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
+        weights = _open(source, device)
+        loader = CudaWeightLoader(weights, torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype), device, dtype == "fp8")
         model = _GPU_FAMILIES[config.family](config, loader)
     _check_nothing_left(loader, config.num_layers, weights.where)
     return model
@@ -41,8 +44,9 @@ def load_on_gpu(source: ModelSource, dtype: str, device: torch.device) -> CudaLl
 
 def load(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
     """See registry.load_model."""
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} cannot be loaded", f"use {', '.join(DTYPES)}")
+    if dtype not in CPU_DTYPES:
+        where = "on a GPU only" if dtype in GPU_DTYPES else "nowhere"
+        raise UsageError(f"dtype {dtype!r} is computed {where}", f"use {', '.join(CPU_DTYPES)}")
     if max_batch_tokens < 1:
         raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
     config = source.config
@@ -56,12 +60,12 @@ def load(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
     return model
 
 
-def _open(source: ModelSource) -> WeightSource:
-    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s."""
+def _open(source: ModelSource, device: torch.device | str = "cpu") -> WeightSource:
+    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s. Files are read on the host."""
     if source.kind == "dummy":
         from pagecli.model.weights.dummy import DummySource
 
-        return DummySource()
+        return DummySource(device)
     assert source.weights_path is not None
     if source.kind == "gguf":
         from pagecli.model.weights.gguf_file import GgufSource

@@ -20,7 +20,7 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """K and V of every layer: keys[layer], values[layer][num_blocks, kv_heads, block_size, head_dim]."""
+    """K and V of every layer: keys[layer], values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4)."""
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]

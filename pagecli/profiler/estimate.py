@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pagecli.profiler.plan import PLAN_KV_BYTES, Plan
+from pagecli.model.dtypes import KV_DTYPE, KV_DTYPES
+from pagecli.profiler.plan import Plan
 from pagecli.profiler.roofline import StepTime
 from pagecli.profiler.workloads import Workload
 
@@ -50,9 +51,7 @@ def estimate(plan: Plan, workload: Workload) -> Estimate | None:
 def step_time_of(plan: Plan) -> StepTime:
     """The step-time model of the plan's model and devices."""
     settings = plan.settings
-    return StepTime(
-        settings.config, settings.device, settings.dtype_bytes, settings.num_devices, PLAN_KV_BYTES[settings.kv_dtype]
-    )
+    return StepTime(settings.config, settings.device, settings.dtype_bytes, settings.num_devices, settings.kv_bytes_per_token)
 
 
 def generate_flags(plan: Plan, workload: Workload) -> list[str]:
@@ -66,8 +65,10 @@ def generate_flags(plan: Plan, workload: Workload) -> list[str]:
     useful_bytes = batch * longest_blocks * block_bytes
     # Rounded up where the batch is the limit, down where memory is.
     mebibytes = -(-useful_bytes // 2**20) if useful_bytes < plan.kv_memory_bytes else plan.kv_memory_bytes // 2**20
+    own_kv_dtype = settings.kv_dtype in KV_DTYPES and settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype)
     return [
         *("--dtype", settings.dtype),
+        *(("--kv-dtype", settings.kv_dtype) if own_kv_dtype else ()),
         *("--block-size", str(settings.block_size)),
         *("--kv-memory", f"{mebibytes}MiB"),
         *("--max-num-seqs", str(batch)),

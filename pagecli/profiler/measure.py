@@ -77,7 +77,7 @@ def kv_memory_of(config: EngineConfig, loaded: LoadedModel) -> int:
     if config.kv_memory_bytes is not None:
         return config.kv_memory_bytes
     longest = min(config.max_model_len or loaded.model.config.max_positions, loaded.model.config.max_positions)
-    return int(PAPER_SLOTS_PER_LONGEST * longest) * loaded.model.config.kv_bytes_per_token(loaded.element_bytes)
+    return int(PAPER_SLOTS_PER_LONGEST * longest) * loaded.kv_bytes_per_token(config)
 
 
 def measure(

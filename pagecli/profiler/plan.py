@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pagecli.model.config import ModelConfig
-from pagecli.model.dtypes import WEIGHT_BYTES
+from pagecli.model.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.profiler.gpus import Device
 from pagecli.profiler.records import MemoryPart
 from pagecli.profiler.workloads import Workload
@@ -27,7 +27,7 @@ from pagecli.runner.memory_budget import AUTO_SHARE
 GPU_SHARE = 0.95
 GPU_STEP_BYTES = 1700 * 2**20
 PLAN_WEIGHT_BYTES = WEIGHT_BYTES | {"float16": 2}  # of one weight, scales included
-PLAN_KV_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
+PLAN_KV_BYTES = KV_BYTES | {"float16": 2, "fp8": 1}  # of one number; int8 has scales beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PlanSettings:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return self.config.kv_bytes_per_token(PLAN_KV_BYTES[self.kv_dtype])
+        return self.config.kv_bytes_per_token(PLAN_KV_BYTES[self.kv_dtype], KV_SCALE_BYTES.get(self.kv_dtype, 0))
 
 
 @dataclass(frozen=True, slots=True)

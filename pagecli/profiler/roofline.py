@@ -27,7 +27,7 @@ class StepTime:
         device: Device,
         dtype_bytes: float = 2,
         num_gpus: int = 1,
-        kv_dtype_bytes: int | None = None,
+        kv_bytes_per_token: int | None = None,
         overhead_seconds: float = 0.0,
     ) -> None:
         """`dtype_bytes`: of a weight; what is computed and exchanged has 2 bytes, or 4 if weights do.
@@ -44,7 +44,7 @@ class StepTime:
         embeddings = head * (1 if config.tie_embeddings else 2)
         layers = config.num_parameters - embeddings
         self._weight_bytes = (layers + head) * dtype_bytes
-        self._kv_bytes = config.kv_bytes_per_token(kv_dtype_bytes or element_bytes)
+        self._kv_bytes = kv_bytes_per_token or config.kv_bytes_per_token(element_bytes)
         self._layer_flops, self._head_flops = 2 * layers, 2 * head
         self._pair_flops = 4 * config.num_layers * config.q_size  # q.k and p.v, 2 q_size each, for a token and one it sees
         # Ring all-reduces of the activations after attention and after the MLP, of every layer.

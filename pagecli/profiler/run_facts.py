@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
 
 _FROM_STATS = (
-    *("dtype", "kv_block_size", "kv_blocks_total", "kv_bytes_per_token", "weight_bytes", "cpu_isa", "num_threads"),
+    *("dtype", "kv_dtype", "kv_block_size", "kv_blocks_total", "kv_bytes_per_token", "weight_bytes", "cpu_isa", "num_threads"),
     "load_seconds",
 )
 

@@ -94,7 +94,7 @@ def sweep(config: EngineConfig, points: list[SweepPoint]) -> Iterator[SweepResul
         most = f"the {positions:,} of {config.model}"
         raise UsageError(f"--sweep: prompt={longest.prompt} output={longest.output} is longer than {most}", "shorten them")
     num_blocks = max(p.batch * -(-p.slots_each // block_size) for p in points) + 1
-    block_bytes = block_size * loaded.model.config.kv_bytes_per_token(loaded.element_bytes)
+    block_bytes = block_size * loaded.kv_bytes_per_token(config)
     engine = Engine(replace(config, kv_memory_bytes=int(num_blocks * 1.02 + 1) * block_bytes), loaded)  # watermark included
     _run(engine, SweepPoint(min(2, batch), 4, 4), 4)  # first uses are not timed
     for point in points:

@@ -57,6 +57,7 @@ class RunnerLimits:
     max_batch_tokens: int
     max_model_len: int
     max_graphs: int = 0  # 0: no CUDA graphs
+    writes_kv: bool = True  # False to measure steps on a cache of one block, which all their sequences read
 
 
 @dataclass(slots=True)
@@ -138,6 +139,8 @@ class CudaRunner:
             self._finish(slot.pending)
         self.mover.carry_out(plan.moves)
         step = cuda_step.build(plan, self.block_size, self.model.windows, self._shape, self._sizes, self._max_width)
+        if not self._limits.writes_kv:
+            step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         work = self._plan_work(plan, step, slot, before)
         self.mover.before_use(block for chunk in plan.chunks for block in chunk.block_ids)
         if step.key is not None:

@@ -67,12 +67,20 @@ def start(loaded: Model, settings: GpuSettings) -> tuple[CudaRunner, int]:
 
 
 def _runner(
-    model: CudaModel, device: Device, settings: GpuSettings, cache: KVCache, swap: KVCache | None = None, graphs: bool = True
+    model: CudaModel,
+    device: Device,
+    settings: GpuSettings,
+    cache: KVCache,
+    swap: KVCache | None = None,
+    writes_kv: bool = True,
 ) -> CudaRunner:
-    sizes = cuda_graphs.batch_sizes(settings.max_num_seqs)
-    max_graphs = GRAPHS_PER_SIZE * len(sizes) if settings.cuda_graphs and graphs else 0
     limits = RunnerLimits(
-        settings.block_size, settings.max_num_seqs, settings.max_batch_tokens, settings.max_model_len, max_graphs
+        settings.block_size,
+        settings.max_num_seqs,
+        settings.max_batch_tokens,
+        settings.max_model_len,
+        _max_graphs(settings),
+        writes_kv,
     )
     with device_errors("setting up the runner"):
         return CudaRunner(model, device, cache, limits, swap)
@@ -89,7 +97,7 @@ def _allocate(device: Device, config: ModelConfig, num_blocks: int, settings: Gp
 
 def _measure(model: CudaModel, device: Device, settings: GpuSettings, memory: GpuMemoryPlan) -> GpuMemoryPlan:
     """`memory` with what the largest step and the graphs turn out to take, on a cache of one block."""
-    runner = _runner(model, device, settings, _allocate(device, model.config, 1, settings))
+    runner = _runner(model, device, settings, _allocate(device, model.config, 1, settings), writes_kv=False)
     for plan in _largest_steps(settings):
         runner.run(plan)
     device.synchronize()
@@ -108,7 +116,11 @@ def _measure_graphs(runner: CudaRunner, device: Device, settings: GpuSettings) -
             runner.run(_decodes(size, settings))
         free.append(device.free_bytes())
     taken = [max(0, before - after) for before, after in pairwise(free)]
-    return taken[0] + taken[-1] * (runner.graphs.max_graphs - 1)
+    return taken[0] + taken[-1] * (_max_graphs(settings) - 1)
+
+
+def _max_graphs(settings: GpuSettings) -> int:
+    return GRAPHS_PER_SIZE * len(cuda_graphs.batch_sizes(settings.max_num_seqs)) if settings.cuda_graphs else 0
 
 
 def _largest_steps(settings: GpuSettings) -> list[StepPlan]:

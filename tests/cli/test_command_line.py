@@ -45,7 +45,7 @@ def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
     flags += "--max-tokens --min-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty "
     flags += "--frequency-penalty --seed --stop --stop-token-id --ignore-eos --logprobs --prompt-column --system --chat "
     flags += "--n --best-of --beam-width --length-penalty --early-stopping --no-prefix-caching --preemption --swap-memory "
-    flags += "--progress-json --metrics-file --log-file --log-json --no-config "
+    flags += "--no-cuda-graphs --progress-json --metrics-file --log-file --log-json --no-config "
     flags += "--no-chat --token-ids --order --overwrite --stats --limit --quiet --verbose"
     for flag in flags.split():
         assert f"{flag} " in text, flag

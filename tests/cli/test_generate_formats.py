@@ -126,7 +126,7 @@ def test_dry_run_checks_every_row_and_writes_nothing(generate, tmp_path):
     assert "nothing was written" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
     write_rows(tmp_path / "good.jsonl", rows[:1])
-    assert generate("good.jsonl", "out.parquet", "--dry-run")[0] == 0
+    assert generate("good.jsonl", "out.parquet", "--dry-run", "--dtype", "int8", "--kv-dtype", "int8")[0] == 0
 
 
 def test_csv_in_and_compression_out(generate, tmp_path):

@@ -91,7 +91,7 @@ def test_a_sweep_prints_the_familiar_table_with_or_without_quotes(profile):
         (["--run", "--trace", "missing/trace.json"], 3, "--trace missing/trace.json: not a file in a directory that exists"),
         (["batch=1"], 2, "unexpected argument 'batch=1'"),
         (["--sweep", "batch=none"], 2, "--sweep: 'batch=none' is not understood"),
-        (["--run", "--kv-dtype", "fp8"], 2, "--run and --sweep keep K and V in the dtype of the weights"),
+        (["--run", "--kv-dtype", "fp8"], 2, "--run and --sweep have no KV cache of fp8"),
         (["--run", "--kv-memory", "4KiB"], 4, "less than one KV block"),
     ],
 )

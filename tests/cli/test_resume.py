@@ -97,6 +97,7 @@ def test_what_only_decides_how_fast_may_change_and_so_may_the_order(generate, tm
     stop_at(8)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
     others = ("--max-num-seqs", "3", "--threads", "1", "--kv-memory", "4MiB", "--block-size", "4", "--no-prefix-caching")
+    others += ("--kv-dtype", "float32")  # what it is anyway
     code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED[:-1], *others, "--order", "completion")
     assert code == 0
     assert "were finished by an earlier run and are taken over" in err
@@ -126,6 +127,7 @@ def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp
         (("--temperature", "0.5"), "--temperature (1.0, now 0.5)"),
         pytest.param(("--system", "be kind", "--chat"), "--system (null, now", marks=SLOW),
         pytest.param(("--stop", "x"), '--stop ([], now ["x"])', marks=SLOW),
+        pytest.param(("--kv-dtype", "int8"), "the KV cache's dtype", marks=SLOW),
         pytest.param(("--model", "other"), "the model's file model.safetensors", marks=SLOW),
     ],
 )

@@ -42,14 +42,20 @@ def _sanitizer_library(name: str) -> str:
     return path if os.path.isabs(path) else ""
 
 
-def python(directory: Path, variant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with the kernels of `variant`: "sanitized" or "race"."""
+def environment(directory: Path, variant: str) -> dict[str, str]:
+    """What a process needs to compute with the kernels of `variant`: "sanitized" or "race"."""
     (module,) = (directory / variant).glob("_cuda*.so")
-    environment = os.environ | {"PAGECLI_CUDA_MODULE": str(module), "PAGECLI_CUDA_EMULATED": "1", "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PAGECLI_CUDA_MODULE": str(module), "PAGECLI_CUDA_EMULATED": "1", "OMP_NUM_THREADS": "1"}
     if variant == "sanitized":
-        environment |= {
+        variables |= {
             "LD_PRELOAD": f"{_sanitizer_library('asan')} {_sanitizer_library('ubsan')}",
             "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",  # the leaks are Python's own
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
-    return subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
+    return variables
+
+
+def python(directory: Path, variant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with the kernels of `variant`."""
+    command, variables = [sys.executable, *arguments], environment(directory, variant)
+    return subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)

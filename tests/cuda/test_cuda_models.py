@@ -17,7 +17,8 @@ pytestmark = pytest.mark.cuda
 CASES = [("opt", "bfloat16"), ("opt-post-norm", "float32"), ("llama", "float32"), ("mistral", "bfloat16"), ("qwen3", "float16")]
 if not EMULATED:
     CASES = [(name, dtype) for name in TINY_MODELS for dtype in ("float32", "bfloat16", "float16")]
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+CASES += [("opt", "fp8"), ("qwen3", "fp8")]
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3, "fp8": 0.15}
 
 
 def logits_of(model, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -39,8 +40,27 @@ def test_logits_equal_the_cpu_models(tiny_model, name, dtype):
     source = resolve_model(str(tiny_model(name)))
     expected = logits_of(load_model(source, "float32", max_batch_tokens=64), torch.float32, torch.device("cpu"))
     with torch.inference_mode():
-        found = logits_of(load_on_gpu(source, dtype, DEVICE), getattr(torch, dtype), DEVICE)
+        kv_dtype = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
+        found = logits_of(load_on_gpu(source, dtype, DEVICE), kv_dtype, DEVICE)
     assert relative_error(found, expected) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("opt", 0.1), ("llama", 0.1)])
+def test_logits_with_a_cache_of_8_bit_floats(tiny_model, name, tolerance):
+    source = resolve_model(str(tiny_model(name)))
+    with torch.inference_mode():
+        model = load_on_gpu(source, "bfloat16", DEVICE)
+        expected = logits_of(model, torch.bfloat16, DEVICE)
+        found = logits_of(model, torch.float8_e4m3fn, DEVICE)
+    assert 0 < relative_error(found, expected) <= tolerance
+
+
+def test_weights_in_8_bits_take_half_the_memory(tiny_model):
+    source = resolve_model(str(tiny_model("llama")))
+    wide, narrow = (load_on_gpu(source, dtype, DEVICE).weight_bytes for dtype in ("bfloat16", "fp8"))
+    linear = 3 * (96 * (128 + 2 * 64) + 128 * 96 + 3 * 96 * 160)
+    scales = 3 * 4 * (128 + 2 * 64 + 96 + 2 * 160 + 96)
+    assert wide - narrow == linear - scales
 
 
 def test_what_the_gpu_does_not_compute_is_refused(tiny_model):

@@ -79,7 +79,6 @@ def test_steps_launched_ahead_give_the_tokens_of_steps_one_by_one(model, expecte
     runner = make_runner(model, FakeDevice(order), monkeypatch, graphs)
     for greedy in (False, True):
         assert generate(runner, True, greedy) == expected(greedy)
-        assert generate(runner, False, greedy) == expected(greedy)
     assert len(runner.graphs) == (2 if graphs else 0)  # batches of 2 and, padded to 4, of 3
 
 

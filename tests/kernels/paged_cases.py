@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from shapes import random
 
-from pagecli.kernels import native
+from pagecli.kernels import native, reference
 
 
 @dataclass
@@ -28,8 +28,10 @@ class PagedCase:
     def __post_init__(self) -> None:
         blocks_each = [-(-context // self.block_size) for context in self.contexts]
         num_blocks = sum(blocks_each) + 2
-        shape = (num_blocks, self.kv_heads, self.block_size, self.head_dim)
-        self.k_cache, self.v_cache = (torch.full(shape, float("nan"), dtype=self.dtype) for _ in range(2))
+        is_int8 = self.dtype == torch.int8
+        shape = (num_blocks, self.kv_heads, self.block_size, self.head_dim + (4 if is_int8 else 0))
+        unused = -1 if is_int8 else float("nan")  # four bytes of -1 are a scale of NaN
+        self.k_cache, self.v_cache = (torch.full(shape, unused, dtype=self.dtype) for _ in range(2))
         self.block_tables = torch.full((len(self.contexts), max(blocks_each, default=0) + 1), -1, dtype=torch.int32)
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(self.seed)).int()
         self.queries, first = [], 0
@@ -43,7 +45,8 @@ class PagedCase:
     def _fill(self, s: int, values: torch.Tensor, cache: torch.Tensor) -> None:
         positions = torch.arange(values.shape[0])
         blocks = self.block_tables[s].long()[positions // self.block_size]
-        cache[blocks, :, positions % self.block_size] = values.to(self.dtype)
+        is_int8 = self.dtype == torch.int8
+        cache[blocks, :, positions % self.block_size] = reference.quantize_slots(values) if is_int8 else values.to(self.dtype)
 
     def arguments(self, chunks: list[tuple[int, int, int]]) -> tuple:
         """paged_attention's arguments after `out`, for chunks (sequence, first position, end position)."""

@@ -9,13 +9,15 @@ from shapes import examples, head_dims, seeds
 
 from pagecli.kernels import native
 
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int8])
+
 
 def in_chunks(context: int, size: int) -> list[tuple[int, int, int]]:
     return [(0, begin, min(begin + size, context)) for begin in range(0, context, size)]
 
 
 @pytest.mark.parametrize("window", [0, 50])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(3, 3, 64), (6, 2, 40), (7, 1, 128)])
 def test_chunks(isa, heads, kv_heads, head_dim, dtype, window):
     paged = PagedCase([150], heads, kv_heads, head_dim, dtype=dtype, window=window)
@@ -26,10 +28,10 @@ def test_chunks(isa, heads, kv_heads, head_dim, dtype, window):
 
 
 @examples
-@given(seed=seeds, head_dim=head_dims, window=st.just(0) | st.integers(1, 80), data=st.data())
-def test_batches(isa, seed, head_dim, window, data):
+@given(seed=seeds, head_dim=head_dims, dtype=dtypes, window=st.just(0) | st.integers(1, 80), data=st.data())
+def test_batches(isa, seed, head_dim, dtype, window, data):
     contexts = data.draw(st.lists(st.integers(1, 90), min_size=2, max_size=6), label="contexts")
-    paged = PagedCase(contexts, heads=3, kv_heads=1, head_dim=head_dim, window=window, seed=seed)
+    paged = PagedCase(contexts, heads=3, kv_heads=1, head_dim=head_dim, dtype=dtype, window=window, seed=seed)
     firsts = [data.draw(st.integers(0, context - 1), label="first position") for context in contexts]
     chunks = [(s, first, contexts[s]) for s, first in enumerate(firsts)]
     together = paged.attend(chunks)
@@ -38,16 +40,18 @@ def test_batches(isa, seed, head_dim, window, data):
     assert torch.equal(torch.cat(backwards[::-1]), together)
 
 
-def test_block_sizes(isa):
-    expected = PagedCase([130], block_size=16).attend([(0, 100, 130)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_block_sizes(isa, dtype):
+    expected = PagedCase([130], block_size=16, dtype=dtype).attend([(0, 100, 130)])
     for block_size in (1, 3, 8, 24, 64, 256):
-        assert torch.equal(PagedCase([130], block_size=block_size).attend([(0, 100, 130)]), expected)
+        assert torch.equal(PagedCase([130], block_size=block_size, dtype=dtype).attend([(0, 100, 130)]), expected)
 
 
 @pytest.mark.usefixtures("restore_threads")
-def test_threads(isa):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_threads(isa, dtype):
     contexts = [300, 1, 17, 260, 64]
-    paged = PagedCase(contexts, heads=6, kv_heads=2)
+    paged = PagedCase(contexts, heads=6, kv_heads=2, dtype=dtype)
     chunks = [(0, 0, 300), (1, 0, 1), (2, 16, 17), (3, 200, 260), (4, 63, 64)]
     results = []
     for num_threads in (1, 2, 3, 8):

@@ -32,8 +32,14 @@ def at(index, value):
     return change
 
 
-def store(slot_ids):
-    cache = torch.zeros(2, 1, 4, 32)
+def int8_attention(change_k, change_v=None):
+    paged = PagedCase([20, 5], dtype=torch.int8)
+    caches = {"k_cache": change_k(paged.k_cache), "v_cache": (change_v or change_k)(paged.v_cache)}
+    return attention(**caches)
+
+
+def store(slot_ids, dtype=torch.float32):
+    cache = torch.zeros(2, 1, 4, 32, dtype=dtype)
     return lambda: native.store_kv(cache, cache, torch.ones(1, 1, 32), torch.ones(1, 1, 32), slot_ids)
 
 
@@ -73,6 +79,10 @@ SHAPES = {
     "context_lens[1]: expected 1 (its queries) to 48 (its block table's slots), got 49": attention(context_lens=at(1, 49)),
     "block_tables[0, 1]: expected a block below 5, got 5": attention(block_tables=at((0, 1), 5)),
     "block_tables[1, 0]: expected a block below 5, got -7": attention(block_tables=at((1, 0), -7)),
+    "k_cache: expected head_dim + 4 bytes a slot (int8 and a scale), got 4": int8_attention(lambda c: c[..., :4].contiguous()),
+    "q: expected [tokens, heads, 60], got [4, 4, 64]": int8_attention(lambda c: c[..., :64].contiguous()),
+    "v_cache: expected [5, 2, 16, 68], got [5, 2, 16, 64]": int8_attention(lambda c: c, lambda c: c[..., :64].contiguous()),
+    "k: expected [tokens, 1, 28], got [1, 1, 32]": store(torch.tensor([0]), torch.int8),
     "window: expected 0 (none) or more, got -1": attention(window=-1),
 }
 
@@ -84,7 +94,8 @@ TYPES = {
         X, X.to_sparse(), W, 1e-5
     ),
     "slot_ids: expected int64, got int32": store(torch.tensor([0], dtype=INT)),
-    "k_cache: expected float32 or bfloat16, got float16": attention(k_cache=lambda k: k.half()),
+    "k_cache: expected float32 or bfloat16 or int8, got float16": attention(k_cache=lambda k: k.half()),
+    "v_cache: expected int8, got float32": attention(k_cache=lambda k: k.to(torch.int8)),
     "v_cache: expected float32, got bfloat16": attention(v_cache=lambda v: v.bfloat16()),
     "block_tables: expected int32, got int64": attention(block_tables=lambda t: t.long()),
 }

@@ -8,12 +8,12 @@ from shapes import examples, random, seeds
 
 from pagecli.kernels import copy_blocks, reference
 
-DTYPES = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 
 
 def caches(seed, num_source, num_target, dtype):
     """Two caches[num_blocks, 2 heads, 4 slots, 8]."""
-    both = random(seed, num_source + num_target, 2, 4, 8).to(dtype)
+    both = (30 * random(seed, num_source + num_target, 2, 4, 8)).to(dtype)
     return both[:num_source].clone(), both[num_source:].clone()
 
 

@@ -22,7 +22,7 @@ def cases(draw) -> tuple[PagedCase, list[tuple[int, int, int]]]:
         kv_heads=kv_heads,
         head_dim=draw(head_dims),
         block_size=draw(st.sampled_from([1, 7, 16, 32, 128])),
-        dtype=draw(st.sampled_from([torch.float32, torch.bfloat16])),
+        dtype=draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int8])),
         window=draw(st.just(0) | st.integers(1, 110)),
         seed=draw(seeds),
     )
@@ -37,7 +37,7 @@ def test_attention(isa, case):
     torch.testing.assert_close(paged.attend(chunks), paged.attend(chunks, reference.paged_attention), **TOLERANCE)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_long_context_and_large_scores(isa, dtype):
     paged = PagedCase([3000, 1025], dtype=dtype, block_size=16)
     paged.queries = [query * 30 for query in paged.queries]  # softmax close to a maximum
@@ -64,6 +64,16 @@ def test_blocks_before_the_window_may_be_gone(isa):
     expected = paged.attend([(0, 90, 100)])
     paged.block_tables[0, : (90 - 19) // 16] = -1
     assert torch.equal(paged.attend([(0, 90, 100)]), expected)
+
+
+def test_int8_is_close_to_what_was_stored(isa):
+    """Each K and V is off by at most half a step, 1/254 of its slot's largest value."""
+    stored, exact = (PagedCase([200, 33], head_dim=80, dtype=dtype) for dtype in (torch.int8, torch.float32))
+    chunks = [(0, 190, 200), (1, 32, 33)]
+    found, expected = stored.attend(chunks), exact.attend(chunks, reference.paged_attention)
+    off = (found - expected).abs()
+    assert 1e-4 < off.max() < 0.03, "of values that are 1 on average"
+    assert off.mean() < 0.004
 
 
 def test_infinite_key_hides_only_what_it_touches(isa):

@@ -8,7 +8,13 @@ from shapes import examples, head_dims, num_tokens, random, seeds
 
 from pagecli.kernels import native, reference
 
-DTYPES = [torch.float32, torch.bfloat16]
+FLOATS = [torch.float32, torch.bfloat16]
+
+
+def empty_cache(num_blocks, kv_heads, block_size, head_dim, dtype):
+    if dtype == torch.int8:
+        return torch.full((num_blocks, kv_heads, block_size, head_dim + 4), 77, dtype=dtype)
+    return torch.full((num_blocks, kv_heads, block_size, head_dim), float("nan"), dtype=dtype)
 
 
 @examples
@@ -18,20 +24,20 @@ DTYPES = [torch.float32, torch.bfloat16]
     kv_heads=st.integers(1, 3),
     head_dim=head_dims,
     block_size=st.sampled_from([1, 7, 16]),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from([*FLOATS, torch.int8]),
 )
 def test_store(isa, seed, tokens, kv_heads, head_dim, block_size, dtype):
     num_blocks = tokens // block_size + 2
     slot_ids = torch.randperm(num_blocks * block_size, generator=torch.Generator().manual_seed(seed))[:tokens]
     fused = random(seed, tokens, 3, kv_heads, head_dim)  # q, k, v side by side
-    caches = [torch.full((num_blocks, kv_heads, block_size, head_dim), float("nan"), dtype=dtype) for _ in range(4)]
+    caches = [empty_cache(num_blocks, kv_heads, block_size, head_dim, dtype) for _ in range(4)]
     native.store_kv(caches[0], caches[1], fused[:, 1], fused[:, 2], slot_ids)
     reference.store_kv(caches[2], caches[3], fused[:, 1], fused[:, 2], slot_ids)
     for stored, expected in zip(caches[:2], caches[2:], strict=True):
         torch.testing.assert_close(stored, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_special_values_survive(isa, dtype):
     values = torch.tensor(
         [0.0, -0.0, 1e-40, -3e38, 3.4e38, float("inf"), -float("inf"), float("nan"), 1 + 2**-8, 1 + 3 * 2**-8]
@@ -41,3 +47,43 @@ def test_special_values_survive(isa, dtype):
     native.store_kv(*caches, k, -k, torch.tensor([0]))
     torch.testing.assert_close(caches[0].flatten(), k.to(dtype).flatten(), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(caches[1].flatten(), (-k).to(dtype).flatten(), rtol=0, atol=0, equal_nan=True)
+
+
+def stored_as_int8(values: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The bytes of values[D] as they are stored, and their scale."""
+    caches = [torch.full((1, 1, 1, len(values) + 4), 77, dtype=torch.int8) for _ in range(2)]
+    native.store_kv(*caches, values[None, None], values[None, None].neg(), torch.tensor([0]))
+    assert torch.equal(caches[1].flatten()[:-4], -caches[0].flatten()[:-4])
+    slot = caches[0].flatten()
+    return slot[:-4], float(slot[-4:].clone().view(torch.float32))
+
+
+def test_int8_takes_the_nearest_step_of_127(isa):
+    values = torch.tensor([-254.0, 0.0, -0.0, 0.9, 1.0, 1.1, 3.0, 5.0, 253.0, 1e-40, 254.0, *[2.0] * 22])
+    bytes_, scale = stored_as_int8(values)
+    assert scale == 2.0
+    assert bytes_.tolist() == [-127, 0, 0, 0, 0, 1, 2, 2, 126, 0, 127, *[1] * 22]  # even on ties
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-38, 3e38, float("inf"), -float("inf"), float("nan")])
+def test_int8_of_values_at_the_limits(isa, value):
+    values = torch.ones(37) * (0.0 if value == value and abs(value) < 1 else 1.0)
+    values[35] = value
+    bytes_, scale = stored_as_int8(values)
+    if abs(value) <= 3e38:
+        assert scale == float(torch.tensor(max(abs(value), float(values[0]))) / 127)
+        assert int(bytes_[35]) == (127 if value == 3e38 else 0)
+    else:
+        assert scale != scale
+        assert not bytes_.any()
+
+
+def test_int8_slots_do_not_depend_on_their_neighbours(isa):
+    k = random(1, 9, 2, 80)
+    together, alone = (torch.zeros(9, 2, 1, 84, dtype=torch.int8) for _ in range(2))
+    native.store_kv(together, together.clone(), k, k, torch.arange(9))
+    for token in range(9):
+        native.store_kv(alone, alone.clone(), k[token : token + 1], k[token : token + 1], torch.tensor([token]))
+    assert torch.equal(alone, together)
+    error = (reference.dequantize_slots(together[:, :, 0]) - k).abs()
+    assert (error <= k.abs().amax(-1, keepdim=True) / 254 * 1.0001).all()

@@ -13,7 +13,9 @@ class PagedSteps:
     def __init__(self, model, dtype: torch.dtype = torch.float32, block_size: int = 8, num_blocks: int = 64) -> None:
         config = model.config
         shape = (num_blocks, config.num_kv_heads, block_size, config.head_dim)
-        junk = [torch.full(shape, 1e4, dtype=dtype) for _ in range(2 * config.num_layers)]  # what nobody wrote must not matter
+        junk = [
+            torch.full(shape, 1e4 if dtype.itemsize > 1 else 448.0, dtype=dtype) for _ in range(2 * config.num_layers)
+        ]  # what nobody wrote must not matter
         self.model, self.block_size = model, block_size
         self.kv = KVCache(junk[: config.num_layers], junk[config.num_layers :])
         self.free = list(range(num_blocks))

@@ -51,12 +51,11 @@ int64_t cut_into_tiles(const Ints& sequences, const Ints& num_queries, const Int
 }
 
 cuda::PagedAttentionArgs attention_args(const TensorView& out, const TensorView& q, const TensorView& k_cache,
-                                        const TensorView& v_cache, const TensorView& block_tables, float scale) {
-    const cuda::ElementType type = check_rows(k_cache, "k_cache", {"num_blocks", "kv_heads", "block_size", "head_dim"});
+                                        const TensorView& v_cache, const TensorView& block_tables, float scale,
+                                        cuda::CacheScales cache_scales) {
+    const cuda::ElementType type = check_rows(q, "q", {"tokens", "heads", "head_dim"});
+    const cuda::CacheType cache_type = check_caches(k_cache, v_cache, type, cache_scales);
     const int64_t kv_heads = k_cache.shape[1], block_size = k_cache.shape[2], head_dim = k_cache.shape[3];
-    check_rows(v_cache, "v_cache", type, {k_cache.shape[0], kv_heads, block_size, head_dim});
-    check_contiguous(k_cache, "k_cache");
-    check_contiguous(v_cache, "v_cache");
     check_multiple("head_dim", head_dim, 8, cuda::kMaxAttentionHeadDim);
     if (block_size < 1 || (block_size & (block_size - 1)) != 0)
         refuse("block_size: expected a power of two, got %lld", static_cast<long long>(block_size));
@@ -77,14 +76,16 @@ cuda::PagedAttentionArgs attention_args(const TensorView& out, const TensorView&
             kv_heads,
             block_size,
             head_dim,
-            scale,
-            type};
+            scale * cache_scales.k,
+            type,
+            cache_type,
+            cache_scales.v};
 }
 
 void decode(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
             const TensorView& block_tables, float scale, const TensorView& runs, const TensorView& merges,
-            const TensorView& partial_out, const TensorView& partial_stats) {
-    const cuda::PagedAttentionArgs args = attention_args(out, q, k_cache, v_cache, block_tables, scale);
+            const TensorView& partial_out, const TensorView& partial_stats, float k_scale, float v_scale) {
+    const cuda::PagedAttentionArgs args = attention_args(out, q, k_cache, v_cache, block_tables, scale, {k_scale, v_scale});
     check(runs, "runs", DType::int32, {"runs", kRunInts});
     check_contiguous(runs, "runs");
     check(merges, "merges", DType::int32, {"merges", kMergeInts});
@@ -101,8 +102,8 @@ void decode(const TensorView& out, const TensorView& q, const TensorView& k_cach
 
 void prefill(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
              const TensorView& block_tables, float scale, const TensorView& tiles, const TensorView& context_lens,
-             const TensorView& query_start, int64_t window) {
-    const cuda::PagedAttentionArgs args = attention_args(out, q, k_cache, v_cache, block_tables, scale);
+             const TensorView& query_start, int64_t window, float k_scale, float v_scale) {
+    const cuda::PagedAttentionArgs args = attention_args(out, q, k_cache, v_cache, block_tables, scale, {k_scale, v_scale});
     if (args.type == cuda::ElementType::float32) refuse("q: expected bfloat16 or float16; float32 rows go through decode");
     check(tiles, "tiles", DType::int32, {"tiles", kTileInts});
     check_contiguous(tiles, "tiles");

@@ -6,6 +6,7 @@
 #include "pagecli/cuda/activation.h"
 #include "pagecli/cuda/embedding.h"
 #include "pagecli/cuda/norm.h"
+#include "pagecli/cuda/quantize.h"
 
 namespace nb = nanobind;
 
@@ -82,6 +83,16 @@ void gated_activation(const TensorView& out, const TensorView& gate_up, const ch
                            stream_of(out));
 }
 
+void quantize_rows(const TensorView& out, const TensorView& scales, const TensorView& x) {
+    const cuda::ElementType type = check_rows(x, "x", {"tokens", "dim"});
+    check_multiple("x's last dimension", x.shape[1], 16, INT32_MAX);
+    check(out, "out", DType::uint8, {x.shape[0], x.shape[1]});
+    check_contiguous(out, "out");
+    check(scales, "scales", DType::float32, {x.shape[0], 1});
+    check_contiguous(scales, "scales");
+    cuda::quantize_rows({out.data, scales.as<float>(), x.data, x.stride[0], x.shape[0], x.shape[1], type}, stream_of(x));
+}
+
 void embedding(const TensorView& out, const TensorView& token_ids, const TensorView& weight, const TensorView& positions,
                const TensorView& positions_weight, int64_t position_offset) {
     const cuda::ElementType type = check_rows(weight, "weight", {"vocab", "dim"});
@@ -107,6 +118,7 @@ void bind_cuda_elementwise(nb::module_& module) {
     module.def("bias_activation", bias_activation, nb::arg("out"), nb::arg("x"), nb::arg("name"), nb::arg("bias").none());
     module.def("gated_activation", gated_activation, nb::arg("out"), nb::arg("gate_up"), nb::arg("name"),
                nb::arg("bias").none());
+    module.def("quantize_rows", quantize_rows);
     module.def("embedding", embedding, nb::arg("out"), nb::arg("token_ids"), nb::arg("weight"), nb::arg("positions").none(),
                nb::arg("positions_weight").none(), nb::arg("position_offset"));
 }

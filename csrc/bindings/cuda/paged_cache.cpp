@@ -16,13 +16,10 @@ namespace pagecli {
 namespace {
 
 cuda::StoreKVArgs store_args(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
-                             const TensorView& slot_ids) {
-    const cuda::ElementType type = check_rows(k_cache, "k_cache", {"num_blocks", "kv_heads", "block_size", "head_dim"});
+                             const TensorView& slot_ids, cuda::CacheScales scales) {
+    const cuda::ElementType type = check_rows(k, "k", {"tokens", "kv_heads", "head_dim"});
+    const cuda::CacheType cache_type = check_caches(k_cache, v_cache, type, scales);
     const int64_t kv_heads = k_cache.shape[1], block_size = k_cache.shape[2], head_dim = k_cache.shape[3];
-    check_rows(v_cache, "v_cache", type, {k_cache.shape[0], kv_heads, block_size, head_dim});
-    check_contiguous(k_cache, "k_cache");
-    check_contiguous(v_cache, "v_cache");
-    check_multiple("head_dim", head_dim, 8, INT32_MAX);
     check_rows(k, "k", type, {"tokens", kv_heads, head_dim});
     check_rows(v, "v", type, {k.shape[0], kv_heads, head_dim});
     check(slot_ids, "slot_ids", DType::int64, {k.shape[0]});
@@ -37,17 +34,20 @@ cuda::StoreKVArgs store_args(const TensorView& k_cache, const TensorView& v_cach
             kv_heads,
             block_size,
             head_dim,
-            type};
+            type,
+            cache_type,
+            scales};
 }
 
 void store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
-              const TensorView& slot_ids) {
-    cuda::store_kv(store_args(k_cache, v_cache, k, v, slot_ids), stream_of(k_cache));
+              const TensorView& slot_ids, float k_scale, float v_scale) {
+    cuda::store_kv(store_args(k_cache, v_cache, k, v, slot_ids, {k_scale, v_scale}), stream_of(k_cache));
 }
 
 void rotary_store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& q, const TensorView& k,
-                     const TensorView& v, const TensorView& slot_ids, const TensorView& positions, const TensorView& cos_sin) {
-    const cuda::StoreKVArgs store = store_args(k_cache, v_cache, k, v, slot_ids);
+                     const TensorView& v, const TensorView& slot_ids, const TensorView& positions, const TensorView& cos_sin,
+                     float k_scale, float v_scale) {
+    const cuda::StoreKVArgs store = store_args(k_cache, v_cache, k, v, slot_ids, {k_scale, v_scale});
     check_rows(q, "q", store.type, {store.tokens, "heads", store.head_dim});
     check(positions, "positions", DType::int32, {store.tokens});
     check_rows(cos_sin, "cos_sin", cuda::ElementType::float32, {"positions", "rotary_dim"});

@@ -1,17 +1,22 @@
 // The paged KV cache and the two operations on it. One block of one layer, for head h and slot s:
 //
 //   cache[block]  h = 0: [s = 0: head_dim values][s = 1: ...] ... [s = block_size - 1]   h = 1: ...
+//
+// int8: a slot of a head is head_dim bytes and after them, as four more, its scale, a float32: a value is byte * scale. So a
+// block is one run of memory whatever its type, and moves as a whole.
 #pragma once
 
 #include <stdint.h>
 
 namespace pagecli {
 
-enum class KVType : int32_t { float32, bfloat16 };
+enum class KVType : int32_t { float32, bfloat16, int8 };
+
+constexpr int64_t kKVScaleBytes = 4;
 
 // Write one step's k and v into their slots; slot s is in block s / block_size at s % block_size.
 struct StoreKVArgs {
-    void* k_cache;            // [num_blocks, kv_heads, block_size, head_dim]
+    void* k_cache;            // [num_blocks, kv_heads, block_size, head_dim (int8: + kKVScaleBytes)]
     void* v_cache;            // the same
     const float* k;           // [tokens, kv_heads, head_dim]
     const float* v;           // [tokens, kv_heads, head_dim]
@@ -25,7 +30,7 @@ struct StoreKVArgs {
 struct PagedAttentionArgs {
     float* out;                   // [tokens, heads, head_dim]
     const float* q;               // [tokens, heads, head_dim]
-    const void* k_cache;          // [num_blocks, kv_heads, block_size, head_dim]
+    const void* k_cache;          // [num_blocks, kv_heads, block_size, head_dim (int8: + kKVScaleBytes)]
     const void* v_cache;          // the same
     const int32_t* block_tables;  // [sequences, max_blocks]
     const int32_t* context_lens;  // [sequences]

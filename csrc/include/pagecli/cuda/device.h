@@ -12,6 +12,13 @@ namespace pagecli::cuda {
 
 enum class ElementType : int32_t { float32, bfloat16, float16 };
 
+// What the KV cache holds: elements of the model's own type, or 8-bit floats (e4m3: 4 bits of exponent, 3 of mantissa, no
+// infinity, largest 448), each times its cache's scale. The model's type is then bfloat16 or float16.
+enum class CacheType : int32_t { model, e4m3 };
+struct CacheScales {
+    float k, v;  // above 0; 1 where the cache has the model's type
+};
+
 using Stream = void*;  // a cudaStream_t
 
 struct DeviceError : std::runtime_error {

@@ -36,8 +36,10 @@ struct PagedAttentionArgs {
     const int32_t* block_tables;  // [sequences, max_blocks]
     int64_t out_stride[2], q_stride[2], block_tables_stride;
     int64_t heads, kv_heads, block_size, head_dim;  // block_size a power of two, head_dim a multiple of 8, at most 256
-    float scale;
-    ElementType type;
+    float scale;             // of q . k, the K cache's own scale included
+    ElementType type;        // of q and out
+    CacheType cache_type;
+    float v_scale;           // the V cache's
 };
 
 struct DecodeArgs {
@@ -61,5 +63,7 @@ constexpr int64_t kMaxAttentionHeadDim = 256;
 
 void paged_attention_decode(const DecodeArgs& args, Stream stream);
 void paged_attention_prefill(const PrefillArgs& args, Stream stream);
+void paged_attention_decode_e4m3(const DecodeArgs& args, Stream stream);  // where the cache is e4m3
+void paged_attention_prefill_e4m3(const PrefillArgs& args, Stream stream);
 
 }  // namespace pagecli::cuda

@@ -14,8 +14,10 @@ struct StoreKVArgs {
     const void* v;            // [tokens, kv_heads, head_dim]
     const int64_t* slot_ids;  // [tokens]; negative: a padding row, written nowhere
     int64_t k_stride[2], v_stride[2];
-    int64_t tokens, kv_heads, block_size, head_dim;  // head_dim a multiple of 8
-    ElementType type;
+    int64_t tokens, kv_heads, block_size, head_dim;  // head_dim a multiple of 8, of 16 for a cache in e4m3
+    ElementType type;                                // of k and v
+    CacheType cache_type;
+    CacheScales scales;
 };
 
 // Rotate q in place and k on its way into the cache: "neox" order, dimension i with i + rotary_dim / 2.

@@ -1,0 +1,83 @@
+"""Times launches on a GPU, and measures the two ceilings everything is compared with. Where the kernels are emulated, "the GPU"
+is the CPU and times mean nothing: the scripts run there to show that they run."""
+
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pagecli.kernels import cuda
+
+EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
+DEVICE = torch.device("cpu" if EMULATED else "cuda")
+
+
+def seconds_of(launches: list[Callable[[], object]], repeats: int = 20) -> float:
+    """Median time of one launch: all are recorded into a graph once, so that the host's own time stays out."""
+    if EMULATED:
+        return statistics.median(_wall_seconds(launches) for _ in range(2)) / len(launches)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for launch in launches:  # loads modules, makes handles
+            launch()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for launch in launches:
+                launch()
+        times = []
+        for _ in range(repeats + 3):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record(stream)
+            graph.replay()
+            end.record(stream)
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3 / len(launches))
+    return statistics.median(times[3:])
+
+
+def _wall_seconds(launches: list[Callable[[], object]]) -> float:
+    started = time.perf_counter()
+    for launch in launches:
+        launch()
+    return time.perf_counter() - started
+
+
+def synchronize() -> None:
+    if not EMULATED:
+        torch.cuda.synchronize()
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if not EMULATED:
+        torch.cuda.empty_cache()
+
+
+def ceilings(tiny: bool = False) -> dict[str, float]:
+    """copy_bytes_per_s (read plus written) and bf16_flops_per_s of a large product of random matrices."""
+    source = torch.randn(2**16 if tiny else 2**30, device=DEVICE)
+    target = torch.empty_like(source)
+    copy = seconds_of([lambda: target.copy_(source)])
+    size = 64 if tiny else 8192
+    a, b = (torch.randn(size, size, device=DEVICE).bfloat16() for _ in range(2))
+    out = torch.empty_like(a)
+    product = seconds_of([lambda: torch.mm(a, b, out=out)])
+    return {"copy_bytes_per_s": 2 * source.numel() * 4 / copy, "bf16_flops_per_s": 2 * size**3 / product}
+
+
+def limits(folder: Path, tiny: bool = False, measure_again: bool = False) -> dict[str, float]:
+    """The ceilings kept in `folder`, measured where there are none."""
+    file = folder / "ceilings.json"
+    if measure_again or not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"device": cuda.extension().current_device(), "torch": torch.__version__, "emulated": EMULATED}
+        file.write_text(json.dumps(ceilings(tiny) | facts, indent=2) + "\n")
+    found = json.loads(file.read_text())
+    return {name: found[name] for name in ("copy_bytes_per_s", "bf16_flops_per_s")}

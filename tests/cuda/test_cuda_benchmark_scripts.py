@@ -1,0 +1,76 @@
+"""benchmarks/gpu's measuring parts run from end to end, at next to no size, on the emulator: so that nothing but the figures is
+new on the day of the GPU. A process that hangs, a figure that fails and a missing peer leave what was measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import emulated
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = ROOT / "benchmarks" / "gpu"
+sys.path.insert(0, str(GPU))
+
+
+def run(build: Path, out: Path, *parts: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = emulated.environment(build, "race") | {"PYTHON": sys.executable, "OUT": str(out), "TINY": "1"} | variables
+    command = ["bash", str(GPU / "run.sh"), *parts]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_throughput_and_the_papers_figures_are_measured(tmp_path):
+    done = run(emulated.build(), tmp_path, "throughput", "paper")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = json.loads((tmp_path / "throughput.json").read_text())
+    errors = {row["way"]: row["error"] for row in rows if "error" in row}
+    assert errors in ({"vLLM": "not installed"}, {})
+    speeds = {row["way"]: row["tokens_per_second"] for row in rows if "error" not in row}
+    assert {"pagecli, n = 1", "pagecli, n = 3", "transformers one by one", "transformers continuous batching"} <= speeds.keys()
+    assert min(speeds.values()) > 0
+    assert all(row["roofline_share"] > 0 for row in rows if row["system"] == "pagecli")
+    figures = [row["figure"] for row in json.loads((tmp_path / "paper.json").read_text())]
+    assert set(figures) == {"attention", "swap", "recompute", "policies", "block sizes", "preemption"}
+    for name in ("throughput.md", "paper.md", "throughput.log", "paper.log"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert "throughput: exit 0" in (tmp_path / "summary.txt").read_text()
+
+
+def test_parts_are_known_by_name(tmp_path):
+    command = ["bash", str(GPU / "run.sh"), "kernels", "speed"]
+    done = subprocess.run(command, env=os.environ | {"OUT": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown part: speed" in done.stderr
+
+
+def test_a_process_that_hangs_is_stopped_and_what_it_measured_stays():
+    from throughput import output_of
+
+    says = (
+        "import time; print('RESULT {\"way\": \"a\"}', flush=True); print('RESULT {\"wa', end='', flush=True); time.sleep(60)"
+    )
+    rows, error = output_of([sys.executable, "-c", says], 1.0)
+    assert rows == [{"way": "a"}]
+    assert error == "stopped after 1 s"
+    assert output_of([sys.executable, "-c", "raise SystemExit(3)"], 30.0) == ([], "exit code 3")
+
+
+def test_a_figure_that_fails_or_comes_too_late_leaves_the_others(tmp_path, monkeypatch, capsys):
+    import paper
+
+    def fails():
+        yield {"figure": "half", "value": 1.5}
+        raise RuntimeError("no such kernel\nat all")
+
+    figures = [("good", lambda: iter([{"figure": "good", "value": None}])), ("half", fails)]
+    monkeypatch.setattr(paper, "sources", lambda *_, **__: figures)
+    for limit, wanted in ((90, ["good", "half", "not measured"]), (5, ["not measured", "not measured"])):
+        monkeypatch.setattr(sys, "argv", ["paper.py", "--out", str(tmp_path), "--limit", str(limit)])
+        paper.main()
+        rows = json.loads((tmp_path / "paper.json").read_text())
+        assert [row["figure"] for row in rows] == wanted
+        assert rows[-1]["why"] == f"RuntimeError: {'no such kernel' if limit == 90 else 'no time was left'}"
+    assert "| - |" in capsys.readouterr().out

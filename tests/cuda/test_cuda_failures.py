@@ -1,0 +1,148 @@
+"""A GPU that runs out of memory or is lost, at any call: one clear line at the start, rows that are done again or an end with
+one clear line under way; never a hang, never a wrong token, nothing left behind."""
+
+import dataclasses
+import gc
+
+import pytest
+from fake_device import FakeDevice
+
+from pagecli.engine import loaded_model
+from pagecli.engine.config import EngineConfig
+from pagecli.engine.engine import Engine
+from pagecli.engine.sampling_params import SamplingParams
+from pagecli.errors import ModelError
+from pagecli.jobs.step_isolation import IsolatingEngine
+from pagecli.kernels.cuda_errors import DeviceLostError
+from pagecli.runner import cuda_start
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif("not __import__('gpu_tensors').EMULATED", reason="the stand-in device computes on the CPU"),
+]
+BYTES_OF_BLOCK = 2 * 3 * 2 * 32 * 4 * 8
+SUM = r"^.* does not fit: weights .* = .* of GPU memory are available.*$"
+MOST_STEPS = 200  # far more than the rows below need, failures included
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model):
+    return EngineConfig(
+        str(tiny_model("llama")), device="cuda", dtype="float32", block_size=8, max_num_seqs=2, max_batch_tokens=6,
+        max_model_len=32, kv_memory_bytes=4 * BYTES_OF_BLOCK, preemption="swap", swap_memory_bytes=4 * BYTES_OF_BLOCK,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded(config):
+    return loaded_model.load(config)
+
+
+@pytest.fixture
+def start(config, loaded, monkeypatch):
+    """start(device) -> an engine on it"""
+
+    def start_on(device: FakeDevice) -> Engine:
+        monkeypatch.setattr(cuda_start, "open_device", lambda: device)
+        return Engine(config, loaded)
+
+    return start_on
+
+
+def run_rows(engine: Engine) -> dict[int, list[int] | str]:
+    """Three rows through the engine as a job runs them: token ids of each, or its error."""
+    isolating, found = IsolatingEngine(engine), {}
+    for i, prompt in enumerate(([5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30])):
+        isolating.add_request(i, prompt, SamplingParams(max_tokens=14, ignore_eos=True))
+    for _ in range(MOST_STEPS):
+        if not isolating.has_unfinished():
+            return found
+        for output in isolating.step():
+            found[output.request_id] = output.error or list(output.sequences[0].token_ids)
+    raise AssertionError("the engine does not end")
+
+
+@pytest.fixture
+def undisturbed(start):
+    """(token ids of each row, calls until the engine stood, calls of the whole run)"""
+    device = FakeDevice()
+    engine = start(device)
+    at_start = device.calls.copy()
+    found = run_rows(engine)
+    assert engine.stats()["num_swapped_blocks"] > 0
+    return found, at_start, device.calls
+
+
+def assert_nothing_is_left(device: FakeDevice) -> None:
+    device.compute.queue.clear()
+    device.side.queue.clear()
+    gc.collect()
+    assert device.num_buffers == 0
+
+
+def indices(count: int, most: int) -> list[int]:
+    """Up to `most` of range(count), the first and the last among them."""
+    return sorted({round(i * (count - 1) / max(1, min(count, most) - 1)) for i in range(min(count, most))})
+
+
+def test_out_of_memory_at_any_allocation_of_the_start_is_explained_by_the_sum(start, undisturbed):
+    _, calls, _ = undisturbed
+    for kind, most in (("empty", 100), ("pinned", 100), ("activation", 5)):
+        for i in indices(calls[kind], most):
+            device = FakeDevice(fail_at=(kind, i, "memory"))
+            with pytest.raises(ModelError, match=SUM) as raised:
+                start(device)
+            assert raised.value.exit_code == 4
+            del raised
+            assert_nothing_is_left(device)
+
+
+def test_a_gpu_lost_at_any_call_of_the_start_is_one_line(start, undisturbed):
+    _, calls, _ = undisturbed
+    for kind in calls:
+        for i in indices(calls[kind], 2):
+            device = FakeDevice(fail_at=(kind, i, "lost"))
+            with pytest.raises(DeviceLostError, match=r"^the GPU failed while .*an illegal memory access[^\n]*$") as raised:
+                start(device)
+            assert raised.value.exit_code == 4
+            del raised
+            assert_nothing_is_left(device)
+
+
+def test_a_gpu_lost_under_way_ends_the_run_with_one_line(start, undisturbed):
+    found, before, calls = undisturbed
+    for kind in calls:
+        for i in indices(calls[kind] - before[kind], 2) if calls[kind] > before[kind] else []:
+            device = FakeDevice(fail_at=(kind, before[kind] + i, "lost"))
+            engine = start(device)
+            with pytest.raises(DeviceLostError, match=r"^the GPU failed while [^\n]*$"):
+                assert run_rows(engine) == found  # where the last calls only fail
+            del engine
+            assert_nothing_is_left(device)
+
+
+def test_out_of_memory_under_way_costs_no_row(start, undisturbed):
+    found, before, calls = undisturbed
+    for kind in ("activation", "capture", "submit"):
+        for i in indices(calls[kind] - before[kind], 3):
+            device = FakeDevice(fail_at=(kind, before[kind] + i, "memory"))
+            assert run_rows(start(device)) == found
+
+
+def test_the_largest_step_is_measured_before_memory_is_divided(config, loaded, monkeypatch):
+    """Whatever the GPU's size: if the engine starts, every step fits, and hardly anything is left over."""
+    config = dataclasses.replace(config, kv_memory_bytes=None, preemption="recompute", swap_memory_bytes=0, max_model_len=256)
+    started = 0
+    for total in range(2**18, 2**20, 2**17):
+        device = FakeDevice(total_bytes=total)
+        monkeypatch.setattr(cuda_start, "open_device", lambda device=device: device)
+        try:
+            engine = Engine(config, loaded)
+        except ModelError:
+            assert not started
+            continue
+        started += 1
+        assert len(run_rows(engine)) == 3
+        blocks = engine.stats()["kv_blocks_total"]
+        assert blocks == 64 or device.free_bytes() < BYTES_OF_BLOCK + 0.02 * total + 20_000
+    assert started >= 2
