@@ -63,11 +63,18 @@ def layer_names(model: Any) -> dict[int, str]:
 
 
 def _timing(name: str, original: Callable, layers: dict[int, str], totals: dict[str, Total]) -> Callable:
+    step: list[Any] = [None, None, None]  # attention's lengths are one tensor for all layers of a step: they are counted once
+
     def call(*args: Any, **named: Any) -> Any:
         started = time.perf_counter()
         result = original(*args, **named)
         seconds = time.perf_counter() - started
-        label, operations, num_bytes = described(name, args, layers)
+        if name != "paged_attention":
+            label, operations, num_bytes = described(name, args, layers)
+        else:
+            if step[0] is not args[5] or step[1] != args[8:]:
+                step[:] = args[5], args[8:], described(name, args, layers)
+            label, operations, num_bytes = step[2]
         total = totals.setdefault(label, Total())
         total.calls += 1
         total.seconds += seconds
