@@ -8,12 +8,14 @@ from pagecli.engine import decoding, loaded_model, request_output, threads
 from pagecli.engine.admission import Admission
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.loaded_model import LoadedModel
-from pagecli.engine.observer import EngineObserver, StepTimes
+from pagecli.engine.observer import EngineObserver
 from pagecli.engine.outputs import RequestOutput
+from pagecli.engine.pipeline import Pipeline
+from pagecli.engine.pipelined_scheduler import PipelinedScheduler
 from pagecli.engine.request import Request
 from pagecli.engine.reservations import Reservations
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.scheduler import Scheduler, SchedulerLimits
+from pagecli.engine.scheduler import SchedulerLimits
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.engine.step_plan import StepPlan
 from pagecli.engine.stopping import FinishCheck, StopSearch
@@ -50,9 +52,10 @@ class Engine:
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
         self._finish_check = FinishCheck(frozenset(self.tokenizer.eos_token_ids))
         limits = SchedulerLimits(config.max_num_seqs, config.max_batch_tokens, config.preemption, config.batching)
-        self._scheduler = Scheduler(self._kv, limits, self._finish_check, reservations)
+        self._scheduler = PipelinedScheduler(self._kv, limits, self._finish_check, reservations)
         self._requests: dict[int, Request] = {}
         self._stats = EngineStats()
+        self._pipeline = Pipeline(self._scheduler, self._runner, self._record_plan, self._record)
         self.observer: EngineObserver | None = None
         self.load_seconds = time.perf_counter() - started
 
@@ -112,20 +115,13 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Run one step of the batch; returns the requests that finished in it."""
-        started = time.perf_counter()
-        plan = self._scheduler.plan()
-        planned = time.perf_counter()
-        if not plan.chunks:
-            self._runner.mover.carry_out(plan.moves)
+        step = self._pipeline.step()
+        if step is None:
             return []
-        self._stats.record_plan(self._kv)
-        results = self._runner.run(plan)
-        finished = self._scheduler.commit(plan, results)
-        committed = time.perf_counter()
-        self._record(plan, committed - started)
-        outputs = [self._output(request) for request in finished]
+        outputs = [self._output(request) for request in step.finished]
+        times = self._pipeline.ended(step)
+        self._stats.record_seconds(step.plan, times.committed - times.started)
         if self.observer is not None:
-            times = StepTimes(started, planned, *self._runner.times, committed, time.perf_counter())
             self.observer.step_ended(times, outputs)
         return outputs
 
@@ -134,7 +130,7 @@ class Engine:
 
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request and free its blocks."""
-        self._scheduler.abort(self._requests.pop(request_id))
+        self._pipeline.abort(self._requests.pop(request_id))
         if self.observer is not None:
             self.observer.request_aborted(request_id)
 
@@ -168,15 +164,17 @@ class Engine:
             "num_threads": self.num_threads,
         }
 
-    def _record(self, plan: StepPlan, seconds: float) -> None:
+    def _record_plan(self) -> None:
         if self.config.check_integrity:
             self._kv.check_integrity()
-        self._stats.record_step(self._kv, plan, seconds)
+        self._stats.record_plan(self._kv)
+
+    def _record(self, plan: StepPlan) -> None:
+        if self.config.check_integrity:
+            self._kv.check_integrity()
+        self._stats.record_step(self._kv, plan)
         if self.observer is not None:
             self.observer.step_computed(plan, self._scheduler)
-        self._scheduler.release_finished()
-        if self.config.check_integrity:
-            self._kv.check_integrity()
 
     def _output(self, request: Request) -> RequestOutput:
         del self._requests[request.request_id]

@@ -13,7 +13,10 @@ from pagecli.engine.step_plan import StepPlan
 
 
 class StepTimes(NamedTuple):
-    """When the parts of one step ended, on time.perf_counter()."""
+    """When the parts of one step ended, on time.perf_counter(); never before the step in front of it ended.
+
+    What the host did for this step while that one ran is no time of this one: steps do not overlap in these records.
+    """
 
     started: float
     planned: float  # what runs is decided, and its blocks are reserved
@@ -36,7 +39,8 @@ class EngineObserver(Protocol):
         ...
 
     def step_computed(self, plan: StepPlan, scheduler: Scheduler) -> None:
-        """The plan's tokens are in the cache; sequences that finished in this step still hold their blocks."""
+        """The plan's tokens are in the cache, or will be when the step under way has run; sequences that finish in this step
+        still hold their blocks, and nothing is reserved for the step after it."""
         ...
 
     def step_ended(self, times: StepTimes, outputs: Sequence[RequestOutput]) -> None:

@@ -4,7 +4,7 @@ There are no phases. Every sequence has known tokens and computed tokens, and a 
 is a sequence one token behind, a prefill chunk one further behind, a prefix found in the cache a sequence that starts ahead,
 and a preempted one fell back to zero (Yu et al., OSDI 2022: iteration-level scheduling; Kwon et al., SOSP 2023, section 4.5:
 all sequences of a request preempted together, last in first preempted, by recomputation or by swapping).
-State changes in two places: plan() reserves, commit() records.
+State changes in two places: plan() reserves, commit() records. How steps overlap: pipelined_scheduler.py and in_flight.py.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Literal
 
 from pagecli.engine import decoding
 from pagecli.engine.config import Batching
+from pagecli.engine.in_flight import InFlight
 from pagecli.engine.preemption import PreemptionLog
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.reservations import Reservations
@@ -50,6 +51,7 @@ class Scheduler:
         self.preemptions = PreemptionLog()
         self.num_cached_prompt_tokens = 0  # found in the cache when their request started
         self._finish_check = finish_check
+        self._in_flight = InFlight(kv)
         self._waiting = WaitingQueue()
         self.full = False  # the last plan() looked for newcomers, and none fits until somebody leaves
         self._running: list[Request] = []  # in order of admission: the last one is preempted first
@@ -87,7 +89,7 @@ class Scheduler:
         else:
             self._waiting.remove(request)
         for sequence in (*request.live, *request.leaving):
-            self.kv.free(sequence.seq_id)
+            self._in_flight.free(sequence.seq_id)
 
     def plan(self) -> StepPlan:
         """Reserve blocks for the next step and say what it runs: decodes, then requests that catch up, then newcomers."""
@@ -104,20 +106,35 @@ class Scheduler:
         if len(self._waiting) and self.preemptions.count == num_preemptions:
             self._admit(lengths, budget, behind)
         chunks = [self._chunk(sequence, n) for sequence, n in lengths.items()]
-        return StepPlan(chunks, self.kv.take_moves())
+        return StepPlan(chunks, self.kv.take_moves(), self._in_flight.feeds(lengths))
+
+    def _live_by_id(self) -> dict[int, Sequence]:
+        return {s.seq_id: s for request in self._running for s in request.live}
+
+    def _record_computed(self, plan: StepPlan, by_id: dict[int, Sequence]) -> None:
+        """The plan's tokens are in the cache; not those of sequences that ended after it was made."""
+        for chunk in plan.chunks:
+            sequence = by_id.get(chunk.seq_id)
+            if sequence is not None:
+                sequence.num_computed = chunk.context_len
+                self.kv.record_filled(chunk.seq_id, chunk.context_len, sequence.token_ids)
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> list[Request]:
-        """Record what the step computed and chose (one result for each chunk that samples, in order). Returns who finished."""
-        by_id = {s.seq_id: s for request in self._running for s in request.live}
-        chosen = iter(results)
+        """Record what the step computed and chose (one result for each chunk that samples, in order). Returns who finished.
+
+        What was chosen for a sequence that had ended when the plan's results came is one token too many, and dropped.
+        """
+        by_id = self._live_by_id()
+        if self._in_flight.looked_past is not plan:
+            self._record_computed(plan, by_id)
         advanced: dict[Request, None] = {}
-        for chunk in plan.chunks:
-            sequence = by_id[chunk.seq_id]
-            sequence.num_computed = chunk.context_len
-            self.kv.record_filled(chunk.seq_id, chunk.context_len, sequence.token_ids)
-            if chunk.specs:
-                decoding.apply(sequence, next(chosen), self.kv, self._finish_check)
+        for chunk, result in zip((c for c in plan.chunks if c.specs), results, strict=True):
+            sequence = by_id.get(chunk.seq_id)
+            if sequence is not None:
+                self._in_flight.resolve(sequence)
+                decoding.apply(sequence, result, self.kv, self._finish_check)
                 advanced[sequence.request] = None
+        self._in_flight.landed(plan)
         return [request for request in advanced if request.finished]
 
     def release_finished(self) -> None:
@@ -127,7 +144,7 @@ class Scheduler:
                 if self.limits.batching == "static" and (request.finished or sequence.finish_reason is not None):
                     self._ended.append(sequence)
                 else:
-                    self.kv.free(sequence.seq_id)
+                    self._in_flight.free(sequence.seq_id)
                     self.full = False
             request.leaving.clear()
         self._running = [r for r in self._running if not r.finished]
@@ -138,7 +155,7 @@ class Scheduler:
         """Free what finished sequences of a static batch hold."""
         self.full = self.full and not self._ended
         for sequence in self._ended:
-            self.kv.free(sequence.seq_id)
+            self._in_flight.free(sequence.seq_id)
         self._ended.clear()
 
     def _schedule(self, request: Request, budget: int, lengths: dict[Sequence, int]) -> int:
@@ -147,7 +164,7 @@ class Scheduler:
         for sequence in list(request.live):
             if not request.running:
                 return 0
-            if not self._ready(sequence):
+            if self._in_flight.ends(sequence) or not self._ready(sequence):
                 continue
             num_tokens = min(sequence.num_uncomputed, budget - used)
             if num_tokens > 0 and self._reserve_or_preempt(sequence, num_tokens, lengths):
@@ -190,6 +207,7 @@ class Scheduler:
     def _reserve_or_preempt(self, sequence: Sequence, num_tokens: int, lengths: dict[Sequence, int]) -> bool:
         """Reserve slots for the sequence's next tokens, preempting the youngest for them; False if that was its own request."""
         while not self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
+            self._in_flight.check_may_take()
             if self._ended:  # nobody is preempted for a sequence that has ended
                 self._release_ended()
                 continue
@@ -210,10 +228,14 @@ class Scheduler:
             self.preemptions.record(request, tokens_lost=0)
             return
         self.preemptions.record(request, tokens_lost=sum(s.num_computed for s in request.live))
-        for sequence in request.live:
-            sequence.num_lost = max(sequence.num_lost, sequence.num_computed)
+        self._drop_computed(request)
+
+    def _drop_computed(self, request: Request) -> None:
+        """Free the blocks of a request outside the batch; its tokens are to be computed again."""
         if request.beam_search is not None:
             request.beam_search.withdraw()
+        for sequence in request.live:
+            sequence.num_lost = max(sequence.num_lost, sequence.num_computed)
         for sequence in request.live:
             self.kv.free(sequence.seq_id)
             sequence.num_computed = 0
@@ -242,7 +264,7 @@ class Scheduler:
 
     def _num_places_taken(self) -> int:
         """Sequences that the running requests may have in a step."""
-        return sum(r.max_live for r in self._running)
+        return sum(r.max_live for r in self._running) - self._in_flight.num_ending
 
     def _admit_newcomers(self, lengths: dict[Sequence, int], budget: int, room: int, promised: int) -> None:
         at_once = self.limits.batching != "continuous"

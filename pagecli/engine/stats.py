@@ -38,17 +38,20 @@ class EngineStats:
         """Add what the step about to run shares: its blocks are reserved, and copied where they are written."""
         self._sharing_sum += 1 - kv.num_used_blocks / kv.num_table_entries
 
-    def record_step(self, kv: KVMemory, plan: StepPlan, seconds: float) -> None:
+    def record_step(self, kv: KVMemory, plan: StepPlan) -> None:
         """Add one step, seen after its tokens were recorded and before finished sequences leave."""
         used = kv.num_used_blocks
         self.num_steps += 1
         self.num_computed_tokens += plan.num_tokens
         self.num_recomputed_tokens += plan.num_repeated
-        self.recompute_seconds += seconds * plan.num_repeated / plan.num_tokens
         self.num_sampled_tokens += sum(len(chunk.specs) for chunk in plan.chunks)
-        self.step_seconds += seconds
         self.kv_blocks_peak = max(self.kv_blocks_peak, used)
         self._utilization_sum += kv.num_filled_slots / (used * kv.block_size)
+
+    def record_seconds(self, plan: StepPlan, seconds: float) -> None:
+        """Add what the step took, from its plan to its tokens."""
+        self.step_seconds += seconds
+        self.recompute_seconds += seconds * plan.num_repeated / plan.num_tokens
 
     def as_dict(self) -> dict[str, object]:
         """The counts by their names in the --stats file."""

@@ -43,6 +43,10 @@ class WaitingQueue:
     def next_preempted(self) -> Request | None:
         return self._preempted[0] if self._preempted else None
 
+    def preempted(self) -> list[Request]:
+        """Those that were put back, in order."""
+        return list(self._preempted)
+
     def newcomers(self) -> Iterator[Request]:
         """The window's requests in order, then the next window's if all were removed; remove() may be called meanwhile."""
         while self._window or self._arrivals:

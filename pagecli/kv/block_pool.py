@@ -71,6 +71,11 @@ class BlockPool:
             self._on_evict(block_id)
         return block_id
 
+    def drop_cached(self) -> None:
+        """Keep no block for its content."""
+        while self._cached_ids:
+            self._free_ids.append(self._evict())
+
     def share(self, block_id: int) -> None:
         """One more block table holds this used or cached block."""
         if self._ref_counts[block_id] == 0:

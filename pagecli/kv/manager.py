@@ -244,6 +244,13 @@ class KVManager:
         if self.index is not None:
             self.index.forget(block_id)
 
+    def forget_contents(self) -> None:
+        """No block is found by its content any more: a step failed that may have been about to fill some."""
+        self.pool.drop_cached()
+        if self.index is not None:
+            for _, block_id in self.index.items():
+                self.index.forget(block_id)
+
     def can_swap_out(self, seq_ids: list[int]) -> bool:
         """Whether the swap pool has room for these sequences' blocks, shared ones counted once."""
         blocks = {block_id for seq_id in seq_ids if seq_id in self._tables for block_id in self._tables[seq_id].block_ids}

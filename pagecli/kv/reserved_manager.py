@@ -202,6 +202,9 @@ class ReservedManager:
         """0: there is nothing to take over."""
         return 0
 
+    def forget_contents(self) -> None:
+        """Nothing is found by its content here."""
+
     def can_swap_out(self, seq_ids: list[int]) -> bool:
         return False
 

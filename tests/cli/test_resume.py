@@ -245,18 +245,18 @@ def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monk
     from pagecli.runner.model_runner import ModelRunner
 
     generate(PROMPTS, "whole.jsonl", *SAMPLED)
-    run = ModelRunner.run
+    launch = ModelRunner.launch
 
     def failing(self, plan):
         if any(spec.row_key == poisoned for chunk in plan.chunks for spec in chunk.specs):
             raise RuntimeError("kernel on fire")
-        return run(self, plan)
+        return launch(self, plan)
 
     from pagecli.jobs.input_row import InputRow
     from pagecli.jobs.records import row_key
 
     poisoned = row_key(InputRow(17, PROMPTS[17]))
-    monkeypatch.setattr(ModelRunner, "run", failing)
+    monkeypatch.setattr(ModelRunner, "launch", failing)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED, "--stats", "stats.json")[0] == 5
     whole = [json.loads(line) for line in (tmp_path / "whole.jsonl").open()]
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]

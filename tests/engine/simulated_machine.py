@@ -6,10 +6,11 @@ the text so far, so a wrong token anywhere changes everything after it.
 """
 
 from pagecli.engine.decoding import start_beam_search
+from pagecli.engine.pipelined_scheduler import PipelinedScheduler
 from pagecli.engine.request import Request
 from pagecli.engine.reservations import Reservations
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.scheduler import Scheduler, SchedulerLimits
+from pagecli.engine.scheduler import SchedulerLimits
 from pagecli.engine.step_plan import BeamCandidates, SampledToken
 from pagecli.engine.stopping import FinishCheck
 from pagecli.kv.manager import KVManager
@@ -46,7 +47,7 @@ class SimulatedMachine:
         reservations = None if paged else Reservations(self.kv, kv_policy, max_model_len)
         limits = SchedulerLimits(max_num_seqs, max_batch_tokens, "swap" if swap_blocks else "recompute", batching)
         self.finish_check = FinishCheck(frozenset({EOS}))
-        self.scheduler = Scheduler(self.kv, limits, self.finish_check, reservations)
+        self.scheduler = PipelinedScheduler(self.kv, limits, self.finish_check, reservations)
         self.cache = [[None] * block_size for _ in range(num_blocks)]
         self.swap = [[None] * block_size for _ in range(swap_blocks)]
 
@@ -60,6 +61,7 @@ class SimulatedMachine:
         assert plan.num_tokens <= self.scheduler.limits.max_batch_tokens
         assert len(plan.chunks) <= self.scheduler.limits.max_num_seqs
         self.kv.check_integrity()
+        self.check_writes(plan)
         self._move(plan.moves)
         for chunk in plan.chunks:
             self._write(chunk)
@@ -92,9 +94,13 @@ class SimulatedMachine:
     def _write(self, chunk):
         size = self.kv.block_size
         for i, token_id in enumerate(chunk.token_ids, start=chunk.start):
-            block_id = chunk.block_ids[i // size]
-            assert self.kv.pool.ref_count(block_id) == 1, "a block is written while shared"
-            self.cache[block_id][i % size] = token_id
+            self.cache[chunk.block_ids[i // size]][i % size] = token_id
+
+    def check_writes(self, plan):
+        """Every block that the plan writes belongs to one sequence."""
+        for chunk in plan.chunks:
+            for at in range(chunk.start // self.kv.block_size, -(-chunk.context_len // self.kv.block_size)):
+                assert self.kv.pool.ref_count(chunk.block_ids[at]) == 1, "a block is written while shared"
 
     def _choose(self, chunk):
         size = self.kv.block_size

@@ -1,0 +1,102 @@
+"""The simulated machine with steps whose results come one step late, as on a GPU: a launched step runs when it is collected,
+at the latest; a block given away while a launched step may still use it shows."""
+
+from simulated_machine import SimulatedMachine
+
+from pagecli.engine.step_plan import BeamCandidates
+
+
+class LateMachine(SimulatedMachine):
+    """Every step without beams is planned past. `num_overlapped`: steps launched while the one in front was in flight."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self._ahead = None
+        self._sampled = []  # by the step that ran last
+        self.num_overlapped = self.num_dropped = 0
+
+    @property
+    def is_in_flight(self):
+        return self._ahead is not None
+
+    def step(self):
+        plan, self._ahead = self._ahead or self._plan(), None
+        if not plan.chunks:
+            self._move(plan.moves)
+            return plan, []
+        if not any(spec.num_candidates for chunk in plan.chunks for spec in chunk.specs):
+            self._plan_past(plan)
+        finished = self._land(plan)
+        if self._ahead is not None and not self.scheduler.is_wanted(self._ahead):
+            self.drain()
+        return plan, finished
+
+    def _plan(self):
+        plan = self.scheduler.plan()
+        self.check_writes(plan)
+        return plan
+
+    def drain(self):
+        """Collect the step in flight."""
+        plan, self._ahead = self._ahead, None
+        return [] if plan is None else self._land(plan)
+
+    def _plan_past(self, plan):
+        self.scheduler.look_past(plan)
+        held = {block_id for chunk in plan.chunks for block_id in chunk.block_ids}
+        idle = {block_id for block_id in held if self.kv.pool.ref_count(block_id) == 0}
+        assert not idle, "a launched step uses a block that nobody holds"
+        ahead = self.scheduler.plan_ahead()
+        self.kv.check_integrity()
+        if ahead is None:
+            return
+        self.check_writes(ahead)
+        assert ahead.num_tokens <= self.scheduler.limits.max_batch_tokens
+        assert len(ahead.chunks) <= self.scheduler.limits.max_num_seqs
+        mine = {chunk.seq_id for chunk in plan.chunks}
+        for chunk in ahead.chunks:  # nobody else writes what the launched step uses
+            if chunk.seq_id not in mine:
+                written = chunk.block_ids[chunk.start // self.kv.block_size : -(-chunk.context_len // self.kv.block_size)]
+                assert not held & set(written), "a block is given away while a launched step uses it"
+        if ahead.chunks:
+            self._ahead = ahead
+            self.num_overlapped += 1
+        else:
+            assert not ahead.moves
+
+    def _land(self, plan):
+        self._move(plan.moves)
+        self._feed(plan)
+        for chunk in plan.chunks:
+            self._write(chunk)
+        results = [self._choose_late(chunk) for chunk in plan.chunks if chunk.specs]
+        self._sampled = [t.token_id for r in results if not isinstance(r, BeamCandidates) for t in r]
+        running = {s.seq_id for r in self.scheduler.running for s in r.live}
+        self.num_dropped += sum(chunk.seq_id not in running for chunk in plan.chunks)
+        finished = self.scheduler.commit(plan, results)
+        self.kv.check_integrity()
+        self.scheduler.release_finished()
+        self.kv.check_integrity()
+        return finished
+
+    def _feed(self, plan):
+        rows = [(chunk, i) for chunk in plan.chunks for i in range(len(chunk.token_ids))]
+        for row, source in plan.feeds:
+            chunk, at = rows[row]
+            chunk.token_ids[at] = self._sampled[source]
+
+    def _choose_late(self, chunk):
+        """As _choose, of the text that is in memory: the host's own may lack the last token."""
+        known = chunk.specs[0].known_token_ids
+        length = chunk.context_len
+        assert chunk.specs[0].position == length - chunk.specs[0].num_prompt_tokens or len(known) > length
+        size = self.kv.block_size
+        read = [self.cache[chunk.block_ids[i // size]][i % size] for i in range(length)]
+        assert read[:-1] == known[: length - 1], "the block table leads to other tokens than the sequence's own"
+        if chunk.specs[0].num_candidates:
+            return self._choose(chunk)
+        from simulated_machine import next_token
+
+        from pagecli.engine.step_plan import SampledToken
+
+        return tuple(SampledToken(next_token(read, spec.sample, spec.params.seed)) for spec in chunk.specs)
