@@ -10,7 +10,7 @@ from pagecli.engine.config import EngineConfig
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.observer import EngineObserver
 from pagecli.engine.outputs import RequestOutput
-from pagecli.engine.pipeline import Pipeline
+from pagecli.engine.pipeline import Pipeline, StepHooks
 from pagecli.engine.pipelined_scheduler import PipelinedScheduler
 from pagecli.engine.request import Request
 from pagecli.engine.reservations import Reservations
@@ -55,7 +55,7 @@ class Engine:
         self._scheduler = PipelinedScheduler(self._kv, limits, self._finish_check, reservations)
         self._requests: dict[int, Request] = {}
         self._stats = EngineStats()
-        self._pipeline = Pipeline(self._scheduler, self._runner, self._record_plan, self._record)
+        self._pipeline = Pipeline(self._scheduler, self._runner)
         self.observer: EngineObserver | None = None
         self.load_seconds = time.perf_counter() - started
 
@@ -115,7 +115,7 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Run one step of the batch; returns the requests that finished in it."""
-        step = self._pipeline.step()
+        step = self._pipeline.step(StepHooks(self._record_plan, self._record))
         if step is None:
             return []
         outputs = [self._output(request) for request in step.finished]

@@ -34,39 +34,35 @@ class Step:
     finished: list[Request] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class StepHooks:
+    """Who is told of a step while it goes on."""
+
+    planned: Callable[[], None]  # its blocks are reserved
+    computed: Callable[[StepPlan], None]  # its tokens are counted as computed, and nothing is reserved for the step after it
+
+
 class Pipeline:
-    """Runs the scheduler's steps, one of them ahead where that is possible.
+    """Runs the scheduler's steps, one of them ahead where that is possible."""
 
-    `on_planned()` is called when a step's blocks are reserved, `on_computed(plan)` when its tokens are counted as computed and
-    nothing is reserved for the step after it.
-    """
-
-    def __init__(
-        self,
-        scheduler: PipelinedScheduler,
-        runner: ModelRunner | CudaRunner,
-        on_planned: Callable[[], None],
-        on_computed: Callable[[StepPlan], None],
-    ) -> None:
+    def __init__(self, scheduler: PipelinedScheduler, runner: ModelRunner | CudaRunner) -> None:
         self._scheduler = scheduler
         self._runner: Any = runner  # each runner's launch() returns what its own collect() takes
-        self._on_planned = on_planned
-        self._on_computed = on_computed
         self._ahead: Step | None = None  # launched before the step in front of it was committed
         self._last_end = 0.0
 
-    def step(self) -> Step | None:
+    def step(self, hooks: StepHooks) -> Step | None:
         """Commit one step, the next one launched meanwhile; None if there was nothing to run.
 
         Raises what the runner raises; then nothing is in flight, and all requests start again from the tokens they know.
         """
         try:
-            step, self._ahead = self._ahead or self._launch(), None
+            step, self._ahead = self._ahead or self._launch(hooks), None
             if step is None:
                 return None
             if self._runner.can_pipeline(step.plan):
-                self._ahead = self._launch(after=step.plan)
-            self._land(step)
+                self._ahead = self._launch(hooks, after=step.plan)
+            self._land(step, hooks)
             if step.finished:
                 self._drop_unwanted()
             return step
@@ -87,25 +83,25 @@ class Pipeline:
         self._last_end = shown.ended
         return shown
 
-    def _launch(self, after: StepPlan | None = None) -> Step | None:
+    def _launch(self, hooks: StepHooks, after: StepPlan | None = None) -> Step | None:
         """Plan and launch a step, `after` one that is under way; None if there is nothing to run, or not yet."""
         started = time.perf_counter()
-        plan = self._scheduler.plan() if after is None else self._plan_ahead(after)
+        plan = self._scheduler.plan() if after is None else self._plan_ahead(after, hooks)
         planned = time.perf_counter()
         if plan is None:
             return None
         if not plan.chunks:
             self._runner.mover.carry_out(plan.moves)
             return None
-        self._on_planned()
+        hooks.planned()
         return Step(plan, self._runner.launch(plan), started, planned)
 
-    def _plan_ahead(self, after: StepPlan) -> StepPlan | None:
+    def _plan_ahead(self, after: StepPlan, hooks: StepHooks) -> StepPlan | None:
         self._scheduler.look_past(after)
-        self._on_computed(after)
+        hooks.computed(after)
         return self._scheduler.plan_ahead()
 
-    def _land(self, step: Step) -> None:
+    def _land(self, step: Step, hooks: StepHooks) -> None:
         """Collect and commit the step."""
         results = self._runner.collect(step.pending)
         step.run_times = self._runner.times
@@ -113,7 +109,7 @@ class Pipeline:
         step.finished = self._scheduler.commit(step.plan, results)
         step.committed = time.perf_counter()
         if not recorded:
-            self._on_computed(step.plan)
+            hooks.computed(step.plan)
         self._scheduler.release_finished()
 
     def _drop_unwanted(self) -> None:
