@@ -49,6 +49,17 @@ struct Prefetcher {
         __builtin_prefetch(next, 0, 2);
         next += step;
     }
+
+    // advance() four times; of steps up to 16 bytes one line is all there is to bring.
+    [[gnu::always_inline]] void advance_four() {
+        __builtin_prefetch(next, 0, 2);
+        if (step > 16) {
+            __builtin_prefetch(next + step, 0, 2);
+            __builtin_prefetch(next + 2 * step, 0, 2);
+            __builtin_prefetch(next + 3 * step, 0, 2);
+        }
+        next += 4 * step;
+    }
 };
 
 // sum[r][v] += x(r) * weight(v) by multiply_add(sum, x, weight), the smaller of the two factors' sets held in registers.
@@ -126,10 +137,21 @@ void tile_float32(const TileArgs& t) {
     const float* weight = static_cast<const float*>(t.weight);
     const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
-    for (int64_t k = 0; k < t.k_count; ++k) {
+    int64_t k = 0;
+    for (; k + 4 <= t.k_count; k += 4) {  // four at a time: fewer instructions beside the multiply-adds
+        PAGECLI_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const float* row = weight + i * kPanelWidth;
+            sums.add([=](int r) { return broadcast(x[r * x_stride + i]); },
+                     [=](int v) { return load(row + vector_offset(v, VecF::width, panel_stride)); }, accumulate);
+        }
+        prefetcher.advance_four();
+        weight += 4 * kPanelWidth;
+        x += 4;
+    }
+    for (; k < t.k_count; ++k) {
         sums.add([=](int r) { return broadcast(x[r * x_stride]); },
                  [=](int v) { return load(weight + vector_offset(v, VecF::width, panel_stride)); }, accumulate);
-        prefetcher.advance();
         weight += kPanelWidth;
         ++x;
     }

@@ -44,6 +44,7 @@ class KvDType(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     int8 = "int8"
+    fp8 = "fp8"
 
 
 class EarlyStop(StrEnum):
@@ -179,7 +180,7 @@ BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE,
 KvDTypeChoice = Annotated[
     KvDType,
     _option(
-        "Of the KV cache. auto: as the weights (int8: bfloat16). int8 holds twice the tokens of bfloat16; CPU only.",
+        "Of the KV cache. auto: as the weights (int8, fp8: bfloat16). int8 (CPU) and fp8 (GPU) hold twice bfloat16's tokens.",
         ENGINE,
         "--kv-dtype",
     ),

@@ -12,7 +12,7 @@ from pagecli.cli.profile_section import Section
 from pagecli.cli.quiet_libraries import quieten
 from pagecli.engine.config import EngineConfig
 from pagecli.errors import InputError, UsageError
-from pagecli.model.dtypes import KV_DTYPES
+from pagecli.model.dtypes import CPU_KV_DTYPES
 
 if TYPE_CHECKING:
     from pagecli.cli.profile_plan import PlannedJob
@@ -37,8 +37,8 @@ def check_run_flags(values: Mapping[str, Any]) -> None:
     if values["run"] or values["sweep"] is not None:
         if values["dtype"] == "float16":
             raise UsageError("--run and --sweep take float32 or bfloat16 weights", "use --dtype bfloat16")
-        if values["kv_dtype"] not in ("auto", *KV_DTYPES):
-            raise UsageError(f"--run and --sweep have no KV cache of {values['kv_dtype']}", f"use {', '.join(KV_DTYPES)}")
+        if values["kv_dtype"] not in ("auto", *CPU_KV_DTYPES):
+            raise UsageError(f"--run and --sweep have no KV cache of {values['kv_dtype']}", f"use {', '.join(CPU_KV_DTYPES)}")
 
 
 def run_section(job: "PlannedJob", values: Mapping[str, Any], console: Console) -> Section:

@@ -23,6 +23,7 @@ from pagecli.errors import ModelError
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 from pagecli.kv.reserved_manager import ReservedManager
+from pagecli.model.dtypes import TORCH_NAMES
 from pagecli.model.registry import Model
 from pagecli.runner import cuda_start, kv_cache, memory_budget
 from pagecli.runner.cuda_runner import CudaRunner
@@ -62,7 +63,8 @@ class Engine:
     def _build_cache(self, model: Model) -> tuple[ModelRunner | CudaRunner, KVMemory]:
         import torch
 
-        dtype, block_size = getattr(torch, self.loaded.kv_dtype(self.config)), self.config.block_size
+        kv_dtype, block_size = self.loaded.kv_dtype(self.config), self.config.block_size
+        dtype = getattr(torch, TORCH_NAMES.get(kv_dtype, kv_dtype))
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
         bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
         num_swap_blocks = self.config.swap_memory_bytes // bytes_each

@@ -34,7 +34,7 @@ class LoadedModel:
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
         device = _device(config)
-        _check_kv_dtype(config, device, self.dtype)
+        _check_kv_dtype(config, device, self.dtype, self.model.config.head_dim)
         wanted = (config.model, config.load_format, device, _dtype(config, device))
         if (self.name, self.load_format, self.device, self.dtype) != wanted:
             raise UsageError(f"{self.name} ({self.dtype}) is loaded, and {config.model} asked for", "load it anew")
@@ -50,7 +50,7 @@ def load(config: EngineConfig) -> LoadedModel:
     device = _device(config)
     source = resolve_model(config.model, config.load_format)
     dtype = _dtype(config, device)
-    _check_kv_dtype(config, device, dtype)
+    _check_kv_dtype(config, device, dtype, source.config.head_dim)
     available = memory_budget.gpu_available_bytes() if device == "cuda" else None
     memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
@@ -70,12 +70,16 @@ def _device(config: EngineConfig) -> str:
     return "cuda"
 
 
-def _check_kv_dtype(config: EngineConfig, device: str, dtype: str) -> None:
+def _check_kv_dtype(config: EngineConfig, device: str, dtype: str, head_dim: int) -> None:
     if config.kv_dtype not in ("auto", *KV_DTYPES):
         raise UsageError(f"KV cache dtype {config.kv_dtype!r} is unknown", f"use auto, {', '.join(KV_DTYPES)}")
-    if device == "cuda" and config.kv_dtype not in ("auto", KV_DTYPE[dtype]):
-        hint = "leave out --kv-dtype, or use --device cpu"
-        raise UsageError(f"a GPU keeps K and V in {KV_DTYPE[dtype]}, not in --kv-dtype {config.kv_dtype}", hint)
+    if device == "cpu" and config.kv_dtype == "fp8":
+        raise UsageError("--kv-dtype fp8 is for GPUs", "use --device cuda, or --kv-dtype int8")
+    if device == "cuda":
+        choices = [KV_DTYPE[dtype], *(["fp8"] if KV_DTYPE[dtype] == "bfloat16" and head_dim % 16 == 0 else [])]
+        if config.kv_dtype not in ("auto", *choices):
+            hint = f"use --kv-dtype {' or '.join(choices)}, or --device cpu"
+            raise UsageError(f"on a GPU this model's K and V are not kept in --kv-dtype {config.kv_dtype}", hint)
 
 
 def _dtype(config: EngineConfig, device: str) -> str:

@@ -7,11 +7,15 @@ GPU_DTYPES = ("bfloat16", "float16", "float32", "fp8")
 # Bytes of a weight. int8: one byte, and for 64 of them a float scale. fp8: one byte; scales and what stays in bfloat16 aside.
 WEIGHT_BYTES: dict[str, float] = {"float32": 4, "bfloat16": 2, "int8": 1 + 4 / 64, "fp8": 1}
 
-KV_DTYPES = ("float32", "bfloat16", "int8")
+CPU_KV_DTYPES = ("float32", "bfloat16", "int8")
+KV_DTYPES = (*CPU_KV_DTYPES, "fp8")
 # Of a cache that goes with the weights.
 KV_DTYPE = {"float32": "float32", "bfloat16": "bfloat16", "int8": "bfloat16", "fp8": "bfloat16"}
-KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a number in the cache
+KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "fp8": 1}  # of a number in the cache
 KV_SCALE_BYTES = {"int8": 4}  # beside the numbers of a slot, for each KV head, K and V each
+
+
+TORCH_NAMES = {"fp8": "float8_e4m3fn"}  # where torch has another name for it
 
 
 def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:

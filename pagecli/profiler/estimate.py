@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pagecli.model.dtypes import KV_DTYPE, KV_DTYPES
+from pagecli.model.dtypes import CPU_KV_DTYPES, KV_DTYPE
 from pagecli.profiler.plan import Plan
 from pagecli.profiler.roofline import StepTime
 from pagecli.profiler.workloads import Workload
@@ -65,7 +65,8 @@ def generate_flags(plan: Plan, workload: Workload) -> list[str]:
     useful_bytes = batch * longest_blocks * block_bytes
     # Rounded up where the batch is the limit, down where memory is.
     mebibytes = -(-useful_bytes // 2**20) if useful_bytes < plan.kv_memory_bytes else plan.kv_memory_bytes // 2**20
-    own_kv_dtype = settings.kv_dtype in KV_DTYPES and settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype)
+    served = (*CPU_KV_DTYPES, "fp8") if settings.device.kind == "gpu" else CPU_KV_DTYPES
+    own_kv_dtype = settings.kv_dtype in served and settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype)
     return [
         *("--dtype", settings.dtype),
         *(("--kv-dtype", settings.kv_dtype) if own_kv_dtype else ()),

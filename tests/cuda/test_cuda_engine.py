@@ -9,7 +9,7 @@ import torch
 from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.engine.sampling_params import SamplingParams
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, UsageError
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [5, 6, 7, 8, 9, 10, 11, 12, 14, 15], [20], list(range(30, 60))]
 PARAMS = [
@@ -45,6 +45,25 @@ def test_tokens_equal_the_cpus(tiny_model, preemption):
     assert stats["device"] == "cuda"
     assert stats["num_preemptions"] > 0  # steps launched ahead may preempt at other times than the CPU's
     assert cpu_stats["num_preemptions"] > 0
+
+
+@pytest.mark.cuda
+def test_a_cache_of_8_bit_floats_takes_half_the_memory_of_bfloat16(tiny_model):
+    config = EngineConfig(str(tiny_model("llama")), dtype="bfloat16", device="cuda", max_num_seqs=8, kv_memory_bytes=2**20)
+    wide, narrow = (run_engine(dataclasses.replace(config, kv_dtype=kv_dtype)) for kv_dtype in ("auto", "fp8"))
+    lengths = [[len(ids) for row in found.values() for ids in row] for found in (wide[0], narrow[0])]
+    assert lengths[0] == lengths[1]
+    assert narrow[1]["kv_dtype"] == "fp8"
+    assert 2 * narrow[1]["kv_bytes_per_token"] == wide[1]["kv_bytes_per_token"]
+    assert narrow[1]["kv_blocks_total"] == 2 * wide[1]["kv_blocks_total"]
+    with pytest.raises(UsageError, match="not kept in --kv-dtype float32") as raised:
+        Engine(dataclasses.replace(config, kv_dtype="float32"))
+    assert raised.value.hint == "use --kv-dtype bfloat16 or fp8, or --device cpu"
+
+
+def test_8_bit_floats_on_the_cpu_end_with_one_clear_line(tiny_model):
+    with pytest.raises(UsageError, match=r"^--kv-dtype fp8 is for GPUs$"):
+        Engine(EngineConfig(str(tiny_model("llama")), kv_dtype="fp8"))
 
 
 def test_without_a_gpu_the_run_ends_with_one_clear_line(tiny_model, monkeypatch):
