@@ -16,7 +16,7 @@ from pagecli.engine.request import Request
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.engine.scheduler import Scheduler
 from pagecli.engine.step_plan import StepPlan
-from pagecli.model.dtypes import KV_BYTES, WEIGHT_BYTES
+from pagecli.model.dtypes import WEIGHT_BYTES
 from pagecli.profiler.gpus import Device
 from pagecli.profiler.roofline import StepTime
 
@@ -28,8 +28,8 @@ class StepCounter:
         bandwidth, flops = limits["copy_bytes_per_s"], limits["bf16_flops_per_s"]
         # As a host, because measured ceilings need no share taken off.
         device = Device("measured", "measured", 0, bandwidth, flops, flops, 0.0, kind="host")
-        weight_bytes, kv_bytes = WEIGHT_BYTES[engine.dtype], KV_BYTES[engine.loaded.kv_dtype(engine.config)]
-        self._least = StepTime(engine.model_config, device, weight_bytes, kv_dtype_bytes=kv_bytes)
+        kv_bytes = engine.loaded.kv_bytes_per_token(engine.config)
+        self._least = StepTime(engine.model_config, device, WEIGHT_BYTES[engine.dtype], kv_bytes_per_token=kv_bytes)
         self.floor_seconds = 0.0
         self.num_steps = self.num_running = 0
 
