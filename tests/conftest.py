@@ -1,11 +1,14 @@
 """Real models for every test that needs one: tiny random ones, built once a session, and the sample model."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where tests run under nohup, it is ignored by every process they start
 
 
 @pytest.fixture(scope="session")

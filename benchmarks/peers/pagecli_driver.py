@@ -29,7 +29,8 @@ def load(task: dict) -> Loaded:
         return outputs
 
     kept = task["dtype"]
-    return Loaded(generate, kept if kept == "float32" else f"weights {kept}, activations float32")
+    activations = "15-bit" if kept == "int8" else "float32"
+    return Loaded(generate, kept if kept == "float32" else f"weights {kept}, activations {activations}")
 
 
 main(load, "pagecli", "torch")
