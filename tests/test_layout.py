@@ -93,6 +93,12 @@ def test_files_stay_short_and_are_named_for_their_subject(path):
     assert path.stem not in GRAB_BAGS
 
 
+def test_no_two_benchmarks_have_one_name():
+    """Tests import them from several folders on the path: of two, which one they get would depend on the order of the tests."""
+    names = [path.stem for path in SOURCES if path.suffix == ".py" and "benchmarks" in path.relative_to(ROOT).parts[:-1]]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_kernels_and_their_headers_know_no_python_and_no_torch():
     for folder in ("include", "cpu", "cuda"):
         for path in (ROOT / "csrc" / folder).rglob("*"):
