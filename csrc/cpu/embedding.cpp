@@ -19,7 +19,7 @@ void gather_row(float* out, const uint16_t* panel, int lane, int64_t cols) {
 void gather_row(float* out, const Int8Group* panel, int lane, int64_t cols) {
     for (int64_t k = 0; k < cols; ++k) {
         const Int8Group& group = panel[k / kGroupK];
-        out[k] = group.scale[lane] * static_cast<float>(group.q[k % kGroupK / 4][lane][k % 4]);
+        out[k] = group.scale[lane] * static_cast<float>(group.q[k % kGroupK / 2][lane][k % 2]);
     }
 }
 

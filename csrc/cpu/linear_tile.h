@@ -22,11 +22,11 @@ constexpr int kMaxPanels = 4;
 
 // What a tile reads and writes over one block of k.
 struct TileArgs {
-    const void* x;         // [ROWS, k_count] as the tile takes it: floats, bfloat16 pairs, or int8 groups; rows x_stride apart
-    const float* x_scale;  // of int8 groups: [ROWS, k_count / 64], rows x_scale_stride apart
+    const void* x;         // cells [k_count / k per cell, ROWS] (linear_activations.h)
+    const float* x_scale;  // of int8 weights: [k_count / 64, ROWS]
     const void* weight;    // the first panel at the block's first k; the next panel is panel_stride elements further
-    float* sums;         // [ROWS, PANELS * 16]: sums so far, 64-byte aligned
-    int64_t x_stride, x_scale_stride, panel_stride;
+    float* sums;           // [ROWS, PANELS * 16]: sums so far, 64-byte aligned
+    int64_t panel_stride;
     int64_t k_count;
     const char* prefetch;   // brought into L2 meanwhile, prefetch_step bytes for every 64 bytes read of a panel
     int64_t prefetch_step;  // 0 to 64
@@ -135,25 +135,25 @@ void tile_float32(const TileArgs& t) {
     sums.start(t);
     const float* x = static_cast<const float*>(t.x);
     const float* weight = static_cast<const float*>(t.weight);
-    const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
+    const int64_t panel_stride = t.panel_stride;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     int64_t k = 0;
     for (; k + 4 <= t.k_count; k += 4) {  // four at a time: fewer instructions beside the multiply-adds
         PAGECLI_UNROLL
         for (int i = 0; i < 4; ++i) {
             const float* row = weight + i * kPanelWidth;
-            sums.add([=](int r) { return broadcast(x[r * x_stride + i]); },
+            sums.add([=](int r) { return broadcast(x[i * ROWS + r]); },
                      [=](int v) { return load(row + vector_offset(v, VecF::width, panel_stride)); }, accumulate);
         }
         prefetcher.advance_four();
         weight += 4 * kPanelWidth;
-        x += 4;
+        x += 4 * ROWS;
     }
     for (; k < t.k_count; ++k) {
-        sums.add([=](int r) { return broadcast(x[r * x_stride]); },
+        sums.add([=](int r) { return broadcast(x[r]); },
                  [=](int v) { return load(weight + vector_offset(v, VecF::width, panel_stride)); }, accumulate);
         weight += kPanelWidth;
-        ++x;
+        x += ROWS;
     }
     sums.finish(t);
 }
@@ -165,9 +165,9 @@ void tile_bfloat16(const TileArgs& t) {
     sums.start(t);
     const float* x = static_cast<const float*>(t.x);
     const uint16_t* weight = static_cast<const uint16_t*>(t.weight);
-    const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
+    const int64_t panel_stride = t.panel_stride;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
-    const auto read_x = [&](int r) __attribute__((always_inline)) { return broadcast(x[r * x_stride]); };
+    const auto read_x = [&](int r) __attribute__((always_inline)) { return broadcast(x[r]); };
     const auto read_pairs = [&](int v) __attribute__((always_inline)) {
         return load_pairs(weight + vector_offset(v, 2 * VecF::width, panel_stride));
     };
@@ -175,11 +175,11 @@ void tile_bfloat16(const TileArgs& t) {
     const auto read_high = [&](int v) __attribute__((always_inline)) { return widen_high(read_pairs(v)); };
     for (int64_t k = 0; k + 1 < t.k_count; k += 2) {
         sums.add(read_x, read_low, accumulate);
-        x = opaque(x + 1);  // or the odd k's x and the pairs would occupy registers from here on, and sums would be spilled
+        x = opaque(x + ROWS);  // or the odd k's x and the pairs would occupy registers from here on, and sums would be spilled
         weight = opaque(weight);
         sums.add(read_x, read_high, accumulate);
         prefetcher.advance();
-        ++x;
+        x += ROWS;
         weight += 2 * kPanelWidth;
     }
     sums.finish(t);
@@ -195,16 +195,16 @@ template <int ROWS, int PANELS>
 void tile_bfloat16_pairs(const TileArgs& t) {
     TileSums<ROWS, PANELS> sums;
     sums.start(t);
-    const uint16_t* x = static_cast<const uint16_t*>(t.x);
+    const uint32_t* x = static_cast<const uint32_t*>(t.x);
     const uint16_t* weight = static_cast<const uint16_t*>(t.weight);
-    const int64_t x_stride = t.x_stride, panel_stride = t.panel_stride;
+    const int64_t panel_stride = t.panel_stride;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     for (int64_t k = 0; k < t.k_count; k += 2) {
-        sums.add([=](int r) { return broadcast_pair(x + r * x_stride); },
+        sums.add([=](int r) { return broadcast_int(static_cast<int32_t>(x[r])); },
                  [=](int v) { return load_pairs(weight + vector_offset(v, 2 * VecF::width, panel_stride)); }, accumulate_pairs);
         prefetcher.advance();
         weight += 2 * kPanelWidth;
-        x += 2;
+        x += ROWS;
     }
     sums.finish(t);
 }
@@ -227,7 +227,7 @@ struct TileTable {
         {Kernel<5, 1>::run, Kernel<5, wide(5)>::run},
         {Kernel<6, 1>::run, Kernel<6, wide(6)>::run},
     };
-    static constexpr Tiles tiles(int max_rows = kMaxTileRows) { return {entries, max_rows, wide}; }
+    static constexpr Tiles tiles() { return {entries, kMaxTileRows, wide}; }
 };
 
 template <int ROWS, int PANELS>

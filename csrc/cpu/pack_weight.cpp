@@ -85,7 +85,7 @@ void quantize_panel(Int8Group* packed, const Source* weight, int64_t weight_stri
             int32_t q[kGroupK];
             convert(values, weight + r * weight_stride + first, width);
             packed->scale[r] = quantize_group(q, values, 127.0f);
-            for (int k = 0; k < kGroupK; ++k) packed->q[k / 4][r][k % 4] = static_cast<int8_t>(q[k]);
+            for (int k = 0; k < kGroupK; ++k) packed->q[k / 2][r][k % 2] = static_cast<int8_t>(q[k]);
         }
     }
 }

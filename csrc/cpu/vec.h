@@ -14,8 +14,8 @@
 //   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN; load_f16(p): IEEE half
 //   VecF   load_int8(p): int8_t memory
 //   float  reduce_add(v), reduce_max(v): a fixed tree, the same for every call
-//   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight; broadcast_pair(p): one pair in every lane
-//   VecI   even_bytes(v), odd_bytes(v): bytes 0 and 2, or 1 and 3, of each lane as two signed 16-bit numbers
+//   VecI   load_pairs(p): width (even k, odd k) pairs of bfloat16 of a packed weight
+//   VecI   load_int8_pairs(p): 2 width signed bytes, each lane two of them as 16-bit numbers
 //   void   accumulate_int16(sum, a, b): sum += the sum of the products of each lane's two 16-bit numbers; as accumulate, so
 //          that no compiler multiplies first and spills
 // and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, copy_sign, widening and dot products of pairs.

@@ -108,18 +108,13 @@ PAGECLI_INLINE float reduce_max(VecF v) {
 
 PAGECLI_INLINE VecI load_pairs(const uint16_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 
-PAGECLI_INLINE VecI even_bytes(VecI v) { return {_mm256_srai_epi16(_mm256_slli_epi16(v.v, 8), 8)}; }
-PAGECLI_INLINE VecI odd_bytes(VecI v) { return {_mm256_srai_epi16(v.v, 8)}; }
+PAGECLI_INLINE VecI load_int8_pairs(const int8_t* p) {
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
     __m256i v = sum.v, products;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(v), "=&x"(products) : "x"(a.v), "x"(b.v));
     sum.v = v;
-}
-
-PAGECLI_INLINE VecI broadcast_pair(const uint16_t* p) {
-    int32_t pair;
-    memcpy(&pair, p, sizeof pair);
-    return {_mm256_set1_epi32(pair)};
 }
 
 }  // namespace pagecli::PAGECLI_ISA

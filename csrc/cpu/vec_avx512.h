@@ -106,18 +106,18 @@ PAGECLI_INLINE float reduce_max(VecF v) {
 
 PAGECLI_INLINE VecI load_pairs(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
 
-PAGECLI_INLINE VecI even_bytes(VecI v) { return {_mm512_srai_epi16(_mm512_slli_epi16(v.v, 8), 8)}; }
-PAGECLI_INLINE VecI odd_bytes(VecI v) { return {_mm512_srai_epi16(v.v, 8)}; }
-PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
-    __m512i v = sum.v, products;
-    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(v), "=&v"(products) : "v"(a.v), "v"(b.v));
-    sum.v = v;
+PAGECLI_INLINE VecI load_int8_pairs(const int8_t* p) {
+    return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-
-PAGECLI_INLINE VecI broadcast_pair(const uint16_t* p) {
-    int32_t pair;
-    memcpy(&pair, p, sizeof pair);
-    return {_mm512_set1_epi32(pair)};
+PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
+    __m512i v = sum.v;
+#if defined(__AVX512VNNI__)
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
+#else
+    __m512i products;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(v), "=&v"(products) : "v"(a.v), "v"(b.v));
+#endif
+    sum.v = v;
 }
 
 }  // namespace pagecli::PAGECLI_ISA

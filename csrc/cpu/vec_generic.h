@@ -130,17 +130,16 @@ PAGECLI_INLINE VecI load_pairs(const uint16_t* p) {
     return v;
 }
 
-PAGECLI_INLINE VecI even_bytes(VecI v) { return {(Ints)((Shorts)((Ushorts)v.v << 8) >> 8)}; }
-PAGECLI_INLINE VecI odd_bytes(VecI v) { return {(Ints)((Shorts)v.v >> 8)}; }
+PAGECLI_INLINE VecI load_int8_pairs(const int8_t* p) {
+    int16_t wide[2 * VecF::width];
+    for (int i = 0; i < 2 * VecF::width; ++i) wide[i] = p[i];
+    VecI v;
+    memcpy(&v.v, wide, sizeof v.v);
+    return v;
+}
 PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
     const Ints low_a = (Ints)((Uints)a.v << 16) >> 16, low_b = (Ints)((Uints)b.v << 16) >> 16;
     sum.v += low_a * low_b + (a.v >> 16) * (b.v >> 16);
-}
-
-PAGECLI_INLINE VecI broadcast_pair(const uint16_t* p) {
-    int32_t pair;
-    memcpy(&pair, p, sizeof pair);
-    return broadcast_int(pair);
 }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -50,16 +50,16 @@ def _pack_int8(weight: torch.Tensor) -> PackedWeight:
     q, scale = quantize(torch.nn.functional.pad(weight.float(), (0, 0, 0, -num_rows % PANEL_WIDTH)))
     panels, groups = q.shape[0] // PANEL_WIDTH, q.shape[1]
     scales = scale.view(torch.int32).view(panels, PANEL_WIDTH, groups).permute(0, 2, 1)
-    quads = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // 4, 4).permute(0, 2, 3, 1, 4).contiguous()
-    words = quads.view(torch.int32).view(panels, groups, -1)
+    pairs = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // 2, 2).permute(0, 2, 3, 1, 4).contiguous()
+    words = pairs.view(panels, groups, -1).view(torch.int32)
     return PackedWeight(torch.cat([scales, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
 
 
 def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
     words = weight.data.view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
     scale = words[..., :PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
-    quads = words[..., PANEL_WIDTH:].contiguous().view(torch.int8)
-    q = quads.view(*words.shape[:2], GROUP_K // 4, PANEL_WIDTH, 4).permute(0, 3, 1, 2, 4)
+    pairs = words[..., PANEL_WIDTH:].contiguous().view(torch.int8)
+    q = pairs.view(*words.shape[:2], GROUP_K // 2, PANEL_WIDTH, 2).permute(0, 3, 1, 2, 4)
     num_rows, groups = words.shape[0] * PANEL_WIDTH, words.shape[1]
     values = dequantize(q.reshape(num_rows, groups, GROUP_K), scale.reshape(num_rows, groups), weight.num_cols)
     return values[: weight.num_rows].contiguous()

@@ -15,10 +15,10 @@ enum class WeightType : int32_t { float32, bfloat16, int8 };
 constexpr int64_t kPanelWidth = 16;
 constexpr int64_t kGroupK = 64;  // k that share a scale, of weights and of activations
 
-// 64 k of the 16 rows of a panel, four k of a row side by side: a 32-bit lane for each row.
+// 64 k of the 16 rows of a panel, two k of a row side by side: widened to 16 bits they are a 32-bit lane for each row.
 struct Int8Group {
     float scale[kPanelWidth];               // largest size in the group / 127
-    int8_t q[kGroupK / 4][kPanelWidth][4];  // [-127, 127]
+    int8_t q[kGroupK / 2][kPanelWidth][2];  // [-127, 127]
 };
 static_assert(sizeof(Int8Group) == 1088, "no padding");
 

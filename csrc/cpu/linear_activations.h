@@ -1,0 +1,126 @@
+// x as the tiles of linear read it: cells of 32 bits, those of a tile's rows side by side, so that a tile reads one stream
+// instead of a row each. A cell is a float, or the bfloat16 or 16-bit integers of two k.
+//
+//   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][rows of the tile]
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "linear_tile.h"
+#include "pagecli/packed_weight.h"
+#include "parallel.h"
+#include "quantize.h"
+#include "vec.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+enum class CellType { float32, bfloat16_pair, int16_pair };
+
+constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : 2; }
+
+template <CellType type>
+using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
+
+// 16-bit products cost the same with 15 bits of x as with 8 (whose rounding shows in the text a model writes), and 64 of them
+// fit 32 bits: 64 * 127 * 16383 < 2^31.
+constexpr float kLargestX = 16383.0f;
+
+// M rows as tiles of nearly equal height: with 6 at most, 7 rows are 4 + 3, not 6 + 1.
+struct RowTiles {
+    int64_t count, height, num_higher;  // the first num_higher tiles have height + 1 rows
+    RowTiles(int64_t rows, int64_t at_most)
+        : count((rows + at_most - 1) / at_most), height(rows / count), num_higher(rows % count) {}
+    int64_t first_row(int64_t tile) const { return tile * height + (tile < num_higher ? tile : num_higher); }
+    int rows(int64_t tile) const { return static_cast<int>(height + (tile < num_higher ? 1 : 0)); }
+    int max_rows() const { return rows(0); }
+};
+
+struct Activations {
+    const void* cells;
+    int64_t cells_per_row;
+    const float* scale;  // of int16_pair: [rows, num_groups] in the order of the cells
+    int64_t num_groups;
+};
+
+// The cells of one row's `width` k, at most 64, from `x`; those beyond, to an even k, are zero.
+PAGECLI_INLINE void bfloat16_pairs(uint32_t* pairs, const float* x, int width) {
+    uint16_t rounded[kGroupK] = {};
+    int k = 0;
+    for (; k + VecF::width <= width; k += VecF::width) store_bf16(rounded + k, load(x + k));
+    for (; k < width; ++k) rounded[k] = round_to_bf16(x[k]);
+    memcpy(pairs, rounded, sizeof rounded);
+}
+
+// As bfloat16_pairs, but of a whole group, zeros beyond `width`; returns its scale.
+PAGECLI_INLINE float int16_pairs(uint32_t* pairs, const float* x, int width) {
+    alignas(64) float values[kGroupK] = {};
+    alignas(64) int32_t q[kGroupK];
+    int16_t narrow[kGroupK];
+    memcpy(values, x, static_cast<size_t>(width) * sizeof(float));
+    const float scale = quantize_group(q, values, kLargestX);
+    for (int k = 0; k < kGroupK; ++k) narrow[k] = static_cast<int16_t>(q[k]);
+    memcpy(pairs, narrow, sizeof narrow);
+    return scale;
+}
+
+// to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
+template <int ROWS, class Cell>
+PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int count) {
+    for (int c = 0; c < count; ++c) {
+        PAGECLI_UNROLL
+        for (int r = 0; r < ROWS; ++r) to[c * ROWS + r] = from[r * stride + c];
+    }
+}
+
+// ROWS rows of x, one tile's, into its cells and scales.
+template <CellType type, int ROWS>
+void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride, int64_t cols, int64_t cells_per_row) {
+    if constexpr (type == CellType::float32) {
+        interleave<ROWS>(cells, x, x_stride, static_cast<int>(cols));
+    } else {
+        constexpr int kPerGroup = static_cast<int>(kGroupK) / k_per_cell(type);
+        uint32_t pairs[ROWS][kPerGroup];
+        for (int64_t k = 0, cell = 0; cell < cells_per_row; k += kGroupK, cell += kPerGroup) {
+            const int width = static_cast<int>(cols - k < kGroupK ? cols - k : kGroupK);
+            for (int r = 0; r < ROWS; ++r) {
+                const float* from = x + r * x_stride + k;
+                if constexpr (type == CellType::bfloat16_pair)
+                    bfloat16_pairs(pairs[r], from, width);
+                else
+                    *scale++ = int16_pairs(pairs[r], from, width);
+            }
+            const int count = static_cast<int>(cells_per_row - cell < kPerGroup ? cells_per_row - cell : kPerGroup);
+            interleave<ROWS>(cells + cell * ROWS, pairs[0], kPerGroup, count);
+        }
+    }
+}
+
+template <CellType type, int ROWS = kMaxTileRows>
+void lay_tile_of(int rows, Cell<type>* cells, float* scale, const float* x, int64_t x_stride, int64_t cols,
+                 int64_t cells_per_row) {
+    if (rows == ROWS) return lay_tile<type, ROWS>(cells, scale, x, x_stride, cols, cells_per_row);
+    if constexpr (ROWS > 1) lay_tile_of<type, ROWS - 1>(rows, cells, scale, x, x_stride, cols, cells_per_row);
+}
+
+// x[tokens, cols] laid out in `memory`: tokens * (cells_per_row + num_groups) * 4 bytes.
+template <CellType type>
+Activations lay_out(void* memory, const RowTiles& tiles, const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
+                    int64_t cells_per_row) {
+    Cell<type>* cells = static_cast<Cell<type>*>(memory);
+    constexpr bool scaled = type == CellType::int16_pair;
+    const int64_t num_groups = scaled ? (cols + kGroupK - 1) / kGroupK : 0;
+    float* scale = scaled ? reinterpret_cast<float*>(cells + tokens * cells_per_row) : nullptr;
+    parallel_for(tiles.count, row_grain(2 * tiles.max_rows() * cols), [=, &tiles](int64_t begin, int64_t end) {
+        for (int64_t tile = begin; tile < end; ++tile) {
+            const int64_t row = tiles.first_row(tile);
+            lay_tile_of<type>(tiles.rows(tile), cells + row * cells_per_row, scaled ? scale + row * num_groups : nullptr,
+                              x + row * x_stride, x_stride, cols, cells_per_row);
+        }
+    });
+    return {cells, cells_per_row, scale, num_groups};
+}
+
+}  // namespace pagecli::PAGECLI_ISA
