@@ -11,7 +11,7 @@
 namespace pagecli::PAGECLI_ISA {
 
 constexpr int kTileKeys = 32;  // tiles start at positions that are multiples of this
-constexpr int kMaxRows = 16;   // query rows that share a pass over K and V
+constexpr int kMaxRows = 16;   // query rows of a task
 constexpr int kDots = 8;       // dot products reduced together
 
 // State of up to kMaxRows query rows; each row's vectors have head_dim floats.
@@ -29,12 +29,13 @@ struct TileOffsets {
     int64_t at[kTileKeys + kDots];
 };
 
-// One tile for rows that all see exactly its keys [low, high).
+// One tile of one KV head for rows that all see exactly its keys [low, high).
 template <class T>
 struct Tile {
-    const T *k_cache, *v_cache;
+    const T *k_cache, *v_cache;  // the offsets count from here: the cache, a KV head further where a task has several
     const TileOffsets& keys;
-    const TileOffsets* next;  // the tile to bring into the cache meanwhile, or null
+    const TileOffsets* next;          // the tile to bring into the cache meanwhile, or null
+    const T *next_k_cache, *next_v_cache;
     int low, high, dim;
 };
 
@@ -117,7 +118,7 @@ static inline void score_keys(AttentionState& state, const Tile<T>& tile, int fi
         for (int i = 0; i < keys; ++i) k[i] = tile.k_cache + tile.keys.at[key + i];
         if (tile.next != nullptr)
             PAGECLI_UNROLL
-            for (int i = 0; i < keys; ++i) prefetch_row(tile.k_cache + tile.next->at[key + i], tile.dim);
+            for (int i = 0; i < keys; ++i) prefetch_row(tile.next_k_cache + tile.next->at[key + i], tile.dim);
         VecF dots[whole_dots];
         PAGECLI_UNROLL
         for (int i = 0; i < whole_dots; ++i) dots[i] = zero();
@@ -175,7 +176,7 @@ static inline void add_values(AttentionState& state, const Tile<T>& tile, const 
             sums[r][c] = load(&state.sum[first_row + r][d + c * VecF::width]) * broadcast(rescale[r]);
     for (int key = tile.low; key < tile.high; ++key) {
         const T* v = tile.v_cache + tile.keys.at[key] + d;
-        if (tile.next != nullptr && d == 0) prefetch_row(tile.v_cache + tile.next->at[key], tile.dim);
+        if (tile.next != nullptr && d == 0) prefetch_row(tile.next_v_cache + tile.next->at[key], tile.dim);
         VecF weight[rows];
         PAGECLI_UNROLL
         for (int r = 0; r < rows; ++r) weight[r] = broadcast(state.weights[r][key - tile.low]);
@@ -205,8 +206,8 @@ static inline void add_values(AttentionState& state, const Tile<T>& tile, const 
 template <class T>
 PAGECLI_INLINE void prefetch_rest(const Tile<T>& tile) {
     for (int key = tile.high; key < kTileKeys; ++key) {
-        prefetch_row(tile.k_cache + tile.next->at[key], tile.dim);
-        prefetch_row(tile.v_cache + tile.next->at[key], tile.dim);
+        prefetch_row(tile.next_k_cache + tile.next->at[key], tile.dim);
+        prefetch_row(tile.next_v_cache + tile.next->at[key], tile.dim);
     }
 }
 

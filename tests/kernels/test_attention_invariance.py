@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from paged_cases import PagedCase
 from shapes import examples, head_dims, seeds
 
-from pagecli.kernels import native
+from pagecli.kernels import native, reference
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int8])
 
@@ -58,3 +58,21 @@ def test_threads(isa, dtype):
         native.set_num_threads(num_threads)
         results.append(paged.attend(chunks))
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(20, 20), (36, 12), (17, 17)])
+def test_however_many_heads_are_computed_together(isa, heads, kv_heads, dtype):
+    """A task takes as many heads as have room, 16 rows, but fewer where a call has little work for its threads."""
+    paged = PagedCase([70, 700, 33, 5], heads, kv_heads, dtype=dtype)
+    decode = [(0, 69, 70), (1, 699, 700), (2, 31, 33), (3, 2, 5)]
+    whole = paged.attend([(1, 690, 700)])
+    results = []
+    for num_threads in (1, 2, 8):
+        native.set_num_threads(num_threads)
+        results.append(paged.attend(decode))
+        assert torch.equal(torch.cat([paged.attend([chunk]) for chunk in decode]), results[0])
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert torch.equal(results[0][1], whole[-1])
+    torch.testing.assert_close(results[0], paged.attend(decode, reference.paged_attention), rtol=1e-4, atol=1e-4)
