@@ -32,8 +32,8 @@ struct ItemShape {
         panels = kMaxItemPanels / wide * wide;
         tiles = kSumsPerItem / (kMaxItemPanels * kPanelWidth) / row_tiles.max_rows();
         if (tiles > row_tiles.count) tiles = row_tiles.count;
-        const int64_t wanted = threads > 1 ? 4 * threads : 1;  // items, so that threads end together
-        while (count(row_tiles, num_panels) < wanted && tiles > 8) tiles = (tiles + 1) / 2;
+        const int64_t wanted = threads > 1 ? 16 * threads : 1;  // items, so that threads end together, one slowed by others too
+        while (count(row_tiles, num_panels) < wanted && tiles > 4) tiles = (tiles + 1) / 2;
         while (count(row_tiles, num_panels) < wanted && panels > wide) panels -= wide;
         num_items = count(row_tiles, num_panels);
     }
