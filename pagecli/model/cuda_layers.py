@@ -4,6 +4,7 @@ Activations are of the model's type. A layer's output is not added to the hidden
 it reads them (`added` of pagecli.kernels.cuda), which saves a pass over both.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ class CudaStep:
     plans: dict[int, AttentionPlan]
 
 
-class CudaModel:
+class CudaModel(ABC):
     """What a loaded model on the GPU offers; `compute` is one step, and a CUDA graph may hold it."""
 
     def __init__(self, config: ModelConfig, loader: CudaWeightLoader) -> None:
@@ -93,10 +94,11 @@ class CudaModel:
         self.windows = tuple(sorted({config.window(layer) for layer in range(config.num_layers)}))
         self.weight_bytes = 0
 
+    @abstractmethod
     def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
         """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reserve_positions(self, num_positions: int) -> None:
         """Make tables that grow with the context as large as they will ever be needed: graphs hold on to them."""
 

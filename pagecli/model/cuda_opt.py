@@ -59,6 +59,9 @@ class CudaOPTModel(CudaModel):
             added = self._out_of(layer.mlp_norm, hidden, layer.down(mlp))
         out.copy_(self._logits(hidden, added, step.inputs.logit_rows))
 
+    def reserve_positions(self, num_positions: int) -> None:
+        """Nothing to make: the learned positions were loaded whole."""
+
     def _into(self, norm: CudaNorm, hidden: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         """What goes into attention or MLP: hidden + added, normed where norms come before."""
         return norm(hidden, added) if self.config.pre_norm else hidden
