@@ -12,6 +12,8 @@ def load(task: dict) -> Loaded:
     properties: dict[str, object] = {"INFERENCE_NUM_THREADS": task["threads"], "NUM_STREAMS": 1}
     if task["dtype"] in HINTS:
         properties["INFERENCE_PRECISION_HINT"] = HINTS[task["dtype"]]
+    if task["dtype"] == "float32":
+        properties["KV_CACHE_PRECISION"] = "f32"  # else of 8 bits; bfloat16 it refuses on a CPU without
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size = task["kv_gib"]
     scheduler.max_num_seqs = 128
@@ -36,8 +38,8 @@ def precision(dtype: str, properties: dict[str, object]) -> str:
     """What the plugin says it infers in under these properties: a hint for what the CPU lacks is dropped without a word."""
     size_one = ov.opset13.parameter([1], np.float32)
     probe = ov.Core().compile_model(ov.Model([ov.opset13.relu(size_one)], [size_one]), "CPU", properties)
-    inferred = probe.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    return f"{'int8 weights, ' if dtype == 'int8' else ''}{inferred}"
+    inferred, kv = (probe.get_property(name).get_type_name() for name in ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"))
+    return f"{'int8 weights, ' if dtype == 'int8' else ''}{inferred}, KV {kv}"
 
 
 main(load, "openvino-genai", "openvino")

@@ -28,9 +28,9 @@ def load(task: dict) -> Loaded:
                 outputs[done.request_id] = list(done.sequences[0].token_ids)
         return outputs
 
-    kept = task["dtype"]
+    kept, kv = task["dtype"], engine.stats()["kv_dtype"]
     activations = "15-bit" if kept == "int8" else "float32"
-    return Loaded(generate, kept if kept == "float32" else f"weights {kept}, activations {activations}")
+    return Loaded(generate, f"{kept}, KV {kv}" if kept == "float32" else f"weights {kept}, activations {activations}, KV {kv}")
 
 
 main(load, "pagecli", "torch")
