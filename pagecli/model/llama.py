@@ -6,8 +6,9 @@ import torch
 
 from pagecli import kernels
 from pagecli.model.config import ModelConfig
-from pagecli.model.layers import Linear, RMSNorm, WeightLoader, Workspace
+from pagecli.model.layers import Linear, RMSNorm, WeightLoader
 from pagecli.model.rope import RotaryTable
+from pagecli.model.step_buffers import StepBuffers, cut_buffers, make_workspace
 from pagecli.model.step_inputs import KVCache, StepInputs
 
 
@@ -22,22 +23,6 @@ class _Layer:
     gate_up: Linear
     down: Linear
     window: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    """The workspace cut for a step of T tokens, once for all layers; q, k and v are views of qkv."""
-
-    hidden: torch.Tensor  # [T, hidden]
-    normed: torch.Tensor  # [T, hidden]
-    qkv: torch.Tensor  # [T, qkv]
-    q: torch.Tensor  # [T, heads, head_dim]
-    k: torch.Tensor  # [T, kv_heads, head_dim]
-    v: torch.Tensor  # [T, kv_heads, head_dim]
-    attended: torch.Tensor  # [T, heads, head_dim]
-    joined: torch.Tensor  # [T, heads * head_dim]: the same memory
-    gate_up: torch.Tensor  # [T, 2 * intermediate]
-    product: torch.Tensor  # [T, intermediate]
 
 
 class LlamaModel:
@@ -58,9 +43,7 @@ class LlamaModel:
         self.rotary = RotaryTable(config.rope, config.max_positions, factors)
         self.weight_bytes = loader.num_bytes
         self._scale = config.head_dim**-0.5
-        widths = {"hidden": hidden, "normed": hidden, "qkv": config.qkv_size, "attention": config.q_size}
-        widths |= {"gate_up": 2 * config.intermediate_size, "mlp": config.intermediate_size}
-        self._workspace = Workspace(max_batch_tokens, widths)
+        self._workspace = make_workspace(config, max_batch_tokens, {"gate_up": 2 * config.intermediate_size})
 
     def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
@@ -75,29 +58,23 @@ class LlamaModel:
 
     def _last_hidden(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """hidden[R, hidden] of the rows whose next tokens are wanted, as the LM head takes them."""
-        buffers = self._buffers(inputs.token_ids.shape[0])
+        num_tokens = inputs.token_ids.shape[0]
+        buffers = cut_buffers(self._workspace, self.config, num_tokens)
+        gate_up = self._workspace.rows("gate_up", num_tokens)
         kernels.embedding(buffers.hidden, inputs.token_ids, self.embedding)
         cos_sin = self.rotary.up_to(int(inputs.context_lens.max()))
         for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
             self._attention(layer, buffers, inputs, cos_sin, k_cache, v_cache)
-            self._mlp(layer, buffers)
+            self._mlp(layer, buffers, gate_up)
         last = self._workspace.rows("normed", inputs.logit_rows.shape[0])
         torch.index_select(buffers.hidden, 0, inputs.logit_rows, out=last)
         self.final_norm(last, last)
         return last
 
-    def _buffers(self, num_tokens: int) -> _Buffers:
-        config = self.config
-        names = ("hidden", "normed", "qkv", "attention", "gate_up", "mlp")
-        hidden, normed, qkv, joined, gate_up, product = (self._workspace.rows(name, num_tokens) for name in names)
-        heads = qkv.view(num_tokens, -1, config.head_dim)
-        q, k, v = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
-        return _Buffers(hidden, normed, qkv, q, k, v, joined.view(q.shape), joined, gate_up, product)
-
     def _attention(
         self,
         layer: _Layer,
-        buffers: _Buffers,
+        buffers: StepBuffers,
         inputs: StepInputs,
         cos_sin: torch.Tensor,
         k_cache: torch.Tensor,
@@ -125,12 +102,12 @@ class LlamaModel:
         )
         layer.out(buffers.hidden, buffers.joined, accumulate=True)
 
-    def _mlp(self, layer: _Layer, buffers: _Buffers) -> None:
-        """hidden += down(activation(gate(x)) * up(x)), x = norm(hidden)"""
+    def _mlp(self, layer: _Layer, buffers: StepBuffers, gate_up: torch.Tensor) -> None:
+        """hidden += down(activation(gate(x)) * up(x)), x = norm(hidden); gate_up[T, 2 * intermediate]"""
         layer.mlp_norm(buffers.normed, buffers.hidden)
-        layer.gate_up(buffers.gate_up, buffers.normed)
-        kernels.gated_activation(buffers.product, buffers.gate_up, self.config.activation)
-        layer.down(buffers.hidden, buffers.product, accumulate=True)
+        layer.gate_up(gate_up, buffers.normed)
+        kernels.gated_activation(buffers.mlp, gate_up, self.config.activation)
+        layer.down(buffers.hidden, buffers.mlp, accumulate=True)
 
 
 def _load_layer(config: ModelConfig, loader: WeightLoader, index: int) -> _Layer:

@@ -6,7 +6,8 @@ import torch
 
 from pagecli import kernels
 from pagecli.model.config import OPT_POSITION_OFFSET, ModelConfig
-from pagecli.model.layers import LayerNorm, Linear, WeightLoader, Workspace
+from pagecli.model.layers import LayerNorm, Linear, WeightLoader
+from pagecli.model.step_buffers import StepBuffers, cut_buffers, make_workspace
 from pagecli.model.step_inputs import KVCache, StepInputs
 
 _DECODER = "model.decoder"
@@ -20,21 +21,6 @@ class _Layer:
     mlp_norm: LayerNorm
     up: Linear
     down: Linear
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    """The workspace cut for a step of T tokens, once for all layers; q, k and v are views of qkv."""
-
-    hidden: torch.Tensor  # [T, hidden]
-    normed: torch.Tensor  # [T, hidden]
-    qkv: torch.Tensor  # [T, qkv]
-    q: torch.Tensor  # [T, heads, head_dim]
-    k: torch.Tensor  # [T, heads, head_dim]
-    v: torch.Tensor  # [T, heads, head_dim]
-    attended: torch.Tensor  # [T, heads, head_dim]
-    joined: torch.Tensor  # [T, heads * head_dim]: the same memory
-    mlp: torch.Tensor  # [T, intermediate]
 
 
 class OPTModel:
@@ -58,8 +44,7 @@ class OPTModel:
         self.lm_head = Linear(self.embedding if tied else loader.matrix(["lm_head.weight"], [vocab], embed), None)
         self.weight_bytes = loader.num_bytes
         self._scale = config.head_dim**-0.5
-        widths = {"hidden": hidden, "normed": hidden, "qkv": config.qkv_size, "attention": config.q_size}
-        self._workspace = Workspace(max_batch_tokens, widths | {"mlp": config.intermediate_size, "embedded": embed})
+        self._workspace = make_workspace(config, max_batch_tokens, {"embedded": embed})
 
     def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
@@ -74,20 +59,14 @@ class OPTModel:
 
     def _last_hidden(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
         """hidden[R, embed] of the rows whose next tokens are wanted, as the LM head takes them."""
-        buffers = self._buffers(inputs.token_ids.shape[0])
+        buffers = cut_buffers(self._workspace, self.config, inputs.token_ids.shape[0])
         self._embed(inputs, buffers)
         for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
             self._attention(layer, buffers, inputs, k_cache, v_cache)
             self._mlp(layer, buffers)
         return self._normed_after(buffers.hidden, inputs.logit_rows)
 
-    def _buffers(self, num_tokens: int) -> _Buffers:
-        names = ("hidden", "normed", "qkv", "attention", "mlp")
-        hidden, normed, qkv, joined, mlp = (self._workspace.rows(name, num_tokens) for name in names)
-        q, k, v = qkv.view(num_tokens, 3, self.config.num_heads, self.config.head_dim).unbind(1)
-        return _Buffers(hidden, normed, qkv, q, k, v, joined.view(q.shape), joined, mlp)
-
-    def _embed(self, inputs: StepInputs, buffers: _Buffers) -> None:
+    def _embed(self, inputs: StepInputs, buffers: StepBuffers) -> None:
         hidden, positions = buffers.hidden, buffers.normed
         if self.project_in is None:
             kernels.embedding(hidden, inputs.token_ids, self.embedding)
@@ -99,7 +78,7 @@ class OPTModel:
         hidden.add_(positions)
 
     def _attention(
-        self, layer: _Layer, buffers: _Buffers, inputs: StepInputs, k_cache: torch.Tensor, v_cache: torch.Tensor
+        self, layer: _Layer, buffers: StepBuffers, inputs: StepInputs, k_cache: torch.Tensor, v_cache: torch.Tensor
     ) -> None:
         """hidden += attention(hidden), normed before or after"""
         layer.qkv(buffers.qkv, self._normed_before(layer.attention_norm, buffers))
@@ -118,14 +97,14 @@ class OPTModel:
         if not self.config.pre_norm:
             layer.attention_norm(buffers.hidden, buffers.hidden)
 
-    def _mlp(self, layer: _Layer, buffers: _Buffers) -> None:
+    def _mlp(self, layer: _Layer, buffers: StepBuffers) -> None:
         """hidden += down(activation(up(hidden))), normed before or after"""
         layer.up(buffers.mlp, self._normed_before(layer.mlp_norm, buffers), activation=self.config.activation)
         layer.down(buffers.hidden, buffers.mlp, accumulate=True)
         if not self.config.pre_norm:
             layer.mlp_norm(buffers.hidden, buffers.hidden)
 
-    def _normed_before(self, norm: LayerNorm, buffers: _Buffers) -> torch.Tensor:
+    def _normed_before(self, norm: LayerNorm, buffers: StepBuffers) -> torch.Tensor:
         if not self.config.pre_norm:
             return buffers.hidden
         norm(buffers.normed, buffers.hidden)
