@@ -3,37 +3,20 @@
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from late_machine import LateMachine
 from simulated_machine import make_request, texts
 from test_same_text import make_engine
-from test_scheduler_random import KINDS, alone
+from test_scheduler_random import RequestsOfAnyKind, alone
 
 from pagecli.engine.sampling_params import SamplingParams
 
 
-class AnyUseWithLateResults(RuleBasedStateMachine):
+class AnyUseWithLateResults(RequestsOfAnyKind):
     """As AnyUseOfTheScheduler, with one step in flight between the operations."""
 
-    @initialize(
-        block_size=st.integers(1, 5), spare=st.integers(0, 12), swap_blocks=st.sampled_from([0, 6, 60]), caching=st.booleans()
-    )
-    def make(self, block_size, spare, swap_blocks, caching):
-        self.machine = LateMachine(3 * -(-18 // block_size) + spare, block_size, 6, 10, swap_blocks, caching)
-        self.unfinished = {}
-        self.next_id = 0
-
-    @rule(
-        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=12),
-        max_tokens=st.integers(1, 6),
-        kind=st.sampled_from(KINDS),
-        ignore_eos=st.booleans(),
-    )
-    def add(self, prompt, max_tokens, kind, ignore_eos):
-        request = make_request(self.next_id, prompt, max_tokens=max_tokens, ignore_eos=ignore_eos, **kind)
-        self.next_id += 1
-        self.unfinished[request.request_id] = request
-        self.machine.add(request)
+    def make_machine(self, block_size, spare, swap_blocks, caching):
+        return LateMachine(3 * -(-18 // block_size) + spare, block_size, 6, 10, swap_blocks, caching)
 
     @rule(num_steps=st.integers(1, 4))
     def step(self, num_steps):
@@ -50,7 +33,7 @@ class AnyUseWithLateResults(RuleBasedStateMachine):
     @rule(data=st.data())
     def abort(self, data):
         self.machine.scheduler.abort(self.unfinished.pop(data.draw(st.sampled_from(sorted(self.unfinished)))))
-        self.machine.kv.check_integrity()
+        self.counted()
 
     def teardown(self):
         if hasattr(self, "machine"):

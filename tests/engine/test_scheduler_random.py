@@ -20,21 +20,16 @@ def alone(request):
     return twin
 
 
-class AnyUseOfTheScheduler(RuleBasedStateMachine):
-    """The pool holds the largest request that is ever made: 12 prompt and 6 output tokens in three sequences."""
+class RequestsOfAnyKind(RuleBasedStateMachine):
+    """A machine of any size and requests of every kind added to it; `make_machine` says which machine."""
 
     @initialize(
         block_size=st.integers(1, 5), spare=st.integers(0, 12), swap_blocks=st.sampled_from([0, 6, 60]), caching=st.booleans()
     )
     def make(self, block_size, spare, swap_blocks, caching):
-        num_blocks = 3 * -(-17 // block_size) + spare
-        self.machine = SimulatedMachine(num_blocks, block_size, 6, 10, swap_blocks, caching)
+        self.machine = self.make_machine(block_size, spare, swap_blocks, caching)
         self.unfinished: dict[int, object] = {}
         self.next_id = 0
-
-    def counted(self):
-        NUM_OPERATIONS["done"] += 1
-        self.machine.kv.check_integrity()
 
     @rule(
         prompt=st.lists(st.integers(0, 1), min_size=1, max_size=12),
@@ -48,6 +43,18 @@ class AnyUseOfTheScheduler(RuleBasedStateMachine):
         self.unfinished[request.request_id] = request
         self.machine.add(request)
         self.counted()
+
+    def counted(self):
+        """Called after every operation."""
+        NUM_OPERATIONS["done"] += 1
+        self.machine.kv.check_integrity()
+
+
+class AnyUseOfTheScheduler(RequestsOfAnyKind):
+    """The pool holds the largest request that is ever made: 12 prompt and 6 output tokens in three sequences."""
+
+    def make_machine(self, block_size, spare, swap_blocks, caching):
+        return SimulatedMachine(3 * -(-17 // block_size) + spare, block_size, 6, 10, swap_blocks, caching)
 
     @rule(num_steps=st.integers(1, 4))
     def step(self, num_steps):
