@@ -14,7 +14,7 @@ BUILD = ROOT / "build" / f"cuda-emulated-{sys.implementation.cache_tag}"  # kept
 
 
 def build() -> Path:
-    """Directory with sanitized/_cuda*.so and race/_cuda*.so; skips the test where tools are missing."""
+    """Directory with sanitized/_cuda*.so, race/_cuda*.so and plain/_cuda*.so; skips the test where tools are missing."""
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     ninja = shutil.which("ninja", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if cmake is None or ninja is None or importlib.util.find_spec("nanobind") is None:
@@ -43,7 +43,7 @@ def _sanitizer_library(name: str) -> str:
 
 
 def environment(directory: Path, variant: str) -> dict[str, str]:
-    """What a process needs to compute with the kernels of `variant`: "sanitized" or "race"."""
+    """What a process needs to compute with the kernels of `variant`: "sanitized", "race" or "plain"."""
     (module,) = (directory / variant).glob("_cuda*.so")
     variables = os.environ | {"PAGECLI_CUDA_MODULE": str(module), "PAGECLI_CUDA_EMULATED": "1", "OMP_NUM_THREADS": "1"}
     if variant == "sanitized":

@@ -16,7 +16,7 @@ sys.path.insert(0, str(GPU))
 
 
 def run(build: Path, out: Path, *parts: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = emulated.environment(build, "race") | {"PYTHON": sys.executable, "OUT": str(out), "TINY": "1"} | variables
+    environment = emulated.environment(build, "plain") | {"PYTHON": sys.executable, "OUT": str(out), "TINY": "1"} | variables
     command = ["bash", str(GPU / "run.sh"), *parts]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 

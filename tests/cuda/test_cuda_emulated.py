@@ -1,5 +1,6 @@
 """The CUDA kernels' own code run on the CPU: the emulator finds planted faults, and the kernel tests pass on it, under
-AddressSanitizer and UndefinedBehaviorSanitizer, and again with the race detector."""
+AddressSanitizer and UndefinedBehaviorSanitizer, and again with the race detector. What launches the kernels is tested with
+neither: it adds no kernel, and computes whole models over and over."""
 
 import re
 from pathlib import Path
@@ -8,6 +9,9 @@ import emulated
 import pytest
 
 pytestmark = pytest.mark.slow
+
+# Tests of the engine and the runner.
+LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in ("engine", "runner", "failures"))
 
 PLANTED = """
 import torch
@@ -65,11 +69,20 @@ def test_a_write_past_the_end_of_shared_memory_is_found(build):
     assert "reverse_kernel" in done.stderr
 
 
-@pytest.mark.parametrize("variant", ["sanitized", "race"])
-def test_kernel_tests_pass(build, variant):
-    arguments = ["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/cuda"]
-    if variant == "sanitized":  # importing transformers is slow under AddressSanitizer, and models add no kernels
-        arguments.extend(f"--ignore=tests/cuda/test_cuda_{name}.py" for name in ("models", "engine", "runner", "failures"))
-    done = emulated.python(build, variant, *arguments)
+def run_tests(build: Path, variant: str, *paths: str) -> None:
+    """The tests marked `cuda` in `paths` pass with the kernels of `variant`."""
+    done = emulated.python(build, variant, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *paths)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert re.search(r"\d+ passed", done.stdout)
+
+
+@pytest.mark.parametrize("variant", ["sanitized", "race"])
+def test_kernel_tests_pass(build, variant):
+    left_out = LAUNCHERS
+    if variant == "sanitized":  # importing transformers is slow under AddressSanitizer, and models add no kernels
+        left_out = (*LAUNCHERS, "tests/cuda/test_cuda_models.py")
+    run_tests(build, variant, "tests/cuda", *(f"--ignore={path}" for path in left_out))
+
+
+def test_what_launches_the_kernels_passes(build):
+    run_tests(build, "plain", *LAUNCHERS)
