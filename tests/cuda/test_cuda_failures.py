@@ -22,6 +22,7 @@ pytestmark = [
 ]
 BYTES_OF_BLOCK = 2 * 3 * 2 * 32 * 4 * 8
 SUM = r"^.* does not fit: weights .* = .* of GPU memory are available.*$"
+LOST_AT_THE_START = r"^the GPU failed while .*an illegal memory access[^\n]*$"
 MOST_STEPS = 200  # far more than the rows below need, failures included
 
 
@@ -85,28 +86,28 @@ def indices(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / max(1, min(count, most) - 1)) for i in range(min(count, most))})
 
 
+def assert_ends_at_the_start(start, fail_at: tuple[str, int, str], error: type[Exception], message: str) -> None:
+    """With one line and exit code 4, and nothing left on the GPU."""
+    device = FakeDevice(fail_at=fail_at)
+    with pytest.raises(error, match=message) as raised:
+        start(device)
+    assert raised.value.exit_code == 4
+    del raised
+    assert_nothing_is_left(device)
+
+
 def test_out_of_memory_at_any_allocation_of_the_start_is_explained_by_the_sum(start, undisturbed):
     _, calls, _ = undisturbed
     for kind, most in (("empty", 100), ("pinned", 100), ("activation", 5)):
         for i in indices(calls[kind], most):
-            device = FakeDevice(fail_at=(kind, i, "memory"))
-            with pytest.raises(ModelError, match=SUM) as raised:
-                start(device)
-            assert raised.value.exit_code == 4
-            del raised
-            assert_nothing_is_left(device)
+            assert_ends_at_the_start(start, (kind, i, "memory"), ModelError, SUM)
 
 
 def test_a_gpu_lost_at_any_call_of_the_start_is_one_line(start, undisturbed):
     _, calls, _ = undisturbed
     for kind in calls:
         for i in indices(calls[kind], 2):
-            device = FakeDevice(fail_at=(kind, i, "lost"))
-            with pytest.raises(DeviceLostError, match=r"^the GPU failed while .*an illegal memory access[^\n]*$") as raised:
-                start(device)
-            assert raised.value.exit_code == 4
-            del raised
-            assert_nothing_is_left(device)
+            assert_ends_at_the_start(start, (kind, i, "lost"), DeviceLostError, LOST_AT_THE_START)
 
 
 def test_a_gpu_lost_under_way_ends_the_run_with_one_line(start, undisturbed):
