@@ -35,6 +35,7 @@ class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+    float16 = "float16"
     int8 = "int8"
     fp8 = "fp8"
 
@@ -167,7 +168,7 @@ Model = Annotated[
 LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
     DType,
-    _option("Of the weights. fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+    _option("Of the weights. float16, fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
 ]
 DeviceChoice = Annotated[
     Device, _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device")

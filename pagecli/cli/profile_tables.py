@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pagecli.model.dtypes import CPU_KV_DTYPES
+from pagecli.model.dtypes import CPU_KV_DTYPES, KV_DTYPE
 from pagecli.profiler.estimate import Estimate
 from pagecli.profiler.plan import Plan, num_too_long
 from pagecli.profiler.records import MemoryPart
@@ -178,8 +178,8 @@ def _what_generate_cannot(plan: Plan) -> str:
     on_gpu = settings.device.kind == "gpu"
     if on_gpu:
         limits.append("has not run on a GPU yet")
-    if settings.dtype == "float16":
+    if settings.dtype == "float16" and not on_gpu:
         limits.append("takes no float16 weights")
-    if settings.kv_dtype not in CPU_KV_DTYPES and not (on_gpu and settings.kv_dtype == "fp8"):
+    if settings.kv_dtype not in CPU_KV_DTYPES and not (on_gpu and settings.kv_dtype in ("fp8", KV_DTYPE.get(settings.dtype))):
         limits.append(f"has no KV cache of {settings.kv_dtype}")
     return f"(generate {', '.join(limits)}: there, this plan is for comparison.)" if limits else ""

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 from pagecli.engine.config import EngineConfig
 from pagecli.errors import UsageError
-from pagecli.model.dtypes import KV_BYTES, KV_DTYPE, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES, resolve_kv_dtype
+from pagecli.model.dtypes import (
+    CPU_DTYPES,
+    GPU_DTYPES,
+    KV_BYTES,
+    KV_DTYPE,
+    KV_DTYPES,
+    KV_SCALE_BYTES,
+    WEIGHT_BYTES,
+    resolve_kv_dtype,
+)
 from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
 from pagecli.model.tokenizer import Tokenizer, load_tokenizer
 from pagecli.runner import memory_budget
@@ -79,10 +88,12 @@ def _check_kv_dtype(config: EngineConfig, device: str, dtype: str, head_dim: int
         choices = [KV_DTYPE[dtype], *(["fp8"] if KV_DTYPE[dtype] == "bfloat16" and head_dim % 16 == 0 else [])]
         if config.kv_dtype not in ("auto", *choices):
             hint = f"use --kv-dtype {' or '.join(choices)}, or --device cpu"
+            if dtype not in KV_DTYPES:  # a cache that goes with the weights alone
+                hint = "leave out --kv-dtype"
             raise UsageError(f"on a GPU this model's K and V are not kept in --kv-dtype {config.kv_dtype}", hint)
 
 
 def _dtype(config: EngineConfig, device: str) -> str:
-    if config.dtype == "fp8" and device != "cuda":
-        raise UsageError("--dtype fp8 is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
+    if device != "cuda" and config.dtype in GPU_DTYPES and config.dtype not in CPU_DTYPES:
+        raise UsageError(f"--dtype {config.dtype} is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
     return "bfloat16" if device == "cuda" and config.dtype == "auto" else resolve_dtype(config.dtype)

@@ -12,6 +12,7 @@ from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import ModelError, UsageError
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [5, 6, 7, 8, 9, 10, 11, 12, 14, 15], [20], list(range(30, 60))]
+SMALL = {"max_num_seqs": 8, "max_batch_tokens": 24, "kv_memory_bytes": 2**20}  # the start measures the largest step
 PARAMS = [
     SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True),
     SamplingParams(max_tokens=8, temperature=0.8, top_k=20, seed=3, ignore_eos=True, n=2),
@@ -49,7 +50,7 @@ def test_tokens_equal_the_cpus(tiny_model, preemption):
 
 @pytest.mark.cuda
 def test_a_cache_of_8_bit_floats_takes_half_the_memory_of_bfloat16(tiny_model):
-    config = EngineConfig(str(tiny_model("llama")), dtype="bfloat16", device="cuda", max_num_seqs=8, kv_memory_bytes=2**20)
+    config = EngineConfig(str(tiny_model("llama")), dtype="bfloat16", device="cuda", **SMALL)
     wide, narrow = (run_engine(dataclasses.replace(config, kv_dtype=kv_dtype)) for kv_dtype in ("auto", "fp8"))
     lengths = [[len(ids) for row in found.values() for ids in row] for found in (wide[0], narrow[0])]
     assert lengths[0] == lengths[1]
@@ -59,6 +60,26 @@ def test_a_cache_of_8_bit_floats_takes_half_the_memory_of_bfloat16(tiny_model):
     with pytest.raises(UsageError, match="not kept in --kv-dtype float32") as raised:
         Engine(dataclasses.replace(config, kv_dtype="float32"))
     assert raised.value.hint == "use --kv-dtype bfloat16 or fp8, or --device cpu"
+
+
+@pytest.mark.cuda
+def test_float16_weights_have_a_cache_of_float16(tiny_model):
+    config = EngineConfig(str(tiny_model("llama")), dtype="float16", device="cuda", **SMALL)
+    found, stats = run_engine(config)
+    expected, _ = run_engine(dataclasses.replace(config, dtype="float32"))
+    assert found[0][0][0] == expected[0][0][0]  # the likeliest of a tiny model are far apart; later tokens may differ
+    assert [len(ids) for row in found.values() for ids in row] == [len(ids) for row in expected.values() for ids in row]
+    assert stats["kv_dtype"] == "float16"
+    with pytest.raises(UsageError, match="not kept in --kv-dtype bfloat16") as raised:
+        Engine(dataclasses.replace(config, kv_dtype="bfloat16"))
+    assert raised.value.hint == "leave out --kv-dtype"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp8"])
+def test_weights_for_gpus_on_the_cpu_end_with_one_clear_line(tiny_model, dtype):
+    with pytest.raises(UsageError, match=rf"^--dtype {dtype} is computed on a GPU only$") as raised:
+        Engine(EngineConfig(str(tiny_model("llama")), dtype=dtype))
+    assert raised.value.hint == "use --device cuda, or --dtype int8 or bfloat16"
 
 
 def test_8_bit_floats_on_the_cpu_end_with_one_clear_line(tiny_model):
