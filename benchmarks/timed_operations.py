@@ -63,19 +63,27 @@ def layer_names(model: Any) -> dict[int, str]:
 
 
 def _timing(name: str, original: Callable, layers: dict[int, str], totals: dict[str, Total]) -> Callable:
-    step: list[Any] = [None, None, None]  # attention's lengths are one tensor for all layers of a step: they are counted once
+    """`original`, counted. What a call does is worked out once for all layers: that is not the run's time."""
+    step: list[Any] = [None, None, None]  # attention's lengths are one tensor for all layers of a step
+    known: dict[tuple, tuple[str, int, int]] = {}  # by weight and rows, or by the shape of what is written
+
+    def what(args: tuple) -> tuple[str, int, int]:
+        if name == "paged_attention":
+            if step[0] is not args[5] or step[1] != args[8:]:
+                step[:] = args[5], args[8:], described(name, args, layers)
+            return step[2]
+        written = args[2] if name == "store_kv" else args[0]
+        key = (id(args[2]), args[1].shape[0]) if name.startswith("linear") else (written.shape,)
+        if key not in known:
+            known[key] = described(name, args, layers)
+        return known[key]
 
     def call(*args: Any, **named: Any) -> Any:
         started = time.perf_counter()
         result = original(*args, **named)
         seconds = time.perf_counter() - started
-        if name != "paged_attention":
-            label, operations, num_bytes = described(name, args, layers)
-        else:
-            if step[0] is not args[5] or step[1] != args[8:]:
-                step[:] = args[5], args[8:], described(name, args, layers)
-            label, operations, num_bytes = step[2]
-        total = totals.setdefault(label, Total())
+        label, operations, num_bytes = what(args)
+        total = totals.get(label) or totals.setdefault(label, Total())
         total.calls += 1
         total.seconds += seconds
         total.operations += operations
