@@ -11,7 +11,7 @@ from pagecli.cli.config import config
 from pagecli.cli.console import Console
 from pagecli.cli.doctor import EPILOG as DOCTOR_EPILOG
 from pagecli.cli.doctor import doctor
-from pagecli.cli.failures import exit_code_of, leave
+from pagecli.cli.failures import end_process, exit_code_of, flushed
 from pagecli.cli.generate import EPILOG, generate
 from pagecli.cli.merge import merge
 from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
@@ -62,7 +62,9 @@ app.command()(config)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the program and ends the process with its exit code."""
+    """Runs the program and ends the process with its exit code; given `args`, for a caller that goes on, raises SystemExit."""
     arguments = sys.argv[1:] if args is None else args
-    code = exit_code_of(lambda: app(args=arguments, prog_name="pagecli", standalone_mode=False), Console())
-    leave(code)
+    code = flushed(exit_code_of(lambda: app(args=arguments, prog_name="pagecli", standalone_mode=False), Console()))
+    if args is None:
+        end_process(code)
+    sys.exit(code)

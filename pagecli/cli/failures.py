@@ -1,7 +1,11 @@
 """From exceptions to exit codes: every way a command can fail ends here, in one line and one code."""
 
+import atexit
+import contextlib
+import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from pagecli.cli.console import Console
 from pagecli.errors import ExitCode, PagecliError
@@ -52,12 +56,25 @@ def _help_hint(error: BaseException) -> str:
     return f"see {command} --help"
 
 
-def leave(code: int) -> None:
-    """Ends the process with `code`, without a complaint if nobody reads stdout any more."""
+def flushed(code: int) -> int:
+    """The exit code once stdout is written out: `code`, or SIGPIPE's, without a complaint, if nobody reads it any more."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (BrokenPipeError, ValueError):
         sys.stdout = None  # type: ignore[assignment]
-        code = code or ExitCode.SIGPIPE
-    sys.exit(code)
+        return code or ExitCode.SIGPIPE
+    return code
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends the process, of which nothing is needed any more, without taking it apart object by object: 0.7 s behind torch.
+
+    What libraries registered for the end runs. A profiler or debugger that watches from the same process gets the usual end.
+    """
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None where there is no terminal
+        sys.stderr.flush()
+    os._exit(code)

@@ -81,6 +81,31 @@ def test_help_imports_nothing_slow():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "set()"
 
 
+@pytest.mark.parametrize(("args", "code"), [(["--version"], 0), (["generat"], 2)])
+def test_the_end_is_quick_and_loses_nothing(args, code):
+    """Objects are not taken apart one by one; what is registered for the end runs, what was said is written."""
+    program = (
+        "import atexit, os, sys\n"
+        "from pagecli.cli.app import main\n"
+        "class Slow:\n"
+        "    def __del__(self): os.write(2, b'taken apart')\n"
+        "kept = Slow()\n"
+        "atexit.register(lambda: os.write(2, b'registered'))\n"
+        "sys.stdout.write('said before ')\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert done.stdout.startswith("said before ")
+    assert "registered" in done.stderr
+    assert "taken apart" not in done.stderr
+
+
+def test_a_profiler_of_the_same_process_gets_to_write_what_it_saw():
+    done = subprocess.run([sys.executable, "-m", "cProfile", "-m", "pagecli", "--version"], capture_output=True, text=True)
+    assert "function calls" in done.stdout
+
+
 def test_shell_completion_is_offered():
     assert "_PAGECLI_COMPLETE" in pagecli("--show-completion", "bash").stdout or "complete" in pagecli("--help").stdout
 
