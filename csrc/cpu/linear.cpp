@@ -154,9 +154,9 @@ void run(Plan plan) {
     for (int64_t left = plan.args.tokens; left > 0; left -= rows) {
         plan.args.tokens = left < rows ? left : rows;
         run_rows(plan);
-        plan.args.out += rows * plan.args.out_stride;
-        plan.args.x += rows * plan.args.x_stride;
-        plan.args.best += plan.args.best == nullptr ? 0 : rows;
+        plan.args.out += plan.args.tokens * plan.args.out_stride;
+        plan.args.x += plan.args.tokens * plan.args.x_stride;
+        plan.args.best += plan.args.best == nullptr ? 0 : plan.args.tokens;
     }
 }
 
