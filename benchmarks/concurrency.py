@@ -3,7 +3,7 @@
     python benchmarks/concurrency.py --dtype int8 --save     # 1 to 512 at once, of the same short requests
 
 Requests are 4 for each that may run at once, between 16 and 512, so that most of a run is at its full width. Sizes run one
-after the other on one loaded model; memory is what the process holds after the widest run.
+after the other on one loaded model; memory is what the process holds after each.
 """
 
 import argparse
