@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import tiny_models
+import torch
 
+torch.set_num_threads(1)  # tests run side by side: teams of threads that wait for each other's cores take many times longer
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where tests run under nohup, it is ignored by every process they start
 
 
@@ -47,7 +49,6 @@ def sample_model() -> Any:
 @pytest.fixture(scope="session")
 def transformers_sample_model(sample_model: Any) -> Any:
     """The same file read by transformers, float32; by its parts, as from_pretrained(gguf_file=) wants accelerate."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
