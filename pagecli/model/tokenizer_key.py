@@ -20,6 +20,7 @@ from pagecli.model.gguf_header import read_gguf_header
 FORMAT = 1  # of what is kept under such a name, and of the name
 # Those whose presence or version changes how transformers reads tokenizers.
 _PACKAGES = ("transformers", "tokenizers", "huggingface_hub", "gguf", "sentencepiece", "protobuf", "tiktoken", "mistral-common")
+_ABOUT_MESSAGES = ("TRANSFORMERS_VERBOSITY", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz")
 _TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm")
 _BESIDE_GGUF = re.compile(r"token|tekken|vocab|merges|template|^config\.json$", re.IGNORECASE)
@@ -93,7 +94,7 @@ def _add_surroundings(digest: Any) -> None:
             raise _Unsure
         _add(digest, package.encode(), found.version.encode(), origin.encode())
     for name, value in sorted(os.environ.items()):
-        if name.startswith("TRANSFORMERS_"):
+        if name.startswith("TRANSFORMERS_") and name not in _ABOUT_MESSAGES:
             _add(digest, os.fsencode(name), os.fsencode(value))
 
 
