@@ -13,7 +13,9 @@ from pagecli.model.tokenizer_key import tokenizer_keys
 
 @pytest.fixture
 def model(tiny_model, tmp_path):
-    return shutil.copytree(tiny_model("opt"), tmp_path / "model")
+    copied = shutil.copytree(tiny_model("opt"), tmp_path / "model")
+    (folder(copied / "additional_chat_templates") / "rag.jinja").write_text("{{ documents }}")
+    return copied
 
 
 def key(path) -> str:
@@ -26,7 +28,8 @@ CHANGES = {
     "a setting beside it": lambda model: edit(model / "tokenizer_config.json", lambda c: c.update(eos_token="<|im_start|>")),
     "the model's type": lambda model: edit(model / "config.json", lambda c: c.update(model_type="gpt2")),
     "the chat template": lambda model: (model / "chat_template.jinja").write_text("{{ messages }}"),
-    "a chat template more": lambda model: (folder(model / "additional_chat_templates") / "rag.jinja").write_text("x"),
+    "one of several chat templates": lambda model: (model / "additional_chat_templates" / "rag.jinja").write_text("x"),
+    "a chat template more": lambda model: (model / "additional_chat_templates" / "tool_use.jinja").write_text("x"),
     "a file more": lambda model: (model / "tokenizer.model").write_bytes(b""),
     "a file less": lambda model: (model / "chat_template.jinja").unlink(),
     "a file's name": lambda model: (model / "tokenizer_config.json").rename(model / "special_tokens_map.json"),
@@ -165,6 +168,8 @@ def test_of_a_gguf_file_no_more_counts_than_is_needed_for_its_header(gguf, monke
     content[end] ^= 0xFF
     gguf.write_bytes(content)
     assert list(tokenizer_keys(gguf)) == before
+    gguf.write_bytes(content[:-1])  # cut short: what transformers says to that stays its own
+    assert before[1] not in tokenizer_keys(gguf)
 
 
 def test_files_that_transformers_reads_beside_a_gguf_file_count(gguf, tiny_model):
