@@ -1,7 +1,7 @@
 """Real models for every test that needs one: tiny random ones, built once a session, and the sample model."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ import torch
 
 torch.set_num_threads(1)  # tests run side by side: teams of threads that wait for each other's cores take many times longer
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where tests run under nohup, it is ignored by every process they start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What pagecli keeps from one start to the next goes to a folder of this run, that of its subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAGECLI_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
