@@ -60,14 +60,16 @@ class Campaign:
         self.seconds[output] = ended.seconds
         self._calls[output] = json.loads(counts_file.read_text())
 
+    def _begin(self, folder: Path) -> None:
+        """The folder with a job's input and model in it, and nothing else."""
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self._reference, folder, ignore=shutil.ignore_patterns("out*"))
+        self.counts["jobs"] += 1
+
     def job(self, output: str, kills: int, faults: int) -> None:
         """One job from beginning to end, disturbed up to so many times on its way."""
         folder = self._root / "job"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        shutil.copy(self._reference / INPUT, folder)
-        shutil.copytree(self._reference / "model", folder / "model")
-        self.counts["jobs"] += 1
+        self._begin(folder)
         done = False
         while not done and (kills > 0 or faults > 0):
             if self._random.random() * (kills + faults) < kills:
@@ -167,28 +169,32 @@ class Campaign:
         self.counts["outputs identical to the undisturbed run"] += 1
 
     def kill_processes(self, count: int) -> None:
-        """Runs with all their imports, killed while they start and work, until the last one is let go on."""
-        output = FORMATS[0]
-        folder = self._root / "processes"
-        shutil.copytree(self._reference, folder, ignore=shutil.ignore_patterns("out*"))
+        """Runs with all their imports, killed while they start and work; after a job that is done comes another."""
+        folder, output = self._root / "processes", FORMATS[0]
         started = time.monotonic()
-        import_seconds = 4.0
-        for _ in range(count):
-            process = tortured_job.start_process(folder, output)
-            time.sleep(self._random.random() * (import_seconds + 0.5 * self.seconds[output]))
-            process.kill()
-            code = process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
-            if code != -9:
-                break
-            self.counts["kills"] += 1
-            self.counts["kills of processes starting up"] += 1
-        if not (folder / output).exists():
-            self._expect_good(ForkedRun(folder, output).wait())
-        self.counts["jobs"] += 1
+        self._begin(folder)
+        tortured_job.start_process(folder, output).communicate()
+        undisturbed = time.monotonic() - started
+        while count > 0:
+            self._check(folder, output)
+            self._begin(folder)
+            while count > 0 and self._kill_process(folder, output, self._random.random() * undisturbed):
+                count -= 1
+            if not self._is_over(folder, output):
+                self._expect_good(ForkedRun(folder, output).wait())
         self._check(folder, output)
         self.seconds["processes"] = time.monotonic() - started
+
+    def _kill_process(self, folder: Path, output: str, after_seconds: float) -> bool:
+        """False if it ended by itself before."""
+        process = tortured_job.start_process(folder, output)
+        time.sleep(after_seconds)
+        process.kill()
+        process.communicate()
+        if process.returncode == -9:
+            self.counts["kills"] += 1
+            self.counts["kills of processes starting up"] += 1
+        return process.returncode == -9
 
 
 def run(kills: int, rows: int, processes: int, seed: int, folder: Path) -> Counter[str]:
