@@ -20,7 +20,8 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """K and V of every layer: keys[layer], values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4)."""
+    """K and V of every layer: values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4); keys[layer] the same on a
+    GPU, on the CPU [num_blocks, kv_heads, head_dim, block_size]."""
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
