@@ -26,26 +26,26 @@ PAGECLI_INLINE void add_dimension(VecF (&sums)[rows][groups * kGroupVectors], co
 }
 
 // `halves` runs of `count` dimensions, each with its sums, the second run `half` dimensions behind the first, which starts at
-// dimension `first`. The next tile's dimensions are prefetched at the same pace. key_stride is the tile's, 0: not known here.
+// dimension `first`. The next tile is prefetched at
+// the same pace, in the order of memory: by halves and groups in turn, decoding from memory took a tenth longer. key_stride is the tile's, 0: not known here.
 template <int rows, int groups, int key_stride, int halves, class T>
 PAGECLI_INLINE void add_dimensions(VecF (&sums)[halves][rows][groups * kGroupVectors], const float* q, const Tile<T>& tile,
                                    int group, int first, int half, int count) {
     constexpr int kStep = 4;
     const int64_t stride = key_stride > 0 ? key_stride : tile.key_stride;
-    const T *keys[halves][groups], *next[halves][groups] = {};
-    for (int h = 0; h < halves; ++h)
-        for (int g = 0; g < groups; ++g) {
-            const int64_t start = (first + h * half) * stride;
-            keys[h][g] = tile.keys[group + g] + start;
-            if (tile.next != nullptr) next[h][g] = tile.next_k_cache + tile.next->keys[group + g] + start;
-        }
+    const T *keys[halves][groups], *next[groups] = {};
+    for (int g = 0; g < groups; ++g) {
+        for (int h = 0; h < halves; ++h) keys[h][g] = tile.keys[group + g] + (first + h * half) * stride;
+        if (tile.next != nullptr) next[g] = tile.next_k_cache + tile.next->keys[group + g] + first * stride;
+    }
     q += first;
     int64_t at = 0;
     int d = 0;
     for (; d + kStep <= count; d += kStep) {
         if (tile.next != nullptr) {
-            PAGECLI_UNROLL
-            for (int i = 0; i < halves * groups; ++i) prefetch_keys(next[i / groups][i % groups] + at, stride, kStep);
+            const int64_t ahead = at * halves * groups, group_size = tile.dim * stride;
+            prefetch_keys(ahead < group_size ? next[0] + ahead : next[groups - 1] + (ahead - group_size), stride,
+                          kStep * halves * groups);
         }
         PAGECLI_UNROLL
         for (int i = 0; i < kStep; ++i) {
