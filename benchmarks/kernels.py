@@ -85,11 +85,11 @@ def _attend(out, q, keys, values, tables, lengths, starts, scale, layer):  # typ
     kernels.paged_attention(out, q, keys[layer], values[layer], tables, lengths, starts, scale)
 
 
-def linear(shape: Shape, dtype: torch.dtype, tokens: int) -> Measurement:
+def linear(shape: Shape, dtype: str, tokens: int) -> Measurement:
     rows, cols = shape.intermediate, shape.hidden
     weights = [kernels.pack_weight(torch.randn(rows, cols), dtype) for _ in range(NUM_LAYERS)]
     x, out = torch.randn(tokens, cols), torch.empty(tokens, rows)
-    name = f"linear {tokens} x {cols} x {rows}, {str(dtype).removeprefix('torch.')}"
+    name = f"linear {tokens} x {cols} x {rows}, {dtype}"
     return name, seconds_of(lambda layer: kernels.linear(out, x, weights[layer])), weights[0].nbytes, 2 * tokens * rows * cols
 
 
@@ -108,7 +108,7 @@ def elementwise(shape: Shape, tokens: int) -> list[Measurement]:
 def measure(shape: Shape) -> list[Measurement]:
     results = [call_overhead(), *elementwise(shape, 64)]
     for dtype in (torch.float32, torch.bfloat16):
-        results += [linear(shape, dtype, tokens) for tokens in (1, 16, 64, 256)]
+        results += [linear(shape, str(dtype).removeprefix("torch."), tokens) for tokens in (1, 16, 64, 256)]
         results += [
             attention(shape, dtype, 64, 100, 1),
             attention(shape, dtype, 64, 500, 1),

@@ -52,12 +52,13 @@ def read_bandwidth() -> float:
     return matrix.nbytes / min(took.values())
 
 
-def measure(shape: str, dtype: torch.dtype, repeats: int) -> dict[str, object]:
+def measure(shape: str, name: str, repeats: int) -> dict[str, object]:
+    dtype = getattr(torch, name)
     cols, rows = map(int, shape.split("x"))
     weight_bytes = rows * cols * dtype.itemsize
     plain = [torch.randn(rows, cols).mul_(cols**-0.5).to(dtype) for _ in range(-(-COPIES_BYTES // weight_bytes))]
-    packed = [native.pack_weight(weight, dtype) for weight in plain]
-    result: dict[str, object] = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), "batches": {}}
+    packed = [native.pack_weight(weight, name) for weight in plain]
+    result: dict[str, object] = {"shape": shape, "dtype": name, "batches": {}}
     for batch in BATCHES:
         took = in_turn(calls(batch, plain, packed), repeats)
         result["batches"][batch] = {name: round(2e-9 * batch * rows * cols / s, 1) for name, s in took.items()}
@@ -81,11 +82,11 @@ def packing() -> dict[str, float]:
     """Seconds to pack a linear layer's share of OPT-125m: 12 layers of 768 x 9216 and the LM head, from float16."""
     weights = [torch.randn(9216, 768).half() for _ in range(12)] + [torch.randn(50272, 768).half()]
     took = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in ("float32", "bfloat16"):
         start = time.perf_counter()
         for weight in weights:
             native.pack_weight(weight, dtype)
-        took[str(dtype).removeprefix("torch.")] = round(time.perf_counter() - start, 3)
+        took[dtype] = round(time.perf_counter() - start, 3)
     return took
 
 
@@ -115,7 +116,7 @@ def main() -> None:
     results = []
     for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
         for shape in [options.shape] if options.shape else SHAPES:
-            results.append(measure(shape, getattr(torch, dtype), options.repeats))
+            results.append(measure(shape, dtype, options.repeats))
             print_row(results[-1], bandwidth / 1e9)
     pack_seconds = packing()
     print(f"packing OPT-125m from float16: {pack_seconds['float32']} s to float32, {pack_seconds['bfloat16']} s to bfloat16")

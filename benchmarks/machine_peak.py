@@ -4,7 +4,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from pagecli.kernels import native
 
@@ -21,12 +21,12 @@ class Peak:
     read: float  # bytes
 
 
-def measure(dtype: torch.dtype) -> Peak:
+def measure(dtype: str) -> Peak:
     linear = operations_per_second(dtype)
-    return Peak(linear, linear if dtype == torch.float32 else operations_per_second(torch.float32), read_bytes_per_second())
+    return Peak(linear, linear if dtype == "float32" else operations_per_second("float32"), read_bytes_per_second())
 
 
-def operations_per_second(dtype: torch.dtype) -> float:
+def operations_per_second(dtype: str) -> float:
     native.peak_operations(dtype, PIECES)  # the clock rises, the team wakes
     rates = []
     for _ in range(SAMPLES):
@@ -37,7 +37,7 @@ def operations_per_second(dtype: torch.dtype) -> float:
 
 
 def read_bytes_per_second() -> float:
-    memory = torch.ones(READ_BYTES // 4, dtype=torch.int32)
+    memory = np.ones(READ_BYTES // 4, dtype=np.int32)
     native.read_memory(memory)
     rates = []
     for _ in range(SAMPLES):

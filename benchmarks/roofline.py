@@ -17,7 +17,6 @@ import time
 
 import machine_peak
 import results_file
-import torch
 from machine_peak import Peak
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +45,7 @@ def generate(engine: Engine, lengths: list[tuple[int, int]]) -> tuple[float, int
     return time.perf_counter() - started, num_steps
 
 
-def run(engine: Engine, lengths: list[tuple[int, int]], dtype: torch.dtype) -> dict:
+def run(engine: Engine, lengths: list[tuple[int, int]], dtype: str) -> dict:
     """Everything that was measured: the run with its operations timed, and the machine before and after."""
     generate(engine, lengths[:2])  # first uses
     before = machine_peak.measure(dtype)
@@ -150,7 +149,7 @@ def main() -> None:
         )
     )
     lengths = SINGLE if args.single else drawn_lengths.draw(drawn_lengths.SHORT, args.requests)
-    result = run(engine, lengths, getattr(torch, args.dtype))
+    result = run(engine, lengths, args.dtype)
     result |= {"isa": kernels.isa_name(), "threads": args.threads, "requests": len(lengths)}
     title = f"{args.model}, {args.dtype}, {len(lengths)} requests, {result['isa']}, {args.threads} threads"
     show(Console(width=None if sys.stdout.isatty() else 128), title, result)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
+import numpy as np
 
 from pagecli import kernels
 
@@ -104,18 +104,18 @@ def described(name: str, args: tuple, layers: dict[int, str]) -> tuple[str, int,
         q, v_cache, lengths, starts = args[1], args[3], args[5], args[6]
         kind = "decode" if q.shape[0] == len(lengths) else "with prompts"
         window = args[8] if len(args) > 8 else 0
-        kv_bytes = 2 * int(lengths.sum()) * v_cache.shape[1] * v_cache.shape[3] * v_cache.element_size()
+        kv_bytes = 2 * int(lengths.sum()) * v_cache.shape[1] * v_cache.shape[3] * v_cache.itemsize
         return f"{name} {kind}", 4 * keys_seen(lengths, starts, window) * q.shape[1] * q.shape[2], kv_bytes
     if name == "store_kv":  # args: two caches, then the new K and V, read and written
-        return name, 0, sum(new.nbytes + new.numel() * args[0].element_size() for new in args[2:4])
-    moved = [value for value in args if isinstance(value, torch.Tensor) and value.shape[0] == args[0].shape[0]]
+        return name, 0, sum(new.nbytes + new.size * args[0].itemsize for new in args[2:4])
+    moved = [value for value in args if isinstance(value, np.ndarray) and value.shape[0] == args[0].shape[0]]
     return name, 0, sum(tensor.nbytes for tensor in moved)
 
 
-def keys_seen(context_lens: torch.Tensor, query_start: torch.Tensor, window: int = 0) -> int:
+def keys_seen(context_lens: np.ndarray, query_start: np.ndarray, window: int = 0) -> int:
     """Keys summed over queries: one at position p sees p + 1, or `window` of them."""
     total = 0
-    for length, count in zip(context_lens.tolist(), query_start.diff().tolist(), strict=True):
+    for length, count in zip(context_lens.tolist(), np.diff(query_start).tolist(), strict=True):
         last = range(length - count + 1, length + 1)
         total += sum(min(n, window) for n in last) if window else count * (last[0] + last[-1]) // 2
     return total

@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import results_file
 import torch
 
@@ -20,7 +21,7 @@ from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.engine.sampling_params import SamplingParams
 from pagecli.model.dtypes import resolve_kv_dtype
-from pagecli.model.registry import Model, load_model, resolve_model
+from pagecli.model.registry import HostModel, load_model, resolve_model
 from pagecli.model.step_inputs import StepInputs
 from pagecli.runner import kv_cache
 
@@ -48,22 +49,22 @@ def dtypes_of(name: str) -> tuple[str, str]:
     return dtype, resolve_kv_dtype(kv_dtype or "auto", dtype)
 
 
-def next_token_logprobs(model: Model, name: str, text: Text) -> torch.Tensor:
+def next_token_logprobs(model: HostModel, name: str, text: Text) -> torch.Tensor:
     """log probabilities [output tokens, vocab] before each output token, the whole text given."""
     prompt, output = text
     token_ids = (prompt + output)[:-1]
     num_tokens = len(token_ids)
-    cache = kv_cache.allocate(model.config, 1, num_tokens, getattr(torch, dtypes_of(name)[1]))  # one block of the text's size
+    cache = kv_cache.allocate(model.config, 1, num_tokens, dtypes_of(name)[1])  # one block of the text's size
     inputs = StepInputs(
-        token_ids=torch.tensor(token_ids, dtype=torch.int32),
-        positions=torch.arange(num_tokens, dtype=torch.int32),
-        slot_ids=torch.arange(num_tokens),
-        block_tables=torch.zeros(1, 1, dtype=torch.int32),
-        context_lens=torch.tensor([num_tokens], dtype=torch.int32),
-        query_start=torch.tensor([0, num_tokens], dtype=torch.int32),
-        logit_rows=torch.arange(len(prompt) - 1, num_tokens),
+        token_ids=np.array(token_ids, dtype=np.int32),
+        positions=np.arange(num_tokens, dtype=np.int32),
+        slot_ids=np.arange(num_tokens),
+        block_tables=np.zeros((1, 1), dtype=np.int32),
+        context_lens=np.array([num_tokens], dtype=np.int32),
+        query_start=np.array([0, num_tokens], dtype=np.int32),
+        logit_rows=np.arange(len(prompt) - 1, num_tokens),
     )
-    return torch.log_softmax(model.forward(inputs, cache), dim=-1)
+    return torch.log_softmax(torch.from_numpy(model.forward(inputs, cache)), dim=-1)
 
 
 @torch.inference_mode()

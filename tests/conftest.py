@@ -1,14 +1,24 @@
 """Real models for every test that needs one: tiny random ones, built once a session, and the sample model."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
+import torch
 
+torch.set_num_threads(1)  # tests run side by side: teams of threads that wait for each other's cores take many times longer
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where tests run under nohup, it is ignored by every process they start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What pagecli keeps from one start to the next goes to a folder of this run, that of its subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAGECLI_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +57,6 @@ def sample_model() -> Any:
 @pytest.fixture(scope="session")
 def transformers_sample_model(sample_model: Any) -> Any:
     """The same file read by transformers, float32; by its parts, as from_pretrained(gguf_file=) wants accelerate."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 

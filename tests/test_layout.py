@@ -30,6 +30,9 @@ STEP_DATA = {"pagecli.engine.step_plan", "pagecli.engine.sampling_params", "page
 TORCH_FREE = [
     "pagecli.kv.manager",
     "pagecli.engine.scheduler",
+    "pagecli.engine.engine",
+    "pagecli.model.loading",
+    "pagecli.model.weights.safetensors_file",
     "pagecli.engine.config",
     "pagecli.cli.app",
     "pagecli.model.config",

@@ -42,9 +42,9 @@ void check_tensor(const TensorView& tensor, const char* name) {
             return;
         case Problem::is_none:
         case Problem::not_a_tensor:
-            refuse_type(name, "a torch tensor", Py_TYPE(tensor.object)->tp_name);
+            refuse_type(name, "an array or tensor", Py_TYPE(tensor.object)->tp_name);
         case Problem::not_exportable:
-            refuse_type(name, std::string("a dense tensor on ") + kTensorPlace, "one that DLPack cannot lend");
+            refuse_type(name, std::string("a dense tensor on ") + kTensorPlace, "one whose memory cannot be lent");
         case Problem::elsewhere:
             refuse("%s: expected a tensor on %s, got one on another device", name, kTensorPlace);
         case Problem::too_many_dims:

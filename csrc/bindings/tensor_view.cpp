@@ -27,6 +27,53 @@ DType dtype_of(const dlpack::Tensor& tensor) {
     return DType::other;
 }
 
+// Of a single native format character of the buffer protocol (PEP 3118). numpy has no bfloat16: its bits come as uint16.
+DType dtype_of(const char* format, Py_ssize_t item_bytes) {
+    if (format == nullptr || format[0] == '\0' || format[1] != '\0') return DType::other;
+    switch (format[0]) {
+        case 'f':
+            return DType::float32;
+        case 'e':
+            return DType::float16;
+        case 'H':
+            return DType::bfloat16;
+        case 'b':
+            return DType::int8;
+        case 'B':
+            return DType::uint8;
+        case 'i':
+        case 'l':
+        case 'q':
+            return item_bytes == 8 ? DType::int64 : DType::int32;
+        default:
+            return DType::other;
+    }
+}
+
+// An array that lends its memory: what it lends is described, then given back at once, as the caller holds the array itself.
+void read_buffer(PyObject* object, TensorView& view) {
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(object, &buffer, PyBUF_FORMAT | PyBUF_STRIDES) != 0) {
+        PyErr_Clear();
+        view.problem = TensorView::Problem::not_exportable;
+        return;
+    }
+    view.problem = TensorView::Problem::none;
+    if (kTensorDevice != dlpack::kCPU) view.problem = TensorView::Problem::elsewhere;
+    if (buffer.ndim > TensorView::kMaxDims) view.problem = TensorView::Problem::too_many_dims;
+    if (view.problem == TensorView::Problem::none) {
+        view.data = buffer.buf;
+        view.dtype = dtype_of(buffer.format, buffer.itemsize);
+        view.ndim = buffer.ndim;
+        for (int i = 0; i < buffer.ndim; ++i) {
+            view.shape[i] = buffer.shape[i];
+            view.stride[i] = buffer.strides[i] / buffer.itemsize;
+            if (buffer.strides[i] % buffer.itemsize != 0) view.problem = TensorView::Problem::not_exportable;
+        }
+    }
+    PyBuffer_Release(&buffer);
+}
+
 }  // namespace
 
 const dlpack::ExchangeTable* exchange_table(PyTypeObject* type) {
@@ -52,6 +99,7 @@ void read_tensor(PyObject* object, TensorView& view) {
     view = TensorView{};
     view.object = object;
     if (object == Py_None) return;
+    if (PyObject_CheckBuffer(object)) return read_buffer(object, view);
     const dlpack::ExchangeTable* table = exchange_table(Py_TYPE(object));
     dlpack::Tensor tensor;
     if (table == nullptr) {

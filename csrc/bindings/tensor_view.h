@@ -1,4 +1,5 @@
-// TensorView: what the kernels need of a tensor argument, read through DLPack's exchange table (no Python call per argument).
+// TensorView: what the kernels need of a tensor argument: of a numpy array, by the buffer protocol, or of a torch tensor, by
+// DLPack's exchange table; neither makes a Python call.
 // Converting never fails: what is wrong with an argument is kept in `problem`, and check() says it with the argument's name.
 #pragma once
 
@@ -50,7 +51,7 @@ namespace nanobind::detail {
 
 template <>
 struct type_caster<pagecli::TensorView> {
-    NB_TYPE_CASTER(pagecli::TensorView, const_name("torch.Tensor | None"))
+    NB_TYPE_CASTER(pagecli::TensorView, const_name("numpy.ndarray | torch.Tensor | None"))
 
     bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
         pagecli::read_tensor(source.ptr(), value);

@@ -11,7 +11,8 @@ constexpr int kMaxSums = VecF::width == 16 ? 24 : 12;
 
 // sums[r] += q[r * kRowStride] * one dimension of the keys, which starts `at` elements behind their first one.
 template <int rows, int groups, class T>
-PAGECLI_INLINE void add_dimension(VecF (&sums)[rows][groups * kGroupVectors], const float* q, const T* const* keys, int64_t at) {
+PAGECLI_INLINE void add_dimension(VecF (&sums)[rows][groups * kGroupVectors], const float* q, const T* const* keys,
+                                  int64_t at) {
     PAGECLI_UNROLL
     for (int g = 0; g < groups; ++g) {
         VecF parts[kGroupVectors];
@@ -26,8 +27,8 @@ PAGECLI_INLINE void add_dimension(VecF (&sums)[rows][groups * kGroupVectors], co
 }
 
 // `halves` runs of `count` dimensions, each with its sums, the second run `half` dimensions behind the first, which starts at
-// dimension `first`. The next tile is prefetched at
-// the same pace, in the order of memory: by halves and groups in turn, decoding from memory took a tenth longer. key_stride is the tile's, 0: not known here.
+// dimension `first`. The next tile is prefetched at the same pace, in the order of memory: by halves and groups in turn, decoding
+// from memory took a tenth longer. key_stride is the tile's, 0: not known here.
 template <int rows, int groups, int key_stride, int halves, class T>
 PAGECLI_INLINE void add_dimensions(VecF (&sums)[halves][rows][groups * kGroupVectors], const float* q, const Tile<T>& tile,
                                    int group, int first, int half, int count) {

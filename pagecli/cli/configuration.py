@@ -14,7 +14,8 @@ from pagecli.cli.config_files import FLAGS_ONLY, Setting, read_settings
 from pagecli.errors import UsageError
 
 PREFIX = "PAGECLI_"
-NOT_FLAGS = {"PAGECLI_CPU_ISA", "PAGECLI_NATIVE_MODULE", "PAGECLI_CUDA_MODULE"}  # read by the kernels
+# Read elsewhere: by the kernels, and by the folder of kept tokenizers.
+NOT_FLAGS = {"PAGECLI_CPU_ISA", "PAGECLI_NATIVE_MODULE", "PAGECLI_CUDA_MODULE", "PAGECLI_CACHE_DIR"}
 NOTES = "pagecli.configuration.notes"
 PLACES = "pagecli.configuration.places"
 

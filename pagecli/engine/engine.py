@@ -1,7 +1,7 @@
 """The engine: requests in, finished requests out, one step at a time. `step` is the table of contents of the program."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pagecli import kernels
 from pagecli.engine import decoding, loaded_model, request_output, threads
@@ -23,14 +23,13 @@ from pagecli.errors import ModelError
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 from pagecli.kv.reserved_manager import ReservedManager
-from pagecli.model.dtypes import TORCH_NAMES
-from pagecli.model.registry import Model
-from pagecli.runner import cuda_start, kv_cache, memory_budget
-from pagecli.runner.cuda_runner import CudaRunner
+from pagecli.model.registry import HostModel, Model
+from pagecli.runner import kv_cache, memory_budget
 from pagecli.runner.model_runner import ModelRunner
 
 if TYPE_CHECKING:
-    import torch
+    from pagecli.runner.cuda_runner import CudaRunner
+    from pagecli.runner.cuda_start import GpuSettings
 
 
 class Engine:
@@ -60,34 +59,35 @@ class Engine:
         self.observer: EngineObserver | None = None
         self.load_seconds = time.perf_counter() - started
 
-    def _build_cache(self, model: Model) -> tuple[ModelRunner | CudaRunner, KVMemory]:
-        import torch
-
+    def _build_cache(self, model: Model) -> "tuple[ModelRunner | CudaRunner, KVMemory]":
         kv_dtype, block_size = self.loaded.kv_dtype(self.config), self.config.block_size
-        dtype = getattr(torch, TORCH_NAMES.get(kv_dtype, kv_dtype))
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
-        bytes_each = kv_cache.block_bytes(model.config, block_size, dtype)
+        bytes_each = kv_cache.block_bytes(model.config, block_size, kv_dtype)
         num_swap_blocks = self.config.swap_memory_bytes // bytes_each
         if self.config.preemption == "swap" and num_swap_blocks == 0:
             raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
         runner: ModelRunner | CudaRunner
         if self.loaded.device == "cuda":
-            runner, num_blocks = cuda_start.start(model, self._gpu_settings(dtype, num_swap_blocks))
+            from pagecli.runner import cuda_start
+
+            runner, num_blocks = cuda_start.start(model, self._gpu_settings(kv_dtype, num_swap_blocks))
         else:
             num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)
-            cache, swap = (kv_cache.allocate(model.config, n, block_size, dtype) for n in (num_blocks, num_swap_blocks))
-            runner = ModelRunner(model, cache, block_size, swap)
+            cache, swap = (kv_cache.allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, num_swap_blocks))
+            runner = ModelRunner(cast(HostModel, model), cache, block_size, swap)
         if self.config.kv_policy != "paged":
             return runner, ReservedManager(num_blocks, block_size)
         salt = f"{self.config.model} {self.dtype}".encode()
         return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
 
-    def _gpu_settings(self, dtype: "torch.dtype", num_swap_blocks: int) -> cuda_start.GpuSettings:
+    def _gpu_settings(self, kv_dtype: str, num_swap_blocks: int) -> "GpuSettings":
+        from pagecli.runner.cuda_start import GpuSettings
+
         config = self.config
-        return cuda_start.GpuSettings(
+        return GpuSettings(
             config.model,
             config.block_size,
-            dtype,
+            kv_dtype,
             config.max_num_seqs,
             config.max_batch_tokens,
             self.max_model_len,

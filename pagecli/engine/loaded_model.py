@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pagecli.engine.config import EngineConfig
 from pagecli.errors import UsageError
+from pagecli.kernels.gpu_presence import may_have_gpu
 from pagecli.model.dtypes import (
     CPU_DTYPES,
     GPU_DTYPES,
@@ -69,7 +70,7 @@ def load(config: EngineConfig) -> LoadedModel:
 
 def _device(config: EngineConfig) -> str:
     """ "cpu" or "cuda". Raises ModelError if a GPU is asked for and cannot be used."""
-    if config.device == "cpu":
+    if config.device == "cpu" or (config.device == "auto" and not may_have_gpu()):
         return "cpu"
     from pagecli.kernels import cuda
 

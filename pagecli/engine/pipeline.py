@@ -11,14 +11,16 @@ does on CPUs, whose cores have nothing to spare for planning while a step runs.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pagecli.engine.observer import StepTimes
 from pagecli.engine.pipelined_scheduler import PipelinedScheduler
 from pagecli.engine.request import Request
 from pagecli.engine.step_plan import StepPlan
-from pagecli.runner.cuda_runner import CudaRunner
 from pagecli.runner.model_runner import ModelRunner
+
+if TYPE_CHECKING:
+    from pagecli.runner.cuda_runner import CudaRunner
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class StepHooks:
 class Pipeline:
     """Runs the scheduler's steps, one of them ahead where that is possible."""
 
-    def __init__(self, scheduler: PipelinedScheduler, runner: ModelRunner | CudaRunner) -> None:
+    def __init__(self, scheduler: PipelinedScheduler, runner: "ModelRunner | CudaRunner") -> None:
         self._scheduler = scheduler
         self._runner: Any = runner  # each runner's launch() returns what its own collect() takes
         self._ahead: Step | None = None  # launched before the step in front of it was committed

@@ -1,21 +1,14 @@
-"""How many threads compute: our kernels' team, and torch beside it with one."""
+"""How many threads compute."""
 
 import os
 from pathlib import Path
 
 
 def configure(num_threads: int | None) -> int:
-    """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number.
-
-    torch, which is left with small operations, computes on the calling thread: a second team, spinning after each of its own
-    operations on the same cores, would hold ours up.
-    """
-    import torch
-
+    """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number."""
     from pagecli import kernels
 
     chosen = num_threads or _omp_num_threads() or usable_cores()
-    torch.set_num_threads(1)
     kernels.set_num_threads(chosen)
     return chosen
 

@@ -8,10 +8,9 @@ import importlib.util
 import os
 from types import ModuleType
 
-import torch
-
 from pagecli.errors import UsageError
 from pagecli.kernels import packed_weight
+from pagecli.kernels.arrays import Tensor
 from pagecli.kernels.packed_weight import PackedWeight
 
 
@@ -51,25 +50,25 @@ def supported_isas() -> list[str]:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Threads of every operation, the calling one included; at least 1. torch's own threads are torch's business."""
+    """Threads of every operation, the calling one included; at least 1."""
     _native.set_num_threads(num_threads)
 
 
-def peak_operations(dtype: torch.dtype, pieces: int) -> int:
+def peak_operations(dtype: str, pieces: int) -> int:
     """Measures the machine: multiply-adds in registers by all threads, in pieces of about 0.3 ms; returns how many operations.
 
     They are those that `linear` does for weights of `dtype`: on bfloat16 pairs where the instruction set has that, else on
     float32; for int8 on 16-bit pairs.
     """
-    return _native.peak_operations(str(dtype).removeprefix("torch."), pieces)
+    return _native.peak_operations(dtype, pieces)
 
 
-def read_memory(tensor: torch.Tensor) -> int:
+def read_memory(tensor: Tensor) -> int:
     """Measures the machine: reads tensor[n] (int32) once, by all threads; returns the exclusive-or of its words."""
     return _native.read_memory(tensor)
 
 
-def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
+def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
     """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
     num_rows, num_cols = weight.shape
     packed = packed_weight.allocate(num_rows, num_cols, dtype)
@@ -77,16 +76,16 @@ def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
     return packed
 
 
-def embedding(out: torch.Tensor, token_ids: torch.Tensor, weight: PackedWeight) -> None:
+def embedding(out: Tensor, token_ids: Tensor, weight: PackedWeight) -> None:
     """out[T, K] = weight[token_ids[T], :]; token_ids int32, each in [0, N)."""
     _native.embedding(out, token_ids, weight.data, weight.num_rows, weight.num_cols)
 
 
 def linear(
-    out: torch.Tensor,
-    x: torch.Tensor,
+    out: Tensor,
+    x: Tensor,
     weight: PackedWeight,
-    bias: torch.Tensor | None = None,
+    bias: Tensor | None = None,
     activation: str = "none",
     accumulate: bool = False,
 ) -> None:
@@ -94,68 +93,68 @@ def linear(
     _native.linear(out, x, weight.data, weight.num_rows, weight.num_cols, bias, activation, accumulate)
 
 
-def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> None:
+def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight) -> None:
     """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T: of `linear`'s sums, to the bit, but never in memory."""
     _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
 
 
-def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
     """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
     _native.rms_norm(out, x, weight, eps)
 
 
-def layer_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
+def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
     """out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
     _native.layer_norm(out, x, weight, bias, eps)
 
 
-def rotary_embedding(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
     """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]."""
     _native.rotary_embedding(q, k, positions, cos_sin)
 
 
-def activation(out: torch.Tensor, x: torch.Tensor, name: str) -> None:
+def activation(out: Tensor, x: Tensor, name: str) -> None:
     """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu; out may be x."""
     _native.activation(out, x, name)
 
 
-def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> None:
+def gated_activation(out: Tensor, gate_up: Tensor, name: str) -> None:
     """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]."""
     _native.gated_activation(out, gate_up, name)
 
 
-def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
+def argmax(out: Tensor, x: Tensor) -> None:
     """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; 0 where all are NaN."""
     _native.argmax(out, x)
 
 
 def sample(
-    out: torch.Tensor,
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    draws: torch.Tensor,
+    out: Tensor,
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    draws: Tensor,
 ) -> None:
     """out[R] int64 = a token of each row of logits[R, N] after the filters, by draws[R] (int64, times 2^-53)."""
     _native.sample(out, logits, temperature, top_k, top_p, min_p, draws)
 
 
-def store_kv(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slot_ids: torch.Tensor) -> None:
+def store_kv(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor) -> None:
     """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of v_cache[num_blocks, kv_heads, block_size, D (int8: D + 4)]
     and k_cache[num_blocks, kv_heads, D (int8: D + 4), block_size], K dimension by dimension."""
     _native.store_kv(k_cache, v_cache, k, v, slot_ids)
 
 
 def paged_attention(
-    out: torch.Tensor,
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    context_lens: torch.Tensor,
-    query_start: torch.Tensor,
+    out: Tensor,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    query_start: Tensor,
     scale: float,
     window: int = 0,
 ) -> None:
@@ -163,6 +162,6 @@ def paged_attention(
     _native.paged_attention(out, q, k_cache, v_cache, block_tables, context_lens, query_start, scale, window)
 
 
-def copy_blocks(target: torch.Tensor, source: torch.Tensor, pairs: torch.Tensor) -> None:
+def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:
     """Copy blocks between caches[num_blocks, ...] of one type: pairs[n, 2] int64 are (source, target), in order."""
     _native.copy_blocks(target, source, pairs)

@@ -11,7 +11,9 @@ One layout serves every instruction set (N output features, K input features, `w
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+
+from pagecli.kernels.arrays import Tensor, empty, stored_as
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
@@ -23,18 +25,19 @@ GROUP_WORDS = 272
 class PackedWeight:
     """A packed `weight[num_rows, num_cols]`; `data` is flat, float32, bfloat16 or, of int8 groups, int32, laid out as above."""
 
-    data: torch.Tensor
+    data: Tensor
     num_rows: int
     num_cols: int
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> str:
         """What the weights are: float32, bfloat16 or int8."""
-        return torch.int8 if self.data.dtype == torch.int32 else self.data.dtype
+        stored = str(self.data.dtype).removeprefix("torch.")
+        return {"int32": "int8", "uint16": "bfloat16"}.get(stored, stored)
 
     @property
     def nbytes(self) -> int:
-        return self.data.numel() * self.data.element_size()
+        return self.data.nbytes
 
 
 def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
@@ -42,10 +45,10 @@ def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
     return -(-num_rows // PANEL_WIDTH) * PANEL_WIDTH, -(-num_cols // K_MULTIPLE) * K_MULTIPLE
 
 
-def allocate(num_rows: int, num_cols: int, dtype: torch.dtype) -> PackedWeight:
+def allocate(num_rows: int, num_cols: int, dtype: str) -> PackedWeight:
     """Room for weight[num_rows, num_cols] packed as `dtype`, not filled."""
     rows, cols = padded_shape(num_rows, num_cols)
-    if dtype == torch.int8:
+    if dtype == "int8":
         num_words = rows // PANEL_WIDTH * -(-num_cols // GROUP_K) * GROUP_WORDS
-        return PackedWeight(torch.empty(num_words, dtype=torch.int32), num_rows, num_cols)
-    return PackedWeight(torch.empty(rows * cols, dtype=dtype), num_rows, num_cols)
+        return PackedWeight(empty((num_words,), np.int32), num_rows, num_cols)
+    return PackedWeight(empty((rows * cols,), stored_as(dtype)), num_rows, num_cols)

@@ -7,6 +7,7 @@ Operations write into the outputs they are given and return nothing.
 import torch
 
 from pagecli.kernels.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
+from pagecli.kernels.tensors import as_tensor
 
 _ACTIVATIONS = {
     "none": lambda x: x,
@@ -17,15 +18,15 @@ _ACTIVATIONS = {
 }
 
 
-def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
+def pack_weight(weight: torch.Tensor, dtype: str) -> PackedWeight:
     """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
     num_rows, num_cols = weight.shape
-    if dtype == torch.int8:
+    if dtype == "int8":
         return _pack_int8(weight)
     rows, cols = padded_shape(num_rows, num_cols)
-    padded = torch.zeros(rows, cols, dtype=dtype)
-    padded[:num_rows, :num_cols] = weight.to(dtype)
-    group = 1 if dtype == torch.float32 else 2  # k side by side
+    padded = torch.zeros(rows, cols, dtype=getattr(torch, dtype))
+    padded[:num_rows, :num_cols] = weight.to(padded.dtype)
+    group = 1 if dtype == "float32" else 2  # k side by side
     data = padded.view(rows // PANEL_WIDTH, PANEL_WIDTH, cols // group, group).permute(0, 2, 1, 3)
     return PackedWeight(data.reshape(-1).contiguous(), num_rows, num_cols)
 
@@ -56,7 +57,7 @@ def _pack_int8(weight: torch.Tensor) -> PackedWeight:
 
 
 def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
-    words = weight.data.view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
+    words = as_tensor(weight.data).view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
     scale = words[..., :PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
     pairs = words[..., PANEL_WIDTH:].contiguous().view(torch.int8)
     q = pairs.view(*words.shape[:2], GROUP_K // 2, PANEL_WIDTH, 2).permute(0, 3, 1, 2, 4)
@@ -67,13 +68,13 @@ def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
 
 def unpack_weight(weight: PackedWeight) -> torch.Tensor:
     """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of int8, the float32 values it stands for."""
-    if weight.dtype == torch.int8:
+    if weight.dtype == "int8":
         return _unpack_int8(weight)
     rows, cols = padded_shape(weight.num_rows, weight.num_cols)
-    if weight.dtype == torch.float32:
-        panels = weight.data.view(rows // PANEL_WIDTH, cols, PANEL_WIDTH).permute(0, 2, 1)
+    if weight.dtype == "float32":
+        panels = as_tensor(weight.data).view(rows // PANEL_WIDTH, cols, PANEL_WIDTH).permute(0, 2, 1)
     else:
-        panels = weight.data.view(rows // PANEL_WIDTH, cols // 2, PANEL_WIDTH, 2).permute(0, 2, 1, 3)
+        panels = as_tensor(weight.data).view(rows // PANEL_WIDTH, cols // 2, PANEL_WIDTH, 2).permute(0, 2, 1, 3)
     return panels.reshape(rows, cols)[: weight.num_rows, : weight.num_cols].contiguous()
 
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from pagecli.kernels import cuda
+from pagecli.kernels.arrays import Array
 from pagecli.kernels.cuda_attention import AttentionPlan, AttentionShape, plan_attention
+from pagecli.kernels.tensors import as_tensor
 from pagecli.model.config import ModelConfig
 from pagecli.model.cuda_linear import CudaLinear, float8_linear
-from pagecli.model.layers import WeightLoader
 from pagecli.model.step_inputs import KVCache, StepInputs
 from pagecli.model.weights import WeightSource
+from pagecli.model.weights.cuda_dummy import CudaDummySource
+from pagecli.model.weights.reader import WeightReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +40,31 @@ class CudaNorm:
         return out
 
 
-class CudaWeightLoader(WeightLoader):
-    """Reads weights as WeightLoader does and moves them to a GPU, unpacked; `float8`: those of linear layers in 8 bits."""
+class CudaWeightLoader(WeightReader):
+    """Moves weights to a GPU as they are read, unpacked; `float8`: those of linear layers in 8 bits."""
 
     def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device, float8: bool = False) -> None:
-        super().__init__(source, dtype)
-        self.device, self.float8 = device, float8
+        super().__init__(source)
+        self.dtype, self.device, self.float8 = dtype, device, float8
 
     def tensor(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int) -> torch.Tensor:
         """Weights `names`, [num_rows[i], num_cols] each, as one [sum(num_rows), num_cols]."""
-        joined = self._joined(names, [(rows, num_cols) for rows in num_rows]).to(self.device, self.dtype, copy=True)
+        joined = self._tensor(names, [(rows, num_cols) for rows in num_rows]).to(self.device, self.dtype, copy=True)
         self.source.release()
         self.num_bytes += joined.nbytes
         return joined
 
     def vector(self, names: Sequence[str], sizes: Sequence[int]) -> torch.Tensor:
-        return super().vector(names, sizes).to(self.device)
+        """Vectors `names`, joined, in float32."""
+        vector = self._tensor(names, [(size,) for size in sizes]).to(torch.float32, copy=True)
+        self.num_bytes += vector.nbytes
+        return vector.to(self.device)
 
-    def _concatenated(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        """Where the tensors lie: dummy weights are made on the GPU."""
-        return super()._concatenated(tensors) if tensors[0].device.type == "cpu" else torch.cat(tensors)
+    def _tensor(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """On the host, but for dummy weights, which are made on the GPU."""
+        if not isinstance(self.source, CudaDummySource):
+            return as_tensor(self.joined(names, shapes))
+        return torch.cat([self.source.read_tensor(name, shape) for name, shape in zip(names, shapes, strict=True)])
 
     def cuda_linear(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int, bias: bool) -> CudaLinear:
         """A linear layer from `names`[i].weight and, with `bias`, `names`[i].bias (in the model's type, as torch wants it)."""
@@ -79,7 +87,7 @@ class CudaWeightLoader(WeightLoader):
 class CudaStep:
     """A step's inputs on the GPU, and the plan of its attention for each sliding window of the model."""
 
-    inputs: StepInputs
+    inputs: StepInputs[torch.Tensor]
     plans: dict[int, AttentionPlan]
 
 
@@ -95,19 +103,19 @@ class CudaModel(ABC):
         self.weight_bytes = 0
 
     @abstractmethod
-    def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
+    def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
         """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""
 
     @abstractmethod
     def reserve_positions(self, num_positions: int) -> None:
         """Make tables that grow with the context as large as they will ever be needed: graphs hold on to them."""
 
-    def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[torch.Tensor]) -> torch.Tensor:
         """logits[R, vocab]: `compute` for inputs on the CPU."""
-        context_lens, query_start = inputs.context_lens.numpy(), inputs.query_start.numpy()
-        self.reserve_positions(int(inputs.context_lens.max()))
+        context_lens, query_start = inputs.context_lens, inputs.query_start
+        self.reserve_positions(int(context_lens.max()))
         plans = {w: plan_attention(context_lens, query_start, self.attention_shape, self.device, w) for w in self.windows}
-        moved = {name: getattr(inputs, name).to(self.device) for name in StepInputs.__slots__}
+        moved = {name: torch.from_numpy(getattr(inputs, name)).to(self.device) for name in StepInputs.__slots__}
         out = torch.empty(inputs.logit_rows.shape[0], self.config.vocab_size, device=self.device)
         self.compute(CudaStep(StepInputs(**moved), plans), kv, out)
         return out

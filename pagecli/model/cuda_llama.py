@@ -40,12 +40,12 @@ class CudaLlamaModel(CudaModel):
         self.lm_head = CudaLinear(self.embedding if tied else loader.tensor(["lm_head.weight"], [vocab], hidden), None)
         factors = None
         if config.rope.scaling == "frequency_factors":
-            factors = loader.vector(["rope_freqs.weight"], [config.rope.rotary_dim // 2]).cpu()
+            factors = loader.vector(["rope_freqs.weight"], [config.rope.rotary_dim // 2]).cpu().numpy()
         self._rotary = RotaryTable(config.rope, config.max_positions, factors)
         self._cos_sin = torch.empty(0, 0)
         self.weight_bytes = loader.num_bytes
 
-    def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
+    def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
         """See CudaModel."""
         inputs, cos_sin = step.inputs, self._cos_sin
         hidden = torch.empty(inputs.token_ids.shape[0], self.config.hidden_size, dtype=self.embedding.dtype, device=self.device)
@@ -86,7 +86,7 @@ class CudaLlamaModel(CudaModel):
     def reserve_positions(self, num_positions: int) -> None:
         """The rotary table on the GPU, moved again where longer sequences come than it was made for."""
         if num_positions > self._cos_sin.shape[0]:
-            self._cos_sin = self._rotary.up_to(num_positions).to(self.device)
+            self._cos_sin = torch.from_numpy(self._rotary.up_to(num_positions)).to(self.device)
 
 
 def _load_layer(config: ModelConfig, loader: CudaWeightLoader, index: int) -> _Layer:

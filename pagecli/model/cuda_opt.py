@@ -47,7 +47,7 @@ class CudaOPTModel(CudaModel):
         self.lm_head = CudaLinear(self.embedding if tied else loader.tensor(["lm_head.weight"], [vocab], embed), None)
         self.weight_bytes = loader.num_bytes
 
-    def compute(self, step: CudaStep, kv: KVCache, out: torch.Tensor) -> None:
+    def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
         """See CudaModel."""
         hidden, added = self._embed(step.inputs), None
         for index, layer in enumerate(self.layers):
@@ -73,7 +73,7 @@ class CudaOPTModel(CudaModel):
         norm(hidden, added, out=hidden)
         return None
 
-    def _embed(self, inputs: StepInputs) -> torch.Tensor:
+    def _embed(self, inputs: StepInputs[torch.Tensor]) -> torch.Tensor:
         num_tokens = inputs.token_ids.shape[0]
 
         def rows(width: int) -> torch.Tensor:

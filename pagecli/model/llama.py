@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from pagecli import kernels
+from pagecli.kernels.arrays import Array
 from pagecli.model.config import ModelConfig
 from pagecli.model.layers import Linear, RMSNorm, WeightLoader
 from pagecli.model.rope import RotaryTable
@@ -45,18 +46,18 @@ class LlamaModel:
         self._scale = config.head_dim**-0.5
         self._workspace = make_workspace(config, max_batch_tokens, {"gate_up": 2 * config.intermediate_size})
 
-    def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
         last = self._last_hidden(inputs, kv)
         logits = self._workspace.grown("logits", last.shape[0], self.config.vocab_size)
         self.lm_head(logits, last)
         return logits
 
-    def most_likely(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
         return self.lm_head.argmax(self._last_hidden(inputs, kv))
 
-    def _last_hidden(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """hidden[R, hidden] of the rows whose next tokens are wanted, as the LM head takes them."""
         num_tokens = inputs.token_ids.shape[0]
         buffers = cut_buffers(self._workspace, self.config, num_tokens)
@@ -67,7 +68,7 @@ class LlamaModel:
             self._attention(layer, buffers, inputs, cos_sin, k_cache, v_cache)
             self._mlp(layer, buffers, gate_up)
         last = self._workspace.rows("normed", inputs.logit_rows.shape[0])
-        torch.index_select(buffers.hidden, 0, inputs.logit_rows, out=last)
+        np.take(buffers.hidden, inputs.logit_rows, axis=0, out=last, mode="clip")
         self.final_norm(last, last)
         return last
 
@@ -75,10 +76,10 @@ class LlamaModel:
         self,
         layer: _Layer,
         buffers: StepBuffers,
-        inputs: StepInputs,
-        cos_sin: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
+        inputs: StepInputs[Array],
+        cos_sin: Array,
+        k_cache: Array,
+        v_cache: Array,
     ) -> None:
         """hidden += attention(norm(hidden))"""
         q, k = buffers.q, buffers.k
@@ -102,7 +103,7 @@ class LlamaModel:
         )
         layer.out(buffers.hidden, buffers.joined, accumulate=True)
 
-    def _mlp(self, layer: _Layer, buffers: StepBuffers, gate_up: torch.Tensor) -> None:
+    def _mlp(self, layer: _Layer, buffers: StepBuffers, gate_up: Array) -> None:
         """hidden += down(activation(gate(x)) * up(x)), x = norm(hidden); gate_up[T, 2 * intermediate]"""
         layer.mlp_norm(buffers.normed, buffers.hidden)
         layer.gate_up(gate_up, buffers.normed)

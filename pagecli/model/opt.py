@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from pagecli import kernels
+from pagecli.kernels.arrays import Array
 from pagecli.model.config import OPT_POSITION_OFFSET, ModelConfig
 from pagecli.model.layers import LayerNorm, Linear, WeightLoader
 from pagecli.model.step_buffers import StepBuffers, cut_buffers, make_workspace
@@ -46,18 +47,18 @@ class OPTModel:
         self._scale = config.head_dim**-0.5
         self._workspace = make_workspace(config, max_batch_tokens, {"embedded": embed})
 
-    def forward(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
         last = self._last_hidden(inputs, kv)
         logits = self._workspace.grown("logits", last.shape[0], self.config.vocab_size)
         self.lm_head(logits, last)
         return logits
 
-    def most_likely(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
         return self.lm_head.argmax(self._last_hidden(inputs, kv))
 
-    def _last_hidden(self, inputs: StepInputs, kv: KVCache) -> torch.Tensor:
+    def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """hidden[R, embed] of the rows whose next tokens are wanted, as the LM head takes them."""
         buffers = cut_buffers(self._workspace, self.config, inputs.token_ids.shape[0])
         self._embed(inputs, buffers)
@@ -66,7 +67,7 @@ class OPTModel:
             self._mlp(layer, buffers)
         return self._normed_after(buffers.hidden, inputs.logit_rows)
 
-    def _embed(self, inputs: StepInputs, buffers: StepBuffers) -> None:
+    def _embed(self, inputs: StepInputs[Array], buffers: StepBuffers) -> None:
         hidden, positions = buffers.hidden, buffers.normed
         if self.project_in is None:
             kernels.embedding(hidden, inputs.token_ids, self.embedding)
@@ -75,10 +76,10 @@ class OPTModel:
             kernels.embedding(embedded, inputs.token_ids, self.embedding)
             self.project_in(hidden, embedded)
         kernels.embedding(positions, inputs.positions + OPT_POSITION_OFFSET, self.positions)
-        hidden.add_(positions)
+        np.add(hidden, positions, out=hidden)
 
     def _attention(
-        self, layer: _Layer, buffers: StepBuffers, inputs: StepInputs, k_cache: torch.Tensor, v_cache: torch.Tensor
+        self, layer: _Layer, buffers: StepBuffers, inputs: StepInputs[Array], k_cache: Array, v_cache: Array
     ) -> None:
         """hidden += attention(hidden), normed before or after"""
         layer.qkv(buffers.qkv, self._normed_before(layer.attention_norm, buffers))
@@ -104,17 +105,17 @@ class OPTModel:
         if not self.config.pre_norm:
             layer.mlp_norm(buffers.hidden, buffers.hidden)
 
-    def _normed_before(self, norm: LayerNorm, buffers: StepBuffers) -> torch.Tensor:
+    def _normed_before(self, norm: LayerNorm, buffers: StepBuffers) -> Array:
         if not self.config.pre_norm:
             return buffers.hidden
         norm(buffers.normed, buffers.hidden)
         return buffers.normed
 
-    def _normed_after(self, hidden: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
+    def _normed_after(self, hidden: Array, logit_rows: Array) -> Array:
         """The final norm and projection of some rows of hidden."""
         num_rows = logit_rows.shape[0]
         last = self._workspace.rows("normed", num_rows)
-        torch.index_select(hidden, 0, logit_rows, out=last)
+        np.take(hidden, logit_rows, axis=0, out=last, mode="clip")
         if self.final_norm is not None:
             self.final_norm(last, last)
         if self.project_out is not None:

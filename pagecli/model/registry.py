@@ -16,8 +16,7 @@ from pagecli.model.hf_config import from_hf_config, token_id_tuple
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
 
 if TYPE_CHECKING:
-    import torch
-
+    from pagecli.kernels.arrays import Array
     from pagecli.model.step_inputs import KVCache, StepInputs
 
 # In the order transformers looks for them.
@@ -48,8 +47,16 @@ class Model(Protocol):
     config: ModelConfig
     weight_bytes: int
 
-    def forward(self, inputs: "StepInputs", kv: "KVCache") -> "torch.Tensor":
+
+class HostModel(Model, Protocol):
+    """A model that the CPU computes."""
+
+    def forward(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]") -> "Array":
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
+        ...
+
+    def most_likely(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]") -> "Array":
+        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
         ...
 
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
+from pagecli.kernels.arrays import Array
 from pagecli.model.config import ModelConfig
 from pagecli.model.layers import Workspace
 
@@ -12,15 +11,15 @@ from pagecli.model.layers import Workspace
 class StepBuffers:
     """What every family's layers compute in, for T tokens; q, k and v are views of qkv."""
 
-    hidden: torch.Tensor  # [T, hidden]
-    normed: torch.Tensor  # [T, hidden]
-    qkv: torch.Tensor  # [T, qkv]
-    q: torch.Tensor  # [T, heads, head_dim]
-    k: torch.Tensor  # [T, kv_heads, head_dim]
-    v: torch.Tensor  # [T, kv_heads, head_dim]
-    attended: torch.Tensor  # [T, heads, head_dim]
-    joined: torch.Tensor  # [T, heads * head_dim]: the same memory
-    mlp: torch.Tensor  # [T, intermediate]
+    hidden: Array  # [T, hidden]
+    normed: Array  # [T, hidden]
+    qkv: Array  # [T, qkv]
+    q: Array  # [T, heads, head_dim]
+    k: Array  # [T, kv_heads, head_dim]
+    v: Array  # [T, kv_heads, head_dim]
+    attended: Array  # [T, heads, head_dim]
+    joined: Array  # [T, heads * head_dim]: the same memory
+    mlp: Array  # [T, intermediate]
 
 
 def make_workspace(config: ModelConfig, max_tokens: int, own_widths: dict[str, int]) -> Workspace:
@@ -34,6 +33,7 @@ def cut_buffers(workspace: Workspace, config: ModelConfig, num_tokens: int) -> S
     """The first `num_tokens` rows of the workspace."""
     names = ("hidden", "normed", "qkv", "attention", "mlp")
     hidden, normed, qkv, joined, mlp = (workspace.rows(name, num_tokens) for name in names)
-    heads = qkv.view(num_tokens, -1, config.head_dim)
-    q, k, v = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
-    return StepBuffers(hidden, normed, qkv, q, k, v, joined.view(q.shape), joined, mlp)
+    first_k, first_v = config.num_heads, config.num_heads + config.num_kv_heads
+    heads = qkv.reshape(num_tokens, first_v + config.num_kv_heads, config.head_dim)
+    q, k, v = heads[:, :first_k], heads[:, first_k:first_v], heads[:, first_v:]
+    return StepBuffers(hidden, normed, qkv, q, k, v, joined.reshape(q.shape), joined, mlp)

@@ -1,13 +1,16 @@
-"""Text to token ids and back, by transformers' tokenizers and the model's own chat template."""
+"""Text to token ids and back, as transformers' tokenizers do it, and the model's own chat template."""
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pagecli.errors import ErrorCode, ModelError, RowError
+from pagecli.errors import ErrorCode, RowError
 from pagecli.model.byte_tokenizer import ByteTokenizer
-from pagecli.model.chat_template import ChatTemplate
 from pagecli.model.registry import ModelSource
 from pagecli.model.token_length import longest_token_bytes
+from pagecli.model.tokenizer_loading import load_parts, one_line
+from pagecli.model.tokenizer_parts import TokenizerParts
+
+if TYPE_CHECKING:
+    from pagecli.model.chat_template import ChatTemplate
 
 
 class Tokenizer(Protocol):
@@ -36,21 +39,18 @@ def load_tokenizer(source: ModelSource) -> Tokenizer:
     """The tokenizer beside the weights. Raises ModelError in one line when there is none or it cannot be read."""
     if source.tokenizer_path is None:
         return ByteTokenizer(source.config.vocab_size, source.config.eos_token_ids)
-    return TransformersTokenizer(_load(source.tokenizer_path), source.config.eos_token_ids)
+    return TransformersTokenizer(load_parts(source.tokenizer_path), source.config.eos_token_ids)
 
 
 class TransformersTokenizer:
-    """A transformers tokenizer. Encoding goes straight to its Rust part, whose calls used here change nothing in it."""
+    """Does what the transformers tokenizer of these parts does. Its Rust part's calls used here change nothing in it."""
 
-    def __init__(self, tokenizer: Any, eos_token_ids: tuple[int, ...] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.no_truncation()  # transformers does so before every call, which is not safe beside another thread
-        self._backend.no_padding()
-        own = tokenizer.eos_token_id
+    def __init__(self, parts: TokenizerParts, eos_token_ids: tuple[int, ...] = ()) -> None:
+        self._parts = parts
+        own = parts.eos_token_id
         self.eos_token_ids = eos_token_ids or (() if own is None else (own,))
-        self.vocab_size = len(tokenizer)
-        self.has_chat_template = bool(tokenizer.chat_template)
+        self.vocab_size = parts.num_tokens
+        self.has_chat_template = parts.has_chat_template
         self._chat_template: ChatTemplate | None = None  # compiled when it is first needed
         self._longest_token_bytes: int | None = 0  # 0: not looked up yet
 
@@ -66,63 +66,36 @@ class TransformersTokenizer:
             )
         try:
             if self._chat_template is None:
-                own = self._tokenizer.get_chat_template()
-                self._chat_template = ChatTemplate(own, self._tokenizer.special_tokens_map)
+                self._chat_template = _compiled(self._parts)
             text = self._chat_template.render(messages)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
-                f"the chat template refuses these messages: {_one_line(error)}",
+                f"the chat template refuses these messages: {one_line(error)}",
                 "check roles and contents",
                 ErrorCode.NOT_TOKENIZABLE,
             ) from error
         return self._encode(text, add_special_tokens=False)  # the template wrote them itself
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return self._parts.decode(ids, skip_special_tokens)
 
     def longest_token_bytes(self) -> int | None:
         if self._longest_token_bytes == 0:
-            self._longest_token_bytes = longest_token_bytes(self._backend)
+            self._longest_token_bytes = longest_token_bytes(self._parts.backend)
         return self._longest_token_bytes
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return self._parts.backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
             raise RowError(
-                f"the text cannot be tokenized: {_one_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
+                f"the text cannot be tokenized: {one_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
             ) from error
 
 
-def _load(path: Path) -> Any:
-    from transformers.utils import logging
+def _compiled(parts: TokenizerParts) -> "ChatTemplate":
+    from pagecli.model.chat_template import ChatTemplate  # and jinja2, which a job of plain prompts does without
 
-    logging.set_verbosity_error()
-    try:
-        tokenizer = _from_gguf(path) if path.suffix == ".gguf" and path.is_file() else _from_directory(path)
-    except Exception as error:  # transformers raises whatever a broken file leads to
-        raise ModelError(
-            f"{path}: no usable tokenizer ({_one_line(error)})", "expected tokenizer.json beside the weights"
-        ) from error
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        raise ModelError(
-            f"{path}: tokenizer {type(tokenizer).__name__} is not supported", "expected tokenizer.json beside the weights"
-        )
-    return tokenizer
-
-
-def _from_directory(directory: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-
-
-def _from_gguf(path: Path) -> Any:
-    """AutoTokenizer would first read the whole file's config through the gguf package: 7 s where this takes 0.6."""
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if parts.chat_template is None:
+        raise ValueError(parts.chat_template_error)
+    return ChatTemplate(parts.chat_template, parts.special_tokens)

@@ -3,9 +3,10 @@
 import time
 from itertools import groupby
 
-import torch
+import numpy as np
 
 from pagecli import kernels
+from pagecli.kernels.arrays import Array
 from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.model.step_inputs import KVCache
 
@@ -13,18 +14,18 @@ from pagecli.model.step_inputs import KVCache
 class BlockMover:
     """Moves blocks of all layers, in the order given. `swap` has the cache's shape but for its number of blocks."""
 
-    def __init__(self, cache: KVCache, swap: KVCache | None = None) -> None:
+    def __init__(self, cache: KVCache[Array], swap: KVCache[Array] | None = None) -> None:
         self.swap_seconds = 0.0
         self._planes = list(zip(cache.keys + cache.values, self._tensors(swap, cache), strict=True))
 
     @staticmethod
-    def _tensors(swap: KVCache | None, cache: KVCache) -> list[torch.Tensor]:
+    def _tensors(swap: KVCache[Array] | None, cache: KVCache[Array]) -> list[Array]:
         return swap.keys + swap.values if swap is not None else cache.keys + cache.values
 
     def carry_out(self, moves: list[BlockMove]) -> None:
         """Run the moves, those of one kind that follow each other in one call for each layer's K and V."""
         for kind, group in groupby(moves, key=lambda move: move.kind):
-            pairs = torch.tensor([(move.source, move.target) for move in group], dtype=torch.int64)
+            pairs = np.array([(move.source, move.target) for move in group], dtype=np.int64)
             started = time.perf_counter()
             for cache, swap in self._planes:
                 target = swap if kind is MoveKind.SWAP_OUT else cache

@@ -4,17 +4,21 @@ beside it, on the side stream, and a step waits only for those of blocks that it
 import time
 from collections.abc import Iterable
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from pagecli.kernels import cuda
 from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner.device import Device, Event
 
+if TYPE_CHECKING:
+    import torch
+
 
 class CudaBlockMover:
     """BlockMover for a cache on the GPU and a swap pool in pinned host memory."""
 
-    def __init__(self, device: Device, cache: KVCache, swap: KVCache | None = None) -> None:
+    def __init__(self, device: Device, cache: "KVCache[torch.Tensor]", swap: "KVCache[torch.Tensor] | None" = None) -> None:
         self.swap_seconds = 0.0  # of the host: the copies themselves run beside it
         self._device = device
         self._held = (cache, swap)  # the planes hold addresses

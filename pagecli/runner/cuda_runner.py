@@ -79,7 +79,12 @@ class CudaRunner:
     """ModelRunner for a model on a GPU. Raises DeviceMemoryError where its buffers do not fit."""
 
     def __init__(
-        self, model: CudaModel, device: Device, cache: KVCache, limits: RunnerLimits, swap: KVCache | None = None
+        self,
+        model: CudaModel,
+        device: Device,
+        cache: KVCache[torch.Tensor],
+        limits: RunnerLimits,
+        swap: KVCache[torch.Tensor] | None = None,
     ) -> None:
         self.model, self.kv_cache, self.block_size = model, cache, limits.block_size
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
@@ -210,7 +215,7 @@ class CudaRunner:
             pending.results = [tuple(SampledToken(next(tokens)) for _ in specs) for specs in pending.specs]
         else:
             assert slot.pinned_logits is not None
-            pending.results = sampler.choose(slot.pinned_logits[: len(pending.specs)], pending.specs)
+            pending.results = sampler.choose(slot.pinned_logits[: len(pending.specs)].numpy(), pending.specs)
         self.times = (pending.prepared, forwarded, time.perf_counter())
 
     def _drop_all(self) -> None:

@@ -12,6 +12,7 @@ from pagecli.errors import UsageError
 from pagecli.kernels.cuda_errors import DeviceMemoryError, device_errors
 from pagecli.model.config import ModelConfig
 from pagecli.model.cuda_layers import CudaModel
+from pagecli.model.dtypes import TORCH_NAMES
 from pagecli.model.registry import Model
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner import cuda_graphs, kv_cache
@@ -29,7 +30,7 @@ class GpuSettings:
 
     name: str  # of the model
     block_size: int
-    kv_dtype: torch.dtype
+    kv_dtype: str
     max_num_seqs: int
     max_batch_tokens: int
     max_model_len: int
@@ -70,8 +71,8 @@ def _runner(
     model: CudaModel,
     device: Device,
     settings: GpuSettings,
-    cache: KVCache,
-    swap: KVCache | None = None,
+    cache: KVCache[torch.Tensor],
+    swap: KVCache[torch.Tensor] | None = None,
     writes_kv: bool = True,
 ) -> CudaRunner:
     limits = RunnerLimits(
@@ -86,12 +87,15 @@ def _runner(
         return CudaRunner(model, device, cache, limits, swap)
 
 
-def _allocate(device: Device, config: ModelConfig, num_blocks: int, settings: GpuSettings, pinned: bool = False) -> KVCache:
+def _allocate(
+    device: Device, config: ModelConfig, num_blocks: int, settings: GpuSettings, pinned: bool = False
+) -> KVCache[torch.Tensor]:
     """K and V as runner/kv_cache.py describes them."""
     shape, make = (num_blocks, config.num_kv_heads, settings.block_size, config.head_dim), device.empty
     if pinned:
         make = device.pinned
-    planes = [make(*shape, dtype=settings.kv_dtype) for _ in range(2 * config.num_layers)]
+    dtype = getattr(torch, TORCH_NAMES.get(settings.kv_dtype, settings.kv_dtype))
+    planes = [make(*shape, dtype=dtype) for _ in range(2 * config.num_layers)]
     return KVCache(planes[: config.num_layers], planes[config.num_layers :])
 
 

@@ -40,12 +40,12 @@ def build(
     """The model's inputs for `plan`. One that only decodes is padded to the next of `buckets`: its padding rows are no token
     (id -1), are written to no slot (-1) and attend to nothing."""
     inputs = step_inputs.build(plan, block_size)
-    contexts, starts = inputs.context_lens.numpy(), inputs.query_start.numpy()
+    contexts, starts = inputs.context_lens, inputs.query_start
     num_rows = len(plan.chunks) if plan.num_tokens == len(plan.chunks) else None
     bucket = None if num_rows is None else next(size for size in buckets if size >= num_rows)
     width = table_width(-(-int(contexts.max()) // block_size), max_width)
     tables = {window: plan_tables(contexts, starts, shape, window, bucket) for window in windows}
-    arrays = {name: getattr(inputs, name).numpy() for name in StepInputs.__slots__}
+    arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
     held = arrays["block_tables"][:, :width]  # longer only where memory was reserved for a longer sequence
     arrays["block_tables"] = np.pad(held, ((0, 0), (0, width - held.shape[1])))
     if num_rows is not None and bucket is not None:

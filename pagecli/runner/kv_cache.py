@@ -6,32 +6,24 @@ within a block the slots of one KV head lie side by side, so attention streams t
 kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // block_size, offset s % block_size
 """
 
-import torch
-
+from pagecli.kernels import arrays
+from pagecli.kernels.arrays import Array
 from pagecli.model.config import ModelConfig
-from pagecli.model.dtypes import KV_SCALE_BYTES
+from pagecli.model.dtypes import KV_BYTES, KV_SCALE_BYTES
 from pagecli.model.step_inputs import KVCache
 
 
-def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes one block takes over all layers, K and V."""
-    return config.kv_bytes_per_token(dtype.itemsize, _scale_bytes(dtype)) * block_size
+def block_bytes(config: ModelConfig, block_size: int, dtype: str) -> int:
+    """Bytes one block takes over all layers, K and V; dtype: one of KV_DTYPES, or float16."""
+    return config.kv_bytes_per_token(KV_BYTES[dtype], KV_SCALE_BYTES.get(dtype, 0)) * block_size
 
 
-def _scale_bytes(dtype: torch.dtype) -> int:
-    return KV_SCALE_BYTES.get(str(dtype).removeprefix("torch."), 0)
-
-
-def allocate(
-    config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: str = "cpu", pinned: bool = False
-) -> KVCache:
-    """A cache of `num_blocks` blocks. The operating system gives it memory page by page, when slots are first written.
-
-    `pinned`: memory of the host that a GPU can reach.
-    """
-    slot_size = config.head_dim + _scale_bytes(dtype) // dtype.itemsize
+def allocate(config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> KVCache[Array]:
+    """A cache of `num_blocks` blocks in the host's memory, which the operating system gives it page by page, when slots are
+    first written; dtype: one of CPU_KV_DTYPES."""
+    slot_size = config.head_dim + KV_SCALE_BYTES.get(dtype, 0) // KV_BYTES[dtype]
     shape = (num_blocks, config.num_kv_heads, block_size, slot_size)
-    keys_shape = (*shape[:2], slot_size, block_size) if device == "cpu" else shape
-    keys = [torch.empty(keys_shape, dtype=dtype, device=device, pin_memory=pinned) for _ in range(config.num_layers)]
-    values = [torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned) for _ in range(config.num_layers)]
+    keys_shape = (*shape[:2], slot_size, block_size)
+    keys = [arrays.empty(keys_shape, arrays.stored_as(dtype)) for _ in range(config.num_layers)]
+    values = [arrays.empty(shape, arrays.stored_as(dtype)) for _ in range(config.num_layers)]
     return KVCache(keys, values)

@@ -4,17 +4,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from pagecli.engine.step_plan import BeamCandidates, StepResult
+from pagecli.kernels.arrays import Array
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner import sampler, step_inputs
 from pagecli.runner.block_mover import BlockMover
-from pagecli.runner.cuda_block_mover import CudaBlockMover
 
 if TYPE_CHECKING:
     from pagecli.engine.step_plan import SampleSpec, StepPlan
-    from pagecli.model.registry import Model
+    from pagecli.model.registry import HostModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +28,10 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: "Model",
-        kv_cache: KVCache,
+        model: "HostModel",
+        kv_cache: KVCache[Array],
         block_size: int,
-        swap: KVCache | None = None,
-        mover: BlockMover | CudaBlockMover | None = None,
+        swap: KVCache[Array] | None = None,
         pipelined: bool = False,
     ) -> None:
         """`pipelined`: allow the next step to be planned before a step's results are read. It gains nothing where the kernels
@@ -42,9 +39,8 @@ class ModelRunner:
         self.model = model
         self.kv_cache = kv_cache
         self.block_size = block_size
-        self.mover = mover or BlockMover(kv_cache, swap)
+        self.mover = BlockMover(kv_cache, swap)
         self.pipelined = pipelined
-        self._most_likely = getattr(model, "most_likely", None)  # a model on a GPU has none
         self._sampled: list[int] = []  # by the step launched last, where a plan may be fed them
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
 
@@ -61,7 +57,6 @@ class ModelRunner:
         self.times = pending.times
         return pending.results
 
-    @torch.inference_mode()
     def launch(self, plan: "StepPlan") -> PendingStep:
         """Run the step; `plan.feeds` come from the step launched before."""
         self.mover.carry_out(plan.moves)
@@ -70,12 +65,12 @@ class ModelRunner:
             inputs.token_ids[row] = self._sampled[source]
         prepared = time.perf_counter()
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
-        if self._most_likely is not None and sampler.needs_no_logits(specs):
-            token_ids = self._most_likely(inputs, self.kv_cache)
+        if sampler.needs_no_logits(specs):
+            token_ids = self.model.most_likely(inputs, self.kv_cache)
             forwarded = time.perf_counter()
             results = sampler.same_for_all(token_ids, specs)
         else:
-            logits = self.model.forward(inputs, self.kv_cache).cpu()
+            logits = self.model.forward(inputs, self.kv_cache)
             forwarded = time.perf_counter()
             results = sampler.choose(logits, specs) if specs else []
         if self.pipelined:

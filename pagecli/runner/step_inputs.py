@@ -1,18 +1,18 @@
-"""From a step's plan to the tensors a forward pass takes."""
+"""From a step's plan to the arrays a forward pass takes."""
 
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from pagecli.kernels.arrays import Array
 from pagecli.model.step_inputs import StepInputs
 
 if TYPE_CHECKING:
     from pagecli.engine.step_plan import StepPlan
 
 
-def build(plan: "StepPlan", block_size: int) -> StepInputs:
+def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     """Concatenate the plan's chunks: T tokens of S sequences, R of them sampled (shapes in StepInputs)."""
     chunks = plan.chunks
     lengths = np.array([len(c.token_ids) for c in chunks], dtype=np.int32)
@@ -31,11 +31,11 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs:
     sampled = np.array([bool(c.specs) for c in chunks], dtype=bool)
     logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
     return StepInputs(
-        token_ids=torch.from_numpy(token_ids),
-        positions=torch.from_numpy(positions),
-        slot_ids=torch.from_numpy(slot_ids),
-        block_tables=torch.from_numpy(block_tables),
-        context_lens=torch.from_numpy(starts + lengths),
-        query_start=torch.from_numpy(query_start),
-        logit_rows=torch.from_numpy(logit_rows),
+        token_ids=token_ids,
+        positions=positions,
+        slot_ids=slot_ids,
+        block_tables=block_tables,
+        context_lens=starts + lengths,
+        query_start=query_start,
+        logit_rows=logit_rows,
     )

@@ -4,7 +4,9 @@ and back, and by their values."""
 import pytest
 import torch
 
+from pagecli.kernels.tensors import as_tensor
 from pagecli.model.cuda_layers import CudaWeightLoader
+from pagecli.model.weights.cuda_dummy import CudaDummySource
 from pagecli.model.weights.dummy import DummySource
 
 NAMES, ROWS, COLS = ["a.q_proj.weight", "a.k_proj.weight", "b.fc1.weight"], [96, 32, 2048], 4096
@@ -13,8 +15,8 @@ NAMES, ROWS, COLS = ["a.q_proj.weight", "a.k_proj.weight", "b.fc1.weight"], [96,
 @pytest.mark.parametrize("names", [NAMES[:1], NAMES[:2], NAMES], ids=len)
 def test_matrices_are_made_where_they_are_used(names):
     rows = ROWS[: len(names)]
-    source = DummySource("meta")
-    read = [source.read(name, (count, COLS)) for name, count in zip(names, rows, strict=True)]
+    source = CudaDummySource("meta")
+    read = [source.read_tensor(name, (count, COLS)) for name, count in zip(names, rows, strict=True)]
     assert {tensor.device.type for tensor in read} == {"meta"}
     loader = CudaWeightLoader(source, torch.bfloat16, torch.device("meta"))
     joined = loader.tensor(names, rows, COLS)
@@ -27,6 +29,6 @@ def test_matrices_are_made_where_they_are_used(names):
 def test_values_are_those_of_the_cpu():
     from gpu_tensors import DEVICE
 
-    on_gpu, on_cpu = DummySource(DEVICE), DummySource()
+    on_gpu, on_cpu = CudaDummySource(DEVICE), DummySource()
     for name, shape in (("a.weight", (7, 300)), ("b.weight", (5000, 1000)), ("c.norm.weight", (64,)), ("d.bias", (64,))):
-        assert torch.equal(on_gpu.read(name, shape).cpu(), on_cpu.read(name, shape))
+        assert torch.equal(on_gpu.read_tensor(name, shape).cpu(), as_tensor(on_cpu.read(name, shape)))

@@ -36,7 +36,7 @@ def make_runner(model, device, monkeypatch, graphs=False, num_swap_blocks=0, **c
     monkeypatch.setattr(cuda_start, "open_device", lambda: device)
     bytes_each = model.config.kv_bytes_per_token(4) * BLOCK_SIZE
     values = {
-        "name": "tiny", "block_size": BLOCK_SIZE, "kv_dtype": torch.float32, "max_num_seqs": 6, "max_batch_tokens": 24,
+        "name": "tiny", "block_size": BLOCK_SIZE, "kv_dtype": "float32", "max_num_seqs": 6, "max_batch_tokens": 24,
         "max_model_len": 64, "kv_memory_bytes": NUM_BLOCKS * bytes_each, "num_swap_blocks": num_swap_blocks,
         "cuda_graphs": graphs,
     }  # fmt: skip

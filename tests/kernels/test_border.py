@@ -91,8 +91,8 @@ SHAPES = {
 TYPES = {
     "x: expected float32, got bfloat16": lambda: native.rms_norm(X, X.bfloat16(), W, 1e-5),
     "weight: expected float32, got another dtype": lambda: native.rms_norm(X, X, W.double(), 1e-5),
-    "x: expected a torch tensor, got list": lambda: native.rms_norm(X, [1.0], W, 1e-5),
-    "x: expected a dense tensor on the CPU, got one that DLPack cannot lend": lambda: native.rms_norm(
+    "x: expected an array or tensor, got list": lambda: native.rms_norm(X, [1.0], W, 1e-5),
+    "x: expected a dense tensor on the CPU, got one whose memory cannot be lent": lambda: native.rms_norm(
         X, X.to_sparse(), W, 1e-5
     ),
     "slot_ids: expected int64, got int32": store(torch.tensor([0], dtype=INT)),

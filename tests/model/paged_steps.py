@@ -2,8 +2,10 @@
 
 import random
 
+import numpy as np
 import torch
 
+from pagecli.kernels.tensors import as_tensor
 from pagecli.model.step_inputs import KVCache, StepInputs
 
 
@@ -27,7 +29,7 @@ class PagedSteps:
     def step(self, chunks: dict[int, list[int]], wanted: str = "every") -> dict[int, torch.Tensor]:
         """One forward pass: new tokens of each sequence -> logits of each of them; wanted: every, last, none."""
         inputs = self.inputs(chunks, wanted)
-        logits = self.model.forward(inputs, self.kv)
+        logits = as_tensor(self.model.forward(inputs, self.kv))
         assert logits.shape == (len(inputs.logit_rows), self.model.config.vocab_size)
         assert logits.dtype == torch.float32
         if wanted == "none":
@@ -49,13 +51,13 @@ class PagedSteps:
         width = max(len(self.blocks[sequence]) for sequence in chunks)
         tables = [self.blocks[sequence] + [0] * (width - len(self.blocks[sequence])) for sequence in chunks]
         return StepInputs(
-            token_ids=torch.tensor(token_ids, dtype=torch.int32),
-            positions=torch.tensor(positions, dtype=torch.int32),
-            slot_ids=torch.tensor(slot_ids, dtype=torch.int64),
-            block_tables=torch.tensor(tables, dtype=torch.int32),
-            context_lens=torch.tensor([self.lengths[sequence] for sequence in chunks], dtype=torch.int32),
-            query_start=torch.tensor(starts, dtype=torch.int32),
-            logit_rows=torch.tensor(rows, dtype=torch.int64),
+            token_ids=np.array(token_ids, dtype=np.int32),
+            positions=np.array(positions, dtype=np.int32),
+            slot_ids=np.array(slot_ids, dtype=np.int64),
+            block_tables=np.array(tables, dtype=np.int32),
+            context_lens=np.array([self.lengths[sequence] for sequence in chunks], dtype=np.int32),
+            query_start=np.array(starts, dtype=np.int32),
+            logit_rows=np.array(rows, dtype=np.int64),
         )
 
     def _grow(self, sequence: int, length: int) -> None:

@@ -148,35 +148,40 @@ def test_pickled_weights_that_hold_code_are_refused_and_the_code_is_not_run(tmp_
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_beside_a_model_is_never_run(tmp_path, tiny_model):
-    """auto_map asks for the repository's own Python; trust_remote_code is never given, so it stays unread."""
+def test_code_beside_a_model_is_never_run_whatever_is_answered(tmp_path, tiny_model, monkeypatch):
+    """auto_map names the repository's own Python. Left to itself, transformers asks on stdin whether to run it."""
     import shutil
 
     from pagecli.model.registry import resolve_model
     from pagecli.model.tokenizer import load_tokenizer
 
-    model = tmp_path / "model"
+    model, asked = tmp_path / "model", []
+    monkeypatch.setattr("builtins.input", lambda *args: asked.append(args) or "y")
     shutil.copytree(tiny_model("llama"), model)
     (model / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
-    for name in ("config.json", "tokenizer_config.json"):
-        config = json.loads((model / name).read_text())
-        config["auto_map"] = {
-            "AutoTokenizer": ["own.Own", "own.Own"],
-            "AutoConfig": "own.Own",
-            "AutoModelForCausalLM": "own.Own",
-        }
-        (model / name).write_text(json.dumps(config))
-    try:
-        load_tokenizer(resolve_model(str(model)))
-    except ModelError as error:
-        assert "\n" not in error.message  # noqa: PT017
+    for tokenizer_class in ("TokenizersBackend", "Own"):
+        for name in ("config.json", "tokenizer_config.json"):
+            config = json.loads((model / name).read_text())
+            config["tokenizer_class"] = tokenizer_class
+            config["auto_map"] = {
+                "AutoTokenizer": ["own.Own", "own.Own"],
+                "AutoConfig": "own.Own",
+                "AutoModelForCausalLM": "own.Own",
+            }
+            (model / name).write_text(json.dumps(config))
+        try:
+            load_tokenizer(resolve_model(str(model)))
+        except ModelError as error:
+            assert "\n" not in error.message  # noqa: PT017
+            assert tokenizer_class == "Own"
+    assert not asked
     assert not (tmp_path / "ran").exists()
 
 
-def test_trust_remote_code_is_nowhere_in_the_program():
+def test_nothing_in_the_program_trusts_remote_code():
     from pathlib import Path
 
     import pagecli
 
     for path in Path(pagecli.__file__).parent.rglob("*.py"):
-        assert "trust_remote_code" not in path.read_text(), path
+        assert "trust_remote_code" not in path.read_text().replace("trust_remote_code=False", ""), path

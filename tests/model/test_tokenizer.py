@@ -11,6 +11,7 @@ from tiny_models import make_tokenizer
 from pagecli.errors import ModelError, RowError
 from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer import TransformersTokenizer, load_tokenizer
+from pagecli.model.tokenizer_parts import parts_of
 
 TEXTS = [
     "",
@@ -87,8 +88,9 @@ def test_truncation_saved_with_a_tokenizer_never_cuts_a_prompt():
     theirs = make_tokenizer()
     theirs.backend_tokenizer.enable_truncation(4)
     theirs.backend_tokenizer.enable_padding(length=8)
-    assert len(TransformersTokenizer(theirs).encode("The quick brown fox jumps over the lazy dog")) > 8
-    assert TransformersTokenizer(theirs).encode("") == []
+    ours = TransformersTokenizer(parts_of(theirs))
+    assert len(ours.encode("The quick brown fox jumps over the lazy dog")) > 8
+    assert ours.encode("") == []
 
 
 def test_without_a_chat_template_messages_are_the_rows_error(tiny_model, tmp_path):
@@ -115,17 +117,17 @@ def test_a_template_that_fails_or_reaches_out_is_the_rows_error(template):
     theirs = make_tokenizer()
     theirs.chat_template = template
     with pytest.raises(RowError, match="the chat template refuses these messages") as caught:
-        TransformersTokenizer(theirs).apply_chat_template(CHATS[0])
+        TransformersTokenizer(parts_of(theirs)).apply_chat_template(CHATS[0])
     assert "\n" not in caught.value.message
 
 
 def test_text_that_is_no_unicode_is_the_rows_error(tiny_tokenizer):
     with pytest.raises(RowError, match="cannot be tokenized"):
-        TransformersTokenizer(tiny_tokenizer).encode("half a pair: \ud83d")
+        TransformersTokenizer(parts_of(tiny_tokenizer)).encode("half a pair: \ud83d")
 
 
 def test_one_thread_may_encode_while_another_decodes(tiny_tokenizer):
-    ours, failures = TransformersTokenizer(tiny_tokenizer), []
+    ours, failures = TransformersTokenizer(parts_of(tiny_tokenizer)), []
     text = "The capital of France is Paris. " * 20
     expected = ours.encode(text)
 

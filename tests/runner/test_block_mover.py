@@ -1,6 +1,6 @@
 """Moves of blocks in all layers' K and V: copies within the cache, swaps to the swap pool and back, in the order given."""
 
-import torch
+import numpy as np
 
 from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.model.step_inputs import KVCache
@@ -10,12 +10,14 @@ LAYERS = 2
 
 
 def make_cache(num_blocks, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return KVCache(*([torch.randn(num_blocks, 2, 4, 8, generator=generator) for _ in range(LAYERS)] for _ in range(2)))
+    generator = np.random.default_rng(seed)
+    return KVCache(
+        *([generator.standard_normal((num_blocks, 2, 4, 8), dtype=np.float32) for _ in range(LAYERS)] for _ in range(2))
+    )
 
 
 def planes(cache):
-    return [plane.clone() for plane in cache.keys + cache.values]
+    return [plane.copy() for plane in cache.keys + cache.values]
 
 
 def test_a_copy_changes_its_target_in_every_layer_and_nothing_else():
@@ -23,8 +25,8 @@ def test_a_copy_changes_its_target_in_every_layer_and_nothing_else():
     before = planes(cache)
     BlockMover(cache).carry_out([BlockMove(MoveKind.COPY, 1, 3)])
     for now, then in zip(planes(cache), before, strict=True):
-        assert torch.equal(now[3], then[1])
-        assert torch.equal(now[:3], then[:3])
+        assert np.array_equal(now[3], then[1])
+        assert np.array_equal(now[:3], then[:3])
 
 
 def test_what_is_swapped_out_comes_back_elsewhere_unharmed():
@@ -33,11 +35,11 @@ def test_what_is_swapped_out_comes_back_elsewhere_unharmed():
     mover = BlockMover(cache, swap)
     mover.carry_out([BlockMove(MoveKind.SWAP_OUT, 0, 1), BlockMove(MoveKind.SWAP_OUT, 1, 0)])
     for plane in cache.keys + cache.values:
-        plane.zero_()
+        plane.fill(0)
     mover.carry_out([BlockMove(MoveKind.SWAP_IN, 1, 2), BlockMove(MoveKind.SWAP_IN, 0, 0)])
     for now, then in zip(planes(cache), before, strict=True):
-        assert torch.equal(now[2], then[0])
-        assert torch.equal(now[0], then[1])
+        assert np.array_equal(now[2], then[0])
+        assert np.array_equal(now[0], then[1])
         assert not now[1].any()
     assert mover.swap_seconds > 0
 
@@ -53,8 +55,8 @@ def test_moves_of_mixed_kinds_keep_their_order():
     ]
     BlockMover(cache, swap).carry_out(moves)
     for now, then in zip(planes(cache), before, strict=True):
-        assert torch.equal(now[1], then[2])
-        assert torch.equal(now[2], then[0])
+        assert np.array_equal(now[1], then[2])
+        assert np.array_equal(now[2], then[0])
 
 
 def test_without_moves_nothing_happens():
@@ -62,5 +64,5 @@ def test_without_moves_nothing_happens():
     before = planes(cache)
     mover = BlockMover(cache)
     mover.carry_out([])
-    assert all(torch.equal(a, b) for a, b in zip(planes(cache), before, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(planes(cache), before, strict=True))
     assert mover.swap_seconds == 0.0

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ def make_logits(rows=1, vocab=VOCAB, seed=0):
 
 
 def sample_ids(logits, specs):
-    return [s.token_id for s in sampler.sample(logits.clone(), specs)]
+    return [s.token_id for s in sampler.sample(logits.clone().numpy(), specs)]
 
 
 def frequencies(logits, num_draws=4000, **params):
@@ -117,7 +118,7 @@ def test_forbidden_tokens_are_never_chosen():
 def test_logprobs_are_the_models_own_before_penalties_and_temperature():
     logits = make_logits()
     expected = torch.log_softmax(logits[0], dim=-1)
-    token = sampler.sample(logits.clone(), [make_spec(logprobs=3, temperature=0.7, repetition_penalty=2.0)])[0]
+    token = sampler.sample(logits.clone().numpy(), [make_spec(logprobs=3, temperature=0.7, repetition_penalty=2.0)])[0]
     assert token.logprobs.logprob == pytest.approx(float(expected[token.token_id]), abs=1e-6)
     best = expected.argsort(descending=True)[:3].tolist()
     assert [i for i, _ in token.logprobs.top] == best
@@ -143,8 +144,8 @@ specs = st.builds(
 @given(st.lists(specs, min_size=1, max_size=12), st.integers(0, 1000))
 def test_a_rows_token_is_the_same_alone_and_in_any_batch(batch, seed):
     logits = make_logits(rows=len(batch), vocab=2000, seed=seed)
-    together = sampler.sample(logits.clone(), batch)
-    alone = [sampler.sample(logits[i : i + 1].clone(), [spec])[0] for i, spec in enumerate(batch)]
+    together = sampler.sample(logits.clone().numpy(), batch)
+    alone = [sampler.sample(logits[i : i + 1].clone().numpy(), [spec])[0] for i, spec in enumerate(batch)]
     assert [t.token_id for t in together] == [t.token_id for t in alone]
     assert together == alone
 
@@ -173,7 +174,7 @@ def test_several_specs_of_a_row_draw_as_samples_of_their_own():
     logits = make_logits(rows=2)
     forks = tuple(make_spec(row_key=5, sample=i, temperature=1.0) for i in range(6))
     plain = (make_spec(row_key=6, temperature=1.0),)
-    first, second = sampler.choose(logits.clone(), [forks, plain])
+    first, second = sampler.choose(logits.clone().numpy(), [forks, plain])
     assert [t.token_id for t in first] == sample_ids(logits[[0] * 6], forks)
     assert len({t.token_id for t in first}) > 1
     assert [t.token_id for t in second] == sample_ids(logits[1:], plain)
@@ -185,7 +186,7 @@ def beam_spec(num_candidates, **params):
 
 def test_a_beam_gets_its_most_likely_tokens_best_first():
     logits = make_logits(rows=2)
-    found = sampler.choose(logits.clone(), [(beam_spec(3),), (beam_spec(VOCAB + 9),)])
+    found = sampler.choose(logits.clone().numpy(), [(beam_spec(3),), (beam_spec(VOCAB + 9),)])
     for row, (candidates, wanted) in enumerate(zip(found, (3, VOCAB), strict=True)):
         expected, ids = torch.log_softmax(logits[row], dim=-1).sort(descending=True)
         assert candidates.token_ids == ids[:wanted].tolist()
@@ -196,11 +197,20 @@ def test_a_beams_penalties_act_on_log_probabilities_and_forbidden_tokens_are_no_
     logits = make_logits()
     best = int(logits.argmax())
     expected = torch.log_softmax(logits[0], dim=-1)
-    (found,) = sampler.choose(logits.clone(), [(beam_spec(VOCAB, known=(1, best, 3), repetition_penalty=2.0),)])
+    (found,) = sampler.choose(logits.clone().numpy(), [(beam_spec(VOCAB, known=(1, best, 3), repetition_penalty=2.0),)])
     penalized = dict(zip(found.token_ids, found.logprobs, strict=True))
     assert penalized[best] == pytest.approx(2 * float(expected[best]), abs=1e-6)
-    (found,) = sampler.choose(logits.clone(), [(beam_spec(5, forbidden=(best,)),)])
+    (found,) = sampler.choose(logits.clone().numpy(), [(beam_spec(5, forbidden=(best,)),)])
     assert best not in found.token_ids
+
+
+@pytest.mark.filterwarnings("error")
+def test_logits_that_are_no_numbers_give_candidates_and_log_probabilities_all_the_same():
+    logits = torch.full((2, VOCAB), float("nan"))
+    logits[1, 3] = float("-inf")
+    beam, sampled = sampler.choose(logits.numpy(), [(beam_spec(3),), (make_spec(logprobs=2),)])
+    assert beam.token_ids == [0, 1, 2]
+    assert len(sampled[0].logprobs.top) == 2
 
 
 def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
@@ -211,8 +221,8 @@ def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
         (make_spec(row_key=2, logprobs=2),),
         (beam_spec(4),),
     ]
-    together = sampler.choose(logits.clone(), batch)
-    assert together == [sampler.choose(logits[i : i + 1].clone(), [row])[0] for i, row in enumerate(batch)]
+    together = sampler.choose(logits.clone().numpy(), batch)
+    assert together == [sampler.choose(logits[i : i + 1].clone().numpy(), [row])[0] for i, row in enumerate(batch)]
 
 
 @pytest.mark.parametrize(
@@ -237,5 +247,5 @@ def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
 
 def test_tokens_known_without_logits_go_to_every_sample_of_their_row():
     plain = make_spec()
-    results = sampler.same_for_all(torch.tensor([7, 9]), [(plain,), (plain, plain)])
+    results = sampler.same_for_all(np.array([7, 9]), [(plain,), (plain, plain)])
     assert [[token.token_id for token in row] for row in results] == [[7], [9, 9]]

@@ -7,9 +7,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from pagecli.errors import ModelError
+from pagecli.kernels.arrays import Array, name_of
 
 
 class WeightSource(Protocol):
@@ -20,8 +19,8 @@ class WeightSource(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
 
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Tensor `name`, float32, float16 or bfloat16; ModelError when it is missing, damaged or not of `shape`."""
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Tensor `name`, float32, float16 or bfloat16 (as uint16); ModelError when it is missing, damaged or not of `shape`."""
         ...
 
     def release(self) -> None:
@@ -33,19 +32,22 @@ class WeightSource(Protocol):
         ...
 
 
-def check_tensor(where: Path | str, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def check_tensor(where: Path | str, name: str, tensor: Array, shape: tuple[int, ...]) -> Array:
     """`tensor` when it has the shape and a type that can be packed, else ModelError."""
     if tuple(tensor.shape) != shape:
         raise ModelError(
             f"{where}: tensor {name} has shape {list(tensor.shape)}, the config asks for {list(shape)}",
             "config.json and weights belong to different models",
         )
-    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ModelError(
-            f"{where}: tensor {name} has type {str(tensor.dtype).removeprefix('torch.')}",
-            "supported: float32, float16, bfloat16, and quantized GGUF files",
-        )
+    if name_of(tensor.dtype) not in ("float32", "float16", "bfloat16"):
+        raise unsupported_type(where, name, str(tensor.dtype))
     return tensor
+
+
+def unsupported_type(where: Path | str, name: str, dtype: str) -> ModelError:
+    return ModelError(
+        f"{where}: tensor {name} has type {dtype}", "supported: float32, float16, bfloat16, and quantized GGUF files"
+    )
 
 
 def missing_tensor(where: Path | str, name: str) -> ModelError:

@@ -3,23 +3,38 @@
 import math
 import zlib
 
-import torch
+import numpy as np
 
-_NUM_VALUES = 4_194_301  # a prime: no row width divides it, so rows of a tensor longer than this do not repeat
+from pagecli.kernels.arrays import Array
+
+NUM_VALUES = 4_194_301  # a prime: no row width divides it, so rows of a tensor longer than this do not repeat
 _STD = 0.02
 
 
-class DummySource:
-    """Every tensor asked for exists: bfloat16 noise, the same in every run, each tensor its own stretch; norms scale by 1.
+def noise() -> Array:
+    """[NUM_VALUES] bfloat16 (as uint16), the same in every run: normal numbers, cut off to that type."""
+    values = np.random.Generator(np.random.PCG64(0)).standard_normal(NUM_VALUES, dtype=np.float32)
+    values *= _STD
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
 
-    Matrices are made on `device`, so that 26 GB of them do not pass through the host on their way to a GPU.
-    """
+
+def is_scale(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the tensor is all ones: norms scale by 1."""
+    return name == "rope_freqs.weight" or (len(shape) == 1 and name.endswith("norm.weight"))
+
+
+def stretch_start(name: str, count: int) -> int:
+    """Where in the noise a tensor of `count` numbers, no more than there are, begins: each has its own stretch."""
+    return zlib.crc32(name.encode()) % max(1, NUM_VALUES - count)
+
+
+class DummySource:
+    """Every tensor asked for exists."""
 
     where = "dummy weights"
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        noise = torch.empty(_NUM_VALUES, dtype=torch.float32)
-        self._noise = noise.normal_(0.0, _STD, generator=torch.Generator().manual_seed(0)).bfloat16().to(device)
+    def __init__(self) -> None:
+        self._noise = noise()
 
     def __contains__(self, name: str) -> bool:
         return True
@@ -30,15 +45,11 @@ class DummySource:
     def names(self) -> list[str]:
         return []
 
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if name == "rope_freqs.weight" or (len(shape) == 1 and name.endswith("norm.weight")):
-            return torch.ones(shape)
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
+        if is_scale(name, shape):
+            return np.ones(shape, np.float32)
         count = math.prod(shape)
-        start = zlib.crc32(name.encode()) % max(1, _NUM_VALUES - count)
-        if count <= _NUM_VALUES:
-            return self._noise[start : start + count].view(shape)
-        values = torch.empty(count, dtype=torch.bfloat16, device=self._noise.device)
-        for done in range(0, count, _NUM_VALUES):
-            piece = values[done : done + _NUM_VALUES]
-            piece.copy_(self._noise[: piece.numel()])
-        return values.view(shape)
+        if count > NUM_VALUES:
+            return np.resize(self._noise, shape)
+        start = stretch_start(name, count)
+        return self._noise[start : start + count].reshape(shape)

@@ -5,19 +5,20 @@ import re
 from pathlib import Path
 
 import gguf
-import torch
+import numpy as np
 from gguf.quants import dequantize
 
 from pagecli.errors import ModelError
+from pagecli.kernels.arrays import Array, stored_as, to_float32
 from pagecli.model.config import ModelConfig
 from pagecli.model.gguf_header import GgufTensor, read_gguf_header
 from pagecli.model.weights import check_tensor, missing_tensor
 from pagecli.model.weights.mapped_file import MappedFile
 
 _PLAIN = {
-    gguf.GGMLQuantizationType.F32: torch.float32,
-    gguf.GGMLQuantizationType.F16: torch.float16,
-    gguf.GGMLQuantizationType.BF16: torch.bfloat16,
+    gguf.GGMLQuantizationType.F32: "float32",
+    gguf.GGMLQuantizationType.F16: "float16",
+    gguf.GGMLQuantizationType.BF16: "bfloat16",
 }
 _ROWS_AT_ONCE = 32  # rows joined into one for dequantization: the gguf package works on few rows at a time, 3 times slower
 
@@ -41,7 +42,7 @@ class GgufSource:
     def names(self) -> list[str]:
         return []  # llama.cpp's converter writes just what the architecture has
 
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
         tensor = self._header.tensors.get(self._stored_name(name))
         if tensor is None:
             raise missing_tensor(self.where, self._stored_name(name))
@@ -53,7 +54,7 @@ class GgufSource:
     def _stored_name(self, name: str) -> str:
         return self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name
 
-    def _values(self, tensor: GgufTensor) -> torch.Tensor:
+    def _values(self, tensor: GgufTensor) -> Array:
         try:
             kind = gguf.GGMLQuantizationType(tensor.ggml_type)
             block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
@@ -71,23 +72,23 @@ class GgufSource:
             )
         stored = self._data.view(start, end)
         if kind in _PLAIN:
-            return stored.view(_PLAIN[kind]).view(tensor.shape)
+            return stored.view(stored_as(_PLAIN[kind])).reshape(tensor.shape)
         num_rows = math.prod(tensor.shape[:-1])
         joined = math.gcd(num_rows, _ROWS_AT_ONCE)
         try:
-            values = dequantize(stored.view(num_rows // joined, -1).numpy(), kind)
+            values = dequantize(stored.reshape(num_rows // joined, -1), kind)
         except NotImplementedError as error:
             raise ModelError(
                 f"{self.where}: tensor {tensor.name} is quantized as {kind.name}, which is not supported"
             ) from error
-        return torch.from_numpy(values).view(tensor.shape)
+        return np.asarray(values).reshape(tensor.shape)
 
 
 def _model_arch(name: str) -> gguf.MODEL_ARCH:
     return next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == name)
 
 
-def _half_split(values: torch.Tensor, head_dim: int) -> torch.Tensor:
+def _half_split(values: Array, head_dim: int) -> Array:
     """Rows of each head from llama.cpp's order (pairs side by side) to transformers' (first halves, then second halves)."""
-    halves = values.float().numpy().reshape(-1, head_dim // 2, 2, *values.shape[1:])
-    return torch.from_numpy(halves.swapaxes(1, 2).reshape(values.shape))
+    halves = to_float32(values).reshape(-1, head_dim // 2, 2, *values.shape[1:])
+    return halves.swapaxes(1, 2).reshape(values.shape)

@@ -3,11 +3,13 @@
 import mmap
 from pathlib import Path
 
-import torch
+import numpy as np
+
+from pagecli.kernels.arrays import Array
 
 
 class MappedFile:
-    """`path`, mapped copy-on-write: torch warns of read-only views, though nobody writes to these."""
+    """`path`, mapped copy-on-write: on their way to a GPU torch warns of read-only views, though nobody writes to these."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -19,9 +21,9 @@ class MappedFile:
     def bytes(self, start: int, end: int) -> bytes:
         return self._map[start:end]
 
-    def view(self, start: int, end: int) -> torch.Tensor:
-        """Bytes start .. end as a uint8 tensor, without a copy; start < end <= len(self)."""
-        return torch.frombuffer(self._map, dtype=torch.uint8, count=end - start, offset=start)
+    def view(self, start: int, end: int) -> Array:
+        """Bytes start .. end as an array of uint8, without a copy; start < end <= len(self)."""
+        return np.frombuffer(self._map, dtype=np.uint8, count=end - start, offset=start)
 
     def release(self) -> None:
         """Let go of the pages read so far: they would stand beside the packed weights until the end. Views stay valid."""

@@ -4,10 +4,12 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pagecli.errors import ModelError
-from pagecli.model.weights import check_tensor, missing_tensor, stored_name
+from pagecli.kernels.arrays import Array
+from pagecli.model.weights import check_tensor, missing_tensor, stored_name, unsupported_type
 from pagecli.model.weights.safetensors_file import read_index
 
 
@@ -30,11 +32,11 @@ class PickleSource:
     def names(self) -> list[str]:
         return list(self._tensors)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
         stored = stored_name(self._tensors, name)
         if stored is None:
             raise missing_tensor(self.where, name)
-        return check_tensor(self.where, stored, self._tensors[stored], shape)
+        return check_tensor(self.where, stored, _as_array(self.where, stored, self._tensors[stored]), shape)
 
 
 def _load(file: Path) -> dict[str, torch.Tensor]:
@@ -49,3 +51,12 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict):
         raise ModelError(f"{file}: holds a {type(tensors).__name__}, not a table of tensors")
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _as_array(where: Path, name: str, tensor: torch.Tensor) -> Array:
+    if tensor.layout != torch.strided or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise unsupported_type(where, name, str(tensor.dtype).removeprefix("torch."))
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()

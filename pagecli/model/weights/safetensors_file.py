@@ -3,14 +3,15 @@
 import json
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from pagecli.errors import ModelError
+from pagecli.kernels.arrays import Array, stored_as
 from pagecli.model.weights import check_tensor, missing_tensor, stored_name
 from pagecli.model.weights.mapped_file import MappedFile
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class SafetensorsSource:
@@ -31,7 +32,7 @@ class SafetensorsSource:
         for shard in self._opened.values():
             shard.data.release()
 
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
         stored = stored_name(self._file_of, name)
         if stored is None:
             raise missing_tensor(self.where, name)
@@ -52,7 +53,7 @@ class _Shard:
 
     def __init__(self, path: Path) -> None:
         try:
-            with safe_open(path, framework="pt"):
+            with safe_open(path, framework="numpy"):
                 self.data = MappedFile(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{path}: not a complete safetensors file ({_reason(error)})", "download it again") from error
@@ -63,7 +64,7 @@ class _Shard:
     def names(self) -> list[str]:
         return [name for name in self._header if name != "__metadata__"]
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> Array:
         entry = self._header.get(name)
         if entry is None:
             raise missing_tensor(self._path, name)
@@ -71,9 +72,9 @@ class _Shard:
             raise ModelError(f"{self._path}: tensor {name} is stored as {entry['dtype']}", f"supported: {', '.join(_DTYPES)}")
         start, end = entry["data_offsets"]
         if start == end:
-            return torch.empty(entry["shape"])
+            return np.empty(entry["shape"], np.float32)
         stored = self.data.view(self._data_start + start, self._data_start + end)
-        return stored.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
+        return stored.view(stored_as(_DTYPES[entry["dtype"]])).reshape(entry["shape"])
 
 
 def read_index(path: Path) -> dict[str, str]:
