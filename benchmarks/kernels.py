@@ -18,7 +18,7 @@ import results_file
 import torch
 
 from pagecli import kernels
-from pagecli.kernels.reference import quantize_slots
+from pagecli.kernels.reference import keys_by_dimension, quantize_slots
 
 NUM_LAYERS = 4
 BLOCK_SIZE = 16
@@ -63,7 +63,7 @@ def call_overhead() -> Measurement:
 def attention(shape: Shape, dtype: torch.dtype, sequences: int, context: int, new_tokens: int) -> Measurement:
     blocks = -(-context // BLOCK_SIZE)
     cache = (NUM_LAYERS, sequences * blocks, shape.kv_heads, BLOCK_SIZE, shape.head_dim)
-    keys, values = (_stored(torch.randn(cache), dtype) for _ in range(2))
+    keys, values = keys_by_dimension(_stored(torch.randn(cache), dtype)), _stored(torch.randn(cache), dtype)
     q = torch.randn(sequences * new_tokens, shape.heads, shape.head_dim)
     tables = torch.randperm(sequences * blocks).int().view(sequences, blocks)
     lengths = torch.full((sequences,), context, dtype=torch.int32)
@@ -71,7 +71,7 @@ def attention(shape: Shape, dtype: torch.dtype, sequences: int, context: int, ne
     out = torch.empty_like(q)
     run = partial(_attend, out, q, keys, values, tables, lengths, starts, shape.head_dim**-0.5)
     seen = sequences * sum(range(context - new_tokens + 1, context + 1))  # keys, summed over queries
-    kv_bytes = 2 * sequences * context * shape.kv_heads * keys.shape[-1] * keys.element_size()
+    kv_bytes = 2 * sequences * context * shape.kv_heads * values.shape[-1] * values.element_size()
     kind = "decode" if new_tokens == 1 else "prefill"
     name = f"paged_attention {kind}, {sequences} x {context}, {str(dtype).removeprefix('torch.')}"
     return name, seconds_of(run), kv_bytes, 4 * seen * shape.heads * shape.head_dim

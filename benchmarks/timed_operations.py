@@ -101,10 +101,10 @@ def described(name: str, args: tuple, layers: dict[int, str]) -> tuple[str, int,
         label = f"{name} {layers.get(id(weight), 'other')} {weight.num_cols}x{weight.num_rows}, {range_name}"
         return label, 2 * rows * weight.num_rows * weight.num_cols, weight.nbytes
     if name == "paged_attention":
-        q, k_cache, lengths, starts = args[1], args[2], args[5], args[6]
+        q, v_cache, lengths, starts = args[1], args[3], args[5], args[6]
         kind = "decode" if q.shape[0] == len(lengths) else "with prompts"
         window = args[8] if len(args) > 8 else 0
-        kv_bytes = 2 * int(lengths.sum()) * k_cache.shape[1] * k_cache.shape[3] * k_cache.itemsize
+        kv_bytes = 2 * int(lengths.sum()) * v_cache.shape[1] * v_cache.shape[3] * v_cache.itemsize
         return f"{name} {kind}", 4 * keys_seen(lengths, starts, window) * q.shape[1] * q.shape[2], kv_bytes
     if name == "store_kv":  # args: two caches, then the new K and V, read and written
         return name, 0, sum(new.nbytes + new.size * args[0].itemsize for new in args[2:4])

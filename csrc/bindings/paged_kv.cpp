@@ -11,19 +11,19 @@ namespace {
 
 KVType check_caches(const TensorView& k_cache, const TensorView& v_cache) {
     check(k_cache, "k_cache", {DType::float32, DType::bfloat16, DType::int8},
-          {"num_blocks", "kv_heads", "block_size", "head_dim"});
-    check(v_cache, "v_cache", k_cache.dtype, {k_cache.shape[0], k_cache.shape[1], k_cache.shape[2], k_cache.shape[3]});
+          {"num_blocks", "kv_heads", "head_dim", "block_size"});
+    check(v_cache, "v_cache", k_cache.dtype, {k_cache.shape[0], k_cache.shape[1], k_cache.shape[3], k_cache.shape[2]});
     check_contiguous(k_cache, "k_cache");
     check_contiguous(v_cache, "v_cache");
     if (k_cache.dtype != DType::int8) return k_cache.dtype == DType::float32 ? KVType::float32 : KVType::bfloat16;
-    if (k_cache.shape[3] <= kKVScaleBytes)
+    if (k_cache.shape[2] <= kKVScaleBytes)
         refuse("k_cache: expected head_dim + %lld bytes a slot (int8 and a scale), got %lld", static_cast<long long>(kKVScaleBytes),
-               static_cast<long long>(k_cache.shape[3]));
+               static_cast<long long>(k_cache.shape[2]));
     return KVType::int8;
 }
 
-int64_t head_dim_of(const TensorView& cache, KVType type) {
-    return cache.shape[3] - (type == KVType::int8 ? kKVScaleBytes : 0);
+int64_t head_dim_of(const TensorView& k_cache, KVType type) {
+    return k_cache.shape[2] - (type == KVType::int8 ? kKVScaleBytes : 0);
 }
 
 void store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
@@ -33,7 +33,7 @@ void store_kv(const TensorView& k_cache, const TensorView& v_cache, const Tensor
     check(k, "k", DType::float32, {"tokens", k_cache.shape[1], head_dim});
     check(v, "v", DType::float32, {k.shape[0], k_cache.shape[1], head_dim});
     check(slot_ids, "slot_ids", DType::int64, {k.shape[0]});
-    check_ids(slot_ids, "slot_ids", k_cache.shape[0] * k_cache.shape[2]);
+    check_ids(slot_ids, "slot_ids", k_cache.shape[0] * k_cache.shape[3]);
     const StoreKVArgs args = {k_cache.data,
                               v_cache.data,
                               k.as<const float>(),
@@ -43,7 +43,7 @@ void store_kv(const TensorView& k_cache, const TensorView& v_cache, const Tensor
                               {v.stride[0], v.stride[1]},
                               k.shape[0],
                               k_cache.shape[1],
-                              k_cache.shape[2],
+                              k_cache.shape[3],
                               head_dim,
                               type};
     nb::gil_scoped_release release;
@@ -105,7 +105,7 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
                                      block_tables.shape[0],
                                      q.shape[1],
                                      kv_heads,
-                                     k_cache.shape[2],
+                                     k_cache.shape[3],
                                      head_dim,
                                      window,
                                      scale,
@@ -116,7 +116,8 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
 }
 
 void bound_copy_blocks(const TensorView& target, const TensorView& source, const TensorView& pairs) {
-    const KVType type = check_caches(source, source);
+    check(source, "source", {DType::float32, DType::bfloat16, DType::int8}, {"num_blocks", "kv_heads", "rows", "columns"});
+    check_contiguous(source, "source");
     check(target, "target", source.dtype, {"num_blocks", source.shape[1], source.shape[2], source.shape[3]});
     check_contiguous(target, "target");
     check(pairs, "pairs", DType::int64, {"num_pairs", 2});
@@ -128,7 +129,7 @@ void bound_copy_blocks(const TensorView& target, const TensorView& source, const
             refuse("pairs[%lld, %lld]: expected a block below %lld, got %lld", static_cast<long long>(i / 2),
                    static_cast<long long>(i % 2), static_cast<long long>(limit), static_cast<long long>(ids[i]));
     }
-    const int64_t element_bytes = type == KVType::float32 ? 4 : type == KVType::bfloat16 ? 2 : 1;
+    const int64_t element_bytes = source.dtype == DType::float32 ? 4 : source.dtype == DType::bfloat16 ? 2 : 1;
     const CopyBlocksArgs args = {target.as<char>(), source.as<const char>(), ids, pairs.shape[0],
                                  source.shape[1] * source.shape[2] * source.shape[3] * element_bytes};
     nb::gil_scoped_release release;

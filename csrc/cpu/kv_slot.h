@@ -1,5 +1,5 @@
-// How one slot of one KV head lies in the cache and is read: float32 and bfloat16 as they are, int8 with the slot's scale behind
-// its values. An int8 slot is computed from its own values alone, so what a row reads does not depend on its batch.
+// How one slot of V of one KV head lies in the cache and is read: float32 and bfloat16 as they are, int8 with the slot's scale
+// behind its values. An int8 slot is computed from its own values alone, so what a row reads does not depend on its batch.
 #pragma once
 
 #include "pagecli/paged_kv.h"
@@ -26,7 +26,7 @@ PAGECLI_INLINE VecF load_kv(const uint16_t* p, int count) { return load_bf16_par
 PAGECLI_INLINE VecF load_kv(const int8_t* p, int count) { return load_int8_partial(p, count); }
 
 // Two neighbouring vectors in the order that is cheapest to read: bfloat16 as those at even and those at odd places, others as
-// they lie. q and the sums of a row are kept in the same order up to paired_dims.
+// they lie. The sums of a row are kept in the same order up to paired_dims.
 PAGECLI_INLINE VecF load_first(const float* p) { return load(p); }
 PAGECLI_INLINE VecF load_first(const uint16_t* p) { return widen_low(load_pairs(p)); }
 PAGECLI_INLINE VecF load_first(const int8_t* p) { return load_int8(p); }
@@ -39,21 +39,9 @@ template <>
 constexpr bool has_pairs<uint16_t> = true;
 PAGECLI_INLINE int paired_dims(int dim) { return dim - dim % (2 * VecF::width); }
 
-// to[dim] = from[dim] * scale, in that order.
+// to[dim] = from[dim] / total, from the order of the sums into that of memory.
 template <class T>
-static inline void arrange(float* to, const float* from, float scale, int dim) {
-    constexpr int width = VecF::width;
-    int d = 0;
-    for (; has_pairs<T> && d < paired_dims(dim); d += 2 * width) {
-        for (int i = 0; i < width; ++i) to[d + i] = from[d + 2 * i] * scale;
-        for (int i = 0; i < width; ++i) to[d + width + i] = from[d + 2 * i + 1] * scale;
-    }
-    for (; d < dim; ++d) to[d] = from[d] * scale;
-}
-
-// to[dim] = from[dim] / total, back in the order of memory.
-template <class T>
-static inline void arrange_back(float* to, const float* from, float total, int dim) {
+static inline void finish_row(float* to, const float* from, float total, int dim) {
     constexpr int width = VecF::width;
     int d = 0;
     for (; has_pairs<T> && d < paired_dims(dim); d += 2 * width) {

@@ -34,13 +34,6 @@ struct TileArgs {
 };
 using TileFunction = void (*)(const TileArgs&);
 
-// `pointer`, of which the compiler knows nothing any more: it cannot move reads through it to an earlier place.
-template <class T>
-PAGECLI_INLINE const T* opaque(const T* pointer) {
-    __asm__ volatile("" : "+r"(pointer));
-    return pointer;
-}
-
 struct Prefetcher {
     const char* next;
     int64_t step;

@@ -2,6 +2,7 @@
 // rows: some of one KV head (position-major, its query heads side by side), which share the pass over its keys and values, or all
 // rows of several KV heads, whose keys lie side by side in a block and are read as one stream. One head's share of a block alone
 // is too short for that: from memory 2 KB here and there came at 9 GB/s, 24 KB at 13 (one core of Zen 3).
+#include "attention_keys.h"
 #include "attention_tile.h"
 #include "pagecli/paged_kv.h"
 #include "parallel.h"
@@ -52,64 +53,43 @@ bool next_task(const PagedAttentionArgs& a, Task& task, const Sequence& sequence
 
 int64_t min_end(int64_t tile, int64_t end) { return tile + kTileKeys < end ? tile + kTileKeys : end; }
 
-// The keys [begin, end) of one tile; end > begin.
-template <class T>
-void find_keys(const PagedAttentionArgs& a, const Task& task, int64_t begin, int64_t end, TileOffsets& offsets) {
-    const int64_t slot_size = slot_elements<T>(a.head_dim);
-    const int32_t* block_table = a.block_tables + task.sequence * a.block_tables_stride;
-    int64_t slot = begin % a.block_size, block = begin / a.block_size, offset = 0;
-    for (int64_t key = begin; key < end; ++block, slot = 0) {
-        offset = ((block_table[block] * a.kv_heads + task.kv_head) * a.block_size + slot) * slot_size;
-        const int64_t in_block = a.block_size - slot, count = end - key < in_block ? end - key : in_block;
-        int64_t* at = offsets.at + key % kTileKeys;
-        for (int64_t i = 0; i < count; ++i) at[i] = offset + i * slot_size;
-        key += count;
-        offset += (count - 1) * slot_size;
-    }
-    for (int64_t i = (end - 1) % kTileKeys + 1; i < kTileKeys + kDots; ++i) offsets.at[i] = offset;
-}
-
-// Rows from `row` on, at most four, that see exactly the keys [low, high) of the tile at `tile`.
-int rows_alike(const PagedAttentionArgs& a, const int64_t* positions, int row, int num_rows, int64_t tile, int& low,
-               int& high) {
-    int count = 0;
-    for (; count < 4 && row + count < num_rows; ++count) {
-        const int64_t position = positions[row + count];
-        const int64_t from = first_visible(a, position) - tile, to = position + 1 - tile;
-        const int row_low = from > 0 ? static_cast<int>(from) : 0;
-        const int row_high = to < kTileKeys ? static_cast<int>(to) : kTileKeys;
-        if (count == 0) {
-            low = row_low;
-            high = row_high;
-        } else if (row_low != low || row_high != high) {
-            break;
-        }
-    }
-    return count;
-}
-
 // The first tile of a task, whole or up to the last key its first row sees.
 template <class T>
 void find_first_keys(const PagedAttentionArgs& a, const Task& task, TileOffsets& offsets) {
     const int64_t position = sequence_at(a, task.sequence).first_position + task.first_row / (a.heads / a.kv_heads);
     const int64_t begin = first_visible(a, position), first = begin - begin % kTileKeys;
-    find_keys<T>(a, task, begin, min_end(first, position + 1), offsets);
-    for (int64_t i = begin % kTileKeys; i > 0; --i) offsets.at[i - 1] = offsets.at[i];
+    find_keys<T>(a, task.sequence, task.kv_head, begin, min_end(first, position + 1), offsets);
+}
+
+// Rows first_row on, `count` of them, of one KV head and the keys each sees of the tile at `first_key`.
+template <class T>
+void attend_some(AttentionState& state, const Tile<T>& tile, int first_row, int count, const KeyRange* ranges) {
+    static_assert(kTileRows == 6);
+    if (count == 1) attend_tile<1>(state, tile, first_row, ranges);
+    if (count == 2) attend_tile<2>(state, tile, first_row, ranges);
+    if (count == 3) attend_tile<3>(state, tile, first_row, ranges);
+    if (count == 4) attend_tile<4>(state, tile, first_row, ranges);
+    if (count == 5) attend_tile<5>(state, tile, first_row, ranges);
+    if (count == 6) attend_tile<6>(state, tile, first_row, ranges);
 }
 
 // One tile of one KV head, its rows from state row `first` on; what `tile.next` names is prefetched once.
 template <class T>
 void attend_head(const PagedAttentionArgs& a, AttentionState& state, Tile<T>& tile, const int64_t* positions, int first,
                  int num_rows, int64_t first_key) {
-    for (int row = 0; row < num_rows;) {
-        const int count = rows_alike(a, positions, row, num_rows, first_key, tile.low, tile.high);
-        if (tile.low < tile.high) {
-            if (count == 1) attend_tile<1>(state, tile, first + row);
-            if (count == 2) attend_tile<2>(state, tile, first + row);
-            if (count == 3) attend_tile<3>(state, tile, first + row);
-            if (count == 4) attend_tile<4>(state, tile, first + row);
-            tile.next = nullptr;
+    int row = 0, end = num_rows;  // positions do not fall: who sees none of the tile is at one end or the other
+    while (row < end && positions[row] < first_key) ++row;
+    while (row < end && first_visible(a, positions[end - 1]) >= first_key + kTileKeys) --end;
+    if constexpr (has_scales<T>) read_value_scales(state, tile);
+    while (row < end) {
+        const int parts = (end - row + kTileRows - 1) / kTileRows, count = (end - row + parts - 1) / parts;
+        KeyRange ranges[kTileRows];
+        for (int i = 0; i < count; ++i) {
+            const int64_t low = first_visible(a, positions[row + i]) - first_key, high = positions[row + i] + 1 - first_key;
+            ranges[i] = {low > 0 ? static_cast<int>(low) : 0, high < kTileKeys ? static_cast<int>(high) : kTileKeys};
         }
+        attend_some(state, tile, first + row, count, ranges);
+        tile.next = nullptr;
         row += count;
     }
 }
@@ -122,13 +102,14 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, const Task* foll
     const T *k_cache = static_cast<const T*>(a.k_cache), *v_cache = static_cast<const T*>(a.v_cache);
     const int64_t begin = first_visible(a, positions[0]), end = positions[num_rows - 1] + 1;
     const int64_t head_stride = a.block_size * slot_elements<T>(a.head_dim);
+    KeyReader<T> reader(a, task.sequence);
     TileOffsets offsets[2];
     int64_t first = begin - begin % kTileKeys;
-    find_keys<T>(a, task, begin, min_end(first, end), offsets[0]);
+    find_keys<T>(a, task.sequence, task.kv_head, begin, min_end(first, end), offsets[0]);
     for (int current = 0; first < end; first += kTileKeys, current = 1 - current) {
         const TileOffsets* next = nullptr;
         if (first + kTileKeys < end) {
-            find_keys<T>(a, task, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
+            find_keys<T>(a, task.sequence, task.kv_head, first + kTileKeys, min_end(first + kTileKeys, end), offsets[1 - current]);
             next = &offsets[1 - current];
         } else if (following != nullptr) {
             find_first_keys<T>(a, *following, offsets[1 - current]);
@@ -136,13 +117,14 @@ void attend_rows(const PagedAttentionArgs& a, const Task& task, const Task* foll
         }
         for (int head = 0; head < num_heads; ++head) {
             const int64_t shift = head * head_stride;
-            Tile<T> tile = {k_cache + shift, v_cache + shift, offsets[current], next, k_cache, v_cache,
-                            0, 0, static_cast<int>(a.head_dim)};
-            if (head + 1 < num_heads) {
-                tile.next = &offsets[current];
-                tile.next_k_cache = tile.k_cache + head_stride;
-                tile.next_v_cache = tile.v_cache + head_stride;
-            }
+            Tile<T> tile;
+            tile.offsets = &offsets[current];
+            tile.dim = static_cast<int>(a.head_dim);
+            tile.v_cache = v_cache + shift;
+            tile.next = head + 1 < num_heads ? &offsets[current] : next;
+            tile.next_k_cache = k_cache + (head + 1 < num_heads ? shift + head_stride : 0);
+            tile.next_v_cache = v_cache + (head + 1 < num_heads ? shift + head_stride : 0);
+            reader.read(tile, k_cache + shift, task.kv_head + head, begin > first ? begin : first, min_end(first, end));
             attend_head(a, state, tile, positions, head * num_rows, num_rows, first);
         }
     }
@@ -161,14 +143,14 @@ void run_task(const PagedAttentionArgs& a, const Task& task, const Task* followi
         positions[i % num_rows] = sequence.first_position + query;
         out_offsets[i] = (sequence.first_query + query) * a.out_stride[0] + head * a.out_stride[1];
         const float* q = a.q + (sequence.first_query + query) * a.q_stride[0] + head * a.q_stride[1];
-        arrange<T>(state.q[i], q, a.scale, dim);
-        for (int d = 0; d < dim + VecF::width && d < kMaxHeadDim; ++d) state.sum[i][d] = 0.0f;
+        for (int d = 0; d < dim; ++d) state.q[i][d] = q[d] * a.scale;
+        for (int d = 0; d < dim + VecF::width; ++d) state.sum[i][d] = 0.0f;
         state.max[i] = -__builtin_inff();
         state.total[i] = 0.0f;
     }
     attend_rows<T>(a, task, following, state, positions, num_rows, num_heads);
     for (int i = 0; i < num_heads * num_rows; ++i)
-        arrange_back<T>(a.out + out_offsets[i], state.sum[i], state.total[i], dim);
+        finish_row<T>(a.out + out_offsets[i], state.sum[i], state.total[i], dim);
 }
 
 // The tasks of a call cut into pieces of about equal cost: piece i is the tasks from starts[i] up to starts[i + 1].

@@ -17,15 +17,26 @@ void copy(uint16_t* out, const float* x, int64_t dim) {
 
 void copy(int8_t* out, const float* x, int64_t dim) { store_slot(out, x, static_cast<int>(dim)); }
 
+// K's slot: its numbers one dimension after another, `block_size` elements apart, from `block`'s dimension 0 on.
+template <class T>
+void spread(T* block, int64_t slot, int64_t block_size, const float* x, int64_t dim) {
+    T values[kMaxHeadDim + kKVScaleBytes];
+    copy(values, x, dim);
+    T* out = block + slot;
+    for (int64_t d = 0; d < dim; ++d, out += block_size) *out = values[d];
+    if constexpr (has_scales<T>) memcpy(block + dim * block_size + slot * kKVScaleBytes, values + dim, kKVScaleBytes);
+}
+
 template <class T>
 void store_rows(const StoreKVArgs& a) {
-    parallel_for(a.tokens, row_grain(2 * a.kv_heads * a.head_dim), [&a](int64_t begin, int64_t end) {
+    const int64_t slot_size = slot_elements<T>(a.head_dim), head_size = a.block_size * slot_size;
+    parallel_for(a.tokens, row_grain(2 * a.kv_heads * a.head_dim), [=, &a](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
-            const int64_t block = a.slot_ids[t] / a.block_size, offset = a.slot_ids[t] % a.block_size;
+            const int64_t block = a.slot_ids[t] / a.block_size, slot = a.slot_ids[t] % a.block_size;
             for (int64_t h = 0; h < a.kv_heads; ++h) {
-                const int64_t at = ((block * a.kv_heads + h) * a.block_size + offset) * slot_elements<T>(a.head_dim);
-                copy(static_cast<T*>(a.k_cache) + at, a.k + t * a.k_stride[0] + h * a.k_stride[1], a.head_dim);
-                copy(static_cast<T*>(a.v_cache) + at, a.v + t * a.v_stride[0] + h * a.v_stride[1], a.head_dim);
+                const int64_t at = (block * a.kv_heads + h) * head_size;
+                spread(static_cast<T*>(a.k_cache) + at, slot, a.block_size, a.k + t * a.k_stride[0] + h * a.k_stride[1], a.head_dim);
+                copy(static_cast<T*>(a.v_cache) + at + slot * slot_size, a.v + t * a.v_stride[0] + h * a.v_stride[1], a.head_dim);
             }
         }
     });

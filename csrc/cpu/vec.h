@@ -10,6 +10,7 @@
 //   void   accumulate(sum, a, b): sum = fmadd(a, b, sum) in the register it is in; compilers left alone move and spill the many
 //          sums of a matrix tile
 //   VecF   select_less(a, b, x, y): x where a < b, else y (also where NaN)
+//   VecF   interleave_low(a, b), interleave_high(a, b): a[0], b[0], a[1], ... of the lower and of the upper half of the lanes
 //   VecI   bits(v), round_to_int(v) (nearest even); VecF from_bits(i), to_float(i)
 //   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN; load_f16(p): IEEE half
 //   VecF   load_int8(p): int8_t memory
@@ -42,6 +43,13 @@
 #endif
 
 namespace pagecli::PAGECLI_ISA {
+
+// `pointer`, of which the compiler knows nothing any more: it cannot move reads through it to an earlier place.
+template <class T>
+PAGECLI_INLINE const T* opaque(const T* pointer) {
+    __asm__ volatile("" : "+r"(pointer));
+    return pointer;
+}
 
 PAGECLI_INLINE int min_int(int a, int b) { return a < b ? a : b; }
 PAGECLI_INLINE int max_int(int a, int b) { return a < b ? b : a; }

@@ -64,6 +64,13 @@ PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) {
     return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
 
+PAGECLI_INLINE VecF interleave_low(VecF a, VecF b) {
+    return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20)};
+}
+PAGECLI_INLINE VecF interleave_high(VecF a, VecF b) {
+    return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31)};
+}
+
 PAGECLI_INLINE VecI bits(VecF v) { return {_mm256_castps_si256(v.v)}; }
 PAGECLI_INLINE VecF from_bits(VecI i) { return {_mm256_castsi256_ps(i.v)}; }
 PAGECLI_INLINE VecI round_to_int(VecF v) { return {_mm256_cvtps_epi32(v.v)}; }

@@ -61,6 +61,15 @@ PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
 
+PAGECLI_INLINE VecF interleave_low(VecF a, VecF b) {
+    const __m512i lanes = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return {_mm512_permutex2var_ps(a.v, lanes, b.v)};
+}
+PAGECLI_INLINE VecF interleave_high(VecF a, VecF b) {
+    const __m512i lanes = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return {_mm512_permutex2var_ps(a.v, lanes, b.v)};
+}
+
 PAGECLI_INLINE VecI bits(VecF v) { return {_mm512_castps_si512(v.v)}; }
 PAGECLI_INLINE VecF from_bits(VecI i) { return {_mm512_castsi512_ps(i.v)}; }
 PAGECLI_INLINE VecI round_to_int(VecF v) { return {_mm512_cvtps_epi32(v.v)}; }

@@ -66,6 +66,13 @@ PAGECLI_INLINE VecF max(VecF a, VecF b) { return {a.v > b.v ? a.v : b.v}; }
 PAGECLI_INLINE VecF min(VecF a, VecF b) { return {a.v < b.v ? a.v : b.v}; }
 PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) { return {a.v < b.v ? x.v : y.v}; }
 
+PAGECLI_INLINE VecF interleave_low(VecF a, VecF b) {
+    return {__builtin_shuffle(a.v, b.v, (Ints){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})};
+}
+PAGECLI_INLINE VecF interleave_high(VecF a, VecF b) {
+    return {__builtin_shuffle(a.v, b.v, (Ints){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})};
+}
+
 PAGECLI_INLINE VecF sqrt(VecF v) {
     for (int i = 0; i < VecF::width; ++i) v.v[i] = __builtin_sqrtf(v.v[i]);
     return v;

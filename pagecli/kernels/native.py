@@ -142,7 +142,8 @@ def sample(
 
 
 def store_kv(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor) -> None:
-    """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of caches[num_blocks, kv_heads, block_size, D (int8: D + 4)]"""
+    """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of v_cache[num_blocks, kv_heads, block_size, D (int8: D + 4)]
+    and k_cache[num_blocks, kv_heads, D (int8: D + 4), block_size], K dimension by dimension."""
     _native.store_kv(k_cache, v_cache, k, v, slot_ids)
 
 

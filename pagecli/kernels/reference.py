@@ -196,6 +196,15 @@ def quantize_slots(values: torch.Tensor) -> torch.Tensor:
     return torch.cat([q, scale.clone(memory_format=torch.contiguous_format).view(torch.int8)], dim=-1)
 
 
+def keys_by_dimension(k_cache: torch.Tensor) -> torch.Tensor:
+    """k_cache[..., block_size, D] -> [..., D, block_size], as the CPU's kernels keep K. int8[..., block_size, D + 4] ->
+    [..., D + 4, block_size]: the last four rows are one run of the block's scales."""
+    if k_cache.dtype != torch.int8:
+        return k_cache.transpose(-1, -2).contiguous()
+    numbers, scales = k_cache[..., :-4].transpose(-1, -2), k_cache[..., -4:]
+    return torch.cat([numbers, scales.reshape(*scales.shape[:-2], 4, scales.shape[-2])], dim=-2)
+
+
 def dequantize_slots(slots: torch.Tensor) -> torch.Tensor:
     """int8[..., D + 4] -> the float32 values[..., D] it stands for."""
     return slots[..., :-4].float() * slots[..., -4:].contiguous().view(torch.float32)

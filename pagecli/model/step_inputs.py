@@ -22,7 +22,8 @@ class StepInputs(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class KVCache(Generic[T]):
-    """K and V of every layer: keys[layer], values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4)."""
+    """K and V of every layer: values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4); keys[layer] the same on a
+    GPU, on the CPU [num_blocks, kv_heads, head_dim, block_size]."""
 
     keys: list[T]
     values: list[T]

@@ -21,7 +21,7 @@ class PagedCase:
     window: int = 0
     seed: int = 0
     queries: list[torch.Tensor] = field(init=False)  # [context, heads, head_dim], one for every position
-    k_cache: torch.Tensor = field(init=False)
+    k_cache: torch.Tensor = field(init=False)  # as the reference keeps it
     v_cache: torch.Tensor = field(init=False)
     block_tables: torch.Tensor = field(init=False)
 
@@ -49,12 +49,12 @@ class PagedCase:
         cache[blocks, :, positions % self.block_size] = reference.quantize_slots(values) if is_int8 else values.to(self.dtype)
 
     def arguments(self, chunks: list[tuple[int, int, int]]) -> tuple:
-        """paged_attention's arguments after `out`, for chunks (sequence, first position, end position)."""
+        """The native paged_attention's arguments after `out`, for chunks (sequence, first position, end position)."""
         rows = [self.queries[s][begin:end] for s, begin, end in chunks]
         lengths = torch.tensor([0] + [end - begin for _, begin, end in chunks], dtype=torch.int32)
         return (
             torch.cat(rows) if rows else torch.empty(0, self.heads, self.head_dim),
-            self.k_cache,
+            reference.keys_by_dimension(self.k_cache),
             self.v_cache,
             self.block_tables[[s for s, _, _ in chunks]],
             torch.tensor([end for _, _, end in chunks], dtype=torch.int32),
@@ -66,6 +66,8 @@ class PagedCase:
     def attend(self, chunks: list[tuple[int, int, int]], attention=native.paged_attention) -> torch.Tensor:
         """The chunks' rows in one call, concatenated; every element must have been written."""
         arguments = self.arguments(chunks)
+        if attention is reference.paged_attention:
+            arguments = (arguments[0], self.k_cache, *arguments[2:])
         out = torch.full_like(arguments[0], float("nan"))
         attention(out, *arguments)
         assert not out.isnan().any()

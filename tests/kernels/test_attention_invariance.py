@@ -64,7 +64,7 @@ def test_threads(isa, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(20, 20), (36, 12), (17, 17)])
 def test_however_many_heads_are_computed_together(isa, heads, kv_heads, dtype):
-    """A task takes as many heads as have room, 16 rows, but fewer where a call has little work for its threads."""
+    """A task takes as many heads as have room, 24 rows, but fewer where a call has little work for its threads."""
     paged = PagedCase([70, 700, 33, 5], heads, kv_heads, dtype=dtype)
     decode = [(0, 69, 70), (1, 699, 700), (2, 31, 33), (3, 2, 5)]
     whole = paged.attend([(1, 690, 700)])

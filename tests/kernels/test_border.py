@@ -12,8 +12,8 @@ X, W = torch.ones(3, 8), torch.ones(8)
 INT = torch.int32
 
 
-def attention(**changes):
-    paged = PagedCase([20, 5])
+def attention(dtype=torch.float32, **changes):
+    paged = PagedCase([20, 5], dtype=dtype)
     names = ["q", "k_cache", "v_cache", "block_tables", "context_lens", "query_start", "scale", "window"]
     arguments = dict(zip(names, paged.arguments([(0, 17, 20), (1, 4, 5)]), strict=True))
     arguments |= {name: change(arguments[name]) if callable(change) else change for name, change in changes.items()}
@@ -32,15 +32,13 @@ def at(index, value):
     return change
 
 
-def int8_attention(change_k, change_v=None):
-    paged = PagedCase([20, 5], dtype=torch.int8)
-    caches = {"k_cache": change_k(paged.k_cache), "v_cache": (change_v or change_k)(paged.v_cache)}
-    return attention(**caches)
+def int8_attention(change_k, change_v):
+    return attention(torch.int8, k_cache=change_k, v_cache=change_v)
 
 
 def store(slot_ids, dtype=torch.float32):
-    cache = torch.zeros(2, 1, 4, 32, dtype=dtype)
-    return lambda: native.store_kv(cache, cache, torch.ones(1, 1, 32), torch.ones(1, 1, 32), slot_ids)
+    caches = [torch.zeros(2, 1, *slots, dtype=dtype) for slots in ((32, 4), (4, 32))]
+    return lambda: native.store_kv(*caches, torch.ones(1, 1, 32), torch.ones(1, 1, 32), slot_ids)
 
 
 def rotary(positions=(0,), cos_sin=None, q=None):
@@ -66,9 +64,9 @@ SHAPES = {
     "q: expected [tokens, heads, 64], got [4, 4, 32]": attention(q=torch.ones(4, 4, 32)),
     "q: expected heads to be a multiple of kv_heads 2, got 3": attention(q=torch.ones(4, 3, 64), out=torch.ones(4, 3, 64)),
     "out: expected [4, 4, 64], got [4, 256]": attention(out=torch.ones(4, 256)),
-    "k_cache: expected [num_blocks, kv_heads, block_size, head_dim], got [64]": attention(k_cache=torch.ones(64)),
+    "k_cache: expected [num_blocks, kv_heads, head_dim, block_size], got [64]": attention(k_cache=torch.ones(64)),
     "v_cache: expected [5, 2, 16, 64], got [4, 2, 16, 64]": attention(v_cache=lambda v: v[1:]),
-    "k_cache: expected a contiguous tensor, got strides [2048, 64, 128, 1]": attention(
+    "k_cache: expected a contiguous tensor, got strides [2048, 16, 32, 1]": attention(
         k_cache=lambda k: k.transpose(1, 2).contiguous().transpose(1, 2)
     ),
     "query_start: expected [3], got [2]": attention(query_start=lambda t: t[1:]),
@@ -79,9 +77,13 @@ SHAPES = {
     "context_lens[1]: expected 1 (its queries) to 48 (its block table's slots), got 49": attention(context_lens=at(1, 49)),
     "block_tables[0, 1]: expected a block below 5, got 5": attention(block_tables=at((0, 1), 5)),
     "block_tables[1, 0]: expected a block below 5, got -7": attention(block_tables=at((1, 0), -7)),
-    "k_cache: expected head_dim + 4 bytes a slot (int8 and a scale), got 4": int8_attention(lambda c: c[..., :4].contiguous()),
-    "q: expected [tokens, heads, 60], got [4, 4, 64]": int8_attention(lambda c: c[..., :64].contiguous()),
-    "v_cache: expected [5, 2, 16, 68], got [5, 2, 16, 64]": int8_attention(lambda c: c, lambda c: c[..., :64].contiguous()),
+    "k_cache: expected head_dim + 4 bytes a slot (int8 and a scale), got 4": int8_attention(
+        lambda k: k[:, :, :4].contiguous(), lambda v: v[..., :4].contiguous()
+    ),
+    "q: expected [tokens, heads, 60], got [4, 4, 64]": int8_attention(
+        lambda k: k[:, :, :64].contiguous(), lambda v: v[..., :64].contiguous()
+    ),
+    "v_cache: expected [5, 2, 16, 68], got [5, 2, 16, 64]": int8_attention(lambda k: k, lambda v: v[..., :64].contiguous()),
     "k: expected [tokens, 1, 28], got [1, 1, 32]": store(torch.tensor([0]), torch.int8),
     "window: expected 0 (none) or more, got -1": attention(window=-1),
 }

@@ -14,12 +14,13 @@ class PagedSteps:
 
     def __init__(self, model, dtype: torch.dtype = torch.float32, block_size: int = 8, num_blocks: int = 64) -> None:
         config = model.config
-        shape = (num_blocks, config.num_kv_heads, block_size, config.head_dim)
-        junk = [
-            torch.full(shape, 1e4 if dtype.itemsize > 1 else 448.0, dtype=dtype) for _ in range(2 * config.num_layers)
-        ]  # what nobody wrote must not matter
+        sizes, junk = (block_size, config.head_dim), 1e4 if dtype.itemsize > 1 else 448.0  # what nobody wrote must not matter
+        keys, values = (
+            [torch.full((num_blocks, config.num_kv_heads, *slots), junk, dtype=dtype) for _ in range(config.num_layers)]
+            for slots in (sizes[::-1], sizes)
+        )
         self.model, self.block_size = model, block_size
-        self.kv = KVCache(junk[: config.num_layers], junk[config.num_layers :])
+        self.kv = KVCache(keys, values)
         self.free = list(range(num_blocks))
         random.Random(0).shuffle(self.free)
         self.blocks: dict[int, list[int]] = {}
