@@ -68,7 +68,7 @@ def flushed(code: int) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends the process, of which nothing is needed any more, without taking it apart object by object: 0.7 s behind torch.
+    """Ends the process, of which nothing is needed any more, without taking it apart object by object: 0.7 s with torch.
 
     What libraries registered for the end runs. A profiler or debugger that watches from the same process gets the usual end.
     """

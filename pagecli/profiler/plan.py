@@ -137,7 +137,7 @@ def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
         runtime = max(0, GPU_STEP_BYTES - activations - logits)
         note = f"context, allocator: with the two above {GPU_STEP_BYTES // 2**20:,} MiB"
     else:
-        runtime, note = memory_needs.HOST_RUNTIME_BYTES, "Python and torch"
+        runtime, note = memory_needs.HOST_RUNTIME_BYTES, "Python and libraries"
     each = f" on each of {settings.num_devices}" if settings.num_devices > 1 else ""
     return [
         MemoryPart("activations", activations * settings.num_devices, f"{settings.max_batch_tokens:,} tokens a step{each}"),

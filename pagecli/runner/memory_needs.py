@@ -6,7 +6,7 @@ from pagecli.errors import ModelError
 from pagecli.model.config import ModelConfig
 
 FLOAT32_BYTES = 4
-HOST_RUNTIME_BYTES = 300 * 2**20  # Python and torch with a model of next to no size: 303 MiB resident
+HOST_RUNTIME_BYTES = 150 * 2**20  # Python and its libraries with a model of next to no size: 123 MiB resident
 SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log probabilities
 
 
@@ -50,7 +50,7 @@ class MemoryNeeds:
             "swap": self.swap,
             "activations": self.activations,
             "logits and sampling": self.logits,
-            "Python and torch": self.runtime,
+            "Python and libraries": self.runtime,
         }
         return " + ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= 50 * 2**20)
 

@@ -66,7 +66,7 @@ def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monk
     monkeypatch.setattr("pagecli.engine.engine.Engine.__init__", loaded)
     code, out, err = generate([{"prompt": "a"}], "out.jsonl", "--kv-memory", "9000GiB")
     assert (code, out) == (4, "")
-    assert "does not fit: KV cache 9000.00 GiB + Python and torch" in err
+    assert "does not fit: KV cache 9000.00 GiB + Python and libraries" in err
     assert "hint: the largest that fits is --kv-memory" in err
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -87,7 +87,7 @@ def test_the_largest_batch_counts_the_blocks_held_in_each_step(prompt, output, b
 def test_on_a_host_the_rule_is_the_engines_own():
     plan = make_plan(settings("opt-125m", host(8 * GIB), dtype="float32", kv_dtype="float32"), SHAREGPT)
     assert plan.kv_memory_bytes == int((8 * GIB - plan.weights_bytes) * AUTO_SHARE)
-    assert "Python and torch" in [part.note for part in plan.parts]
+    assert "Python and libraries" in [part.note for part in plan.parts]
 
 
 def test_the_largest_cache_that_fits_is_what_is_said_to_be_missing():
