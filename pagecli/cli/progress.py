@@ -114,7 +114,7 @@ class BarProgress:
         self._bar.stop()
 
     def loading(self, model: str) -> None:
-        self._bar.update(self._task, description=f"loading {model}")
+        self._bar.update(self._task, description=f"loading {model}", refresh=True)
 
     def update(self, progress: Progress) -> None:
         look = self._rates.look(progress)
