@@ -4,6 +4,7 @@
 #include "bind.h"
 #include "check.h"
 #include "pagecli/isa.h"
+#include "recording.h"
 
 namespace nb = nanobind;
 
@@ -45,8 +46,7 @@ void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weig
                               has_heads ? x.shape[1] : 1,
                               dim,
                               eps};
-    nb::gil_scoped_release release;
-    kernels().rms_norm(args);
+    perform(args, kernels().rms_norm);
 }
 
 void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias, float eps) {
@@ -63,8 +63,7 @@ void layer_norm(const TensorView& out, const TensorView& x, const TensorView& we
                                 x.shape[0],
                                 x.shape[1],
                                 eps};
-    nb::gil_scoped_release release;
-    kernels().layer_norm(args);
+    perform(args, kernels().layer_norm);
 }
 
 void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView& positions, const TensorView& cos_sin) {
@@ -88,6 +87,7 @@ void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView
                                       q.shape[1],
                                       k.shape[1],
                                       rotary_dim};
+    if (RecordedProgram* program = recording()) return program->add_rotary(args);
     nb::gil_scoped_release release;
     kernels().rotary_embedding(args);
 }
@@ -97,8 +97,7 @@ void activation(const TensorView& out, const TensorView& x, const char* name) {
     check(out, "out", DType::float32, {x.shape[0], x.shape[1]});
     const ActivationArgs args = {out.as<float>(), x.as<const float>(), out.stride[0],         x.stride[0],
                                  x.shape[0],      x.shape[1],          activation_named(name)};
-    nb::gil_scoped_release release;
-    kernels().activation(args);
+    perform(args, kernels().activation);
 }
 
 void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name) {
@@ -107,8 +106,7 @@ void gated_activation(const TensorView& out, const TensorView& gate_up, const ch
     const GatedActivationArgs args = {
         out.as<float>(), gate_up.as<const float>(), out.stride[0], gate_up.stride[0], out.shape[0],
         out.shape[1],    activation_named(name)};
-    nb::gil_scoped_release release;
-    kernels().gated_activation(args);
+    perform(args, kernels().gated_activation);
 }
 
 void argmax(const TensorView& out, const TensorView& x) {

@@ -2,6 +2,7 @@
 #include "bind.h"
 #include "check.h"
 #include "pagecli/isa.h"
+#include "recording.h"
 
 namespace nb = nanobind;
 
@@ -62,8 +63,7 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
                              weight,
                              activation_named(activation),
                              accumulate};
-    nb::gil_scoped_release release;
-    kernels().linear(args);
+    perform(args, kernels().linear);
 }
 
 void linear_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols) {

@@ -47,6 +47,7 @@ NB_MODULE(_native, module) {
     bind_matrix(module);
     bind_elementwise(module);
     bind_paged_kv(module);
+    bind_layer_program(module);
     bind_peak(module);
     module.def("isa_name", [] { return kernels().isa; });
     module.def("supported_isas", supported_isas, "Instruction sets this build and machine have kernels for, best first.");

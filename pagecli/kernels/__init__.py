@@ -5,6 +5,7 @@ load, is the exception). Every operation runs natively; the plain torch versions
 """
 
 from pagecli.kernels.native import (
+    LayerProgram,
     activation,
     argmax,
     copy_blocks,
@@ -26,6 +27,7 @@ from pagecli.kernels.native import (
 from pagecli.kernels.packed_weight import PackedWeight
 
 __all__ = [
+    "LayerProgram",
     "PackedWeight",
     "activation",
     "argmax",

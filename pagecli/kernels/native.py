@@ -6,6 +6,8 @@ extension from another file, such as a build with sanitizers.
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from pagecli.errors import UsageError
@@ -165,3 +167,41 @@ def paged_attention(
 def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:
     """Copy blocks between caches[num_blocks, ...] of one type: pairs[n, 2] int64 are (source, target), in order."""
     _native.copy_blocks(target, source, pairs)
+
+
+class LayerProgram:
+    """Operations that are recorded once and then run as one call, without Python between them.
+
+    It can hold linear, the norms and activations, rotary_embedding, store_kv and paged_attention, and keeps no reference to
+    what they were given: buffers, weights and caches must live as long as it is used.
+    """
+
+    def __init__(self) -> None:
+        self._program = _native.LayerProgram()
+
+    def __len__(self) -> int:
+        """The number of operations."""
+        return self._program.num_operations
+
+    @contextmanager
+    def recording(self, max_tokens: int) -> Iterator[None]:
+        """Inside, this thread's operations are checked and recorded, not run; each is given max_tokens rows, the most that
+        `run` may be given. What was recorded before is forgotten."""
+        self._program.record(max_tokens)
+        try:
+            yield
+        finally:
+            self._program.recorded()
+
+    def run(
+        self,
+        positions: Tensor,
+        cos_sin: Tensor | None,
+        slot_ids: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        query_start: Tensor,
+    ) -> None:
+        """Run what was recorded on the first T = len(positions) rows of its buffers, with these arrays, shaped as the
+        operations take them, in place of those of the recording. cos_sin may be None where nothing is rotated."""
+        self._program.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start)

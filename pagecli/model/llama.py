@@ -8,6 +8,7 @@ from pagecli import kernels
 from pagecli.kernels.arrays import Array
 from pagecli.model.config import ModelConfig
 from pagecli.model.layers import Linear, RMSNorm, WeightLoader
+from pagecli.model.recorded_layers import RecordedLayers
 from pagecli.model.rope import RotaryTable
 from pagecli.model.step_buffers import StepBuffers, cut_buffers, make_workspace
 from pagecli.model.step_inputs import KVCache, StepInputs
@@ -45,6 +46,7 @@ class LlamaModel:
         self.weight_bytes = loader.num_bytes
         self._scale = config.head_dim**-0.5
         self._workspace = make_workspace(config, max_batch_tokens, {"gate_up": 2 * config.intermediate_size})
+        self.recorded = RecordedLayers(max_batch_tokens)
 
     def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
@@ -59,18 +61,23 @@ class LlamaModel:
 
     def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """hidden[R, hidden] of the rows whose next tokens are wanted, as the LM head takes them."""
+        hidden = self._workspace.rows("hidden", inputs.token_ids.shape[0])
+        kernels.embedding(hidden, inputs.token_ids, self.embedding)
+        self.recorded.run(self._layers, inputs, self.rotary.up_to(int(inputs.context_lens.max())), kv)
+        last = self._workspace.rows("normed", inputs.logit_rows.shape[0])
+        np.take(hidden, inputs.logit_rows, axis=0, out=last, mode="clip")
+        self.final_norm(last, last)
+        return last
+
+    def _layers(self, inputs: StepInputs[Array], cos_sin: Array | None, kv: KVCache[Array]) -> None:
+        """hidden, embedded token by token, goes through all layers; in `recorded` it is run without Python."""
+        assert cos_sin is not None
         num_tokens = inputs.token_ids.shape[0]
         buffers = cut_buffers(self._workspace, self.config, num_tokens)
         gate_up = self._workspace.rows("gate_up", num_tokens)
-        kernels.embedding(buffers.hidden, inputs.token_ids, self.embedding)
-        cos_sin = self.rotary.up_to(int(inputs.context_lens.max()))
         for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
             self._attention(layer, buffers, inputs, cos_sin, k_cache, v_cache)
             self._mlp(layer, buffers, gate_up)
-        last = self._workspace.rows("normed", inputs.logit_rows.shape[0])
-        np.take(buffers.hidden, inputs.logit_rows, axis=0, out=last, mode="clip")
-        self.final_norm(last, last)
-        return last
 
     def _attention(
         self,

@@ -8,6 +8,7 @@ from pagecli import kernels
 from pagecli.kernels.arrays import Array
 from pagecli.model.config import OPT_POSITION_OFFSET, ModelConfig
 from pagecli.model.layers import LayerNorm, Linear, WeightLoader
+from pagecli.model.recorded_layers import RecordedLayers
 from pagecli.model.step_buffers import StepBuffers, cut_buffers, make_workspace
 from pagecli.model.step_inputs import KVCache, StepInputs
 
@@ -46,6 +47,7 @@ class OPTModel:
         self.weight_bytes = loader.num_bytes
         self._scale = config.head_dim**-0.5
         self._workspace = make_workspace(config, max_batch_tokens, {"embedded": embed})
+        self.recorded = RecordedLayers(max_batch_tokens)
 
     def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
@@ -62,10 +64,15 @@ class OPTModel:
         """hidden[R, embed] of the rows whose next tokens are wanted, as the LM head takes them."""
         buffers = cut_buffers(self._workspace, self.config, inputs.token_ids.shape[0])
         self._embed(inputs, buffers)
+        self.recorded.run(self._layers, inputs, None, kv)
+        return self._normed_after(buffers.hidden, inputs.logit_rows)
+
+    def _layers(self, inputs: StepInputs[Array], cos_sin: Array | None, kv: KVCache[Array]) -> None:
+        """hidden, embedded token by token, goes through all layers; in `recorded` it is run without Python."""
+        buffers = cut_buffers(self._workspace, self.config, inputs.token_ids.shape[0])
         for layer, k_cache, v_cache in zip(self.layers, kv.keys, kv.values, strict=True):
             self._attention(layer, buffers, inputs, k_cache, v_cache)
             self._mlp(layer, buffers)
-        return self._normed_after(buffers.hidden, inputs.logit_rows)
 
     def _embed(self, inputs: StepInputs[Array], buffers: StepBuffers) -> None:
         hidden, positions = buffers.hidden, buffers.normed

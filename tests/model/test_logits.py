@@ -81,6 +81,27 @@ def test_a_rows_logits_do_not_depend_on_its_batch(tiny_model, name, dtype):
         assert torch.equal(alone[i], together[i])
 
 
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_recorded_layers_give_the_bits_that_layers_called_from_python_give(tiny_model, name):
+    model = load_model(resolve_model(str(tiny_model(name))), "float32", max_batch_tokens=64)
+    prompts = random_prompts([12, 31, 3])
+    chunks = [
+        {0: prompts[0][:9], 2: prompts[2][:2]},
+        {1: prompts[1][:30], 0: prompts[0][9:]},
+        {1: prompts[1][30:]},
+        {2: prompts[2][2:]},
+    ]
+    recorded, other, called = (PagedSteps(model) for _ in range(3))
+    for chunk in chunks:
+        found = recorded.step(chunk)
+        other.step({i: tokens[::-1] for i, tokens in chunk.items()})  # a second cache between two steps of the first
+        model.recorded.enabled = False
+        expected = called.step(chunk)
+        model.recorded.enabled = True
+        for i in chunk:
+            assert torch.equal(found[i], expected[i])
+
+
 def test_positions_beyond_the_first_rotary_table_are_exact(tiny_model, monkeypatch):
     monkeypatch.setattr("pagecli.model.rope._FIRST_POSITIONS", 16)
     directory, prompts = tiny_model("llama"), random_prompts([200])

@@ -1,0 +1,46 @@
+// A model's layers as a list of operations, recorded once and run for any number of tokens. What changes from step to step is
+// how many tokens there are and the arrays that tell where they lie; the buffers, the weights and the caches stay where they
+// were when the operations were recorded, and must outlive the program.
+#pragma once
+
+#include <stdint.h>
+
+#include <variant>
+#include <vector>
+
+#include "pagecli/activation.h"
+#include "pagecli/linear.h"
+#include "pagecli/norm.h"
+#include "pagecli/paged_kv.h"
+#include "pagecli/rotary_embedding.h"
+
+namespace pagecli {
+
+// One step: the arguments of the operations with the same names.
+struct StepArrays {
+    int64_t tokens, sequences;
+    const int32_t* positions;     // [tokens]
+    const float* cos_sin;         // [positions, rotary_dim]
+    const int64_t* slot_ids;      // [tokens]
+    const int32_t* block_tables;  // [sequences, max_blocks]
+    const int32_t* context_lens;  // [sequences]
+    const int32_t* query_start;   // [sequences + 1]
+    int64_t cos_sin_stride, block_tables_stride;
+};
+
+class LayerProgram {
+   public:
+    using Operation = std::variant<LinearArgs, RmsNormArgs, LayerNormArgs, RotaryEmbeddingArgs, ActivationArgs,
+                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs>;
+
+    void add(const Operation& operation) { operations_.push_back(operation); }
+    const std::vector<Operation>& operations() const { return operations_; }
+
+    // All operations in order on the first `step.tokens` rows of their buffers. Trusts its arguments, as kernels do.
+    void run(const StepArrays& step) const;
+
+   private:
+    std::vector<Operation> operations_;
+};
+
+}  // namespace pagecli
