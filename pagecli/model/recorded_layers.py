@@ -1,5 +1,6 @@
 """A model's layers without Python between their operations: what a thin model's step would mostly be."""
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -20,18 +21,18 @@ class RecordedLayers:
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._program = kernels.LayerProgram()
-        self._recorded_for: KVCache[Array] | None = None
+        self._recorded_for: weakref.ref[KVCache[Array]] | None = None  # whose memory ends with its engine
         self.enabled = True  # False: every operation is called from Python, where something watches them
 
     def run(self, layers: Layers, inputs: StepInputs[Array], cos_sin: Array | None, kv: KVCache[Array]) -> None:
         """What layers(inputs, cos_sin, kv) does."""
         if not self.enabled:
             return layers(inputs, cos_sin, kv)
-        if self._recorded_for is not kv:
+        if self._recorded_for is None or self._recorded_for() is not kv:
             self._recorded_for = None
             with self._program.recording(self._max_tokens):
                 layers(_any_inputs(self._max_tokens), cos_sin, kv)
-            self._recorded_for = kv
+            self._recorded_for = weakref.ref(kv)
         self._program.run(
             inputs.positions, cos_sin, inputs.slot_ids, inputs.block_tables, inputs.context_lens, inputs.query_start
         )

@@ -20,7 +20,7 @@ class StepInputs(Generic[T]):
     logit_rows: T  # [R] int64, rows whose next-token logits are wanted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class KVCache(Generic[T]):
     """K and V of every layer: values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4); keys[layer] the same on a
     GPU, on the CPU [num_blocks, kv_heads, head_dim, block_size]."""
