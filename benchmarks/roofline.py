@@ -1,18 +1,19 @@
 """How near the engine comes to what the machine can do: a table of its operations, and tokens/s beside the roofline's.
 
     python benchmarks/roofline.py --dtype bfloat16 --save       # 128 requests, mean prompt 60, mean output 80
-    python benchmarks/roofline.py --single --model smollm2-135m # one request alone, against the memory's bandwidth
+    python benchmarks/roofline.py --single --model smollm2-135m --rounds 15 # one request alone, against the memory's bandwidth
 
-The machine's peak is measured before and after the run, as clocks and neighbours vary; shares are of the higher. The roofline
-is the time that all multiplications and additions take at peak, those of attention at float32's. Operations without any, and
-linear with one row, are held against the bandwidth of reading. The requests run twice: tokens/s and the share of the roofline
-are of the run as users have it, the table is of one in which every operation is timed.
+The machine's peak is measured before and after each round of the requests, as clocks and neighbours vary; a round's share is of
+the mean of the two. The roofline is the time that all multiplications and additions take at peak, those of attention at
+float32's. Operations without any, and linear with one row, are held against the bandwidth of reading. Tokens/s and the share
+of the roofline are of the round in the middle, run as users have it; the table is of one more run, every operation timed.
 """
 
 import argparse
 import dataclasses
 import os
 import resource
+import statistics
 import sys
 import time
 
@@ -46,31 +47,42 @@ def generate(engine: Engine, lengths: list[tuple[int, int]]) -> tuple[float, int
     return time.perf_counter() - started, num_steps
 
 
-def run(engine: Engine, lengths: list[tuple[int, int]], dtype: str) -> dict:
-    """Everything that was measured: the run with its operations timed, and the machine before and after."""
+def run(engine: Engine, lengths: list[tuple[int, int]], dtype: str, rounds: int = 1) -> dict:
+    """Everything that was measured, of the round in the middle: a round is the requests and the machine before and after."""
     generate(engine, lengths[:2])  # first uses
-    before = machine_peak.measure(dtype)
-    seconds, num_steps = generate(engine, lengths)
+    peaks, took = [machine_peak.measure(dtype)], []
+    for _ in range(rounds):
+        seconds, num_steps = generate(engine, lengths)
+        took.append(seconds)
+        peaks.append(machine_peak.measure(dtype))
     with timed(engine.loaded.model) as totals:
         timed_seconds, _ = generate(engine, lengths)
-    after = machine_peak.measure(dtype)
-    peak = Peak(*(max(pair) for pair in zip(dataclasses.astuple(before), dataclasses.astuple(after), strict=True)))
     num_tokens = sum(output for _, output in lengths)
+    measured = [
+        summary(totals, seconds, num_tokens, before, after)
+        for seconds, before, after in zip(took, peaks, peaks[1:], strict=False)
+    ]
+    measured.sort(key=lambda r: r["share_of_roofline"])
     return (
-        summary(totals, seconds, num_tokens, peak)
-        | operations(totals, timed_seconds, peak)
+        measured[len(measured) // 2]
+        | operations(totals, timed_seconds, typical(peaks))
         | {
+            "rounds": [{name: r[name] for name in ("tokens_per_second", "share_of_roofline")} for r in measured],
             "steps": num_steps,
-            "peak_before": dataclasses.asdict(before),
-            "peak_after": dataclasses.asdict(after),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "weight_bytes": engine.stats()["weight_bytes"],
         }
     )
 
 
-def summary(totals: dict[str, Total], seconds: float, num_tokens: int, peak: Peak) -> dict:
-    """The run's speed beside the roofline of what it computes and reads."""
+def typical(peaks: list[Peak]) -> Peak:
+    """The medians."""
+    return Peak(*(statistics.median(values) for values in zip(*map(dataclasses.astuple, peaks), strict=True)))
+
+
+def summary(totals: dict[str, Total], seconds: float, num_tokens: int, before: Peak, after: Peak) -> dict:
+    """A run's speed beside the roofline of what it computes and reads, and the machine before and after it."""
+    peak = typical([before, after])
     linear = sum(t.operations for name, t in totals.items() if name.startswith("linear"))
     attention = sum(t.operations for name, t in totals.items() if name.startswith("paged_attention"))
     weight_bytes = sum(t.num_bytes for name, t in totals.items() if name.startswith("linear"))
@@ -87,6 +99,8 @@ def summary(totals: dict[str, Total], seconds: float, num_tokens: int, peak: Pea
         "bound_by": "computing" if bound == compute_bound else "reading weights",
         "share_of_roofline": bound / seconds,
         "share_of_bandwidth": memory_bound / seconds,
+        "peak_before": dataclasses.asdict(before),
+        "peak_after": dataclasses.asdict(after),
     }
 
 
@@ -136,6 +150,9 @@ def show(console: Console, title: str, result: dict) -> None:
         f"{result['roofline_tokens_per_second']:,.1f} (bound by {result['bound_by']}); "
         f"weights read at {result['share_of_bandwidth']:.1%} of the bandwidth"
     )
+    shares = [r["share_of_roofline"] for r in result["rounds"]]
+    if len(shares) > 1:
+        console.print(f"the round in the middle of {len(shares)}, whose shares are {shares[0]:.1%} to {shares[-1]:.1%}")
     console.print(
         f"{result['linear_operations'] / 1e12:.2f} TFLOP in matrices, {result['attention_operations'] / 1e12:.3f} in attention"
     )
@@ -148,6 +165,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--max-num-seqs", type=int, default=EngineConfig.__dataclass_fields__["max_num_seqs"].default)
     parser.add_argument("--single", action="store_true", help="one request alone instead")
+    parser.add_argument("--rounds", type=int, default=3, help="of the requests, the machine's peak measured between them")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--save", action="store_true", help="keep the result under benchmarks/results/")
     args = parser.parse_args()
@@ -162,7 +180,7 @@ def main() -> None:
         )
     )
     lengths = SINGLE if args.single else drawn_lengths.draw(drawn_lengths.SHORT, args.requests)
-    result = run(engine, lengths, args.dtype)
+    result = run(engine, lengths, args.dtype, args.rounds)
     result |= {"isa": kernels.isa_name(), "threads": args.threads, "requests": len(lengths)}
     title = f"{args.model}, {args.dtype}, {len(lengths)} requests, {result['isa']}, {args.threads} threads"
     show(Console(width=None if sys.stdout.isatty() else 128), title, result)

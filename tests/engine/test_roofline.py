@@ -46,7 +46,8 @@ def test_the_table_adds_up_and_the_operations_are_themselves_again(engine, monke
     for name, value in (("SAMPLES", 3), ("PIECES", 8), ("READ_BYTES", 4 << 20)):
         monkeypatch.setattr(machine_peak, name, value)
     before = kernels.linear
-    result = roofline.run(engine, LENGTHS, "float32")
+    result = roofline.run(engine, LENGTHS, "float32", rounds=3)
+    assert [r["share_of_roofline"] for r in result["rounds"]][1] == result["share_of_roofline"]
     assert kernels.linear is before
     assert sum(r["share"] for r in result["operations"]) + result["between_operations_share"] == pytest.approx(1)
     assert 0 < result["share_of_roofline"] < 1
