@@ -66,15 +66,44 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
     perform(args, kernels().linear);
 }
 
-void linear_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols) {
-    const PackedWeightView weight = check_weight(data, rows, cols);
+void check_argmax(const TensorView& out, const TensorView& x, int64_t rows, int64_t cols) {
     check(x, "x", DType::float32, {"tokens", cols});
     check(out, "out", DType::int64, {x.shape[0]});
     check_contiguous(out, "out");
     if (rows < 1 || rows > int64_t{0xffffffff}) refuse("weight: expected 1 row to 2^32 - 1, got %lld", static_cast<long long>(rows));
+}
+
+void linear_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check_argmax(out, x, rows, cols);
     const LinearArgmaxArgs args = {out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight};
     nb::gil_scoped_release release;
     kernels().linear_argmax(args);
+}
+
+// How many panels were computed from the weights.
+int64_t screened_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
+                        const TensorView& screen) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check_argmax(out, x, rows, cols);
+    check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    int64_t num_computed = 0;
+    const ScreenedArgmaxArgs args = {
+        out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight, screen.data, &num_computed};
+    nb::gil_scoped_release release;
+    kernels().screened_argmax(args);
+    return num_computed;
+}
+
+// Whether the screen may be used.
+bool pack_screen(const TensorView& screen, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    bool usable = false;
+    const PackScreenArgs args = {screen.data, weight, &usable};
+    nb::gil_scoped_release release;
+    kernels().pack_screen(args);
+    return usable;
 }
 
 }  // namespace
@@ -85,6 +114,8 @@ void bind_matrix(nb::module_& module) {
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
                nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"));
     module.def("linear_argmax", linear_argmax);
+    module.def("pack_screen", pack_screen);
+    module.def("screened_argmax", screened_argmax);
 }
 
 }  // namespace pagecli

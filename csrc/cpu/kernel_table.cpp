@@ -10,6 +10,8 @@ void pack_weight(const PackWeightArgs&);
 void embedding(const EmbeddingArgs&);
 void linear(const LinearArgs&);
 void linear_argmax(const LinearArgmaxArgs&);
+void pack_screen(const PackScreenArgs&);
+void screened_argmax(const ScreenedArgmaxArgs&);
 void rms_norm(const RmsNormArgs&);
 void layer_norm(const LayerNormArgs&);
 void rotary_embedding(const RotaryEmbeddingArgs&);
@@ -29,6 +31,8 @@ const KernelTable table = {
     embedding,
     linear,
     linear_argmax,
+    pack_screen,
+    screened_argmax,
     rms_norm,
     layer_norm,
     rotary_embedding,

@@ -1,7 +1,9 @@
 // x as the tiles of linear read it: cells of 32 bits, those of a tile's rows side by side, so that a tile reads one stream
-// instead of a row each. A cell is a float, or the bfloat16 or 16-bit integers of two k.
+// instead of a row each. A cell is a float, the bfloat16 or 16-bit integers of two k, or the bytes of four.
 //
-//   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][rows of the tile]
+//   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
+//
+// where the second scale, of bytes only, is where their sum starts, in bits: -64 * the sum of the group's bytes (screen.h).
 #pragma once
 
 #include <stdint.h>
@@ -11,15 +13,17 @@
 
 #include "linear_tile.h"
 #include "pagecli/packed_weight.h"
+#include "pagecli/screen.h"
 #include "parallel.h"
 #include "quantize.h"
 #include "vec.h"
 
 namespace pagecli::PAGECLI_ISA {
 
-enum class CellType { float32, bfloat16_pair, int16_pair };
+enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad };
 
-constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : 2; }
+constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : type == CellType::int8_quad ? 4 : 2; }
+constexpr int scales_per_group(CellType type) { return type == CellType::int16_pair ? 1 : type == CellType::int8_quad ? 2 : 0; }
 
 template <CellType type>
 using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
@@ -27,6 +31,7 @@ using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
 // 16-bit products cost the same with 15 bits of x as with 8 (whose rounding shows in the text a model writes), and 64 of them
 // fit 32 bits: 64 * 127 * 16383 < 2^31.
 constexpr float kLargestX = 16383.0f;
+constexpr float kLargestByteX = 127.0f;
 
 // M rows as tiles of nearly equal height: with 6 at most, 7 rows are 4 + 3, not 6 + 1.
 struct RowTiles {
@@ -41,8 +46,8 @@ struct RowTiles {
 struct Activations {
     const void* cells;
     int64_t cells_per_row;
-    const float* scale;  // of int16_pair: [rows, num_groups] in the order of the cells
-    int64_t num_groups;
+    const float* scale;  // of integers: [rows, num_scales] in the order of the cells
+    int64_t num_scales;
 };
 
 // The cells of one row's `width` k, at most 64, from `x`; those beyond, to an even k, are zero.
@@ -54,16 +59,29 @@ PAGECLI_INLINE void bfloat16_pairs(uint32_t* pairs, const float* x, int width) {
     memcpy(pairs, rounded, sizeof rounded);
 }
 
-// As bfloat16_pairs, but of a whole group, zeros beyond `width`; returns its scale.
-PAGECLI_INLINE float int16_pairs(uint32_t* pairs, const float* x, int width) {
+// Integers of a whole group from `x`, zeros beyond `width`, in [-limit, limit]; returns the scale.
+template <class Integer>
+PAGECLI_INLINE float narrow_group(uint32_t* cells, const float* x, int width, float limit) {
     alignas(64) float values[kGroupK] = {};
     alignas(64) int32_t q[kGroupK];
-    int16_t narrow[kGroupK];
+    Integer narrow[kGroupK];
     memcpy(values, x, static_cast<size_t>(width) * sizeof(float));
-    const float scale = quantize_group(q, values, kLargestX);
-    for (int k = 0; k < kGroupK; ++k) narrow[k] = static_cast<int16_t>(q[k]);
-    memcpy(pairs, narrow, sizeof narrow);
+    const float scale = quantize_group(q, values, limit);
+    for (int k = 0; k < kGroupK; ++k) narrow[k] = static_cast<Integer>(q[k]);
+    memcpy(cells, narrow, sizeof narrow);
     return scale;
+}
+
+// -64 * the sum of a group's bytes, as the bits of a float.
+PAGECLI_INLINE float start_of_bytes(const uint32_t* quads) {
+    int8_t q[kGroupK];
+    memcpy(q, quads, sizeof q);
+    int32_t sum = 0;
+    for (const int8_t byte : q) sum += byte;
+    sum *= -kScreenZero;
+    float bits;
+    memcpy(&bits, &sum, sizeof bits);
+    return bits;
 }
 
 // to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
@@ -82,18 +100,21 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
         interleave<ROWS>(cells, x, x_stride, static_cast<int>(cols));
     } else {
         constexpr int kPerGroup = static_cast<int>(kGroupK) / k_per_cell(type);
-        uint32_t pairs[ROWS][kPerGroup];
+        uint32_t group[ROWS][kPerGroup];
         for (int64_t k = 0, cell = 0; cell < cells_per_row; k += kGroupK, cell += kPerGroup) {
             const int width = static_cast<int>(cols - k < kGroupK ? cols - k : kGroupK);
             for (int r = 0; r < ROWS; ++r) {
                 const float* from = x + r * x_stride + k;
-                if constexpr (type == CellType::bfloat16_pair)
-                    bfloat16_pairs(pairs[r], from, width);
-                else
-                    *scale++ = int16_pairs(pairs[r], from, width);
+                if constexpr (type == CellType::bfloat16_pair) bfloat16_pairs(group[r], from, width);
+                if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
+                if constexpr (type == CellType::int8_quad) {
+                    scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByteX);
+                    scale[ROWS + r] = start_of_bytes(group[r]);
+                }
             }
+            scale += scales_per_group(type) * ROWS;
             const int count = static_cast<int>(cells_per_row - cell < kPerGroup ? cells_per_row - cell : kPerGroup);
-            interleave<ROWS>(cells + cell * ROWS, pairs[0], kPerGroup, count);
+            interleave<ROWS>(cells + cell * ROWS, group[0], kPerGroup, count);
         }
     }
 }
@@ -105,22 +126,22 @@ void lay_tile_of(int rows, Cell<type>* cells, float* scale, const float* x, int6
     if constexpr (ROWS > 1) lay_tile_of<type, ROWS - 1>(rows, cells, scale, x, x_stride, cols, cells_per_row);
 }
 
-// x[tokens, cols] laid out in `memory`: tokens * (cells_per_row + num_groups) * 4 bytes.
+// x[tokens, cols] laid out in `memory`: tokens * (cells_per_row + num_scales) * 4 bytes.
 template <CellType type>
 Activations lay_out(void* memory, const RowTiles& tiles, const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
                     int64_t cells_per_row) {
     Cell<type>* cells = static_cast<Cell<type>*>(memory);
-    constexpr bool scaled = type == CellType::int16_pair;
-    const int64_t num_groups = scaled ? (cols + kGroupK - 1) / kGroupK : 0;
-    float* scale = scaled ? reinterpret_cast<float*>(cells + tokens * cells_per_row) : nullptr;
+    constexpr int kScales = scales_per_group(type);
+    const int64_t num_scales = kScales * ((cols + kGroupK - 1) / kGroupK);
+    float* scale = kScales > 0 ? reinterpret_cast<float*>(cells + tokens * cells_per_row) : nullptr;
     parallel_for(tiles.count, row_grain(2 * tiles.max_rows() * cols), [=, &tiles](int64_t begin, int64_t end) {
         for (int64_t tile = begin; tile < end; ++tile) {
             const int64_t row = tiles.first_row(tile);
-            lay_tile_of<type>(tiles.rows(tile), cells + row * cells_per_row, scaled ? scale + row * num_groups : nullptr,
+            lay_tile_of<type>(tiles.rows(tile), cells + row * cells_per_row, kScales > 0 ? scale + row * num_scales : nullptr,
                               x + row * x_stride, x_stride, cols, cells_per_row);
         }
     });
-    return {cells, cells_per_row, scale, num_groups};
+    return {cells, cells_per_row, scale, num_scales};
 }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -19,6 +19,15 @@ PAGECLI_INLINE uint64_t key_of(float value, int64_t index) {
     return uint64_t{ascending} << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(index));
 }
 
+// Of a key above 0.
+PAGECLI_INLINE float value_of(int64_t key) {
+    const uint32_t ascending = static_cast<uint32_t>(static_cast<uint64_t>(key) >> 32);
+    const uint32_t u = (ascending & 0x80000000u) != 0 ? ascending & 0x7fffffffu : ~ascending;
+    float value;
+    memcpy(&value, &u, sizeof value);
+    return value;
+}
+
 PAGECLI_INLINE int64_t index_of(int64_t key) { return key == 0 ? 0 : static_cast<int64_t>(~static_cast<uint32_t>(key)); }
 
 PAGECLI_INLINE void raise_to(int64_t* key, uint64_t candidate) {
@@ -43,7 +52,7 @@ static inline void keep_largest(const LinearArgs& a, const float* sums, int64_t 
     const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
     for (int r = 0; r < rows; ++r, sums += cols) {
         const float best = largest_number(sums, count);
-        int64_t* key = a.best + row + r;
+        int64_t* key = a.best + a.first_row + row + r;
         if (key_of(best, 0) < static_cast<uint64_t>(__atomic_load_n(key, __ATOMIC_RELAXED)) >> 32 << 32) continue;
         for (int c = 0; c < count; ++c) {
             if (sums[c] != best) continue;

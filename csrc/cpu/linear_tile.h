@@ -209,7 +209,7 @@ struct Tiles {
     int (*wide)(int rows);
 };
 
-template <template <int, int> class Kernel, int (*wide)(int) = wide_panels>
+template <template <int, int> class Kernel, int (*wide)(int) = wide_panels, int most_rows = kMaxTileRows>
 struct TileTable {
     static constexpr TileFunction entries[kMaxTileRows + 1][2] = {
         {nullptr, nullptr},
@@ -220,7 +220,7 @@ struct TileTable {
         {Kernel<5, 1>::run, Kernel<5, wide(5)>::run},
         {Kernel<6, 1>::run, Kernel<6, wide(6)>::run},
     };
-    static constexpr Tiles tiles() { return {entries, kMaxTileRows, wide}; }
+    static constexpr Tiles tiles() { return {entries, most_rows, wide}; }
 };
 
 template <int ROWS, int PANELS>

@@ -18,11 +18,12 @@ struct Scratch {
     int64_t bytes = 0;
 };
 
-thread_local Scratch scratch;
+thread_local Scratch scratches[2];  // by use
 
 }  // namespace
 
-void* thread_scratch(int64_t bytes) {
+void* thread_scratch(int64_t bytes, ScratchUse use) {
+    Scratch& scratch = scratches[static_cast<int>(use)];
     if (bytes > scratch.bytes) {
         scratch.data.reset();
         scratch.bytes = 0;

@@ -5,8 +5,11 @@
 
 namespace pagecli {
 
-// At least `bytes` of the calling thread, 64-byte aligned, contents undefined, valid until the thread's next call.
+// What is wanted at the same time.
+enum class ScratchUse { activations, bounds };
+
+// At least `bytes` of the calling thread, 64-byte aligned, contents undefined, valid until the thread's next call for the same use.
 // Throws std::bad_alloc.
-void* thread_scratch(int64_t bytes);
+void* thread_scratch(int64_t bytes, ScratchUse use = ScratchUse::activations);
 
 }  // namespace pagecli

@@ -19,6 +19,9 @@
 //   VecI   load_int8_pairs(p): 2 width signed bytes, each lane two of them as 16-bit numbers
 //   void   accumulate_int16(sum, a, b): sum += the sum of the products of each lane's two 16-bit numbers; as accumulate, so
 //          that no compiler multiplies first and spills
+//   VecI   load_bytes(p): 4 width bytes, four a lane
+//   void   accumulate_bytes(sum, a, b): sum += the sum of the products of each lane's four bytes, those of a without sign, of b
+//          with; no two neighbours' products may come to more than 16 bits with sign hold
 // and vec.h below, on top of them: the partial bfloat16 accesses, 2^n, abs, copy_sign, widening and dot products of pairs.
 #pragma once
 

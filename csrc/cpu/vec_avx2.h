@@ -124,4 +124,14 @@ PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
     sum.v = v;
 }
 
+PAGECLI_INLINE VecI load_bytes(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+PAGECLI_INLINE void accumulate_bytes(VecI& sum, VecI a, VecI b) {
+    __m256i v = sum.v, products;
+    const __m256i ones = _mm256_set1_epi16(1);
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(v), "=&x"(products)
+            : "x"(a.v), "x"(b.v), "x"(ones));
+    sum.v = v;
+}
+
 }  // namespace pagecli::PAGECLI_ISA

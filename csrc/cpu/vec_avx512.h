@@ -129,4 +129,19 @@ PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
     sum.v = v;
 }
 
+PAGECLI_INLINE VecI load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+PAGECLI_INLINE void accumulate_bytes(VecI& sum, VecI a, VecI b) {
+    __m512i v = sum.v;
+#if defined(__AVX512VNNI__)
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(v) : "v"(a.v), "v"(b.v));
+#else
+    __m512i products;
+    const __m512i ones = _mm512_set1_epi16(1);
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+v"(v), "=&v"(products)
+            : "v"(a.v), "v"(b.v), "v"(ones));
+#endif
+    sum.v = v;
+}
+
 }  // namespace pagecli::PAGECLI_ISA

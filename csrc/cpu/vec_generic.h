@@ -149,4 +149,16 @@ PAGECLI_INLINE void accumulate_int16(VecI& sum, VecI a, VecI b) {
     sum.v += low_a * low_b + (a.v >> 16) * (b.v >> 16);
 }
 
+PAGECLI_INLINE VecI load_bytes(const uint8_t* p) {
+    VecI v;
+    memcpy(&v.v, p, sizeof v.v);
+    return v;
+}
+PAGECLI_INLINE void accumulate_bytes(VecI& sum, VecI a, VecI b) {
+    const Uints bytes = (Uints)a.v;
+    const Ints q = b.v;
+    sum.v += (Ints)(bytes & 255u) * ((Ints)((Uints)q << 24) >> 24) + (Ints)(bytes >> 8 & 255u) * ((Ints)((Uints)q << 16) >> 24) +
+             (Ints)(bytes >> 16 & 255u) * ((Ints)((Uints)q << 8) >> 24) + (Ints)(bytes >> 24) * (q >> 24);
+}
+
 }  // namespace pagecli::PAGECLI_ISA

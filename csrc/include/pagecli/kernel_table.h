@@ -11,6 +11,7 @@
 #include "pagecli/peak.h"
 #include "pagecli/rotary_embedding.h"
 #include "pagecli/sample.h"
+#include "pagecli/screen.h"
 
 namespace pagecli {
 
@@ -20,6 +21,8 @@ struct KernelTable {
     void (*embedding)(const EmbeddingArgs&);
     void (*linear)(const LinearArgs&);
     void (*linear_argmax)(const LinearArgmaxArgs&);
+    void (*pack_screen)(const PackScreenArgs&);
+    void (*screened_argmax)(const ScreenedArgmaxArgs&);
     void (*rms_norm)(const RmsNormArgs&);
     void (*layer_norm)(const LayerNormArgs&);
     void (*rotary_embedding)(const RotaryEmbeddingArgs&);

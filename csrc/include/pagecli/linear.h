@@ -22,6 +22,8 @@ struct LinearArgs {
     Activation activation;
     bool accumulate;  // add to out (a residual) instead of overwriting it
     int64_t* best = nullptr;  // of linear_argmax: keys of the largest sums so far, in place of out
+    const struct UpperBounds* bounds = nullptr;  // of a screen: in place of out too
+    int64_t first_row = 0;                       // of x, in best and bounds
 };
 
 // out[r] = index of the largest of row r's sums x @ weight^T, the first of equal ones; NaN is never it, of nothing but NaN it is
