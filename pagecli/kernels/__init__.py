@@ -1,7 +1,8 @@
 """The operations the models are made of; `reference` says what each one means, shapes and types included.
 
-In-place rule: an operation writes only into outputs it is given, allocates nothing and keeps nothing (`pack_weight`, used at
-load, is the exception). Every operation runs natively; the plain torch versions are for tests and are never chosen silently.
+In-place rule: an operation writes only into outputs it is given, allocates nothing and keeps nothing (`pack_weight` and
+`pack_screen`, used at load, are the exceptions). Every operation runs natively; the plain torch versions are for tests and are
+never chosen silently.
 """
 
 from pagecli.kernels.native import (
@@ -15,6 +16,7 @@ from pagecli.kernels.native import (
     layer_norm,
     linear,
     linear_argmax,
+    pack_screen,
     pack_weight,
     paged_attention,
     rms_norm,
@@ -25,10 +27,12 @@ from pagecli.kernels.native import (
     supported_isas,
 )
 from pagecli.kernels.packed_weight import PackedWeight
+from pagecli.kernels.screen import Screen
 
 __all__ = [
     "LayerProgram",
     "PackedWeight",
+    "Screen",
     "activation",
     "argmax",
     "copy_blocks",
@@ -38,6 +42,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_argmax",
+    "pack_screen",
     "pack_weight",
     "paged_attention",
     "rms_norm",

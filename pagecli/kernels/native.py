@@ -12,8 +12,10 @@ from types import ModuleType
 
 from pagecli.errors import UsageError
 from pagecli.kernels import packed_weight
+from pagecli.kernels import screen as screens
 from pagecli.kernels.arrays import Tensor
 from pagecli.kernels.packed_weight import PackedWeight
+from pagecli.kernels.screen import Screen
 
 
 def _load_extension() -> ModuleType:
@@ -95,9 +97,23 @@ def linear(
     _native.linear(out, x, weight.data, weight.num_rows, weight.num_cols, bias, activation, accumulate)
 
 
-def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight) -> None:
-    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T: of `linear`'s sums, to the bit, but never in memory."""
-    _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
+def pack_screen(weight: PackedWeight) -> Screen | None:
+    """The screen of weight[N, K]; None where a weight is not finite or so large that nothing can be bounded."""
+    packed = screens.allocate(weight.num_rows, weight.num_cols)
+    usable = _native.pack_screen(packed.data, weight.data, weight.num_rows, weight.num_cols)
+    return packed if usable else None
+
+
+def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, screen: Screen | None = None) -> int:
+    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T: of `linear`'s sums, to the bit, but never in memory.
+
+    With the weight's screen only the sums are computed that could be the largest. Returns how many panels (16 outputs of a row)
+    were.
+    """
+    if screen is None:
+        _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
+        return x.shape[0] * -(-weight.num_rows // packed_weight.PANEL_WIDTH)
+    return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, screen.data)
 
 
 def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:

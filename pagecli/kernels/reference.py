@@ -7,6 +7,7 @@ Operations write into the outputs they are given and return nothing.
 import torch
 
 from pagecli.kernels.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
+from pagecli.kernels.screen import LIMIT, ZERO, Screen
 from pagecli.kernels.tensors import as_tensor
 
 _ACTIVATIONS = {
@@ -147,11 +148,27 @@ def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     out.copy_((x == largest).int().argmax(dim=-1))
 
 
-def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> None:
-    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T; N > 0."""
+def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight, screen: Screen | None = None) -> int:
+    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T; N > 0. Returns how many panels were computed: all."""
     logits = torch.empty(x.shape[0], weight.num_rows)
     linear(logits, x, weight)
     argmax(out, logits)
+    return x.shape[0] * -(-weight.num_rows // PANEL_WIDTH)
+
+
+def pack_screen(weight: PackedWeight) -> Screen:
+    """The screen of finite weight[N, K]: each row by its largest size / 63, rounded to the nearest, even on ties."""
+    padding = (0, -weight.num_cols % GROUP_K, 0, -weight.num_rows % PANEL_WIDTH)
+    values = torch.nn.functional.pad(unpack_weight(weight).float(), padding)
+    size = values.abs().amax(-1, keepdim=True)
+    inverse = torch.where(size > 1e-30, torch.full((), float(LIMIT)) / size, torch.zeros(()))
+    q, scale = (values * inverse).round(), size / LIMIT
+    kept = q.double() * scale.double()
+    rows, cols = values.shape
+    quads = (q + ZERO).to(torch.uint8).view(rows // PANEL_WIDTH, PANEL_WIDTH, cols // 4, 4).permute(0, 2, 1, 3)
+    floats = [scale.flatten(), kept.norm(dim=-1).float(), (values.double() - kept).norm(dim=-1).float()]
+    words = [quads.contiguous().view(torch.int32).flatten(), *(each.view(torch.int32) for each in floats)]
+    return Screen(torch.cat(words))
 
 
 def sample(

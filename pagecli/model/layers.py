@@ -8,6 +8,7 @@ import numpy as np
 from pagecli import kernels
 from pagecli.kernels import arrays
 from pagecli.kernels.arrays import Array
+from pagecli.model.lm_head import LMHead
 from pagecli.model.weights import WeightSource
 from pagecli.model.weights.reader import WeightReader
 
@@ -21,13 +22,6 @@ class Linear:
 
     def __call__(self, out: Array, x: Array, activation: str = "none", accumulate: bool = False) -> None:
         kernels.linear(out, x, self.weight, self.bias, activation, accumulate)
-
-    def argmax(self, x: Array) -> Array:
-        """[M] int64: the first of the largest of each row's N outputs. For layers without bias."""
-        assert self.bias is None
-        indices = np.empty(x.shape[0], dtype=np.int64)
-        kernels.linear_argmax(indices, x, self.weight)
-        return indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +70,12 @@ class WeightLoader(WeightReader):
         """A linear layer from `names`[i].weight and, with `bias`, `names`[i].bias."""
         weight = self.matrix([f"{name}.weight" for name in names], num_rows, num_cols)
         return Linear(weight, self.vector([f"{name}.bias" for name in names], num_rows) if bias else None)
+
+    def lm_head(self, weight: kernels.PackedWeight) -> LMHead:
+        """The LM head of a weight that is loaded, such as the embedding, and its screen."""
+        head = LMHead(weight)
+        self.num_bytes += head.screen.nbytes if head.screen is not None else 0
+        return head
 
     def rms_norm(self, name: str, size: int, eps: float) -> RMSNorm:
         return RMSNorm(self.vector([f"{name}.weight"], [size]), eps)

@@ -38,7 +38,7 @@ class LlamaModel:
         self.layers = [_load_layer(config, loader, i) for i in range(config.num_layers)]
         self.final_norm = loader.rms_norm("model.norm", hidden, config.norm_eps)
         tied = config.tie_embeddings
-        self.lm_head = Linear(self.embedding if tied else loader.matrix(["lm_head.weight"], [vocab], hidden), None)
+        self.lm_head = loader.lm_head(self.embedding if tied else loader.matrix(["lm_head.weight"], [vocab], hidden))
         factors = None
         if config.rope.scaling == "frequency_factors":
             factors = loader.vector(["rope_freqs.weight"], [config.rope.rotary_dim // 2])

@@ -43,7 +43,7 @@ class OPTModel:
         if config.final_norm:
             self.final_norm = loader.layer_norm(f"{_DECODER}.final_layer_norm", hidden, config.norm_eps, config.norm_affine)
         tied = config.tie_embeddings
-        self.lm_head = Linear(self.embedding if tied else loader.matrix(["lm_head.weight"], [vocab], embed), None)
+        self.lm_head = loader.lm_head(self.embedding if tied else loader.matrix(["lm_head.weight"], [vocab], embed))
         self.weight_bytes = loader.num_bytes
         self._scale = config.head_dim**-0.5
         self._workspace = make_workspace(config, max_batch_tokens, {"embedded": embed})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pagecli.errors import ModelError
 from pagecli.model.config import ModelConfig
+from pagecli.model.lm_head import screen_bytes
 
 FLOAT32_BYTES = 4
 HOST_RUNTIME_BYTES = 150 * 2**20  # Python and its libraries with a model of next to no size: 123 MiB resident
@@ -12,6 +13,11 @@ SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log proba
 
 def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
     return int(config.num_parameters * bytes_each)
+
+
+def head_screen_bytes(config: ModelConfig) -> int:
+    """What the CPU's LM head keeps beside its weights."""
+    return screen_bytes(config.vocab_size, config.embed_dim)
 
 
 def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:
@@ -36,16 +42,18 @@ class MemoryNeeds:
     logits: int
     kv: int
     swap: int = 0
+    head_screen: int = 0
     runtime: int = HOST_RUNTIME_BYTES
 
     @property
     def total(self) -> int:
-        return self.weights + self.activations + self.logits + self.kv + self.swap + self.runtime
+        return self.weights + self.head_screen + self.activations + self.logits + self.kv + self.swap + self.runtime
 
     def describe(self) -> str:
         """The sum in words, parts under 50 MiB left out."""
         parts = {
             "weights": self.weights,
+            "screen of the LM head": self.head_screen,
             "KV cache": self.kv,
             "swap": self.swap,
             "activations": self.activations,

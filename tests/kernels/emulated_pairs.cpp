@@ -1,10 +1,13 @@
 // linear and pack_weight compiled as for a machine that multiplies bfloat16 pairs, that instruction emulated; a C interface.
 #include "pagecli/linear.h"
 #include "pagecli/pack_weight.h"
+#include "pagecli/screen.h"
 
 namespace pagecli::emulated {
 void linear(const LinearArgs&);
 void pack_weight(const PackWeightArgs&);
+void pack_screen(const PackScreenArgs&);
+void screened_argmax(const ScreenedArgmaxArgs&);
 }  // namespace pagecli::emulated
 
 // weight[rows, cols] in float32 is packed into `packed`, which is bfloat16; out[tokens, rows] = x[tokens, cols] @ weight^T.
@@ -14,4 +17,17 @@ extern "C" void linear_by_pairs(float* out, const float* x, const float* weight,
     emulated::pack_weight({packed, weight, cols, rows, cols, SourceType::float32, WeightType::bfloat16});
     const PackedWeightView view = {packed, rows, cols, WeightType::bfloat16};
     emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
+}
+
+// out[tokens] = where each row of what linear_by_pairs computes is largest, by a screen made in `screen`; returns how many panels
+// were computed from the weights.
+extern "C" int64_t screened_by_pairs(int64_t* out, const float* x, const void* packed, void* screen, int64_t tokens, int64_t rows,
+                                     int64_t cols) {
+    using namespace pagecli;
+    const PackedWeightView view = {packed, rows, cols, WeightType::bfloat16};
+    bool usable = false;
+    int64_t num_computed = -1;
+    emulated::pack_screen({screen, view, &usable});
+    if (usable) emulated::screened_argmax({out, x, cols, tokens, view, screen, &num_computed});
+    return num_computed;
 }

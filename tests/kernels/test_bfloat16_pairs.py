@@ -10,15 +10,18 @@ import pytest
 import torch
 from shapes import random
 
+from pagecli.kernels import native
+from pagecli.kernels import screen as screens
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("cpu/linear.cpp", "cpu/pack_weight.cpp", "cpu/scratch.cpp", "cpu/threads.cpp")
+SOURCES = ("cpu/linear.cpp", "cpu/pack_screen.cpp", "cpu/pack_weight.cpp", "cpu/scratch.cpp", "cpu/threads.cpp")
 
 
 @pytest.fixture(scope="module")
-def linear_by_pairs(tmp_path_factory):
-    """linear_by_pairs(x, weight) -> x @ weight.T by the emulated kernels."""
+def emulated(tmp_path_factory):
+    """The kernels, with the instruction emulated, as a C library."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         pytest.skip("needs a C++ compiler")
@@ -28,14 +31,21 @@ def linear_by_pairs(tmp_path_factory):
     sources = [Path(__file__).with_name("emulated_pairs.cpp"), *(ROOT / "csrc" / source for source in SOURCES)]
     done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    function = ctypes.CDLL(str(library)).linear_by_pairs
-    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+    functions = ctypes.CDLL(str(library))
+    functions.linear_by_pairs.argtypes = functions.screened_by_pairs.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+    functions.screened_by_pairs.restype = ctypes.c_int64
+    return functions
+
+
+@pytest.fixture(scope="module")
+def linear_by_pairs(emulated):
+    """linear_by_pairs(x, weight) -> x @ weight.T by the emulated kernels."""
 
     def run(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         tokens, (rows, cols) = x.shape[0], weight.shape
         out = torch.full((tokens, rows), float("nan"))
         packed = torch.empty(-(-rows // 16) * 16 * (cols + 1), dtype=torch.bfloat16)
-        function(out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr(), tokens, rows, cols)
+        emulated.linear_by_pairs(out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr(), tokens, rows, cols)
         return out
 
     return run
@@ -63,3 +73,26 @@ def test_a_row_does_not_depend_on_the_others(linear_by_pairs):
     together = linear_by_pairs(x, weight)
     for row in (0, 349, 699):
         assert torch.equal(linear_by_pairs(x[row : row + 1], weight)[0], together[row])
+
+
+def test_a_screen_allows_for_the_rounding_of_x(emulated, linear_by_pairs):
+    """x has whole steps of the screen, but bfloat16 rounds all of it the way that makes one output the largest."""
+    rows, cols = 8000, 256
+    up, down = [*range(50, 62), *range(107, 115)], [*range(66, 90)]  # steps of 1/127 that bfloat16 rounds so; sums much alike
+    x = torch.tensor([step for k in range(cols // 2) for step in (up[k % len(up)], down[k % len(down)])]) / 127
+    x[::64] = 1.0
+    rounding = x.bfloat16().float() - x
+    way, gain = rounding.sign(), rounding.abs().sum()
+    weight = torch.full((rows, cols), -0.05)
+    weight[5000], weight[[30, 700, 6000]] = way, -way
+    excess = (x * way).sum() + 0.8 * gain  # the screen's sums are to be 0.8 of the gain apart, on the wrong side
+    weight[5000, ::64] = -(excess / 4 * 63).round() / 63
+    weight[[30, 700, 6000], ::64] = (excess / 4 * 63).round() / 63
+    sums = linear_by_pairs(x[None], weight)[0]
+    assert sums.argmax() == 5000
+    assert weight.abs().max() == 1.0
+    packed, screen = native.pack_weight(weight, "bfloat16"), torch.empty(screens.num_bytes(rows, cols) // 4, dtype=torch.int32)
+    out = torch.full((1,), -7)
+    args = out.data_ptr(), x.data_ptr(), packed.data.ctypes.data, screen.data_ptr(), 1, rows, cols
+    assert 1 < emulated.screened_by_pairs(*args) < 30
+    assert out.item() == 5000
