@@ -15,9 +15,9 @@ def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
     return int(config.num_parameters * bytes_each)
 
 
-def head_screen_bytes(config: ModelConfig) -> int:
+def head_screen_bytes(config: ModelConfig, bytes_each: float) -> int:
     """What the CPU's LM head keeps beside its weights."""
-    return screen_bytes(config.vocab_size, config.embed_dim)
+    return screen_bytes(config.vocab_size, config.embed_dim, bytes_each)
 
 
 def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:

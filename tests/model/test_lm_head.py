@@ -64,5 +64,13 @@ def test_small_vocabularies_and_weights_that_are_not_finite_have_none():
 @pytest.mark.parametrize(("num_tokens", "size"), [(9000, 96), (8192, 64), (50272, 768)])
 def test_its_size_is_known_from_the_shape(num_tokens, size):
     screen = LMHead(kernels.pack_weight(random(8, num_tokens, size), "bfloat16")).screen
-    assert screen.nbytes == lm_head.screen_bytes(num_tokens, size)
-    assert lm_head.screen_bytes(lm_head.MIN_TOKENS - 1, size) == 0
+    assert screen.nbytes == lm_head.screen_bytes(num_tokens, size, 2)
+    assert lm_head.screen_bytes(lm_head.MIN_TOKENS - 1, size, 2) == 0
+
+
+def test_int8_weights_have_none():
+    weight = kernels.pack_weight(random(9, NUM_TOKENS, SIZE), "int8")
+    head = LMHead(weight)
+    assert head.screen is None
+    assert lm_head.screen_bytes(NUM_TOKENS, SIZE, weight.nbytes / (NUM_TOKENS * SIZE)) == 0
+    assert head.argmax(random(10, 30, SIZE)).tolist() == logits_argmax(head, random(10, 30, SIZE))
