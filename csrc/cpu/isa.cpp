@@ -5,12 +5,21 @@
 
 #include <atomic>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 // clang-format off
 namespace pagecli {
 namespace generic { extern const KernelTable table; }
 namespace avx2 { extern const KernelTable table; }
 namespace avx512 { extern const KernelTable table; }
 namespace avx512bf16 { extern const KernelTable table; }
+namespace amx { extern const KernelTable table; }
 // clang-format on
 
 namespace {
@@ -29,6 +38,21 @@ namespace {
 [[maybe_unused]] bool has_avx512bf16() {  // -march=cooperlake also assumes VNNI
     return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
+
+// Linux gives a process the tile registers only when it asks for them, once for all its threads, those to come included.
+[[maybe_unused]] bool has_amx() {
+#if defined(__linux__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBfloat16 = 1u << 22;  // of CPUID leaf 7, EDX
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!has_avx512bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+    constexpr unsigned kAll = kTile | kInt8 | kBfloat16;
+    static const bool permitted = (edx & kAll) == kAll && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return permitted;
+#else
+    return false;
+#endif
+}
 #endif
 
 std::atomic<const KernelTable*> selected{nullptr};
@@ -37,6 +61,9 @@ std::atomic<const KernelTable*> selected{nullptr};
 
 int supported_tables(const KernelTable** tables) {
     int count = 0;
+#if defined(PAGECLI_HAS_amx)
+    if (has_amx()) tables[count++] = &amx::table;
+#endif
 #if defined(PAGECLI_HAS_avx512bf16)
     if (has_avx512bf16()) tables[count++] = &avx512bf16::table;
 #endif

@@ -4,6 +4,7 @@
 //   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
 //
 // where the second scale, of bytes only, is where their sum starts, in bits: -64 * the sum of the group's bytes (screen.h).
+// For a matrix unit: linear_activations_unit.h.
 #pragma once
 
 #include <stdint.h>
@@ -20,10 +21,19 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad };
+enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad, bfloat16_unit, int16_unit };
 
+constexpr bool is_of_unit(CellType type) { return type == CellType::bfloat16_unit || type == CellType::int16_unit; }
 constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : type == CellType::int8_quad ? 4 : 2; }
-constexpr int scales_per_group(CellType type) { return type == CellType::int16_pair ? 1 : type == CellType::int8_quad ? 2 : 0; }
+constexpr int scales_per_group(CellType type) {
+    return type == CellType::int16_pair || type == CellType::int16_unit ? 1 : type == CellType::int8_quad ? 2 : 0;
+}
+constexpr int64_t kCellsPerLine = 16;  // 64 bytes: of a row, what a matrix unit takes at once
+// Cells of a row of `cols` k.
+constexpr int64_t cells_of(CellType type, int64_t cols) {
+    const int64_t cells = (cols + k_per_cell(type) - 1) / k_per_cell(type);
+    return type == CellType::bfloat16_unit ? (cells + kCellsPerLine - 1) / kCellsPerLine * kCellsPerLine : cells;
+}
 
 template <CellType type>
 using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
@@ -33,13 +43,20 @@ using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
 constexpr float kLargestX = 16383.0f;
 constexpr float kLargestByteX = 127.0f;
 
-// M rows as tiles of nearly equal height: with 6 at most, 7 rows are 4 + 3, not 6 + 1.
+// M rows as tiles of nearly equal height (with 6 at most, 7 rows are 4 + 3, not 6 + 1), or of all but the last as high as can be.
 struct RowTiles {
-    int64_t count, height, num_higher;  // the first num_higher tiles have height + 1 rows
-    RowTiles(int64_t rows, int64_t at_most)
-        : count((rows + at_most - 1) / at_most), height(rows / count), num_higher(rows % count) {}
-    int64_t first_row(int64_t tile) const { return tile * height + (tile < num_higher ? tile : num_higher); }
-    int rows(int64_t tile) const { return static_cast<int>(height + (tile < num_higher ? 1 : 0)); }
+    int64_t total, count, height, num_higher;  // the first num_higher tiles have height + 1 rows
+    RowTiles(int64_t rows, const Tiles& tiles)
+        : total(rows), count((rows + tiles.max_rows - 1) / tiles.max_rows), height(rows / count), num_higher(rows % count) {
+        if (tiles.rows_per_entry == 1) return;
+        height = tiles.max_rows;
+        num_higher = 0;
+    }
+    int64_t first_row(int64_t tile) const {
+        const int64_t row = tile * height + (tile < num_higher ? tile : num_higher);
+        return row < total ? row : total;
+    }
+    int rows(int64_t tile) const { return static_cast<int>(first_row(tile + 1) - first_row(tile)); }
     int max_rows() const { return rows(0); }
 };
 

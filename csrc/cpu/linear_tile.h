@@ -22,6 +22,7 @@ constexpr int kMaxPanels = 4;
 
 // What a tile reads and writes over one block of k.
 struct TileArgs {
+    int rows;              // ROWS, where no template says so
     const void* x;         // cells [k_count / k per cell, ROWS] (linear_activations.h)
     const float* x_scale;  // of int8 weights: [k_count / 64, ROWS]
     const void* weight;    // the first panel at the block's first k; the next panel is panel_stride elements further
@@ -202,17 +203,21 @@ void tile_bfloat16_pairs(const TileArgs& t) {
     sums.finish(t);
 }
 
-// The tiles of a weight type: entries[rows][0] spans one panel, [rows][1] wide(rows) panels; rows up to max_rows.
+// The tiles of a weight type: [0] of an entry spans one panel, [1] wide(rows) panels, rows being those of the highest tile. An entry
+// is for rows_per_entry heights, up to max_rows. Where that is 1, tiles of nearly equal height take least time; where it is more,
+// whole ones.
 struct Tiles {
     const TileFunction (*entries)[2];
     int max_rows;
     int (*wide)(int rows);
+    int rows_per_entry = 1;
+
+    TileFunction at(int rows, bool is_wide) const { return entries[(rows - 1) / rows_per_entry][is_wide]; }
 };
 
 template <template <int, int> class Kernel, int (*wide)(int) = wide_panels, int most_rows = kMaxTileRows>
 struct TileTable {
-    static constexpr TileFunction entries[kMaxTileRows + 1][2] = {
-        {nullptr, nullptr},
+    static constexpr TileFunction entries[kMaxTileRows][2] = {
         {Kernel<1, 1>::run, Kernel<1, wide(1)>::run},
         {Kernel<2, 1>::run, Kernel<2, wide(2)>::run},
         {Kernel<3, 1>::run, Kernel<3, wide(3)>::run},

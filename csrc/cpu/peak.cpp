@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "linear_tile.h"
+#include "linear_tile_amx.h"
 #include "parallel.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -28,8 +28,59 @@ Sum multiply_add_piece(Sum start, Factor a, Factor b, MultiplyAdd multiply_add) 
 }
 
 float float32_piece() {
-    return reduce_add(multiply_add_piece(zero(), broadcast(1e-3f), broadcast(1e-3f), [](VecF& s, VecF a, VecF b) { accumulate(s, a, b); }));
+    const VecF factor = broadcast(1e-3f);
+    return reduce_add(multiply_add_piece(zero(), factor, factor, [](VecF& s, VecF a, VecF b) { accumulate(s, a, b); }));
 }
+
+// Operations of a piece, and the piece itself.
+struct Piece {
+    int64_t operations;
+    float (*run)();
+};
+
+constexpr int64_t kRoundOperations = kRoundsPerPiece * kSums * VecF::width;
+
+#if PAGECLI_HAS_MATRIX_UNIT
+
+// Four registers' sums in flight, both factors at rest. They are numbers as models have them: of zeros an Emerald Rapids multiplies
+// up to three times as many in a second, before it is throttled.
+template <bool IS_INT8>
+float unit_piece() {
+    alignas(64) float sums[kTileRows][kPanelWidth];
+    alignas(64) uint16_t factors[kTileBytes / 2];
+    uint32_t state = 1;
+    for (uint16_t& factor : factors) {
+        state = state * 1664525u + 1013904223u;
+        factor = static_cast<uint16_t>(0x3f00u | (state >> 16 & 0x80ffu));  // as bfloat16: 0.5 to 2 and -0.5 to -2
+    }
+    const TileUse use(tile_shapes(kTileRows, 0));
+    tile_load<4>(factors, kTileRowBytes);
+    tile_load<5>(factors, kTileRowBytes);
+    tile_load<6>(factors, kTileRowBytes);
+    tile_load<7>(factors, kTileRowBytes);
+    for (int64_t round = 0; round < kRoundsPerPiece; ++round) {
+        if constexpr (IS_INT8) {
+            tile_dot_int8<0, 4, 6>();
+            tile_dot_int8<1, 4, 7>();
+            tile_dot_int8<2, 5, 6>();
+            tile_dot_int8<3, 5, 7>();
+        } else {
+            tile_dot_bfloat16<0, 4, 6>();
+            tile_dot_bfloat16<1, 4, 7>();
+            tile_dot_bfloat16<2, 5, 6>();
+            tile_dot_bfloat16<3, 5, 7>();
+        }
+    }
+    tile_store<0>(sums, kTileRowBytes);
+    return sums[0][0];
+}
+
+constexpr int64_t kOperationsPerK = kRoundsPerPiece * 4 * 2 * kTileRows * kPanelWidth;
+
+Piece bfloat16() { return {kOperationsPerK * kChunkK, unit_piece<false>}; }
+Piece int8() { return {kOperationsPerK * kGroupK / 2, unit_piece<true>}; }  // 15 bits of x take two products
+
+#else
 
 float bfloat16_piece() {
     const VecI pair = broadcast_int(0x3a833a83);  // 1e-3 twice
@@ -40,6 +91,23 @@ float int8_piece() {
     const VecI pair = broadcast_int(0x00010001);
     return reduce_add(to_float(
         multiply_add_piece(broadcast_int(0), pair, pair, [](VecI& s, VecI a, VecI b) { accumulate_int16(s, a, b); })));
+}
+
+Piece bfloat16() {
+    if (!has_pair_dot) return {2 * kRoundOperations, float32_piece};
+    return {4 * kRoundOperations, bfloat16_piece};
+}
+Piece int8() { return {4 * kRoundOperations, int8_piece}; }
+
+#endif
+
+Piece piece_of(WeightType type) {
+    switch (type) {
+        case WeightType::bfloat16: return bfloat16();
+        case WeightType::int8: return int8();
+        case WeightType::float32: break;
+    }
+    return {2 * kRoundOperations, float32_piece};
 }
 
 constexpr int64_t kStretch = int64_t{1} << 20;  // bytes one thread takes at a time
@@ -70,14 +138,14 @@ uint32_t read_stretch(const char* data, int64_t bytes) {
 }  // namespace
 
 void peak(const PeakArgs& a) {
-    const bool pairs = a.type == WeightType::int8 || (a.type == WeightType::bfloat16 && has_pair_dot);
+    const Piece piece = piece_of(a.type);
     parallel_for(a.pieces, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t piece = begin; piece < end; ++piece) {
-            const float sum = a.type == WeightType::int8 ? int8_piece() : pairs ? bfloat16_piece() : float32_piece();
+        for (int64_t i = begin; i < end; ++i) {
+            const float sum = piece.run();
             __asm__ volatile("" : : "x"(sum));  // somebody wants to know
         }
     });
-    *a.operations = a.pieces * kRoundsPerPiece * kSums * VecF::width * (pairs ? 4 : 2);
+    *a.operations = a.pieces * piece.operations;
 }
 
 void read_memory(const ReadMemoryArgs& a) {

@@ -92,7 +92,7 @@ static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, co
     const int64_t most = num_panels / 16 < kMost ? num_panels / 16 : kMost;
     int64_t key = 0, left[kMost];
     const Plan plan = plan_of({nullptr, x, nullptr, 0, a.x_stride, 1, a.weight, Activation::none, false, &key}, keep_largest);
-    const RowTiles one(1, 1);
+    const RowTiles one(1, plan.tiles);
     const Activations cells = lay_out_x(plan, one);
     run_item(plan, cells, one, 0, 1, first, first + 1);
     if (key == 0) return 0;  // not one number among them

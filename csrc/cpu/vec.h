@@ -1,5 +1,5 @@
 // VecF: the register of floats every CPU kernel is written with. Each kernel file is compiled once per instruction set with
-// -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16 and lives in namespace pagecli::PAGECLI_ISA, so that no symbol compiled for one
+// -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16|amx and lives in namespace pagecli::PAGECLI_ISA, so that no symbol compiled for one
 // instruction set can be handed to another by the linker. Compile with -ffp-contract=off (fmadd() alone decides what is fused)
 // and -Wno-psabi (generic vectors are wider than its registers; everything that takes one is inlined).
 //
@@ -29,7 +29,7 @@
 #include <string.h>
 
 #ifndef PAGECLI_ISA
-#error "compile with -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16"
+#error "compile with -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16|amx"
 #endif
 
 #define PAGECLI_INLINE [[gnu::always_inline]] static inline

@@ -4,9 +4,9 @@ One layout serves every instruction set (N output features, K input features, `w
 
     panel 0 holds rows 0..15, panel 1 rows 16..31, ...; N is padded with zeros to a multiple of 16, K to a multiple of 2
     float32   data[N/16][K  ][16]       one k, 16 rows side by side
-    bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: vdpbf16ps takes them so; others shift and mask
+    bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: vdpbf16ps and AMX take them so; others shift and mask
     int8      data[N/16][K/64][272]     32-bit words for 64 k of 16 rows, K padded to whole groups: 16 float scales (largest
-                                        size / 127), q[16][16][4]: four k of a row side by side
+                                        size / 127), q[32][16][2]: two k of a row side by side
 """
 
 from dataclasses import dataclass

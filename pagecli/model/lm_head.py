@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from pagecli import kernels
-from pagecli.kernels import screen
+from pagecli.kernels import screen as screens
 from pagecli.kernels.arrays import Array
 from pagecli.kernels.packed_weight import PANEL_WIDTH
 
@@ -13,6 +15,8 @@ MIN_TOKENS = 8192  # smaller vocabularies are not worth a screen
 # Shares of the weights that a screen may leave. A panel takes 18 times as long for one row alone as in a batch of 64 (Zen 3);
 # with few rows it is the weights' bytes that take the time, of which a screen has half (bfloat16) or a quarter.
 MOST_LEFT, MOST_LEFT_OF_FEW = 1 / 32, 1 / 8
+# A matrix unit (AMX) multiplies all bfloat16 weights by more rows than these as fast as a screen bounds them.
+MOST_ROWS_BESIDE_UNIT = 32
 
 
 class LMHead:
@@ -26,6 +30,8 @@ class LMHead:
     def __init__(self, weight: kernels.PackedWeight) -> None:
         self.weight = weight
         self.screen = kernels.pack_screen(weight) if weight.num_rows >= MIN_TOKENS and weight.dtype != "int8" else None
+        beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
+        self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that is screened
         self._rows = self._panels = 0  # screened, and computed all the same
         self._allowed = 0.0  # panels
 
@@ -35,8 +41,9 @@ class LMHead:
     def argmax(self, x: Array) -> Array:
         """[M] int64: the first of the largest of each row's N logits."""
         indices = np.empty(x.shape[0], dtype=np.int64)
-        num_panels = kernels.linear_argmax(indices, x, self.weight, self.screen)
-        if self.screen is not None:
+        screen = self.screen if x.shape[0] <= self._most_rows else None
+        num_panels = kernels.linear_argmax(indices, x, self.weight, screen)
+        if screen is not None:
             self._judge(x.shape[0], num_panels)
         return indices
 
@@ -54,4 +61,4 @@ class LMHead:
 
 def screen_bytes(vocab_size: int, hidden_size: int, bytes_each: float) -> int:
     """What the screen of an LM head takes beside weights of `bytes_each`."""
-    return screen.num_bytes(vocab_size, hidden_size) if vocab_size >= MIN_TOKENS and bytes_each >= 2 else 0
+    return screens.num_bytes(vocab_size, hidden_size) if vocab_size >= MIN_TOKENS and bytes_each >= 2 else 0

@@ -109,7 +109,7 @@ def resolve_dtype(dtype: str) -> str:
         return dtype
     from pagecli import kernels
 
-    return "bfloat16" if kernels.isa_name() == "avx512bf16" else "float32"
+    return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
 
 
 def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:

@@ -10,8 +10,15 @@ from pagecli.profiler.gpus import Device, match_gpu
 from pagecli.runner.memory_budget import available_bytes
 
 # FLOP/s of a core on float32 and on bfloat16. avx2: a whole run of 128 requests on two Zen 3 cores; avx512bf16 and avx512: a
-# prototype of the matrix kernel on two Genoa cores, at the shapes of decoding. Timing it here would take the time it saves.
-_CORE_FLOPS = {"generic": (10e9, 10e9), "avx2": (60e9, 65e9), "avx512": (100e9, 100e9), "avx512bf16": (100e9, 200e9)}
+# prototype of the matrix kernel on two Genoa cores, at the shapes of decoding; amx: the matrix kernel at 60 to 250 rows on two
+# cores of an Emerald Rapids that others share. Timing it here would take the time it saves.
+_CORE_FLOPS = {
+    "generic": (10e9, 10e9),
+    "avx2": (60e9, 65e9),
+    "avx512": (100e9, 100e9),
+    "avx512bf16": (100e9, 200e9),
+    "amx": (100e9, 280e9),
+}
 _CORE_BANDWIDTH, _SOCKET_BANDWIDTH = 20e9, 200e9  # bytes/s read; two Genoa cores read 41e9
 
 
@@ -115,8 +122,8 @@ def host_device() -> Device:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the kernels multiply bfloat16 natively here (AVX512-BF16), which is what --dtype auto goes by."""
-    return _isa() == "avx512bf16"
+    """Whether the kernels multiply bfloat16 natively here (AVX512-BF16, AMX), which is what --dtype auto goes by."""
+    return _isa() in ("avx512bf16", "amx")
 
 
 def _isa() -> str:
@@ -129,5 +136,7 @@ def _isa() -> str:
     except (OSError, StopIteration):
         return "generic"
     if "avx512f" in flags and "avx512bw" in flags:
+        if "avx512_bf16" in flags and {"amx_tile", "amx_bf16", "amx_int8"} <= set(flags):
+            return "amx"
         return "avx512bf16" if "avx512_bf16" in flags else "avx512"
     return "avx2" if "avx2" in flags and "fma" in flags else "generic"

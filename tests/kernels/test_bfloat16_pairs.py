@@ -1,11 +1,8 @@
 """The path of linear that multiplies bfloat16 pairs (AVX-512 BF16), run on any machine by emulating that one instruction."""
 
-import ctypes
-import os
-import shutil
-import subprocess
-from pathlib import Path
+import functools
 
+import emulated
 import pytest
 import torch
 from shapes import random
@@ -15,40 +12,16 @@ from pagecli.kernels import screen as screens
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("cpu/linear.cpp", "cpu/pack_screen.cpp", "cpu/pack_weight.cpp", "cpu/scratch.cpp", "cpu/threads.cpp")
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return emulated.build(tmp_path_factory.mktemp("pairs"), "PAGECLI_EMULATE_PAIR_DOT")
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """The kernels, with the instruction emulated, as a C library."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        pytest.skip("needs a C++ compiler")
-    library = tmp_path_factory.mktemp("pairs") / "pairs.so"
-    options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
-    options += ["-DPAGECLI_ISA=emulated", "-DPAGECLI_EMULATE_PAIR_DOT", f"-I{ROOT}/csrc/include", f"-I{ROOT}/csrc/cpu"]
-    sources = [Path(__file__).with_name("emulated_pairs.cpp"), *(ROOT / "csrc" / source for source in SOURCES)]
-    done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    functions = ctypes.CDLL(str(library))
-    functions.linear_by_pairs.argtypes = functions.screened_by_pairs.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
-    functions.screened_by_pairs.restype = ctypes.c_int64
-    return functions
-
-
-@pytest.fixture(scope="module")
-def linear_by_pairs(emulated):
+def linear_by_pairs(library):
     """linear_by_pairs(x, weight) -> x @ weight.T by the emulated kernels."""
-
-    def run(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        tokens, (rows, cols) = x.shape[0], weight.shape
-        out = torch.full((tokens, rows), float("nan"))
-        packed = torch.empty(-(-rows // 16) * 16 * (cols + 1), dtype=torch.bfloat16)
-        emulated.linear_by_pairs(out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr(), tokens, rows, cols)
-        return out
-
-    return run
+    return functools.partial(emulated.linear, library)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 200])
@@ -75,7 +48,7 @@ def test_a_row_does_not_depend_on_the_others(linear_by_pairs):
         assert torch.equal(linear_by_pairs(x[row : row + 1], weight)[0], together[row])
 
 
-def test_a_screen_allows_for_the_rounding_of_x(emulated, linear_by_pairs):
+def test_a_screen_allows_for_the_rounding_of_x(library, linear_by_pairs):
     """x has whole steps of the screen, but bfloat16 rounds all of it the way that makes one output the largest."""
     rows, cols = 8000, 256
     up, down = [*range(50, 62), *range(107, 115)], [*range(66, 90)]  # steps of 1/127 that bfloat16 rounds so; sums much alike
@@ -94,5 +67,5 @@ def test_a_screen_allows_for_the_rounding_of_x(emulated, linear_by_pairs):
     packed, screen = native.pack_weight(weight, "bfloat16"), torch.empty(screens.num_bytes(rows, cols) // 4, dtype=torch.int32)
     out = torch.full((1,), -7)
     args = out.data_ptr(), x.data_ptr(), packed.data.ctypes.data, screen.data_ptr(), 1, rows, cols
-    assert 1 < emulated.screened_by_pairs(*args) < 30
+    assert 1 < library.emulated_screened(*args) < 30
     assert out.item() == 5000

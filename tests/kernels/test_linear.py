@@ -24,7 +24,7 @@ num_rows = st.integers(0, 40) | st.sampled_from([60, 97, 130])
 
 
 def expected_and_tolerance(isa, x, weight, bias, activation, residual):
-    if isa == "avx512bf16" and weight.dtype == "bfloat16":
+    if isa in ("avx512bf16", "amx") and weight.dtype == "bfloat16":
         x = x.bfloat16()
     if weight.dtype == "int8":
         x = reference.dequantize(*reference.quantize(x, 16383), x.shape[1])

@@ -9,6 +9,7 @@ from fake_nvml import GIB, FakeNvml, Gpu, mig_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagecli import kernels
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_model
 from pagecli.profiler import local_device
@@ -127,6 +128,11 @@ def test_the_host_is_its_free_memory_and_its_cores(monkeypatch):
     assert local_device.multiplies_bfloat16()
     monkeypatch.setenv("PAGECLI_CPU_ISA", "avx2")
     assert not local_device.multiplies_bfloat16()
+
+
+def test_the_instruction_set_is_found_as_the_kernels_find_it(monkeypatch):
+    monkeypatch.delenv("PAGECLI_CPU_ISA", raising=False)
+    assert local_device._isa() == kernels.supported_isas()[0]
 
 
 def test_a_step_of_opt_13b_on_an_h200_is_as_by_hand():

@@ -6,7 +6,7 @@
 namespace pagecli {
 
 // Tables this machine can run, best first; returns how many were written to `tables` (room for kMaxTables).
-constexpr int kMaxTables = 4;
+constexpr int kMaxTables = 5;
 int supported_tables(const KernelTable** tables);
 
 // The table in use: the best one until select_table names another.

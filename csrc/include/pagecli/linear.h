@@ -1,8 +1,8 @@
 // Arguments of linear: out (+)= activation(x @ weight^T + bias), sums in float32.
 //
 // out[m, n] is summed over k in ascending order whatever the batch, the tiling and the number of threads are, so a row's
-// result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 rounds x for
-// bfloat16 weights. For int8 weights x is quantized to 15 bits, 64 k of a row with one scale.
+// result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 and amx round x for
+// bfloat16 weights, and amx sums 32 k at a time. For int8 weights x is quantized to 15 bits, 64 k of a row with one scale.
 #pragma once
 
 #include <stdint.h>

@@ -2,7 +2,7 @@
 //
 //   panel 0 holds rows 0..15, panel 1 rows 16..31, ...; N is padded with zeros to whole panels, K to whole pairs
 //   float32   data[N/16][K  ][16]       one k, 16 rows side by side
-//   bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: what vdpbf16ps eats
+//   bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: what vdpbf16ps eats, and 32 k what tdpbf16ps does
 //   int8      data[N/16][K/64] Int8Group, K padded to whole groups: weight = scale * q, a scale for 64 k of a row
 #pragma once
 

@@ -1,0 +1,44 @@
+"""Kernels compiled as for instructions this machine may not have, those emulated by plain code, as a C library."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("cpu/linear.cpp", "cpu/pack_screen.cpp", "cpu/pack_weight.cpp", "cpu/scratch.cpp", "cpu/threads.cpp")
+TYPES = ("float32", "bfloat16", "int8")  # WeightType of packed_weight.h
+
+
+def build(directory: Path, *definitions: str) -> ctypes.CDLL:
+    """The library of emulated_linear.cpp, the instructions named by `definitions` emulated."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    library = directory / "emulated.so"
+    options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
+    options += ["-DPAGECLI_ISA=emulated", *(f"-D{name}" for name in definitions)]
+    options += [f"-I{ROOT}/csrc/include", f"-I{ROOT}/csrc/cpu"]
+    sources = [Path(__file__).with_name("emulated_linear.cpp"), *(ROOT / "csrc" / source for source in SOURCES)]
+    done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    functions = ctypes.CDLL(str(library))
+    functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
+    functions.emulated_screened.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+    functions.emulated_screened.restype = ctypes.c_int64
+    return functions
+
+
+def linear(library: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: str = "bfloat16") -> torch.Tensor:
+    """x @ weight.T by the emulated kernels, the weight packed as `dtype`."""
+    tokens, (rows, cols) = x.shape[0], weight.shape
+    out = torch.full((tokens, rows), float("nan"))
+    panels, groups = -(-rows // 16), -(-cols // 64)
+    packed = torch.empty(panels * groups * 1088 if dtype == "int8" else panels * 16 * (cols + 1) * 2, dtype=torch.uint8)
+    pointers = out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr()
+    library.emulated_linear(*pointers, tokens, rows, cols, TYPES.index(dtype))
+    return out

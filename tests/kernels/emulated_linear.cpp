@@ -1,0 +1,34 @@
+// linear and pack_weight compiled for instructions that are emulated (emulated.py says which), behind a C interface.
+#include "pagecli/linear.h"
+#include "pagecli/pack_weight.h"
+#include "pagecli/screen.h"
+
+namespace pagecli::emulated {
+void linear(const LinearArgs&);
+void pack_weight(const PackWeightArgs&);
+void pack_screen(const PackScreenArgs&);
+void screened_argmax(const ScreenedArgmaxArgs&);
+}  // namespace pagecli::emulated
+
+// weight[rows, cols] in float32 is packed into `packed` as `type`; out[tokens, rows] = x[tokens, cols] @ weight^T.
+extern "C" void emulated_linear(float* out, const float* x, const float* weight, void* packed, int64_t tokens, int64_t rows,
+                                int64_t cols, int32_t type) {
+    using namespace pagecli;
+    const WeightType weight_type = static_cast<WeightType>(type);
+    emulated::pack_weight({packed, weight, cols, rows, cols, SourceType::float32, weight_type});
+    const PackedWeightView view = {packed, rows, cols, weight_type};
+    emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
+}
+
+// out[tokens] = where each row of what emulated_linear computes of bfloat16 weights is largest, by a screen made in `screen`;
+// returns how many panels were computed from the weights.
+extern "C" int64_t emulated_screened(int64_t* out, const float* x, const void* packed, void* screen, int64_t tokens, int64_t rows,
+                                     int64_t cols) {
+    using namespace pagecli;
+    const PackedWeightView view = {packed, rows, cols, WeightType::bfloat16};
+    bool usable = false;
+    int64_t num_computed = -1;
+    emulated::pack_screen({screen, view, &usable});
+    if (usable) emulated::screened_argmax({out, x, cols, tokens, view, screen, &num_computed});
+    return num_computed;
+}
