@@ -25,11 +25,11 @@ void lay_unit_tile(char* to, float* scale, const float* x, int64_t x_stride, int
         for (int r = 0; r < rows; ++r) {
             alignas(64) uint32_t group[kGroupK / 2];
             const float* from = x + r * x_stride + k;
-            char* line = to + r * kTileRowBytes;
+            char* line = to + r * kUnitRowBytes;
             if constexpr (type == CellType::bfloat16_unit) {
                 bfloat16_pairs(group, from, width);
-                memcpy(line, group, kTileRowBytes);
-                if (width > kChunkK) memcpy(line + step, group + kCellsPerLine, kTileRowBytes);
+                memcpy(line, group, kUnitRowBytes);
+                if (width > kChunkK) memcpy(line + step, group + kCellsPerLine, kUnitRowBytes);
             } else {
                 scale[r] = narrow_group<int16_t>(group, from, width, kLargestX);
                 int8_t* upper = reinterpret_cast<int8_t*>(line);
@@ -52,7 +52,7 @@ Activations lay_out_unit(void* memory, const RowTiles& tiles, const float* x, in
         for (int64_t tile = begin; tile < end; ++tile) {
             const int64_t row = tiles.first_row(tile);
             const int rows = tiles.rows(tile);
-            const int64_t step = (kHasScales ? laid_rows(rows) : rows) * kTileRowBytes;
+            const int64_t step = (kHasScales ? laid_rows(rows) : rows) * kUnitRowBytes;
             char* to = reinterpret_cast<char*>(cells + row * cells_per_row);
             float* to_scale = kHasScales ? scale + row * num_scales : nullptr;
             lay_unit_tile<type>(to, to_scale, x + row * x_stride, x_stride, rows, cols, step);

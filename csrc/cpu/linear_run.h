@@ -211,7 +211,7 @@ static inline Plan plan_of_int8(const LinearArgs& a, FinishFunction finish) {
     const int64_t bytes_per_k = sizeof(Int8Group) / kGroupK;
 #if PAGECLI_HAS_MATRIX_UNIT
     // Fewer rows are faster without it (one row 1.5 times), and the bits are the same.
-    if (a.tokens >= kTileRows) return {a, CellType::int16_unit, k, k, bytes_per_k, groups, unit_int8_tiles(), finish};
+    if (a.tokens >= kUnitRows) return {a, CellType::int16_unit, k, k, bytes_per_k, groups, unit_int8_tiles(), finish};
 #endif
     return {a, CellType::int16_pair, k, k, bytes_per_k, groups, TileTable<Int8Tile, int8_wide_panels>::tiles(), finish};
 }

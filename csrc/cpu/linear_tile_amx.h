@@ -10,7 +10,7 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-constexpr int kMaxUnitRows = 2 * kTileRows;
+constexpr int kMaxUnitRows = 2 * kUnitRows;
 constexpr int kChunkK = 32;  // of bfloat16, in a register
 #if PAGECLI_HAS_MATRIX_UNIT
 
@@ -34,7 +34,7 @@ constexpr int unit_weight(int p) {
 
 template <bool TWO, int p, int last>
 PAGECLI_INLINE void load_panels(const ChunkPanels& weight) {
-    tile_load<unit_weight<TWO>(p)>(weight.data + p * weight.stride, kTileRowBytes);
+    tile_load<unit_weight<TWO>(p)>(weight.data + p * weight.stride, kUnitRowBytes);
     if constexpr (p < last) load_panels<TWO, p + 1, last>(weight);
 }
 
@@ -51,8 +51,8 @@ PAGECLI_INLINE void multiply_panels() {
 template <int PANELS, bool TWO>
 PAGECLI_INLINE void multiply_chunk(const ChunkPanels& weight, const char* x) {
     constexpr int last = PANELS < 4 ? PANELS - 1 : 2;
-    tile_load<4>(x, kTileRowBytes);
-    if constexpr (TWO) tile_load<5>(x + kTileBytes, kTileRowBytes);
+    tile_load<4>(x, kUnitRowBytes);
+    if constexpr (TWO) tile_load<5>(x + kUnitBytes, kUnitRowBytes);
     load_panels<TWO, 0, last>(weight);
     multiply_panels<TWO, 0, last>();
     if constexpr (PANELS == 4) {
@@ -63,8 +63,8 @@ PAGECLI_INLINE void multiply_chunk(const ChunkPanels& weight, const char* x) {
 
 template <int PANELS, bool TWO, bool READS, int p = 0>
 PAGECLI_INLINE void move_sums(float* sums) {
-    constexpr int64_t kStride = PANELS * kTileRowBytes;
-    float *first = sums + p * kPanelWidth, *second = first + kTileRows * PANELS * kPanelWidth;
+    constexpr int64_t kStride = PANELS * kUnitRowBytes;
+    float *first = sums + p * kPanelWidth, *second = first + kUnitRows * PANELS * kPanelWidth;
     if constexpr (READS) {
         tile_load<p>(first, kStride);
         if constexpr (TWO) tile_load<2 + p>(second, kStride);
@@ -77,15 +77,15 @@ PAGECLI_INLINE void move_sums(float* sums) {
 
 // The panels' last chunk, where they end inside it, with zeros to its end.
 template <int PANELS>
-PAGECLI_INLINE ChunkPanels padded_chunk(char (&chunk)[PANELS][kTileBytes], const ChunkPanels& weight, int64_t bytes) {
+PAGECLI_INLINE ChunkPanels padded_chunk(char (&chunk)[PANELS][kUnitBytes], const ChunkPanels& weight, int64_t bytes) {
     memset(chunk, 0, sizeof chunk);
     for (int p = 0; p < PANELS; ++p) memcpy(chunk[p], weight.data + p * weight.stride, static_cast<size_t>(bytes));
-    return {chunk[0], kTileBytes};
+    return {chunk[0], kUnitBytes};
 }
 
 template <int PANELS, bool TWO>
 void tile_bfloat16_unit(const TileArgs& t) {
-    const TileUse use(TWO ? tile_shapes(kTileRows, t.rows - kTileRows) : tile_shapes(t.rows, 0));
+    const TileUse use(TWO ? tile_shapes(kUnitRows, t.rows - kUnitRows) : tile_shapes(t.rows, 0));
     if (!t.first) move_sums<PANELS, TWO, true>(t.sums);
     const char* x = static_cast<const char*>(t.x);
     ChunkPanels weight = {static_cast<const char*>(t.weight), t.panel_stride * static_cast<int64_t>(sizeof(uint16_t))};
@@ -93,12 +93,12 @@ void tile_bfloat16_unit(const TileArgs& t) {
     int64_t k = 0;
     for (; k + kChunkK <= t.k_count; k += kChunkK) {
         multiply_chunk<PANELS, TWO>(weight, x);
-        prefetch_for(prefetcher, kTileRows);
-        x += t.rows * kTileRowBytes;
-        weight.data += kTileBytes;
+        prefetch_for(prefetcher, kUnitRows);
+        x += t.rows * kUnitRowBytes;
+        weight.data += kUnitBytes;
     }
     if (k < t.k_count) {
-        alignas(64) char chunk[PANELS][kTileBytes];
+        alignas(64) char chunk[PANELS][kUnitBytes];
         multiply_chunk<PANELS, TWO>(padded_chunk<PANELS>(chunk, weight, (t.k_count - k) * 2 * kPanelWidth), x);
     }
     move_sums<PANELS, TWO, false>(t.sums);
@@ -113,8 +113,8 @@ inline Tiles unit_bfloat16_tiles(int64_t rows) {
         {tile_bfloat16_unit<1, false>, tile_bfloat16_unit<2, false>},
         {tile_bfloat16_unit<1, true>, tile_bfloat16_unit<2, true>},
     };
-    if (rows <= kTileRows) return {one_block, kTileRows, one_block_wide_panels, kTileRows};
-    return {two_blocks, kMaxUnitRows, two_blocks_wide_panels, kTileRows};
+    if (rows <= kUnitRows) return {one_block, kUnitRows, one_block_wide_panels, kUnitRows};
+    return {two_blocks, kMaxUnitRows, two_blocks_wide_panels, kUnitRows};
 }
 
 #endif

@@ -8,18 +8,18 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-constexpr int kMaxUnitInt8Rows = 4 * kTileRows;
+constexpr int kMaxUnitInt8Rows = 4 * kUnitRows;
 constexpr int kLowBits = 7;  // of x in the lower byte
 constexpr int unit_int8_wide_panels(int) { return 2; }
 // Rows that x has cells for: whole registers of them, so that no register is ever less than full.
-constexpr int64_t laid_rows(int64_t rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
+constexpr int64_t laid_rows(int64_t rows) { return (rows + kUnitRows - 1) / kUnitRows * kUnitRows; }
 
 #if PAGECLI_HAS_MATRIX_UNIT
 
 // What a tile needs of one group besides what TileArgs say.
 struct GroupSums {
-    alignas(64) int8_t quads[2][kTileBytes];                       // [panel]: q[k / 4][16][4]
-    alignas(64) int32_t sums[2][2][kTileRows][kPanelWidth];  // [panel][upper, lower byte]
+    alignas(64) int8_t quads[2][kUnitBytes];                       // [panel]: q[k / 4][16][4]
+    alignas(64) int32_t sums[2][2][kUnitRows][kPanelWidth];  // [panel][upper, lower byte]
 };
 
 PAGECLI_INLINE void lay_quads(int8_t* quads, const Int8Group& group) {
@@ -41,10 +41,10 @@ PAGECLI_INLINE void multiply_group(GroupSums& group) {
     constexpr int kUpper = 2 * p, kLower = 2 * p + 1, kWeight = 6 + p;
     tile_zero<kUpper>();
     tile_dot_int8<kUpper, 4, kWeight>();
-    tile_store<kUpper>(group.sums[p][0], kTileRowBytes);
+    tile_store<kUpper>(group.sums[p][0], kUnitRowBytes);
     tile_zero<kLower>();
     tile_dot_int8<kLower, 5, kWeight>();
-    tile_store<kLower>(group.sums[p][1], kTileRowBytes);
+    tile_store<kLower>(group.sums[p][1], kUnitRowBytes);
     if constexpr (p + 1 < PANELS) multiply_group<PANELS, p + 1>(group);
 }
 
@@ -75,21 +75,21 @@ void tile_int8_unit(const TileArgs& t) {
     const float* x_scale = t.x_scale;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     GroupSums group;
-    const TileUse use(tile_shapes(kTileRows, 0));
-    const int64_t half = laid_rows(t.rows) * kTileRowBytes;
+    const TileUse use(tile_shapes(kUnitRows, 0));
+    const int64_t half = laid_rows(t.rows) * kUnitRowBytes;
     if (t.k_count == 0) memset(t.sums, 0, sizeof(float) * static_cast<size_t>(t.rows * PANELS * kPanelWidth));
     for (int64_t k = 0; k < t.k_count; k += kGroupK) {
         for (int p = 0; p < PANELS; ++p) lay_quads(group.quads[p], weight.panel(p * kVectorsPerPanel));
-        tile_load<6>(group.quads[0], kTileRowBytes);
-        if constexpr (PANELS > 1) tile_load<7>(group.quads[1], kTileRowBytes);
-        for (int row = 0; row < t.rows; row += kTileRows) {
-            const int rows = min_int(kTileRows, t.rows - row);
-            tile_load<4>(x + row * kTileRowBytes, kTileRowBytes);
-            tile_load<5>(x + half + row * kTileRowBytes, kTileRowBytes);
+        tile_load<6>(group.quads[0], kUnitRowBytes);
+        if constexpr (PANELS > 1) tile_load<7>(group.quads[1], kUnitRowBytes);
+        for (int row = 0; row < t.rows; row += kUnitRows) {
+            const int rows = min_int(kUnitRows, t.rows - row);
+            tile_load<4>(x + row * kUnitRowBytes, kUnitRowBytes);
+            tile_load<5>(x + half + row * kUnitRowBytes, kUnitRowBytes);
             multiply_group<PANELS>(group);
             add_scaled<PANELS>(t.sums + row * PANELS * kPanelWidth, group, weight, x_scale + row, rows, t.first && k == 0);
         }
-        prefetch_for(prefetcher, kTileRows);
+        prefetch_for(prefetcher, kUnitRows);
         ++weight.group;
         x += 2 * half;
         x_scale += t.rows;

@@ -12,9 +12,9 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-constexpr int kTileRows = 16;      // of a register
-constexpr int kTileRowBytes = 64;  // 32 k of bfloat16, 64 of bytes, 16 sums
-constexpr int kTileBytes = kTileRows * kTileRowBytes;
+constexpr int kUnitRows = 16;      // of a register
+constexpr int kUnitRowBytes = 64;  // 32 k of bfloat16, 64 of bytes, 16 sums
+constexpr int kUnitBytes = kUnitRows * kUnitRowBytes;
 
 // What LDTILECFG reads.
 struct alignas(64) TileShapes {
@@ -27,10 +27,10 @@ struct alignas(64) TileShapes {
 PAGECLI_INLINE TileShapes tile_shapes(int rows_of_first, int rows_of_second) {
     TileShapes shapes;
     const int lower = rows_of_second > 0 ? rows_of_second : rows_of_first;
-    const int rows[8] = {rows_of_first, rows_of_first, lower, lower, rows_of_first, rows_of_second > 0 ? rows_of_second : kTileRows,
-                         kTileRows,     kTileRows};
+    const int rows[8] = {rows_of_first, rows_of_first, lower, lower, rows_of_first, rows_of_second > 0 ? rows_of_second : kUnitRows,
+                         kUnitRows,     kUnitRows};
     for (int i = 0; i < 8; ++i) {
-        shapes.row_bytes[i] = kTileRowBytes;
+        shapes.row_bytes[i] = kUnitRowBytes;
         shapes.rows[i] = static_cast<uint8_t>(rows[i]);
     }
     return shapes;
@@ -77,7 +77,7 @@ PAGECLI_INLINE void tile_dot_int8() {
 
 struct EmulatedTiles {
     TileShapes shapes;
-    alignas(64) uint8_t bytes[8][kTileRows][kTileRowBytes];
+    alignas(64) uint8_t bytes[8][kUnitRows][kUnitRowBytes];
 };
 static thread_local EmulatedTiles emulated_tiles;
 
@@ -95,12 +95,12 @@ void tile_zero() {
 template <int tile>
 void tile_load(const void* from, int64_t stride) {
     for (int r = 0; r < emulated_tiles.shapes.rows[tile]; ++r)
-        memcpy(emulated_tiles.bytes[tile][r], static_cast<const char*>(from) + r * stride, kTileRowBytes);
+        memcpy(emulated_tiles.bytes[tile][r], static_cast<const char*>(from) + r * stride, kUnitRowBytes);
 }
 template <int tile>
 void tile_store(void* to, int64_t stride) {
     for (int r = 0; r < emulated_tiles.shapes.rows[tile]; ++r)
-        memcpy(static_cast<char*>(to) + r * stride, emulated_tiles.bytes[tile][r], kTileRowBytes);
+        memcpy(static_cast<char*>(to) + r * stride, emulated_tiles.bytes[tile][r], kUnitRowBytes);
 }
 // The even and the odd k of an instruction are summed apart, then together, then onto C.
 template <int c, int a, int b>

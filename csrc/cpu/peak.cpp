@@ -46,18 +46,18 @@ constexpr int64_t kRoundOperations = kRoundsPerPiece * kSums * VecF::width;
 // up to three times as many in a second, before it is throttled.
 template <bool IS_INT8>
 float unit_piece() {
-    alignas(64) float sums[kTileRows][kPanelWidth];
-    alignas(64) uint16_t factors[kTileBytes / 2];
+    alignas(64) float sums[kUnitRows][kPanelWidth];
+    alignas(64) uint16_t factors[kUnitBytes / 2];
     uint32_t state = 1;
     for (uint16_t& factor : factors) {
         state = state * 1664525u + 1013904223u;
         factor = static_cast<uint16_t>(0x3f00u | (state >> 16 & 0x80ffu));  // as bfloat16: 0.5 to 2 and -0.5 to -2
     }
-    const TileUse use(tile_shapes(kTileRows, 0));
-    tile_load<4>(factors, kTileRowBytes);
-    tile_load<5>(factors, kTileRowBytes);
-    tile_load<6>(factors, kTileRowBytes);
-    tile_load<7>(factors, kTileRowBytes);
+    const TileUse use(tile_shapes(kUnitRows, 0));
+    tile_load<4>(factors, kUnitRowBytes);
+    tile_load<5>(factors, kUnitRowBytes);
+    tile_load<6>(factors, kUnitRowBytes);
+    tile_load<7>(factors, kUnitRowBytes);
     for (int64_t round = 0; round < kRoundsPerPiece; ++round) {
         if constexpr (IS_INT8) {
             tile_dot_int8<0, 4, 6>();
@@ -71,11 +71,11 @@ float unit_piece() {
             tile_dot_bfloat16<3, 5, 7>();
         }
     }
-    tile_store<0>(sums, kTileRowBytes);
+    tile_store<0>(sums, kUnitRowBytes);
     return sums[0][0];
 }
 
-constexpr int64_t kOperationsPerK = kRoundsPerPiece * 4 * 2 * kTileRows * kPanelWidth;
+constexpr int64_t kOperationsPerK = kRoundsPerPiece * 4 * 2 * kUnitRows * kPanelWidth;
 
 Piece bfloat16() { return {kOperationsPerK * kChunkK, unit_piece<false>}; }
 Piece int8() { return {kOperationsPerK * kGroupK / 2, unit_piece<true>}; }  // 15 bits of x take two products
