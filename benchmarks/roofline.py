@@ -7,8 +7,9 @@ The machine's peak is measured before and after each round of the requests, as c
 the higher of the two, for a neighbour can only lower them. The roofline is the time that all multiplications and additions
 take at peak, those of attention at float32's. Operations without any, and linear with one row, are held against the bandwidth
 of reading. An LM head with a screen (kernels/screen.py) counts as all of its multiplications and as the screen's bytes: a share
-of that operation beyond 100 % says that it did fewer. Tokens/s and the share of the roofline are of the round in the middle,
-run as users have it; the table is of one more run, every operation timed.
+of that operation beyond 100 % says that it did fewer. Where multiplying is cheap (AMX), a decode step waits for weights and KV
+cache, so a second share holds the run against its operations one by one, each at whichever peak bounds it. Tokens/s and the
+shares are of the round in the middle, run as users have it; the table is of one more run, every operation timed.
 """
 
 import argparse
@@ -89,6 +90,7 @@ def summary(totals: dict[str, Total], seconds: float, num_tokens: int, before: P
     weight_bytes = sum(t.num_bytes for name, t in totals.items() if name.startswith("linear"))
     compute_bound, memory_bound = linear / peak.linear + attention / peak.float32, weight_bytes / peak.read
     bound = max(compute_bound, memory_bound)
+    one_by_one = sum(least_seconds(name, total, peak) for name, total in totals.items())
     return {
         "output_tokens": num_tokens,
         "seconds": seconds,
@@ -100,9 +102,16 @@ def summary(totals: dict[str, Total], seconds: float, num_tokens: int, before: P
         "bound_by": "computing" if bound == compute_bound else "reading weights",
         "share_of_roofline": bound / seconds,
         "share_of_bandwidth": memory_bound / seconds,
+        "share_of_operations": one_by_one / seconds,
         "peak_before": dataclasses.asdict(before),
         "peak_after": dataclasses.asdict(after),
     }
+
+
+def least_seconds(name: str, total: Total, peak: Peak) -> float:
+    """What the operation takes at the peak of its multiply-adds or of reading, whichever is longer."""
+    best = peak.linear if name.startswith("linear") else peak.float32
+    return max(total.operations / best, total.num_bytes / peak.read)
 
 
 def operations(totals: dict[str, Total], seconds: float, peak: Peak) -> dict:
@@ -149,7 +158,8 @@ def show(console: Console, title: str, result: dict) -> None:
         f"{result['output_tokens']:,} tokens in {result['seconds']:.2f} s and {result['steps']:,} steps: "
         f"{result['tokens_per_second']:,.1f} tokens/s, {result['share_of_roofline']:.1%} of the roofline's "
         f"{result['roofline_tokens_per_second']:,.1f} (bound by {result['bound_by']}); "
-        f"weights read at {result['share_of_bandwidth']:.1%} of the bandwidth"
+        f"weights read at {result['share_of_bandwidth']:.1%} of the bandwidth; {result['share_of_operations']:.1%} of what its "
+        "operations one by one allow"
     )
     shares = [r["share_of_roofline"] for r in result["rounds"]]
     if len(shares) > 1:
