@@ -2,7 +2,8 @@
 // panel of packed weights does (packed_weight.h): row i has, of each column, its i-th two bfloat16 or four bytes of k.
 //
 // C is registers 0 to 3, A 4, B 6 and 7, and 5 either. Source: Intel, Instruction Set Extensions Programming
-// Reference, chapter 3. Under PAGECLI_EMULATE_TILES (tests only) plain code does what the reference says each instruction does.
+// Reference, chapter 3. Under PAGECLI_EMULATE_TILES (tests only) plain code does what the reference says each instruction. Sanitizers do
+// not see what these instructions touch, so under them each row is touched by plain code first.
 #pragma once
 
 #include <stdint.h>
@@ -40,9 +41,30 @@ PAGECLI_INLINE TileShapes tile_shapes(int rows_of_first, int rows_of_second) {
 
 #define PAGECLI_HAS_MATRIX_UNIT 1
 
+#if defined(PAGECLI_SANITIZE)
+static thread_local uint8_t rows_of_tiles[8];
+
+static inline void note_shapes(const TileShapes& shapes) { memcpy(rows_of_tiles, shapes.rows, sizeof rows_of_tiles); }
+
+// Reads both ends of every row of a register's memory.
+static inline void touch(int tile, const void* memory, int64_t stride) {
+    for (int r = 0; r < rows_of_tiles[tile]; ++r) {
+        const volatile char* row = static_cast<const volatile char*>(memory) + r * stride;
+        (void)row[0];
+        (void)row[kUnitRowBytes - 1];
+    }
+}
+#else
+PAGECLI_INLINE void note_shapes(const TileShapes&) {}
+PAGECLI_INLINE void touch(int, const void*, int64_t) {}
+#endif
+
 // The registers as `shapes` says, all zero, while it lives.
 struct TileUse {
-    explicit TileUse(const TileShapes& shapes) { __asm__ volatile("ldtilecfg %0" : : "m"(shapes)); }
+    explicit TileUse(const TileShapes& shapes) {
+        note_shapes(shapes);
+        __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+    }
     ~TileUse() { __asm__ volatile("tilerelease"); }
     TileUse(const TileUse&) = delete;
     TileUse& operator=(const TileUse&) = delete;
@@ -55,10 +77,12 @@ PAGECLI_INLINE void tile_zero() {
 }
 template <int tile>
 PAGECLI_INLINE void tile_load(const void* from, int64_t stride) {
+    touch(tile, from, stride);
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(tile) : "memory");
 }
 template <int tile>
 PAGECLI_INLINE void tile_store(void* to, int64_t stride) {
+    touch(tile, to, stride);
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(tile) : "memory");
 }
 template <int c, int a, int b>

@@ -9,7 +9,11 @@
 namespace pagecli::PAGECLI_ISA {
 namespace {
 
+#if defined(PAGECLI_SANITIZE)
+constexpr int64_t kRoundsPerPiece = 100;  // nothing is measured there
+#else
 constexpr int64_t kRoundsPerPiece = 100000;
+#endif
 constexpr int kSums = 10;  // in flight: more than an FMA's latency times those begun in a cycle, and room for both factors
 
 // kRoundsPerPiece times every sum += a * b; the sums' total, which stays finite.

@@ -27,8 +27,21 @@ PAGECLI_INLINE VecF load(const float* p) { return {_mm512_loadu_ps(p)}; }
 PAGECLI_INLINE void store(float* p, VecF v) { _mm512_storeu_ps(p, v.v); }
 
 PAGECLI_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+#if defined(PAGECLI_SANITIZE)  // which do not see what masked instructions touch
+PAGECLI_INLINE VecF load_partial(const float* p, int count) {
+    float lanes[VecF::width] = {};
+    memcpy(lanes, p, static_cast<size_t>(count) * sizeof(float));
+    return load(lanes);
+}
+PAGECLI_INLINE void store_partial(float* p, VecF v, int count) {
+    float lanes[VecF::width];
+    store(lanes, v);
+    memcpy(p, lanes, static_cast<size_t>(count) * sizeof(float));
+}
+#else
 PAGECLI_INLINE VecF load_partial(const float* p, int count) { return {_mm512_maskz_loadu_ps(first_lanes(count), p)}; }
 PAGECLI_INLINE void store_partial(float* p, VecF v, int count) { _mm512_mask_storeu_ps(p, first_lanes(count), v.v); }
+#endif
 
 PAGECLI_INLINE VecI operator+(VecI a, VecI b) { return {_mm512_add_epi32(a.v, b.v)}; }
 PAGECLI_INLINE VecI operator-(VecI a, VecI b) { return {_mm512_sub_epi32(a.v, b.v)}; }

@@ -1,4 +1,4 @@
-// linear and pack_weight compiled for instructions that are emulated (emulated.py says which), behind a C interface.
+// linear and pack_weight compiled for instructions that are emulated (emulated_kernels.py says which), behind a C interface.
 #include "pagecli/linear.h"
 #include "pagecli/pack_weight.h"
 #include "pagecli/screen.h"

@@ -2,7 +2,7 @@
 
 import functools
 
-import emulated
+import emulated_kernels
 import pytest
 import torch
 from shapes import random
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return emulated.build(tmp_path_factory.mktemp("pairs"), "PAGECLI_EMULATE_PAIR_DOT")
+    return emulated_kernels.build(tmp_path_factory.mktemp("pairs"), "PAGECLI_EMULATE_PAIR_DOT")
 
 
 @pytest.fixture(scope="module")
 def linear_by_pairs(library):
     """linear_by_pairs(x, weight) -> x @ weight.T by the emulated kernels."""
-    return functools.partial(emulated.linear, library)
+    return functools.partial(emulated_kernels.linear, library)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 200])

@@ -4,7 +4,7 @@ emulation must give what they give."""
 import functools
 import math
 
-import emulated
+import emulated_kernels
 import pytest
 import torch
 from shapes import random
@@ -20,8 +20,8 @@ COLS = [1, 2, 31, 32, 33, 64, 130, 4099]
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
     """linear(x, weight, dtype) -> x @ weight.T by the emulated unit."""
-    library = emulated.build(tmp_path_factory.mktemp("unit"), "PAGECLI_EMULATE_TILES", "PAGECLI_EMULATE_PAIR_DOT")
-    return functools.partial(emulated.linear, library)
+    library = emulated_kernels.build(tmp_path_factory.mktemp("unit"), "PAGECLI_EMULATE_TILES", "PAGECLI_EMULATE_PAIR_DOT")
+    return functools.partial(emulated_kernels.linear, library)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pagecli.kernels import native
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_operations_grow_with_the_pieces(isa, dtype):
     one = native.peak_operations(dtype, 1)
-    assert one >= 10 * 8 * 2 * 100_000  # sums x lanes x (multiply, add) x rounds, at least
+    assert one >= 10 * 8 * 2 * 100  # sums x lanes x (multiply, add) x rounds, at least
     assert native.peak_operations(dtype, 3) == 3 * one
 
 
