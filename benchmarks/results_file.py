@@ -16,7 +16,7 @@ def machine() -> dict[str, object]:
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     named = {key.strip(): value.strip() for key, value in facts.items()}
     flags = named.get("flags", "").split()
-    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni")
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile")
     return {
         "cpu": f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})",
         "isa": [flag for flag in wanted if flag in flags],
