@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from roofline import MODELS, generate
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
 from pagecli.engine.engine import Engine
-from pagecli.profiler import drawn_lengths
+from pagecli.profiler.workloads import drawn_lengths
 
 MIB = 2**20
 

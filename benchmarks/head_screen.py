@@ -18,11 +18,11 @@ from pathlib import Path
 import results_file
 
 from pagecli import kernels
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.profiler import drawn_lengths
-from pagecli.profiler.prompt_tokens import uniform_ids
+from pagecli.profiler.workloads import drawn_lengths
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 SAMPLE_PROMPTS = Path(__file__).resolve().parents[1] / "sample_data" / "prompts.jsonl"
 MODELS = {"opt-125m": "dummy", "smollm2-135m": "auto"}  # load formats

@@ -19,10 +19,10 @@ from pathlib import Path
 import results_file
 from streaming_memory import write_job
 
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.job_directory import JobDirectory
-from pagecli.jobs.journal_writer import Journal
-from pagecli.jobs.output_row import OutputRow
+from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import OutputRow
+from pagecli.jobs.storage.job_directory import JobDirectory
 
 
 def run_once(folder: Path, max_tokens: int, journal: bool, output: str) -> dict[str, float]:

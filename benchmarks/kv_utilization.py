@@ -11,11 +11,11 @@ import sys
 
 import results_file
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.profiler import drawn_lengths
-from pagecli.profiler.prompt_tokens import uniform_ids
+from pagecli.profiler.workloads import drawn_lengths
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 WORKLOADS = {"sharegpt": drawn_lengths.SHAREGPT, "alpaca": drawn_lengths.ALPACA}
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import results_file
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.profiler.drawn_lengths import SHORT, draw
-from pagecli.profiler.hardware import HardwareMonitor
-from pagecli.profiler.prompt_tokens import uniform_ids
-from pagecli.profiler.recorder import Recorder
-from pagecli.profiler.run_facts import run_facts
+from pagecli.profiler.hardware.monitor import HardwareMonitor
+from pagecli.profiler.recording.engine_settings import run_facts
+from pagecli.profiler.recording.recorder import Recorder
+from pagecli.profiler.workloads.drawn_lengths import SHORT, draw
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 Requests = list[tuple[list[int], int]]  # prompt, output tokens
 

@@ -15,14 +15,14 @@ from dataclasses import asdict
 import results_file
 
 from pagecli.model.registry import resolve_model
-from pagecli.profiler.gpus import find_gpu
-from pagecli.profiler.last_block_waste import DEFAULT_BLOCK_SIZES, waste_by_block_size
-from pagecli.profiler.paper_figures import system_for
-from pagecli.profiler.records import PolicyResult
-from pagecli.profiler.replay import DEFAULT_CASES, replay, replay_case
-from pagecli.profiler.replay_clock import ReplaySettings
-from pagecli.profiler.roofline import StepTime
-from pagecli.profiler.workloads import built_in
+from pagecli.profiler.plan.gpus import find_gpu
+from pagecli.profiler.plan.roofline import StepTime
+from pagecli.profiler.recording.records import PolicyResult
+from pagecli.profiler.replay.last_block_waste import DEFAULT_BLOCK_SIZES, waste_by_block_size
+from pagecli.profiler.replay.paper_figures import system_for
+from pagecli.profiler.replay.replay import DEFAULT_CASES, replay, replay_case
+from pagecli.profiler.replay.replay_clock import ReplaySettings
+from pagecli.profiler.workloads.workloads import built_in
 
 SLOTS = 15_728
 PAPER_RATES = {"sharegpt": 2.0, "alpaca": 30.0}  # requests/s of figure 13

@@ -27,11 +27,11 @@ from rich.table import Table
 from timed_operations import Total, timed
 
 from pagecli import kernels
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.profiler import drawn_lengths
-from pagecli.profiler.prompt_tokens import uniform_ids
+from pagecli.profiler.workloads import drawn_lengths
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 MODELS = {"opt-125m": "dummy", "smollm2-135m": "auto"}  # load formats
 SINGLE = [(16, 128)]

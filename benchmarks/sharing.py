@@ -22,11 +22,11 @@ import numpy as np
 import results_file
 from streaming_memory import TWO_LAYERS
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.profiler import drawn_lengths
-from pagecli.profiler.prompt_tokens import uniform_ids
+from pagecli.profiler.workloads import drawn_lengths
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 SAMPLE_DATA = Path(__file__).resolve().parents[1] / "sample_data"
 WORKLOADS = {"alpaca": drawn_lengths.ALPACA, "sharegpt": drawn_lengths.SHAREGPT}

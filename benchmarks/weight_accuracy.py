@@ -17,10 +17,10 @@ import numpy as np
 import results_file
 import torch
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.dtypes import resolve_kv_dtype
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.model.dtypes import resolve_kv_dtype
 from pagecli.model.registry import HostModel, load_model, resolve_model
 from pagecli.model.step_inputs import StepInputs
 from pagecli.runner import kv_cache

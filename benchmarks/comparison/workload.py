@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pagecli.profiler import drawn_lengths
-from pagecli.profiler.prompt_tokens import uniform_ids
+from pagecli.profiler.workloads import drawn_lengths
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 VOCAB_SIZE = 49_000  # of the smallest model's ids; the special ones are low and left out
 LONG_PROMPT = 1_980

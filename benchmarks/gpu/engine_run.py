@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import timing
 from model_shapes import Workload
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.dtypes import WEIGHT_BYTES
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.outputs import RequestOutput
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.step_plan import StepPlan
 from pagecli.engine.engine import Engine
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.observer import StepTimes
-from pagecli.engine.outputs import RequestOutput
 from pagecli.engine.request import Request
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.scheduler import Scheduler
-from pagecli.engine.step_plan import StepPlan
-from pagecli.model.dtypes import WEIGHT_BYTES
-from pagecli.profiler.gpus import Device
-from pagecli.profiler.roofline import StepTime
+from pagecli.engine.scheduling.scheduler import Scheduler
+from pagecli.profiler.plan.gpus import Device
+from pagecli.profiler.plan.roofline import StepTime
 
 
 class StepCounter:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.model.presets import find_preset
-from pagecli.profiler import drawn_lengths
-from pagecli.profiler.prompt_tokens import uniform_ids
+from pagecli.profiler.workloads import drawn_lengths
+from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 
 _TYPES = {"OPTForCausalLM": "opt", "LlamaForCausalLM": "llama"}
 _TINY: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ def model_directory(name: str, tiny: bool) -> Path:
 
 
 def requests(num_requests: int, vocab_size: int, tiny: bool, kind: str = "sharegpt") -> Workload:
-    """ShareGPT-like or Alpaca-like requests (pagecli.profiler.drawn_lengths), the same in every process."""
+    """ShareGPT-like or Alpaca-like requests (pagecli.profiler.workloads.drawn_lengths), the same in every process."""
     lengths = {"sharegpt": drawn_lengths.SHAREGPT, "alpaca": drawn_lengths.ALPACA}[kind]
     drawn = drawn_lengths.draw(TINY_LENGTHS if tiny else lengths, num_requests)
     return Workload(uniform_ids(drawn, vocab_size), [output for _, output in drawn])

@@ -19,7 +19,7 @@ from model_shapes import Workload, model_directory, requests
 from timing import DEVICE
 
 from pagecli.model.registry import resolve_model
-from pagecli.profiler.hardware import HardwareMonitor
+from pagecli.profiler.hardware.monitor import HardwareMonitor
 
 MARK = "RESULT "
 STATIC_BATCH = 32

@@ -2,9 +2,9 @@
 
 from timed_run import Loaded, main
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 
 
 def load(task: dict) -> Loaded:

@@ -8,16 +8,16 @@ from typer.core import TyperGroup
 
 import pagecli
 from pagecli.cli.config import config
-from pagecli.cli.console import Console
-from pagecli.cli.doctor import EPILOG as DOCTOR_EPILOG
-from pagecli.cli.doctor import doctor
-from pagecli.cli.failures import end_process, exit_code_of, flushed
-from pagecli.cli.generate import EPILOG, generate
+from pagecli.cli.doctor.command import EPILOG as DOCTOR_EPILOG
+from pagecli.cli.doctor.command import doctor
+from pagecli.cli.generate.command import EPILOG, generate
 from pagecli.cli.merge import merge
-from pagecli.cli.profile import EPILOG as PROFILE_EPILOG
-from pagecli.cli.profile import profile
+from pagecli.cli.profile.command import EPILOG as PROFILE_EPILOG
+from pagecli.cli.profile.command import profile
 from pagecli.cli.status import EPILOG as STATUS_EPILOG
 from pagecli.cli.status import status
+from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.exit_codes import end_process, exit_code_of, flushed
 
 
 class PlainHelpGroup(TyperGroup):

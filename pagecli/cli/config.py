@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pagecli.cli import options as flags
-from pagecli.cli.config_files import project_file, user_file
-from pagecli.cli.configuration import all_commands, checked, effective_settings, key_of, options_of, unknown_variables
-from pagecli.cli.console import Console
-from pagecli.cli.failures import exit_code_of
+from pagecli.cli.flags import engine_and_sampling as flags
+from pagecli.cli.settings.files import project_file, user_file
+from pagecli.cli.settings.resolve import all_commands, checked, effective_settings, key_of, options_of, unknown_variables
+from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
-from pagecli.jobs.redaction import redact_values
+from pagecli.jobs.storage.redaction import redact_values
 
 HIDDEN = ("help", "version", "no_config")
 

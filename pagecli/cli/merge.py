@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from pagecli.cli import options as flags
-from pagecli.cli import row_options as row_flags
-from pagecli.cli.console import Console
-from pagecli.cli.failures import exit_code_of
+from pagecli.cli.flags import engine_and_sampling as flags
+from pagecli.cli.flags import row_options as row_flags
+from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
 
 Parts = Annotated[list[str], typer.Argument(metavar="PART... OUTPUT", help="Outputs of generate --shard, then the output.")]
@@ -31,7 +31,7 @@ def merge(
     def run() -> int:
         if len(paths) < 2:
             raise UsageError("merge needs the parts and an output", "pagecli merge part-*.parquet all.parquet")
-        from pagecli.jobs.shard_merge import merge_outputs
+        from pagecli.jobs.shards.merge import merge_outputs
 
         merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression.value)
         console.note(f"{merged.num_rows:,} rows of {merged.num_parts} parts in {paths[-1]}")

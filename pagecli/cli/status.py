@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pagecli.cli import options as flags
-from pagecli.cli.console import Console
-from pagecli.cli.failures import exit_code_of
+from pagecli.cli.flags import engine_and_sampling as flags
+from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.exit_codes import exit_code_of
 
 if TYPE_CHECKING:
-    from pagecli.jobs.job_status import JobStatus
+    from pagecli.jobs.monitoring.job_status import JobStatus
 
 EXIT_CODES = {"complete": 0, "running": 10, "stopped": 11, "killed": 12, "none": 13}
 EPILOG = (
@@ -32,7 +32,7 @@ def status(
     console = Console()
 
     def run() -> int:
-        from pagecli.jobs.job_status import job_status
+        from pagecli.jobs.monitoring.job_status import job_status
 
         found = job_status(output)
         if as_json:

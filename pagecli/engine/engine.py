@@ -4,25 +4,26 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from pagecli import kernels
-from pagecli.engine import decoding, loaded_model, request_output, threads
-from pagecli.engine.admission import Admission
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.outputs import RequestOutput
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.step_plan import StepPlan
+from pagecli.engine import loaded_model, threads
+from pagecli.engine.generation import decoding, request_output
+from pagecli.engine.generation.stopping import FinishCheck, StopSearch
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.observer import EngineObserver
-from pagecli.engine.outputs import RequestOutput
 from pagecli.engine.pipeline import Pipeline, StepHooks
-from pagecli.engine.pipelined_scheduler import PipelinedScheduler
 from pagecli.engine.request import Request
-from pagecli.engine.reservations import Reservations
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.scheduler import SchedulerLimits
+from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.scheduling.pipelined_scheduler import PipelinedScheduler
+from pagecli.engine.scheduling.reservations import Reservations
+from pagecli.engine.scheduling.scheduler import SchedulerLimits
 from pagecli.engine.stats import EngineStats, EngineStatus
-from pagecli.engine.step_plan import StepPlan
-from pagecli.engine.stopping import FinishCheck, StopSearch
 from pagecli.errors import ModelError
+from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
-from pagecli.kv.reserved_manager import ReservedManager
 from pagecli.model.registry import HostModel, Model
 from pagecli.runner import kv_cache, memory_budget
 from pagecli.runner.model_runner import ModelRunner

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-from pagecli.engine.config import EngineConfig
-from pagecli.errors import UsageError
-from pagecli.kernels.gpu_presence import may_have_gpu
-from pagecli.model.dtypes import (
+from pagecli.core.dtypes import (
     CPU_DTYPES,
     GPU_DTYPES,
     KV_BYTES,
@@ -15,8 +12,11 @@ from pagecli.model.dtypes import (
     WEIGHT_BYTES,
     resolve_kv_dtype,
 )
+from pagecli.core.engine_config import EngineConfig
+from pagecli.errors import UsageError
+from pagecli.kernels.gpu_presence import may_have_gpu
 from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
-from pagecli.model.tokenizer import Tokenizer, load_tokenizer
+from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from pagecli.runner import memory_budget
 
 

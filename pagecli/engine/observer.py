@@ -6,10 +6,10 @@ The engine has no observer unless one is given; then the only cost is the test f
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from pagecli.engine.outputs import RequestOutput
+from pagecli.core.outputs import RequestOutput
+from pagecli.core.step_plan import StepPlan
 from pagecli.engine.request import Request
-from pagecli.engine.scheduler import Scheduler
-from pagecli.engine.step_plan import StepPlan
+from pagecli.engine.scheduling.scheduler import Scheduler
 
 
 class StepTimes(NamedTuple):

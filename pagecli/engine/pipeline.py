@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pagecli.core.step_plan import StepPlan
 from pagecli.engine.observer import StepTimes
-from pagecli.engine.pipelined_scheduler import PipelinedScheduler
 from pagecli.engine.request import Request
-from pagecli.engine.step_plan import StepPlan
+from pagecli.engine.scheduling.pipelined_scheduler import PipelinedScheduler
 from pagecli.runner.model_runner import ModelRunner
 
 if TYPE_CHECKING:

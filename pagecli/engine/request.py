@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
-from pagecli.engine.outputs import FinishReason, TokenLogprobs
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.stopping import StopSearch
+from pagecli.core.outputs import FinishReason, TokenLogprobs
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.generation.stopping import StopSearch
 
 if TYPE_CHECKING:
-    from pagecli.engine.beam_search import BeamSearch
+    from pagecli.engine.generation.beam_search import BeamSearch
 
 _next_seq_id = count()
 

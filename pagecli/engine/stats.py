@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pagecli.engine.step_plan import StepPlan
+from pagecli.core.step_plan import StepPlan
 from pagecli.kv.memory import KVMemory
 
 

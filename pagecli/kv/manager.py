@@ -12,8 +12,8 @@ others hold too (Kwon et al., SOSP 2023, sections 4.2 to 4.5).
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.kv.block_pool import BlockPool
-from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.kv.prefix_index import PrefixIndex, block_hashes, chain_hash
 
 

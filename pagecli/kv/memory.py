@@ -1,6 +1,6 @@
 """The memory policies that a scheduler can work on."""
 
+from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
-from pagecli.kv.reserved_manager import ReservedManager
 
 KVMemory = KVManager | ReservedManager

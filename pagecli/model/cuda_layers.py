@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from pagecli.core.model_config import ModelConfig
 from pagecli.kernels import cuda
 from pagecli.kernels.arrays import Array
 from pagecli.kernels.cuda_attention import AttentionPlan, AttentionShape, plan_attention
 from pagecli.kernels.tensors import as_tensor
-from pagecli.model.config import ModelConfig
 from pagecli.model.cuda_linear import CudaLinear, float8_linear
 from pagecli.model.step_inputs import KVCache, StepInputs
 from pagecli.model.weights import WeightSource

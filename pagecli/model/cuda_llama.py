@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from pagecli.core.model_config import ModelConfig
 from pagecli.kernels import cuda
 from pagecli.kernels.cuda_attention import paged_attention
-from pagecli.model.config import ModelConfig
 from pagecli.model.cuda_layers import CudaModel, CudaNorm, CudaStep, CudaWeightLoader
 from pagecli.model.cuda_linear import CudaLinear
 from pagecli.model.rope import RotaryTable

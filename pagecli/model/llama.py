@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pagecli import kernels
+from pagecli.core.model_config import ModelConfig
 from pagecli.kernels.arrays import Array
-from pagecli.model.config import ModelConfig
 from pagecli.model.layers import Linear, RMSNorm, WeightLoader
 from pagecli.model.recorded_layers import RecordedLayers
 from pagecli.model.rope import RotaryTable

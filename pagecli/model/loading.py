@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pagecli.core.dtypes import CPU_DTYPES, GPU_DTYPES
 from pagecli.errors import ModelError, UsageError
-from pagecli.model.dtypes import CPU_DTYPES, GPU_DTYPES
 from pagecli.model.layers import WeightLoader
 from pagecli.model.llama import LlamaModel
 from pagecli.model.opt import OPTModel

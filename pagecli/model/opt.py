@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pagecli import kernels
+from pagecli.core.model_config import OPT_POSITION_OFFSET, ModelConfig
 from pagecli.kernels.arrays import Array
-from pagecli.model.config import OPT_POSITION_OFFSET, ModelConfig
 from pagecli.model.layers import LayerNorm, Linear, WeightLoader
 from pagecli.model.recorded_layers import RecordedLayers
 from pagecli.model.step_buffers import StepBuffers, cut_buffers, make_workspace

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pagecli.core.dtypes import DTYPES
+from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
-from pagecli.model.config import ModelConfig
-from pagecli.model.dtypes import DTYPES
-from pagecli.model.gguf_config import from_gguf_header
-from pagecli.model.gguf_header import read_gguf_header
-from pagecli.model.hf_config import from_hf_config, token_id_tuple
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
+from pagecli.model.readers.gguf_config import from_gguf_header
+from pagecli.model.readers.gguf_header import read_gguf_header
+from pagecli.model.readers.hf_config import from_hf_config, token_id_tuple
 
 if TYPE_CHECKING:
     from pagecli.kernels.arrays import Array

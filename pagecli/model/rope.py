@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
+from pagecli.core.model_config import RopeConfig
 from pagecli.kernels.arrays import Array
-from pagecli.model.config import RopeConfig
 
 _FIRST_POSITIONS = 4096
 

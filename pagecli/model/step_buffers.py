@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from pagecli.core.model_config import ModelConfig
 from pagecli.kernels.arrays import Array
-from pagecli.model.config import ModelConfig
 from pagecli.model.layers import Workspace
 
 

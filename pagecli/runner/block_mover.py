@@ -6,8 +6,8 @@ from itertools import groupby
 import numpy as np
 
 from pagecli import kernels
+from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.kernels.arrays import Array
-from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.model.step_inputs import KVCache
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.kernels import cuda
-from pagecli.kv.moves import BlockMove, MoveKind
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner.device import Device, Event
 

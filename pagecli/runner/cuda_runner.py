@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pagecli.engine.step_plan import SampledToken, StepResult
+from pagecli.core.step_plan import SampledToken, StepResult
 from pagecli.errors import PagecliError
 from pagecli.kernels.cuda_attention import spare_runs
 from pagecli.model.cuda_layers import CudaModel
@@ -20,7 +20,7 @@ from pagecli.runner.cuda_block_mover import CudaBlockMover
 from pagecli.runner.device import Device, Event, Graph
 
 if TYPE_CHECKING:
-    from pagecli.engine.step_plan import SampleSpec, StepPlan
+    from pagecli.core.step_plan import SampleSpec, StepPlan
 
 NUM_SLOTS = 2  # steps that may be under way: one runs while the host makes the next
 

@@ -8,7 +8,7 @@ import torch
 from pagecli.kernels import cuda
 
 if TYPE_CHECKING:
-    from pagecli.engine.step_plan import SampleSpec, StepPlan
+    from pagecli.core.step_plan import SampleSpec, StepPlan
 
 MAX_VOCAB = 1 << 21  # of the drawing kernel
 _INT32_MAX = 2**31 - 1

@@ -6,13 +6,13 @@ from typing import cast
 
 import torch
 
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.step_plan import Chunk, SampleSpec, StepPlan
+from pagecli.core.dtypes import TORCH_NAMES
+from pagecli.core.model_config import ModelConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
 from pagecli.errors import UsageError
 from pagecli.kernels.cuda_errors import DeviceMemoryError, device_errors
-from pagecli.model.config import ModelConfig
 from pagecli.model.cuda_layers import CudaModel
-from pagecli.model.dtypes import TORCH_NAMES
 from pagecli.model.registry import Model
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner import cuda_graphs, kv_cache

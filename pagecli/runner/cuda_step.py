@@ -14,7 +14,7 @@ from pagecli.model.step_inputs import StepInputs
 from pagecli.runner import step_inputs
 
 if TYPE_CHECKING:
-    from pagecli.engine.step_plan import StepPlan
+    from pagecli.core.step_plan import StepPlan
 
 ALIGNMENT = 16  # bytes
 LEAST_TABLE_WIDTH = 64  # blocks; wider tables by factors of 4: few widths, so few graphs

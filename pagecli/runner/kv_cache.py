@@ -6,10 +6,10 @@ within a block the slots of one KV head lie side by side, so attention streams t
 kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // block_size, offset s % block_size
 """
 
+from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES
+from pagecli.core.model_config import ModelConfig
 from pagecli.kernels import arrays
 from pagecli.kernels.arrays import Array
-from pagecli.model.config import ModelConfig
-from pagecli.model.dtypes import KV_BYTES, KV_SCALE_BYTES
 from pagecli.model.step_inputs import KVCache
 
 

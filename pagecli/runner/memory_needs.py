@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
-from pagecli.model.config import ModelConfig
 from pagecli.model.lm_head import screen_bytes
 
 FLOAT32_BYTES = 4

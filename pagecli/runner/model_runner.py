@@ -4,14 +4,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pagecli.engine.step_plan import BeamCandidates, StepResult
+from pagecli.core.step_plan import BeamCandidates, StepResult
 from pagecli.kernels.arrays import Array
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner import sampler, step_inputs
 from pagecli.runner.block_mover import BlockMover
 
 if TYPE_CHECKING:
-    from pagecli.engine.step_plan import SampleSpec, StepPlan
+    from pagecli.core.step_plan import SampleSpec, StepPlan
     from pagecli.model.registry import HostModel
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagecli import kernels
-from pagecli.engine.outputs import TokenLogprobs
-from pagecli.engine.step_plan import BeamCandidates, SampledToken, StepResult
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
 from pagecli.kernels.arrays import Array
 from pagecli.runner import random_draws
 
 if TYPE_CHECKING:
-    from pagecli.engine.step_plan import SampleSpec
+    from pagecli.core.step_plan import SampleSpec
 
 
 @np.errstate(all="ignore")

@@ -9,7 +9,7 @@ from pagecli.kernels.arrays import Array
 from pagecli.model.step_inputs import StepInputs
 
 if TYPE_CHECKING:
-    from pagecli.engine.step_plan import StepPlan
+    from pagecli.core.step_plan import StepPlan
 
 
 def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:

@@ -13,7 +13,7 @@ from pagecli.cli.app import main
 @pytest.fixture
 def generate(tiny_model, tmp_path, monkeypatch, capfd):
     """generate(rows or path, output, *flags) -> (exit code, stdout, stderr); the model is the tiny Llama unless named."""
-    monkeypatch.setattr("pagecli.cli.generate_job.quieten", lambda *args, **settings: None)
+    monkeypatch.setattr("pagecli.cli.generate.job.quieten", lambda *args, **settings: None)
     monkeypatch.chdir(tmp_path)
 
     def run(rows, output, *flags, model="llama"):

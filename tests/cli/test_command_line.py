@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.cli.console import Console
-from pagecli.cli.memory_size import parse_memory_size
+from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.terminal.console import Console
 from pagecli.errors import UsageError
 
 PROGRAM = [sys.executable, "-m", "pagecli"]

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pagecli.cli.app import main
-from pagecli.cli.config_files import KeyLines, read_settings
-from pagecli.cli.options import SAMPLING_DEFAULTS
+from pagecli.cli.flags.engine_and_sampling import SAMPLING_DEFAULTS
+from pagecli.cli.settings.files import KeyLines, read_settings
 from pagecli.errors import PagecliError
 
 
@@ -64,7 +64,7 @@ def effective(run):
 def job(run, monkeypatch):
     """job(*flags): what `pagecli generate` would run."""
     jobs = []
-    monkeypatch.setattr("pagecli.cli.generate_job.run_generate", lambda job, console: jobs.append(job) or 0)
+    monkeypatch.setattr("pagecli.cli.generate.job.run_generate", lambda job, console: jobs.append(job) or 0)
 
     def start(*flags):
         code, _, err = run("generate", "in.jsonl", "out.jsonl", *flags)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pagecli.cli import install_checks, machine_checks
 from pagecli.cli.app import main
-from pagecli.cli.health_check import Check, Health, guarded, is_writable, nearest_existing
-from pagecli.cli.install_checks import size_of
+from pagecli.cli.doctor import install_checks, machine_checks
+from pagecli.cli.doctor.check import Check, Health, guarded, is_writable, nearest_existing
+from pagecli.cli.doctor.install_checks import size_of
 
 
 @pytest.fixture(autouse=True)

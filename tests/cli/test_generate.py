@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pagecli.jobs.summary import SCHEMA_VERSION
+from pagecli.jobs.monitoring.summary import SCHEMA_VERSION
 
 PROMPTS = [{"id": f"row {i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(20)]
 STATS = (
@@ -222,7 +222,7 @@ def test_unexpected_failure_is_one_line_keeps_rows_and_shows_a_traceback_only_wi
 
 @pytest.mark.parametrize("flag", ["--chat", "--system"])
 def test_flags_that_need_a_template_are_refused_without_one(generate, tmp_path, monkeypatch, flag):
-    from pagecli.model.tokenizer import TransformersTokenizer
+    from pagecli.model.tokenizer.tokenizer import TransformersTokenizer
 
     init = TransformersTokenizer.__init__
 

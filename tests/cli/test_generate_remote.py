@@ -2,7 +2,7 @@
 
 import fsspec
 
-from pagecli.jobs import remote_files
+from pagecli.jobs.storage import remote_files
 
 
 def test_output_appears_in_the_store_and_nothing_stays_here(generate, tmp_path, monkeypatch):

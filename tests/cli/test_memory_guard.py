@@ -2,9 +2,9 @@
 
 import pytest
 
-from pagecli.cli import memory_guard
-from pagecli.cli.memory_guard import check_fits
-from pagecli.engine.config import EngineConfig
+from pagecli.cli.generate import memory_guard
+from pagecli.cli.generate.memory_guard import check_fits
+from pagecli.core.engine_config import EngineConfig
 from pagecli.errors import ExitCode, ModelError
 from pagecli.model.registry import resolve_model
 from pagecli.runner import memory_needs

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from pagecli.cli.app import main
-from pagecli.profiler import local_device
-from pagecli.profiler.local_device import LocalGpus
+from pagecli.profiler.plan import local_device
+from pagecli.profiler.plan.local_device import LocalGpus
 
 GIB = 2**30
 
@@ -20,7 +20,7 @@ def profile(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PAGECLI_CPU_ISA", "avx2")
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setattr(local_device, "usable_cores", lambda: 2)
-    monkeypatch.setattr("pagecli.cli.profile_plan.find_gpus", lambda: LocalGpus(None, 0, "no NVIDIA GPU: none here"))
+    monkeypatch.setattr("pagecli.cli.profile.plan.find_gpus", lambda: LocalGpus(None, 0, "no NVIDIA GPU: none here"))
 
     def run(*flags: str, ram: int = 20 * GIB) -> tuple[int, str, str]:
         monkeypatch.setattr(local_device, "available_bytes", lambda: ram)
@@ -107,9 +107,9 @@ def test_a_model_too_large_for_the_machine_is_planned_for_the_smallest_gpu_that_
 
 
 def test_this_machines_gpu_comes_first_and_as_many_as_are_needed(profile, monkeypatch):
-    from pagecli.profiler.gpus import find_gpu
+    from pagecli.profiler.plan.gpus import find_gpu
 
-    monkeypatch.setattr("pagecli.cli.profile_plan.find_gpus", lambda: LocalGpus(find_gpu("a100-40gb"), 4, ""))
+    monkeypatch.setattr("pagecli.cli.profile.plan.find_gpus", lambda: LocalGpus(find_gpu("a100-40gb"), 4, ""))
     assert report(profile, "-m", "opt-13b")["plan"]["device"]["count"] == 1
     assert report(profile, "-m", "opt-66b")["plan"]["device"]["count"] == 4
     code, out, _ = profile("-m", "opt-66b", "--num-gpus", "2", "--no-replay")
@@ -218,7 +218,7 @@ def test_a_jobs_input_is_counted_row_by_row(profile, tmp_path, tiny_model):
 
 
 def test_where_there_is_no_tokenizer_prompts_are_counted_by_their_bytes(profile, tmp_path, monkeypatch):
-    monkeypatch.setattr("pagecli.cli.profile_workload._tokenizer", lambda model: None)
+    monkeypatch.setattr("pagecli.cli.profile.workload._tokenizer", lambda model: None)
     rows = [{"prompt": "x" * 100}, {"messages": [{"role": "user", "content": "y" * 39}]}]
     (tmp_path / "job.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = report(profile, "-m", "opt-175b", "-w", "job.jsonl", "--gpu", "b200", "--num-gpus", "8")["workload"]
@@ -227,7 +227,7 @@ def test_where_there_is_no_tokenizer_prompts_are_counted_by_their_bytes(profile,
 
 
 def test_rows_that_begin_alike_share_block_hashes():
-    from pagecli.cli.profile_workload import _block_hashes
+    from pagecli.cli.profile.workload import _block_hashes
 
     first, second = [*range(40)], [*range(20), *range(90, 110)]
     assert len(_block_hashes(first)) == 2

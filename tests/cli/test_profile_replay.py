@@ -5,10 +5,10 @@ from io import StringIO
 
 import pytest
 
-from pagecli.cli.profile_plan import plan_job
-from pagecli.cli.profile_replay import block_sizes_section, replay_section, sharing_section
+from pagecli.cli.profile.plan import plan_job
+from pagecli.cli.profile.replay import block_sizes_section, replay_section, sharing_section
 from pagecli.model.registry import resolve_model
-from pagecli.profiler.workloads import Workload, WorkloadRequest, built_in
+from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
 FLAGS = {
     "model": "opt-13b",

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from pagecli.cli.app import main
-from pagecli.cli.profile_report import advice_section
-from pagecli.cli.profile_section import Section
-from pagecli.profiler.records import KVShares, PolicyResult
+from pagecli.cli.profile.report import advice_section
+from pagecli.cli.profile.section import Section
+from pagecli.profiler.recording.records import KVShares, PolicyResult
 
 PLAN = ("profile", "--model", "opt-13b", "--gpu", "a100-40gb", "--num-requests", "100")
 

@@ -6,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pagecli.cli.app import main
-from pagecli.profiler.workloads import BUILT_IN, built_in
+from pagecli.profiler.workloads.workloads import BUILT_IN, built_in
 
 
 @pytest.fixture
 def profile(tiny_model, tmp_path, monkeypatch, capfd):
     """profile(*flags) -> (exit code, stdout, stderr) of the tiny Llama, in a directory of its own."""
-    monkeypatch.setattr("pagecli.cli.profile_run.quieten", lambda *args, **settings: None)
+    monkeypatch.setattr("pagecli.cli.profile.run.quieten", lambda *args, **settings: None)
     monkeypatch.setenv("COLUMNS", "140")  # the tables' cells on one line each
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lengths.csv").write_text("prompt_tokens,output_tokens\n" + "".join(f"{8 + i},{5 + i}\n" for i in range(8)))
@@ -103,7 +103,7 @@ def test_what_makes_no_sense_is_said_in_one_line(profile, flags, code, message):
 def test_a_run_takes_few_requests_unless_it_is_told_how_many():
     from types import SimpleNamespace
 
-    from pagecli.cli.profile_run import NUM_REQUESTS, _run_workload
+    from pagecli.cli.profile.run import NUM_REQUESTS, _run_workload
 
     for name in BUILT_IN:
         job = SimpleNamespace(workload=built_in(name))

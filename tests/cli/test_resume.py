@@ -13,8 +13,8 @@ import pytest
 from input_files import write_rows
 
 from pagecli.engine.engine import Engine
-from pagecli.jobs.job_directory import JobDirectory
-from pagecli.jobs.journal_status import read_journal_status
+from pagecli.jobs.journal.journal_status import read_journal_status
+from pagecli.jobs.storage.job_directory import JobDirectory
 from pagecli.model.registry import resolve_dtype
 
 PROMPTS = [
@@ -253,8 +253,8 @@ def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monk
             raise RuntimeError("kernel on fire")
         return launch(self, plan)
 
-    from pagecli.jobs.input_row import InputRow
-    from pagecli.jobs.records import row_key
+    from pagecli.jobs.rows.input_row import InputRow
+    from pagecli.jobs.rows.row_preparer import row_key
 
     poisoned = row_key(InputRow(17, PROMPTS[17]))
     monkeypatch.setattr(ModelRunner, "launch", failing)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from pagecli.cli.app import main
 from pagecli.cli.status import duration_text
-from pagecli.jobs.heartbeat import HEARTBEAT, Heartbeat, HeartbeatFigures, read_heartbeat
-from pagecli.jobs.input_row import InputRow, RowEstimate
-from pagecli.jobs.job_directory import LOCK, JobDirectory, job_directory_path
-from pagecli.jobs.job_lock import JobLock
-from pagecli.jobs.job_watch import JobEnd, JobFacts, Look
-from pagecli.jobs.journal_writer import Journal
-from pagecli.jobs.output_row import error_row
-from pagecli.jobs.runner import Progress
+from pagecli.jobs.journal.job_lock import JobLock
+from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look
+from pagecli.jobs.monitoring.heartbeat import HEARTBEAT, Heartbeat, HeartbeatFigures, read_heartbeat
+from pagecli.jobs.rows.input_row import InputRow, RowEstimate
+from pagecli.jobs.rows.output_row import error_row
+from pagecli.jobs.run.job_loop import Progress
+from pagecli.jobs.storage.job_directory import LOCK, JobDirectory, job_directory_path
 
 KEY = b"k" * 16
 
@@ -176,7 +176,7 @@ def test_what_is_written_is_read_back(job, out):
 
 
 def test_status_needs_no_torch():
-    code = "import sys, pagecli.jobs.job_status; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, pagecli.jobs.monitoring.job_status; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

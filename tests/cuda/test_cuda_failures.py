@@ -7,12 +7,12 @@ import gc
 import pytest
 from fake_device import FakeDevice
 
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine import loaded_model
-from pagecli.engine.config import EngineConfig
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import ModelError
-from pagecli.jobs.step_isolation import IsolatingEngine
+from pagecli.jobs.run.step_isolation import IsolatingEngine
 from pagecli.kernels.cuda_errors import DeviceLostError
 from pagecli.runner import cuda_start
 

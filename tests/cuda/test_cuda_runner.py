@@ -8,9 +8,9 @@ import torch
 from fake_device import FakeDevice
 from step_driver import DrivenSequence, StepDriver
 
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.step_plan import StepPlan
-from pagecli.kv.moves import BlockMove, MoveKind
+from pagecli.core.block_moves import BlockMove, MoveKind
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.step_plan import StepPlan
 from pagecli.model.loading import load_on_gpu
 from pagecli.model.registry import resolve_model
 from pagecli.runner import cuda_start

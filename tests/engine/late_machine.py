@@ -3,7 +3,7 @@ at the latest; a block given away while a launched step may still use it shows."
 
 from simulated_machine import SimulatedMachine
 
-from pagecli.engine.step_plan import BeamCandidates
+from pagecli.core.step_plan import BeamCandidates
 
 
 class LateMachine(SimulatedMachine):
@@ -97,6 +97,6 @@ class LateMachine(SimulatedMachine):
             return self._choose(chunk)
         from simulated_machine import next_token
 
-        from pagecli.engine.step_plan import SampledToken
+        from pagecli.core.step_plan import SampledToken
 
         return tuple(SampledToken(next_token(read, spec.sample, spec.params.seed)) for spec in chunk.specs)

@@ -5,17 +5,17 @@ must be its own tokens: a block that was overwritten, moved wrongly or shared wr
 the text so far, so a wrong token anywhere changes everything after it.
 """
 
-from pagecli.engine.decoding import start_beam_search
-from pagecli.engine.pipelined_scheduler import PipelinedScheduler
+from pagecli.core.block_moves import MoveKind
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.step_plan import BeamCandidates, SampledToken
+from pagecli.engine.generation.decoding import start_beam_search
+from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request
-from pagecli.engine.reservations import Reservations
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.scheduler import SchedulerLimits
-from pagecli.engine.step_plan import BeamCandidates, SampledToken
-from pagecli.engine.stopping import FinishCheck
+from pagecli.engine.scheduling.pipelined_scheduler import PipelinedScheduler
+from pagecli.engine.scheduling.reservations import Reservations
+from pagecli.engine.scheduling.scheduler import SchedulerLimits
+from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
-from pagecli.kv.moves import MoveKind
-from pagecli.kv.reserved_manager import ReservedManager
 
 EOS = 7
 VOCAB = 50

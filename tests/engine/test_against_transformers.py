@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_models import TINY_MODELS
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 
 PROMPTS = Path(__file__).resolve().parents[2] / "sample_data" / "prompts.jsonl"
 TIE = 1e-4  # logits this close may come out in either order

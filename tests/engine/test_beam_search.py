@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 
 PROMPTS = Path(__file__).resolve().parents[2] / "sample_data" / "prompts.jsonl"
 MODES = {"true": True, "false": False, "never": "never"}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import UsageError
 
 SLOT_BYTES = {"llama": 2 * 3 * 2 * (32 + 4), "opt": 2 * 2 * 2 * (32 + 4)}  # K and V, layers, KV heads, head size and scale

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_machine import SimulatedMachine, make_request, texts
 
-from pagecli.engine.admission import Admission
-from pagecli.engine.config import KV_POLICIES
-from pagecli.engine.reservations import num_reserved_slots
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.core.engine_config import KV_POLICIES
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.scheduling.reservations import num_reserved_slots
 from pagecli.errors import ErrorCode, RowError
 
 RESERVING = KV_POLICIES[1:]

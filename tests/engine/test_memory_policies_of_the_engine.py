@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 from pagecli.errors import UsageError
 
 KINDS = (

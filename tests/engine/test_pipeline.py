@@ -9,7 +9,7 @@ from simulated_machine import make_request, texts
 from test_same_text import make_engine
 from test_scheduler_random import RequestsOfAnyKind, alone
 
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.core.sampling_params import SamplingParams
 
 
 class AnyUseWithLateResults(RequestsOfAnyKind):

@@ -14,7 +14,7 @@ from rich.console import Console
 from timed_operations import keys_seen, timed
 
 from pagecli import kernels
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
 from pagecli.engine.engine import Engine
 
 LENGTHS = [(9, 12), (30, 5), (4, 20), (17, 1)]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.engine.sampling_params import SamplingParams
 from pagecli.runner import sampler
 
 BLOCK_BYTES = {"llama": 2 * 3 * 2 * 32 * 4, "opt": 2 * 2 * 2 * 32 * 4}  # of a token, float32
@@ -180,7 +180,7 @@ def run_files(tiny_model, tmp_path, monkeypatch, num_rows, names):
     """The output file and the statistics of the same rows under different flags."""
     from pagecli.cli.app import main
 
-    monkeypatch.setattr("pagecli.cli.generate_job.quieten", lambda *args, **settings: None)
+    monkeypatch.setattr("pagecli.cli.generate.job.quieten", lambda *args, **settings: None)
     words = ("the quick", "brown fox", "jumps", "over", "the lazy dog", "and", "sleeps on", "the capital of", "France", "...")
     kinds = [{key: value for key, value in kind.items() if key != "logprobs"} for kind in KINDS]
     rows = [

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.generation.stopping import FinishCheck, StopSearch
 from pagecli.engine.request import Request
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.stopping import FinishCheck, StopSearch
 from pagecli.errors import UsageError
 
 EOS = 2

@@ -7,10 +7,10 @@ import struct
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.engine.outputs import TokenLogprobs
-from pagecli.jobs import journal, journal_record
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.output_row import OutputRow
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.jobs.journal import record_format, row_codec
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import OutputRow
 
 REQUEST = {"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions"}
 BODY = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "max_tokens": 5, "n": 2}
@@ -35,7 +35,7 @@ def seeds_of(target: str) -> list[bytes]:
         "condition": [b"a == 1 and (b != 'x' or c is null)", b'not d.e in (1, 2.5, true) or `b` contains "t"'],
         "merge_part": [shard % 0 + shard % 1, shard % 0 + shard % 0],
         "journal_file": [_record()],
-        "journal_payload": [journal_record.encode(_outputs())],
+        "journal_payload": [row_codec.encode(_outputs())],
         "config_file": [b'temperature = 0.5\nstop = ["a"]\n[generate]\nmax_tokens = 3\n', b'model = "x"\n[profile]\n'],
         "secrets": [b"https://user:pass@host/p?token=abcdef Bearer abcdefgh12 hf_abcdefghijklmnopqrst AKIAABCDEFGHIJKLMNOP"],
         "gguf_header": [_gguf()],
@@ -56,7 +56,7 @@ def _outputs() -> list[OutputRow]:
 
 def _record() -> bytes:
     outputs = _outputs()
-    return journal.pack(b"other" * 7, 3, 1, 0, journal_record.row_digest(outputs[0].row), journal_record.encode(outputs))
+    return record_format.pack(b"other" * 7, 3, 1, 0, row_codec.row_digest(outputs[0].row), row_codec.encode(outputs))
 
 
 def _parquet(compression: str) -> bytes:

@@ -13,24 +13,24 @@ from typing import Any
 
 import jinja2
 
-from pagecli.cli import config_files
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.cli.settings import files
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, InputError, ModelError, PagecliError, UsageError
-from pagecli.jobs import journal, journal_record
-from pagecli.jobs.input_row import InputRow, InputSource
-from pagecli.jobs.jsonl_reader import parse_line
-from pagecli.jobs.jsonl_writer import RowEncoder
-from pagecli.jobs.openai_batch_input import CHAT_URL, from_batch_row
-from pagecli.jobs.openai_batch_output import BatchEncoder, TokenTexts
-from pagecli.jobs.output_row import OutputRow, ResultColumns, error_row
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.records import PromptOptions, RowPreparer
-from pagecli.jobs.redaction import redact
-from pagecli.jobs.row_filter import is_selected, parse_condition
-from pagecli.jobs.shard_merge import merge_outputs
-from pagecli.model import chat_template
-from pagecli.model.chat_template import ChatTemplate
-from pagecli.model.gguf_header import read_gguf_header
+from pagecli.jobs.journal import record_format, row_codec
+from pagecli.jobs.readers.jsonl_reader import parse_line
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.readers.openai_batch_input import CHAT_URL, from_batch_row
+from pagecli.jobs.rows.input_row import InputRow, InputSource
+from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, error_row
+from pagecli.jobs.rows.row_filter import is_selected, parse_condition
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
+from pagecli.jobs.shards.merge import merge_outputs
+from pagecli.jobs.storage.redaction import redact
+from pagecli.jobs.writers.jsonl_writer import RowEncoder
+from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
+from pagecli.model.readers.gguf_header import read_gguf_header
+from pagecli.model.tokenizer import chat_template
+from pagecli.model.tokenizer.chat_template import ChatTemplate
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 FOLDER = Path(tempfile.mkdtemp(prefix="pagecli-fuzz-", dir=MEMORY))
@@ -69,7 +69,7 @@ def check_row(row: InputRow) -> None:
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
         line.decode("utf-8")
-    journal_record.row_digest(row)
+    row_codec.row_digest(row)
 
 
 def jsonl_line(data: bytes) -> None:
@@ -126,22 +126,22 @@ def merge_part(data: bytes) -> None:
 def journal_file(data: bytes) -> None:
     """No record is found that was not written with the key, whatever the file has."""
     row = InputRow(3, {"prompt": "a"})
-    payload = journal_record.encode([OutputRow(row, text="t", finish_reason="stop")])
-    good = journal.pack(KEY, 3, 1, 0, journal_record.row_digest(row), payload)
+    payload = row_codec.encode([OutputRow(row, text="t", finish_reason="stop")])
+    good = record_format.pack(KEY, 3, 1, 0, row_codec.row_digest(row), payload)
     path = write("rows", data + good)
     fd = os.open(path, os.O_RDONLY)
     try:
-        for record in journal.scan(fd, KEY):
-            found = journal.read_record(fd, KEY, record.offset)
+        for record in record_format.scan(fd, KEY):
+            found = record_format.read_record(fd, KEY, record.offset)
             assert found is not None
             assert record.index == 3, "a record that nobody wrote"
-        list(journal.scan_headers(fd))
+        list(record_format.scan_headers(fd))
     finally:
         os.close(fd)
 
 
 def journal_payload(data: bytes) -> None:
-    journal_record.decode(data, InputRow(0, {}))
+    row_codec.decode(data, InputRow(0, {}))
 
 
 def config_file(data: bytes) -> None:
@@ -150,7 +150,7 @@ def config_file(data: bytes) -> None:
     (folder / "config.toml").write_bytes(data)
     os.environ["XDG_CONFIG_HOME"] = str(FOLDER / "config")
     with contextlib.suppress(PagecliError):
-        config_files.read_settings()
+        files.read_settings()
 
 
 def secrets(data: bytes) -> None:

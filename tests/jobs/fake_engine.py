@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from pagecli.engine.outputs import RequestOutput, SequenceOutput
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.core.outputs import RequestOutput, SequenceOutput
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import RowError
 
 

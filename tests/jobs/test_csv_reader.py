@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from whole_jobs import run_job
 from writing import read_back
 
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.records import PromptOptions, RowPreparer
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 
 
 def read(path, **settings) -> list:

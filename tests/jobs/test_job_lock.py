@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs import job_lock
-from pagecli.jobs.atomic_file import create_temporary, publish
-from pagecli.jobs.job_directory import JobDirectory, job_directory_path, was_published
-from pagecli.jobs.job_lock import LockOwner, read_owner
-from pagecli.jobs.resume import claim_output
+from pagecli.jobs.journal import job_lock
+from pagecli.jobs.journal.job_lock import LockOwner, read_owner
+from pagecli.jobs.journal.output_claim import claim_output
+from pagecli.jobs.storage.atomic_file import create_temporary, publish
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, was_published
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pagecli.jobs.resume import claim_output
+from pagecli.jobs.journal.output_claim import claim_output
 claim = claim_output(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -207,7 +207,7 @@ def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
 
 
 def test_temporaries_beside_a_file_go_when_they_are_old_and_nobodys(tmp_path):
-    from pagecli.jobs.atomic_file import check_output
+    from pagecli.jobs.storage.atomic_file import check_output
 
     dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()
     names = [f".s.json.{pid}-0a1b2c.tmp" for pid in (dead, os.getpid(), "what")] + [f".other.json.{dead}-0a1b2c.tmp"]

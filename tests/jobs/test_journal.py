@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.engine.outputs import TokenLogprobs
+from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
-from pagecli.jobs import journal_writer
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.job_directory import JobDirectory
-from pagecli.jobs.journal import HEADER_BYTES, MAGIC, pack, scan, scan_headers
-from pagecli.jobs.journal_record import decode, encode, row_digest
-from pagecli.jobs.journal_status import read_journal_status
-from pagecli.jobs.journal_writer import ROWS, Journal
-from pagecli.jobs.output_row import OutputRow, error_row
+from pagecli.jobs.journal import journal as journal_module
+from pagecli.jobs.journal.journal import ROWS, Journal
+from pagecli.jobs.journal.journal_status import read_journal_status
+from pagecli.jobs.journal.record_format import HEADER_BYTES, MAGIC, pack, scan, scan_headers
+from pagecli.jobs.journal.row_codec import decode, encode, row_digest
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import OutputRow, error_row
+from pagecli.jobs.storage.job_directory import JobDirectory
 
 KEY = b"k" * 16
 
@@ -258,14 +258,14 @@ def test_short_writes_are_continued(opened, monkeypatch):
 
 
 def test_sync_that_fails_ends_the_job_at_the_next_commit(opened, monkeypatch):
-    monkeypatch.setattr(journal_writer, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(journal_module, "SYNC_SECONDS", 0.01)
     failed = []
 
     def failing(fd):
         failed.append(fd)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(journal_writer, "_flush_to_disk", failing)
+    monkeypatch.setattr(journal_module, "_flush_to_disk", failing)
     journal = opened()
     with pytest.raises(InputError, match="Input/output error"):  # noqa: PT012
         for index in range(100_000):
@@ -275,9 +275,9 @@ def test_sync_that_fails_ends_the_job_at_the_next_commit(opened, monkeypatch):
 
 
 def test_rows_are_synced_by_the_clock(opened, monkeypatch):
-    monkeypatch.setattr(journal_writer, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(journal_module, "SYNC_SECONDS", 0.01)
     synced = []
-    monkeypatch.setattr(journal_writer, "_flush_to_disk", synced.append)
+    monkeypatch.setattr(journal_module, "_flush_to_disk", synced.append)
     journal = opened()
     fill(journal, range(5))
     while journal.num_safe_rows < 5:

@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from fake_engine import FakeEngine, FakeTokenizer
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.jobs.output_row import ResultColumns
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.records import PromptOptions, RowPreparer
-from pagecli.jobs.resume import claim_output
-from pagecli.jobs.runner import JobRun, Window
-from pagecli.jobs.summary import peak_rss_bytes
-from pagecli.jobs.writer import open_output
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.jobs.rows.output_row import ResultColumns
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
+from pagecli.jobs.journal.output_claim import claim_output
+from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.monitoring.summary import peak_rss_bytes
+from pagecli.jobs.writers.open_output import open_output
 claim = claim_output(Path({output!r}))
 journal = claim.open_journal({{"input": {{}}, "model": {{}}, "parameters": {{}}}}, restart=False)
 source = open_input({source!r})

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from pagecli.errors import ExitCode, InputError
-from pagecli.jobs.input_row import RowEstimate
-from pagecli.jobs.job_watch import JobEnd, JobFacts, Look
-from pagecli.jobs.metrics_file import LAST_SUCCESS, METRICS, MetricsFile, last_values, metrics_text
-from pagecli.jobs.runner import Progress
+from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look
+from pagecli.jobs.monitoring.prometheus import LAST_SUCCESS, METRICS, MetricsFile, last_values, metrics_text
+from pagecli.jobs.rows.input_row import RowEstimate
+from pagecli.jobs.run.job_loop import Progress
 
 STATS = {"load_seconds": 1.5, "kv_blocks_total": 100, "num_rows": 10, "num_error_rows": 1, "prompt_tokens": 40}
 STATS |= {"output_tokens": 60, "num_preemptions": 2}

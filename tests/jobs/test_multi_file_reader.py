@@ -9,7 +9,7 @@ from whole_jobs import run_job
 from writing import read_back
 
 from pagecli.errors import InputError
-from pagecli.jobs.reader import open_input
+from pagecli.jobs.readers.open_input import open_input
 
 
 def write_lines(path, *rows):

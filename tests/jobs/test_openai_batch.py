@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from pagecli.engine.outputs import TokenLogprobs
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.openai_batch_input import CHAT_URL, COMPLETIONS_URL, from_batch_row, is_batch_row
-from pagecli.jobs.openai_batch_output import BatchEncoder, TokenTexts
-from pagecli.jobs.output_row import OutputRow, error_row
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.records import PromptOptions, RowPreparer
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.readers.openai_batch_input import CHAT_URL, COMPLETIONS_URL, from_batch_row, is_batch_row
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import OutputRow, error_row
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
+from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
 
 CHAT = [{"role": "user", "content": "Hello world!"}]
 

@@ -12,9 +12,9 @@ import pytest
 from writing import open_writer, read_back, results, write_all
 
 from pagecli.errors import ExitCode, InputError, UsageError
-from pagecli.jobs import parquet_writer
-from pagecli.jobs.atomic_file import write_atomically
-from pagecli.jobs.writer import check_writable
+from pagecli.jobs.storage.atomic_file import write_atomically
+from pagecli.jobs.writers import parquet_writer
+from pagecli.jobs.writers.open_output import check_writable
 
 NAMES = ["out.parquet", "out.jsonl", "out.jsonl.gz"]
 ROWS = [{"x": i} for i in range(2500)]

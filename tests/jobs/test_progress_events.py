@@ -8,10 +8,10 @@ import time
 import pytest
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.input_row import RowEstimate
-from pagecli.jobs.job_watch import JobEnd, JobFacts, JobWatch, Look
-from pagecli.jobs.progress_events import MAX_EVENT_BYTES, ProgressEvents, open_event_stream
-from pagecli.jobs.runner import Progress
+from pagecli.jobs.monitoring.events import JobEnd, JobFacts, JobWatch, Look
+from pagecli.jobs.monitoring.progress_json import MAX_EVENT_BYTES, ProgressEvents, open_event_stream
+from pagecli.jobs.rows.input_row import RowEstimate
+from pagecli.jobs.run.job_loop import Progress
 
 FACTS = JobFacts("in.jsonl", "out.parquet", "m")
 STATS = {"load_seconds": 1.5, "num_rows": 10, "num_error_rows": 1, "output_tokens": 60, "finish_reasons": {"stop": 10}}

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.errors import InputError
-from pagecli.jobs.jsonl_reader import parse_line
-from pagecli.jobs.reader import open_input
+from pagecli.jobs.readers.jsonl_reader import parse_line
+from pagecli.jobs.readers.open_input import open_input
 
 LINES = ['{"prompt": "a"}', "", '{"prompt": "b", "n": 123456789012345678901234567890}', "  ", '{"prompt": "ü"}']
 

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 from fake_engine import FakeTokenizer
 
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.jobs.arrow_values import ArrowColumns
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.records import PromptOptions, RowPreparer, row_key
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.jobs.rows.arrow_values import ArrowColumns
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
 
 
 def prepare(columns, chat_model=False, options=None, params=None):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.jobs.redaction import HIDDEN, is_secret_name, redact, redact_values
+from pagecli.jobs.storage.redaction import HIDDEN, is_secret_name, redact, redact_values
 
 SECRET = "s3cr3tV4lue0123456789"
 

@@ -10,9 +10,9 @@ import pytest
 from whole_jobs import run_job
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs import remote_files
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.writer import check_writable
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.writers.open_output import check_writable
 
 ROWS = [{"prompt": f"prompt {i}", "x": i} for i in range(300)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecli.errors import UsageError
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.row_filter import is_selected, parse_condition
-from pagecli.jobs.row_selection import RowChoice, SelectedRows
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.rows.row_filter import is_selected, parse_condition
+from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
 
 ROW = {"lang": "en", "score": 0.5, "n": 3, "ok": True, "none": None, "deep": {"a": {"b": "x"}}, "my col": 1, "tags": ["a"]}
 

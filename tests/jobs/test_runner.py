@@ -13,13 +13,13 @@ from fake_engine import FakeEngine, FakeTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.engine.sampling_params import SamplingParams
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError
-from pagecli.jobs.input_row import InputRow, RowEstimate
-from pagecli.jobs.records import PromptOptions, RowPreparer, row_key
-from pagecli.jobs.runner import JobRun, Window
-from pagecli.jobs.stop_signals import StopRequested, stop_signals
-from pagecli.jobs.summary import job_stats
+from pagecli.jobs.monitoring.summary import job_stats
+from pagecli.jobs.rows.input_row import InputRow, RowEstimate
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
+from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
 
 class ListSource:
@@ -222,7 +222,7 @@ def test_first_rows_run_while_later_ones_are_still_being_read():
 
 
 def test_progress_tells_where_the_job_stands(monkeypatch):
-    monkeypatch.setattr("pagecli.jobs.runner.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("pagecli.jobs.run.job_loop.PROGRESS_SECONDS", 0.0)
     seen = []
     make_run(FakeEngine(), ListWriter(), on_progress=seen.append).run(ListSource(prompts(50)))
     assert [progress.num_rows for progress in seen] == sorted(progress.num_rows for progress in seen)
@@ -238,7 +238,7 @@ class TwoSamples(FakeEngine):
 
 
 def test_progress_counts_input_rows_however_many_samples_are_written_of_each(monkeypatch):
-    monkeypatch.setattr("pagecli.jobs.runner.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("pagecli.jobs.run.job_loop.PROGRESS_SECONDS", 0.0)
     seen, writer = [], ListWriter()
     result = make_run(TwoSamples(), writer, on_progress=seen.append).run(ListSource(prompts(50)))
     assert (seen[-1].num_rows, result.num_rows, len(writer.rows)) == (50, 100, 100)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from whole_jobs import run_job
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs import parquet_shards
-from pagecli.jobs.row_selection import RowChoice
-from pagecli.jobs.shard_merge import merge_outputs
+from pagecli.jobs.rows.row_selection import RowChoice
+from pagecli.jobs.shards import parquet_shards
+from pagecli.jobs.shards.merge import merge_outputs
 
 
 def write_input(path, num_rows):
@@ -112,8 +112,8 @@ def test_what_is_missing_doubled_or_no_part_is_said_and_nothing_is_written(tmp_p
 @settings(max_examples=20, deadline=None)
 @given(num_rows=st.integers(0, 30), count=st.integers(1, 6), limit=st.none() | st.integers(1, 12))
 def test_every_selected_row_is_in_exactly_one_part(tmp_path_factory, num_rows, count, limit):
-    from pagecli.jobs.reader import open_input
-    from pagecli.jobs.row_selection import SelectedRows
+    from pagecli.jobs.readers.open_input import open_input
+    from pagecli.jobs.rows.row_selection import SelectedRows
 
     path = tmp_path_factory.mktemp("in") / "in.jsonl"
     path.write_text("".join(f'{{"prompt": "a", "x": {i}}}\n' for i in range(num_rows)))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_runner import ListSource, ListWriter, make_run, prompts
 
 from pagecli.errors import ErrorCode
-from pagecli.jobs.error_policy import ErrorPolicy
+from pagecli.jobs.run.error_policy import ErrorPolicy
 
 
 class Fragile(FakeEngine):
@@ -58,7 +58,7 @@ def test_only_rows_that_fail_alone_become_error_rows(culprits, once, seqs, seed)
 def test_search_takes_logarithmically_many_steps():
     engine = Fragile({100}, max_num_seqs=256, seed=1)
     writer = ListWriter()
-    from pagecli.jobs.runner import Window
+    from pagecli.jobs.run.job_loop import Window
 
     result = make_run(engine, writer, Window(256, 512, 256)).run(ListSource(prompts(256)))
     assert result.num_error_rows == 1

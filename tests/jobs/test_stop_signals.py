@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pagecli.jobs import stop_signals as module
-from pagecli.jobs.stop_signals import StopRequested, stop_signals
+from pagecli.jobs.run import stop_signals as module
+from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
 
 @pytest.fixture(autouse=True)

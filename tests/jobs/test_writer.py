@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from writing import open_writer, read_back, result, results, write_all
 
-from pagecli.engine.outputs import TokenLogprobs
+from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import UsageError
-from pagecli.jobs import parquet_writer
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.output_row import RESULT_COLUMNS, carried_name, error_row
-from pagecli.jobs.reader import open_input
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import RESULT_COLUMNS, carried_name, error_row
+from pagecli.jobs.writers import parquet_writer
 
 FORMATS = ["out.parquet", "out.jsonl", "out.jsonl.gz", "out.jsonl.zst"]
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from fake_engine import FakeEngine, FakeTokenizer
 
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.jobs.output_options import OutputOptions
-from pagecli.jobs.output_row import ResultColumns
-from pagecli.jobs.reader import open_input
-from pagecli.jobs.records import PromptOptions, RowPreparer
-from pagecli.jobs.row_selection import RowChoice, SelectedRows
-from pagecli.jobs.runner import JobRun, Window
-from pagecli.jobs.writer import open_output
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.rows.output_row import ResultColumns
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
+from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
+from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.writers.open_output import open_output
+from pagecli.jobs.writers.output_options import OutputOptions
 
 
 def run_job(source: Path | str, output: Path | str, seed: int = 0, chat: bool = False, options=None, **choice) -> None:

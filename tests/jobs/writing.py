@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.jobs.input_row import InputRow
-from pagecli.jobs.output_row import OutputRow, ResultColumns
-from pagecli.jobs.writer import open_output
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import OutputRow, ResultColumns
+from pagecli.jobs.writers.open_output import open_output
 
 
 def result(row: InputRow, **values) -> OutputRow:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.kv.buddy import BuddyAllocator
+from pagecli.kv.baselines.buddy import BuddyAllocator
 
 SIZES = st.integers(1, 300)
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.kv.block_pool import BlockPool
 from pagecli.kv.manager import KVManager
-from pagecli.kv.moves import BlockMove, MoveKind
 
 
 def fill(kv, seq_id, token_ids):

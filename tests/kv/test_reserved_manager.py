@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from pagecli.kv.reserved_manager import ReservedManager
+from pagecli.kv.baselines.reserved_manager import ReservedManager
 
 
 def test_a_sequence_holds_consecutive_blocks_from_the_start():

@@ -5,10 +5,10 @@ import time
 import pytest
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.model import chat_template
-from pagecli.model.chat_template import ChatTemplate
-from pagecli.model.tokenizer import TransformersTokenizer
-from pagecli.model.tokenizer_parts import parts_of
+from pagecli.model.tokenizer import chat_template
+from pagecli.model.tokenizer.chat_template import ChatTemplate
+from pagecli.model.tokenizer.parts import parts_of
+from pagecli.model.tokenizer.tokenizer import TransformersTokenizer
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -61,8 +61,8 @@ def test_template_renders_as_transformers_renders_it(tiny_tokenizer, template):
 
 
 def test_sample_models_own_template_renders_as_transformers_renders_it(sample_model):
-    from pagecli.model.tokenizer import load_tokenizer
-    from pagecli.model.tokenizer_loading import load_with_transformers
+    from pagecli.model.tokenizer.loading import load_with_transformers
+    from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
     ours, theirs = load_tokenizer(sample_model), load_with_transformers(sample_model.tokenizer_path)
     for chat in (CHAT, CHAT[1:2]):

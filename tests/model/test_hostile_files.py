@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pagecli.errors import ModelError
-from pagecli.model.gguf_header import read_gguf_header
+from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.weights.pickle_file import PickleSource
 from pagecli.model.weights.safetensors_file import SafetensorsSource
 
@@ -153,7 +153,7 @@ def test_code_beside_a_model_is_never_run_whatever_is_answered(tmp_path, tiny_mo
     import shutil
 
     from pagecli.model.registry import resolve_model
-    from pagecli.model.tokenizer import load_tokenizer
+    from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
     model, asked = tmp_path / "model", []
     monkeypatch.setattr("builtins.input", lambda *args: asked.append(args) or "y")

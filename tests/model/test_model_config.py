@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import TINY_MODELS
 
+from pagecli.core.model_config import RopeConfig
 from pagecli.errors import ModelError
-from pagecli.model.config import RopeConfig
-from pagecli.model.hf_config import from_hf_config
 from pagecli.model.presets import find_preset, find_preset_by_hub_id, preset_names
+from pagecli.model.readers.hf_config import from_hf_config
 
 # As published: model cards, and the totals of the hub's safetensors files.
 NUM_PARAMETERS = {

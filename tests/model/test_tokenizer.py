@@ -10,8 +10,8 @@ from tiny_models import make_tokenizer
 
 from pagecli.errors import ModelError, RowError
 from pagecli.model.registry import resolve_model
-from pagecli.model.tokenizer import TransformersTokenizer, load_tokenizer
-from pagecli.model.tokenizer_parts import parts_of
+from pagecli.model.tokenizer.parts import parts_of
+from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, load_tokenizer
 
 TEXTS = [
     "",

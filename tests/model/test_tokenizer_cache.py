@@ -9,10 +9,10 @@ import tiny_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.model import tokenizer_cache, tokenizer_loading
-from pagecli.model.tokenizer import TransformersTokenizer
-from pagecli.model.tokenizer_cache import cache_folder, make_folder, read, write
-from pagecli.model.tokenizer_loading import load_parts
+from pagecli.model.tokenizer import cache, loading
+from pagecli.model.tokenizer.cache import cache_folder, make_folder, read, write
+from pagecli.model.tokenizer.loading import load_parts
+from pagecli.model.tokenizer.tokenizer import TransformersTokenizer
 
 NAME, CONTENT = "ab" * 32, b'{"a": 1}\n{"b": 2}'
 
@@ -32,8 +32,8 @@ def model(tmp_path_factory):
 def counted(monkeypatch, tmp_path):
     """How often transformers was asked, with an empty folder for copies."""
     calls = []
-    load = tokenizer_loading.load_with_transformers
-    monkeypatch.setattr(tokenizer_loading, "load_with_transformers", lambda path: calls.append(path) or load(path))
+    load = loading.load_with_transformers
+    monkeypatch.setattr(loading, "load_with_transformers", lambda path: calls.append(path) or load(path))
     monkeypatch.setenv("PAGECLI_CACHE_DIR", str(tmp_path / "copies"))
     return calls
 
@@ -120,7 +120,7 @@ def test_others_files_links_pipes_and_folders_are_not_read(folder, monkeypatch, 
 
 
 def test_of_many_copies_those_used_last_stay(folder, monkeypatch):
-    monkeypatch.setattr(tokenizer_cache, "MAX_FILES", 3)
+    monkeypatch.setattr(cache, "MAX_FILES", 3)
     for age, name in enumerate("abcd"):
         write(folder, name, CONTENT)
         os.utime(folder / f"{name}.json", (1000 + age, 1000 + age))
@@ -204,13 +204,13 @@ def test_a_model_that_changes_while_it_is_read_is_not_kept(model, counted, monke
     import shutil
 
     changing = shutil.copytree(model, tmp_path / "changing")
-    load = tokenizer_loading.load_with_transformers
+    load = loading.load_with_transformers
 
     def load_then_change(path):
         loaded = load(path)
         (changing / "added_tokens.json").write_text("{}")
         return loaded
 
-    monkeypatch.setattr(tokenizer_loading, "load_with_transformers", load_then_change)
+    monkeypatch.setattr(loading, "load_with_transformers", load_then_change)
     load_parts(changing)
     assert list(cache_folder().iterdir()) == []

@@ -9,11 +9,11 @@ import tiny_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.model import tokenizer_cache, tokenizer_loading
-from pagecli.model.tokenizer import TransformersTokenizer, load_tokenizer
-from pagecli.model.tokenizer_copy import faithful_copy
-from pagecli.model.tokenizer_loading import load_parts, load_with_transformers
-from pagecli.model.tokenizer_parts import parts_of
+from pagecli.model.tokenizer import cache, loading
+from pagecli.model.tokenizer.copy import faithful_copy
+from pagecli.model.tokenizer.loading import load_parts, load_with_transformers
+from pagecli.model.tokenizer.parts import parts_of
+from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, load_tokenizer
 
 HOSTILE = [
     " . , ! ? ' n't 'm 's 've 're",
@@ -53,7 +53,7 @@ def from_copy(path):
     """Loaded a first time, and then without transformers."""
     load_parts(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_loading, "load_with_transformers", lambda path: pytest.fail("no copy was kept"))
+        patch.setattr(loading, "load_with_transformers", lambda path: pytest.fail("no copy was kept"))
         return load_parts(path)
 
 
@@ -188,7 +188,7 @@ def test_a_start_that_finds_a_copy_imports_neither_transformers_nor_torch_nor_ji
     directory = tiny_tokenizers.build("byte-level BPE", tmp_path)
     load_parts(directory)
     check = (
-        "import sys, pathlib; from pagecli.model.tokenizer_loading import load_parts; load_parts(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from pagecli.model.tokenizer.loading import load_parts; load_parts(pathlib.Path(sys.argv[1]));"
         "from pagecli.model import tokenizer; print([m for m in ('torch', 'transformers', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", check, str(directory)], capture_output=True, text=True, check=True)
@@ -213,6 +213,6 @@ def test_a_broken_tokenizer_is_the_same_error_whether_copies_are_kept_or_not(tmp
 
 def test_with_an_empty_folder_name_nothing_is_kept(tiny_model, monkeypatch):
     monkeypatch.setenv("PAGECLI_CACHE_DIR", "")
-    monkeypatch.setattr(tokenizer_cache, "write", lambda *args: pytest.fail("written"))
+    monkeypatch.setattr(cache, "write", lambda *args: pytest.fail("written"))
     source = type("Source", (), {"tokenizer_path": tiny_model("opt"), "config": type("C", (), {"eos_token_ids": ()})})
     assert load_tokenizer(source).encode("") == []

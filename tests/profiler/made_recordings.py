@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from pagecli.profiler.records import BlockMap, HardwareSample, KVShares, PolicyResult, Recording, RequestRecord, StepRecord
+from pagecli.profiler.recording.records import (
+    BlockMap,
+    HardwareSample,
+    KVShares,
+    PolicyResult,
+    Recording,
+    RequestRecord,
+    StepRecord,
+)
 
 STEP = StepRecord(
     step=0,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from made_recordings import policy_result, policy_results, recording, steps
 
-from pagecli.profiler.advice import advice
+from pagecli.profiler.report.advice import advice
 
 
 def said(*made, results=None, **facts) -> str | None:

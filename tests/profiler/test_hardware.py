@@ -10,10 +10,10 @@ import pynvml
 import pytest
 from fake_nvml import GIB, Error, FakeNvml, Gpu, mig_part, process
 
-from pagecli.profiler import hardware
-from pagecli.profiler.hardware import HardwareMonitor
-from pagecli.profiler.host_usage import HostSampler
-from pagecli.profiler.nvml import NvmlSampler, NvmlUnavailable
+from pagecli.profiler.hardware import monitor as monitoring
+from pagecli.profiler.hardware.host_usage import HostSampler
+from pagecli.profiler.hardware.monitor import HardwareMonitor
+from pagecli.profiler.hardware.nvml import NvmlSampler, NvmlUnavailable
 
 NOT_SUPPORTED = Error(pynvml.NVML_ERROR_NOT_SUPPORTED)
 NO_PERMISSION = Error(pynvml.NVML_ERROR_NO_PERMISSION)
@@ -192,7 +192,7 @@ def test_a_failing_run_ends_the_thread_too():
 
 
 def test_a_driver_that_hangs_does_not_hold_the_run_up(monkeypatch):
-    monkeypatch.setattr(hardware, "JOIN_SECONDS", 0.05)
+    monkeypatch.setattr(monitoring, "JOIN_SECONDS", 0.05)
     released = threading.Event()
     gpu = Gpu(PowerUsage=lambda n: released.wait(10) and 100_000)
     monitor = HardwareMonitor(time.perf_counter(), 0.005, FakeNvml(gpu))
@@ -212,7 +212,7 @@ def test_a_bug_in_a_reading_is_a_note_and_no_crash():
 
 
 def test_a_long_run_keeps_a_bounded_number_of_readings(monkeypatch):
-    monkeypatch.setattr(hardware, "MAX_ROUNDS", 8)
+    monkeypatch.setattr(monitoring, "MAX_ROUNDS", 8)
     monitor = watch(FakeNvml(Gpu()), seconds=0.25, interval=0.001)
     assert 4 <= len(monitor.samples) // 2 <= 8
     assert monitor.samples[-1].seconds > 0.2

@@ -4,16 +4,16 @@ import weakref
 
 import pytest
 
+from pagecli.core.engine_config import EngineConfig
 from pagecli.engine import loaded_model
-from pagecli.engine.config import EngineConfig
 from pagecli.errors import UsageError
-from pagecli.profiler import measure as measuring
-from pagecli.profiler.measure import DEFAULT_CASES, MeasuredCase, MeasureSettings, measure
-from pagecli.profiler.paper_claims import CLAIMS, claim_for
-from pagecli.profiler.records import KVShares
-from pagecli.profiler.replay import replay_case
-from pagecli.profiler.replay_clock import ReplayCase, ReplaySettings
-from pagecli.profiler.workloads import Workload, WorkloadRequest
+from pagecli.profiler.measure import measure as measuring
+from pagecli.profiler.measure.measure import DEFAULT_CASES, MeasuredCase, MeasureSettings, measure
+from pagecli.profiler.recording.records import KVShares
+from pagecli.profiler.replay.paper_claims import CLAIMS, claim_for
+from pagecli.profiler.replay.replay import replay_case
+from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
+from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 from pagecli.runner import kv_cache
 
 LENGTHS = [(5 + 7 * i % 30, 3 + 11 * i % 25) for i in range(14)]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pagecli.engine.config import EngineConfig
+from pagecli.core.engine_config import EngineConfig
 from pagecli.errors import UsageError
-from pagecli.profiler.sweep import SweepPoint, SweepResult, parse_sweep, sweep, table
+from pagecli.profiler.measure.sweep import SweepPoint, SweepResult, parse_sweep, sweep, table
 
 
 def test_every_combination_is_a_point_batches_last():

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecli.model.registry import resolve_model
-from pagecli.profiler.estimate import estimate, generate_flags
-from pagecli.profiler.gpus import Device, find_gpu, gpu_names
-from pagecli.profiler.plan import PlanSettings, make_plan, num_too_long, smallest_that_fits
-from pagecli.profiler.workloads import Workload, WorkloadRequest, built_in
+from pagecli.profiler.plan.estimate import estimate, generate_flags
+from pagecli.profiler.plan.gpus import Device, find_gpu, gpu_names
+from pagecli.profiler.plan.plan import PlanSettings, make_plan, num_too_long, smallest_that_fits
+from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 from pagecli.runner.memory_budget import AUTO_SHARE
 
 GIB = 2**30

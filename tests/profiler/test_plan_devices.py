@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pagecli import kernels
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_model
-from pagecli.profiler import local_device
-from pagecli.profiler.gpus import find_gpu, gpu_names, match_gpu
-from pagecli.profiler.local_device import find_gpus, host_device
-from pagecli.profiler.roofline import StepTime
+from pagecli.profiler.plan import local_device
+from pagecli.profiler.plan.gpus import find_gpu, gpu_names, match_gpu
+from pagecli.profiler.plan.local_device import find_gpus, host_device
+from pagecli.profiler.plan.roofline import StepTime
 
 OPT_13B = resolve_model("opt-13b", "dummy").config
 

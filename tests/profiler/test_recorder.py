@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from pagecli.engine.config import EngineConfig
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.profiler.recorder import Recorder
-from pagecli.profiler.steps_file import read_steps
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.profiler.recording.recorder import Recorder
+from pagecli.profiler.recording.steps_file import read_steps
 
 SHARED = list(range(20, 60))
 

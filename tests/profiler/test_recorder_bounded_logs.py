@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.errors import InputError
-from pagecli.profiler import bounded_logs
-from pagecli.profiler.bounded_logs import BlockMapLog, RequestLog, StepLog
-from pagecli.profiler.records import RequestRecord, StepRecord
-from pagecli.profiler.steps_file import StepsFile, read_steps
+from pagecli.profiler.recording import bounded_logs
+from pagecli.profiler.recording.bounded_logs import BlockMapLog, RequestLog, StepLog
+from pagecli.profiler.recording.records import RequestRecord, StepRecord
+from pagecli.profiler.recording.steps_file import StepsFile, read_steps
 
 NUM_FIELDS = len(dataclasses.fields(StepRecord))
 

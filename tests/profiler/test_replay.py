@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.model.registry import resolve_model
-from pagecli.profiler.gpus import find_gpu
-from pagecli.profiler.quick_clock import QuickClock
-from pagecli.profiler.records import PolicyResult
-from pagecli.profiler.replay import DEFAULT_CASES, SHARING_CASE, Arrivals, replay, replay_case, result
-from pagecli.profiler.replay_clock import ReplayCase, ReplayClock, ReplaySettings
-from pagecli.profiler.roofline import StepTime
-from pagecli.profiler.workloads import Workload, WorkloadRequest, built_in
+from pagecli.profiler.plan.gpus import find_gpu
+from pagecli.profiler.plan.roofline import StepTime
+from pagecli.profiler.recording.records import PolicyResult
+from pagecli.profiler.replay.fast_clock import QuickClock
+from pagecli.profiler.replay.replay import DEFAULT_CASES, SHARING_CASE, Arrivals, replay, replay_case, result
+from pagecli.profiler.replay.replay_clock import ReplayCase, ReplayClock, ReplaySettings
+from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
 CASES = [
     ReplayCase(policy, batching)
@@ -172,7 +172,7 @@ def test_older_ways_of_batching_are_slower(papers):
 def test_processes_of_their_own_come_to_the_same(monkeypatch):
     timer = StepTime(resolve_model("opt-13b", "dummy").config, find_gpu("a100-40gb"))
     alone = replay(built_in("alpaca", 40), ReplaySettings(15_728), timer)
-    monkeypatch.setattr("pagecli.profiler.replay.LONG", 1)
+    monkeypatch.setattr("pagecli.profiler.replay.replay.LONG", 1)
     assert replay(built_in("alpaca", 40), ReplaySettings(15_728), timer) == alone
 
 

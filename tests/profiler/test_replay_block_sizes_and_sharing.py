@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_model
-from pagecli.profiler.gpus import find_gpu
-from pagecli.profiler.last_block_waste import parse_block_sizes, waste_by_block_size, wasted_share
-from pagecli.profiler.quick_clock import QuickClock
-from pagecli.profiler.replay import Arrivals
-from pagecli.profiler.replay_clock import ReplayCase, ReplaySettings
-from pagecli.profiler.roofline import StepTime
-from pagecli.profiler.sharing import sharing
-from pagecli.profiler.workloads import Workload, WorkloadRequest, built_in
+from pagecli.profiler.plan.gpus import find_gpu
+from pagecli.profiler.plan.roofline import StepTime
+from pagecli.profiler.replay.fast_clock import QuickClock
+from pagecli.profiler.replay.last_block_waste import parse_block_sizes, waste_by_block_size, wasted_share
+from pagecli.profiler.replay.replay import Arrivals
+from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
+from pagecli.profiler.replay.sharing import sharing
+from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
 
 def timer():

@@ -9,11 +9,11 @@ import pytest
 from made_recordings import full_recording, policy_result, policy_results, recording, steps
 
 from pagecli.errors import InputError
-from pagecli.profiler.gpus import find_gpu
-from pagecli.profiler.plan import PlanSettings, make_plan
-from pagecli.profiler.report_content import build_report
-from pagecli.profiler.report_html import write_plots, write_report
-from pagecli.profiler.workloads import built_in
+from pagecli.profiler.plan.gpus import find_gpu
+from pagecli.profiler.plan.plan import PlanSettings, make_plan
+from pagecli.profiler.report.content import build_report
+from pagecli.profiler.report.html import write_plots, write_report
+from pagecli.profiler.workloads.workloads import built_in
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -185,4 +185,4 @@ def test_plots_are_png_files_named_by_their_subject(tmp_path, plan):
 
 
 def test_the_template_is_part_of_the_package():
-    assert (files("pagecli.profiler") / "templates" / "report.html").is_file()
+    assert (files("pagecli.profiler.report") / "templates" / "report.html").is_file()

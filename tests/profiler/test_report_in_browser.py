@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from made_recordings import full_recording, policy_result, policy_results
 
-from pagecli.profiler.report_html import write_report
+from pagecli.profiler.report.html import write_report
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.errors import InputError
-from pagecli.profiler import trace_file
-from pagecli.profiler.records import HardwareSample, Recording, RequestRecord, StepRecord
-from pagecli.profiler.trace_file import write_trace
+from pagecli.profiler.recording import trace_file
+from pagecli.profiler.recording.records import HardwareSample, Recording, RequestRecord, StepRecord
+from pagecli.profiler.recording.trace_file import write_trace
 
 METADATA = {
     "process_name": ("name", str),

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.errors import InputError, UsageError
-from pagecli.profiler.prompt_tokens import FIRST_ID, prompt_token_ids, uniform_ids
-from pagecli.profiler.workload_files import is_trace, read_csv, read_trace
-from pagecli.profiler.workloads import Workload, WorkloadRequest, built_in, length_stats
+from pagecli.profiler.workloads.prompt_tokens import FIRST_ID, prompt_token_ids, uniform_ids
+from pagecli.profiler.workloads.workload_files import is_trace, read_csv, read_trace
+from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in, length_stats
 
 
 @pytest.mark.parametrize(("name", "prompt", "output"), [("sharegpt", 161.31, 337.99), ("alpaca", 19.31, 58.45)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pagecli.kv.moves import BlockMove, MoveKind
+from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.model.step_inputs import KVCache
 from pagecli.runner.block_mover import BlockMover
 

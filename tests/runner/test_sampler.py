@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.engine.sampling_params import SamplingParams
-from pagecli.engine.step_plan import SampleSpec
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.step_plan import SampleSpec
 from pagecli.runner import random_draws, sampler
 
 VOCAB = 40

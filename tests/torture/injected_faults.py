@@ -44,12 +44,12 @@ def install(fault: Fault) -> None:
 
 
 def _replace(name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    from pagecli.jobs import journal_writer
+    from pagecli.jobs.journal import journal
 
     wrapped = wrap(getattr(os, name))
     setattr(os, name, wrapped)
     if name == "fdatasync":
-        journal_writer._flush_to_disk = wrapped
+        journal._flush_to_disk = wrapped
 
 
 def _counting(call: Callable[..., Any], name: str, counts: Counter[str]) -> Callable[..., Any]:

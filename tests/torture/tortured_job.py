@@ -57,7 +57,7 @@ def import_what_jobs_need() -> None:
     import transformers  # noqa: F401
 
     import pagecli.cli.app
-    import pagecli.cli.generate_job
+    import pagecli.cli.generate.job
     import pagecli.engine.engine  # noqa: F401
 
     assert pyarrow is not None

@@ -1,0 +1,87 @@
+"""A job that ends before its last row: what is kept of it, and what is said: how to go on."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pagecli.cli.terminal.console import Console
+from pagecli.errors import PagecliError
+from pagecli.jobs.journal.output_claim import OutputClaim
+from pagecli.jobs.run.job_loop import JobRun, RunResult
+from pagecli.jobs.run.stop_signals import StopRequested
+from pagecli.jobs.storage.byte_streams import is_stream
+from pagecli.jobs.storage.redaction import redact
+from pagecli.jobs.writers.open_output import RowWriter
+
+
+def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, console: Console, input_path: str) -> None:
+    """Saves what was finished: in the journal, or without one as a .partial file. Says where, and how to go on."""
+    result = run.result
+    why = stop_reason(result)
+    if claim is not None and claim.has_journal:
+        num_rows = claim.save()
+        if num_rows:
+            kept = f"the finished rows of this job are kept ({num_rows:,} input rows)"
+            console.error(f"{why}; {kept}" if why else kept, how_to_go_on(input_path))
+        elif why:
+            console.error(f"{why}; no row was finished")
+        return
+    guarded(run.keep_finished, console)
+    path = writer.keep_partial()
+    if path is not None:
+        console.error(f"{why or 'the job did not end'}; its {result.num_rows} finished rows are in {path}")
+    elif why:
+        console.error(why)
+
+
+def stop_reason(result: RunResult) -> str | None:
+    """Why a run ended before its input did; None if something failed, which is said elsewhere."""
+    if result.stopped_by is not None:
+        return f"stopped by {signal.Signals(result.stopped_by).name}"
+    if result.too_many_errors is not None:
+        return f"stopped: {result.too_many_errors}; the first, {result.first_error}"
+    return None
+
+
+def how_to_go_on(input_path: str) -> str:
+    """The command that continues the job: this one, without --restart and without secrets."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
+    command = redact(shlex.join(["pagecli", *arguments]))
+    return f"pipe the same rows to it again to go on: {command}" if is_stream(input_path) else f"go on with: {command}"
+
+
+def last_words(claim: OutputClaim | None, input_path: str) -> Callable[[int], None]:
+    """For a process that does not come to an end by itself: saves what was finished, and says so. Runs in another thread."""
+
+    def speak(signum: int) -> None:
+        text = f"error: ended by {signal.Signals(signum).name} in the middle of a step"
+        if claim is not None and claim.has_journal:
+            num_rows = claim.save_from_outside()
+            text += f"; {num_rows:,} finished rows are kept\nhint: {how_to_go_on(input_path)}"
+        os.write(2, f"{text}\n".encode())
+
+    return speak
+
+
+@contextmanager
+def resumable_loading(claim: OutputClaim | None, console: Console, input_path: str) -> Iterator[None]:
+    """A signal inside, before the run, leaves an earlier run's rows as they are, and says so."""
+    try:
+        yield
+    except StopRequested as request:
+        num_rows = 0 if claim is None else claim.save()
+        if num_rows:
+            name = signal.Signals(request.signum).name
+            console.error(f"stopped by {name} while loading; {num_rows:,} finished rows are kept", how_to_go_on(input_path))
+        raise
+
+
+def guarded(action: Callable[[], object], console: Console) -> None:
+    """Saving after a failure may fail in its turn (the disk is still full); the first failure is the one to report."""
+    try:
+        action()
+    except (PagecliError, OSError) as error:
+        console.detail(f"while saving finished rows: {error}")

@@ -1,0 +1,217 @@
+"""The work behind `pagecli generate`: check everything cheap, load the model, run the job, report."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pagecli.cli.flags.monitoring_options import WatchOptions
+from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading
+from pagecli.cli.generate.memory_guard import check_fits
+from pagecli.cli.generate.monitoring import watched
+from pagecli.cli.generate.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
+from pagecli.cli.generate.partial_output import write_partial
+from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
+from pagecli.cli.generate.rows import Formats, open_rows, output_options, prompt_length
+from pagecli.cli.generate.summary import print_summary
+from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.progress import ProgressDisplay, progress_display
+from pagecli.cli.terminal.quiet_libraries import quieten
+from pagecli.cli.terminal.standard_output import reserved_stdout
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import ExitCode, ModelError
+from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.journal.output_claim import Outcome, OutputClaim
+from pagecli.jobs.monitoring.events import JobEnd, JobFacts, JobWatch
+from pagecli.jobs.monitoring.heartbeat import Heartbeat
+from pagecli.jobs.monitoring.summary import job_stats, write_stats
+from pagecli.jobs.rows.input_row import InputSource
+from pagecli.jobs.rows.output_row import ResultColumns
+from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
+from pagecli.jobs.rows.row_selection import RowChoice
+from pagecli.jobs.run.error_policy import ErrorPolicy
+from pagecli.jobs.run.job_loop import JobRun, Progress, RunResult, Window
+from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
+from pagecli.jobs.storage.atomic_file import check_output
+from pagecli.jobs.storage.redaction import redact_values
+from pagecli.jobs.writers.open_output import RowWriter, open_output
+
+if TYPE_CHECKING:
+    from pagecli.engine.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateJob:
+    """Everything that was asked for, resolved and checked as far as it can be without the model."""
+
+    input: str
+    output: str
+    engine: EngineConfig
+    params: SamplingParams
+    prompts: PromptOptions
+    columns: ResultColumns
+    order: Literal["input", "completion"] = "input"
+    selection: RowChoice = field(default_factory=RowChoice)
+    formats: Formats = field(default_factory=Formats)
+    dry_run: bool = False
+    overwrite: bool = False
+    stats: Path | None = None
+    profile: Path | None = None
+    watch: WatchOptions = field(default_factory=WatchOptions)
+    journal: JournalOptions = field(default_factory=JournalOptions)
+    errors: ErrorPolicy = field(default_factory=ErrorPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of a job, and what it goes on among."""
+
+    job: GenerateJob
+    source: InputSource
+    claim: OutputClaim | None  # None: standard output
+    console: Console
+    signals: StopSignals
+    watch: JobWatch
+    started: float
+
+
+def run_generate(job: GenerateJob, console: Console) -> int:
+    """Runs the job; returns the exit code. Raises PagecliError, StopRequested."""
+    started = time.perf_counter()
+    quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
+    if job.dry_run:
+        from pagecli.cli.generate.dry_run import run_dry
+
+        return run_dry(job, console)
+    facts = JobFacts(job.input, job.output, job.engine.model)
+    with (
+        stop_signals() as signals,
+        watched(job.watch, facts, console) as watch,
+        reserved_stdout() as rows_fd,
+        claimed_output(job.output, job.overwrite, signals) as claim,
+    ):
+        outcome = None if claim is None else completed_before(claim, job.output)
+        if claim is not None and outcome is not None:
+            watch.ended(JobEnd(outcome.exit_code))
+            return _already_complete(claim, outcome, console)
+        if job.stats is not None:
+            check_output(job.stats, overwrite=True)
+        check_profile_directory(job.profile)
+        source = open_rows(job)
+        try:
+            return _run_claimed(_Run(job, source, claim, console, signals, watch, started), rows_fd)
+        finally:
+            source.close()
+
+
+def _run_claimed(run: _Run, rows_fd: int) -> int:
+    job, console = run.job, run.console
+    journal = open_journal(run.claim, job.journal, job, console)
+    if run.claim is not None:
+        run.watch.add(Heartbeat(run.claim.output))
+    run.watch.begun()
+    if journal is not None or run.claim is None:
+        run.signals.last_words = last_words(run.claim, job.input)
+    schema, options = run.source.schema, output_options(job)
+    writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
+    try:
+        if job.journal.partial:
+            return write_partial(run.source, writer, journal, console, job.output)
+        return _run(run, writer, journal)
+    finally:
+        writer.discard()
+
+
+def _already_complete(claim: OutputClaim, outcome: Outcome, console: Console) -> int:
+    """The run before was killed when all was done but the tidying up."""
+    claim.complete()
+    console.note(f"{claim.output} is complete, {outcome.num_rows:,} rows of an earlier run; nothing was left to do")
+    return outcome.exit_code
+
+
+def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
+    job, console = run.job, run.console
+    with progress_display(console) as display:
+        with resumable_loading(run.claim, console, job.input):
+            engine = _load(job, console, display)
+        run.watch.loaded(engine.stats())
+
+        def on_progress(progress: Progress) -> None:
+            display.update(progress)
+            run.watch.update(progress)
+
+        job.formats.token_texts.bind(lambda ids: engine.tokenizer.decode(ids, False))
+        length = prompt_length(job, engine.tokenizer, engine.max_model_len)
+        preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)
+        job_run = JobRun(
+            engine,
+            taking_over(preparer.prepare, journal, job.params),
+            writer,
+            Window.for_engine(job.engine.max_num_seqs),
+            job.order,
+            on_progress,
+            lambda: run.signals.received,
+            journal,
+            job.errors,
+            run.watch.checkpoint,
+        )
+        try:
+            with recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console):
+                code = _run_to_the_end(run, job_run, writer)
+        finally:
+            stats = job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
+            if job.stats is not None:
+                write_stats(job.stats, redact_values(stats))
+    run.watch.ended(JobEnd(code, stats=stats))
+    if code != ExitCode.SIGPIPE:
+        print_summary(console, stats, job.output)
+        _say_errors(job_run.result, console)
+    return code
+
+
+def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engine":
+    display.loading(job.engine.model)
+    console.detail(f"loading {job.engine}")
+    check_fits(job.engine)
+    from pagecli.engine.engine import Engine
+
+    if console.log is not None:
+        console.log.capture_libraries()
+    engine = Engine(job.engine)
+    if not engine.tokenizer.has_chat_template and (job.prompts.chat or job.prompts.system is not None):
+        flag = "--chat" if job.prompts.chat else "--system"
+        raise ModelError(f"{job.engine.model} has no chat template, which {flag} needs", f"leave out {flag}")
+    console.detail(f"loaded: {engine.stats()}")
+    return engine
+
+
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> int:
+    """Runs all rows and completes the output; whatever ends the job early, finished rows are kept."""
+    console, claim = run.console, run.claim
+    try:
+        with run.signals.deferred():
+            result = job_run.run(run.source)
+            if not result.ended_early:
+                code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
+                if claim is not None:
+                    claim.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))
+                writer.finish()
+                if claim is not None:
+                    claim.complete()
+                return code
+        keep_finished(job_run, writer, claim, console, run.job.input)
+        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by
+    except BrokenPipeError:
+        return ExitCode.SIGPIPE
+    except BaseException:
+        guarded(lambda: keep_finished(job_run, writer, claim, console, run.job.input), console)
+        raise
+
+
+def _say_errors(result: RunResult, console: Console) -> None:
+    if result.num_error_rows and not result.ended_early:
+        console.error(
+            f"{result.num_error_rows} of {result.num_rows} rows are error rows; the first, {result.first_error}",
+            "their column error says why",
+        )

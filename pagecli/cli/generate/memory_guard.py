@@ -1,0 +1,31 @@
+"""Whether a job can fit in this machine's memory, found out in milliseconds: before torch, weights or a download."""
+
+from pagecli.core.dtypes import WEIGHT_BYTES
+from pagecli.core.engine_config import EngineConfig
+from pagecli.model.registry import resolve_model
+from pagecli.profiler.plan.local_device import multiplies_bfloat16
+from pagecli.runner import memory_needs
+from pagecli.runner.memory_budget import available_bytes
+
+
+def check_fits(config: EngineConfig) -> None:
+    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
+
+    A GPU's memory is divided when it is there (runner/cuda_start.py).
+    """
+    if config.device == "cuda":
+        return
+    source = resolve_model(config.model, "dummy")
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if multiplies_bfloat16() else "float32"
+    dtype_bytes = WEIGHT_BYTES[dtype]
+    needs = memory_needs.MemoryNeeds(
+        weights=memory_needs.weight_bytes(source.config, dtype_bytes),
+        head_screen=memory_needs.head_screen_bytes(source.config, dtype_bytes),
+        activations=memory_needs.activation_bytes(source.config, config.max_batch_tokens),
+        logits=memory_needs.logits_bytes(source.config, config.max_num_seqs),
+        kv=config.kv_memory_bytes or 0,
+        swap=config.swap_memory_bytes,
+    )
+    needs.check_fit(source.name, available_bytes(), dtype_bytes)

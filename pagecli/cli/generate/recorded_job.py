@@ -1,0 +1,82 @@
+"""`generate --profile DIR`: records a job and leaves its figures in DIR, without ever being the reason that the job fails."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pagecli.cli.terminal.console import Console
+from pagecli.errors import InputError
+from pagecli.jobs.storage.redaction import redact
+
+if TYPE_CHECKING:
+    from pagecli.engine.engine import Engine
+    from pagecli.profiler.recording.records import Recording
+
+STEPS, TRACE, SUMMARY, REPORT = "steps.parquet", "trace.json", "summary.json", "report.html"
+
+
+def check_profile_directory(directory: Path | None) -> None:
+    """Make the directory, before anything is loaded. Raises InputError if that is not possible."""
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--profile {directory}: {error.strerror or error}", "name a directory that can be made") from error
+
+
+@contextmanager
+def recorded_job(directory: Path | None, engine: "Engine", title: str, console: Console) -> Iterator[None]:
+    """Records what the engine does inside, and writes the files however that ends; without a directory it does nothing."""
+    if directory is None:
+        yield
+        return
+    from pagecli.profiler.hardware.monitor import HardwareMonitor
+    from pagecli.profiler.recording.engine_settings import run_facts
+    from pagecli.profiler.recording.recorder import Recorder
+
+    facts = run_facts(engine)
+    facts["model"] = redact(str(facts["model"]))
+    recorder = Recorder(redact(title), facts, directory / STEPS)
+    engine.observer = recorder
+    try:
+        with HardwareMonitor(recorder.origin) as monitor:
+            yield
+    finally:
+        engine.observer = None
+        recording = recorder.finish()
+        recording.hardware, recording.hardware_note = monitor.samples, monitor.note
+        if recorder.problem is not None:
+            console.warning(f"the profile is not complete: {recorder.problem.message}")
+        write_files(directory, recording, console)
+
+
+def write_files(directory: Path, recording: "Recording", console: Console) -> None:
+    """trace.json, summary.json and report.html beside the steps; a problem with one is a warning."""
+    from pagecli.profiler.recording.run_summary import summarize
+    from pagecli.profiler.recording.steps_file import read_steps
+    from pagecli.profiler.recording.trace_file import write_trace
+    from pagecli.profiler.report.advice import advice
+
+    def write_summary() -> None:
+        (directory / SUMMARY).write_text(json.dumps(summarize(recording), indent=2, default=str) + "\n", encoding="utf-8")
+
+    def write_trace_of_all() -> None:
+        steps = None if recording.step_stride == 1 else read_steps(directory / STEPS)
+        write_trace(directory / TRACE, recording, steps)
+
+    def write_page() -> None:
+        from pagecli.profiler.report.html import write_report  # loads matplotlib
+
+        write_report(directory / REPORT, None, None, recording)
+
+    for write in (write_summary, write_trace_of_all, write_page):
+        try:
+            write()
+        except Exception as error:  # a chart that cannot be drawn must not take the job with it
+            console.warning(f"the profile is not complete: {error}")
+    console.note(f"profile: {directory / REPORT}")
+    if (said := advice(None, recording)) is not None:
+        console.note(f"advice: {said}")

@@ -1,0 +1,81 @@
+"""What a job reads and writes, put together from what was asked for: its selected rows, its output's options, its limits."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pagecli.errors import InputError, UsageError
+from pagecli.jobs.readers.open_input import InputFormat, open_input
+from pagecli.jobs.rows.input_row import InputSource
+from pagecli.jobs.rows.prompt_length import PromptLength
+from pagecli.jobs.rows.row_preparer import PromptOptions
+from pagecli.jobs.rows.row_selection import SelectedRows
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.writers.openai_batch_output import TokenTexts
+from pagecli.jobs.writers.output_options import Compression, OutputFormat, OutputOptions
+
+if TYPE_CHECKING:
+    from pagecli.cli.generate.job import GenerateJob
+    from pagecli.model.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Of what the rows come from and go to."""
+
+    input_format: InputFormat = "auto"
+    output_format: OutputFormat = "auto"
+    compression: Compression = "zstd"
+    row_group_rows: int | None = None
+    token_texts: TokenTexts = field(default_factory=TokenTexts)  # gets the tokenizer when it is loaded
+
+
+def open_rows(job: "GenerateJob") -> InputSource:
+    """The rows that the job takes. Raises UsageError, InputError."""
+    selection = job.selection.parse()
+    if selection.shard is not None and job.order != "input":
+        raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
+    source = open_input(job.input, selection.limit if selection.takes_all else None, job.formats.input_format)
+    try:
+        check_columns(source, job.prompts)
+    except BaseException:
+        source.close()
+        raise
+    return source if selection.takes_all else SelectedRows(source, selection)
+
+
+def check_columns(source: InputSource, prompts: PromptOptions) -> None:
+    """An input without any prompt column is refused before the model loads, where it names its columns. Raises InputError."""
+    names = (prompts.prompt_column, "messages", "prompt_token_ids")
+    found = source.column_names
+    if found is not None and not any(name in found for name in names):
+        raise InputError(
+            f"{source.name} has no column {', '.join(dict.fromkeys(names))}; it has {', '.join(found[:12])}",
+            "name the column of the prompts with --prompt-column",
+        )
+
+
+def output_options(job: "GenerateJob") -> OutputOptions:
+    """How the output is written."""
+    return OutputOptions(
+        format=job.formats.output_format,
+        model=job.engine.model,
+        created=_modified(job.input),
+        token_text=job.formats.token_texts,
+        compression=job.formats.compression,
+        row_group_rows=job.formats.row_group_rows,
+        shard=job.selection.parse().shard,
+    )
+
+
+def _modified(path: str) -> int:
+    """When the input was written, in Unix seconds; 0 of what has no such time. It is the same when the job is run again."""
+    try:
+        return int(os.stat(remote_files.local(path)).st_mtime) if os.path.isfile(remote_files.local(path)) else 0
+    except OSError:
+        return 0
+
+
+def prompt_length(job: "GenerateJob", tokenizer: "Tokenizer", max_model_len: int) -> PromptLength:
+    """How long prompts may be, and what happens to longer ones."""
+    return PromptLength(max_model_len, tokenizer.longest_token_bytes, tokenizer.encode, tokenizer.decode, job.prompts.too_long)

@@ -1,0 +1,39 @@
+"""The closing summary of a job, a small table on stderr."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pagecli.cli.terminal.console import Console
+from pagecli.jobs.storage.redaction import redact
+
+
+def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> None:
+    """Prints the figures a user looks for first; --stats has them all."""
+    if console.quiet:
+        return
+    lines = summary_lines(stats, output)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console.print_line(f"{console.dimmed(name.ljust(width))}  {redact(value)}")
+
+
+def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]]:
+    """(name, value) of each line."""
+    reasons = ", ".join(f"{count:,} {name}" for name, count in stats["finish_reasons"].items())
+    taken_over = stats.get("num_rows_taken_over", 0)
+    first_row, used = stats["time_to_first_row_seconds"], stats["kv_slot_utilization"]
+    blocks = f"peak {stats['kv_blocks_peak']:,} of {stats['kv_blocks_total']:,} blocks of {stats['kv_block_size']}"
+    slots = "no slot used" if used is None else f"{used:.1%} of slots used"
+    sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
+    return [
+        ("rows", f"{stats['num_rows']:,}" + (f" ({reasons})" if reasons else "")),
+        *([("taken over", f"{taken_over:,} rows of an earlier run")] if taken_over else []),
+        ("error rows", f"{stats['num_error_rows']:,}"),
+        ("tokens", f"{stats['prompt_tokens']:,} in, {stats['output_tokens']:,} out"),
+        ("speed", f"{stats['output_tokens_per_second']:,.1f} output tokens/s over {stats['generate_seconds']:.1f} s"),
+        ("first row", "none" if first_row is None else f"after {first_row:.1f} s, {stats['load_seconds']:.1f} s of it loading"),
+        ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
+        ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache"),
+        ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
+        ("output", "standard output" if output == "-" else output),
+    ]

@@ -1,0 +1,118 @@
+"""The plan part of a profile: which device the flags mean, the plan for it, and what it is called in the report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.core.dtypes import KV_DTYPE
+from pagecli.core.model_config import ModelConfig
+from pagecli.errors import UsageError
+from pagecli.profiler.plan.gpus import Device, find_gpu
+from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16
+from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_that_fits
+from pagecli.profiler.workloads.workloads import Workload
+
+GPU_LIMITS, HOST_LIMITS = (256, 2048), (128, 512)  # sequences and tokens in a step, unless flags say
+# Tried in this order where neither this machine nor --gpu says what to plan for.
+ASSUMED_GPUS = ("t4", "l4", "a100-40gb", "a100-80gb", "h200", "b200")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """What the other parts of a profile start from."""
+
+    plan: Plan
+    workload: Workload
+    device_note: str  # how the device was chosen, in one line, or nothing
+    chosen_by_user: bool  # --gpu named it: that it does not fit is then the answer, with exit code 4
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.plan.settings.config
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The flags of the plan, read."""
+
+    model: str
+    config: ModelConfig
+    dtype: str
+    kv_dtype: str
+    kv_memory_bytes: int | None
+    block_size: int
+    max_num_seqs: int | None
+    max_batch_tokens: int | None
+
+    def settings(self, device: Device, num_devices: int = 1) -> PlanSettings:
+        on_gpu = device.kind == "gpu"
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if on_gpu or multiplies_bfloat16() else "float32"
+        max_num_seqs, max_batch_tokens = GPU_LIMITS if on_gpu else HOST_LIMITS
+        max_num_seqs = self.max_num_seqs or max_num_seqs
+        return PlanSettings(
+            model=self.model,
+            config=self.config,
+            device=device,
+            num_devices=num_devices,
+            dtype=dtype,
+            kv_dtype=KV_DTYPE.get(dtype, dtype) if self.kv_dtype == "auto" else self.kv_dtype,
+            kv_memory_bytes=self.kv_memory_bytes,
+            block_size=self.block_size,
+            max_num_seqs=max_num_seqs,
+            max_batch_tokens=self.max_batch_tokens or max(max_batch_tokens, max_num_seqs),
+        )
+
+
+def plan_job(values: Mapping[str, Any], config: ModelConfig, workload: Workload) -> PlannedJob:
+    """The plan that the flags ask for. Raises UsageError."""
+    asked = _Asked(
+        model=values["model"],
+        config=config,
+        dtype=str(values["dtype"]),
+        kv_dtype=str(values["kv_dtype"]),
+        kv_memory_bytes=parse_memory_size("--kv-memory", values["kv_memory"]),
+        block_size=values["block_size"],
+        max_num_seqs=values["max_num_seqs"],
+        max_batch_tokens=values["max_batch_tokens"],
+    )
+    gpu, num_gpus = values["gpu"], values["num_gpus"]
+    if gpu.strip().lower() != "auto":
+        plan = make_plan(asked.settings(find_gpu(gpu), num_gpus or 1), workload)
+        return PlannedJob(plan, workload, "", chosen_by_user=True)
+    return _plan_automatically(asked, workload, num_gpus)
+
+
+def _plan_automatically(asked: _Asked, workload: Workload, num_gpus: int | None) -> PlannedJob:
+    """This machine's GPUs, else its RAM, in bfloat16 if it must be, else the smallest of the catalogue that holds it."""
+
+    def plan_on(device: Device, num_devices: int, asked: _Asked = asked) -> Plan:
+        return make_plan(asked.settings(device, num_devices), workload)
+
+    local = find_gpus()
+    if local.device is not None:
+        counts = [num_gpus] if num_gpus else [count for count in (1, 2, 4, 8) if count <= local.num_devices]
+        plans = [plan_on(local.device, count) for count in counts]
+        plan = next((plan for plan in plans if plan.fits), plans[-1])
+        if plan.fits or num_gpus:
+            return PlannedJob(plan, workload, "", chosen_by_user=bool(num_gpus))
+    elif num_gpus:
+        raise UsageError(f"--num-gpus {num_gpus} without a GPU ({local.note})", "name one with --gpu, as a100-40gb")
+    host = host_device()
+    plan = plan_on(host, 1)
+    if plan.fits:
+        return PlannedJob(plan, workload, local.note, chosen_by_user=False)
+    if asked.kv_memory_bytes is not None and plan_on(host, 1, replace(asked, kv_memory_bytes=None)).fits:
+        return PlannedJob(plan, workload, local.note, chosen_by_user=True)  # --kv-memory alone is too much
+    if asked.dtype == "auto" and plan.settings.dtype == "float32":
+        half = plan_on(host, 1, replace(asked, dtype="bfloat16"))
+        if half.fits:
+            return PlannedJob(half, workload, f"{local.note}; float32 does not fit this machine, bfloat16 does", False)
+    needed = f"{asked.model} does not fit this machine ({host.memory_bytes / 2**30:.1f} GiB available)"
+    found = smallest_that_fits(partial(plan_on), [find_gpu(name) for name in ASSUMED_GPUS])
+    if found is None:
+        return PlannedJob(plan, workload, f"{needed}, and none of the catalogue's GPUs", chosen_by_user=False)
+    return PlannedJob(found, workload, f"{needed}: planned for what would hold it; --gpu names another", chosen_by_user=False)

@@ -1,0 +1,185 @@
+"""The plan as people read it: tables and lines for a terminal of 80 columns or more."""
+
+from typing import TYPE_CHECKING
+
+from pagecli.core.dtypes import CPU_KV_DTYPES, KV_DTYPE
+from pagecli.profiler.plan.estimate import Estimate
+from pagecli.profiler.plan.plan import Plan, num_too_long
+from pagecli.profiler.recording.records import MemoryPart
+from pagecli.profiler.workloads.workloads import LengthStats, Workload
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+BAR_WIDTH = 20
+# One color for each part of memory, the same in every table.
+COLORS = {"weights": "blue", "KV cache": "green", "unused": "bright_black"}
+
+
+def plan_tables(
+    plan: Plan, workload: Workload, estimate: Estimate | None, flags: list[str], note: str
+) -> "list[RenderableType]":
+    """Heading, memory, lengths with the requests at a time, estimate, flags."""
+    shown: list[RenderableType] = [_heading(plan)]
+    if note:
+        shown.append(_line(note, "dim"))
+    shown += [_line(""), _memory_table(plan)]
+    if not plan.fits:
+        shown += [_line(line, "bold red" if number == 0 else "") for number, line in enumerate(what_is_missing(plan))]
+    shown += [_line(""), _lengths_table(plan, workload), _line(_workload_line(workload), "dim")]
+    if too_long := num_too_long(plan, workload):
+        of = f"{too_long:,} of {len(workload.requests):,} requests are"
+        most = f"{plan.settings.config.max_positions:,} tokens of {plan.settings.model}"
+        shown.append(_line(f"{of} longer than the {most}: generate refuses or shortens them.", "yellow"))
+    if plan.fits and estimate is not None:
+        shown += [_line(""), _line(_batch_line(plan, workload)), _line(_estimate_line(plan, workload, estimate))]
+        shown += [_line(""), _command(plan.settings.model, flags)]
+        if limits := _what_generate_cannot(plan):
+            shown.append(_line(limits, "dim"))
+    return shown
+
+
+def what_is_missing(plan: Plan) -> list[str]:
+    """The sum that does not come out, and what would."""
+    settings = plan.settings
+    wanted = settings.kv_memory_bytes
+    asked = f" + KV cache {size(wanted)}" if wanted else ""
+    total = plan.weights_bytes + plan.step_bytes + (wanted or 0)
+    lines = [f"Does not fit: weights {size(plan.weights_bytes)} + a step {size(plan.step_bytes)}{asked} = {size(total)}"]
+    if plan.missing_bytes:
+        lines[0] += f" of {size(plan.memory_bytes)}, {size(plan.missing_bytes)} too much"
+    room = (wanted or 0) - plan.missing_bytes
+    if wanted and room >= settings.kv_bytes_per_token * settings.block_size:
+        lines.append(f"The largest KV cache that fits is --kv-memory {room // 2**20}MiB.")
+    elif wanted and not plan.missing_bytes:
+        block = settings.kv_bytes_per_token * settings.block_size
+        lines.append(f"--kv-memory is less than one block, {block:,} bytes: raise it or lower --block-size.")
+    elif settings.device.kind == "gpu":
+        lines.append("Try more of them (--num-gpus), a larger one (--gpu) or a smaller --dtype.")
+    else:
+        lines.append("Try --dtype bfloat16 or int8, a smaller model, or --gpu to see which would hold it.")
+    return lines
+
+
+def size(num_bytes: float) -> str:
+    """GiB, or MiB below one."""
+    return f"{num_bytes / 2**30:,.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def _heading(plan: Plan) -> "RenderableType":
+    from rich.text import Text
+
+    settings = plan.settings
+    count = f"{settings.num_devices} x " if settings.num_devices > 1 else ""
+    kv = "" if settings.kv_dtype == settings.dtype else f", KV cache {settings.kv_dtype}"
+    place = f" on {count}{settings.device.title}, {settings.dtype}{kv}"
+    return Text.assemble((settings.model, "bold"), place)
+
+
+def _line(text: str, style: str = "") -> "RenderableType":
+    from rich.text import Text
+
+    return Text(text, style)
+
+
+def _command(model: str, flags: list[str]) -> "RenderableType":
+    """The command to copy: never broken into lines, whatever the width."""
+    from rich.console import Group
+    from rich.text import Text
+
+    text = f"pagecli generate INPUT OUTPUT --model {model} {' '.join(flags)}"
+    return Group(Text(text, "bold", no_wrap=True, overflow="ignore"))  # alone, print would forget no_wrap
+
+
+def _table() -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+
+
+def _memory_table(plan: Plan) -> "Table":
+    table = _table()
+    table.add_column("memory", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("%", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=BAR_WIDTH)
+    table.add_column("")
+    for part in plan.parts:
+        share = part.num_bytes / plan.memory_bytes
+        table.add_row(part.name, size(part.num_bytes), f"{share:.1%}"[:-1], _bar(part, share), part.note)
+    device = plan.settings.device
+    each = f"{plan.settings.num_devices} x {size(device.memory_bytes)}, " if plan.settings.num_devices > 1 else ""
+    table.add_section()
+    table.add_row(
+        "total", size(plan.memory_bytes), "", "", each + ("as CUDA counts it" if device.kind == "gpu" else "free now")
+    )
+    return table
+
+
+def _bar(part: MemoryPart, share: float) -> "RenderableType":
+    from rich.text import Text
+
+    eighths = min(round(share * BAR_WIDTH * 8), BAR_WIDTH * 8)
+    whole, rest = divmod(eighths, 8)
+    return Text("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else ""), COLORS.get(part.name, "yellow"))
+
+
+def _lengths_table(plan: Plan, workload: Workload) -> "Table":
+    """Percentiles of the lengths, and how many requests of that length the KV cache holds at a time."""
+    table = _table()
+    for name in ("tokens", "prompt", "output", "both", "blocks", "requests at a time"):
+        table.add_column(name, justify="left" if name == "tokens" else "right", no_wrap=True)
+    rows = zip(_values(workload.prompt_stats), _values(workload.output_stats), plan.concurrency, strict=True)
+    for prompt, output, one in rows:
+        requests = f"{one.num_requests:,}" if plan.fits else "-"
+        table.add_row(one.name, f"{prompt:,.0f}", f"{output:,.0f}", f"{one.tokens:,.0f}", f"{one.blocks:,}", requests)
+    return table
+
+
+def _values(stats: LengthStats) -> tuple[float, float, float, float]:
+    return stats.p50, stats.mean, stats.p95, stats.max
+
+
+def _workload_line(workload: Workload) -> str:
+    rate = f", {workload.requests_per_second:,.3g} a second" if workload.requests_per_second else ""
+    return f"{workload.name}: {len(workload.requests):,} requests{rate}; {workload.note}"
+
+
+def _batch_line(plan: Plan, workload: Workload) -> str:
+    settings = plan.settings
+    text = (
+        f"KV cache: {settings.kv_bytes_per_token:,} bytes a token, {plan.kv_slots:,} slots in {plan.kv_blocks:,} blocks of "
+        f"{settings.block_size}. Largest batch before memory: {plan.largest_batch:,} sequences"
+    )
+    limit = min(settings.max_num_seqs, len(workload.requests))
+    why = "--max-num-seqs" if limit == settings.max_num_seqs else "the requests there are"
+    return f"{text}, of which {why} take {limit:,}." if plan.largest_batch > limit else f"{text}."
+
+
+def _estimate_line(plan: Plan, workload: Workload, estimate: Estimate) -> str:
+    speed = f"{estimate.output_tokens_per_second:,.0f} output tokens/s at best"
+    whole = f"{duration(estimate.seconds)} for the {len(workload.requests):,} requests"
+    whole += ", were all there from the start" if workload.requests_per_second else ""
+    step = f"a step of {estimate.batch:,} sequences takes {estimate.step_seconds * 1e3:,.1f} ms and waits for {estimate.bound}"
+    return f"Estimate, not measured ({plan.settings.device.source}): {speed}, {whole}; {step}."
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _what_generate_cannot(plan: Plan) -> str:
+    settings = plan.settings
+    limits = []
+    on_gpu = settings.device.kind == "gpu"
+    if on_gpu:
+        limits.append("has not run on a GPU yet")
+    if settings.dtype == "float16" and not on_gpu:
+        limits.append("takes no float16 weights")
+    if settings.kv_dtype not in CPU_KV_DTYPES and not (on_gpu and settings.kv_dtype in ("fp8", KV_DTYPE.get(settings.dtype))):
+        limits.append(f"has no KV cache of {settings.kv_dtype}")
+    return f"(generate {', '.join(limits)}: there, this plan is for comparison.)" if limits else ""

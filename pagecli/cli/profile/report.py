@@ -1,0 +1,56 @@
+"""What `pagecli profile` makes of its sections at the end: the line of advice, report.html, plots."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pagecli.cli.profile.section import Section
+from pagecli.errors import InputError
+
+if TYPE_CHECKING:
+    from pagecli.profiler.plan.plan import Plan
+    from pagecli.profiler.recording.records import PolicyResult, Recording
+
+
+def check_reports(values: Mapping[str, Any]) -> None:
+    """Refuse what cannot be written before any work is done. Raises InputError."""
+    html, plots = values["html"], values["plots"]
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise InputError(f"--html {html}: not a file in a directory that exists", "name a file")
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise InputError(f"--plots {plots}: not a directory", "name a directory, which may be new")
+
+
+def advice_section(sections: Sequence[Section]) -> Section:
+    """One line where the numbers of the other sections show a cause; empty where they do not."""
+    from rich.text import Text
+
+    from pagecli.profiler.report.advice import advice
+
+    said = advice(_results(sections), _recording(sections))
+    return Section({"advice": said}, [Text(f"Advice: {said}.", "yellow")] if said else [])
+
+
+def write_reports(values: Mapping[str, Any], plan: "Plan", workload: str, sections: Sequence[Section]) -> list[Path]:
+    """Writes what --html and --plots ask for; returns the files. Raises InputError."""
+    html, plots = values["html"], values["plots"]
+    if html is None and plots is None:
+        return []
+    from pagecli.profiler.report.html import write_plots, write_report
+
+    sweep = [point for section in sections for point in section.sweep]
+    shown = plan, _results(sections), _recording(sections), workload, sweep
+    written = write_plots(plots, *shown) if plots is not None else []
+    if html is not None:
+        write_report(html, *shown)
+        written.append(html)
+    return written
+
+
+def _results(sections: Sequence[Section]) -> "list[PolicyResult]":
+    return [result for section in sections for result in section.results]
+
+
+def _recording(sections: Sequence[Section]) -> "Recording | None":
+    """The first that there is: that of the engine's own policy."""
+    return next((section.recording for section in sections if section.recording is not None), None)

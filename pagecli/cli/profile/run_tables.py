@@ -1,0 +1,156 @@
+"""What was measured, as people read it and as JSON; the paper's and the blog's claims stand beside it."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pagecli.profiler.measure.measure import PAPER_SLOTS_PER_LONGEST, Measurement, MeasureSettings
+from pagecli.profiler.measure.sweep import SweepResult, table
+from pagecli.profiler.plan.plan_json import policy_json
+from pagecli.profiler.recording.records import PolicyResult
+from pagecli.profiler.recording.run_summary import summarize
+from pagecli.profiler.replay.paper_claims import claim_for
+from pagecli.profiler.workloads.workloads import Workload
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+
+def ratio(results: list[PolicyResult], other: PolicyResult) -> float | None:
+    """Measured tokens/s of the first result, the paged one, over another's."""
+    speed = other.output_tokens_per_second
+    return results[0].output_tokens_per_second / speed if speed else None
+
+
+def run_json(done: Measurement, workload: Workload, settings: MeasureSettings) -> dict[str, Any]:
+    """`policies`: rows as those of `replay`; `ratios`: how many times theirs paged tokens/s are, and the claims."""
+    facts = done.recordings[0].facts
+    ratios = []
+    for result in done.results[1:]:
+        claim = claim_for(result)
+        ratios.append(
+            {
+                "policy": result.policy,
+                "batching": result.batching,
+                "paged_is_times": ratio(done.results, result),
+                "claim": None if claim is None else asdict(claim),
+            }
+        )
+    return {
+        "model": settings.engine.model,
+        "machine": facts["machine"],
+        "num_threads": facts["num_threads"],
+        "dtype": facts["dtype"],
+        "kv_memory_bytes": done.kv_memory_bytes,
+        "max_model_len": facts["max_model_len"],
+        "max_seconds": settings.max_seconds,
+        "workload": {"name": workload.name, "num_requests": len(workload.requests), "note": workload.note},
+        "policies": [policy_json(result) for result in done.results],
+        "ratios": ratios,
+        "summaries": [summarize(recording) for recording in done.recordings],
+    }
+
+
+def run_tables(done: Measurement, workload: Workload, settings: MeasureSettings) -> "list[RenderableType]":
+    """Heading, the policies side by side, what the ratios mean."""
+    from rich.text import Text
+
+    facts = done.recordings[0].facts
+    heading = Text.assemble(
+        ("Measured", "bold"),
+        f": {settings.engine.model}, {facts['dtype']}, {facts['num_threads']} threads of {facts['machine']}; "
+        f"{workload.name}, {len(workload.requests):,} requests",
+    )
+    shown: list[RenderableType] = [heading, Text(_memory_line(done, settings), "dim"), Text(""), _policy_table(done)]
+    if any(result.details["cut_off"] for result in done.results):
+        seconds = f"{settings.max_seconds:g} s"
+        shown.append(
+            Text(f"Cut off after {seconds}: measured by the tokens made until then (--max-seconds 0: to the end).", "dim")
+        )
+    if refused := max(result.details["num_refused"] for result in done.results):
+        shown.append(Text(f"{refused:,.0f} requests were refused: longer than the model or the KV memory allows.", "yellow"))
+    shown += [Text(""), _step_line(done), *_hardware_lines(done)]
+    return shown
+
+
+def _memory_line(done: Measurement, settings: MeasureSettings) -> str:
+    slots = done.results[0].details["kv_slots"]
+    line = f"Each policy has {done.kv_memory_bytes / 2**20:,.0f} MiB of KV memory, {slots:,.0f} slots"
+    if settings.engine.kv_memory_bytes is None:
+        line += f": {PAPER_SLOTS_PER_LONGEST:.1f} times the longest request, as the paper's A100 beside OPT-13B (--kv-memory)"
+    return line + "."
+
+
+def _policy_table(done: Measurement) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    names = ("policy", "batching", "tokens/s", "paged is", "mean batch", "token states", "finished", "seconds", "claimed")
+    for name in names:
+        text = name in ("policy", "batching", "claimed")
+        shown.add_column(name, justify="left" if text else "right", no_wrap=name != "claimed")
+    for result in done.results:
+        claim, times = claim_for(result), ratio(done.results, result)
+        of = f"{result.details['num_finished']:,.0f} of {result.num_requests:,}"
+        shown.add_row(
+            result.policy,
+            result.batching,
+            f"{result.output_tokens_per_second:,.1f}",
+            f"{times:.2f}x" if times is not None and result is not done.results[0] else "",
+            f"{result.mean_batch:.2f}",
+            f"{result.shares.token_states:.1f} %",
+            of,
+            f"{result.seconds:.1f}",
+            claim.text if claim is not None else "",
+        )
+    return shown
+
+
+def _step_line(done: Measurement) -> "RenderableType":
+    from rich.text import Text
+
+    phases = {name: value for name, value in summarize(done.recordings[0])["seconds_by_phase"].items() if value > 0}
+    whole = sum(phases.values()) or 1.0
+    parts = ", ".join(f"{name} {value / whole:.1%}" for name, value in phases.items())
+    return Text(f"Time of the paged run: {parts}.")
+
+
+def _hardware_lines(done: Measurement) -> "list[RenderableType]":
+    """One line a device of the paged run, and what could not be read."""
+    from rich.text import Text
+
+    summary = summarize(done.recordings[0])
+    lines: list[RenderableType] = []
+    for device, facts in summary["hardware"].items():
+        parts = []
+        if (memory := facts["process_memory_bytes_peak"] or facts["memory_used_bytes_peak"]) is not None:
+            parts.append(f"at most {memory / 2**20:,.0f} MiB")
+        if facts["utilization_percent_mean"] is not None:
+            parts.append(f"{facts['utilization_percent_mean']:.0f} % utilized")
+        if facts["cpu_seconds"] is not None:
+            parts.append(f"{facts['cpu_seconds']:,.1f} s of CPU time")
+        if facts["power_watts_mean"] is not None:
+            parts.append(f"{facts['power_watts_mean']:,.0f} W")
+        if facts["throttle_reasons"]:
+            parts.append(f"throttled {facts['throttled_share']:.0%} of the time ({', '.join(facts['throttle_reasons'])})")
+        lines.append(Text(f"{device}: {', '.join(parts)}."))
+    if summary["joules_per_output_token"] is not None:
+        lines.append(Text(f"Energy: {summary['joules_per_output_token']:.3g} J an output token."))
+    if summary["hardware_note"]:
+        lines.append(Text(f"({summary['hardware_note']})", "dim"))
+    return lines
+
+
+def sweep_json(result: SweepResult) -> dict[str, Any]:
+    """A line of the table; times in seconds."""
+    rates = ("num_kv", "seconds", "prompt_tokens_per_second", "output_tokens_per_second", "tokens_per_second")
+    flat = asdict(result)
+    return {**flat.pop("point"), **flat, **{name: getattr(result, name) for name in rates}}
+
+
+def sweep_tables(results: list[SweepResult]) -> "list[RenderableType]":
+    from rich.console import Group
+    from rich.text import Text
+
+    return [Group(*(Text(line, no_wrap=True, overflow="ignore") for line in table(results)))]

@@ -1,0 +1,101 @@
+"""What is said to the person at the terminal, always on stderr: errors with a hint, warnings, notes."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from logging import DEBUG, ERROR, INFO, WARNING
+from typing import TYPE_CHECKING
+
+from pagecli.errors import PagecliError
+from pagecli.jobs.storage.redaction import redact
+
+if TYPE_CHECKING:
+    from pagecli.jobs.monitoring.run_log import RunLog
+
+RED, GREEN, YELLOW, CYAN = "31", "32", "33", "36"
+
+
+class Console:
+    """stderr with three levels: quiet (errors only), normal, verbose (details and tracebacks)."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self.is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.has_color = self.is_terminal and not os.environ.get("NO_COLOR")
+        self.print_line: Callable[[str], None] = _to_stderr  # a progress bar puts itself in between while it is shown
+        self.log: RunLog | None = None  # gets all that is said, whatever the level
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        self._write_log(ERROR, f"{message} (hint: {hint})" if hint else message)
+        self.print_line(f"{self.colored('error:', RED)} {_one_line(message)}")
+        if hint:
+            self.print_line(f"{self.colored('hint:', CYAN)} {_one_line(hint)}")
+
+    def warning(self, message: str) -> None:
+        self._write_log(WARNING, message)
+        if not self.quiet:
+            self.print_line(f"{self.colored('warning:', YELLOW)} {_one_line(message)}")
+
+    def note(self, message: str) -> None:
+        """Something the user should know, in every level but quiet."""
+        self._write_log(INFO, message)
+        self.passing_note(message)
+
+    def passing_note(self, message: str) -> None:
+        """How far the job is: of no interest later, so that the log, which has its own clock, does not get it."""
+        if not self.quiet:
+            self.print_line(_one_line(message))
+
+    def detail(self, message: str) -> None:
+        self._write_log(DEBUG, message)
+        if self.verbose:
+            self.print_line(_one_line(message))
+
+    def failure(self, error: PagecliError) -> None:
+        self.error(error.message, error.hint)
+        self._traceback(error)
+
+    def crash(self, error: BaseException) -> None:
+        """An exception nobody expected."""
+        hint = None if self.verbose else "run it again with -v for the traceback, and report it"
+        self.error(f"internal error: {type(error).__name__}: {error}", hint)
+        self._traceback(error)
+        if self.log is not None:
+            self.log.write(ERROR, "traceback of the internal error", error=error)
+
+    def log_replaces_lines(self) -> None:
+        """stderr is the log: what is said appears there once, as the log writes it, and nothing that is only shown."""
+        self.print_line = lambda line: None
+        self.is_terminal = self.has_color = False
+
+    def close_log(self) -> None:
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+
+    def _traceback(self, error: BaseException) -> None:
+        if self.verbose:
+            self.print_line(redact("".join(traceback.format_exception(error)).rstrip()))
+
+    def _write_log(self, level: int, message: str) -> None:
+        if self.log is not None:
+            self.log.write(level, message)
+
+    def dimmed(self, text: str) -> str:
+        return f"\x1b[2m{text}\x1b[0m" if self.has_color else text
+
+    def colored(self, text: str, color: str) -> str:
+        """`text` in bold `color` where stderr shows colors."""
+        return f"\x1b[1;{color}m{text}\x1b[0m" if self.has_color else text
+
+
+def _to_stderr(line: str) -> None:
+    if sys.stderr is not None:  # closed by whoever started the program
+        print(line, file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """Messages of other libraries may have several lines, control characters out of the input, or a URL with a password."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(redact(text).split()))

@@ -1,0 +1,133 @@
+"""How far a job is: a bar on a terminal, a plain line every ten seconds elsewhere, nothing if asked to be quiet."""
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from pagecli.cli.terminal.console import Console
+from pagecli.jobs.monitoring.events import Rates
+from pagecli.jobs.run.job_loop import Progress
+
+LINE_SECONDS = 10.0
+
+
+class ProgressDisplay(Protocol):
+    """A context manager that is shown while it is open."""
+
+    def __enter__(self) -> "ProgressDisplay": ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def loading(self, model: str) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+
+
+def progress_display(console: Console) -> ProgressDisplay:
+    if console.quiet:
+        return SilentProgress()
+    return BarProgress(console) if console.is_terminal else LineProgress(console)
+
+
+def rows_text(progress: Progress) -> str:
+    """`17/120`, or `17/~120` where the total is a guess, or `17`."""
+    estimate = progress.estimate
+    if estimate is None:
+        return f"{progress.num_rows}"
+    total = max(estimate.num_rows, progress.num_rows)
+    return f"{progress.num_rows}/{'' if estimate.exact else '~'}{total}"
+
+
+def clock_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class SilentProgress:
+    def __enter__(self) -> "SilentProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def loading(self, model: str) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+
+
+class LineProgress(SilentProgress):
+    """For logs: no escape sequences, nothing overwritten."""
+
+    def __init__(self, console: Console, every: float = LINE_SECONDS) -> None:
+        self._console = console
+        self._every = every
+        self._rates = Rates()
+        self._has_rows = False
+        self._next = time.monotonic() + every
+
+    def update(self, progress: Progress) -> None:
+        look = self._rates.look(progress)
+        if progress.num_rows and not self._has_rows:
+            self._has_rows = True
+            self._console.detail("the first row is written")
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every
+        errors = f", {progress.num_error_rows} errors" if progress.num_error_rows else ""
+        self._console.passing_note(
+            f"{rows_text(progress)} rows{errors}, {look.output_tokens_per_second:.0f} tok/s, {progress.num_running} running, "
+            f"{progress.num_waiting} waiting, KV {progress.kv_usage:.0%}, {clock_text(look.eta_seconds)} left"
+        )
+
+
+class BarProgress:
+    """A Rich bar; lines that are said meanwhile appear above it."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = console
+        self._rates = Rates()
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=RichConsole(stderr=True, highlight=False),
+            transient=True,
+            redirect_stdout=False,
+            refresh_per_second=5,
+        )
+        self._task = self._bar.add_task("starting", total=None, figures="")
+
+    def __enter__(self) -> "BarProgress":
+        self._bar.start()
+        self._former_print = self._console.print_line
+        self._console.print_line = self._print_above
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._console.print_line = self._former_print
+        self._bar.stop()
+
+    def loading(self, model: str) -> None:
+        self._bar.update(self._task, description=f"loading {model}", refresh=True)
+
+    def update(self, progress: Progress) -> None:
+        look = self._rates.look(progress)
+        errors = f"  {progress.num_error_rows} errors" if progress.num_error_rows else ""
+        figures = (
+            f"{look.output_tokens_per_second:.0f} tok/s  {progress.num_running} running  {progress.num_waiting} waiting  "
+            f"KV {progress.kv_usage:.0%}  {clock_text(look.eta_seconds)} left{errors}"
+        )
+        total = None if progress.estimate is None else max(progress.estimate.num_rows, progress.num_rows, 1)
+        description = f"{rows_text(progress)} rows"
+        self._bar.update(self._task, description=description, total=total, completed=progress.num_rows, figures=figures)
+
+    def _print_above(self, line: str) -> None:
+        from rich.text import Text
+
+        self._bar.console.print(Text.from_ansi(line), soft_wrap=True)

@@ -1,0 +1,80 @@
+"""What one step will do, as plain data: blocks to move, tokens to run, what to choose from whose logits; what was chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pagecli.core.block_moves import BlockMove
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.core.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSpec:
+    """What choosing a sequence's next token depends on; nothing of it depends on the batch."""
+
+    params: SamplingParams
+    row_key: int
+    sample: int
+    known_token_ids: list[int]  # prompt and output so far
+    num_prompt_tokens: int
+    forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
+    num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
+
+    @property
+    def position(self) -> int:
+        """Index of the output token being chosen."""
+        return len(self.known_token_ids) - self.num_prompt_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence from position `start` on; each of `specs` chooses from the last one's logits."""
+
+    seq_id: int
+    token_ids: list[int]
+    start: int
+    block_ids: Sequence[int]
+    specs: tuple[SampleSpec, ...]  # one; several where samples fork; none where the chunk does not reach the last known token
+    num_repeated: int = 0  # tokens that had been computed before a preemption
+
+    @property
+    def context_len(self) -> int:
+        return self.start + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Blocks to move, in order, before anything is written; then the chunks, in the order of their rows in the batch."""
+
+    chunks: list[Chunk]
+    moves: list[BlockMove]
+    feeds: Sequence[tuple[int, int]] = ()
+    """(row of this step's flat token ids, row among the previous launched step's sampled tokens): tokens the host does not
+    know yet. The plan holds a placeholder 0; the runner puts the token there on the device."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(c.token_ids) for c in self.chunks)
+
+    @property
+    def num_repeated(self) -> int:
+        return sum(c.num_repeated for c in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A chosen token, with log probabilities if its request needs them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeamCandidates:
+    """The most likely next tokens of one beam, best first."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+StepResult = tuple[SampledToken, ...] | BeamCandidates  # of one chunk that has specs

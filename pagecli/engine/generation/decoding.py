@@ -1,0 +1,88 @@
+"""What a sequence's logits are turned into, and what becomes of the sequence: one more token, several samples, or beams."""
+
+from pagecli.core.step_plan import BeamCandidates, SampledToken, SampleSpec, StepResult
+from pagecli.engine.generation.beam_search import BeamSearch
+from pagecli.engine.generation.stopping import FinishCheck
+from pagecli.engine.request import Request, Sequence
+from pagecli.kv.memory import KVMemory
+
+
+def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ...]:
+    """What to choose from the sequence's next logits: one token, one for each sample at the fork, or a beam's candidates."""
+    request, params = sequence.request, sequence.request.params
+    forbidden: tuple[int, ...] = ()
+    if sequence.num_output_tokens < params.min_tokens:
+        forbidden = tuple(finish_check.end_ids(params))
+    num_candidates = request.beam_search.num_candidates if request.beam_search else 0
+    first_fork = not request.forked and request.beam_search is None
+    samples = range(params.num_sequences) if first_fork else (sequence.sample,)
+    return tuple(
+        SampleSpec(params, request.row_key, i, sequence.token_ids, request.num_prompt_tokens, forbidden, num_candidates)
+        for i in samples
+    )
+
+
+def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: FinishCheck) -> None:
+    """Carry the choice out on the sequence and its request: append, fork, finish."""
+    request = sequence.request
+    if isinstance(result, BeamCandidates):
+        assert request.beam_search is not None
+        request.beam_search.offer(sequence, result)
+        _advance_beams(request, kv)
+        return
+    members = [sequence]
+    for sample in range(1, len(result)):
+        members.append(_fork(sequence, sample, kv))
+    request.forked = True
+    for member, token in zip(members, result, strict=True):
+        _append(member, token)
+        finish_check(member)
+        if member.finish_reason is not None:
+            request.live.remove(member)
+            request.done.append(member)
+            request.leaving.append(member)
+
+
+def _append(sequence: Sequence, token: SampledToken) -> None:
+    sequence.token_ids.append(token.token_id)
+    if token.logprobs is not None:
+        sequence.logprobs.append(token.logprobs)
+        sequence.sum_logprob += token.logprobs.logprob
+
+
+def _fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:
+    """A new live sequence of the request that shares all computed slots with its parent."""
+    child = parent.fork(sample)
+    kv.fork(parent.seq_id, child.seq_id, parent.num_computed)
+    parent.request.live.append(child)
+    return child
+
+
+def _advance_beams(request: Request, kv: KVMemory) -> None:
+    """When all beams have offered: fork those with several successors, drop those with none, end the search if it has ended."""
+    search = request.beam_search
+    assert search is not None
+    continuations = search.advance(request.live)
+    if continuations is None:
+        return
+    request.forked = True
+    parents = list(request.live)
+    taken: set[int] = set()
+    beams = []
+    for c in continuations:
+        beams.append(_fork(c.parent, 0, kv) if c.parent.seq_id in taken else c.parent)
+        taken.add(c.parent.seq_id)
+    for beam, c in zip(beams, continuations, strict=True):  # after all forks: a parent goes on as its own first successor
+        beam.token_ids.append(c.token_id)
+        beam.sum_logprob = c.score
+    request.leaving += [parent for parent in parents if parent.seq_id not in taken]
+    request.live[:] = beams
+
+
+def start_beam_search(request: Request, finish_check: FinishCheck) -> None:
+    """Make the request a beam search, if its parameters say so."""
+    params = request.params
+    if params.beam_width > 1:
+        request.beam_search = BeamSearch(
+            params.beam_width, params.length_penalty, params.early_stopping, finish_check.end_ids(params), params.max_tokens
+        )

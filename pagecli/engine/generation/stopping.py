@@ -1,0 +1,78 @@
+"""When a sequence ends: end and stop tokens, stop strings, the length limit. And the search for stop strings in new text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pagecli.core.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from pagecli.engine.request import Sequence
+
+Decode = Callable[[list[int]], str]
+_INCOMPLETE = "\ufffd"  # what a decoder puts for bytes that are not yet a whole character
+
+
+@dataclass(slots=True)
+class StopSearch:
+    """Decodes output tokens as they come and looks for stop strings, each token's text once.
+
+    Tokens decode differently at the start of a text than inside it (leading spaces, characters of several tokens), so a few
+    earlier tokens are decoded again as context and their text is taken off.
+    """
+
+    stops: tuple[str, ...]
+    decode: Decode
+    text: str = ""
+    found_at: int | None = None  # where the earliest stop string begins in `text`
+    _context_start: int = 0
+    _num_read: int = 0
+    _search_from: int = 0
+
+    def copy(self) -> "StopSearch":
+        """The same search, to go on with other text."""
+        return replace(self)
+
+    def extend(self, output_ids: list[int], ignore: bool = False) -> bool:
+        """`output_ids` is the whole output; True if a stop string ends in its new text. `ignore`: look past this text."""
+        context = self.decode(output_ids[self._context_start : self._num_read])
+        extended = self.decode(output_ids[self._context_start :])
+        if extended.endswith(_INCOMPLETE) or len(extended) <= len(context):
+            return False
+        start = max(self._search_from, len(self.text) - max(map(len, self.stops)) + 1)
+        self.text += extended[len(context) :]
+        self._context_start, self._num_read = self._num_read, len(output_ids)
+        if ignore:
+            self._search_from = len(self.text)
+            return False
+        hits = [at for stop in self.stops if (at := self.text.find(stop, start)) >= 0]
+        self.found_at = min(hits, default=None)
+        return self.found_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishCheck:
+    """Sets `finish_reason` on a sequence whose last token ends it."""
+
+    eos_token_ids: frozenset[int]
+
+    def __call__(self, sequence: "Sequence") -> None:
+        params = sequence.request.params
+        token_id = sequence.token_ids[-1]
+        too_early = sequence.num_output_tokens < params.min_tokens
+        search = sequence.stop_search
+        if (search is not None and search.extend(sequence.output_token_ids, ignore=too_early)) or (
+            not too_early and self.ends(token_id, sequence)
+        ):
+            sequence.finish_reason = "stop"
+        elif sequence.num_output_tokens >= params.max_tokens:
+            sequence.finish_reason = "length"
+
+    def ends(self, token_id: int, sequence: "Sequence") -> bool:
+        """Whether this token is an end or stop token of the sequence's request."""
+        params = sequence.request.params
+        return token_id in params.stop_token_ids or (not params.ignore_eos and token_id in self.eos_token_ids)
+
+    def end_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Every end and stop token of a request with these parameters."""
+        return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids)

@@ -1,0 +1,132 @@
+"""One run for an output at a time: a lock in the directory of its job, with its owner and the owner's last sign of life.
+
+flock(2) decides wherever it works, and ends with its process, however that ends: a lock left by a killed run is simply taken.
+On file systems where flock is missing or does not reach other hosts (NFS, as it may be mounted) the owner's note does: a run
+on this host is looked for by its pid and start time, one on another host counts as alive for a minute after it last
+touched the file, which it does every ten seconds.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pagecli.errors import UsageError
+from pagecli.jobs.storage.job_directory import LOCK, JobDirectory
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+_NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@dataclass(frozen=True, slots=True)
+class LockOwner:
+    """Who holds a lock, or held it last. `process_start` is the kernel's, so that a pid used again is noticed."""
+
+    pid: int
+    host: str
+    started: float  # seconds since 1970
+    process_start: str | None = None
+
+    @classmethod
+    def this_process(cls) -> "LockOwner":
+        return cls(os.getpid(), socket.gethostname(), time.time(), _process_start(os.getpid()))
+
+    @property
+    def is_here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process exists; only to be asked on its own host."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return self.process_start == _process_start(self.pid)
+
+
+class JobLock:
+    """Holds the lock from its making until `release`. Raises UsageError if another run has it, OSError."""
+
+    def __init__(self, directory: JobDirectory) -> None:
+        self._directory = directory
+        self._fd = directory.open(LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            self._acquire()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+
+    def _acquire(self) -> None:
+        has_flock = True
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise self._busy() from error
+            if error.errno not in _NO_FLOCK:
+                raise
+            has_flock = False
+        owner = read_owner(self._directory)
+        if owner is not None:
+            age = time.time() - os.fstat(self._fd).st_mtime
+            if (not owner.is_here and age < STALE_SECONDS) or (owner.is_here and not has_flock and owner.is_running):
+                raise self._busy()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(asdict(LockOwner.this_process())).encode("ascii"), 0)
+
+    def heartbeat(self) -> None:
+        """Touches the lock if it is time. Raises OSError."""
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_SECONDS
+            os.utime(self._fd)
+
+    def is_current(self) -> bool:
+        """Whether the locked file still has its name; a run that ends takes it away while it holds the lock."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def release(self) -> None:
+        """Gives the lock up, and takes the owner's note out of it."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):  # nothing is lost by a note that stays: its process is gone
+                os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _busy(self) -> UsageError:
+        owner, output = read_owner(self._directory), self._directory.output
+        if owner is None:
+            return UsageError(f"another run is writing {output}", "wait for it, or write to another name")
+        since = max(0, int(time.time() - owner.started))
+        age = f"{since // 3600} h {since % 3600 // 60} min" if since >= 3600 else f"{since // 60} min {since % 60} s"
+        where = "" if owner.is_here else f" on {owner.host}"
+        hint = "wait for it, stop it, or write to another name"
+        if not owner.is_here:
+            hint += f"; if it has died, its lock is free {STALE_SECONDS:.0f} s after its last sign of life"
+        return UsageError(f"another run is writing {output}: process {owner.pid}{where}, for {age}", hint)
+
+
+def read_owner(directory: JobDirectory) -> LockOwner | None:
+    """Who holds the lock or, if killed, held it last; None after an ordinary end."""
+    try:
+        with os.fdopen(directory.open(LOCK, os.O_RDONLY), "rb") as file:
+            return LockOwner(**json.loads(file.read(4096)))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _process_start(pid: int) -> str | None:
+    """Field 22 of /proc/PID/stat, in clock ticks since boot; None elsewhere than on Linux."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    return None

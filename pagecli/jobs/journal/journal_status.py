@@ -1,0 +1,69 @@
+"""How far the job of an output is, read from its journal by another process: no lock is taken, nothing is changed."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pagecli.jobs.journal.job_lock import LockOwner, read_owner
+from pagecli.jobs.journal.journal import ROWS
+from pagecli.jobs.journal.record_format import scan_headers
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, was_published
+
+JOB = "job.json"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """Counts of what is in the journal: rows that are safe whatever happens to the process."""
+
+    job: dict[str, Any]  # which job it is, as job_identity.py describes it; empty if that cannot be read
+    num_input_rows: int  # input rows that are finished
+    num_rows: int  # output rows of them
+    num_error_rows: int
+    last_row_at: float | None  # seconds since 1970; when the journal last grew
+    owner: LockOwner | None  # who runs it, or ran it when it was killed; None: it ended by itself
+    is_running: bool | None  # None: on another host, cannot be told
+    is_complete: bool  # the output is in place; only the tidying up was missed
+
+
+def read_journal_status(output: Path) -> JournalStatus | None:
+    """None if `output` has no journal: its job is complete, or was never begun. Raises InputError, UsageError.
+
+    Reads the headers of all records: about a second for a million rows.
+    """
+    if not os.path.lexists(job_directory_path(output)):
+        return None
+    directory = JobDirectory(output, create=False)
+    try:
+        owner = read_owner(directory)
+        running = False if owner is None else (owner.is_running if owner.is_here else None)
+        num_input_rows, num_rows, num_errors, last_row_at = _count(directory)
+        return JournalStatus(
+            job=directory.read_json(JOB) or {},
+            num_input_rows=num_input_rows,
+            num_rows=num_rows,
+            num_error_rows=num_errors,
+            last_row_at=last_row_at,
+            owner=owner,
+            is_running=running,
+            is_complete=was_published(directory),
+        )
+    finally:
+        directory.close()
+
+
+def _count(directory: JobDirectory) -> tuple[int, int, int, float | None]:
+    num_input_rows = num_rows = num_errors = 0
+    try:
+        fd = directory.open(ROWS, os.O_RDONLY)
+    except OSError:
+        return 0, 0, 0, None
+    try:
+        for _, rows, errors in scan_headers(fd):
+            num_input_rows += 1
+            num_rows += rows
+            num_errors += errors
+        return num_input_rows, num_rows, num_errors, os.fstat(fd).st_mtime if num_rows else None
+    finally:
+        os.close(fd)

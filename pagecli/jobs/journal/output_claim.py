@@ -1,0 +1,209 @@
+"""Takes hold of an output for one run of its job: the lock, the journal of an earlier run if there is one, and the end of it.
+
+    claim = claim_output(path)              only one run may write this output; what a killed run left is cleared away
+    journal = claim.open_journal(...)       the finished rows of the same job, or an empty journal
+    ...                                     rows are computed, journaled, written
+    claim.note_outcome(...)                 every row is there
+    writer.finish()                         the output gets its name
+    claim.complete()                        the journal goes
+    claim.close()                           however it ended
+
+Killed anywhere in it, the next run goes on from there: before the output has its name, with the rows in the journal; after
+that, `earlier_outcome` finds that nothing is left to do. Only if it was killed in the last moment, when all traces of the job
+are gone, does the next run find just an output that exists, and refuse to replace it as it always does.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pagecli
+from pagecli.errors import InputError, UsageError
+from pagecli.jobs.journal.job_identity import differences, has_new_time
+from pagecli.jobs.journal.job_lock import JobLock
+from pagecli.jobs.journal.journal import ROWS, Journal
+from pagecli.jobs.journal.journal_status import JOB
+from pagecli.jobs.storage.atomic_file import not_writable
+from pagecli.jobs.storage.job_directory import OUTCOME, PUBLISHED, JobDirectory, job_directory_path, was_published
+
+FORMAT = 1
+MAX_CLAIMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended whose output is in place."""
+
+    exit_code: int
+    num_rows: int
+    num_error_rows: int
+
+
+class OutputClaim:
+    """This run's hold on the output; made by `claim_output`."""
+
+    def __init__(self, directory: JobDirectory, lock: JobLock) -> None:
+        self.output = directory.output
+        self.created = int(time.time())  # when the job was begun, by the run that began it: seconds since 1970
+        self.notes: list[str] = []  # what the user should know of what was found
+        self._directory = directory
+        self._lock = lock
+        self._journal: Journal | None = None
+        self._is_complete = False
+
+    @property
+    def has_journal(self) -> bool:
+        return self._journal is not None
+
+    def earlier_outcome(self) -> Outcome | None:
+        """Set if the output was put in place by an earlier run that could not tidy up any more."""
+        noted = self._directory.read_json(OUTCOME)
+        if noted is None or not was_published(self._directory):
+            return None
+        return Outcome(int(noted["exit_code"]), int(noted["num_rows"]), int(noted["num_error_rows"]))
+
+    def open_journal(self, identity: Mapping[str, Any], restart: bool, with_token_ids: bool = True) -> Journal:
+        """The journal, with what an earlier run of the same job finished. Raises UsageError if it was another job, InputError.
+
+        Another job is no hindrance if nothing of it was finished.
+        """
+        try:
+            if restart:
+                self._directory.remove_contents()
+            key = self._key_of_earlier_run(identity)
+            if key is None:
+                self._directory.remove_contents()
+                key = self._begin(identity)
+            for name in (OUTCOME, PUBLISHED):  # of a run that came close to the end, but not to it
+                self._directory.remove(name)
+            journal = Journal(self._directory, key, self._lock.heartbeat, with_token_ids)
+        except OSError as error:
+            raise not_writable(self.output, error) from error
+        self._journal = journal
+        return journal
+
+    def _key_of_earlier_run(self, identity: Mapping[str, Any]) -> bytes | None:
+        """The key of the journal that is there; None if there is none to go on with."""
+        if self.num_journal_bytes() == 0:
+            return None
+        job = self._directory.read_json(JOB)
+        if job is None or job.get("format") != FORMAT:
+            raise UsageError(
+                f"the journal of {self.output} is damaged, or of another version of pagecli",
+                f"begin anew with --restart, or remove {self._directory.path}",
+            )
+        changed = differences(job["identity"], identity)
+        if changed:
+            raise UsageError(
+                f"{self.output} was begun by another job, whose finished rows are kept; what differs: {'; '.join(changed)}",
+                "run it as it was begun to go on, begin anew with --restart, or write to another name",
+            )
+        if has_new_time(job["identity"], identity):
+            self.notes.append("the input has a new date but the same content; finished rows are checked one by one")
+        if job.get("version") != pagecli.__version__:
+            self.notes.append(f"this job was begun by pagecli {job.get('version')}; its other rows are made by this version")
+        self.created = int(job["created"])
+        return bytes.fromhex(job["key"])
+
+    def _begin(self, identity: Mapping[str, Any]) -> bytes:
+        key = secrets.token_bytes(16)
+        job = {"format": FORMAT, "version": pagecli.__version__, "created": self.created, "key": key.hex()}
+        self._directory.write_json(JOB, {**job, "identity": identity})
+        return key
+
+    def num_journal_bytes(self) -> int:
+        try:
+            fd = self._directory.open(ROWS, os.O_RDONLY)
+        except FileNotFoundError:
+            return 0
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        """Every row is in the journal and the output is about to be complete. Raises InputError."""
+        if self._journal is None:
+            return
+        self._journal.commit()
+        values = {"num_rows": outcome.num_rows, "num_error_rows": outcome.num_error_rows}
+        try:
+            self._directory.write_json(OUTCOME, {"exit_code": int(outcome.exit_code), **values})
+        except OSError as error:
+            raise not_writable(self.output, error) from error
+
+    def complete(self) -> None:
+        """The output is in place: the journal goes."""
+        self._is_complete = True
+
+    def save(self) -> int:
+        """Puts the finished rows on the disk; how many input rows they are. Raises InputError."""
+        if self._journal is None:
+            return 0
+        self._journal.commit()
+        self._journal.sync()
+        return self._journal.num_rows
+
+    def save_from_outside(self) -> int:
+        """As `save`, from another thread than the one that runs the job: what that one has not committed is not touched."""
+        if self._journal is not None:
+            self._journal.sync()
+        self._directory.remove_temporaries()
+        return 0 if self._journal is None else self._journal.num_rows
+
+    def close(self) -> None:
+        """Gives the output up. The journal stays if the job is not complete and any row was finished."""
+        if self._journal is not None:
+            self._journal.close()
+        keep = not self._is_complete and self.num_journal_bytes() > 0
+        if keep:
+            self._directory.remove_temporaries()
+        else:
+            self._directory.remove_itself()  # with the lock held: who waits for it finds its file gone, and looks again
+        self._lock.release()
+        self._directory.close()
+
+
+def claim_output(output: Path, create: bool = True) -> OutputClaim | None:
+    """Takes the lock of the output; None if it has no job and none is to be created.
+
+    Raises UsageError if another run has it, or if something is planted in its place; InputError if nothing can be created.
+    """
+    for attempt in range(MAX_CLAIMS):
+        if not create and not os.path.lexists(job_directory_path(output)):
+            return None
+        claim = _try_to_claim(output, create, last=attempt == MAX_CLAIMS - 1)
+        if claim is not None:
+            return claim
+    raise UsageError(f"{output}: other runs come and go", "see that only one is started at a time")
+
+
+def _try_to_claim(output: Path, create: bool, last: bool) -> OutputClaim | None:
+    """None if the run that had it removed the directory just now."""
+    try:
+        directory = JobDirectory(output, create)
+    except InputError as error:
+        if last or not output.parent.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return None  # it was there a moment ago
+    try:
+        lock = JobLock(directory)
+    except FileNotFoundError:
+        directory.close()
+        return None
+    except OSError as error:
+        directory.close()
+        raise not_writable(output, error) from error
+    except UsageError:
+        directory.close()
+        raise
+    if not lock.is_current() or not directory.is_current():
+        lock.release()
+        directory.close()
+        return None
+    directory.remove_temporaries()
+    return OutputClaim(directory, lock)

@@ -1,0 +1,153 @@
+"""How the job of an output stands, running or not: from its journal, its lock, its last sign of life, and the output itself.
+
+complete  the output is there, and no job works on it
+running   a process works on it now
+stopped   it ended before its last row in an orderly way: a signal, an error; the same command goes on
+killed    its process is gone without a word (SIGKILL, a power failure); the same command goes on
+none      neither output nor job
+"""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from pagecli.errors import InputError
+from pagecli.jobs.journal.job_lock import STALE_SECONDS
+from pagecli.jobs.journal.journal_status import JournalStatus, read_journal_status
+from pagecli.jobs.monitoring.heartbeat import HeartbeatFigures, read_heartbeat
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.job_directory import LOCK, job_directory_path
+
+MAX_COUNTED_BYTES = 1 << 30  # a larger JSON Lines output is not read through only to count its lines
+COUNT_BYTES = 1 << 20
+
+
+class JobState(StrEnum):
+    complete = "complete"
+    running = "running"
+    stopped = "stopped"
+    killed = "killed"
+    none = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """Rows are input rows while a job runs or waits to go on, rows of the output once it is complete; None: not known."""
+
+    output: str
+    state: JobState
+    phase: str | None = None  # of a running job: loading, generating
+    num_rows: int | None = None
+    num_rows_total: int | None = None
+    total_is_exact: bool = False
+    num_error_rows: int | None = None
+    num_taken_over: int | None = None
+    output_tokens: int | None = None
+    output_tokens_per_second: float | None = None  # of a running job, as the two that follow
+    rows_per_second: float | None = None
+    eta_seconds: float | None = None
+    checkpoint_rows: int | None = None  # input rows that survive whatever happens
+    checkpoint_at: float | None = None  # seconds since 1970, as the other times
+    pid: int | None = None  # of the process that runs it, or ran it last
+    host: str | None = None
+    started: float | None = None
+    updated: float | None = None  # the last sign of life
+    exit_code: int | None = None  # of a job that was stopped
+
+
+def job_status(output: str) -> JobStatus:
+    """Raises InputError, UsageError if the journal or the output cannot be read."""
+    place = remote_files.local_place(output)
+    journal = read_journal_status(place)
+    if journal is None or (journal.is_complete and not journal.is_running):
+        return _without_job(output)
+    heartbeat = read_heartbeat(place)
+    status = JobStatus(
+        output=output,
+        state=_state(place, journal),
+        num_rows=journal.num_input_rows,
+        num_error_rows=journal.num_error_rows,
+        checkpoint_rows=journal.num_input_rows,
+        checkpoint_at=journal.last_row_at,
+    )
+    if journal.owner is not None:
+        owner = journal.owner
+        status = replace(status, pid=owner.pid, host=owner.host, started=owner.started, updated=_lock_time(place))
+    if heartbeat is None or (journal.owner is not None and heartbeat.pid != journal.owner.pid):
+        return status
+    return _with_heartbeat(status, heartbeat)
+
+
+def _state(place: Path, journal: JournalStatus) -> JobState:
+    if journal.owner is None:
+        return JobState.stopped
+    running = journal.is_running
+    if running is None:  # on another host: its lock is touched as long as it lives
+        running = time.time() - (_lock_time(place) or 0.0) < STALE_SECONDS
+    return JobState.running if running else JobState.killed
+
+
+def _with_heartbeat(status: JobStatus, heartbeat: HeartbeatFigures) -> JobStatus:
+    status = replace(
+        status,
+        num_rows_total=heartbeat.num_rows_total,
+        total_is_exact=heartbeat.total_is_exact,
+        num_taken_over=heartbeat.num_taken_over,
+        output_tokens=heartbeat.output_tokens,
+        pid=heartbeat.pid,
+        host=heartbeat.host,
+        started=heartbeat.started,
+        updated=heartbeat.updated,
+        exit_code=heartbeat.exit_code,
+    )
+    if heartbeat.checkpoint_at is not None:
+        status = replace(status, checkpoint_rows=heartbeat.checkpoint_rows, checkpoint_at=heartbeat.checkpoint_at)
+    if not status.num_rows:  # without a journal
+        status = replace(status, num_rows=heartbeat.num_rows, num_error_rows=heartbeat.num_error_rows)
+    if status.state is not JobState.running:
+        return status
+    return replace(
+        status,
+        phase=heartbeat.phase,
+        output_tokens_per_second=heartbeat.output_tokens_per_second,
+        rows_per_second=heartbeat.rows_per_second,
+        eta_seconds=heartbeat.eta_seconds,
+    )
+
+
+def _without_job(output: str) -> JobStatus:
+    if remote_files.is_remote(output):
+        exists = remote_files.exists(output)
+        return JobStatus(output, JobState.complete if exists else JobState.none)
+    path = Path(remote_files.local(output))
+    if not path.is_file():
+        return JobStatus(output, JobState.none)
+    num_rows = num_rows_of(path)
+    return JobStatus(output, JobState.complete, num_rows=num_rows, num_rows_total=num_rows, total_is_exact=num_rows is not None)
+
+
+def num_rows_of(path: Path) -> int | None:
+    """Rows of a complete output, where it tells without being read for long. Raises InputError."""
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            from pyarrow import ArrowException, parquet
+
+            try:
+                return int(parquet.read_metadata(path).num_rows)
+            except ArrowException as error:
+                raise InputError(f"{path}: not a Parquet file", "it was not written by pagecli, or is damaged") from error
+        if path.suffix == ".jsonl" and path.stat().st_size <= MAX_COUNTED_BYTES:
+            with path.open("rb") as file:
+                return sum(piece.count(b"\n") for piece in iter(lambda: file.read(COUNT_BYTES), b""))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    return None
+
+
+def _lock_time(place: Path) -> float | None:
+    try:
+        return os.stat(job_directory_path(place) / LOCK, follow_symlinks=False).st_mtime
+    except OSError:
+        return None

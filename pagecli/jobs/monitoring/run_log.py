@@ -1,0 +1,164 @@
+"""The log of a run: --log-file, as lines or (--log-json) one JSON object each, with time and level and without secrets.
+
+Libraries' own warnings go into it too. A file that is moved away by logrotate is opened anew.
+"""
+
+import json
+import logging
+import logging.handlers
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pagecli
+from pagecli.errors import InputError
+from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look, utc_text
+from pagecli.jobs.storage.redaction import redact, redact_values
+
+LOGGER = "pagecli"
+PROGRESS_SECONDS = 30.0
+LOADED = ("load_seconds", "dtype", "cpu_isa", "num_threads", "kv_blocks_total", "kv_block_size")
+END = ("num_rows", "num_error_rows", "prompt_tokens", "output_tokens", "generate_seconds")
+LIBRARIES_WITH_HANDLERS = ("transformers", "huggingface_hub")  # they write to stderr by themselves and tell nobody else
+
+
+class LineFormatter(logging.Formatter):
+    """`2026-11-22T22:16:46.123Z WARNING [4711] message`; what follows the first line is indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = redact(record.getMessage())
+        figures = getattr(record, "figures", None)
+        if figures:
+            text += "".join(f" {name}={_shown(value)}" for name, value in redact_values(figures).items() if value is not None)
+        if record.exc_info:
+            text += "\n" + redact(self.formatException(record.exc_info))
+        source = "" if record.name == LOGGER else f" {record.name}:"
+        text = text.replace("\r", " ").rstrip().replace("\n", "\n    ")
+        return f"{utc_text(record.created)} {record.levelname} [{record.process}]{source} {text}"
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time": ..., "level": ..., "pid": ..., "logger": ..., "message": ...}` and the figures that belong to the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": utc_text(record.created),
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+            **redact_values(getattr(record, "figures", {})),
+        }
+        if record.exc_info:
+            line["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class LogFileHandler(logging.handlers.WatchedFileHandler):
+    """A full disk costs lines of the log, not the job; it is said once."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.has_failed and sys.stderr is not None:
+            self.has_failed = True
+            print(f"warning: --log-file {self.baseFilename}: {sys.exc_info()[1]}; the job goes on", file=sys.stderr)
+
+
+class RunLog:
+    """The open log: the console writes to it, LogWatcher what happens in the job. `close` puts logging back as it was."""
+
+    def __init__(self, path: Path | None, as_json: bool, lowest_level: int = logging.INFO) -> None:
+        """`path` None: stderr. Raises InputError."""
+        self.path = path
+        self._handler = _handler(path)
+        self._handler.setLevel(lowest_level)
+        self._handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+        self._logger = logging.getLogger(LOGGER)
+        self._logger.setLevel(lowest_level)
+        logging.getLogger().addHandler(self._handler)
+        logging.captureWarnings(True)
+        warnings.simplefilter("default")
+
+    def write(
+        self, level: int, message: str, figures: Mapping[str, Any] | None = None, error: BaseException | None = None
+    ) -> None:
+        """`level` is one of logging's; `error` adds its traceback."""
+        self._logger.log(level, "%s", message, extra={"figures": dict(figures or {})}, exc_info=error)
+
+    def capture_libraries(self) -> None:
+        """To be called once they are imported: their warnings go to the log instead of stderr."""
+        for name in LIBRARIES_WITH_HANDLERS:
+            logger = logging.getLogger(name)
+            for handler in [*logger.handlers]:
+                logger.removeHandler(handler)
+            logger.propagate = True
+            logger.setLevel(logging.WARNING)
+
+    def close(self) -> None:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+
+
+class LogWatcher:
+    """Writes what happens in a job: start, loaded, how far it is, checkpoints (with -v), end."""
+
+    interval = PROGRESS_SECONDS
+    name = "the log"
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def started(self, facts: JobFacts) -> None:
+        figures = {"input": facts.input, "output": facts.output, "model": facts.model, "host": facts.host}
+        self._say("started", {"version": pagecli.__version__, **figures})
+
+    def begun(self) -> None: ...
+
+    def loaded(self, stats: Mapping[str, Any]) -> None:
+        self._say("loaded", {name: stats.get(name) for name in LOADED})
+
+    def progress(self, look: Look) -> None:
+        progress = look.progress
+        if progress.num_rows == 0:
+            return
+        figures = {
+            "num_rows": progress.num_rows,
+            "num_rows_total": None if progress.estimate is None else max(progress.estimate.num_rows, progress.num_rows),
+            "num_error_rows": progress.num_error_rows,
+            "output_tokens_per_second": round(look.output_tokens_per_second, 1),
+            "kv_usage": round(progress.kv_usage, 3),
+            "eta_seconds": None if look.eta_seconds is None else round(look.eta_seconds),
+        }
+        self._say("progress", figures)
+
+    def checkpoint(self, num_rows: int) -> None:
+        self._say("checkpoint", {"num_rows": num_rows}, logging.DEBUG)
+
+    def ended(self, end: JobEnd) -> None:
+        stats = end.stats or {}
+        figures = {"exit_code": end.exit_code, "error": end.error, **{name: stats.get(name) for name in END}}
+        self._say("ended", figures, logging.INFO if end.exit_code == 0 else logging.ERROR)
+
+    def close(self) -> None: ...
+
+    def _say(self, event: str, figures: Mapping[str, Any], level: int = logging.INFO) -> None:
+        self._log.write(level, event, figures)
+
+
+def _handler(path: Path | None) -> logging.Handler:
+    if path is None:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return LogFileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", "name a file you may create or append to") from error
+
+
+def _shown(value: Any) -> str:
+    """As in logfmt: quoted if it has spaces."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(char in text for char in ' "=\n') else text

@@ -1,0 +1,67 @@
+"""The figures of a job: what --stats writes and the closing summary shows."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pagecli
+from pagecli.jobs.run.job_loop import RunResult
+from pagecli.jobs.storage.atomic_file import write_atomically
+
+SCHEMA_VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
+
+
+def job_stats(engine_stats: Mapping[str, Any], result: RunResult, started: float, model: str) -> dict[str, Any]:
+    """Everything --stats documents. `started` is the command's own start on time.perf_counter()."""
+    seconds = result.generate_seconds
+    output_tokens = int(engine_stats["output_tokens"])
+    first_row = None if result.first_row_at is None else result.first_row_at - started
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        **engine_stats,
+        "generate_seconds": seconds,
+        "output_tokens_per_second": output_tokens / seconds if seconds > 0 else 0.0,
+        "time_to_first_row_seconds": first_row,  # from the start of the command, loading included
+        "num_rows": result.num_rows,
+        "num_error_rows": result.num_error_rows,
+        "num_rows_taken_over": result.num_taken_over,
+        "num_failed_steps": result.num_failed_steps,
+        "finish_reasons": dict(sorted(result.finish_reasons.items())),
+        "interrupted_by_signal": result.stopped_by,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "versions": versions(),
+    }
+
+
+def write_stats(path: Path, stats: Mapping[str, Any]) -> None:
+    """Replaces `path` in one step. Raises InputError."""
+    write_atomically(path, (json.dumps(stats, indent=2, default=str) + "\n").encode("utf-8"))
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held so far.
+
+    Linux's own count, where there is one: that of getrusage begins with the memory of the process that started this one.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def versions() -> dict[str, str]:
+    found = {"pagecli": pagecli.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

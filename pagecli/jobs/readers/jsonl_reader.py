@@ -1,0 +1,107 @@
+"""JSON Lines input, read line by line: a line that is no JSON object becomes a row with an error.
+
+A file whose first object is a request of an OpenAI batch file is one: its rows get plain columns and a `batch_url`.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from pagecli.errors import ErrorCode, InputError
+from pagecli.jobs.readers.openai_batch_input import from_batch_row, is_batch_row
+from pagecli.jobs.readers.text_input import COMPRESSED_SUFFIXES, UTF8_BOM, TextInput, TextRows
+from pagecli.jobs.rows.input_row import InputRow
+
+MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
+
+
+class JsonlSource(TextRows):
+    """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError.
+
+    `is_batch`: whether it is an OpenAI batch file; None: the first readable row decides.
+    """
+
+    schema: pa.Schema | None = None
+    column_names: list[str] | None = None
+
+    def __init__(self, path: str, limit: int | None = None, is_batch: bool | None = None) -> None:
+        super().__init__(TextInput(path, "JSON Lines"), limit)
+        self._is_batch = is_batch
+        text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self._input.start.removeprefix(UTF8_BOM).lstrip()
+        if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
+            self._input.close()
+            raise InputError(f"{path} is one JSON value, not one object a line", "convert it: jq -c '.[]' in.json > in.jsonl")
+
+    def __iter__(self) -> Iterator[InputRow]:
+        undecided: list[InputRow] = []
+        for row in self._plain_rows():
+            if self._is_batch is None:
+                undecided.append(row)
+                if row.columns:
+                    self._is_batch = is_batch_row(row.columns)
+                elif len(undecided) < MAX_UNDECIDED_ROWS:
+                    continue
+                else:
+                    self._is_batch = False
+                yield from map(self._shaped, undecided)
+                undecided = []
+            else:
+                yield self._shaped(row)
+        yield from undecided
+        self._ended = True
+
+    def _shaped(self, row: InputRow) -> InputRow:
+        return from_batch_row(row) if self._is_batch else row
+
+    def _plain_rows(self) -> Iterator[InputRow]:
+        while self._limit is None or self._num_rows < self._limit:
+            line = self._input.readline()
+            if not line:
+                return
+            if not line.strip():
+                continue
+            index = self._num_rows
+            self._num_rows += 1
+            yield parse_line(line, index, self._input.line_number)
+
+
+def parse_line(line: bytes, index: int, line_number: int) -> InputRow:
+    """The row in one line of JSON; NaN, Infinity and integers of any size are taken, as Python's json does."""
+    columns: dict[str, Any] = {}
+    error: str | None = None
+    code = ErrorCode.INVALID_JSON
+    try:
+        value = json.loads(line.decode("utf-8"))
+        if isinstance(value, dict):
+            columns, error = _without_surrogates(value, line)
+            code = ErrorCode.INVALID_ENCODING
+        else:
+            error, code = f"a {_json_type(value)}, not an object with a prompt", ErrorCode.INVALID_TYPE
+    except UnicodeDecodeError as problem:
+        error, code = f"invalid UTF-8 at byte {problem.start + 1}", ErrorCode.INVALID_ENCODING
+    except json.JSONDecodeError as problem:
+        error = f"invalid JSON: {problem.msg} at column {problem.pos + 1}"
+    except (ValueError, RecursionError) as problem:  # an integer of over 4,300 digits; nesting too deep
+        error = f"invalid JSON: {str(problem).split(';')[0]}"
+    if error is None:
+        return InputRow(index, columns, line_number, num_bytes=len(line))
+    return InputRow(index, columns, line_number, f"line {line_number}: {error}", num_bytes=len(line), error_code=code)
+
+
+def _without_surrogates(columns: dict[str, Any], line: bytes) -> tuple[dict[str, Any], str | None]:
+    """Half a surrogate pair (a lone \\ud83d) is valid JSON but no text: such a row is carried with it replaced."""
+    if b"\\ud" not in line.lower():
+        return columns, None
+    try:
+        json.dumps(columns, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(columns, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+        return json.loads(text), "invalid Unicode: half of a surrogate pair"
+    return columns, None
+
+
+def _json_type(value: object) -> str:
+    names = {list: "JSON array", str: "JSON string", bool: "JSON boolean", type(None): "JSON null"}
+    return names.get(type(value), "JSON number")

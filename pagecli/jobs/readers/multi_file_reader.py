@@ -1,0 +1,126 @@
+"""Several files as one input: a directory or a pattern, in the order of their names, rows counted on from file to file."""
+
+import dataclasses
+import glob
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from pagecli.errors import InputError
+from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet
+from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.storage import remote_files
+
+
+def is_several(path: str) -> bool:
+    """Whether the path is a directory, or a pattern that is not itself the name of a file."""
+    if remote_files.is_remote(path):
+        return path.endswith("/") or any(char in path for char in "*?[")
+    return os.path.isdir(path) or (any(char in path for char in "*?[") and not os.path.lexists(path))
+
+
+def files_of(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files below a directory (those that begin with . or _ left out), or that match; sorted. Raises InputError."""
+    if remote_files.is_remote(path):
+        files = [file for file in remote_files.matching(path, suffixes) if not _is_hidden(file.rpartition("/")[2])]
+    elif os.path.isdir(path):
+        below = [found for found in Path(path).rglob("*") if not any(map(_is_hidden, found.relative_to(path).parts))]
+        files = sorted(str(found) for found in below if found.name.lower().endswith(suffixes) and found.is_file())
+    else:
+        files = sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
+    if not files:
+        raise InputError(f"{remote_files.shown(path)}: no file found", f"inputs end in {', '.join(suffixes)}")
+    return files
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+class MultiFileSource:
+    """Opens its files one after the other by `open_one(path, limit)`. Raises InputError."""
+
+    def __init__(
+        self, name: str, paths: list[str], open_one: Callable[[str, int | None], InputSource], limit: int | None = None
+    ) -> None:
+        self.name = remote_files.shown(name)
+        self._paths = paths
+        self._open_one = open_one
+        self._limit = limit
+        self._current: InputSource = open_one(paths[0], limit)  # so that a bad first file is found before the model loads
+        self._num_files = 0  # read to their end
+        self._num_rows = 0  # of those
+        self._stopped = False
+        self.schema: pa.Schema | None = self._current.schema
+        self.column_names = self._current.column_names
+
+    def __iter__(self) -> Iterator[InputRow]:
+        base = os.path.commonpath([os.path.dirname(path) for path in self._paths]) if len(self._paths) > 1 else ""
+        for number, path in enumerate(self._paths):
+            remaining = None if self._limit is None else self._limit - self._num_rows
+            if self._stopped or remaining == 0:
+                return
+            if number > 0:
+                self._current = self._open_one(path, remaining)
+            shown = os.path.relpath(path, base) if base else os.path.basename(path)
+            count = 0
+            try:
+                for row in self._current:
+                    error = None if row.error is None else f"{shown}, {row.error}"
+                    yield dataclasses.replace(row, index=self._num_rows + row.index, file=shown, error=error)
+                    count += 1
+            finally:
+                self._current.close()
+            self._num_rows += count
+            self._num_files += 1
+
+    def estimate(self) -> RowEstimate | None:
+        """Exact once all files are read; before that as if the files to come had as many rows as those seen."""
+        if self._num_files == len(self._paths):
+            return RowEstimate(self._num_rows, exact=True)
+        current = self._current.estimate()
+        if current is None:
+            return None
+        rows, files = self._num_rows + current.num_rows, min(self._num_files + 1, len(self._paths))
+        estimate = rows * len(self._paths) // files
+        return RowEstimate(estimate if self._limit is None else min(estimate, self._limit), exact=False)
+
+    def interrupt(self) -> None:
+        self._stopped = True
+        self._current.interrupt()
+
+    def close(self) -> None:
+        self._current.close()
+
+
+class MultiParquetSource(MultiFileSource):
+    """Parquet files; their columns are brought together: a column that a file lacks is null, numbers widen."""
+
+    def __init__(self, name: str, paths: list[str], limit: int | None = None) -> None:
+        schema: pa.Schema | None = None
+        self._total = 0
+        for path in paths:
+            with open_parquet(path) as file:
+                self._total += file.metadata.num_rows
+                own = file.schema_arrow.remove_metadata()
+            if schema is not None and own != schema:
+                own = _unified(schema, own, path)
+            schema = own
+        super().__init__(name, paths, lambda path, limit: ParquetSource(path, limit, schema), limit)
+        self.column_names = schema.names if schema is not None else None
+
+    def estimate(self) -> RowEstimate | None:
+        return RowEstimate(self._total if self._limit is None else min(self._total, self._limit), exact=True)
+
+
+def _unified(schema: pa.Schema, own: pa.Schema, path: str) -> pa.Schema:
+    try:
+        return pa.unify_schemas([schema, own], promote_options="permissive")
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{remote_files.shown(path)} has columns that do not go with those of the files before it: {reason}",
+            "give files of one schema, or one pattern for each kind",
+        ) from error

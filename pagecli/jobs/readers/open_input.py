@@ -1,0 +1,72 @@
+"""Opens an input by its name's end: JSON Lines, CSV (each plain, gzip or zstd), Parquet; a stream; or several files."""
+
+import os
+from typing import Literal
+
+from pagecli.errors import InputError
+from pagecli.jobs.readers.csv_reader import CsvSource
+from pagecli.jobs.readers.jsonl_reader import JsonlSource
+from pagecli.jobs.readers.multi_file_reader import MultiFileSource, MultiParquetSource, files_of, is_several
+from pagecli.jobs.readers.parquet_reader import ParquetSource
+from pagecli.jobs.rows.input_row import InputSource
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import is_stream
+
+InputFormat = Literal["auto", "jsonl", "openai-batch", "csv", "parquet"]
+TEXT_COMPRESSIONS = ("", ".gz", ".zst")
+JSONL_SUFFIXES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".ndjson", ".json") for packed in TEXT_COMPRESSIONS)
+CSV_SUFFIXES = tuple(f"{kind}{packed}" for kind in (".csv", ".tsv") for packed in TEXT_COMPRESSIONS)
+PARQUET_SUFFIXES = (".parquet", ".pq")
+NAMES = ".jsonl, .csv, .tsv (each also .gz or .zst) or .parquet"
+
+
+def open_input(path: str, limit: int | None = None, input_format: InputFormat = "auto") -> InputSource:
+    """Opens `path` (`-`: standard input, JSON Lines unless told) for one pass over `limit` rows. Raises InputError."""
+    path = remote_files.local(path)
+    if not remote_files.is_remote(path) and is_stream(path):
+        if input_format == "parquet":
+            raise InputError("Parquet cannot be read from a pipe", "name a file")
+        return JsonlSource(path, limit) if input_format == "auto" else _open_one(path, limit, input_format)
+    if not is_several(path):
+        return _open_one(path, limit, input_format)
+    kind = input_format
+    suffixes = PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES if kind == "auto" else _suffixes(kind)
+    paths = files_of(path, suffixes)
+    kinds = {format_of(file) if kind == "auto" else kind for file in paths}
+    if len(kinds) > 1:
+        found = ", ".join(sorted(kinds))
+        raise InputError(
+            f"{remote_files.shown(path)} has files of more than one format: {found}", "give a pattern: 'DIR/*.jsonl'"
+        )
+    if kinds == {"parquet"}:
+        return MultiParquetSource(path, paths, limit)
+    return MultiFileSource(path, paths, lambda file, rest: _open_one(file, rest, kind), limit)
+
+
+def format_of(path: str) -> InputFormat:
+    """By the name's end. Raises InputError for one that is unknown."""
+    name = path.lower()
+    kinds: tuple[InputFormat, ...] = ("parquet", "jsonl", "csv")
+    for kind in kinds:
+        if name.endswith(_suffixes(kind)):
+            return kind
+    if not remote_files.is_remote(path) and not os.path.exists(path):
+        raise InputError(f"{path}: no such file", "check the path; - reads JSON Lines from standard input")
+    raise InputError(
+        f"{remote_files.shown(path)}: unknown input format", f"inputs end in {NAMES}, or name it by --input-format"
+    )
+
+
+def _suffixes(kind: InputFormat) -> tuple[str, ...]:
+    return {"parquet": PARQUET_SUFFIXES, "csv": CSV_SUFFIXES}.get(kind, JSONL_SUFFIXES)
+
+
+def _open_one(path: str, limit: int | None, kind: InputFormat) -> InputSource:
+    is_batch = None if kind == "auto" else kind == "openai-batch"
+    if kind == "auto":
+        kind = format_of(path)
+    if kind == "parquet":
+        return ParquetSource(path, limit)
+    if kind == "csv":
+        return CsvSource(path, limit)
+    return JsonlSource(path, limit, is_batch)

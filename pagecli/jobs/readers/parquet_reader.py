@@ -1,0 +1,98 @@
+"""Parquet input, streamed in small record batches; columns stay Arrow until somebody asks for a value."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pagecli.errors import InputError
+from pagecli.jobs.rows.arrow_values import ArrowColumns
+from pagecli.jobs.rows.input_row import InputRow, RowEstimate
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import unreadable
+
+BATCH_ROWS = 256  # a row that waits for its turn keeps its whole batch in memory
+BATCH_BYTES = 32 << 20  # batches of large rows are made smaller, to take about so much
+
+
+class ParquetSource:
+    """Opens at once, so that a missing or damaged file is found before anything slow. Raises InputError.
+
+    `schema`: what the rows are to have (columns that the file lacks are null); None: the file's own.
+    """
+
+    def __init__(self, path: str, limit: int | None = None, schema: pa.Schema | None = None) -> None:
+        self.name = remote_files.shown(path)
+        self._limit = limit
+        self._wanted = schema
+        self._file = open_parquet(path)
+        self.schema: pa.Schema | None = schema if schema is not None else self._file.schema_arrow
+        self.column_names: list[str] | None = self._file.schema_arrow.names
+        names = self.column_names
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            self._file.close()
+            raise InputError(f"{self.name} has more than one column named {repeated[0]!r}", "rename one of them")
+
+    @property
+    def num_rows(self) -> int:
+        return self._file.metadata.num_rows
+
+    def __iter__(self) -> Iterator[InputRow]:
+        index = 0
+        batches = self._file.iter_batches(batch_size=self._batch_rows(), use_threads=False)
+        while self._limit is None or index < self._limit:
+            try:
+                batch = next(batches, None)
+                if batch is not None and self._wanted is not None:
+                    batch = as_schema(batch, self._wanted)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{self.name} cannot be read after row {index}: {_one_line(error)}") from error
+            if batch is None:
+                return
+            num_rows = batch.num_rows if self._limit is None else min(batch.num_rows, self._limit - index)
+            row_bytes = batch.nbytes // max(batch.num_rows, 1)
+            for offset in range(num_rows):
+                yield InputRow(index, ArrowColumns(batch, offset), num_bytes=row_bytes)
+                index += 1
+
+    def _batch_rows(self) -> int:
+        metadata = self._file.metadata
+        total = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        row_bytes = max(1, total // max(1, metadata.num_rows))
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
+
+    def estimate(self) -> RowEstimate | None:
+        return RowEstimate(self.num_rows if self._limit is None else min(self.num_rows, self._limit), exact=True)
+
+    def interrupt(self) -> None:
+        """A file never keeps its reader waiting."""
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """The file with its footer read. Raises InputError."""
+    where: Any = remote_files.open_for_reading(path) if remote_files.is_remote(path) else remote_files.local(path)
+    try:
+        return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, ValueError) as error:
+        name = remote_files.shown(path)
+        raise InputError(f"{name} is not a readable Parquet file: {_one_line(error)}", "it may be cut short") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the columns of `schema`, null where it has none."""
+    arrays = []
+    for field in schema:
+        position = batch.schema.get_field_index(field.name)
+        arrays.append(pa.nulls(batch.num_rows, field.type) if position < 0 else batch.column(position).cast(field.type))
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,109 @@
+"""An input of lines, whatever is in them: opened, decompressed, read line by line, and how far reading has come."""
+
+import threading
+import zlib
+
+import pyarrow as pa
+
+from pagecli.errors import InputError
+from pagecli.jobs.rows.input_row import RowEstimate
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import InterruptibleStream, decompressed, is_stream, open_raw, size_of
+
+UTF8_BOM = b"\xef\xbb\xbf"
+START_BYTES = 256
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+# First bytes of files that are not what their name says: (bytes, what the file is, hint).
+OTHER_FORMATS = (
+    (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
+    (b"\x1f\x8b", "gzip-compressed", "rename it to end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "rename it to end in .zst"),
+    (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8"),
+    (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8"),
+)
+
+
+class TextInput:
+    """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError.
+
+    `kind` is what messages call the format. `start` has the first bytes of a file, and is empty of a pipe.
+    """
+
+    def __init__(self, path: str, kind: str) -> None:
+        self.name = "standard input" if path == "-" else remote_files.shown(path)
+        self.line_number = 0  # of the line read last, from 1
+        self.start = b""
+        self._raw = open_raw(path)
+        self._lock = threading.Lock()  # progress() looks at the file that close() gives up
+        try:
+            self._size = None if is_stream(path) else size_of(self._raw)
+            if self._size is not None:
+                self.start = self._raw.read(START_BYTES) or b""
+                self._raw.seek(0)
+                if not path.lower().endswith(COMPRESSED_SUFFIXES):
+                    self._check_format(kind)
+            self._file = decompressed(self._raw, path)
+        except BaseException:
+            self._raw.close()
+            raise
+
+    def _check_format(self, kind: str) -> None:
+        for magic, what, hint in OTHER_FORMATS:
+            if self.start.startswith(magic):
+                raise InputError(f"{self.name} is {what}, not {kind}", hint)
+
+    def readline(self) -> bytes:
+        """The next line with its line break, the byte order mark taken off; empty at the end. Raises InputError."""
+        try:
+            line = self._file.readline()
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            raise InputError(
+                f"{self.name} cannot be read after line {self.line_number}: {error}",
+                "the file may be cut short or damaged; check it with gzip -t or zstd -t",
+            ) from error
+        if line:
+            self.line_number += 1
+        return line.removeprefix(UTF8_BOM) if self.line_number == 1 else line
+
+    def estimate(self, num_rows: int) -> RowEstimate | None:
+        """How many rows there will be, from the share of bytes that the first `num_rows` took; None of a pipe."""
+        with self._lock:
+            if self._size is None or self._raw.closed or not num_rows:
+                return None
+            position = self._raw.tell()
+        estimate = num_rows if position >= self._size else int(num_rows * self._size / max(position, 1))
+        return RowEstimate(estimate, exact=False)
+
+    def interrupt(self) -> None:
+        if isinstance(self._raw, InterruptibleStream):
+            self._raw.interrupt()
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+            self._raw.close()
+
+
+class TextRows:
+    """What sources of rows out of a TextInput share: their reader counts `_num_rows`, and sets `_ended` after the last."""
+
+    def __init__(self, text: TextInput, limit: int | None) -> None:
+        self._input = text
+        self.name = text.name
+        self._limit = limit
+        self._num_rows = 0
+        self._ended = False
+
+    def estimate(self) -> RowEstimate | None:
+        if self._ended:
+            return RowEstimate(self._num_rows, exact=True)
+        estimate = self._input.estimate(self._num_rows)
+        if estimate is None or self._limit is None:
+            return estimate
+        return RowEstimate(min(estimate.num_rows, self._limit), exact=False)
+
+    def interrupt(self) -> None:
+        self._input.interrupt()
+
+    def close(self) -> None:
+        self._input.close()

@@ -1,0 +1,112 @@
+"""One row of the output, and how its columns are named."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pagecli.core.outputs import FinishReason, RequestOutput, TokenLogprobs
+from pagecli.errors import ErrorCode
+from pagecli.jobs.rows.input_row import InputRow
+
+# Columns that pagecli writes after the input's; `token_ids`, `score` and `logprobs` only when asked for, but always reserved.
+RESULT_COLUMNS = (
+    "sample",
+    "text",
+    "token_ids",
+    "finish_reason",
+    "prompt_tokens",
+    "output_tokens",
+    "score",
+    "logprobs",
+    "error",
+    "error_code",
+)
+CARRIED_PREFIX = "input_"
+SHARD_COLUMN = "pagecli_shard"  # of a shard's output: {number, count, row}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRow:
+    """A finished continuation of an input row, or its error; `text` is None in an error row."""
+
+    row: InputRow
+    sample: int = 0
+    text: str | None = None
+    token_ids: list[int] | None = None
+    finish_reason: FinishReason = "error"
+    prompt_tokens: int | None = None  # None: the prompt was never tokenized
+    output_tokens: int = 0
+    score: float | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    error: str | None = None
+    error_code: ErrorCode | None = None
+    num_samples: int = 1  # how many output rows the input row has; they follow each other
+
+    @property
+    def id(self) -> Any:
+        """The row's own id (which may be null), or its index if the input has no id."""
+        return self.row.columns.get("id", self.row.number)
+
+    @property
+    def num_bytes(self) -> int:
+        """About what the row takes in memory."""
+        return self.row.num_bytes + len(self.text or "") + 16 * self.output_tokens + 200
+
+
+@dataclass(frozen=True, slots=True)
+class ResultColumns:
+    """Which of the optional columns are written."""
+
+    token_ids: bool = False
+    score: bool = False
+    logprobs: bool = False
+
+    def widened_for(self, row: OutputRow) -> "ResultColumns":
+        """These columns and those that the row brings: a row may ask for them by its own parameters."""
+        score, logprobs = self.score or row.score is not None, self.logprobs or row.logprobs is not None
+        return self if (score, logprobs) == (self.score, self.logprobs) else ResultColumns(self.token_ids, score, logprobs)
+
+
+def error_row(row: InputRow, error: str, prompt_tokens: int | None = None, code: ErrorCode | None = None) -> OutputRow:
+    """The output of a row that failed; its message begins with the line the row is on, where the input has lines."""
+    if row.line is not None and not error.startswith(row.place):
+        error = f"{row.place}: {error}"
+    return OutputRow(row, prompt_tokens=prompt_tokens, error=error, error_code=code or ErrorCode.ENGINE_FAILURE)
+
+
+def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
+    """The rows of a finished request: one for each of its sequences, or one with its error."""
+    if output.error is not None or not output.sequences:
+        return [error_row(row, output.error or "the request ended without output", output.num_prompt_tokens)]
+    return [
+        OutputRow(
+            row,
+            sample=sequence.sample,
+            text=sequence.text,
+            token_ids=sequence.token_ids,
+            finish_reason=sequence.finish_reason,
+            prompt_tokens=output.num_prompt_tokens,
+            output_tokens=len(sequence.token_ids),
+            score=sequence.score,
+            logprobs=sequence.logprobs,
+            num_samples=len(output.sequences),
+        )
+        for sequence in output.sequences
+    ]
+
+
+def carried_name(name: str) -> str:
+    """The output's name for an input column.
+
+    A name that pagecli writes itself gets `input_` in front (`text` becomes `input_text`), and so does one that would
+    then collide (`input_text` becomes `input_input_text`): no two columns end up with one name, whatever rows come later.
+    """
+    bare = name
+    while bare.startswith(CARRIED_PREFIX):
+        bare = bare[len(CARRIED_PREFIX) :]
+    return CARRIED_PREFIX + name if bare in RESULT_COLUMNS or bare == SHARD_COLUMN else name
+
+
+def carried_columns(row: InputRow) -> Iterator[tuple[str, str]]:
+    """(name in the input, name in the output) of the columns that follow `id`."""
+    return ((name, carried_name(name)) for name in row.columns if name != "id")

@@ -1,0 +1,176 @@
+"""From an input row to a request: its prompt as token ids, its sampling parameters and the key that seeds it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import ErrorCode, PagecliError, RowError
+from pagecli.jobs.rows.arrow_values import json_default
+from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.output_row import OutputRow
+from pagecli.jobs.rows.prompt_length import PromptLength, TooLong
+from pagecli.jobs.rows.row_parameters import row_sampling_params
+
+
+class Tokenizer(Protocol):
+    """What jobs needs of a tokenizer."""
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How rows become prompts. `chat` None: plain prompts go through the chat template if the model has one."""
+
+    prompt_column: str = "prompt"
+    system: str | None = None
+    chat: bool | None = None
+    too_long: TooLong = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A row ready for the engine, or to be written: an error row with `error` set, one `finished` in an earlier run."""
+
+    row: InputRow
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    row_key: int
+    error: str | None = None
+    error_code: ErrorCode | None = None
+    finished: list[OutputRow] | None = None
+
+
+class RowPreparer:
+    """Turns input rows into requests; a row that cannot be one comes back with `error` set, nothing is raised.
+
+    `length` None: how long prompts are is left to the engine.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        options: PromptOptions,
+        params: SamplingParams,
+        length: PromptLength | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._options = options
+        self._params = params
+        self._length = length
+        self._chat = tokenizer.has_chat_template if options.chat is None else options.chat
+
+    def prepare(self, row: InputRow) -> PreparedRow:
+        key = row_key(row)
+        error, code = row.error, row.error_code
+        if error is None:
+            prompt_column = self._options.prompt_column if row.batch_url is None else "prompt"
+            chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
+            try:
+                params = row_sampling_params(self._params, row.columns, ignore=prompt_column)
+                token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
+                return PreparedRow(row, token_ids, params, key)
+            except PagecliError as problem:
+                error, code = one_line(problem), code_of(problem)
+            except Exception as problem:  # a template or tokenizer that chokes on this row must not end the job
+                error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
+        return PreparedRow(row, [], self._params, key, error, code)
+
+    def _prompt_token_ids(self, columns: Mapping[str, Any], prompt_column: str, chat: bool, max_tokens: int) -> list[int]:
+        name, value = self._prompt(columns, prompt_column)
+        if name == "messages":
+            token_ids = self._chat_token_ids(_checked_messages(value), max_tokens)
+        elif name == "prompt_token_ids":
+            token_ids = self._cut(_checked_token_ids(value), max_tokens)
+        elif not isinstance(value, str):
+            raise RowError(f"column {name} is {type(value).__name__}, not text", code=ErrorCode.INVALID_TYPE)
+        elif chat:
+            token_ids = self._chat_token_ids([{"role": "user", "content": value}], max_tokens)
+        else:
+            text = value if self._length is None else self._length.checked_text(value)
+            token_ids = self._cut(self._tokenizer.encode(text), max_tokens)
+        if not token_ids:
+            raise RowError(f"column {name} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
+        if max(token_ids) >= self._vocab_size:
+            message = f"token id {max(token_ids)} is outside the model's vocabulary of {self._vocab_size}"
+            raise RowError(message, code=ErrorCode.INVALID_TYPE)
+        return token_ids
+
+    def _cut(self, token_ids: list[int], max_tokens: int) -> list[int]:
+        return token_ids if self._length is None else self._length.cut(token_ids, max_tokens)
+
+    def _chat_token_ids(self, messages: list[dict[str, Any]], max_tokens: int) -> list[int]:
+        messages, template = self._with_system(messages), self._tokenizer.apply_chat_template
+        return template(messages) if self._length is None else self._length.cut_messages(messages, max_tokens, template)
+
+    def _prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:
+        """The one column that holds the prompt, and its value."""
+        names = dict.fromkeys((prompt_column, "messages", "prompt_token_ids"))
+        given = [(name, columns[name]) for name in names if name in columns]
+        given = [(name, value) for name, value in given if value is not None]
+        if len(given) > 1:
+            names_given = " and ".join(name for name, _ in given)
+            raise RowError(f"has {names_given}; a row needs exactly one of them", code=ErrorCode.MISSING_PROMPT)
+        if not given:
+            hint = "name the column of the prompts with --prompt-column"
+            raise RowError(f"has no {', '.join(names)}", hint, ErrorCode.MISSING_PROMPT)
+        return given[0]
+
+    def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """--system in front, unless the row brings its own system message."""
+        if self._options.system is None or messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": self._options.system}, *messages]
+
+
+def row_key(row: InputRow) -> int:
+    """What seeds the row's sampling: 64 bits of its id's hash if it has an id, else its index.
+
+    So a row keeps its text when the file is reordered, cut or split; rows with the same id draw the same numbers.
+    """
+    value = row.columns.get("id")
+    if value is None:
+        return row.number
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
+    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
+
+
+def one_line(error: PagecliError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def code_of(problem: PagecliError) -> ErrorCode:
+    """The kind of a row's problem; what says none is a parameter out of range."""
+    return problem.code if isinstance(problem, RowError) else ErrorCode.INVALID_PARAMETER
+
+
+def _checked_messages(value: Any) -> list[dict[str, Any]]:
+    """Messages as the template wants them; fields that are null, as Parquet fills them in, are left out."""
+    if not isinstance(value, list) or not value:
+        raise RowError("column messages is not a list of at least one message", code=ErrorCode.INVALID_TYPE)
+    messages = []
+    for number, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RowError(f"column messages: message {number} is not an object with a role", code=ErrorCode.INVALID_TYPE)
+        messages.append({name: item for name, item in message.items() if item is not None})
+        if "content" not in messages[-1] and len(messages[-1]) == 1:
+            raise RowError(f"column messages: message {number} has no content", code=ErrorCode.INVALID_TYPE)
+    return messages
+
+
+def _checked_token_ids(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        raise RowError("column prompt_token_ids is not a list of integers", code=ErrorCode.INVALID_TYPE)
+    if any(item < 0 for item in value):
+        raise RowError("column prompt_token_ids has a negative token id", code=ErrorCode.INVALID_TYPE)
+    return value

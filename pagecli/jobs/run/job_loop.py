@@ -1,0 +1,237 @@
+"""Keeps the engine fed: rows in while a bounded window is open, one step after the other, finished rows out in order."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pagecli.errors import RowError
+from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.rows.output_row import OutputRow, error_row, output_rows
+from pagecli.jobs.rows.row_preparer import PreparedRow, code_of, one_line
+from pagecli.jobs.run.error_policy import ErrorPolicy
+from pagecli.jobs.run.feeder import POLL_SECONDS, Feeder
+from pagecli.jobs.run.step_isolation import Engine, IsolatingEngine
+from pagecli.jobs.writers.open_output import RowWriter
+from pagecli.jobs.writers.reorder import CompletionOrder, InputOrder
+
+PROGRESS_SECONDS = 0.1
+
+
+class RowJournal(Protocol):
+    """Where finished rows are kept until the output is complete; see journal_writer.Journal."""
+
+    @property
+    def num_safe_rows(self) -> int: ...
+
+    def append(self, outputs: list[OutputRow]) -> None:
+        """All output rows of one input row."""
+        ...
+
+    def commit(self) -> None:
+        """From here on what was appended survives the process."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many rows may be where: memory is bounded by these, not by the size of the input."""
+
+    max_active: int  # in the engine: enough that it never lacks waiting rows
+    max_outstanding: int  # in the engine, or finished and held for their turn
+    max_prefetched: int  # read and tokenized ahead
+
+    @classmethod
+    def for_engine(cls, max_num_seqs: int) -> "Window":
+        """One slow row holds back the rows behind it only after 16 batches' worth of them have finished."""
+        max_active = 2 * max_num_seqs
+        return cls(max_active, max(16 * max_num_seqs, 64), max(max_active, 16))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at a running job. Rows are the input's, however many samples are written of each."""
+
+    num_rows: int  # whose output is written
+    num_error_rows: int
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    output_tokens: int
+    estimate: RowEstimate | None  # of the input's rows
+    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
+
+
+@dataclass
+class RunResult:
+    """What a run did. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did; row counts
+    are of written output rows.
+    """
+
+    num_rows: int = 0
+    num_error_rows: int = 0
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    first_row_at: float | None = None  # time.perf_counter()
+    generate_seconds: float = 0.0
+    first_error: str | None = None
+    stopped_by: int | None = None
+    too_many_errors: str | None = None
+    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
+    num_failed_steps: int = 0  # of the engine, each followed by a search for the row that caused it
+
+    @property
+    def ended_early(self) -> bool:
+        return self.stopped_by is not None or self.too_many_errors is not None
+
+
+class JobRun:
+    """One pass over the input. `run()` leaves the writer open, with every finished row written."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prepare: Callable[[InputRow], PreparedRow],
+        writer: RowWriter,
+        window: Window,
+        order: Literal["input", "completion"] = "input",
+        on_progress: Callable[[Progress], Any] = lambda progress: None,
+        stop_requested: Callable[[], int | None] = lambda: None,
+        journal: RowJournal | None = None,
+        error_policy: ErrorPolicy | None = None,
+        on_checkpoint: Callable[[int], Any] = lambda num_input_rows: None,
+    ) -> None:
+        self._engine = IsolatingEngine(engine)
+        self._prepare = prepare
+        self._writer = writer
+        self._window = window
+        self._order = InputOrder() if order == "input" else CompletionOrder()
+        self._on_progress = on_progress
+        self._stop_requested = stop_requested
+        self._journal = journal
+        self._error_policy = error_policy or ErrorPolicy()
+        self._on_checkpoint = on_checkpoint
+        self._num_safe_rows = 0 if journal is None else journal.num_safe_rows
+        self._active: dict[int, PreparedRow] = {}
+        self._num_inputs = 0  # input rows written
+        self._num_inputs_taken_over = 0
+        self._last_index: int | None = None
+        self._next_progress = 0.0
+        self.result = RunResult()
+
+    def run(self, source: InputSource) -> RunResult:
+        """Runs all rows of `source` and closes it. Raises what reading, the engine or the writer raise."""
+        started = time.perf_counter()
+        try:
+            with Feeder(source, self._prepare, self._window.max_prefetched) as feeder:
+                while not self._stopped() and self._cycle(feeder):
+                    self._report(source)
+        finally:
+            self.result.generate_seconds = time.perf_counter() - started
+            self.result.num_failed_steps = self._engine.num_failed_steps
+        for request_id in self._active:  # of a run that was stopped; after a failure the engine is not used again
+            self._engine.abort(request_id)
+        self._active.clear()
+        return self.result
+
+    def keep_finished(self) -> None:
+        """Writes what finished out of its turn; for a job that ends early."""
+        self._write(self._order.drain())
+
+    def _cycle(self, feeder: Feeder) -> bool:
+        """Admit what fits, run one step, release what finished, journal it. False when the job is done."""
+        if not self._engine.is_isolating:
+            self._admit(feeder)
+        goes_on = not feeder.exhausted
+        if self._engine.has_unfinished():
+            for output in self._engine.step():
+                row = self._active.pop(output.request_id).row
+                self._finish(output_rows(row, output))
+            goes_on = True
+        if self._journal is not None:
+            self._journal.commit()
+        return goes_on
+
+    def _admit(self, feeder: Feeder) -> None:
+        """Fills the window with rows that are ready; waits for one only if the engine has nothing to do.
+
+        Ends after max_active rows even if they were all error rows, so that a signal is seen.
+        """
+        for _ in range(self._window.max_active):
+            if not self._has_room():
+                return
+            prepared = feeder.take(0.0 if self._active else POLL_SECONDS)
+            if prepared is None:
+                return
+            self._add(prepared)
+
+    def _has_room(self) -> bool:
+        num_active = len(self._active)
+        return num_active < self._window.max_active and num_active + len(self._order) < self._window.max_outstanding
+
+    def _add(self, prepared: PreparedRow) -> None:
+        if prepared.finished is not None:
+            self.result.num_taken_over += len(prepared.finished)
+            self._num_inputs_taken_over += 1
+            self._write(self._order.push(prepared.row.index, prepared.finished))
+            return
+        index, error, code = prepared.row.index, prepared.error, prepared.error_code
+        if error is None:
+            try:
+                self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
+                self._active[index] = prepared
+                return
+            except RowError as problem:
+                error, code = one_line(problem), code_of(problem)
+        self._finish([error_row(prepared.row, error, len(prepared.prompt_token_ids) or None, code)])
+
+    def _finish(self, rows: list[OutputRow]) -> None:
+        """Takes all output rows of one input row."""
+        if self._journal is not None:
+            self._journal.append(rows)
+        self._write(self._order.push(rows[0].row.index, rows))
+
+    def _write(self, rows: list[OutputRow]) -> None:
+        result = self.result
+        for row in rows:
+            self._writer.write(row)
+            if result.first_row_at is None:
+                result.first_row_at = time.perf_counter()
+            result.num_rows += 1
+            if row.row.index != self._last_index:  # samples of one row are written one after the other
+                self._last_index = row.row.index
+                self._num_inputs += 1
+            result.finish_reasons[row.finish_reason] += 1
+            if row.error is not None:
+                result.num_error_rows += 1
+                if result.first_error is None:
+                    has_place = row.error.startswith(row.row.place)
+                    result.first_error = row.error if has_place else f"{row.row.place}: {row.error}"
+        if result.num_error_rows and result.too_many_errors is None:
+            result.too_many_errors = self._error_policy.reason_to_stop(result.num_rows, result.num_error_rows)
+
+    def _stopped(self) -> bool:
+        self.result.stopped_by = self._stop_requested()
+        return self.result.ended_early
+
+    def _report(self, source: InputSource) -> None:
+        now = time.perf_counter()
+        if now < self._next_progress:
+            return
+        self._next_progress = now + PROGRESS_SECONDS
+        if self._journal is not None and self._journal.num_safe_rows != self._num_safe_rows:
+            self._num_safe_rows = self._journal.num_safe_rows
+            self._on_checkpoint(self._num_safe_rows)
+        status = self._engine.status()
+        self._on_progress(
+            Progress(
+                num_rows=self._num_inputs,
+                num_error_rows=self.result.num_error_rows,
+                num_running=status.num_running,
+                num_waiting=status.num_waiting,
+                kv_usage=status.kv_usage,
+                output_tokens=status.num_output_tokens,
+                estimate=source.estimate(),
+                num_taken_over=self._num_inputs_taken_over,
+            )
+        )

@@ -1,0 +1,139 @@
+"""Files that appear under their name only when complete: a hidden temporary, fsynced, then renamed.
+
+The temporary lies in the directory of the file's job where there is one (job_directory.py), so that the next run of the job
+clears it away if this one is killed; else beside the file.
+"""
+
+import contextlib
+import errno
+import glob
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
+
+STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raises UsageError if `path` may not be replaced, InputError if its directory cannot take files."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory", "give the name of a file to write")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path} already exists", "give another name, or --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {path.parent}")
+    _remove_stale_temporaries(path)
+
+
+def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
+    """A new hidden file on the file system of `final`, with the permissions a plain new file would get. Raises InputError."""
+    name = os.fsdecode(os.fsencode(final.name)[:200])
+    temporary = temporary_home(final) / f".{name}.{os.getpid()}-{secrets.token_hex(3)}{TEMPORARY_SUFFIX}"
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise not_writable(final, error) from error
+    return temporary, os.fdopen(fd, "wb")
+
+
+def _remove_stale_temporaries(final: Path) -> None:
+    """What processes that were killed left beside `final` of it, such as of --stats."""
+    for path in final.parent.glob(f".{glob.escape(final.name)}.*-*{TEMPORARY_SUFFIX}"):
+        pid = path.name.removeprefix(f".{final.name}.").partition("-")[0]
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            found = os.stat(path, follow_symlinks=False)
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > STALE_SECONDS and not _exists(int(pid)):
+                os.unlink(path)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def publish(temporary: Path, final: Path, overwrite: bool) -> None:
+    """Gives the complete file its name, durably. Raises UsageError if the name has been taken meanwhile, InputError."""
+    try:
+        sync(temporary)
+        note_publishing(temporary, final)
+        if overwrite:
+            os.replace(temporary, final)
+        else:
+            _rename_without_replacing(temporary, final)
+        sync(final.parent)
+    except FileExistsError as error:
+        raise UsageError(f"{final} was created by somebody else meanwhile", "see its .partial file") from error
+    except OSError as error:
+        raise not_writable(final, error) from error
+
+
+def _rename_without_replacing(temporary: Path, final: Path) -> None:
+    try:
+        os.link(temporary, final)  # unlike rename, fails if the name is taken
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(final):
+            raise FileExistsError(final) from None
+        os.replace(temporary, final)
+    else:
+        os.unlink(temporary)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or directory; a file system that has none for directories is left to its own ways."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` with `content` in one step. Raises InputError."""
+    temporary, file = create_temporary(path)
+    try:
+        try:
+            with file:
+                file.write(content)
+        except OSError as error:
+            raise not_writable(path, error) from error
+        publish(temporary, path, overwrite=True)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def partial_path(final: Path, suffix: str) -> Path:
+    """A free name for the finished rows of a job that did not end: out.partial.parquet, out.partial-2.parquet, ..."""
+    stem = final.name.removesuffix(suffix)
+    number = 1
+    while True:
+        path = final.parent / f"{stem}.partial{'' if number == 1 else f'-{number}'}{suffix}"
+        if not os.path.lexists(path):
+            return path
+        number += 1
+
+
+def not_writable(path: Path, error: OSError) -> PagecliError:
+    """The one line for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return InputError(f"{path}: no space left to write to", "free some space, or write to another file system")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(f"{path}: the directory is not writable", "write to a directory you may create files in")
+    return InputError(f"{path} cannot be written: {error.strerror or error}")

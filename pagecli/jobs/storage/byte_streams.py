@@ -1,0 +1,96 @@
+"""Bytes of an input file or pipe, decompressed; a waiting read can be interrupted from another thread."""
+
+import gzip
+import io
+import os
+import select
+import stat
+import sys
+from pathlib import Path
+
+from pagecli.errors import InputError
+from pagecli.jobs.storage import remote_files
+
+
+class InterruptibleStream(io.RawIOBase):
+    """A pipe or terminal read through its own descriptor; after `interrupt()` it reads as ended."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._wake_read, self._wake_write = os.pipe()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        ready, _, _ = select.select([self._fd, self._wake_read], [], [])
+        if self._wake_read in ready:
+            return 0
+        return os.readv(self._fd, [buffer])  # type: ignore[list-item]
+
+    def interrupt(self) -> None:
+        if not self.closed:
+            os.write(self._wake_write, b"x")
+
+    def close(self) -> None:
+        if not self.closed:
+            for fd in (self._fd, self._wake_read, self._wake_write):
+                os.close(fd)
+        super().close()
+
+
+def is_stream(path: str) -> bool:
+    """True for `-`, a named pipe, a process substitution or a terminal: readable once, size unknown."""
+    if path in ("-", "/dev/stdin"):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def open_raw(path: str) -> io.RawIOBase:
+    """Opens the input's bytes as they are. Raises InputError."""
+    if remote_files.is_remote(path):
+        return remote_files.open_for_reading(path)
+    try:
+        if path in ("-", "/dev/stdin"):
+            if sys.__stdin__ is None:
+                raise InputError("standard input is closed", "run it with standard input open, or name a file")
+            return InterruptibleStream(os.dup(sys.__stdin__.fileno()))
+        if is_stream(path):
+            return InterruptibleStream(os.open(path, os.O_RDONLY))
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def size_of(raw: io.RawIOBase) -> int:
+    """Bytes of an opened file that can be read from any place."""
+    size = raw.seek(0, io.SEEK_END)
+    raw.seek(0)
+    return size
+
+
+def decompressed(raw: io.RawIOBase, path: str) -> io.BufferedReader:
+    """The stream's content; what its name ends with says how it is compressed."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gz":
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 18)  # type: ignore[type-var]
+    if suffix == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 18)
+    return io.BufferedReader(raw, 1 << 18)
+
+
+def unreadable(path: str, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file", "check the path; - reads JSON Lines from standard input")
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"{path} is a directory", "give a file, or a directory of them")
+    if isinstance(error, PermissionError):
+        return InputError(f"{path}: permission denied", "make the file readable for this user")
+    return InputError(f"{path} cannot be read: {error.strerror or error}")

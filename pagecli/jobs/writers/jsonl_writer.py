@@ -1,0 +1,187 @@
+"""JSON Lines output: to a file, plain or compressed, or to standard output row by row."""
+
+import io
+import json
+import math
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.errors import InputError
+from pagecli.jobs.rows.arrow_values import json_default
+from pagecli.jobs.rows.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns
+from pagecli.jobs.rows.row_selection import Shard
+from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
+
+SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
+
+
+class JsonlRowWriter:
+    """Writes rows into a hidden file that gets its name in finish(). Raises InputError when the disk refuses."""
+
+    def __init__(self, path: Path, suffix: str, overwrite: bool, encode: Callable[[OutputRow], bytes]) -> None:
+        self._path = path
+        self._suffix = suffix
+        self._overwrite = overwrite
+        self._encode = encode
+        self._temporary, self._disk = create_temporary(path)
+        codec = SUFFIXES[suffix]
+        self._file: Any = pa.CompressedOutputStream(self._disk, codec) if codec else self._disk
+        self._good_bytes = 0  # end of the last complete row in a plain file
+        self.num_rows = 0
+
+    def write(self, row: OutputRow) -> None:
+        line = self._encode(row)
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise not_writable(self._path, error) from error
+        self._good_bytes += len(line)
+        self.num_rows += 1
+
+    def finish(self) -> None:
+        self._close()
+        publish(self._temporary, self._path, self._overwrite)
+
+    def keep_partial(self) -> Path | None:
+        """Keeps the rows written so far under a name of their own, a valid file; None if there are none."""
+        if not self.num_rows:
+            self.discard()
+            return None
+        try:
+            self._close()
+        except InputError:
+            if SUFFIXES[self._suffix] is not None:  # cut short, a compressed stream is no valid file
+                self.discard()
+                raise
+            self._cut_to_whole_rows()
+        path = partial_path(self._path, self._suffix)
+        publish(self._temporary, path, overwrite=False)
+        return path
+
+    def _cut_to_whole_rows(self) -> None:
+        """After a failed write: what reached the disk, up to its last line break."""
+        with open(self._temporary, "r+b") as file:
+            end = min(file.seek(0, io.SEEK_END), self._good_bytes)
+            while end > 0:
+                start = max(0, end - (1 << 16))
+                file.seek(start)
+                cut = file.read(end - start).rfind(b"\n")
+                if cut >= 0:
+                    end = start + cut + 1
+                    break
+                end = start
+            file.truncate(end)
+
+    def discard(self) -> None:
+        remove(self._temporary)
+        try:
+            self._file.close()
+            self._disk.close()
+        except OSError:  # nothing of it is kept
+            pass
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+            if not self._disk.closed:
+                self._disk.close()
+        except OSError as error:
+            raise not_writable(self._path, error) from error
+
+
+class StdoutRowWriter:
+    """Rows to a pipe or terminal, each at once; to a redirected file, in larger pieces. Raises BrokenPipeError."""
+
+    def __init__(self, fd: int, encode: Callable[[OutputRow], bytes]) -> None:
+        self._fd = fd
+        self._piece_bytes = 1 << 16 if stat.S_ISREG(os.fstat(fd).st_mode) else 0
+        self._pending = bytearray()
+        self._encode = encode
+        self.num_rows = 0
+
+    def write(self, row: OutputRow) -> None:
+        self._pending += self._encode(row)
+        self.num_rows += 1
+        if len(self._pending) > self._piece_bytes:
+            self._flush()
+
+    def finish(self) -> None:
+        self._flush()
+
+    def keep_partial(self) -> Path | None:
+        """Rows on standard output need no keeping."""
+        self._flush()
+        return None
+
+    def discard(self) -> None:
+        self._pending.clear()
+
+    def _flush(self) -> None:
+        try:
+            while self._pending:
+                del self._pending[: os.write(self._fd, self._pending)]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise not_writable(Path("standard output"), error) from error
+
+
+class RowEncoder:
+    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity stay as Python's json writes them.
+
+    In a shard's output the last column says where the row belongs.
+    """
+
+    def __init__(self, columns: ResultColumns, shard: Shard | None = None) -> None:
+        self._columns = columns
+        self._shard = shard
+
+    def __call__(self, row: OutputRow) -> bytes:
+        record: dict[str, Any] = {"id": row.id}
+        for name, new_name in carried_columns(row.row):
+            record[new_name] = row.row.columns[name]
+        record["sample"] = row.sample
+        record["text"] = row.text
+        if self._columns.token_ids:
+            record["token_ids"] = row.token_ids
+        record["finish_reason"] = row.finish_reason
+        record["prompt_tokens"] = row.prompt_tokens
+        record["output_tokens"] = row.output_tokens
+        if self._columns.score or row.score is not None:
+            record["score"] = row.score
+        if self._columns.logprobs or row.logprobs is not None:
+            record["logprobs"] = logprob_records(row.logprobs)
+        record["error"] = row.error
+        record["error_code"] = row.error_code
+        if self._shard is not None:
+            record[SHARD_COLUMN] = shard_record(self._shard, row)
+        return (json.dumps(record, ensure_ascii=False, default=json_default) + "\n").encode("utf-8", "replace")
+
+
+def shard_record(shard: Shard, row: OutputRow) -> dict[str, int]:
+    """What `pagecli merge` puts a shard's rows in order by."""
+    return {"number": shard.number, "count": shard.count, "row": shard.position(row.row.index)}
+
+
+def logprob_records(logprobs: list[TokenLogprobs] | None) -> list[dict[str, Any]] | None:
+    """Log probabilities as plain records, one a token; a token that could not be chosen (-inf) has null."""
+    if logprobs is None:
+        return None
+    return [
+        {
+            "token_id": position.token_id,
+            "logprob": _finite(position.logprob),
+            "top": [{"token_id": token_id, "logprob": _finite(value)} for token_id, value in position.top],
+        }
+        for position in logprobs
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

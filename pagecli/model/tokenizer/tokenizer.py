@@ -1,0 +1,101 @@
+"""Text to token ids and back, as transformers' tokenizers do it, and the model's own chat template."""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pagecli.errors import ErrorCode, RowError
+from pagecli.model.registry import ModelSource
+from pagecli.model.tokenizer.byte_tokenizer import ByteTokenizer
+from pagecli.model.tokenizer.loading import load_parts, one_line
+from pagecli.model.tokenizer.parts import TokenizerParts
+from pagecli.model.tokenizer.token_length import longest_token_bytes
+
+if TYPE_CHECKING:
+    from pagecli.model.tokenizer.chat_template import ChatTemplate
+
+
+class Tokenizer(Protocol):
+    """One thread may encode while another decodes."""
+
+    has_chat_template: bool
+    eos_token_ids: tuple[int, ...]  # the ids that end a text: generation config's, else the model's, else the tokenizer's
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` with the model's special tokens, as transformers adds them by default."""
+        ...
+
+    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Ids of a conversation, ready for the assistant's answer; RowError when there is no template or it refuses."""
+        ...
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
+
+    def longest_token_bytes(self) -> int | None:
+        """The most UTF-8 bytes of text that one token stands for; None if there is no bound."""
+        ...
+
+
+def load_tokenizer(source: ModelSource) -> Tokenizer:
+    """The tokenizer beside the weights. Raises ModelError in one line when there is none or it cannot be read."""
+    if source.tokenizer_path is None:
+        return ByteTokenizer(source.config.vocab_size, source.config.eos_token_ids)
+    return TransformersTokenizer(load_parts(source.tokenizer_path), source.config.eos_token_ids)
+
+
+class TransformersTokenizer:
+    """Does what the transformers tokenizer of these parts does. Its Rust part's calls used here change nothing in it."""
+
+    def __init__(self, parts: TokenizerParts, eos_token_ids: tuple[int, ...] = ()) -> None:
+        self._parts = parts
+        own = parts.eos_token_id
+        self.eos_token_ids = eos_token_ids or (() if own is None else (own,))
+        self.vocab_size = parts.num_tokens
+        self.has_chat_template = parts.has_chat_template
+        self._chat_template: ChatTemplate | None = None  # compiled when it is first needed
+        self._longest_token_bytes: int | None = 0  # 0: not looked up yet
+
+    def encode(self, text: str) -> list[int]:
+        return self._encode(text, add_special_tokens=True)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
+        if not self.has_chat_template:
+            raise RowError(
+                "the model's tokenizer has no chat template",
+                "give prompts instead of messages, or use --no-chat",
+                ErrorCode.NOT_TOKENIZABLE,
+            )
+        try:
+            if self._chat_template is None:
+                self._chat_template = _compiled(self._parts)
+            text = self._chat_template.render(messages)
+        except Exception as error:  # the template is the model author's program: it may raise anything
+            raise RowError(
+                f"the chat template refuses these messages: {one_line(error)}",
+                "check roles and contents",
+                ErrorCode.NOT_TOKENIZABLE,
+            ) from error
+        return self._encode(text, add_special_tokens=False)  # the template wrote them itself
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return self._parts.decode(ids, skip_special_tokens)
+
+    def longest_token_bytes(self) -> int | None:
+        if self._longest_token_bytes == 0:
+            self._longest_token_bytes = longest_token_bytes(self._parts.backend)
+        return self._longest_token_bytes
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            return self._parts.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (TypeError, UnicodeError) as error:
+            raise RowError(
+                f"the text cannot be tokenized: {one_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
+            ) from error
+
+
+def _compiled(parts: TokenizerParts) -> "ChatTemplate":
+    from pagecli.model.tokenizer.chat_template import ChatTemplate  # and jinja2, which a job of plain prompts does without
+
+    if parts.chat_template is None:
+        raise ValueError(parts.chat_template_error)
+    return ChatTemplate(parts.chat_template, parts.special_tokens)

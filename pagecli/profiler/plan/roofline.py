@@ -1,0 +1,73 @@
+"""How long a step takes at best: what must be read over the bandwidth, or what must be computed over the FLOP/s.
+
+An estimate. It knows no kernels, only shares of the data sheet that large operations reach, and no time between steps unless
+it is told.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+
+from pagecli.core.model_config import ModelConfig
+from pagecli.profiler.plan.gpus import Device
+
+# What large copies and matrix products reach on an H200: 4.3 of 4.8 TB/s, 790 of 989 TFLOP/s. A host's figures are measured.
+BANDWIDTH_SHARE = 0.9
+FLOPS_SHARE = 0.8
+
+Number = TypeVar("Number", float, np.ndarray)
+
+
+class StepTime:
+    """The time of a step of `config` on `num_gpus` devices that each hold an equal part of it (tensor parallel)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: Device,
+        dtype_bytes: float = 2,
+        num_gpus: int = 1,
+        kv_bytes_per_token: int | None = None,
+        overhead_seconds: float = 0.0,
+    ) -> None:
+        """`dtype_bytes`: of a weight; what is computed and exchanged has 2 bytes, or 4 if weights do.
+
+        `overhead_seconds` is added to every step: scheduling, launches, detokenizing.
+        """
+        on_gpu = device.kind == "gpu"
+        element_bytes = 4 if dtype_bytes > 2 else 2
+        self.bandwidth = device.bandwidth * num_gpus * (BANDWIDTH_SHARE if on_gpu else 1)
+        self.flops = device.flops(dtype_bytes) * num_gpus * (FLOPS_SHARE if on_gpu else 1)
+        self.overhead_seconds = overhead_seconds
+        head = config.vocab_size * (config.embed_dim or config.hidden_size)
+        # The input embedding is a table: a step reads a row a token of it, which is next to nothing.
+        embeddings = head * (1 if config.tie_embeddings else 2)
+        layers = config.num_parameters - embeddings
+        self._weight_bytes = (layers + head) * dtype_bytes
+        self._kv_bytes = kv_bytes_per_token or config.kv_bytes_per_token(element_bytes)
+        self._layer_flops, self._head_flops = 2 * layers, 2 * head
+        self._pair_flops = 4 * config.num_layers * config.q_size  # q.k and p.v, 2 q_size each, for a token and one it sees
+        # Ring all-reduces of the activations after attention and after the MLP, of every layer.
+        exchanged = 2 * config.num_layers * config.hidden_size * element_bytes * 2 * (num_gpus - 1) / num_gpus
+        self._link_seconds = exchanged / device.link if num_gpus > 1 else 0.0
+
+    def seconds(
+        self, num_tokens: Number, num_sequences: Number, context_tokens: Number, attention_pairs: Number | None = None
+    ) -> Number:
+        """Seconds of a step, for numbers or numpy arrays of one shape.
+
+        num_tokens: computed in the step, prefill and decode together. num_sequences: those that get a next token.
+        context_tokens: slots read, summed over sequences. attention_pairs: (token, token it sees); by default every token
+        sees the mean context, which is exact when all decode.
+        """
+        pairs = context_tokens * num_tokens / np.maximum(num_sequences, 1) if attention_pairs is None else attention_pairs
+        num_bytes = self._weight_bytes + (context_tokens + num_tokens) * self._kv_bytes
+        num_flops = self._layer_flops * num_tokens + self._head_flops * num_sequences + self._pair_flops * pairs
+        at_best = np.maximum(num_bytes / self.bandwidth, num_flops / self.flops)
+        return at_best + num_tokens * self._link_seconds + self.overhead_seconds
+
+    def is_memory_bound(self, num_tokens: float, num_sequences: float, context_tokens: float) -> bool:
+        """Whether reading, not computing, takes the time of such a step."""
+        num_flops = self._layer_flops * num_tokens + self._head_flops * num_sequences
+        num_flops += self._pair_flops * context_tokens * num_tokens / max(num_sequences, 1)
+        return (self._weight_bytes + context_tokens * self._kv_bytes) / self.bandwidth > num_flops / self.flops
