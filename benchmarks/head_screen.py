@@ -1,4 +1,4 @@
-"""What the LM head's screen (kernels/screen.py) is worth: the same greedy requests with and without it, in turn, on one model.
+"""What the LM head's screen (cpu/screen.py) is worth: the same greedy requests with and without it, in turn, on one model.
 
     python benchmarks/head_screen.py --model opt-125m --dtype float32 --save           # 64 requests of mean length 60 + 80
     python benchmarks/head_screen.py --dtype bfloat16 --requests 1 --rounds 15 --save  # smollm2-135m, sample prompts, one alone
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import results_file
 
-from pagecli import kernels
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.cpu import kernels
 from pagecli.engine.engine import Engine
 from pagecli.profiler.workloads import drawn_lengths
 from pagecli.profiler.workloads.prompt_tokens import uniform_ids

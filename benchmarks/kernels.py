@@ -17,8 +17,8 @@ from functools import partial
 import results_file
 import torch
 
-from pagecli import kernels
-from pagecli.kernels.reference import keys_by_dimension, quantize_slots
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference.operations import keys_by_dimension, quantize_slots
 
 NUM_LAYERS = 4
 BLOCK_SIZE = 16

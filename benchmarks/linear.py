@@ -15,8 +15,8 @@ from collections.abc import Callable
 import results_file
 import torch
 
-from pagecli.kernels import native
-from pagecli.kernels.packed_weight import PackedWeight
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.packed_weight import PackedWeight
 
 BATCHES = (1, 4, 12, 24, 60, 128, 252)
 SHAPES = ("768x3072", "3072x768", "768x50272", "576x1536")  # K x N: OPT-125m's layers and LM head, SmolLM2's
@@ -57,7 +57,7 @@ def measure(shape: str, name: str, repeats: int) -> dict[str, object]:
     cols, rows = map(int, shape.split("x"))
     weight_bytes = rows * cols * dtype.itemsize
     plain = [torch.randn(rows, cols).mul_(cols**-0.5).to(dtype) for _ in range(-(-COPIES_BYTES // weight_bytes))]
-    packed = [native.pack_weight(weight, name) for weight in plain]
+    packed = [kernels.pack_weight(weight, name) for weight in plain]
     result: dict[str, object] = {"shape": shape, "dtype": name, "batches": {}}
     for batch in BATCHES:
         took = in_turn(calls(batch, plain, packed), repeats)
@@ -73,7 +73,7 @@ def calls(batch: int, plain: list[torch.Tensor], packed: list[PackedWeight]) -> 
     x = torch.randn(batch, cols)
     out, torch_x, torch_out = torch.empty(batch, rows), x.to(plain[0].dtype), torch.empty(batch, rows, dtype=plain[0].dtype)
     return {
-        "pagecli": lambda i: native.linear(out, x, packed[i % len(packed)]),
+        "pagecli": lambda i: kernels.linear(out, x, packed[i % len(packed)]),
         "torch": lambda i: torch.mm(torch_x, plain[i % len(plain)].T, out=torch_out),
     }
 
@@ -85,7 +85,7 @@ def packing() -> dict[str, float]:
     for dtype in ("float32", "bfloat16"):
         start = time.perf_counter()
         for weight in weights:
-            native.pack_weight(weight, dtype)
+            kernels.pack_weight(weight, dtype)
         took[dtype] = round(time.perf_counter() - start, 3)
     return took
 
@@ -108,10 +108,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/linear-DATE.json")
     options = parser.parse_args()
-    native.set_num_threads(options.threads)
+    kernels.set_num_threads(options.threads)
     torch.manual_seed(0)
     bandwidth = read_bandwidth()
-    print(f"{native.isa_name()}, {options.threads} threads, read bandwidth {bandwidth / 1e9:.1f} GB/s; GFLOP/s at M =")
+    print(f"{kernels.isa_name()}, {options.threads} threads, read bandwidth {bandwidth / 1e9:.1f} GB/s; GFLOP/s at M =")
     print(f"{'K x N':>10} {'dtype':8} {'':8}" + "".join(f"{batch:7}" for batch in BATCHES) + "   weights at M = 1")
     results = []
     for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
@@ -121,7 +121,7 @@ def main() -> None:
     pack_seconds = packing()
     print(f"packing OPT-125m from float16: {pack_seconds['float32']} s to float32, {pack_seconds['bfloat16']} s to bfloat16")
     if options.save:
-        body = {"isa": native.isa_name(), "threads": options.threads, "read_bandwidth_gb_s": round(bandwidth / 1e9, 1)}
+        body = {"isa": kernels.isa_name(), "threads": options.threads, "read_bandwidth_gb_s": round(bandwidth / 1e9, 1)}
         print(
             results_file.save("linear", "python benchmarks/linear.py --save", body | {"gflops": results, "pack": pack_seconds})
         )

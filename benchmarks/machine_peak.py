@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 
 READ_BYTES = 256 << 20  # far more than any cache
 SAMPLES, PIECES = 9, 120  # a sample is about 40 ms of one core
@@ -27,21 +27,21 @@ def measure(dtype: str) -> Peak:
 
 
 def operations_per_second(dtype: str) -> float:
-    native.peak_operations(dtype, PIECES)  # the clock rises, the team wakes
+    kernels.peak_operations(dtype, PIECES)  # the clock rises, the team wakes
     rates = []
     for _ in range(SAMPLES):
         started = time.perf_counter()
-        operations = native.peak_operations(dtype, PIECES)
+        operations = kernels.peak_operations(dtype, PIECES)
         rates.append(operations / (time.perf_counter() - started))
     return statistics.median(rates)
 
 
 def read_bytes_per_second() -> float:
     memory = np.ones(READ_BYTES // 4, dtype=np.int32)
-    native.read_memory(memory)
+    kernels.read_memory(memory)
     rates = []
     for _ in range(SAMPLES):
         started = time.perf_counter()
-        native.read_memory(memory)
+        kernels.read_memory(memory)
         rates.append(memory.nbytes / (time.perf_counter() - started))
     return statistics.median(rates)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pagecli import kernels
+from pagecli.devices.cpu import kernels
 
 OPERATIONS = (
     "linear",

@@ -20,10 +20,12 @@ import torch
 from pagecli.core.dtypes import resolve_kv_dtype
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.base import HostModel
+from pagecli.devices.cpu import kv_cache
+from pagecli.devices.loading import load_model
+from pagecli.devices.step_inputs import StepInputs
 from pagecli.engine.engine import Engine
-from pagecli.model.registry import HostModel, load_model, resolve_model
-from pagecli.model.step_inputs import StepInputs
-from pagecli.runner import kv_cache
+from pagecli.model.registry import resolve_model
 
 SAMPLE_PROMPTS = Path(__file__).resolve().parents[1] / "sample_data" / "prompts.jsonl"
 Text = tuple[list[int], list[int]]  # token ids of prompt and output

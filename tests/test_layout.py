@@ -14,13 +14,12 @@ GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 # A layer may import those it names here, itself, and errors. Nothing imports to its left.
 LAYERS = {
-    "cli": {"jobs", "profiler", "engine", "runner", "model", "kernels", "kv", "core"},
-    "profiler": {"engine", "runner", "model", "kernels", "kv", "core"},
+    "cli": {"jobs", "profiler", "engine", "devices", "model", "kv", "core"},
+    "profiler": {"engine", "devices", "model", "kv", "core"},
     "jobs": {"engine", "model", "core"},
-    "engine": {"kv", "runner", "model", "kernels", "core"},
-    "runner": {"model", "kernels", "core"},
-    "model": {"kernels", "core"},
-    "kernels": set(),
+    "engine": {"kv", "devices", "model", "core"},
+    "devices": {"model", "core"},
+    "model": {"core"},
     "kv": {"core"},
     "core": set(),
     "errors": set(),
@@ -30,7 +29,7 @@ TORCH_FREE = [
     "pagecli.kv.manager",
     "pagecli.engine.scheduling.scheduler",
     "pagecli.engine.engine",
-    "pagecli.model.loading",
+    "pagecli.devices.loading",
     "pagecli.model.weights.safetensors_file",
     "pagecli.core.engine_config",
     "pagecli.cli.app",

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from pagecli.kernels import cuda
-from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
-from pagecli.model.cuda_linear import float8_linear
+from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda.linear import float8_linear
 
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes
@@ -62,7 +62,7 @@ def norm_case(s: Sizes) -> Case:
         )
 
     def ours(x, added, weight, out):
-        cuda.rms_norm(out, x, weight, 1e-5, added)
+        kernels.rms_norm(out, x, weight, 1e-5, added)
         return out
 
     def torchs(x, added, weight, out):
@@ -80,7 +80,7 @@ def gated_case(s: Sizes) -> Case:
         return s.random(tokens, 2 * dim), torch.empty(tokens, dim, dtype=BF16, device=s.device)
 
     def ours(gate_up, out):
-        cuda.gated_activation(out, gate_up, "silu")
+        kernels.gated_activation(out, gate_up, "silu")
         return out
 
     def torchs(gate_up, out):
@@ -98,7 +98,7 @@ def bias_relu_case(s: Sizes) -> Case:
         return s.random(tokens, dim), s.random(dim, dtype=torch.float32), torch.empty(tokens, dim, dtype=BF16, device=s.device)
 
     def ours(x, bias, out):
-        cuda.activation(out, x, "relu", bias)
+        kernels.activation(out, x, "relu", bias)
         return out
 
     def torchs(x, bias, out):
@@ -122,7 +122,7 @@ def rotary_case(s: Sizes) -> Case:
 
     def ours(qkv, k_cache, v_cache, slots, positions, cos_sin):
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        cuda.rotary_store_kv(k_cache, v_cache, q, k, v, slots, positions, cos_sin)
+        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, slots, positions, cos_sin)
         return k_cache
 
     return Case(
@@ -206,7 +206,7 @@ def quantize_case(s: Sizes) -> Case:
         )
 
     def ours(x, out, scales):
-        cuda.quantize_rows(out, scales, x)
+        kernels.quantize_rows(out, scales, x)
         return out.float() * scales if s.small else out
 
     def torchs(x, out, scales):
@@ -246,7 +246,7 @@ def argmax_case(s: Sizes) -> Case:
         return s.random(rows, vocab), torch.empty(rows, dtype=torch.int64, device=s.device)
 
     def ours(x, out):
-        cuda.argmax(out, x)
+        kernels.argmax(out, x)
         return out
 
     return Case(f"argmax [{rows}, {vocab}]", num_bytes, 0, s.sets(make, num_bytes), ours, lambda x, out: x.argmax(-1), "argmax")
@@ -269,7 +269,7 @@ def sample_case(s: Sizes) -> Case:
         return out, s.random(rows, vocab), order, *filters, keys
 
     def ours(out, *rest):
-        cuda.sample_tokens(out, *rest)
+        kernels.sample_tokens(out, *rest)
         return out
 
     def torchs(out, logits, *rest):
@@ -285,10 +285,10 @@ def copy_case(s: Sizes) -> Case:
     pairs = [(i, blocks + i) for i in range(blocks)]
     num_bytes = 2 * planes * blocks * elements * ELEMENT
     caches = [s.random(2 * blocks, 1, 1, elements) for _ in range(planes)]
-    table = cuda.block_planes(caches, caches, s.device)
+    table = kernels.block_planes(caches, caches, s.device)
 
     def ours():
-        cuda.copy_blocks(table, pairs, elements * ELEMENT)
+        kernels.copy_blocks(table, pairs, elements * ELEMENT)
         return torch.stack([cache[blocks:] for cache in caches]) if s.small else caches[0]
 
     def torchs():

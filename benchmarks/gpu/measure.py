@@ -11,7 +11,7 @@ import torch
 from kernel_cases import MAKERS, Case, Sizes
 from timing import DEVICE, seconds_of
 
-from pagecli.kernels import cuda
+from pagecli.devices.cuda import kernels
 
 
 def measure(case: Case, limits: dict[str, float]) -> dict[str, object]:
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further kernel is begun")
     parser.add_argument("--tiny", action="store_true", help="the same at next to no size: shows that it runs")
     options = parser.parse_args()
-    started, device = time.perf_counter(), cuda.extension().current_device()
+    started, device = time.perf_counter(), kernels.extension().current_device()
     limits = timing.limits(options.out, options.tiny, measure_again=options.part == "ceilings")
     print(
         f"{device['name']}: copy {limits['copy_bytes_per_s'] / 1e12:.2f} TB/s,",

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as functional
 from timing import DEVICE, EMULATED, free_memory, seconds_of
 
-from pagecli.kernels import cuda
-from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.attention import AttentionShape, paged_attention, plan_attention
 
 BLOCK_SIZES = (8, 16, 32, 64, 128)
 
@@ -57,7 +57,7 @@ def _decode_seconds(heads: Heads, block_size: int, shuffled: bool) -> float:
     free_memory()
     blocks_each = heads.context // block_size
     num_blocks, count = heads.batch * blocks_each, 1 if EMULATED else ROTATED
-    device = cuda.extension().current_device()
+    device = kernels.extension().current_device()
     shape = AttentionShape(heads.heads, heads.kv_heads, heads.head_dim, torch.bfloat16, device["multiprocessors"])
     lens, starts = np.full(heads.batch, heads.context, dtype=np.int32), np.arange(heads.batch + 1, dtype=np.int32)
     plan = plan_attention(lens, starts, shape, DEVICE)
@@ -92,11 +92,11 @@ def swap_rows(tiny: bool, num_tokens: int) -> Iterator[dict[str, Any]]:
         on_gpu = [_random(*shape) for _ in range(num_planes)]
         on_host = [torch.empty(shape, dtype=torch.bfloat16, pin_memory=not EMULATED) for _ in range(num_planes)]
         pairs, block_bytes = [(i, blocks - 1 - i) for i in range(blocks)], on_gpu[0][0].nbytes
-        out, back = cuda.block_planes(on_host, on_gpu, DEVICE), cuda.block_planes(on_gpu, on_host, DEVICE)
+        out, back = kernels.block_planes(on_host, on_gpu, DEVICE), kernels.block_planes(on_gpu, on_host, DEVICE)
         seconds = seconds_of(
             [
-                lambda out=out, pairs=pairs, n=block_bytes: cuda.swap_blocks(out, pairs, n),
-                lambda back=back, pairs=pairs, n=block_bytes: cuda.swap_blocks(back, pairs, n),
+                lambda out=out, pairs=pairs, n=block_bytes: kernels.swap_blocks(out, pairs, n),
+                lambda back=back, pairs=pairs, n=block_bytes: kernels.swap_blocks(back, pairs, n),
             ]
         )
         moved = 2 * num_planes * blocks * block_bytes

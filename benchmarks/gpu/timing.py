@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pagecli.kernels import cuda
+from pagecli.devices.cuda import kernels
 
 EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
 DEVICE = torch.device("cpu" if EMULATED else "cuda")
@@ -77,7 +77,7 @@ def limits(folder: Path, tiny: bool = False, measure_again: bool = False) -> dic
     file = folder / "ceilings.json"
     if measure_again or not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"device": cuda.extension().current_device(), "torch": torch.__version__, "emulated": EMULATED}
+        facts = {"device": kernels.extension().current_device(), "torch": torch.__version__, "emulated": EMULATED}
         file.write_text(json.dumps(ceilings(tiny) | facts, indent=2) + "\n")
     found = json.loads(file.read_text())
     return {name: found[name] for name in ("copy_bytes_per_s", "bf16_flops_per_s")}

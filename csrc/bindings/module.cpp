@@ -1,4 +1,4 @@
-// The extension module pagecli.kernels._native. pagecli/kernels/native.py gives each function its documented signature.
+// The extension module pagecli.devices.cpu._native. pagecli/devices/cpu/kernels.py gives each function its documented signature.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>

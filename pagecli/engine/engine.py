@@ -3,11 +3,13 @@
 import time
 from typing import TYPE_CHECKING, cast
 
-from pagecli import kernels
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import StepPlan
+from pagecli.devices.base import HostModel, Model
+from pagecli.devices.cpu import kernels, kv_cache, memory_budget
+from pagecli.devices.cpu.runner import ModelRunner
 from pagecli.engine import loaded_model, threads
 from pagecli.engine.generation import decoding, request_output
 from pagecli.engine.generation.stopping import FinishCheck, StopSearch
@@ -24,13 +26,10 @@ from pagecli.errors import ModelError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
-from pagecli.model.registry import HostModel, Model
-from pagecli.runner import kv_cache, memory_budget
-from pagecli.runner.model_runner import ModelRunner
 
 if TYPE_CHECKING:
-    from pagecli.runner.cuda_runner import CudaRunner
-    from pagecli.runner.cuda_start import GpuSettings
+    from pagecli.devices.cuda.runner import CudaRunner
+    from pagecli.devices.cuda.startup import GpuSettings
 
 
 class Engine:
@@ -69,9 +68,9 @@ class Engine:
             raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
         runner: ModelRunner | CudaRunner
         if self.loaded.device == "cuda":
-            from pagecli.runner import cuda_start
+            from pagecli.devices.cuda import startup
 
-            runner, num_blocks = cuda_start.start(model, self._gpu_settings(kv_dtype, num_swap_blocks))
+            runner, num_blocks = startup.start(model, self._gpu_settings(kv_dtype, num_swap_blocks))
         else:
             num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)
             cache, swap = (kv_cache.allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, num_swap_blocks))
@@ -82,7 +81,7 @@ class Engine:
         return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
 
     def _gpu_settings(self, kv_dtype: str, num_swap_blocks: int) -> "GpuSettings":
-        from pagecli.runner.cuda_start import GpuSettings
+        from pagecli.devices.cuda.startup import GpuSettings
 
         config = self.config
         return GpuSettings(

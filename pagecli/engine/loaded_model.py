@@ -13,11 +13,13 @@ from pagecli.core.dtypes import (
     resolve_kv_dtype,
 )
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices.base import Model
+from pagecli.devices.cpu import memory_budget
+from pagecli.devices.cuda.presence import may_have_gpu
+from pagecli.devices.loading import load_model, resolve_dtype
 from pagecli.errors import UsageError
-from pagecli.kernels.gpu_presence import may_have_gpu
-from pagecli.model.registry import Model, load_model, resolve_dtype, resolve_model
+from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from pagecli.runner import memory_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +63,28 @@ def load(config: EngineConfig) -> LoadedModel:
     source = resolve_model(config.model, config.load_format)
     dtype = _dtype(config, device)
     _check_kv_dtype(config, device, dtype, source.config.head_dim)
-    available = memory_budget.gpu_available_bytes() if device == "cuda" else None
+    available = _gpu_available_bytes() if device == "cuda" else None
     memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype, config.max_batch_tokens, device)
     return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens, device)
 
 
+def _gpu_available_bytes() -> int:
+    from pagecli.devices.cuda.memory_plan import gpu_available_bytes
+
+    return gpu_available_bytes()
+
+
 def _device(config: EngineConfig) -> str:
     """ "cpu" or "cuda". Raises ModelError if a GPU is asked for and cannot be used."""
     if config.device == "cpu" or (config.device == "auto" and not may_have_gpu()):
         return "cpu"
-    from pagecli.kernels import cuda
+    from pagecli.devices.cuda import kernels
 
     if config.device == "auto":
-        return "cuda" if cuda.has_device() else "cpu"
-    cuda.find_device()
+        return "cuda" if kernels.has_device() else "cpu"
+    kernels.find_device()
     return "cuda"
 
 

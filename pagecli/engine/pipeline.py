@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pagecli.core.step_plan import StepPlan
+from pagecli.devices.cpu.runner import ModelRunner
 from pagecli.engine.observer import StepTimes
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.pipelined_scheduler import PipelinedScheduler
-from pagecli.runner.model_runner import ModelRunner
 
 if TYPE_CHECKING:
-    from pagecli.runner.cuda_runner import CudaRunner
+    from pagecli.devices.cuda.runner import CudaRunner
 
 
 @dataclass(slots=True)

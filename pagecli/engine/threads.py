@@ -6,7 +6,7 @@ from pathlib import Path
 
 def configure(num_threads: int | None) -> int:
     """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number."""
-    from pagecli import kernels
+    from pagecli.devices.cpu import kernels
 
     chosen = num_threads or _omp_num_threads() or usable_cores()
     kernels.set_num_threads(chosen)

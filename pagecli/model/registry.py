@@ -4,9 +4,8 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from pagecli.core.dtypes import DTYPES
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
@@ -14,10 +13,6 @@ from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, pr
 from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.readers.hf_config import from_hf_config, token_id_tuple
-
-if TYPE_CHECKING:
-    from pagecli.kernels.arrays import Array
-    from pagecli.model.step_inputs import KVCache, StepInputs
 
 # In the order transformers looks for them.
 _WEIGHT_FILES = {
@@ -39,25 +34,6 @@ class ModelSource:
     config: ModelConfig
     weights_path: Path | None  # file, or index of a sharded checkpoint; None for dummy
     tokenizer_path: Path | None  # directory, or .gguf file; None: bytes stand for tokens
-
-
-class Model(Protocol):
-    """A loaded model."""
-
-    config: ModelConfig
-    weight_bytes: int
-
-
-class HostModel(Model, Protocol):
-    """A model that the CPU computes."""
-
-    def forward(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]") -> "Array":
-        """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
-        ...
-
-    def most_likely(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]") -> "Array":
-        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
-        ...
 
 
 def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
@@ -84,32 +60,6 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     if hub.is_hub_id(name_or_path) and path.suffix != ".gguf":
         return _from_hub(name_or_path, dummy)
     raise _not_found(name_or_path)
-
-
-def load_model(source: ModelSource, dtype: str, max_batch_tokens: int, device: str = "cpu") -> Model:
-    """Read and pack the weights as `dtype` (one of DTYPES); forward will take up to max_batch_tokens tokens.
-
-    device "cuda": onto the GPU instead. Raises ModelError naming the file when weights are missing, truncated, or not those the
-    config describes.
-    """
-    from pagecli.model.loading import load, load_on_gpu
-
-    if device == "cuda":
-        from pagecli.kernels import cuda
-
-        return load_on_gpu(source, dtype, cuda.find_device())
-    return load(source, dtype, max_batch_tokens)
-
-
-def resolve_dtype(dtype: str) -> str:
-    """ "auto" -> "bfloat16" where the kernels in use multiply bfloat16 natively, else "float32"; others as they are."""
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is unknown", f"use auto, {', '.join(DTYPES)}")
-    if dtype != "auto":
-        return dtype
-    from pagecli import kernels
-
-    return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
 
 
 def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
+from pagecli.core.arrays import Array
 from pagecli.core.model_config import RopeConfig
-from pagecli.kernels.arrays import Array
 
 _FIRST_POSITIONS = 4096
 

@@ -77,7 +77,7 @@ def test_secrets_are_not_shown(doctor, monkeypatch):
 
 @pytest.mark.parametrize(("gigabytes", "health"), [(0.1, "fail"), (1, "warn"), (16, "ok")])
 def test_memory(monkeypatch, gigabytes, health):
-    monkeypatch.setattr("pagecli.runner.memory_budget.available_bytes", lambda: int(gigabytes * 2**30))
+    monkeypatch.setattr("pagecli.devices.cpu.memory_budget.available_bytes", lambda: int(gigabytes * 2**30))
     assert machine_checks.memory().health == health
 
 
@@ -105,8 +105,8 @@ def test_packages_that_are_missing_or_too_old(monkeypatch):
 
 
 def test_a_native_module_that_does_not_load(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pagecli.kernels", None)
-    monkeypatch.delattr("pagecli.kernels", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "pagecli.devices.cpu.kernels", None)
+    monkeypatch.delattr("pagecli.devices.cpu.kernels", raising=False)
     found = machine_checks.native_kernels()
     assert found.health is Health.fail
     assert "pip install" in found.hint

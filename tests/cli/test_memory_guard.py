@@ -5,9 +5,9 @@ import pytest
 from pagecli.cli.generate import memory_guard
 from pagecli.cli.generate.memory_guard import check_fits
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices import memory_needs
 from pagecli.errors import ExitCode, ModelError
 from pagecli.model.registry import resolve_model
-from pagecli.runner import memory_needs
 
 GIB = 2**30
 
@@ -73,7 +73,7 @@ def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["opt", "opt-post-norm", "llama", "qwen3"])
 def test_the_sum_counts_the_buffers_a_model_really_has(tiny_model, name):
-    from pagecli.model.registry import load_model
+    from pagecli.devices.loading import load_model
 
     source = resolve_model(str(tiny_model(name)))
     model = load_model(source, "float32", 24)

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from input_files import write_rows
 
+from pagecli.devices.loading import resolve_dtype
 from pagecli.engine.engine import Engine
 from pagecli.jobs.journal.journal_status import read_journal_status
 from pagecli.jobs.storage.job_directory import JobDirectory
-from pagecli.model.registry import resolve_dtype
 
 PROMPTS = [
     {
@@ -243,7 +243,7 @@ def test_error_policies_stop_the_job_and_a_milder_one_goes_on(generate, tmp_path
 
 
 def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monkeypatch):
-    from pagecli.runner.model_runner import ModelRunner
+    from pagecli.devices.cpu.runner import ModelRunner
 
     generate(PROMPTS, "whole.jsonl", *SAMPLED)
     launch = ModelRunner.launch

@@ -13,7 +13,7 @@ def why_not_here() -> str | None:
     """Why tests marked `cuda` cannot run in this process; None if they can."""
     if EMULATED:
         return None
-    if not os.environ.get("PAGECLI_CUDA_MODULE") and importlib.util.find_spec("pagecli.kernels._cuda") is None:
+    if not os.environ.get("PAGECLI_CUDA_MODULE") and importlib.util.find_spec("pagecli.devices.cuda._cuda") is None:
         return "pagecli was built without CUDA kernels (the emulated run does test them)"
     import torch
 
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def thread_order(request: pytest.FixtureRequest) -> None:
     """On the emulator, a test takes the threads in one of three orders, always the same for that test."""
     if EMULATED:
-        from pagecli.kernels import cuda
+        from pagecli.devices.cuda import kernels
 
         number = zlib.crc32(request.node.nodeid.encode())
-        cuda.extension().set_thread_order(("forward", "backward", "shuffled")[number % 3], number)
+        kernels.extension().set_thread_order(("forward", "backward", "shuffled")[number % 3], number)

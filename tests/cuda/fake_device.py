@@ -1,4 +1,4 @@
-"""A device of runner/device.py that does as little as it may, as late as it may, or in whatever order its streams allow: a wait
+"""A device of cuda/streams.py that does as little as it may, as late as it may, or in whatever order its streams allow: a wait
 that is missing, or a buffer that is used again too early, gives wrong numbers here as it might on a GPU.
 
 Work lies in its stream's queue until somebody needs it. `order`: "lazy" does what is waited for and nothing else; "side first"
@@ -17,7 +17,7 @@ import torch
 from recorded_graph import RecordedGraph
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pagecli.kernels.cuda_errors import DeviceGuard
+from pagecli.devices.cuda.errors import DeviceGuard
 
 Order = str | int
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pagecli.kernels import cuda, cuda_attention
+from pagecli.devices.cuda import attention, kernels
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], torch.Tensor | None]  # the last: where its result belongs
 
@@ -87,10 +87,10 @@ class RecordedGraph:
 
 @contextmanager
 def _recording_extension(calls: list[Call]) -> Iterator[None]:
-    original = cuda.extension
+    original = kernels.extension
     recording = _RecordingExtension(original(), calls)
     try:
-        cuda.extension = cuda_attention.extension = lambda: recording
+        kernels.extension = attention.extension = lambda: recording
         yield
     finally:
-        cuda.extension = cuda_attention.extension = original
+        kernels.extension = attention.extension = original

@@ -6,8 +6,9 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, as_e4m3, assert_near, int_tensor, poisoned, random
 
-from pagecli.kernels import cuda, reference
-from pagecli.kernels.cuda_attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.reference import operations as reference
 
 pytestmark = pytest.mark.cuda
 # Weights are rounded to the type before they meet V; results are means of values of about 1.
@@ -181,7 +182,7 @@ def test_an_infinite_value_hides_only_rows_that_see_it():
 
 def test_runs_are_chosen_for_the_machine():
     """The worked examples of attention_plan.h, and limits that must hold."""
-    choose = cuda.extension().choose_run_length
+    choose = kernels.extension().choose_run_length
     assert choose(np.full(64, 1000, dtype=np.int32), 40, 396, 10**6) >= 1000  # already enough work for every multiprocessor
     assert choose(np.array([8192], dtype=np.int32), 8, 396, 10**6) == 128
     assert choose(np.array([8192], dtype=np.int32), 8, 396, 1) >= 8192  # one run is all there is room for
@@ -194,7 +195,7 @@ def test_runs_cover_every_key_once():
         rows = [(s, 10 * s, int(f), int(f + n)) for s, (f, n) in enumerate(generator.integers(1, 400, (7, 2)))]
         runs, merges = np.empty((200, 5), dtype=np.int32), np.empty((7, 3), dtype=np.int32)
         length = int(generator.integers(16, 200))
-        num_partials = cuda.extension().cut_into_runs(np.array(rows, dtype=np.int32), length, runs, merges)
+        num_partials = kernels.extension().cut_into_runs(np.array(rows, dtype=np.int32), length, runs, merges)
         used = runs[runs[:, 0] >= 0]
         assert sorted(used[used[:, 4] >= 0, 4]) == list(range(num_partials))
         for s, row, first, end in rows:
@@ -204,7 +205,7 @@ def test_runs_cover_every_key_once():
         for row, first, count in merges[merges[:, 0] >= 0]:
             assert count > 1
             assert (used[(used[:, 4] >= first) & (used[:, 4] < first + count), 1] == row).all()
-    assert cuda.extension().cut_into_runs(np.array(rows, dtype=np.int32), 16, runs[:3], merges) == -1
+    assert kernels.extension().cut_into_runs(np.array(rows, dtype=np.int32), 16, runs[:3], merges) == -1
 
 
 def test_bad_shapes_are_refused():

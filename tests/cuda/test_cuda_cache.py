@@ -4,7 +4,8 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, DTYPES, ULP, as_e4m3, assert_near, int_tensor, poisoned, random
 
-from pagecli.kernels import cuda, reference
+from pagecli.devices.cuda import kernels
+from pagecli.devices.reference import operations as reference
 
 pytestmark = pytest.mark.cuda
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -19,7 +20,7 @@ def test_store_kv(dtype, kv_heads, head_dim, block_size):
     caches = [poisoned(4, kv_heads, block_size, head_dim, dtype=dtype) for _ in range(2)]
     expected = [cache.clone() for cache in caches]
     written = torch.tensor([0, 1, 3, 4], device=DEVICE)
-    cuda.store_kv(*caches, k, v, int_tensor(slots, torch.int64))
+    kernels.store_kv(*caches, k, v, int_tensor(slots, torch.int64))
     reference.store_kv(*expected, k[written], v[written], int_tensor(slots, torch.int64)[written])
     for cache, wanted in zip(caches, expected, strict=True):
         assert torch.equal(cache.view(torch.uint8), wanted.view(torch.uint8))
@@ -38,7 +39,7 @@ def test_rotary_store_kv(dtype, heads, kv_heads, head_dim, rotary_dim):
     angles = torch.arange(100).unsqueeze(1) * torch.rand(rotary_dim // 2, generator=torch.Generator().manual_seed(3))
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1).to(DEVICE)
     caches = [poisoned(3, kv_heads, block_size, head_dim, dtype=dtype) for _ in range(2)]
-    cuda.rotary_store_kv(*caches, q, k, v, slots, positions, cos_sin)
+    kernels.rotary_store_kv(*caches, q, k, v, slots, positions, cos_sin)
 
     rotated_q, rotated_k = q_before.double(), k_before.double()
     reference.rotary_embedding(rotated_q, rotated_k, positions, cos_sin.double())
@@ -60,7 +61,7 @@ def test_every_16_bit_float_is_stored_as_torch_rounds_it_to_8_bits(dtype, scale)
     every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).reshape(64, 8, 128).to(DEVICE)
     caches = [torch.zeros(4, 8, 16, 128, dtype=torch.float8_e4m3fn, device=DEVICE) for _ in range(2)]
     slots = torch.arange(64, device=DEVICE)
-    cuda.store_kv(*caches, every, every.flip(0), slots, scale, 1.0)
+    kernels.store_kv(*caches, every, every.flip(0), slots, scale, 1.0)
     for cache, values, factor in ((caches[0], every, scale), (caches[1], every.flip(0), 1.0)):
         found = cache.view(torch.uint8).transpose(1, 2).reshape(64, 8, 128)
         wanted = as_e4m3(values, factor).view(torch.uint8)
@@ -77,7 +78,7 @@ def test_rotary_store_kv_into_8_bits(kv_heads, head_dim, rotary_dim):
     cos_sin, positions = torch.cat([angles.cos(), angles.sin()], dim=1).to(DEVICE), int_tensor([0, 8, 3])
     reference.rotary_embedding(rotated_q, rotated_k, positions, cos_sin.double())
     caches = [poisoned(1, kv_heads, 16, head_dim, dtype=torch.float32).to(torch.float8_e4m3fn) for _ in range(2)]
-    cuda.rotary_store_kv(*caches, q, k, v, int_tensor([7, 0, -1], torch.int64), positions, cos_sin, 0.01, 0.02)
+    kernels.rotary_store_kv(*caches, q, k, v, int_tensor([7, 0, -1], torch.int64), positions, cos_sin, 0.01, 0.02)
     assert_near(q[:2], rotated_q[:2], 2 * ULP[dtype])
     found = [cache.float()[0].transpose(0, 1)[[7, 0]] for cache in caches]
     assert_near(0.01 * found[0], rotated_k[:2], 2**-4 + 1e-3)  # half a unit in the last of 3 bits, relative to 1 or the value
@@ -85,7 +86,7 @@ def test_rotary_store_kv_into_8_bits(kv_heads, head_dim, rotary_dim):
     assert caches[0].float()[0, :, 1:7].isnan().all()
 
 
-@pytest.mark.parametrize("copy", [cuda.copy_blocks, cuda.swap_blocks], ids=["copy", "swap"])
+@pytest.mark.parametrize("copy", [kernels.copy_blocks, kernels.swap_blocks], ids=["copy", "swap"])
 @pytest.mark.parametrize("shape", [(2, 8, 64), (1, 16, 80)])
 def test_block_copies_act_as_if_in_order(copy, shape):
     """Chains and cycles within one call included, in every plane."""
@@ -93,7 +94,7 @@ def test_block_copies_act_as_if_in_order(copy, shape):
     for num_pairs in (0, 1, 5, 300):
         caches = [random(i, 9, *shape, dtype=torch.bfloat16) for i in range(3)]
         swaps = [random(9 + i, 12, *shape, dtype=torch.bfloat16) for i in range(3)]
-        within = copy is cuda.copy_blocks
+        within = copy is kernels.copy_blocks
         targets = caches if within else swaps
         pairs = [
             (int(torch.randint(9, (1,), generator=generator)), int(torch.randint(len(targets[0]), (1,), generator=generator)))
@@ -104,7 +105,7 @@ def test_block_copies_act_as_if_in_order(copy, shape):
             reference.copy_blocks(
                 wanted, wanted if within else caches[i], torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
             )
-        planes = cuda.block_planes(targets, caches, DEVICE)
+        planes = kernels.block_planes(targets, caches, DEVICE)
         copy(planes, pairs, caches[0][0].numel() * 2)
         for cache, wanted in zip(targets, expected, strict=True):
             assert torch.equal(cache, wanted)

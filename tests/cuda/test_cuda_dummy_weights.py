@@ -4,9 +4,9 @@ and back, and by their values."""
 import pytest
 import torch
 
-from pagecli.kernels.tensors import as_tensor
-from pagecli.model.cuda_layers import CudaWeightLoader
-from pagecli.model.weights.cuda_dummy import CudaDummySource
+from pagecli.devices.cuda.dummy_weights import CudaDummySource
+from pagecli.devices.cuda.layers import CudaWeightLoader
+from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.weights.dummy import DummySource
 
 NAMES, ROWS, COLS = ["a.q_proj.weight", "a.k_proj.weight", "b.fc1.weight"], [96, 32, 2048], 4096

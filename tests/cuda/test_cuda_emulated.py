@@ -15,8 +15,8 @@ LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in ("engine", "runn
 
 PLANTED = """
 import torch
-from pagecli.kernels import cuda
-module = cuda.extension()
+from pagecli.devices.cuda import kernels
+module = kernels.extension()
 x = torch.arange(64, dtype=torch.float32) + 1
 for order in ("forward", "backward", "shuffled"):
     for name in {names}:

@@ -9,12 +9,12 @@ from fake_device import FakeDevice
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.cuda import startup
+from pagecli.devices.cuda.errors import DeviceLostError
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError
 from pagecli.jobs.run.step_isolation import IsolatingEngine
-from pagecli.kernels.cuda_errors import DeviceLostError
-from pagecli.runner import cuda_start
 
 pytestmark = [
     pytest.mark.cuda,
@@ -44,7 +44,7 @@ def start(config, loaded, monkeypatch):
     """start(device) -> an engine on it"""
 
     def start_on(device: FakeDevice) -> Engine:
-        monkeypatch.setattr(cuda_start, "open_device", lambda: device)
+        monkeypatch.setattr(startup, "open_device", lambda: device)
         return Engine(config, loaded)
 
     return start_on
@@ -136,7 +136,7 @@ def test_the_largest_step_is_measured_before_memory_is_divided(config, loaded, m
     started = 0
     for total in range(2**18, 2**20, 2**17):
         device = FakeDevice(total_bytes=total)
-        monkeypatch.setattr(cuda_start, "open_device", lambda device=device: device)
+        monkeypatch.setattr(startup, "open_device", lambda device=device: device)
         try:
             engine = Engine(config, loaded)
         except ModelError:

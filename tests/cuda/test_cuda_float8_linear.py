@@ -5,10 +5,9 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, DTYPES, as_e4m3, assert_near, poisoned, random, strided
 
+from pagecli.devices.cuda import kernels, linear
+from pagecli.devices.cuda.linear import CudaFloat8Linear, float8_linear
 from pagecli.errors import UsageError
-from pagecli.kernels import cuda
-from pagecli.model import cuda_linear
-from pagecli.model.cuda_linear import CudaFloat8Linear, float8_linear
 
 pytestmark = pytest.mark.cuda
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.cuda
 def test_rows_are_rounded_each_with_its_scale(dtype, tokens, dim):
     x = strided(random(1, tokens, dim, dtype=dtype, scale=3.0))
     out, scales = poisoned(tokens, dim, dtype=torch.float32).to(torch.float8_e4m3fn), poisoned(tokens, 1, dtype=torch.float32)
-    cuda.quantize_rows(out, scales, x)
+    kernels.quantize_rows(out, scales, x)
     largest = x.float().abs().amax(1, keepdim=True)
     assert_near(448 * scales, largest, 1e-6)
     assert torch.equal(
@@ -30,7 +29,7 @@ def test_rows_of_zeros_and_of_no_numbers():
     x = torch.zeros(3, 16, dtype=torch.bfloat16, device=DEVICE)
     x[1, 3], x[2, 5] = float("inf"), float("nan")
     out, scales = torch.ones(3, 16, device=DEVICE).to(torch.float8_e4m3fn), poisoned(3, 1, dtype=torch.float32)
-    cuda.quantize_rows(out, scales, x)
+    kernels.quantize_rows(out, scales, x)
     assert not out[0].float().any()
     assert scales[0] == 1
     assert not (out[1].float() * scales[1]).isfinite().all()  # an overflow stays one
@@ -49,7 +48,7 @@ def test_the_product_is_that_of_the_rounded_operands(with_bias):
     rounded = layer.weight.double() * layer.scales.double().t()
     assert ((rounded - weight).norm(dim=1) <= 0.03 * weight.double().norm(dim=1)).all()
     narrow, scales = torch.empty(7, 320, dtype=torch.float8_e4m3fn, device=DEVICE), torch.empty(7, 1, device=DEVICE)
-    cuda.quantize_rows(narrow, scales, x)
+    kernels.quantize_rows(narrow, scales, x)
     expected = (narrow.double() * scales) @ rounded.t() + (0 if bias is None else bias.double())
     out = layer(x)
     assert out.dtype == torch.bfloat16
@@ -66,6 +65,6 @@ def test_a_gpu_that_cannot_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     with pytest.raises(UsageError, match=r"^--dtype fp8: NVIDIA A100 \(compute capability 8\.0\) has no products of 8-bit"):
-        cuda_linear.check_multiplies_float8(torch.device("cuda"))
+        linear.check_multiplies_float8(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    cuda_linear.check_multiplies_float8(torch.device("cuda"))
+    linear.check_multiplies_float8(torch.device("cuda"))

@@ -8,11 +8,11 @@ from gpu_tensors import DEVICE, EMULATED
 from model.paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
+from pagecli.devices.cuda.layers import CudaModel
+from pagecli.devices.loading import load_model, load_on_gpu
+from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import ModelError, UsageError
-from pagecli.model.cuda_layers import CudaModel
-from pagecli.model.loading import load_on_gpu
-from pagecli.model.registry import load_model, resolve_model
-from pagecli.model.step_inputs import KVCache
+from pagecli.model.registry import resolve_model
 
 pytestmark = pytest.mark.cuda
 CASES = [("opt", "bfloat16"), ("opt-post-norm", "float32"), ("llama", "float32"), ("mistral", "bfloat16"), ("qwen3", "float16")]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, DTYPES, ULP, assert_near, gaps_are_untouched, int_tensor, poisoned, random, strided
 
-from pagecli.kernels import cuda, reference
+from pagecli.devices.cuda import kernels
+from pagecli.devices.reference import operations as reference
 
 pytestmark = pytest.mark.cuda
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -19,7 +20,7 @@ def test_rms_norm(dtype, tokens, dim, with_added):
     summed = x if added is None else (x.float() + added.float()).to(dtype)
     expected, out = torch.empty(tokens, dim, dtype=torch.float64, device=DEVICE), poisoned(tokens, dim, dtype=dtype)
     reference.rms_norm(expected, summed.double(), weight.double(), 1e-5)
-    cuda.rms_norm(out, x, weight, 1e-5, added)
+    kernels.rms_norm(out, x, weight, 1e-5, added)
     assert_near(out, expected, 2 * ULP[dtype])
     assert torch.equal(x, summed)
     assert gaps_are_untouched(x)
@@ -30,7 +31,7 @@ def test_rms_norm_of_heads_in_place(dtype):
     heads, weight = strided(random(4, 5, 3, 128, dtype=dtype)), random(5, 128)
     expected = torch.empty(5, 3, 128, dtype=torch.float64, device=DEVICE)
     reference.rms_norm(expected, heads.double(), weight.double(), 1e-6)
-    cuda.rms_norm(heads, heads, weight, 1e-6)
+    kernels.rms_norm(heads, heads, weight, 1e-6)
     assert_near(heads, expected, 2 * ULP[dtype])
     assert gaps_are_untouched(heads)
 
@@ -44,7 +45,7 @@ def test_layer_norm(dtype, tokens, dim, with_added):
     summed = x if added is None else (x.float() + added.float()).to(dtype)
     expected, out = torch.empty(tokens, dim, dtype=torch.float64, device=DEVICE), poisoned(tokens, dim, dtype=dtype)
     reference.layer_norm(expected, summed.double(), weight.double(), bias.double(), 1e-5)
-    cuda.layer_norm(out, x, weight, bias, 1e-5, added)
+    kernels.layer_norm(out, x, weight, bias, 1e-5, added)
     assert_near(out, expected, 2 * ULP[dtype])
 
 
@@ -57,11 +58,11 @@ def test_activations(dtype, name, with_bias):
     full = gate_up.double() + (0 if bias is None else bias.double())
     expected, out = torch.empty(3, 2056, dtype=torch.float64, device=DEVICE), poisoned(3, 2056, dtype=dtype)
     reference.gated_activation(expected, full, name)
-    cuda.gated_activation(out, gate_up, name, bias)
+    kernels.gated_activation(out, gate_up, name, bias)
     assert_near(out, expected, 2 * ULP[dtype])
     wide, out = torch.empty(3, 4112, dtype=torch.float64, device=DEVICE), poisoned(3, 4112, dtype=dtype)
     reference.activation(wide, full, name)
-    cuda.activation(out, gate_up, name, bias)
+    kernels.activation(out, gate_up, name, bias)
     assert_near(out, wide, 2 * ULP[dtype])
 
 
@@ -70,7 +71,7 @@ def test_activations(dtype, name, with_bias):
 def test_activations_hide_no_nan_and_no_infinity(dtype, name):
     x = torch.tensor([[float("nan"), float("inf"), float("-inf"), -1.0, 0.0, 1.0, 2.0, -0.0]], dtype=dtype, device=DEVICE)
     out = torch.zeros_like(x)
-    cuda.activation(out, x, name)
+    kernels.activation(out, x, name)
     expected = torch.empty_like(x)
     reference.activation(expected, x, name)
     assert torch.equal(out.isnan(), expected.isnan())
@@ -82,10 +83,10 @@ def test_embedding_with_positions(dtype):
     weight, table = random(12, 11, 1032, dtype=dtype), random(13, 9, 1032, dtype=dtype)
     ids, positions = int_tensor([10, 0, -1, 3]), int_tensor([0, 6, 2, 1])
     out = poisoned(4, 1032, dtype=dtype)
-    cuda.embedding(out, ids, weight)
+    kernels.embedding(out, ids, weight)
     assert torch.equal(out[[0, 1, 3]], weight[[10, 0, 3]])
     assert not out[2].any()
-    cuda.embedding(out, ids, weight, positions, table, 2)
+    kernels.embedding(out, ids, weight, positions, table, 2)
     assert_near(out[[0, 1, 3]], weight[[10, 0, 3]].double() + table[[2, 8, 3]].double(), 2 * ULP[dtype])
     assert not out[2].any()
 
@@ -98,17 +99,17 @@ def test_argmax_takes_the_first_of_equal_ones(dtype, cols):
     x[2] = x[2].abs().neg()
     expected, out = torch.empty(6, dtype=torch.int64, device=DEVICE), poisoned(6, dtype=torch.int64)
     reference.argmax(expected, x)
-    cuda.argmax(out, x)
+    kernels.argmax(out, x)
     assert torch.equal(out, expected)
 
 
 def test_arguments_are_checked_by_name():
     x = random(15, 2, 64, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="out: expected \\[2, 64\\], got \\[3, 64\\]"):
-        cuda.rms_norm(poisoned(3, 64, dtype=torch.bfloat16), x, random(1, 64), 1e-5)
+        kernels.rms_norm(poisoned(3, 64, dtype=torch.bfloat16), x, random(1, 64), 1e-5)
     with pytest.raises(ValueError, match="x's last dimension: expected a multiple of 8"):
-        cuda.rms_norm(poisoned(2, 4, dtype=torch.float32), random(1, 2, 4), random(1, 4), 1e-5)
+        kernels.rms_norm(poisoned(2, 4, dtype=torch.float32), random(1, 2, 4), random(1, 4), 1e-5)
     with pytest.raises(ValueError, match="x: expected rows that begin at multiples of 16 bytes"):
-        cuda.rms_norm(x[:, :8], random(1, 2, 65)[:, 1:9], random(1, 8), 1e-5)
+        kernels.rms_norm(x[:, :8], random(1, 2, 65)[:, 1:9], random(1, 8), 1e-5)
     with pytest.raises(TypeError, match="weight: expected float32, got bfloat16"):
-        cuda.rms_norm(x, x, x[0], 1e-5)
+        kernels.rms_norm(x, x, x[0], 1e-5)

@@ -11,12 +11,12 @@ from step_driver import DrivenSequence, StepDriver
 from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import StepPlan
-from pagecli.model.loading import load_on_gpu
+from pagecli.devices.cuda import startup
+from pagecli.devices.cuda.block_mover import CudaBlockMover
+from pagecli.devices.cuda.host_device import HostDevice
+from pagecli.devices.cuda.runner import CudaRunner
+from pagecli.devices.loading import load_on_gpu
 from pagecli.model.registry import resolve_model
-from pagecli.runner import cuda_start
-from pagecli.runner.cuda_block_mover import CudaBlockMover
-from pagecli.runner.cuda_runner import CudaRunner
-from pagecli.runner.device_host import HostDevice
 
 pytestmark = [
     pytest.mark.cuda,
@@ -33,14 +33,14 @@ def model(tiny_model):
 
 
 def make_runner(model, device, monkeypatch, graphs=False, num_swap_blocks=0, **changes) -> CudaRunner:
-    monkeypatch.setattr(cuda_start, "open_device", lambda: device)
+    monkeypatch.setattr(startup, "open_device", lambda: device)
     bytes_each = model.config.kv_bytes_per_token(4) * BLOCK_SIZE
     values = {
         "name": "tiny", "block_size": BLOCK_SIZE, "kv_dtype": "float32", "max_num_seqs": 6, "max_batch_tokens": 24,
         "max_model_len": 64, "kv_memory_bytes": NUM_BLOCKS * bytes_each, "num_swap_blocks": num_swap_blocks,
         "cuda_graphs": graphs,
     }  # fmt: skip
-    runner, num_blocks = cuda_start.start(model, cuda_start.GpuSettings(**(values | changes)))
+    runner, num_blocks = startup.start(model, startup.GpuSettings(**(values | changes)))
     assert num_blocks == NUM_BLOCKS
     return runner
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, poisoned, random
 
-from pagecli.kernels import cuda, reference
-from pagecli.runner import random_draws
+from pagecli.devices.cpu import random_draws
+from pagecli.devices.cuda import kernels
+from pagecli.devices.reference import operations as reference
 
 pytestmark = pytest.mark.cuda
 
@@ -31,7 +32,7 @@ def draw(logits: torch.Tensor, rows: list[int], settings: list[dict], keys: list
         return torch.tensor([s.get(name, default) for s in settings], dtype=dtype, device=DEVICE)
 
     out = poisoned(len(rows), dtype=torch.int64)
-    cuda.sample_tokens(
+    kernels.sample_tokens(
         out,
         logits,
         torch.tensor(rows, dtype=torch.int32, device=DEVICE),

@@ -13,8 +13,8 @@ import roofline
 from rich.console import Console
 from timed_operations import keys_seen, timed
 
-from pagecli import kernels
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices.cpu import kernels
 from pagecli.engine.engine import Engine
 
 LENGTHS = [(9, 12), (30, 5), (4, 20), (17, 1)]

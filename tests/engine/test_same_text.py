@@ -9,8 +9,8 @@ import torch
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.cpu import sampler
 from pagecli.engine.engine import Engine
-from pagecli.runner import sampler
 
 BLOCK_BYTES = {"llama": 2 * 3 * 2 * 32 * 4, "opt": 2 * 2 * 2 * 32 * 4}  # of a token, float32
 KINDS = (

@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 
 
-@pytest.fixture(params=native.supported_isas())
+@pytest.fixture(params=kernels.supported_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.isa_name()
-    assert native._native.select_isa(request.param)
+    before = kernels.isa_name()
+    assert kernels._native.select_isa(request.param)
     yield request.param
-    native._native.select_isa(before)
+    kernels._native.select_isa(before)
 
 
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
-    before = native._native.num_threads()
+    before = kernels._native.num_threads()
     yield
-    native.set_num_threads(before)
+    kernels.set_num_threads(before)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from shapes import random
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 
 @dataclass
@@ -63,7 +64,7 @@ class PagedCase:
             self.window,
         )
 
-    def attend(self, chunks: list[tuple[int, int, int]], attention=native.paged_attention) -> torch.Tensor:
+    def attend(self, chunks: list[tuple[int, int, int]], attention=kernels.paged_attention) -> torch.Tensor:
         """The chunks' rows in one call, concatenated; every element must have been written."""
         arguments = self.arguments(chunks)
         if attention is reference.paged_attention:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from shapes import examples, gaps, num_tokens, random, row_sizes, seeds, strided
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 NAMES = ["relu", "gelu", "gelu_tanh", "silu"]
 # 1 + erf(x) and 1 + tanh(x) cancel for negative x, in torch's float kernels too: what is left of the error is absolute.
@@ -18,7 +19,7 @@ TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
 def test_activation(isa, name, seed, tokens, dim):
     x = strided(random(seed, tokens, dim) * 3)
     out, expected = strided(torch.full((tokens, dim), float("nan"))), torch.empty(tokens, dim, dtype=torch.float64)
-    native.activation(out, x, name)
+    kernels.activation(out, x, name)
     reference.activation(expected, x.double(), name)
     torch.testing.assert_close(out.double(), expected, **TOLERANCE)
     assert gaps(out).isnan().all()
@@ -30,7 +31,7 @@ def test_activation(isa, name, seed, tokens, dim):
 def test_gated_activation(isa, name, seed, tokens, dim):
     gate_up = strided(random(seed, tokens, 2 * dim) * 3)
     out, expected = strided(torch.full((tokens, dim), float("nan"))), torch.empty(tokens, dim, dtype=torch.float64)
-    native.gated_activation(out, gate_up, name)
+    kernels.gated_activation(out, gate_up, name)
     reference.gated_activation(expected, gate_up.double(), name)
     torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=1e-5)  # the error times `up`, up to about 12
     assert gaps(out).isnan().all()
@@ -41,7 +42,7 @@ def test_whole_range(isa, name):
     size = torch.logspace(-30, 38, 5001, dtype=torch.float64).float()
     x = torch.cat([-size.flip(0), torch.zeros(1), size, torch.linspace(-20, 20, 20001)])[None]
     out, expected = torch.empty_like(x), torch.empty(x.shape, dtype=torch.float64)
-    native.activation(out, x, name)
+    kernels.activation(out, x, name)
     reference.activation(expected, x.double(), name)
     torch.testing.assert_close(out.double(), expected, rtol=1e-6, atol=2e-6)
 
@@ -50,5 +51,5 @@ def test_whole_range(isa, name):
 def test_not_a_number_stays_one(isa, name):
     x = torch.zeros(1, 21)
     x[0, ::5] = float("nan")
-    native.activation(x, x, name)
+    kernels.activation(x, x, name)
     assert torch.equal(x.isnan().nonzero()[:, 1], torch.arange(0, 21, 5))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, random, seeds, strided
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 
 @examples
@@ -15,7 +16,7 @@ def test_argmax_is_the_first_largest(isa, seed, rows, cols, coarse):
     x = random(seed, rows, cols)
     x = strided((x * 2).round() if coarse else x)  # coarse: many equal values
     out, expected = torch.full((rows,), -1), torch.empty(rows, dtype=torch.int64)
-    native.argmax(out, x)
+    kernels.argmax(out, x)
     reference.argmax(expected, x)
     assert out.tolist() == expected.tolist()
 
@@ -24,7 +25,7 @@ def test_masked_values_are_never_the_largest_unless_all_are(isa):
     x = torch.full((2, 2500), float("-inf"))
     x[0, 2400] = -1e30
     out = torch.empty(2, dtype=torch.int64)
-    native.argmax(out, x)
+    kernels.argmax(out, x)
     assert out.tolist() == [2400, 0]
 
 
@@ -34,7 +35,7 @@ def test_what_is_not_a_number_is_never_the_largest(isa, places):
     x[:, places] = float("nan")
     x[3] = x[3].masked_fill(~x[3].isnan(), float("-inf"))
     out, expected = torch.empty(4, dtype=torch.int64), torch.empty(4, dtype=torch.int64)
-    native.argmax(out, x)
+    kernels.argmax(out, x)
     reference.argmax(expected, x)
     assert out.tolist() == expected.tolist()
     assert not set(places) & set(out.tolist()) or len(places) == 3000
@@ -42,6 +43,6 @@ def test_what_is_not_a_number_is_never_the_largest(isa, places):
 
 def test_a_wrong_output_is_refused():
     with pytest.raises(ValueError, match=r"out: expected \[3\]"):
-        native.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(3, 4))
+        kernels.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="at least one value"):
-        native.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(2, 0))
+        kernels.argmax(torch.empty(2, dtype=torch.int64), torch.zeros(2, 0))

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from paged_cases import PagedCase
 from shapes import examples, head_dims, seeds
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int8])
 
@@ -55,7 +56,7 @@ def test_threads(isa, dtype):
     chunks = [(0, 0, 300), (1, 0, 1), (2, 16, 17), (3, 200, 260), (4, 63, 64)]
     results = []
     for num_threads in (1, 2, 3, 8):
-        native.set_num_threads(num_threads)
+        kernels.set_num_threads(num_threads)
         results.append(paged.attend(chunks))
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -70,7 +71,7 @@ def test_however_many_heads_are_computed_together(isa, heads, kv_heads, dtype):
     whole = paged.attend([(1, 690, 700)])
     results = []
     for num_threads in (1, 2, 8):
-        native.set_num_threads(num_threads)
+        kernels.set_num_threads(num_threads)
         results.append(paged.attend(decode))
         assert torch.equal(torch.cat([paged.attend([chunk]) for chunk in decode]), results[0])
     assert all(torch.equal(result, results[0]) for result in results)

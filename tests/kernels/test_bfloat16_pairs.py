@@ -7,8 +7,8 @@ import pytest
 import torch
 from shapes import random
 
-from pagecli.kernels import native
-from pagecli.kernels import screen as screens
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu import screen as screens
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_a_screen_allows_for_the_rounding_of_x(library, linear_by_pairs):
     sums = linear_by_pairs(x[None], weight)[0]
     assert sums.argmax() == 5000
     assert weight.abs().max() == 1.0
-    packed, screen = native.pack_weight(weight, "bfloat16"), torch.empty(screens.num_bytes(rows, cols) // 4, dtype=torch.int32)
+    packed, screen = kernels.pack_weight(weight, "bfloat16"), torch.empty(screens.num_bytes(rows, cols) // 4, dtype=torch.int32)
     out = torch.full((1,), -7)
     args = out.data_ptr(), x.data_ptr(), packed.data.ctypes.data, screen.data_ptr(), 1, rows, cols
     assert 1 < library.emulated_screened(*args) < 30

@@ -6,7 +6,7 @@ import pytest
 import torch
 from paged_cases import PagedCase
 
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 
 X, W = torch.ones(3, 8), torch.ones(8)
 INT = torch.int32
@@ -18,7 +18,7 @@ def attention(dtype=torch.float32, **changes):
     arguments = dict(zip(names, paged.arguments([(0, 17, 20), (1, 4, 5)]), strict=True))
     arguments |= {name: change(arguments[name]) if callable(change) else change for name, change in changes.items()}
     arguments.setdefault("out", torch.empty(4, 4, 64))
-    return lambda: native.paged_attention(**arguments)
+    return lambda: kernels.paged_attention(**arguments)
 
 
 def at(index, value):
@@ -38,24 +38,24 @@ def int8_attention(change_k, change_v):
 
 def store(slot_ids, dtype=torch.float32):
     caches = [torch.zeros(2, 1, *slots, dtype=dtype) for slots in ((32, 4), (4, 32))]
-    return lambda: native.store_kv(*caches, torch.ones(1, 1, 32), torch.ones(1, 1, 32), slot_ids)
+    return lambda: kernels.store_kv(*caches, torch.ones(1, 1, 32), torch.ones(1, 1, 32), slot_ids)
 
 
 def rotary(positions=(0,), cos_sin=None, q=None):
     q = torch.ones(1, 2, 32) if q is None else q
     cos_sin = torch.ones(4, 32) if cos_sin is None else cos_sin
-    return lambda: native.rotary_embedding(q, torch.ones(1, 1, 32), torch.tensor(positions, dtype=INT), cos_sin)
+    return lambda: kernels.rotary_embedding(q, torch.ones(1, 1, 32), torch.tensor(positions, dtype=INT), cos_sin)
 
 
 SHAPES = {
-    "x: expected [tokens, dim], got [8]": lambda: native.rms_norm(X, W, W, 1e-5),
-    "out: expected [3, 8], got [8, 3]": lambda: native.rms_norm(torch.ones(8, 3), X, W, 1e-5),
-    "weight: expected [8], got [3]": lambda: native.rms_norm(X, X, torch.ones(3), 1e-5),
-    "bias: expected [8], got [8, 1]": lambda: native.layer_norm(X, X, W, torch.ones(8, 1), 1e-5),
-    "x: expected a contiguous last dimension, got strides [1, 3]": lambda: native.activation(X, torch.ones(8, 3).T, "relu"),
-    "gate_up: expected [3, 16], got [3, 8]": lambda: native.gated_activation(X, X, "silu"),
-    "activation: expected none, relu, gelu, gelu_tanh or silu, got tanh": lambda: native.activation(X, X, "tanh"),
-    "x: expected at most 4 dimensions": lambda: native.rms_norm(X, torch.ones(1, 1, 1, 3, 8), W, 1e-5),
+    "x: expected [tokens, dim], got [8]": lambda: kernels.rms_norm(X, W, W, 1e-5),
+    "out: expected [3, 8], got [8, 3]": lambda: kernels.rms_norm(torch.ones(8, 3), X, W, 1e-5),
+    "weight: expected [8], got [3]": lambda: kernels.rms_norm(X, X, torch.ones(3), 1e-5),
+    "bias: expected [8], got [8, 1]": lambda: kernels.layer_norm(X, X, W, torch.ones(8, 1), 1e-5),
+    "x: expected a contiguous last dimension, got strides [1, 3]": lambda: kernels.activation(X, torch.ones(8, 3).T, "relu"),
+    "gate_up: expected [3, 16], got [3, 8]": lambda: kernels.gated_activation(X, X, "silu"),
+    "activation: expected none, relu, gelu, gelu_tanh or silu, got tanh": lambda: kernels.activation(X, X, "tanh"),
+    "x: expected at most 4 dimensions": lambda: kernels.rms_norm(X, torch.ones(1, 1, 1, 3, 8), W, 1e-5),
     "q: expected [tokens, heads, head_dim], got [2, 32]": rotary(q=torch.ones(2, 32)),
     "cos_sin: expected an even rotary_dim of at most 32, got 34": rotary(cos_sin=torch.ones(4, 34)),
     "positions[0]: expected 0 <= value < 4, got 4": rotary(positions=(4,)),
@@ -89,10 +89,10 @@ SHAPES = {
 }
 
 TYPES = {
-    "x: expected float32, got bfloat16": lambda: native.rms_norm(X, X.bfloat16(), W, 1e-5),
-    "weight: expected float32, got another dtype": lambda: native.rms_norm(X, X, W.double(), 1e-5),
-    "x: expected an array or tensor, got list": lambda: native.rms_norm(X, [1.0], W, 1e-5),
-    "x: expected a dense tensor on the CPU, got one whose memory cannot be lent": lambda: native.rms_norm(
+    "x: expected float32, got bfloat16": lambda: kernels.rms_norm(X, X.bfloat16(), W, 1e-5),
+    "weight: expected float32, got another dtype": lambda: kernels.rms_norm(X, X, W.double(), 1e-5),
+    "x: expected an array or tensor, got list": lambda: kernels.rms_norm(X, [1.0], W, 1e-5),
+    "x: expected a dense tensor on the CPU, got one whose memory cannot be lent": lambda: kernels.rms_norm(
         X, X.to_sparse(), W, 1e-5
     ),
     "slot_ids: expected int64, got int32": store(torch.tensor([0], dtype=INT)),
@@ -117,10 +117,10 @@ def test_wrong_type(message):
 
 def test_tensor_without_memory():
     with pytest.raises(TypeError, match="x: expected a dense tensor on the CPU"):
-        native.rms_norm(X, X.to("meta"), W, 1e-5)
+        kernels.rms_norm(X, X.to("meta"), W, 1e-5)
 
 
 def test_empty_step():
-    native.rms_norm(torch.empty(0, 8), torch.empty(0, 8), W, 1e-5)
-    native.rotary_embedding(torch.empty(0, 2, 32), torch.empty(0, 1, 32), torch.empty(0, dtype=INT), torch.ones(4, 32))
+    kernels.rms_norm(torch.empty(0, 8), torch.empty(0, 8), W, 1e-5)
+    kernels.rotary_embedding(torch.empty(0, 2, 32), torch.empty(0, 1, 32), torch.empty(0, dtype=INT), torch.ones(4, 32))
     assert PagedCase([]).attend([]).shape == (0, 4, 64)

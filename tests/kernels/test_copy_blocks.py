@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, random, seeds
 
-from pagecli.kernels import copy_blocks, reference
+from pagecli.devices.cpu.kernels import copy_blocks
+from pagecli.devices.reference import operations as reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples
 
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER = 24, 4, 2, 8, 40
 BLOCKS, BLOCK_SIZE, MAX_TOKENS, POSITIONS = 32, 4, 20, 64
@@ -26,7 +26,7 @@ class Layer:
     def __post_init__(self) -> None:
         sizes = {"qkv": (HEADS + 2 * KV_HEADS) * HEAD_DIM, "out": HIDDEN, "gate_up": 2 * INNER, "down": HIDDEN}
         inner = {"qkv": HIDDEN, "out": HEADS * HEAD_DIM, "gate_up": HIDDEN, "down": INNER}
-        self.weights = {name: native.pack_weight(self.random(rows, inner[name]), "bfloat16") for name, rows in sizes.items()}
+        self.weights = {name: kernels.pack_weight(self.random(rows, inner[name]), "bfloat16") for name, rows in sizes.items()}
         self.ones, self.bias, self.head_ones = self.random(HIDDEN), self.random(HIDDEN), self.random(HEAD_DIM)
         self.buffers = {name: self.random(MAX_TOKENS, width) for name, width in sizes.items()}
         self.buffers |= {"hidden": self.random(MAX_TOKENS, HIDDEN), "joined": self.random(MAX_TOKENS, HEADS * HEAD_DIM)}
@@ -41,23 +41,23 @@ class Layer:
         b = {name: buffer[: len(positions)] for name, buffer in self.buffers.items()}
         heads = b["qkv"].reshape(len(positions), HEADS + 2 * KV_HEADS, HEAD_DIM)
         q, k, v = heads[:, :HEADS], heads[:, HEADS : HEADS + KV_HEADS], heads[:, HEADS + KV_HEADS :]
-        native.layer_norm(b["down"], b["hidden"], self.ones, self.bias, 1e-5)
-        native.linear(b["qkv"], b["down"], self.weights["qkv"])
-        native.rms_norm(q, q, self.head_ones, 1e-5)
-        native.rotary_embedding(q, k, positions, cos_sin)
-        native.store_kv(self.k_cache, self.v_cache, k, v, slot_ids)
+        kernels.layer_norm(b["down"], b["hidden"], self.ones, self.bias, 1e-5)
+        kernels.linear(b["qkv"], b["down"], self.weights["qkv"])
+        kernels.rms_norm(q, q, self.head_ones, 1e-5)
+        kernels.rotary_embedding(q, k, positions, cos_sin)
+        kernels.store_kv(self.k_cache, self.v_cache, k, v, slot_ids)
         attended = b["joined"].reshape(q.shape)
         caches = (self.k_cache, self.v_cache, block_tables, context_lens, query_start)
-        native.paged_attention(attended, q, *caches, 0.3, 5)
-        native.linear(b["hidden"], b["joined"], self.weights["out"], self.bias, "none", True)
-        native.rms_norm(b["out"], b["hidden"], self.ones, 1e-5)
-        native.linear(b["gate_up"], b["out"], self.weights["gate_up"])
-        native.gated_activation(b["mlp"], b["gate_up"], "silu")
-        native.activation(b["mlp"], b["mlp"], "relu")
-        native.linear(b["hidden"], b["mlp"], self.weights["down"], None, "none", True)
+        kernels.paged_attention(attended, q, *caches, 0.3, 5)
+        kernels.linear(b["hidden"], b["joined"], self.weights["out"], self.bias, "none", True)
+        kernels.rms_norm(b["out"], b["hidden"], self.ones, 1e-5)
+        kernels.linear(b["gate_up"], b["out"], self.weights["gate_up"])
+        kernels.gated_activation(b["mlp"], b["gate_up"], "silu")
+        kernels.activation(b["mlp"], b["mlp"], "relu")
+        kernels.linear(b["hidden"], b["mlp"], self.weights["down"], None, "none", True)
 
-    def recorded(self) -> native.LayerProgram:
-        program = native.LayerProgram()
+    def recorded(self) -> kernels.LayerProgram:
+        program = kernels.LayerProgram()
         with program.recording(MAX_TOKENS):
             positions, slots = np.zeros(MAX_TOKENS, np.int32), np.zeros(MAX_TOKENS, np.int64)
             self.run(positions, self.random(POSITIONS, HEAD_DIM), slots, NONE.reshape(1, 1), NONE, np.zeros(2, np.int32))
@@ -116,7 +116,7 @@ def test_a_program_can_be_recorded_again():
     first, second = Layer(), Layer()
     program = first.recorded()
     with program.recording(3):
-        native.activation(second.buffers["mlp"][:3], second.buffers["mlp"][:3], "relu")
+        kernels.activation(second.buffers["mlp"][:3], second.buffers["mlp"][:3], "relu")
     assert len(program) == 1
     program.run(np.zeros(2, np.int32), None, np.zeros(2, np.int64), NONE.reshape(1, 1), NONE, np.zeros(2, np.int32))
     assert (second.buffers["mlp"][:2] >= 0).all()
@@ -128,23 +128,23 @@ def changed(**changes: np.ndarray | None) -> Callable[[Layer], None]:
 
 
 def record_other_rows(layer: Layer) -> None:
-    with native.LayerProgram().recording(4):
-        native.activation(layer.buffers["mlp"][:3], layer.buffers["mlp"][:3], "relu")
+    with kernels.LayerProgram().recording(4):
+        kernels.activation(layer.buffers["mlp"][:3], layer.buffers["mlp"][:3], "relu")
 
 
 def record_twice(layer: Layer) -> None:
-    with native.LayerProgram().recording(4), native.LayerProgram().recording(4):
+    with kernels.LayerProgram().recording(4), kernels.LayerProgram().recording(4):
         pass
 
 
 def run_while_recording(layer: Layer) -> None:
     program = layer.recorded()
-    with native.LayerProgram().recording(4):
+    with kernels.LayerProgram().recording(4):
         program.run(**a_step([(3, 2)]))
 
 
 def record_nothing(layer: Layer) -> None:
-    with native.LayerProgram().recording(0):
+    with kernels.LayerProgram().recording(0):
         pass
 
 
@@ -169,7 +169,7 @@ def test_refuses_in_one_line_and_records_no_more(message):
     layer = Layer()
     with pytest.raises(ValueError, match=re.escape(message)):
         REFUSED[message](layer)
-    native.activation(layer.buffers["mlp"], layer.buffers["mlp"], "relu")  # runs: nothing records any more
+    kernels.activation(layer.buffers["mlp"], layer.buffers["mlp"], "relu")  # runs: nothing records any more
     assert (layer.buffers["mlp"] >= 0).all()
 
 

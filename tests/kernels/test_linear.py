@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, gaps, random, row_sizes, seeds, strided
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 EPSILON = 2.0**-24
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
@@ -40,7 +41,7 @@ def check(isa, x, weight, bias=None, activation="none", accumulate=False, seed=0
     shape = (x.shape[0], weight.num_rows)
     residual = random(seed + 7, *shape) if accumulate else None
     out = strided(torch.full(shape, float("nan")) if residual is None else residual)
-    native.linear(out, x, weight, bias, activation, accumulate)
+    kernels.linear(out, x, weight, bias, activation, accumulate)
     expected, tolerance = expected_and_tolerance(isa, x, weight, bias, activation, residual)
     assert ((out.double() - expected).abs() <= tolerance).all(), (
         f"off by {((out - expected).abs() / tolerance).max():.2f} tolerances"
@@ -61,7 +62,7 @@ def check(isa, x, weight, bias=None, activation="none", accumulate=False, seed=0
 )
 def test_linear(isa, seed, rows, features, cols, dtype, activation, has_bias, accumulate):
     x = strided(random(seed, rows, cols))
-    weight = native.pack_weight(random(seed + 1, features, cols), dtype)
+    weight = kernels.pack_weight(random(seed + 1, features, cols), dtype)
     bias = random(seed + 2, features) if has_bias else None
     check(isa, x, weight, bias, activation, accumulate, seed)
 
@@ -69,33 +70,33 @@ def test_linear(isa, seed, rows, features, cols, dtype, activation, has_bias, ac
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", range(1, 14))
 def test_every_height_of_a_tile(isa, dtype, rows):
-    weight = native.pack_weight(random(1, 16 * 9 + 5, 200), dtype)
+    weight = kernels.pack_weight(random(1, 16 * 9 + 5, 200), dtype)
     check(isa, random(0, rows, 200), weight, random(2, weight.num_rows), "relu", accumulate=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "cols"), [(1, 4097), (7, 8193), (13, 4096), (2, 12288), (14, 9000)])
 def test_sums_over_several_blocks_of_k(isa, dtype, rows, cols):
-    check(isa, random(0, rows, cols), native.pack_weight(random(1, 83, cols), dtype), random(2, 83), "gelu", accumulate=True)
+    check(isa, random(0, rows, cols), kernels.pack_weight(random(1, 83, cols), dtype), random(2, 83), "gelu", accumulate=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_rows_than_one_item_of_work_takes(isa, dtype):
-    check(isa, random(0, 1100, 33), native.pack_weight(random(1, 150, 33), dtype), random(2, 150))
+    check(isa, random(0, 1100, 33), kernels.pack_weight(random(1, 150, 33), dtype), random(2, 150))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, dtype, restore_threads):
-    x, weight, bias = random(0, 200, 777), native.pack_weight(random(1, 345, 777), dtype), random(2, 345)
+    x, weight, bias = random(0, 200, 777), kernels.pack_weight(random(1, 345, 777), dtype), random(2, 345)
 
     def run(first, last):
         out = random(3, 200, 345)[first:last]
-        native.linear(out, x[first:last], weight, bias, "gelu", accumulate=True)
+        kernels.linear(out, x[first:last], weight, bias, "gelu", accumulate=True)
         return out
 
     together = run(0, 200)
     for threads in (1, 2):
-        native.set_num_threads(threads)
+        kernels.set_num_threads(threads)
         assert torch.equal(run(0, 200), together)
         for row in (0, 5, 6, 131, 199):
             assert torch.equal(run(row, row + 1), together[row : row + 1])
@@ -105,11 +106,11 @@ def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, dtype, restore_t
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_long_row_does_not_depend_on_the_others(isa, dtype):
-    x, weight = random(0, 15, 9001), native.pack_weight(random(1, 40, 9001), dtype)
+    x, weight = random(0, 15, 9001), kernels.pack_weight(random(1, 40, 9001), dtype)
     together, alone = torch.empty(15, 40), torch.empty(1, 40)
-    native.linear(together, x, weight)
+    kernels.linear(together, x, weight)
     for row in range(15):
-        native.linear(alone, x[row : row + 1], weight)
+        kernels.linear(alone, x[row : row + 1], weight)
         assert torch.equal(alone[0], together[row])
 
 
@@ -121,7 +122,7 @@ def test_what_is_not_a_number_stays_in_its_row_and_column(isa, dtype):
     x[4, 0] = float("inf")
     x[9] = float("nan")
     out = torch.zeros(20, 50)
-    native.linear(out, x, native.pack_weight(values, dtype))
+    kernels.linear(out, x, kernels.pack_weight(values, dtype))
     finite = out.isfinite()
     assert not finite[4].any()
     assert not finite[9].any()
@@ -133,5 +134,5 @@ def test_what_is_not_a_number_stays_in_its_row_and_column(isa, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_without_columns_only_bias_and_activation_are_left(isa, dtype):
     out = torch.full((3, 20), float("nan"))
-    native.linear(out, torch.empty(3, 0), native.pack_weight(torch.empty(20, 0), dtype), torch.full((20,), -1.5), "relu")
+    kernels.linear(out, torch.empty(3, 0), kernels.pack_weight(torch.empty(20, 0), dtype), torch.full((20,), -1.5), "relu")
     assert torch.equal(out, torch.zeros(3, 20))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, random, row_sizes, seeds, strided
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -15,9 +16,9 @@ def both(x, weight):
     """(linear_argmax, argmax of linear) of the rows of x."""
     fused, apart = torch.full((x.shape[0],), -7), torch.full((x.shape[0],), -8)
     logits = torch.empty(x.shape[0], weight.num_rows)
-    native.linear_argmax(fused, x, weight)
-    native.linear(logits, x, weight)
-    native.argmax(apart, logits)
+    kernels.linear_argmax(fused, x, weight)
+    kernels.linear(logits, x, weight)
+    kernels.argmax(apart, logits)
     return fused.tolist(), apart.tolist()
 
 
@@ -35,31 +36,31 @@ def test_it_is_argmax_of_linear(isa, seed, rows, features, cols, dtype, coarse):
     if coarse:  # many equal sums
         x, weight = x.round().clamp(-1, 1), weight.round().clamp(-1, 1)
         weight[:, 3:] = 0
-    fused, apart = both(strided(x), native.pack_weight(weight, dtype))
+    fused, apart = both(strided(x), kernels.pack_weight(weight, dtype))
     assert fused == apart
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "features", "cols"), [(1, 20_011, 96), (7, 5003, 300), (600, 2500, 64), (5, 83, 9000)])
 def test_shapes_of_a_language_models_head(isa, dtype, rows, features, cols, restore_threads):
-    x, weight = random(2, rows, cols), native.pack_weight(random(3, features, cols), dtype)
+    x, weight = random(2, rows, cols), kernels.pack_weight(random(3, features, cols), dtype)
     results = []
     for threads in (1, 2, 3):
-        native.set_num_threads(threads)
+        kernels.set_num_threads(threads)
         results += both(x, weight)
     assert all(result == results[0] for result in results)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_of_equal_sums_the_first_wins_whoever_computed_it(isa, dtype, restore_threads):
-    native.set_num_threads(2)
+    kernels.set_num_threads(2)
     weight = torch.zeros(3000, 64)
     weight[[700, 701, 1900, 2999]] = 1.0
     signs = torch.tensor([1.0, -1.0, 0.0]).repeat(20)
-    packed = native.pack_weight(weight, dtype)
+    packed = kernels.pack_weight(weight, dtype)
     for _ in range(20):
         out = torch.empty(60, dtype=torch.int64)
-        native.linear_argmax(out, signs[:, None] * torch.ones(60, 64), packed)
+        kernels.linear_argmax(out, signs[:, None] * torch.ones(60, 64), packed)
         assert out.tolist() == [700, 0, 0] * 20  # 0: the first zero; minus zeros are equal to zeros
 
 
@@ -68,7 +69,7 @@ def test_what_is_not_a_number_is_never_the_largest(isa, dtype):
     values, x = random(1, 500, 61), random(0, 12, 61)
     values[[0, 17, 499], 60] = float("nan")
     x[9] = float("nan")
-    weight = native.pack_weight(values, dtype)
+    weight = kernels.pack_weight(values, dtype)
     fused, apart = both(x, weight)
     assert fused == apart
     assert not {0, 17, 499} & set(fused[:9])
@@ -77,24 +78,24 @@ def test_what_is_not_a_number_is_never_the_largest(isa, dtype):
 
 def test_infinite_sums_are_ordered_too(isa):
     weight = torch.tensor([[-1.0], [1.0], [1.0]]).repeat(30, 1)
-    packed = native.pack_weight(weight, "float32")
+    packed = kernels.pack_weight(weight, "float32")
     fused, apart = both(torch.tensor([[float("inf")], [float("-inf")]]), packed)
     assert fused == apart == [1, 0]
 
 
 def test_the_reference_says_the_same(isa):
-    x, weight = random(4, 9, 70), native.pack_weight(random(5, 333, 70), "float32")
+    x, weight = random(4, 9, 70), kernels.pack_weight(random(5, 333, 70), "float32")
     expected = torch.empty(9, dtype=torch.int64)
     reference.linear_argmax(expected, x, weight)
     assert both(x, weight)[0] == expected.tolist()
 
 
 def test_wrong_arguments_are_refused():
-    weight = native.pack_weight(torch.ones(20, 8), "float32")
+    weight = kernels.pack_weight(torch.ones(20, 8), "float32")
     with pytest.raises(ValueError, match=r"out: expected \[3\]"):
-        native.linear_argmax(torch.empty(2, dtype=torch.int64), torch.zeros(3, 8), weight)
+        kernels.linear_argmax(torch.empty(2, dtype=torch.int64), torch.zeros(3, 8), weight)
     with pytest.raises(ValueError, match=r"x: expected \[tokens, 8\]"):
-        native.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 9), weight)
-    empty = native.pack_weight(torch.ones(0, 8), "float32")
+        kernels.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 9), weight)
+    empty = kernels.pack_weight(torch.ones(0, 8), "float32")
     with pytest.raises(ValueError, match="weight: expected 1 row"):
-        native.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 8), empty)
+        kernels.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 8), empty)

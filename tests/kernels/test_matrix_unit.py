@@ -9,7 +9,7 @@ import pytest
 import torch
 from shapes import random
 
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 
 pytestmark = pytest.mark.slow
 
@@ -27,16 +27,16 @@ def linear(tmp_path_factory):
 @pytest.fixture
 def by_native():
     """by_native(isa, x, weight, dtype) -> x @ weight.T by the installed kernels of that instruction set."""
-    before = native.isa_name()
+    before = kernels.isa_name()
 
     def run(isa, x, weight, dtype):
-        assert native._native.select_isa(isa)
+        assert kernels._native.select_isa(isa)
         out = torch.empty(x.shape[0], weight.shape[0])
-        native.linear(out, x, native.pack_weight(weight, dtype))
+        kernels.linear(out, x, kernels.pack_weight(weight, dtype))
         return out
 
     yield run
-    native._native.select_isa(before)
+    kernels._native.select_isa(before)
 
 
 @pytest.mark.parametrize("cols", COLS)
@@ -75,7 +75,7 @@ def test_a_row_does_not_depend_on_the_others(linear, dtype):
         assert torch.equal(linear(x[row : row + 1], weight, dtype)[0], together[row])
 
 
-needs_unit = pytest.mark.skipif("amx" not in native.supported_isas(), reason="this machine has no matrix unit")
+needs_unit = pytest.mark.skipif("amx" not in kernels.supported_isas(), reason="this machine has no matrix unit")
 SHAPES = [(1, 300), (17, 768), (40, 4100), (70, 65)]
 
 

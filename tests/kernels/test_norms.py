@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, gaps, num_tokens, random, row_sizes, seeds, strided
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 TOLERANCE = {"rtol": 2e-6, "atol": 2e-6}
 
@@ -17,7 +18,7 @@ def test_rms_norm(isa, seed, tokens, heads, dim, eps):
     shape = (tokens, heads, dim) if heads else (tokens, dim)
     x, weight = strided(random(seed, *shape)), random(seed + 1, dim)
     out, expected = strided(torch.full(shape, float("nan"))), torch.empty(shape)
-    native.rms_norm(out, x, weight, eps)
+    kernels.rms_norm(out, x, weight, eps)
     reference.rms_norm(expected, x, weight, eps)
     torch.testing.assert_close(out, expected, **TOLERANCE)
     assert gaps(out).isnan().all()
@@ -28,7 +29,7 @@ def test_rms_norm(isa, seed, tokens, heads, dim, eps):
 def test_layer_norm(isa, seed, tokens, dim, mean):
     x, weight, bias = strided(random(seed, tokens, dim) + mean), random(seed + 1, dim), random(seed + 2, dim)
     out, expected = strided(torch.full((tokens, dim), float("nan"))), torch.empty(tokens, dim, dtype=torch.float64)
-    native.layer_norm(out, x, weight, bias, 1e-5)
+    kernels.layer_norm(out, x, weight, bias, 1e-5)
     reference.layer_norm(expected, x.double(), weight.double(), bias.double(), 1e-5)
     # The rounding of the mean, about 1e-7 of the largest number, is divided by the row's standard deviation.
     deviation = (x.double().var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
@@ -42,8 +43,8 @@ def test_out_may_be_x(isa, operation):
     x, weight, bias = random(0, 9, 100), random(1, 100), random(2, 100)
     parameters = (weight, 1e-5) if operation == "rms_norm" else (weight, bias, 1e-5)
     expected = torch.empty_like(x)
-    getattr(native, operation)(expected, x, *parameters)
-    getattr(native, operation)(x, x, *parameters)
+    getattr(kernels, operation)(expected, x, *parameters)
+    getattr(kernels, operation)(x, x, *parameters)
     assert torch.equal(x, expected)
 
 
@@ -52,7 +53,7 @@ def test_a_row_does_not_depend_on_the_others(isa, operation):
     x, weight, bias = random(0, 300, 768), random(1, 768), random(2, 768)
     parameters = (weight, 1e-5) if operation == "rms_norm" else (weight, bias, 1e-5)
     together, alone = torch.empty_like(x), torch.empty(1, 768)
-    getattr(native, operation)(together, x, *parameters)
+    getattr(kernels, operation)(together, x, *parameters)
     for row in (0, 77, 299):
-        getattr(native, operation)(alone, x[row : row + 1], *parameters)
+        getattr(kernels, operation)(alone, x[row : row + 1], *parameters)
         assert torch.equal(alone[0], together[row])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from paged_cases import PagedCase
 from shapes import examples, head_dims, random, seeds
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 TOLERANCE = {"rtol": 1e-5, "atol": 5e-6}
 
@@ -52,7 +53,7 @@ def test_q_and_out_may_be_views(isa):
     fused = random(5, q.shape[0], 12, 64)
     fused[:, :6] = q
     out = torch.full((q.shape[0], 8, 70), float("nan"))
-    native.paged_attention(out[:, 1:7, 3:67], fused[:, :6], *rest)
+    kernels.paged_attention(out[:, 1:7, 3:67], fused[:, :6], *rest)
     assert torch.equal(out[:, 1:7, 3:67], paged.attend(chunks))
     out[:, 1:7, 3:67] = float("nan")
     assert out.isnan().all()
@@ -84,6 +85,6 @@ def test_infinite_key_hides_only_what_it_touches(isa):
     paged.v_cache[block, :, offset] = float("inf")
     arguments = paged.arguments([(0, 0, 40)])
     out = torch.empty_like(arguments[0])
-    native.paged_attention(out, *arguments)
+    kernels.paged_attention(out, *arguments)
     assert torch.equal(out[:20], expected[:20])
     assert not out[20:].isfinite().any()

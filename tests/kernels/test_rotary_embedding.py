@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, head_dims, num_tokens, random, seeds
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 
 @examples
@@ -20,7 +21,7 @@ def test_fused_buffer(isa, seed, tokens, heads, kv_heads, head_dim, data):
     positions = torch.randint(0, 50, (tokens,), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
 
     expected = fused.clone()
-    for operation, buffer in ((native, fused), (reference, expected)):
+    for operation, buffer in ((kernels, fused), (reference, expected)):
         q = buffer[:, :q_end].unflatten(1, (heads, head_dim))
         k = buffer[:, q_end:k_end].unflatten(1, (kv_heads, head_dim))
         operation.rotary_embedding(q, k, positions, cos_sin)

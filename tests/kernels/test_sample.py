@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, random, seeds, strided
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 TOP = 2**53
 
@@ -28,7 +29,7 @@ def kept_tokens(logits, **filters):
         low, high = stack.pop()
         for at in (low, high):
             if at not in ends:
-                ends[at] = int(draw_tokens(native.sample, logits, [at], **filters)[0])
+                ends[at] = int(draw_tokens(kernels.sample, logits, [at], **filters)[0])
                 found.add(ends[at])
         if ends[low] != ends[high] and high - low > 1:
             middle = (low + high) // 2
@@ -47,7 +48,7 @@ def cumulative_place(logits, token, temperature):
 @given(seed=seeds, cols=st.integers(1, 1300), temperature=st.floats(0.2, 2.0), draw=st.integers(0, TOP - 1))
 def test_without_filters_a_draw_falls_into_its_tokens_share(isa, seed, cols, temperature, draw):
     logits = random(seed, cols) * 3
-    (token,) = draw_tokens(native.sample, logits, [draw], temperature=temperature).tolist()
+    (token,) = draw_tokens(kernels.sample, logits, [draw], temperature=temperature).tolist()
     begin, end = cumulative_place(logits, token, temperature)
     assert begin - 1e-5 <= draw / TOP <= end + 1e-5
 
@@ -68,7 +69,7 @@ def test_filters_keep_what_the_definition_keeps(isa, seed, cols, temperature, to
     if coarse:  # many equal weights: ties are kept in the order of the vocabulary
         logits = logits.round()
     draws = torch.linspace(0, TOP - 1, 30, dtype=torch.float64).long().tolist()
-    ours = draw_tokens(native.sample, logits, draws, temperature, top_k, top_p, min_p)
+    ours = draw_tokens(kernels.sample, logits, draws, temperature, top_k, top_p, min_p)
     unexplained = torch.ones(len(draws), dtype=torch.bool)
     for by in (0, -(2**33), 2**33):  # 1e-6
         nudged = [min(TOP - 1, max(0, draw + by)) for draw in draws]
@@ -114,9 +115,9 @@ def test_a_forbidden_token_is_never_drawn(isa):
 
 def test_a_row_of_nan_gives_a_token_of_the_vocabulary(isa):
     logits = torch.full((1, 40), float("nan"))
-    draw_tokens(native.sample, torch.zeros(4000), [0], top_k=2000)  # leaves other indices in the kernel's memory
+    draw_tokens(kernels.sample, torch.zeros(4000), [0], top_k=2000)  # leaves other indices in the kernel's memory
     for filters in ({}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.1}):
-        assert 0 <= int(draw_tokens(native.sample, logits, [TOP // 2], **filters)[0]) < 40
+        assert 0 <= int(draw_tokens(kernels.sample, logits, [TOP // 2], **filters)[0]) < 40
 
 
 @pytest.mark.usefixtures("restore_threads")
@@ -124,18 +125,18 @@ def test_a_row_draws_the_same_in_any_batch_and_with_any_number_of_threads(isa):
     logits = strided(random(3, 50, 5000) * 2)
     draws = torch.randint(0, TOP, (50,), generator=torch.Generator().manual_seed(1)).tolist()
     filters = {"temperature": 0.9, "top_k": 400, "top_p": 0.9}
-    native.set_num_threads(1)
-    alone = [int(draw_tokens(native.sample, logits[i : i + 1], [draws[i]], **filters)[0]) for i in range(50)]
-    native.set_num_threads(3)
-    assert draw_tokens(native.sample, logits, draws, **filters).tolist() == alone
+    kernels.set_num_threads(1)
+    alone = [int(draw_tokens(kernels.sample, logits[i : i + 1], [draws[i]], **filters)[0]) for i in range(50)]
+    kernels.set_num_threads(3)
+    assert draw_tokens(kernels.sample, logits, draws, **filters).tolist() == alone
 
 
 def test_wrong_shapes_are_refused():
     good = (torch.ones(2), torch.zeros(2, dtype=torch.int64), torch.ones(2), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
     out = torch.empty(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="logits: expected rows with at least one value"):
-        native.sample(out, torch.zeros(2, 0), *good)
+        kernels.sample(out, torch.zeros(2, 0), *good)
     with pytest.raises(ValueError, match="temperature"):
-        native.sample(out, torch.zeros(2, 5), torch.ones(3), *good[1:])
+        kernels.sample(out, torch.zeros(2, 5), torch.ones(3), *good[1:])
     with pytest.raises(TypeError, match="top_k"):
-        native.sample(out, torch.zeros(2, 5), good[0], torch.zeros(2), *good[2:])
+        kernels.sample(out, torch.zeros(2, 5), good[0], torch.zeros(2), *good[2:])

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = """
 import torch
-from pagecli.kernels import native
+from pagecli.devices.cpu import kernels
 print("before", flush=True)
-native._native.write_past_end(torch.zeros({size}))
+kernels._native.write_past_end(torch.zeros({size}))
 """
 
 
@@ -33,7 +33,7 @@ def build(tmp_path_factory) -> Path:
     if not _sanitizer_library("asan") or not _sanitizer_library("ubsan"):
         pytest.skip("this compiler has no sanitizers to preload")
     directory = tmp_path_factory.mktemp("sanitized")
-    isas = ";".join(isa for isa in native.supported_isas() if isa != "generic")
+    isas = ";".join(isa for isa in kernels.supported_isas() if isa != "generic")
     options = ["-DPAGECLI_SANITIZE=ON", f"-DPAGECLI_ISAS={isas}", f"-DPython_EXECUTABLE={sys.executable}"]
     _run(cmake, "-S", ROOT / "csrc", "-B", directory, *options)
     _run(cmake, "--build", directory, "--parallel", str(os.cpu_count()))

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, random, row_sizes, seeds, strided
 
-from pagecli.kernels import native, reference
-from pagecli.kernels.screen import num_bytes
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.screen import num_bytes
+from pagecli.devices.reference import operations as reference
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -17,15 +18,15 @@ def argmaxes(x, weight, screen):
     """(by the screen, of linear's sums, share of the panels that were computed from the weights)"""
     screened, whole = torch.full((x.shape[0],), -7), torch.full((x.shape[0],), -8)
     logits = torch.empty(x.shape[0], weight.num_rows)
-    native.linear(logits, x, weight)
-    native.argmax(whole, logits)
-    computed = native.linear_argmax(screened, x, weight, screen)
+    kernels.linear(logits, x, weight)
+    kernels.argmax(whole, logits)
+    computed = kernels.linear_argmax(screened, x, weight, screen)
     return screened.tolist(), whole.tolist(), computed / max(1, x.shape[0] * -(-weight.num_rows // 16))
 
 
 def packed(weight, dtype):
-    weight = native.pack_weight(weight, dtype)
-    screen = native.pack_screen(weight)
+    weight = kernels.pack_weight(weight, dtype)
+    screen = kernels.pack_screen(weight)
     assert screen is not None
     return weight, screen
 
@@ -39,8 +40,8 @@ def packed(weight, dtype):
     size=st.sampled_from([1e-20, 1, 1e9]),
 )
 def test_it_is_packed_as_the_definition_says(isa, seed, features, cols, dtype, size):
-    weight = native.pack_weight(random(seed, features, cols) * size, dtype)
-    found, expected = native.pack_screen(weight).data, reference.pack_screen(weight).data.numpy()
+    weight = kernels.pack_weight(random(seed, features, cols) * size, dtype)
+    found, expected = kernels.pack_screen(weight).data, reference.pack_screen(weight).data.numpy()
     rows = -(-features // 16) * 16
     assert len(found) == num_bytes(features, cols) // 4
     assert np.array_equal(found[: -2 * rows], expected[: -2 * rows])  # bytes and scales
@@ -79,7 +80,7 @@ def test_the_argmax_by_it_is_that_of_linear(isa, seed, rows, features, cols, dty
 def test_a_language_models_head_needs_few_of_its_weights(isa, dtype, rows, features, cols, restore_threads):
     x, (weight, screen) = random(2, rows, cols), packed(random(3, features, cols), dtype)
     for threads in (1, 2, 3):
-        native.set_num_threads(threads)
+        kernels.set_num_threads(threads)
         screened, whole, share = argmaxes(x, weight, screen)
         assert screened == whole
         assert share < 0.06
@@ -158,7 +159,7 @@ def test_equal_weights_leave_all_outputs_and_the_first_wins(isa):
 def test_weights_that_cannot_be_bounded_have_no_screen(isa, dtype, value):
     weight = random(10, 40, 50)
     weight[33, 49] = value
-    assert native.pack_screen(native.pack_weight(weight, dtype)) is None
+    assert kernels.pack_screen(kernels.pack_weight(weight, dtype)) is None
 
 
 def test_numbers_too_small_for_a_scale_are_no_problem(isa):
@@ -168,6 +169,6 @@ def test_numbers_too_small_for_a_scale_are_no_problem(isa):
 
 
 def test_a_screen_of_another_weight_is_refused():
-    weight, (_, screen) = native.pack_weight(torch.ones(20, 8), "float32"), packed(torch.ones(40, 8), "float32")
+    weight, (_, screen) = kernels.pack_weight(torch.ones(20, 8), "float32"), packed(torch.ones(40, 8), "float32")
     with pytest.raises(ValueError, match="screen: expected"):
-        native.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 8), weight, screen)
+        kernels.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 8), weight, screen)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import examples, head_dims, num_tokens, random, seeds
 
-from pagecli.kernels import native, reference
+from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import operations as reference
 
 FLOATS = [torch.float32, torch.bfloat16]
 
@@ -32,7 +33,7 @@ def test_store(isa, seed, tokens, kv_heads, head_dim, block_size, dtype):
     fused = random(seed, tokens, 3, kv_heads, head_dim)  # q, k, v side by side
     caches = [empty_cache(num_blocks, kv_heads, block_size, head_dim, dtype) for _ in range(4)]
     caches[0] = reference.keys_by_dimension(caches[0])
-    native.store_kv(caches[0], caches[1], fused[:, 1], fused[:, 2], slot_ids)
+    kernels.store_kv(caches[0], caches[1], fused[:, 1], fused[:, 2], slot_ids)
     reference.store_kv(caches[2], caches[3], fused[:, 1], fused[:, 2], slot_ids)
     for stored, expected in zip(caches[:2], [reference.keys_by_dimension(caches[2]), caches[3]], strict=True):
         torch.testing.assert_close(stored, expected, rtol=0, atol=0, equal_nan=True)
@@ -45,7 +46,7 @@ def test_special_values_survive(isa, dtype):
     )
     k = values.repeat(4)[None, None]
     caches = [torch.zeros(1, 1, 40, 1, dtype=dtype), torch.zeros(1, 1, 1, 40, dtype=dtype)]
-    native.store_kv(*caches, k, -k, torch.tensor([0]))
+    kernels.store_kv(*caches, k, -k, torch.tensor([0]))
     torch.testing.assert_close(caches[0].flatten(), k.to(dtype).flatten(), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(caches[1].flatten(), (-k).to(dtype).flatten(), rtol=0, atol=0, equal_nan=True)
 
@@ -54,7 +55,7 @@ def stored_as_int8(values: torch.Tensor) -> tuple[torch.Tensor, float]:
     """The bytes of values[D] as they are stored, and their scale."""
     bytes_each = len(values) + 4
     caches = [torch.full(shape, 77, dtype=torch.int8) for shape in ((1, 1, bytes_each, 1), (1, 1, 1, bytes_each))]
-    native.store_kv(*caches, values[None, None], values[None, None].neg(), torch.tensor([0]))
+    kernels.store_kv(*caches, values[None, None], values[None, None].neg(), torch.tensor([0]))
     assert torch.equal(caches[1].flatten()[:-4], -caches[0].flatten()[:-4])
     slot = caches[0].flatten()
     return slot[:-4], float(slot[-4:].clone().view(torch.float32))
@@ -83,9 +84,9 @@ def test_int8_of_values_at_the_limits(isa, value):
 def test_int8_slots_do_not_depend_on_their_neighbours(isa):
     k = random(1, 9, 2, 80)
     together, alone = ([torch.zeros(9, 2, *slots, dtype=torch.int8) for slots in ((84, 1), (1, 84))] for _ in range(2))
-    native.store_kv(*together, k, k, torch.arange(9))
+    kernels.store_kv(*together, k, k, torch.arange(9))
     for token in range(9):
-        native.store_kv(*alone, k[token : token + 1], k[token : token + 1], torch.tensor([token]))
+        kernels.store_kv(*alone, k[token : token + 1], k[token : token + 1], torch.tensor([token]))
     assert all(map(torch.equal, alone, together))
     for cache in together:
         error = (reference.dequantize_slots(cache.flatten(2)) - k).abs()

@@ -9,9 +9,10 @@ import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
 
+from pagecli.core.arrays import to_float32
+from pagecli.devices.loading import load_model
 from pagecli.errors import ModelError
-from pagecli.kernels.arrays import to_float32
-from pagecli.model.registry import load_model, resolve_model
+from pagecli.model.registry import resolve_model
 from pagecli.model.weights.mapped_file import MappedFile
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
@@ -163,7 +164,7 @@ def test_an_index_must_name_files_beside_it(copy):
 
 
 def test_dummy_weights_need_only_a_config_and_differ_from_layer_to_layer(tiny_model, tmp_path):
-    from pagecli.model.loading import load
+    from pagecli.devices.loading import load
     from pagecli.model.weights.dummy import DummySource
 
     shutil.copy(tiny_model("llama") / "config.json", tmp_path)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
 
+from pagecli.devices.loading import load_model
 from pagecli.errors import ModelError
 from pagecli.model.readers.gguf_header import read_gguf_header
-from pagecli.model.registry import load_model, resolve_model
+from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}

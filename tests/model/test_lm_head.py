@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from pagecli import kernels
-from pagecli.model import lm_head
-from pagecli.model.lm_head import LMHead
+from pagecli.devices.cpu import kernels, lm_head
+from pagecli.devices.cpu.lm_head import LMHead
 
 NUM_TOKENS, SIZE = 9000, 96
 

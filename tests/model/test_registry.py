@@ -7,9 +7,10 @@ import sys
 import pytest
 from tiny_models import TINY_MODELS
 
+from pagecli.devices.loading import load_model, resolve_dtype
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
-from pagecli.model.registry import load_model, resolve_dtype, resolve_model
+from pagecli.model.registry import resolve_model
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import weakref
 import pytest
 
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices.cpu import kv_cache
 from pagecli.engine import loaded_model
 from pagecli.errors import UsageError
 from pagecli.profiler.measure import measure as measuring
@@ -14,7 +15,6 @@ from pagecli.profiler.replay.paper_claims import CLAIMS, claim_for
 from pagecli.profiler.replay.replay import replay_case
 from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
-from pagecli.runner import kv_cache
 
 LENGTHS = [(5 + 7 * i % 30, 3 + 11 * i % 25) for i in range(14)]
 NUM_SLOTS, LONGEST, SLOT_BYTES = 256, 64, 1536

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecli.devices.cpu.memory_budget import AUTO_SHARE
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.estimate import estimate, generate_flags
 from pagecli.profiler.plan.gpus import Device, find_gpu, gpu_names
 from pagecli.profiler.plan.plan import PlanSettings, make_plan, num_too_long, smallest_that_fits
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
-from pagecli.runner.memory_budget import AUTO_SHARE
 
 GIB = 2**30
 SHAREGPT = built_in("sharegpt", 200)

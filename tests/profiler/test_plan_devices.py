@@ -9,7 +9,7 @@ from fake_nvml import GIB, FakeNvml, Gpu, mig_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli import kernels
+from pagecli.devices.cpu import kernels
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan import local_device

@@ -3,8 +3,8 @@
 import numpy as np
 
 from pagecli.core.block_moves import BlockMove, MoveKind
-from pagecli.model.step_inputs import KVCache
-from pagecli.runner.block_mover import BlockMover
+from pagecli.devices.cpu.block_mover import BlockMover
+from pagecli.devices.step_inputs import KVCache
 
 LAYERS = 2
 

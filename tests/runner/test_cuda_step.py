@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.kernels.cuda_attention import AttentionShape
-from pagecli.runner import cuda_graphs, cuda_step
+from pagecli.devices.cuda import graphs, step_buffers
+from pagecli.devices.cuda.attention import AttentionShape
 
 ARRAY = st.tuples(st.sampled_from(["int32", "int64", "float32"]), st.lists(st.integers(0, 5), min_size=1, max_size=2))
 
@@ -16,33 +16,33 @@ ARRAY = st.tuples(st.sampled_from(["int32", "int64", "float32"]), st.lists(st.in
 def test_packed_arrays_come_back(kinds):
     buffer = torch.zeros(4096, dtype=torch.uint8)
     arrays = {f"a{i}": np.arange(int(np.prod(shape)), dtype=dtype).reshape(shape) + i for i, (dtype, shape) in enumerate(kinds)}
-    places, num_bytes = cuda_step.pack(arrays, buffer.numpy())
-    found = cuda_step.views(places, buffer)
+    places, num_bytes = step_buffers.pack(arrays, buffer.numpy())
+    found = step_buffers.views(places, buffer)
     for name, array in arrays.items():
         assert np.array_equal(found[name].numpy(), array)
         assert found[name].data_ptr() % 4 == 0
         assert found[name].is_contiguous()
-    assert all(offset % cuda_step.ALIGNMENT == 0 and offset <= num_bytes for _, offset, _, _ in places)
-    more, _ = cuda_step.pack(arrays | {"last": np.zeros(3, dtype=np.int32)}, buffer.numpy())
+    assert all(offset % step_buffers.ALIGNMENT == 0 and offset <= num_bytes for _, offset, _, _ in places)
+    more, _ = step_buffers.pack(arrays | {"last": np.zeros(3, dtype=np.int32)}, buffer.numpy())
     assert more[:-1] == places
 
 
 def test_a_buffer_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="more than the 8 bytes"):
-        cuda_step.pack({"a": np.zeros(3, dtype=np.int32)}, np.zeros(8, dtype=np.uint8))
+        step_buffers.pack({"a": np.zeros(3, dtype=np.int32)}, np.zeros(8, dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
     ("most", "sizes"), [(1, [1]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (20, [1, 2, 4, 8, 16, 20]), (24, [1, 2, 4, 8, 16, 24])]
 )
 def test_batches_are_padded_to_few_sizes(most, sizes):
-    assert cuda_graphs.batch_sizes(most) == sizes
+    assert graphs.batch_sizes(most) == sizes
 
 
 @given(st.integers(1, 600), st.integers(1, 600))
 def test_every_batch_has_a_size_not_much_larger(most, num_rows):
     num_rows = min(num_rows, most)
-    size = next(size for size in cuda_graphs.batch_sizes(most) if size >= num_rows)
+    size = next(size for size in graphs.batch_sizes(most) if size >= num_rows)
     assert size <= most
     assert size < max(num_rows + 8, 2 * num_rows)
 
@@ -50,7 +50,7 @@ def test_every_batch_has_a_size_not_much_larger(most, num_rows):
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_tables_have_few_widths(num_blocks, max_width):
     num_blocks = min(num_blocks, max_width)
-    width = cuda_step.table_width(num_blocks, max_width)
+    width = step_buffers.table_width(num_blocks, max_width)
     assert num_blocks <= width <= max_width
     assert width == max_width or width in (64, 256, 1024, 4096, 16384)
 
@@ -65,6 +65,6 @@ def test_the_largest_step_fits_into_the_buffer(num_seqs, more_tokens, dtype, num
         i4 += [(rows + spare) * 5, rows * 3, (tokens * shape.group // 64 + num_seqs) * 2]
     arrays = {f"i4/{i}": np.zeros(n, dtype=np.int32) for i, n in enumerate([*i4, *[num_seqs] * 5])}
     arrays |= {f"i8/{i}": np.zeros(n, dtype=np.int64) for i, n in enumerate([tokens, *[num_seqs] * 4, 4 * num_seqs])}
-    size = cuda_step.most_bytes(tokens, num_seqs, width, num_windows, shape, spare)
-    _, num_bytes = cuda_step.pack(arrays, np.zeros(size, dtype=np.uint8))
+    size = step_buffers.most_bytes(tokens, num_seqs, width, num_windows, shape, spare)
+    _, num_bytes = step_buffers.pack(arrays, np.zeros(size, dtype=np.uint8))
     assert num_bytes <= size < num_bytes + 1024  # what alignment may cost, and no more: the memory is pinned

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
 from pagecli.errors import ModelError
-from pagecli.runner.gpu_memory import GpuMemoryPlan
 
 GIB = 2**30
 PLAN = GpuMemoryPlan("m", weights=6 * GIB, free=10 * GIB, step=1 * GIB, graphs=GIB // 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import SampleSpec
-from pagecli.runner import random_draws, sampler
+from pagecli.devices.cpu import random_draws, sampler
 
 VOCAB = 40
 

@@ -1,4 +1,4 @@
-// The groups of operations of the extension module pagecli.kernels._cuda. Every function checks its arguments with the GIL held
+// The groups of operations of the extension module pagecli.devices.cuda._cuda. Every function checks its arguments with the GIL held
 // and queues its work; nothing waits for the GPU.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The extension module pagecli.kernels._cuda. pagecli/kernels/cuda.py gives each function its documented signature.
+// The extension module pagecli.devices.cuda._cuda. pagecli/devices/cuda/kernels.py gives each function its documented signature.
 #include <nanobind/nanobind.h>
 
 #include "bind.h"

@@ -28,7 +28,7 @@ struct StoreKVArgs {
     KVType type;
 };
 
-// Attention of every new token over its sequence's whole context, causal (see kernels/reference.py).
+// Attention of every new token over its sequence's whole context, causal (see devices/reference/operations.py).
 struct PagedAttentionArgs {
     float* out;                   // [tokens, heads, head_dim]
     const float* q;               // [tokens, heads, head_dim]

@@ -16,7 +16,7 @@ REINSTALL = "install pagecli again on this machine: pip install --force-reinstal
 def native_kernels() -> Check:
     """The extension module loads, and which of its instruction sets runs."""
     try:
-        from pagecli import kernels
+        from pagecli.devices.cpu import kernels
     except PagecliError as error:
         return Check("kernels", Health.fail, error.message, error.hint)
     except (ImportError, OSError) as error:
@@ -46,7 +46,7 @@ def cores() -> Check:
 
 def memory() -> Check:
     """What this process can still take, cgroup limits included."""
-    from pagecli.runner.memory_budget import available_bytes
+    from pagecli.devices.cpu.memory_budget import available_bytes
 
     available = available_bytes()
     details = {"available_bytes": available}
@@ -94,7 +94,7 @@ def _of_devices(nvml: Any) -> Check:
         "driver": _text(nvml.nvmlSystemGetDriverVersion()),
         "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
         "devices": devices,
-        "has_kernels": importlib.util.find_spec("pagecli.kernels._cuda") is not None,
+        "has_kernels": importlib.util.find_spec("pagecli.devices.cuda._cuda") is not None,
     }
     if not devices:
         return Check("GPU", Health.ok, "a driver without a device; the CPU computes", None, details)

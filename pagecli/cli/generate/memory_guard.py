@@ -2,16 +2,16 @@
 
 from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices import memory_needs
+from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.local_device import multiplies_bfloat16
-from pagecli.runner import memory_needs
-from pagecli.runner.memory_budget import available_bytes
 
 
 def check_fits(config: EngineConfig) -> None:
     """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
 
-    A GPU's memory is divided when it is there (runner/cuda_start.py).
+    A GPU's memory is divided when it is there (devices/cuda/startup.py).
     """
     if config.device == "cuda":
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.cli.terminal.console import Console
+from pagecli.devices.loading import resolve_dtype
 from pagecli.errors import UsageError
 from pagecli.jobs.journal.job_identity import job_identity
 from pagecli.jobs.journal.journal import Journal
@@ -17,7 +18,7 @@ from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import check_writable, is_stdout
-from pagecli.model.registry import resolve_dtype, resolve_model
+from pagecli.model.registry import resolve_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Protocol
 
+from pagecli.core.arrays import Array, name_of
 from pagecli.errors import ModelError
-from pagecli.kernels.arrays import Array, name_of
 
 
 class WeightSource(Protocol):

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from pagecli.kernels.arrays import Array
+from pagecli.core.arrays import Array
 
 NUM_VALUES = 4_194_301  # a prime: no row width divides it, so rows of a tensor longer than this do not repeat
 _STD = 0.02

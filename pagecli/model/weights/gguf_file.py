@@ -8,9 +8,9 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize
 
+from pagecli.core.arrays import Array, stored_as, to_float32
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
-from pagecli.kernels.arrays import Array, stored_as, to_float32
 from pagecli.model.readers.gguf_header import GgufTensor, read_gguf_header
 from pagecli.model.weights import check_tensor, missing_tensor
 from pagecli.model.weights.mapped_file import MappedFile

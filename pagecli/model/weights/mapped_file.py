@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pagecli.kernels.arrays import Array
+from pagecli.core.arrays import Array
 
 
 class MappedFile:

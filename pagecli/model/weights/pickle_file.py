@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pagecli.core.arrays import Array
 from pagecli.errors import ModelError
-from pagecli.kernels.arrays import Array
 from pagecli.model.weights import check_tensor, missing_tensor, stored_name, unsupported_type
 from pagecli.model.weights.safetensors_file import read_index
 

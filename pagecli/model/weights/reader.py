@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pagecli.kernels import arrays
-from pagecli.kernels.arrays import Array
+from pagecli.core import arrays
+from pagecli.core.arrays import Array
 from pagecli.model.weights import WeightSource
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from pagecli.core.arrays import Array, stored_as
 from pagecli.errors import ModelError
-from pagecli.kernels.arrays import Array, stored_as
 from pagecli.model.weights import check_tensor, missing_tensor, stored_name
 from pagecli.model.weights.mapped_file import MappedFile
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.engine.threads import usable_cores
 from pagecli.profiler.plan.gpus import Device, match_gpu
-from pagecli.runner.memory_budget import available_bytes
 
 # FLOP/s of a core on float32 and on bfloat16. avx2: a whole run of 128 requests on two Zen 3 cores; avx512bf16 and avx512: a
 # prototype of the matrix kernel on two Genoa cores, at the shapes of decoding; amx: the matrix kernel at 60 to 250 rows on two

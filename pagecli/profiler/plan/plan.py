@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices import memory_needs
+from pagecli.devices.cpu.memory_budget import AUTO_SHARE
 from pagecli.profiler.plan.gpus import Device
 from pagecli.profiler.recording.records import MemoryPart
 from pagecli.profiler.workloads.workloads import Workload
-from pagecli.runner import memory_needs
-from pagecli.runner.memory_budget import AUTO_SHARE
 
 GPU_SHARE = 0.95
 GPU_STEP_BYTES = 1700 * 2**20

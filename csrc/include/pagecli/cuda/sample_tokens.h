@@ -1,4 +1,4 @@
-// Arguments of drawing tokens on the GPU: temperature, top-k, top-p, min-p and one draw, as runner/sampler.py defines them.
+// Arguments of drawing tokens on the GPU: temperature, top-k, top-p, min-p and one draw, as devices/cpu/sampler.py defines them.
 #pragma once
 
 #include "pagecli/cuda/device.h"

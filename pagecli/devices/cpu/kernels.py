@@ -1,0 +1,223 @@
+"""The operations as C++ kernels: typed signatures, shapes and meaning as in `reference`, checks and work in `_native`.
+
+Environment: PAGECLI_CPU_ISA forces an instruction set (generic, avx2, avx512, avx512bf16, amx); PAGECLI_NATIVE_MODULE loads the
+extension from another file, such as a build with sanitizers.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from pagecli.core.arrays import Tensor
+from pagecli.devices.cpu import packed_weight
+from pagecli.devices.cpu import screen as screens
+from pagecli.devices.cpu.packed_weight import PackedWeight
+from pagecli.devices.cpu.screen import Screen
+from pagecli.errors import UsageError
+
+
+def _load_extension() -> ModuleType:
+    path = os.environ.get("PAGECLI_NATIVE_MODULE")
+    if not path:
+        from pagecli.devices.cpu import _native  # type: ignore[attr-defined]
+
+        return _native
+    spec = importlib.util.spec_from_file_location("pagecli.devices.cpu._native", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise UsageError(f"PAGECLI_NATIVE_MODULE: {path} is not an extension module", "unset it to use the installed one")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _force_isa(extension: ModuleType) -> None:
+    isa = os.environ.get("PAGECLI_CPU_ISA")
+    if isa and not extension.select_isa(isa):
+        supported = ", ".join(extension.supported_isas())
+        raise UsageError(f"PAGECLI_CPU_ISA: this machine has no kernels for {isa!r}", f"unset it, or choose one of {supported}")
+
+
+_native = _load_extension()
+_force_isa(_native)
+
+
+def isa_name() -> str:
+    """The instruction set in use."""
+    return _native.isa_name()
+
+
+def supported_isas() -> list[str]:
+    """The instruction sets this machine has kernels for, best first."""
+    return _native.supported_isas()
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Threads of every operation, the calling one included; at least 1."""
+    _native.set_num_threads(num_threads)
+
+
+def peak_operations(dtype: str, pieces: int) -> int:
+    """Measures the machine: multiply-adds in registers by all threads, in pieces of about 0.3 ms; returns how many operations.
+
+    They are those that `linear` does for weights of `dtype`: on bfloat16 pairs where the instruction set has that, else on
+    float32; for int8 on 16-bit pairs.
+    """
+    return _native.peak_operations(dtype, pieces)
+
+
+def read_memory(tensor: Tensor) -> int:
+    """Measures the machine: reads tensor[n] (int32) once, by all threads; returns the exclusive-or of its words."""
+    return _native.read_memory(tensor)
+
+
+def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
+    num_rows, num_cols = weight.shape
+    packed = packed_weight.allocate(num_rows, num_cols, dtype)
+    _native.pack_weight(packed.data, weight)
+    return packed
+
+
+def embedding(out: Tensor, token_ids: Tensor, weight: PackedWeight) -> None:
+    """out[T, K] = weight[token_ids[T], :]; token_ids int32, each in [0, N)."""
+    _native.embedding(out, token_ids, weight.data, weight.num_rows, weight.num_cols)
+
+
+def linear(
+    out: Tensor,
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    accumulate: bool = False,
+) -> None:
+    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])."""
+    _native.linear(out, x, weight.data, weight.num_rows, weight.num_cols, bias, activation, accumulate)
+
+
+def pack_screen(weight: PackedWeight) -> Screen | None:
+    """The screen of weight[N, K]; None where a weight is not finite or so large that nothing can be bounded."""
+    packed = screens.allocate(weight.num_rows, weight.num_cols)
+    usable = _native.pack_screen(packed.data, weight.data, weight.num_rows, weight.num_cols)
+    return packed if usable else None
+
+
+def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, screen: Screen | None = None) -> int:
+    """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T: of `linear`'s sums, to the bit, but never in memory.
+
+    With the weight's screen only the sums are computed that could be the largest. Returns how many panels (16 outputs of a row)
+    were.
+    """
+    if screen is None:
+        _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
+        return x.shape[0] * -(-weight.num_rows // packed_weight.PANEL_WIDTH)
+    return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, screen.data)
+
+
+def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
+    """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
+    _native.rms_norm(out, x, weight, eps)
+
+
+def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+    """out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
+    _native.layer_norm(out, x, weight, bias, eps)
+
+
+def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
+    """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]."""
+    _native.rotary_embedding(q, k, positions, cos_sin)
+
+
+def activation(out: Tensor, x: Tensor, name: str) -> None:
+    """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    _native.activation(out, x, name)
+
+
+def gated_activation(out: Tensor, gate_up: Tensor, name: str) -> None:
+    """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]."""
+    _native.gated_activation(out, gate_up, name)
+
+
+def argmax(out: Tensor, x: Tensor) -> None:
+    """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; 0 where all are NaN."""
+    _native.argmax(out, x)
+
+
+def sample(
+    out: Tensor,
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    draws: Tensor,
+) -> None:
+    """out[R] int64 = a token of each row of logits[R, N] after the filters, by draws[R] (int64, times 2^-53)."""
+    _native.sample(out, logits, temperature, top_k, top_p, min_p, draws)
+
+
+def store_kv(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor) -> None:
+    """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of v_cache[num_blocks, kv_heads, block_size, D (int8: D + 4)]
+    and k_cache[num_blocks, kv_heads, D (int8: D + 4), block_size], K dimension by dimension."""
+    _native.store_kv(k_cache, v_cache, k, v, slot_ids)
+
+
+def paged_attention(
+    out: Tensor,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    query_start: Tensor,
+    scale: float,
+    window: int = 0,
+) -> None:
+    """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking."""
+    _native.paged_attention(out, q, k_cache, v_cache, block_tables, context_lens, query_start, scale, window)
+
+
+def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:
+    """Copy blocks between caches[num_blocks, ...] of one type: pairs[n, 2] int64 are (source, target), in order."""
+    _native.copy_blocks(target, source, pairs)
+
+
+class LayerProgram:
+    """Operations that are recorded once and then run as one call, without Python between them.
+
+    It can hold linear, the norms and activations, rotary_embedding, store_kv and paged_attention, and keeps no reference to
+    what they were given: buffers, weights and caches must live as long as it is used.
+    """
+
+    def __init__(self) -> None:
+        self._program = _native.LayerProgram()
+
+    def __len__(self) -> int:
+        """The number of operations."""
+        return self._program.num_operations
+
+    @contextmanager
+    def recording(self, max_tokens: int) -> Iterator[None]:
+        """Inside, this thread's operations are checked and recorded, not run; each is given max_tokens rows, the most that
+        `run` may be given. What was recorded before is forgotten."""
+        self._program.record(max_tokens)
+        try:
+            yield
+        finally:
+            self._program.recorded()
+
+    def run(
+        self,
+        positions: Tensor,
+        cos_sin: Tensor | None,
+        slot_ids: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        query_start: Tensor,
+    ) -> None:
+        """Run what was recorded on the first T = len(positions) rows of its buffers, with these arrays, shaped as the
+        operations take them, in place of those of the recording. cos_sin may be None where nothing is rotated."""
+        self._program.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start)

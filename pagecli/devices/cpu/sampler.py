@@ -1,0 +1,153 @@
+"""Choosing the next token of every row from its logits.
+
+Order, as in transformers: penalties, then min_tokens' mask, temperature, top-k, top-p, min-p, then one draw (`kernels.sample`).
+Each row is treated by operations that see that row alone, so a token never depends on the batch.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagecli.core.arrays import Array
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
+from pagecli.devices.cpu import kernels, random_draws
+
+if TYPE_CHECKING:
+    from pagecli.core.step_plan import SampleSpec
+
+
+@np.errstate(all="ignore")
+def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
+    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates."""
+    results: list[StepResult] = [()] * len(specs)
+    sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
+    rows = [row for row in sampled for _ in specs[row]]
+    tokens = iter(
+        sample(logits if rows == list(range(len(logits))) else logits[rows], [s for row in sampled for s in specs[row]])
+    )
+    for row in sampled:
+        results[row] = tuple(next(tokens) for _ in specs[row])
+    for row, (first, *_) in enumerate(specs):
+        if first.num_candidates > 0:
+            results[row] = _candidates(logits[row], first)
+    return results
+
+
+def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
+    """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
+    return all(_is_plain(spec) for row in specs for spec in row)
+
+
+def _is_plain(spec: "SampleSpec") -> bool:
+    params = spec.params
+    wants_logprobs = params.logprobs is not None or params.best_of is not None
+    changes_logits = params.has_penalties or bool(spec.forbidden_ids)
+    return params.greedy and not (wants_logprobs or changes_logits or spec.num_candidates)
+
+
+def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
+    """token_ids[R] as results: of a row's specs, each the row's token."""
+    return [(SampledToken(token_id),) * len(row) for token_id, row in zip(token_ids.tolist(), specs, strict=True)]
+
+
+def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
+    """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
+    logprobs = _log_softmax(logits)
+    _apply_penalties(logprobs, spec)
+    if spec.forbidden_ids:
+        logprobs[list(spec.forbidden_ids)] = float("-inf")
+    ids = _largest(logprobs, spec.num_candidates)
+    return BeamCandidates(ids.tolist(), logprobs[ids].tolist())
+
+
+@np.errstate(all="ignore")
+def sample(logits: Array, specs: "list[SampleSpec]") -> list[SampledToken]:
+    """One token for each row of logits[R, vocab] (float32; changed in place where penalties apply)."""
+    wanted = [row for row, spec in enumerate(specs) if spec.params.logprobs is not None or spec.params.best_of is not None]
+    raw_logprobs = {row: _log_softmax(logits[row]) for row in wanted}
+    for row, spec in enumerate(specs):
+        _apply_penalties(logits[row], spec)
+        if spec.forbidden_ids:
+            logits[row, list(spec.forbidden_ids)] = float("-inf")
+    token_ids = _choose(logits, specs)
+    return [
+        SampledToken(token_id, _logprobs(raw_logprobs[row], token_id, spec) if row in raw_logprobs else None)
+        for row, (token_id, spec) in enumerate(zip(token_ids, specs, strict=True))
+    ]
+
+
+def _apply_penalties(row: Array, spec: "SampleSpec") -> None:
+    """Repetition penalty over prompt and output (Keskar et al., 2019), presence and frequency over the output, sparsely."""
+    params = spec.params
+    if params.repetition_penalty != 1.0:
+        seen = np.unique(np.array(spec.known_token_ids))
+        values = row[seen]
+        row[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+        output = np.array(spec.known_token_ids[spec.num_prompt_tokens :], dtype=np.int64)
+        ids, counts = np.unique(output, return_counts=True)
+        penalty = params.presence_penalty + params.frequency_penalty * counts.astype(np.float32)
+        row[ids] -= penalty
+
+
+def _choose(logits: Array, specs: "list[SampleSpec]") -> list[int]:
+    if all(spec.params.greedy for spec in specs):
+        return _most_likely(logits)
+    chosen = [0] * len(specs)
+    for greedy, choose_rows in (
+        (True, lambda rows: _most_likely(logits[rows])),
+        (False, lambda rows: _draw(logits, rows, specs)),
+    ):
+        rows = [row for row, spec in enumerate(specs) if spec.params.greedy == greedy]
+        for row, token_id in zip(rows, choose_rows(rows) if rows else [], strict=True):
+            chosen[row] = token_id
+    return chosen
+
+
+def _most_likely(logits: Array) -> list[int]:
+    token_ids = np.empty(logits.shape[0], dtype=np.int64)
+    kernels.argmax(token_ids, logits)
+    return token_ids.tolist()
+
+
+def _draw(logits: Array, rows: list[int], specs: "list[SampleSpec]") -> list[int]:
+    """A token for each of these rows, by the draw that belongs to it."""
+    params = [specs[row].params for row in rows]
+    draws = [random_draws.draw(specs[r].params.seed, specs[r].row_key, specs[r].sample, specs[r].position) for r in rows]
+    token_ids = np.empty(len(rows), dtype=np.int64)
+    kernels.sample(
+        token_ids,
+        logits if len(rows) == len(logits) else logits[rows],
+        np.array([p.temperature for p in params], dtype=np.float32),
+        np.array([p.top_k for p in params], dtype=np.int64),
+        np.array([p.top_p for p in params], dtype=np.float32),
+        np.array([p.min_p for p in params], dtype=np.float32),
+        np.array(draws, dtype=np.int64),
+    )
+    return token_ids.tolist()
+
+
+def _logprobs(row: Array, token_id: int, spec: "SampleSpec") -> TokenLogprobs:
+    """Log probabilities under the model itself: before penalties, temperature and filters."""
+    num_top = spec.params.logprobs or 0
+    ids = _largest(row, num_top)
+    return TokenLogprobs(token_id, float(row[token_id]), tuple(zip(ids.tolist(), row[ids].tolist(), strict=True)))
+
+
+def _log_softmax(row: Array) -> Array:
+    """In float32, its sum in float64."""
+    shifted = row - row.max()
+    return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
+
+
+def _largest(row: Array, count: int) -> NDArray[np.int64]:
+    """Where the `count` largest numbers of row[vocab] stand, largest first, of equal ones the first; NaN is the least."""
+    count = min(count, len(row))
+    if count == 0:
+        return np.empty(0, np.int64)
+    row = np.where(np.isnan(row), np.float32("-inf"), row)
+    least = np.partition(row, len(row) - count)[len(row) - count]
+    found = np.flatnonzero(row >= least)
+    return found[np.argsort(-row[found], kind="stable")][:count]

@@ -1,0 +1,58 @@
+"""A device that is the host: work is done when it is submitted. What the emulated kernels of the tests compute on."""
+
+from collections.abc import Callable
+
+import torch
+
+from pagecli.devices.cpu.memory_budget import available_bytes
+
+
+class HostEvent:
+    def wait(self) -> None:
+        pass
+
+
+class HostStream:
+    def submit(self, work: Callable[[], object]) -> None:
+        work()
+
+    def record(self) -> HostEvent:
+        return HostEvent()
+
+    def wait(self, event: object) -> None:
+        pass
+
+
+class HostGraph:
+    """Does the work again each time."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+
+    def replay(self) -> None:
+        self._work()
+
+
+class HostDevice:
+    place = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.compute, self.side = HostStream(), HostStream()
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype)
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype)
+
+    def capture(self, work: Callable[[], object]) -> HostGraph:
+        return HostGraph(work)
+
+    def free_bytes(self) -> int:
+        return available_bytes()
+
+    def release_reserve(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass

@@ -1,0 +1,176 @@
+"""The operations as CUDA kernels: `reference` says what each means, `_cuda` checks its arguments and queues the work.
+
+Tensors lie on the GPU, activations in the model's own type (bfloat16, float16; float32 for checking), sums in float32. Nothing
+here waits for the GPU, so slots, blocks and token ids are trusted. Environment: PAGECLI_CUDA_MODULE loads the extension from
+another file, such as the emulated one of the tests, whose "GPU" tensors lie on the CPU.
+"""
+
+import functools
+import importlib.util
+import os
+from types import ModuleType
+
+import torch
+
+from pagecli.errors import ModelError, UsageError
+
+
+@functools.cache
+def extension() -> ModuleType:
+    """The extension module. Raises ModelError where pagecli was built without CUDA."""
+    path = os.environ.get("PAGECLI_CUDA_MODULE")
+    if not path:
+        try:
+            from pagecli.devices.cuda import _cuda  # type: ignore[attr-defined]
+        except ImportError as error:
+            raise ModelError("this pagecli was built without CUDA kernels", "install it where nvcc is found") from error
+        return _cuda
+    spec = importlib.util.spec_from_file_location("pagecli.devices.cuda._cuda", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise UsageError(f"PAGECLI_CUDA_MODULE: {path} is not an extension module", "unset it to use the installed one")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def find_device() -> torch.device:
+    """The GPU to compute on (the CPU, where the tests' emulated kernels are used). Raises ModelError where there is none."""
+    emulated = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
+    if not emulated and not torch.cuda.is_available():
+        raise ModelError("--device cuda: this machine has no GPU that torch can use", "use --device cpu")
+    if extension().num_devices() == 0:
+        raise ModelError("--device cuda: the GPU's driver is missing, or older than these kernels need", "use --device cpu")
+    return torch.device("cpu" if emulated else "cuda")
+
+
+def has_device() -> bool:
+    """Whether find_device would find one."""
+    try:
+        find_device()
+    except ModelError:
+        return False
+    return True
+
+
+def raw(tensor: torch.Tensor) -> torch.Tensor:
+    """As the extension takes it: float8_e4m3fn as bytes, as not every torch has a DLPack code for it."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
+
+
+def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float, added: torch.Tensor | None = None) -> None:
+    """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D] (float32); x [T, D] or [T, heads, D]."""
+    extension().rms_norm(out, x, weight, eps, added)
+
+
+def layer_norm(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    added: torch.Tensor | None = None,
+) -> None:
+    """x += added, where given; out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H] (both float32)."""
+    extension().layer_norm(out, x, weight, bias, eps, added)
+
+
+def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
+    """out[T, I] = name(x[T, I] + bias[I]), bias float32; name: none, relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    extension().bias_activation(out, x, name, bias)
+
+
+def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
+    """out[T, I] = name(gate) * up of gate_up[T, 2 * I] + bias[2 * I], bias float32."""
+    extension().gated_activation(out, gate_up, name, bias)
+
+
+def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> None:
+    """scales[T, 1] = the largest of |x[T, K]| / 448 (1 for zeros), out[T, K] = x / scales in float8_e4m3fn; K % 16 == 0."""
+    extension().quantize_rows(raw(out), scales, x)
+
+
+def embedding(
+    out: torch.Tensor,
+    token_ids: torch.Tensor,
+    weight: torch.Tensor,
+    positions: torch.Tensor | None = None,
+    positions_weight: torch.Tensor | None = None,
+    position_offset: int = 0,
+) -> None:
+    """out[T, H] = weight[token_ids[T]] (+ positions_weight[positions[T] + position_offset]); ids int32, negative: zeros."""
+    extension().embedding(out, token_ids, weight, positions, positions_weight, position_offset)
+
+
+def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
+    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]."""
+    extension().argmax(out, x)
+
+
+def sample_tokens(
+    out: torch.Tensor,
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    temperatures: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    keys: torch.Tensor,
+) -> None:
+    """out[d] int64 = a token drawn from logits[rows[d], vocab], as devices/cpu/sampler.py draws it, for each draw d.
+
+    rows and top_k (0: all) int32; temperatures (0: the likeliest), top_p (1: all) and min_p (0: all) float32; keys[d] int64:
+    seed, row key, sample, position of the output token, which alone decide the random number.
+    """
+    extension().sample_tokens(out, logits, rows, temperatures, top_k, top_p, min_p, keys)
+
+
+def store_kv(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    slot_ids: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
+    """Write k, v[T, kv_heads, D] into the slots slot_ids[T] (int64; negative: nowhere) of the caches.
+
+    Caches of float8_e4m3fn take k / k_scale and v / v_scale, what is beyond +-448 as +-448; k and v then have 16 bits.
+    """
+    extension().store_kv(raw(k_cache), raw(v_cache), k, v, slot_ids, k_scale, v_scale)
+
+
+def rotary_store_kv(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    slot_ids: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
+    """rotary_embedding and store_kv in one: q is rotated in place, k only on its way into the cache."""
+    caches = raw(k_cache), raw(v_cache)
+    extension().rotary_store_kv(*caches, q, k, v, slot_ids, positions, cos_sin, k_scale, v_scale)
+
+
+def block_planes(targets: list[torch.Tensor], sources: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """What copy_blocks and swap_blocks take as `planes`: [n, 2] int64, addresses of targets[i] and sources[i].
+
+    The tensors, [num_blocks, kv_heads, block_size, head_dim] each, must outlive it; host memory must be pinned.
+    """
+    pairs = [(target.data_ptr(), source.data_ptr()) for target, source in zip(targets, sources, strict=True)]
+    return torch.tensor(pairs, dtype=torch.int64).reshape(len(pairs), 2).to(device)
+
+
+def copy_blocks(planes: torch.Tensor, pairs: list[tuple[int, int]], block_bytes: int) -> None:
+    """Copy blocks (source, target) in every plane, as if in order; `block_bytes` is a block's size in one plane."""
+    extension().copy_blocks(planes, pairs, block_bytes)
+
+
+def swap_blocks(planes: torch.Tensor, pairs: list[tuple[int, int]], block_bytes: int) -> None:
+    """copy_blocks with few threads, for copies over the bus that run beside other work, on a stream of their own."""
+    extension().swap_blocks(planes, pairs, block_bytes)

@@ -1,0 +1,68 @@
+"""Linear layers on a GPU: weights of the model's type, or 8-bit floats (e4m3) with a scale for each output channel and for each
+token, multiplied by torch (cuBLASLt). Such scales need no calibration."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pagecli.devices.cuda import kernels
+from pagecli.errors import UsageError
+
+E4M3_MAX = 448.0
+_CAPABILITY = (8, 9)  # of the first GPUs that multiply 8-bit floats
+_MULTIPLE = 16  # of both sizes of a weight, for such a product
+
+
+@dataclass(frozen=True, slots=True)
+class CudaLinear:
+    """x[M, K] -> x @ weight[N, K].T (+ bias[N])"""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaFloat8Linear(CudaLinear):
+    """x[M, K] -> x @ (weight[N, K] * scales[1, N].T).T (+ bias[N]); bfloat16, rounded to e4m3 row by row for the product."""
+
+    scales: torch.Tensor  # [1, N] float32; the weight is float8_e4m3fn
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight.nbytes + self.scales.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        narrow = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+        row_scales = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
+        kernels.quantize_rows(narrow, row_scales, x)
+        return torch._scaled_mm(
+            narrow, self.weight.t(), row_scales, self.scales, bias=self.bias, out_dtype=x.dtype, use_fast_accum=True
+        )
+
+
+def float8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> CudaLinear:
+    """The layer of weight[N, K] in 8-bit floats, rounded where it lies; as it is where a size is no multiple of 16."""
+    if any(size % _MULTIPLE for size in weight.shape):
+        return CudaLinear(weight, bias)
+    largest = weight.abs().amax(dim=1, keepdim=True).float()
+    scales = torch.where(largest > 0, largest / E4M3_MAX, 1.0)
+    narrow = (weight.float() / scales).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return CudaFloat8Linear(narrow, bias, scales.t().contiguous())
+
+
+def check_multiplies_float8(device: torch.device) -> None:
+    """Raise UsageError where the GPU has no products of 8-bit floats. (For the tests' emulated one, torch's CPU has.)"""
+    if device.type == "cpu" or torch.cuda.get_device_capability(device) >= _CAPABILITY:
+        return
+    (major, minor), name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+    raise UsageError(
+        f"--dtype fp8: {name} (compute capability {major}.{minor}) has no products of 8-bit floats",
+        "use --dtype bfloat16; GPUs from compute capability 8.9 on (Ada, Hopper) have them",
+    )

@@ -1,0 +1,231 @@
+"""Runs steps on a GPU without waiting for it: a step's inputs, forward pass and choice of tokens are queued by `launch`, and
+`collect` waits for that step alone. The tokens chosen stay on the GPU too, where the next step finds those that it is fed."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pagecli.core.step_plan import SampledToken, StepResult
+from pagecli.devices.cpu import sampler
+from pagecli.devices.cuda import graphs, sampling, step_buffers
+from pagecli.devices.cuda.attention import spare_runs
+from pagecli.devices.cuda.block_mover import CudaBlockMover
+from pagecli.devices.cuda.layers import CudaModel
+from pagecli.devices.cuda.streams import Device, Event, Graph
+from pagecli.devices.step_inputs import KVCache
+from pagecli.errors import PagecliError
+
+if TYPE_CHECKING:
+    from pagecli.core.step_plan import SampleSpec, StepPlan
+
+NUM_SLOTS = 2  # steps that may be under way: one runs while the host makes the next
+
+
+@dataclass(slots=True)
+class PendingStep:
+    """A step that was launched; `results` once it was collected."""
+
+    specs: list["tuple[SampleSpec, ...]"]  # of the chunks that have any
+    on_device: bool  # the tokens are chosen there; else the logits come to the host
+    slot: "_Slot"
+    event: Event
+    prepared: float
+    results: list[StepResult] | None = None
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The buffers of one of the steps under way."""
+
+    pinned_inputs: torch.Tensor  # [bytes] uint8
+    sampled: torch.Tensor  # [max_num_seqs] int64, on the device
+    pinned_sampled: torch.Tensor  # the same on the host
+    pinned_logits: torch.Tensor | None = None  # [rows, vocab] float32, once a step needs them
+    pending: PendingStep | None = None  # whose event says when the buffers are free
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """What the persistent buffers are made for."""
+
+    block_size: int
+    max_num_seqs: int
+    max_batch_tokens: int
+    max_model_len: int
+    max_graphs: int = 0  # 0: no CUDA graphs
+    writes_kv: bool = True  # False to measure steps on a cache of one block, which all their sequences read
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the device does in one step; holds no array of the host, only buffers and where in them things lie."""
+
+    num_input_bytes: int
+    places: list[step_buffers.Place]
+    num_partials: dict[int, int]
+    num_rows: int  # of logits
+    num_sampled: int  # 0: nothing to choose there
+    rows_to_host: int  # of logits, where tokens are chosen on the host
+    fed_from: torch.Tensor | None  # the tokens of the step before
+    graph: Graph | None = None
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class CudaRunner:
+    """ModelRunner for a model on a GPU. Raises DeviceMemoryError where its buffers do not fit."""
+
+    def __init__(
+        self,
+        model: CudaModel,
+        device: Device,
+        cache: KVCache[torch.Tensor],
+        limits: RunnerLimits,
+        swap: KVCache[torch.Tensor] | None = None,
+    ) -> None:
+        self.model, self.kv_cache, self.block_size = model, cache, limits.block_size
+        self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
+        self._device, self._limits = device, limits
+        self._shape, vocab = model.attention_shape, model.config.vocab_size
+        self._sizes = graphs.batch_sizes(limits.max_num_seqs)
+        self._max_width = -(-limits.max_model_len // limits.block_size)
+        model.reserve_positions(limits.max_model_len + 1)  # a step too many of a sequence that has ended
+        width = step_buffers.table_width(self._max_width, self._max_width)
+        num_bytes = step_buffers.most_bytes(
+            limits.max_batch_tokens, limits.max_num_seqs, width, len(model.windows), self._shape, spare_runs(self._shape)
+        )
+        self._inputs = device.empty(num_bytes, dtype=torch.uint8)
+        self._logits = device.empty(limits.max_num_seqs, vocab, dtype=torch.float32)
+        self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
+        self._num_launched = 0
+        self.graphs = graphs.GraphStore(device, limits.max_graphs)
+        self.mover = CudaBlockMover(device, cache, swap)
+
+    def _slot(self, num_bytes: int) -> _Slot:
+        device, rows = self._device, self._limits.max_num_seqs
+        sampled = device.empty(rows, dtype=torch.int64)
+        return _Slot(device.pinned(num_bytes, dtype=torch.uint8), sampled, device.pinned(rows, dtype=torch.int64))
+
+    def can_pipeline(self, plan: "StepPlan") -> bool:
+        """Whether the step's tokens are chosen on the GPU, so that a later step can be fed them before the host has them."""
+        return sampling.can_choose(plan, self.model.config.vocab_size)
+
+    def run(self, plan: "StepPlan") -> list[StepResult]:
+        """Move the plan's blocks, compute its tokens, writing their K and V; one result for each chunk with specs, in order."""
+        return self.collect(self.launch(plan))
+
+    @torch.inference_mode()
+    def launch(self, plan: "StepPlan") -> PendingStep:
+        """Queue the step. Raises DeviceMemoryError or DeviceLostError; then nothing is under way any more."""
+        try:
+            return self._launch(plan)
+        except BaseException:
+            self._drop_all()
+            raise
+
+    @torch.inference_mode()
+    def collect(self, pending: PendingStep) -> list[StepResult]:
+        """Wait for the step, and for no later one; its results, as of `run`."""
+        try:
+            if pending.results is None:
+                self._finish(pending)
+        except BaseException:
+            self._drop_all()
+            raise
+        assert pending.results is not None
+        return pending.results
+
+    def _launch(self, plan: "StepPlan") -> PendingStep:
+        slot, before = self._slots[self._num_launched % NUM_SLOTS], self._slots[(self._num_launched - 1) % NUM_SLOTS]
+        if slot.pending is not None and slot.pending.results is None:  # its buffers are still in use
+            self._finish(slot.pending)
+        self.mover.carry_out(plan.moves)
+        step = step_buffers.build(plan, self.block_size, self.model.windows, self._shape, self._sizes, self._max_width)
+        if not self._limits.writes_kv:
+            step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
+        work = self._plan_work(plan, step, slot, before)
+        self.mover.before_use(block for chunk in plan.chunks for block in chunk.block_ids)
+        if step.key is not None:
+            work.graph = self.graphs.find(step.key, self._forward(work))
+        prepared = time.perf_counter()
+        self._device.compute.submit(lambda: self._do(work, slot))
+        specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
+        slot.pending = PendingStep(specs, work.rows_to_host == 0, slot, self._device.compute.record(), prepared)
+        self._num_launched += 1
+        return slot.pending
+
+    def _plan_work(self, plan: "StepPlan", step: step_buffers.HostStep, slot: _Slot, before: _Slot) -> _Work:
+        """Pack the step's inputs into the slot's pinned memory, those of feeding and drawing after the model's."""
+        sampling_rows = [row for row, chunk in enumerate(plan.chunks) if chunk.specs]
+        num_rows = len(step.arrays["logit_rows"])
+        rows = sampling_rows if step.key is not None else list(range(len(sampling_rows)))  # of the logits
+        arrays, num_sampled, rows_to_host = dict(step.arrays), 0, 0
+        if plan.feeds:
+            arrays["fed_rows"], arrays["fed_from"] = np.array(plan.feeds, dtype=np.int64).T
+        if self.can_pipeline(plan):
+            num_sampled = sum(len(plan.chunks[row].specs) for row in sampling_rows)
+            arrays |= sampling.draw_arrays(plan, rows)
+        elif rows:
+            arrays["host_rows"] = np.array(rows, dtype=np.int64)
+            rows_to_host = len(rows)
+            if slot.pinned_logits is None or slot.pinned_logits.shape[0] < rows_to_host:
+                slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
+        places, num_bytes = step_buffers.pack(arrays, slot.pinned_inputs.numpy())
+        fed_from = before.sampled if plan.feeds else None
+        if fed_from is not None and (before.pending is None or not before.pending.on_device):
+            raise ValueError("a step cannot be fed by one whose tokens were chosen on the host")
+        tensors = step_buffers.views(places, self._inputs)
+        return _Work(num_bytes, places, step.num_partials, num_rows, num_sampled, rows_to_host, fed_from, None, tensors)
+
+    def _forward(self, work: _Work) -> Callable[[], None]:
+        """The part of a step that a graph can hold: from the inputs on the device to the logits."""
+        tensors, num_partials, out = work.tensors, work.num_partials, self._logits[: work.num_rows]
+        model, cache, shape = self.model, self.kv_cache, self._shape
+        return lambda: model.compute(step_buffers.on_device(tensors, num_partials, shape), cache, out)
+
+    def _do(self, work: _Work, slot: _Slot) -> None:
+        """One step, on the compute stream."""
+        num_bytes, tensors = work.num_input_bytes, work.tensors
+        self._inputs[:num_bytes].copy_(slot.pinned_inputs[:num_bytes], non_blocking=True)
+        if work.fed_from is not None:
+            fed = work.fed_from.index_select(0, tensors["fed_from"]).to(torch.int32)
+            tensors["token_ids"].index_copy_(0, tensors["fed_rows"], fed)
+        if work.graph is not None:
+            work.graph.replay()
+        else:
+            self._forward(work)()
+        if work.num_sampled:
+            sampled = slot.sampled[: work.num_sampled]
+            sampling.choose(sampled, self._logits[: work.num_rows], tensors)
+            slot.pinned_sampled[: work.num_sampled].copy_(sampled, non_blocking=True)
+        if work.rows_to_host:
+            assert slot.pinned_logits is not None
+            chosen = self._logits.index_select(0, tensors["host_rows"])
+            slot.pinned_logits[: work.rows_to_host].copy_(chosen, non_blocking=True)
+
+    def _finish(self, pending: PendingStep) -> None:
+        """Wait for the step and read its results out of the slot's buffers."""
+        pending.event.wait()
+        forwarded, slot = time.perf_counter(), pending.slot
+        if pending.on_device:
+            tokens = iter(slot.pinned_sampled[: sum(map(len, pending.specs))].tolist())
+            pending.results = [tuple(SampledToken(next(tokens)) for _ in specs) for specs in pending.specs]
+        else:
+            assert slot.pinned_logits is not None
+            pending.results = sampler.choose(slot.pinned_logits[: len(pending.specs)].numpy(), pending.specs)
+        self.times = (pending.prepared, forwarded, time.perf_counter())
+
+    def _drop_all(self) -> None:
+        """After a failure: let what is queued end, so that no buffer is in use; earlier steps keep their results."""
+        with suppress(PagecliError):
+            self._device.synchronize()
+        for slot in self._slots:
+            if slot.pending is not None and slot.pending.results is None:
+                with suppress(PagecliError):
+                    self._finish(slot.pending)
+            slot.pending = None
+        self.mover.forget_swaps()

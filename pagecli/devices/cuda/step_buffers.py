@@ -1,0 +1,118 @@
+"""A step's inputs on their way to the GPU: arrays made from the plan, packed into one piece of pinned memory, copied over at
+once and read there as views. Where an array lies depends on the sizes of those before it alone, so that steps of one shape,
+which a CUDA graph repeats, find theirs in the same place."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pagecli.devices import step_inputs
+from pagecli.devices.cuda.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
+from pagecli.devices.cuda.layers import CudaStep
+from pagecli.devices.step_inputs import StepInputs
+
+if TYPE_CHECKING:
+    from pagecli.core.step_plan import StepPlan
+
+ALIGNMENT = 16  # bytes
+LEAST_TABLE_WIDTH = 64  # blocks; wider tables by factors of 4: few widths, so few graphs
+_DTYPES = {"i4": torch.int32, "i8": torch.int64, "f4": torch.float32}
+GraphKey = tuple[int, int]  # rows of a step that only decodes, padding included; width of its block tables
+
+Arrays = dict[str, np.ndarray]
+Place = tuple[str, int, tuple[int, ...], torch.dtype]  # name, byte offset, shape
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """A step as the host made it: what the model reads. `key` where all its sequences decode one token."""
+
+    arrays: Arrays
+    num_partials: dict[int, int]  # of attention, for each sliding window
+    key: GraphKey | None
+
+
+def build(
+    plan: "StepPlan", block_size: int, windows: tuple[int, ...], shape: AttentionShape, buckets: list[int], max_width: int
+) -> HostStep:
+    """The model's inputs for `plan`. One that only decodes is padded to the next of `buckets`: its padding rows are no token
+    (id -1), are written to no slot (-1) and attend to nothing."""
+    inputs = step_inputs.build(plan, block_size)
+    contexts, starts = inputs.context_lens, inputs.query_start
+    num_rows = len(plan.chunks) if plan.num_tokens == len(plan.chunks) else None
+    bucket = None if num_rows is None else next(size for size in buckets if size >= num_rows)
+    width = table_width(-(-int(contexts.max()) // block_size), max_width)
+    tables = {window: plan_tables(contexts, starts, shape, window, bucket) for window in windows}
+    arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
+    held = arrays["block_tables"][:, :width]  # longer only where memory was reserved for a longer sequence
+    arrays["block_tables"] = np.pad(held, ((0, 0), (0, width - held.shape[1])))
+    if num_rows is not None and bucket is not None:
+        _pad_rows(arrays, bucket - num_rows)
+        arrays["logit_rows"] = np.arange(bucket, dtype=np.int64)
+    for window, planned in tables.items():
+        arrays |= _attention_arrays(window, planned)
+    num_partials = {window: planned.num_partials for window, planned in tables.items()}
+    return HostStep(arrays, num_partials, None if bucket is None else (bucket, width))
+
+
+def table_width(num_blocks: int, max_width: int) -> int:
+    """Columns of a step's block tables: LEAST_TABLE_WIDTH times a power of 4, at most `max_width`."""
+    width = LEAST_TABLE_WIDTH
+    while width < num_blocks:
+        width *= 4
+    return min(width, max(num_blocks, max_width))
+
+
+def _pad_rows(arrays: Arrays, num_rows: int) -> None:
+    """Add rows that do nothing."""
+    for name, value in (("token_ids", -1), ("positions", 0), ("slot_ids", -1), ("context_lens", 0)):
+        arrays[name] = np.pad(arrays[name], (0, num_rows), constant_values=value)
+    arrays["block_tables"] = np.pad(arrays["block_tables"], ((0, num_rows), (0, 0)))
+    arrays["query_start"] = np.arange(len(arrays["token_ids"]) + 1, dtype=np.int32)
+
+
+def _attention_arrays(window: int, planned: AttentionTables) -> Arrays:
+    return {f"{name}/{window}": getattr(planned, name) for name in ("runs", "merges", "tiles")}
+
+
+def pack(arrays: Arrays, buffer: np.ndarray) -> tuple[list[Place], int]:
+    """Write the arrays into `buffer` (bytes) one after the other; where each lies, and how many bytes they take."""
+    places, offset = [], 0
+    for name, array in arrays.items():
+        end = offset + array.nbytes
+        if end > len(buffer):
+            raise ValueError(f"a step's inputs take more than the {len(buffer):,} bytes there are for them")
+        buffer[offset:end] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        places.append((name, offset, array.shape, _DTYPES[array.dtype.str[1:]]))
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+    return places, offset
+
+
+def views(places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The packed arrays as views of `buffer` (bytes)."""
+    found = {}
+    for name, offset, shape, dtype in places:
+        num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        found[name] = buffer[offset : offset + num_bytes].view(dtype).view(shape)
+    return found
+
+
+def on_device(tensors: dict[str, torch.Tensor], num_partials: dict[int, int], shape: AttentionShape) -> CudaStep:
+    """What the model takes, of views on the device; allocates what attention needs to merge its runs."""
+    inputs = StepInputs(**{name: tensors[name] for name in StepInputs.__slots__})
+    plans = {}
+    for window, partials in num_partials.items():
+        tables = (tensors[f"runs/{window}"], tensors[f"merges/{window}"], tensors[f"tiles/{window}"])
+        plans[window] = plan_on_device(tables, partials, inputs.context_lens, inputs.query_start, shape, window)
+    return CudaStep(inputs, plans)
+
+
+def most_bytes(max_tokens: int, max_seqs: int, max_width: int, num_windows: int, shape: AttentionShape, spare_runs: int) -> int:
+    """An upper bound of what `pack` needs for a step of so many tokens and sequences, sampling and feeds included."""
+    rows = max_tokens if shape.dtype == torch.float32 else max_seqs  # that are decoded one by one
+    model = max_tokens * (4 + 4 + 8) + max_seqs * (4 * max_width + 4 + 4 + 8) + 4
+    attention = (rows + spare_runs) * 20 + rows * 12 + (max_tokens * shape.group // 64 + max_seqs + 1) * 8
+    drawing = max_seqs * (8 + 8 + 8 + 4 * 5 + 8 * 4)
+    return model + num_windows * attention + drawing + 32 * ALIGNMENT

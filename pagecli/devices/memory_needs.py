@@ -1,0 +1,83 @@
+"""The sum of memory a model asks for, from its config alone: the same for a plan and for the check before loading."""
+
+from dataclasses import dataclass
+
+from pagecli.core.model_config import ModelConfig
+from pagecli.devices.cpu.lm_head import screen_bytes
+from pagecli.errors import ModelError
+
+FLOAT32_BYTES = 4
+HOST_RUNTIME_BYTES = 150 * 2**20  # Python and its libraries with a model of next to no size: 123 MiB resident
+SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log probabilities
+
+
+def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
+    return int(config.num_parameters * bytes_each)
+
+
+def head_screen_bytes(config: ModelConfig, bytes_each: float) -> int:
+    """What the CPU's LM head keeps beside its weights."""
+    return screen_bytes(config.vocab_size, config.embed_dim, bytes_each)
+
+
+def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:
+    """The buffers of a forward pass of so many tokens, one of each kind, as the models here keep them."""
+    width = 2 * config.hidden_size + config.qkv_size + config.q_size
+    gated = config.family != "opt"
+    width += config.intermediate_size * (3 if gated else 1) + (0 if gated else config.embed_dim)
+    return max_batch_tokens * width * element_bytes
+
+
+def logits_bytes(config: ModelConfig, max_num_seqs: int) -> int:
+    """Logits in float32 and what sampling makes of them."""
+    return max_num_seqs * config.vocab_size * FLOAT32_BYTES * (1 + SAMPLING_COPIES)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeeds:
+    """What a run on this machine takes, in bytes; `kv` is what was asked for, 0 for auto."""
+
+    weights: int
+    activations: int
+    logits: int
+    kv: int
+    swap: int = 0
+    head_screen: int = 0
+    runtime: int = HOST_RUNTIME_BYTES
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.head_screen + self.activations + self.logits + self.kv + self.swap + self.runtime
+
+    def describe(self) -> str:
+        """The sum in words, parts under 50 MiB left out."""
+        parts = {
+            "weights": self.weights,
+            "screen of the LM head": self.head_screen,
+            "KV cache": self.kv,
+            "swap": self.swap,
+            "activations": self.activations,
+            "logits and sampling": self.logits,
+            "Python and libraries": self.runtime,
+        }
+        return " + ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= 50 * 2**20)
+
+    def check_fit(self, name: str, available: int, dtype_bytes: float) -> None:
+        """Raises ModelError with the sum, and the largest KV cache that fits or what else to do, unless it fits."""
+        if self.total <= available:
+            return
+        room = available - (self.total - self.kv)
+        if self.kv and room >= 2**20:
+            hint = f"the largest that fits is --kv-memory {room // 2**20}MiB"
+        elif self.swap and room + self.swap >= 2**20:
+            hint = f"the largest that fits is --swap-memory {(room + self.swap) // 2**20}MiB"
+        elif dtype_bytes > 2 and self.weights // 2 + self.runtime <= available:
+            hint = "use --dtype bfloat16, or int8"
+        else:
+            hint = "use a smaller model or a larger machine; pagecli profile shows which fits"
+        total = _gib(self.total)
+        raise ModelError(f"{name} does not fit: {self.describe()} = {total}; {_gib(available)} of memory are available", hint)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,66 @@
+"""What a model's forward pass is told about one step: plain arrays (numpy's on the CPU, torch's tensors on a GPU), handed down
+as an argument, never a global."""
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from pagecli.core.arrays import Array
+
+if TYPE_CHECKING:
+    from pagecli.core.step_plan import StepPlan
+
+T = TypeVar("T")  # of arrays
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs(Generic[T]):
+    """Tokens [T] of S sequences, concatenated; R of the tokens need logits."""
+
+    token_ids: T  # [T] int32
+    positions: T  # [T] int32, position of the token in its sequence
+    slot_ids: T  # [T] int64, KV slot the token's K and V are written to
+    block_tables: T  # [S, max_blocks] int32
+    context_lens: T  # [S] int32, tokens in the cache after this step's writes
+    query_start: T  # [S + 1] int32, rows of sequence s are query_start[s]:query_start[s + 1]
+    logit_rows: T  # [R] int64, rows whose next-token logits are wanted
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class KVCache(Generic[T]):
+    """K and V of every layer: values[layer][num_blocks, kv_heads, block_size, head_dim] (int8: + 4); keys[layer] the same on a
+    GPU, on the CPU [num_blocks, kv_heads, head_dim, block_size]."""
+
+    keys: list[T]
+    values: list[T]
+
+
+def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
+    """Concatenate the plan's chunks: T tokens of S sequences, R of them sampled (shapes in StepInputs)."""
+    chunks = plan.chunks
+    lengths = np.array([len(c.token_ids) for c in chunks], dtype=np.int32)
+    starts = np.array([c.start for c in chunks], dtype=np.int32)
+    query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=query_start[1:])
+    token_ids = np.fromiter(chain.from_iterable(c.token_ids for c in chunks), dtype=np.int32, count=query_start[-1])
+
+    block_tables = np.zeros((len(chunks), max(len(c.block_ids) for c in chunks)), dtype=np.int32)
+    for row, chunk in zip(block_tables, chunks, strict=True):
+        row[: len(chunk.block_ids)] = chunk.block_ids
+
+    rows = np.repeat(np.arange(len(chunks)), lengths)
+    positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
+    slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    sampled = np.array([bool(c.specs) for c in chunks], dtype=bool)
+    logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
+    return StepInputs(
+        token_ids=token_ids,
+        positions=positions,
+        slot_ids=slot_ids,
+        block_tables=block_tables,
+        context_lens=starts + lengths,
+        query_start=query_start,
+        logit_rows=logit_rows,
+    )
