@@ -95,11 +95,11 @@ def test_signal_keeps_finished_rows_and_says_how_to_go_on(start, tmp_path, signu
 
 
 def wait_for_rows(process):
-    """Until -v says that a row has been written; returns what was said on stderr until then."""
+    """Until -v says that a row has finished; returns what was said on stderr until then."""
     said = b""
     for line in process.stderr:
         said += line
-        if b"first row is written" in line:
+        if b"first row has finished" in line:
             return said
     raise AssertionError(said.decode())
 

@@ -107,7 +107,7 @@ def test_a_job_that_loads_its_model(job, out, status):
 def test_a_job_that_was_stopped(job, out, status):
     job.finish_rows(2)
     job.look(2)
-    job.heartbeat.ended(JobEnd(143, stats={"num_rows": 2, "num_error_rows": 2}))
+    job.heartbeat.ended(JobEnd(143, stats={"num_input_rows": 2, "num_error_rows": 2}))
     job.lock.release()
     code, found = status(out, "--json")
     assert (code, found["state"], found["exit_code"], found["num_rows"], found["eta_seconds"]) == (11, "stopped", 143, 2, None)

@@ -13,7 +13,7 @@ from pagecli.jobs.monitoring.prometheus import LAST_SUCCESS, METRICS, MetricsFil
 from pagecli.jobs.rows.input_row import RowEstimate
 from pagecli.jobs.run.job_loop import Progress
 
-STATS = {"load_seconds": 1.5, "kv_blocks_total": 100, "num_rows": 10, "num_error_rows": 1, "prompt_tokens": 40}
+STATS = {"load_seconds": 1.5, "kv_blocks_total": 100, "num_input_rows": 10, "num_error_rows": 1, "prompt_tokens": 40}
 STATS |= {"output_tokens": 60, "num_preemptions": 2}
 LOOK = Look(Progress(5, 1, 3, 2, 0.25, 30, RowEstimate(10, True)), 12.0, 2.0, 2.5)
 

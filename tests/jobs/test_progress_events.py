@@ -14,7 +14,7 @@ from pagecli.jobs.rows.input_row import RowEstimate
 from pagecli.jobs.run.job_loop import Progress
 
 FACTS = JobFacts("in.jsonl", "out.parquet", "m")
-STATS = {"load_seconds": 1.5, "num_rows": 10, "num_error_rows": 1, "output_tokens": 60, "finish_reasons": {"stop": 10}}
+STATS = {"load_seconds": 1.5, "num_input_rows": 10, "num_error_rows": 1, "output_tokens": 60, "finish_reasons": {"stop": 10}}
 
 
 def look(num_rows: int = 5, num_errors: int = 0) -> Look:

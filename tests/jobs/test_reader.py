@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import random
 import threading
 from collections import deque
 from pathlib import Path
@@ -140,6 +141,35 @@ def test_estimate_is_exact_for_parquet_and_close_for_jsonl(tmp_path):
     assert (source.estimate().num_rows, source.estimate().exact) == (100_000, True)
     source.close()
     assert source.estimate().num_rows == 100_000
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.jsonl.zst", "in.csv", "in.csv.gz", "files/"])
+@pytest.mark.parametrize("num_rows", [10, 300, 10_000])
+def test_estimates_go_by_the_bytes_parsed_not_by_those_that_buffers_took(tmp_path, name, num_rows):
+    """Rows of one length, of text that a compressor halves: after any of them the whole is known well."""
+    draw = random.Random(0)
+    texts = [f"{i:06} {draw.randbytes(60).hex()}" for i in range(num_rows)]
+    header = "a_long_name_of_a_column_that_is_not_looked_at,prompt\n" if ".csv" in name else ""
+    content = (header + "".join(f"x,{t}\n" if header else json.dumps({"prompt": t}) + "\n" for t in texts)).encode()
+    path = tmp_path / name
+    if name == "files/":  # of different sizes
+        path.mkdir()
+        lines = content.splitlines(keepends=True)
+        (path / "a.jsonl").write_bytes(b"".join(lines[: num_rows // 10]))
+        (path / "b.jsonl").write_bytes(b"".join(lines[num_rows // 10 :]))
+    else:
+        codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+        with pa.CompressedOutputStream(str(path), codec) if codec else path.open("wb") as file:
+            file.write(content)
+    source = open_input(str(path))
+    seen = []
+    for _ in source:
+        if (estimate := source.estimate()) is not None and not estimate.exact:
+            seen.append(estimate.num_rows)
+    assert len(seen) >= num_rows - 1
+    tolerance = 0.35 if path.suffix in (".gz", ".zst") else 0.02
+    assert max(abs(rows / num_rows - 1) for rows in seen) < tolerance
+    assert (source.estimate().num_rows, source.estimate().exact) == (num_rows, True)
 
 
 @pytest.mark.parametrize(

@@ -269,3 +269,37 @@ def test_signals_raise_outside_a_run_and_are_noted_inside():
             time.sleep(0.01)
         assert signals.received == signal.SIGINT
     assert signal.getsignal(signal.SIGTERM) is former
+
+
+class FirstRowIsLong(FakeEngine):
+    """Row 0 ends after all others."""
+
+    def step(self):
+        first = self._requests.pop(0, None) if len(self._requests) > 1 else None
+        outputs = super().step()
+        if first is not None:
+            self._requests = {0: first, **self._requests}
+        return outputs
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(st.sampled_from(["good", "bad"]), min_size=2, max_size=40), order=st.sampled_from(["input", "completion"]))
+def test_rows_count_when_they_finish_even_while_the_first_holds_back_the_output(rows, order):
+    """Counts, tokens' reasons, errors, the first error and the error rate, whatever has been written."""
+    columns = [{"prompt": "long"}] + [{"prompt": "a"} if row == "good" else {"broken": "bad"} for row in rows]
+    engine, writer, stop = FirstRowIsLong(), ListWriter(), [False]
+    run = make_run(engine, writer, Window(8, 64, 8), order=order, stop_requested=lambda: 15 if stop[0] else None)
+
+    def step() -> list:
+        outputs = FirstRowIsLong.step(engine)
+        stop[0] = len(engine._requests) == 1 and run.result.num_input_rows + len(outputs) == len(rows)
+        return outputs
+
+    engine.step = step
+    result = run.run(ListSource(columns))
+    num_bad = rows.count("bad")
+    done = len(rows) + (not stop[0])
+    assert (result.num_input_rows, result.num_rows, result.num_error_rows) == (done, done, num_bad)
+    assert result.first_error == (f"line {rows.index('bad') + 2}: bad" if num_bad else None)
+    assert result.first_row_at is not None
+    assert len(writer.rows) == (done if order == "completion" or not stop[0] else 0)

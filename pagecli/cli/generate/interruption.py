@@ -16,9 +16,14 @@ from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import RowWriter
 
+STANDARD_OUTPUT = "standard output"
 
-def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, console: Console, input_path: str) -> None:
-    """Saves what was finished: in the journal, or without one as a .partial file. Says where, and how to go on."""
+
+def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, console: Console, input_path: str) -> str:
+    """Saves what was finished: in the journal, or without one as a .partial file. Says where, and how to go on.
+
+    Returns what the summary calls the output.
+    """
     result = run.result
     why = stop_reason(result)
     if claim is not None and claim.has_journal:
@@ -28,13 +33,15 @@ def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, con
             console.error(f"{why}; {kept}" if why else kept, how_to_go_on(input_path))
         elif why:
             console.error(f"{why}; no row was finished")
-        return
+        return "not there yet; the journal has the finished rows" if num_rows else "none"
     guarded(run.keep_finished, console)
     path = writer.keep_partial()
     if path is not None:
         console.error(f"{why or 'the job did not end'}; its {result.num_rows} finished rows are in {path}")
-    elif why:
+        return str(path)
+    if why:
         console.error(why)
+    return "none" if claim is not None else STANDARD_OUTPUT
 
 
 def stop_reason(result: RunResult) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pagecli.cli.flags.monitoring_options import WatchOptions
-from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading
+from pagecli.cli.generate.interruption import STANDARD_OUTPUT, guarded, keep_finished, last_words, resumable_loading
 from pagecli.cli.generate.memory_guard import check_fits
 from pagecli.cli.generate.monitoring import watched
 from pagecli.cli.generate.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
@@ -158,14 +158,14 @@ def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
         )
         try:
             with recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console):
-                code = _run_to_the_end(run, job_run, writer)
+                code, place = _run_to_the_end(run, job_run, writer)
         finally:
             stats = job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
             if job.stats is not None:
                 write_stats(job.stats, redact_values(stats))
     run.watch.ended(JobEnd(code, stats=stats))
     if code != ExitCode.SIGPIPE:
-        print_summary(console, stats, job.output)
+        print_summary(console, stats, place)
         _say_errors(job_run.result, console)
     return code
 
@@ -186,8 +186,11 @@ def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engi
     return engine
 
 
-def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> int:
-    """Runs all rows and completes the output; whatever ends the job early, finished rows are kept."""
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> tuple[int, str]:
+    """Runs all rows and completes the output; whatever ends the job early, finished rows are kept.
+
+    Returns the exit code, and where the rows are, in words.
+    """
     console, claim = run.console, run.claim
     try:
         with run.signals.deferred():
@@ -199,11 +202,11 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> int:
                 writer.finish()
                 if claim is not None:
                     claim.complete()
-                return code
-        keep_finished(job_run, writer, claim, console, run.job.input)
-        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by
+                return code, STANDARD_OUTPUT if claim is None else run.job.output
+        place = keep_finished(job_run, writer, claim, console, run.job.input)
+        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, place
     except BrokenPipeError:
-        return ExitCode.SIGPIPE
+        return ExitCode.SIGPIPE, STANDARD_OUTPUT
     except BaseException:
         guarded(lambda: keep_finished(job_run, writer, claim, console, run.job.input), console)
         raise

@@ -8,7 +8,7 @@ from pagecli.jobs.storage.redaction import redact
 
 
 def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> None:
-    """Prints the figures a user looks for first; --stats has them all."""
+    """Prints the figures a user looks for first; --stats has them all. `output`: where its rows are, in words."""
     if console.quiet:
         return
     lines = summary_lines(stats, output)
@@ -35,5 +35,5 @@ def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]
         ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
         ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache"),
         ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
-        ("output", "standard output" if output == "-" else output),
+        ("output", output),
     ]

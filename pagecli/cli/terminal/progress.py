@@ -70,7 +70,7 @@ class LineProgress(SilentProgress):
         look = self._rates.look(progress)
         if progress.num_rows and not self._has_rows:
             self._has_rows = True
-            self._console.detail("the first row is written")
+            self._console.detail("the first row has finished")
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every

@@ -68,13 +68,13 @@ class Rates:
 
     def __init__(self) -> None:
         self._started: float | None = None
-        self._first_rows = 0
+        self._first_rows = self._first_tokens = 0
 
     def look(self, progress: Progress) -> Look:
         now = time.monotonic()
         num_computed = progress.num_rows - progress.num_taken_over
         if self._started is None:
-            self._started, self._first_rows = now, num_computed
+            self._started, self._first_rows, self._first_tokens = now, num_computed, progress.output_tokens
         elapsed = max(now - self._started, 1e-6)
         num_rows = num_computed - self._first_rows
         left = None
@@ -82,7 +82,7 @@ class Rates:
             left = max(progress.estimate.num_rows - progress.num_rows, 0) * elapsed / num_rows
         if elapsed < MIN_SECONDS:
             return Look(progress, 0.0, 0.0, left)
-        return Look(progress, progress.output_tokens / elapsed, num_rows / elapsed, left)
+        return Look(progress, (progress.output_tokens - self._first_tokens) / elapsed, num_rows / elapsed, left)
 
 
 class JobWatch:

@@ -82,7 +82,7 @@ class Heartbeat:
     def ended(self, end: JobEnd) -> None:
         self._figures.phase, self._figures.exit_code, self._figures.eta_seconds = "ended", end.exit_code, None
         if end.stats is not None:
-            self._figures.num_rows = end.stats["num_rows"]
+            self._figures.num_rows = end.stats["num_input_rows"]
             self._figures.num_error_rows = end.stats["num_error_rows"]
         self._write()
 

@@ -5,9 +5,9 @@ dropped, and `end` says how many were. Events, each with `event` and `time` (UTC
 
     start       schema_version, version, pid, host, input, output, model
     loaded      load_seconds, dtype, cpu_isa, num_threads, kv_blocks_total, kv_block_size
-    progress    at most one a second: num_rows, num_rows_total (null: unknown), total_is_exact, num_taken_over (of num_rows,
-                from earlier runs), num_error_rows, num_running, num_waiting, kv_usage, output_tokens,
-                output_tokens_per_second, rows_per_second, eta_seconds
+    progress    at most one a second: num_rows (of the input, finished), num_rows_total (null: unknown), total_is_exact,
+                num_taken_over (of num_rows, from earlier runs), num_error_rows, num_running, num_waiting, kv_usage,
+                output_tokens, output_tokens_per_second, rows_per_second, eta_seconds
     row_errors  num_error_rows so far, when it has grown; at most one a second
     checkpoint  num_rows that are safe on the disk
     end         exit_code, error, num_rows, num_error_rows, finish_reasons, prompt_tokens, output_tokens, generate_seconds,
@@ -178,7 +178,7 @@ class ProgressEvents:
 
     def ended(self, end: JobEnd) -> None:
         stats = end.stats or {}
-        figures = {name: stats.get(name) for name in END}
+        figures = {name: stats.get(name) for name in END} | {"num_rows": stats.get("num_input_rows")}
         dropped = {"num_dropped_events": self._stream.num_dropped}
         self._put("end", {"exit_code": end.exit_code, "error": end.error, **figures, **dropped})
 

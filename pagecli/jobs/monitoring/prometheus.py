@@ -32,9 +32,9 @@ METRICS = {  # name: (type, help)
     "pagecli_job_last_completion_timestamp_seconds": ("gauge", "When a run last completed its output, error rows or not."),
     LAST_SUCCESS: ("gauge", "When a run last completed its output without an error row."),
     "pagecli_input_rows": ("gauge", "Rows the input will have yielded at its end; a guess until it is known."),
-    "pagecli_rows_total": ("counter", "Rows written, error rows included."),
+    "pagecli_rows_total": ("counter", "Rows of the input that have finished, error rows included."),
     "pagecli_rows_taken_over": ("gauge", "Rows among them that earlier runs had finished."),
-    "pagecli_error_rows_total": ("counter", "Error rows written."),
+    "pagecli_error_rows_total": ("counter", "Error rows among them."),
     "pagecli_checkpoint_rows": ("gauge", "Rows that are safe on the disk."),
     "pagecli_checkpoint_timestamp_seconds": ("gauge", "When rows were last made safe on the disk."),
     "pagecli_prompt_tokens_total": ("counter", "Prompt tokens of the rows so far; known at the end of the run."),
@@ -125,7 +125,7 @@ class MetricsFile:
             self._values[LAST_SUCCESS] = now
         if end.stats is not None:
             self._values |= {
-                "pagecli_rows_total": end.stats["num_rows"],
+                "pagecli_rows_total": end.stats["num_input_rows"],
                 "pagecli_error_rows_total": end.stats["num_error_rows"],
                 "pagecli_prompt_tokens_total": end.stats["prompt_tokens"],
                 "pagecli_output_tokens_total": end.stats["output_tokens"],

@@ -111,6 +111,7 @@ class LogWatcher:
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
+        self._has_begun = False
 
     def started(self, facts: JobFacts) -> None:
         figures = {"input": facts.input, "output": facts.output, "model": facts.model, "host": facts.host}
@@ -123,7 +124,8 @@ class LogWatcher:
 
     def progress(self, look: Look) -> None:
         progress = look.progress
-        if progress.num_rows == 0:
+        if not self._has_begun:  # the first look, when the job has hardly begun
+            self._has_begun = True
             return
         figures = {
             "num_rows": progress.num_rows,
@@ -141,6 +143,7 @@ class LogWatcher:
     def ended(self, end: JobEnd) -> None:
         stats = end.stats or {}
         figures = {"exit_code": end.exit_code, "error": end.error, **{name: stats.get(name) for name in END}}
+        figures["num_rows"] = stats.get("num_input_rows")
         self._say("ended", figures, logging.INFO if end.exit_code == 0 else logging.ERROR)
 
     def close(self) -> None: ...

@@ -21,16 +21,18 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
 def job_stats(engine_stats: Mapping[str, Any], result: RunResult, started: float, model: str) -> dict[str, Any]:
     """Everything --stats documents. `started` is the command's own start on time.perf_counter()."""
     seconds = result.generate_seconds
-    output_tokens = int(engine_stats["output_tokens"])
+    # Of a job that ended early, the tokens of rows that did not finish took time too.
+    num_tokens = int(engine_stats["num_sampled_tokens" if result.ended_early else "output_tokens"])
     first_row = None if result.first_row_at is None else result.first_row_at - started
     return {
         "schema_version": SCHEMA_VERSION,
         "model": model,
         **engine_stats,
         "generate_seconds": seconds,
-        "output_tokens_per_second": output_tokens / seconds if seconds > 0 else 0.0,
+        "output_tokens_per_second": num_tokens / seconds if seconds > 0 else 0.0,
         "time_to_first_row_seconds": first_row,  # from the start of the command, loading included
-        "num_rows": result.num_rows,
+        "num_rows": result.num_rows,  # of the output
+        "num_input_rows": result.num_input_rows,
         "num_error_rows": result.num_error_rows,
         "num_rows_taken_over": result.num_taken_over,
         "num_failed_steps": result.num_failed_steps,

@@ -34,6 +34,7 @@ class CsvSource(TextRows):
         self._records = csv.reader(self._lines(), delimiter=delimiter, strict=True)
         try:
             self.column_names: list[str] | None = self._header()
+            self._input.end_header()
         except BaseException:
             self._input.close()
             raise

@@ -49,6 +49,7 @@ class MultiFileSource:
         self._paths = paths
         self._open_one = open_one
         self._limit = limit
+        self._sizes = [_file_bytes(path) for path in paths]
         self._current: InputSource = open_one(paths[0], limit)  # so that a bad first file is found before the model loads
         self._num_files = 0  # read to their end
         self._num_rows = 0  # of those
@@ -77,14 +78,14 @@ class MultiFileSource:
             self._num_files += 1
 
     def estimate(self) -> RowEstimate | None:
-        """Exact once all files are read; before that as if the files to come had as many rows as those seen."""
+        """Exact once all files are read; before that as if the files to come had as many rows a byte as those seen."""
         if self._num_files == len(self._paths):
             return RowEstimate(self._num_rows, exact=True)
         current = self._current.estimate()
         if current is None:
             return None
-        rows, files = self._num_rows + current.num_rows, min(self._num_files + 1, len(self._paths))
-        estimate = rows * len(self._paths) // files
+        num_seen = min(self._num_files + 1, len(self._paths))
+        estimate = (self._num_rows + current.num_rows) * sum(self._sizes) // max(1, sum(self._sizes[:num_seen]))
         return RowEstimate(estimate if self._limit is None else min(estimate, self._limit), exact=False)
 
     def interrupt(self) -> None:
@@ -93,6 +94,14 @@ class MultiFileSource:
 
     def close(self) -> None:
         self._current.close()
+
+
+def _file_bytes(path: str) -> int:
+    """The file's size; 1 where it costs a request to a store, so that such files count alike."""
+    try:
+        return 1 if remote_files.is_remote(path) else os.stat(remote_files.local(path)).st_size
+    except OSError:  # gone since it was listed: said when it is opened
+        return 0
 
 
 class MultiParquetSource(MultiFileSource):

@@ -1,6 +1,5 @@
 """An input of lines, whatever is in them: opened, decompressed, read line by line, and how far reading has come."""
 
-import threading
 import zlib
 
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pyarrow as pa
 from pagecli.errors import InputError
 from pagecli.jobs.rows.input_row import RowEstimate
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.byte_streams import InterruptibleStream, decompressed, is_stream, open_raw, size_of
+from pagecli.jobs.storage.byte_streams import Content, InterruptibleStream, is_stream, open_raw, size_of
 
 UTF8_BOM = b"\xef\xbb\xbf"
 START_BYTES = 256
@@ -33,8 +32,9 @@ class TextInput:
         self.name = "standard input" if path == "-" else remote_files.shown(path)
         self.line_number = 0  # of the line read last, from 1
         self.start = b""
+        self._parsed_bytes = 0  # of the lines read so far
+        self._header_bytes = 0  # of them, before the first row
         self._raw = open_raw(path)
-        self._lock = threading.Lock()  # progress() looks at the file that close() gives up
         try:
             self._size = None if is_stream(path) else size_of(self._raw)
             if self._size is not None:
@@ -42,7 +42,8 @@ class TextInput:
                 self._raw.seek(0)
                 if not path.lower().endswith(COMPRESSED_SUFFIXES):
                     self._check_format(kind)
-            self._file = decompressed(self._raw, path)
+            self._content = Content(self._raw, path)
+            self._file = self._content.file
         except BaseException:
             self._raw.close()
             raise
@@ -63,25 +64,31 @@ class TextInput:
             ) from error
         if line:
             self.line_number += 1
+            self._parsed_bytes += len(line)
         return line.removeprefix(UTF8_BOM) if self.line_number == 1 else line
 
+    def end_header(self) -> None:
+        """The lines read so far are no rows."""
+        self._header_bytes = self._parsed_bytes
+
     def estimate(self, num_rows: int) -> RowEstimate | None:
-        """How many rows there will be, from the share of bytes that the first `num_rows` took; None of a pipe."""
-        with self._lock:
-            if self._size is None or self._raw.closed or not num_rows:
-                return None
-            position = self._raw.tell()
-        estimate = num_rows if position >= self._size else int(num_rows * self._size / max(position, 1))
-        return RowEstimate(estimate, exact=False)
+        """How many rows there will be if all are as long as the first `num_rows`, those read so far; None of a pipe.
+
+        Goes by the bytes of the lines that were parsed, not by those that buffers and decompression have read ahead.
+        """
+        ratio, row_bytes = self._content.bytes_ratio, self._parsed_bytes - self._header_bytes
+        if self._size is None or ratio is None or not num_rows or not row_bytes:
+            return None
+        content_bytes = self._size * ratio - self._header_bytes
+        return RowEstimate(max(num_rows, round(num_rows * content_bytes / row_bytes)), exact=False)
 
     def interrupt(self) -> None:
         if isinstance(self._raw, InterruptibleStream):
             self._raw.interrupt()
 
     def close(self) -> None:
-        with self._lock:
-            self._file.close()
-            self._raw.close()
+        self._file.close()
+        self._raw.close()
 
 
 class TextRows:

@@ -53,8 +53,8 @@ class Window:
 class Progress:
     """One look at a running job. Rows are the input's, however many samples are written of each."""
 
-    num_rows: int  # whose output is written
-    num_error_rows: int
+    num_rows: int  # finished, written or held for their turn
+    num_error_rows: int  # of them
     num_running: int
     num_waiting: int
     kv_usage: float
@@ -65,20 +65,39 @@ class Progress:
 
 @dataclass
 class RunResult:
-    """What a run did. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did; row counts
-    are of written output rows.
+    """What a run did. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did.
+
+    Rows count when they finish, whether it is their turn to be written or not.
     """
 
-    num_rows: int = 0
+    num_rows: int = 0  # of the output
+    num_input_rows: int = 0
     num_error_rows: int = 0
     finish_reasons: Counter[str] = field(default_factory=Counter)
-    first_row_at: float | None = None  # time.perf_counter()
+    first_row_at: float | None = None  # time.perf_counter() when the first row finished
     generate_seconds: float = 0.0
-    first_error: str | None = None
+    first_error: str | None = None  # of the error row that comes first in the input
+    first_error_index: int | None = None
     stopped_by: int | None = None
     too_many_errors: str | None = None
     num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
     num_failed_steps: int = 0  # of the engine, each followed by a search for the row that caused it
+
+    def count(self, rows: list[OutputRow]) -> None:
+        """Add the output rows of one input row that has finished."""
+        self.num_input_rows += 1
+        self.num_rows += len(rows)
+        if self.first_row_at is None:
+            self.first_row_at = time.perf_counter()
+        for row in rows:
+            self.finish_reasons[row.finish_reason] += 1
+            if row.error is None:
+                continue
+            self.num_error_rows += 1
+            if self.first_error_index is None or row.row.index < self.first_error_index:
+                has_place = row.error.startswith(row.row.place)
+                self.first_error = row.error if has_place else f"{row.row.place}: {row.error}"
+                self.first_error_index = row.row.index
 
     @property
     def ended_early(self) -> bool:
@@ -113,9 +132,7 @@ class JobRun:
         self._on_checkpoint = on_checkpoint
         self._num_safe_rows = 0 if journal is None else journal.num_safe_rows
         self._active: dict[int, PreparedRow] = {}
-        self._num_inputs = 0  # input rows written
         self._num_inputs_taken_over = 0
-        self._last_index: int | None = None
         self._next_progress = 0.0
         self.result = RunResult()
 
@@ -173,7 +190,7 @@ class JobRun:
         if prepared.finished is not None:
             self.result.num_taken_over += len(prepared.finished)
             self._num_inputs_taken_over += 1
-            self._write(self._order.push(prepared.row.index, prepared.finished))
+            self._release(prepared.finished)
             return
         index, error, code = prepared.row.index, prepared.error, prepared.error_code
         if error is None:
@@ -189,26 +206,19 @@ class JobRun:
         """Takes all output rows of one input row."""
         if self._journal is not None:
             self._journal.append(rows)
+        self._release(rows)
+
+    def _release(self, rows: list[OutputRow]) -> None:
+        """Counts the finished rows of one input row, and writes the rows whose turn it is now."""
+        result = self.result
+        result.count(rows)
+        if result.num_error_rows and result.too_many_errors is None:
+            result.too_many_errors = self._error_policy.reason_to_stop(result.num_rows, result.num_error_rows)
         self._write(self._order.push(rows[0].row.index, rows))
 
     def _write(self, rows: list[OutputRow]) -> None:
-        result = self.result
         for row in rows:
             self._writer.write(row)
-            if result.first_row_at is None:
-                result.first_row_at = time.perf_counter()
-            result.num_rows += 1
-            if row.row.index != self._last_index:  # samples of one row are written one after the other
-                self._last_index = row.row.index
-                self._num_inputs += 1
-            result.finish_reasons[row.finish_reason] += 1
-            if row.error is not None:
-                result.num_error_rows += 1
-                if result.first_error is None:
-                    has_place = row.error.startswith(row.row.place)
-                    result.first_error = row.error if has_place else f"{row.row.place}: {row.error}"
-        if result.num_error_rows and result.too_many_errors is None:
-            result.too_many_errors = self._error_policy.reason_to_stop(result.num_rows, result.num_error_rows)
 
     def _stopped(self) -> bool:
         self.result.stopped_by = self._stop_requested()
@@ -225,7 +235,7 @@ class JobRun:
         status = self._engine.status()
         self._on_progress(
             Progress(
-                num_rows=self._num_inputs,
+                num_rows=self.result.num_input_rows,
                 num_error_rows=self.result.num_error_rows,
                 num_running=status.num_running,
                 num_waiting=status.num_waiting,

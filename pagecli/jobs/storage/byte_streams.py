@@ -7,9 +7,13 @@ import select
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 from pagecli.errors import InputError
 from pagecli.jobs.storage import remote_files
+
+BUFFER_BYTES = 1 << 18
+COMPRESSED_PIECE_BYTES = 1 << 12
 
 
 class InterruptibleStream(io.RawIOBase):
@@ -74,16 +78,55 @@ def size_of(raw: io.RawIOBase) -> int:
     return size
 
 
+class CountedStream(io.RawIOBase):
+    """A stream that counts the bytes it yields, at most `most_bytes` a read."""
+
+    def __init__(self, stream: io.RawIOBase, most_bytes: int | None = None) -> None:
+        super().__init__()
+        self._stream = stream
+        self._most_bytes = most_bytes
+        self.num_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = self._stream.readinto(memoryview(buffer)[: self._most_bytes])  # type: ignore[attr-defined]
+        self.num_bytes += count or 0
+        return count  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+class Content:
+    """The content of a stream, decompressed as the end of its path says, and how much of the stream it took."""
+
+    def __init__(self, raw: io.RawIOBase, path: str) -> None:
+        suffix = Path(path).suffix.lower()
+        compressed = suffix in (".gz", ".zst")
+        # A decompressor reads ahead: in small pieces, the bytes it took are about those that it has decompressed.
+        self._taken = CountedStream(raw, COMPRESSED_PIECE_BYTES if compressed else None)
+        self._given = self._taken
+        if suffix == ".gz":
+            self._given = CountedStream(gzip.GzipFile(fileobj=self._taken, mode="rb"))  # type: ignore
+        elif suffix == ".zst":
+            import pyarrow as pa
+
+            self._given = CountedStream(io.BufferedReader(pa.CompressedInputStream(self._taken, "zstd"), 1 << 16))  # type: ignore
+        self.file: io.BufferedReader = io.BufferedReader(self._given, BUFFER_BYTES)
+
+    @property
+    def bytes_ratio(self) -> float | None:
+        """Bytes of the content for each byte of the stream, as far as it has been read; None before that."""
+        return self._given.num_bytes / self._taken.num_bytes if self._taken.num_bytes else None
+
+
 def decompressed(raw: io.RawIOBase, path: str) -> io.BufferedReader:
     """The stream's content; what its name ends with says how it is compressed."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 18)  # type: ignore[type-var]
-    if suffix == ".zst":
-        import pyarrow as pa
-
-        return io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 18)
-    return io.BufferedReader(raw, 1 << 18)
+    return Content(raw, path).file
 
 
 def unreadable(path: str, error: OSError) -> InputError:
