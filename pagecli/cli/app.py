@@ -1,10 +1,9 @@
 """The program `pagecli`: its commands, and the one entry point. Nothing slow is imported here, so that help is quick."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import pagecli
 from pagecli.cli.config import config
@@ -18,23 +17,14 @@ from pagecli.cli.status import EPILOG as STATUS_EPILOG
 from pagecli.cli.status import status
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import end_process, exit_code_of, flushed
-
-
-class PlainHelpGroup(TyperGroup):
-    """The overview of commands without Rich, whose import would double the time to show it."""
-
-    def format_help(self, *args: Any) -> None:
-        self.rich_markup_mode = None
-        super().format_help(*args)
-
+from pagecli.cli.terminal.help import HelpCommand, HelpGroup
 
 app = typer.Typer(
     name="pagecli",
-    cls=PlainHelpGroup,
-    no_args_is_help=True,
+    cls=HelpGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 
@@ -53,12 +43,12 @@ def options(
     """Offline batch text generation with large language models on a paged KV cache."""
 
 
-app.command(epilog=EPILOG, no_args_is_help=True)(generate)
-app.command(epilog=PROFILE_EPILOG, no_args_is_help=True)(profile)
-app.command(epilog=STATUS_EPILOG, no_args_is_help=True)(status)
-app.command(no_args_is_help=True)(merge)
-app.command(epilog=DOCTOR_EPILOG)(doctor)
-app.command()(config)
+app.command(cls=HelpCommand, epilog=EPILOG)(generate)
+app.command(cls=HelpCommand, epilog=PROFILE_EPILOG)(profile)
+app.command(cls=HelpCommand, epilog=STATUS_EPILOG)(status)
+app.command(cls=HelpCommand)(merge)
+app.command(cls=HelpCommand, epilog=DOCTOR_EPILOG)(doctor)
+app.command(cls=HelpCommand)(config)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The command line without a model: help, version, how quickly, and what is said of wrong usage."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,7 +9,9 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 
+from pagecli.cli.app import app, main
 from pagecli.cli.flags.memory_size import parse_memory_size
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import UsageError
@@ -27,10 +30,86 @@ def test_version_goes_to_stdout():
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], []])
-def test_overview_names_the_commands(args):
+def test_overview_names_the_commands_a_line_each(args):
     done = pagecli(*args)
-    assert "generate" in done.stdout + done.stderr
-    assert done.returncode == (0 if args else 2)
+    shown, silent = (done.stdout, done.stderr) if args else (done.stderr, done.stdout)
+    assert (done.returncode, silent) == (0 if args else 2, "")
+    lines = shown.splitlines()
+    assert lines[0] == "usage: pagecli [OPTIONS] COMMAND [ARGS]..."
+    for command in ("generate", "profile", "status", "merge", "doctor", "config"):
+        assert any(line.startswith(f"  {command} ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("generate", "Missing argument 'INPUT'"),
+        ("status", "Missing argument 'OUTPUT'"),
+        ("merge", "Missing argument 'PART... OUTPUT'"),
+        ("profile", "Missing option '--model' / '-m' (env var: 'PAGECLI_MODEL')"),
+    ],
+)
+def test_a_command_without_what_it_needs_says_what_and_shows_its_usage(command, says):
+    done = pagecli(command)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert error == f"error: {says}"
+    assert hint.startswith(f"hint: usage: pagecli {command} ")
+    assert hint.endswith(f"; see pagecli {command} --help")
+
+
+def help_of(command: str, width: int, monkeypatch, capsys) -> str:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("command", ["", "generate", "profile", "status", "merge", "doctor", "config"])
+def test_help_cuts_no_flag_and_no_number_at_any_width(command, width, monkeypatch, capsys):
+    """Every name, choice, default and word of the help texts is whole, and no line is longer than the terminal."""
+    text = help_of(command, width, monkeypatch, capsys)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert "\x1b" not in text
+    found = get_command(app)
+    parameters = (found.commands[command] if command else found).params
+    words = set(re.split(r"[\s\[\],;|]+", text))
+    for parameter in parameters:
+        for name in (*parameter.opts, *parameter.secondary_opts):
+            assert not name.startswith("-") or name in words, name
+        for word in re.split(r"[\s\[\],;|]+", getattr(parameter, "help", None) or ""):
+            assert word in words, word
+        if isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool):
+            assert str(parameter.default) in words
+
+
+def wrong_values() -> list[tuple[str, str, str]]:
+    """(command, flag, value) for every flag that does not take every text."""
+    cases = []
+    for command, found in get_command(app).commands.items():
+        for option in found.params:
+            if option.param_type_name == "option" and not getattr(option, "is_flag", False) and command != "config":
+                cases += [(command, option.opts[0], value) for value in ("no-such-choice", "-99", "1e400", "", "0x1")]
+    return cases
+
+
+def test_no_message_has_a_librarys_words(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    num_refused = 0
+    for command, flag, value in wrong_values():
+        given = {"generate": ["in.jsonl", "out.jsonl", "-m", "x"], "profile": ["-m", "x"], "merge": ["a", "b"]}.get(
+            command, ["x"]
+        )
+        with pytest.raises(SystemExit) as ended:
+            main([command, *given, f"{flag}={value}" if flag.startswith("--") else flag + value])
+        said = capsys.readouterr().err
+        assert ended.value.code != 1, (command, flag, value, said)
+        assert not re.search(r"value error|input should|pydantic|assertion", said, re.IGNORECASE), said
+        assert not any(not line.strip() or line == "error: " for line in said.splitlines()), said
+        num_refused += ended.value.code == 2
+    assert num_refused > 80
 
 
 def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
@@ -48,7 +127,7 @@ def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
     flags += "--no-cuda-graphs --progress-json --metrics-file --log-file --log-json --no-config "
     flags += "--no-chat --token-ids --order --overwrite --stats --limit --quiet --verbose"
     for flag in flags.split():
-        assert f"{flag} " in text, flag
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text), flag
     assert "Exit codes" in text
     for code in ("0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "130", "143"):
         assert code in text.split("Exit codes")[1]

@@ -19,7 +19,7 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
 
 EPILOG = (
-    "[bold]Exit codes[/bold]: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
+    "Exit codes: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
     "output not writable; 4 model cannot be loaded or does not fit; 5 finished, but with error rows, or stopped for them; 129, "
     "130 and 143 ended by SIGHUP, SIGINT or SIGTERM (finished rows are kept; the same command goes on); 141 nobody reads "
     "standard output any more."

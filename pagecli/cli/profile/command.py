@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pagecli.cli.profile.section import Section
 
 EPILOG = (
-    "[bold]Exit codes[/bold]: 0 all shown; 1 internal error; 2 wrong usage, unknown GPU or workload; 3 workload unreadable; "
+    "Exit codes: 0 all shown; 1 internal error; 2 wrong usage, unknown GPU or workload; 3 workload unreadable; "
     "4 unknown model, or it does not fit the GPU that --gpu names (the plan is shown all the same)."
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from pagecli.cli.settings.files import FLAGS_ONLY, Setting, read_settings
+from pagecli.cli.terminal.exit_codes import without_library_words
 from pagecli.errors import UsageError
 
 PREFIX = "PAGECLI_"
@@ -69,7 +70,7 @@ def checked(setting: Setting, parameter: Any, context: typer.Context) -> tuple[A
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        message = " ".join(str(getattr(error, "message", error)).split()).rstrip(".").removeprefix("Value error, ")
+        message = without_library_words(str(getattr(error, "message", error)))
         name = "" if setting.source == "environment" else f": {_shown(setting)}"
         raise UsageError(f"{setting.place}{name} is {setting.value!r}: {message}", _help_hint(context)) from error
 

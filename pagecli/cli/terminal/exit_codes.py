@@ -3,11 +3,13 @@
 import atexit
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.help import usage_line
 from pagecli.errors import ExitCode, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
@@ -40,7 +42,7 @@ def _say(error: BaseException, console: Console) -> None:
     if isinstance(error, PagecliError):
         console.failure(error)
     elif _is_usage_error(error):
-        console.error(error.format_message().rstrip("."), _help_hint(error))  # type: ignore[attr-defined]
+        console.error(without_library_words(error.format_message()), _help_hint(error))  # type: ignore[attr-defined]
     elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
         console.crash(error)
 
@@ -50,10 +52,22 @@ def _is_usage_error(error: BaseException) -> bool:
     return hasattr(error, "format_message")
 
 
+def without_library_words(message: str) -> str:
+    """A message of the library that reads flags, without what it says of itself: `Value error, 'int3' is not one of ...`."""
+    message = " ".join(message.split()).rstrip(".")
+    return re.sub(r"\b(?:Value|Type|Assertion) ?(?:error|failed), ", "", message, flags=re.IGNORECASE).replace(
+        "Input should", "should"
+    )
+
+
 def _help_hint(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "pagecli"
-    return f"see {command} --help"
+    if context is None:
+        return "see pagecli --help"
+    hint = f"see {context.command_path} --help"
+    if type(error).__name__ == "MissingParameter":
+        hint = f"{usage_line(context.command, context)}; {hint}"
+    return hint
 
 
 def flushed(code: int) -> int:

@@ -1,0 +1,121 @@
+"""Help pages as plain text: sections of flags, wrapped to the terminal's width between words only.
+
+Instead of Rich's help, which is slow to import and shortens flags to `--max-batch-toke…` on a narrow terminal, and of click's,
+which wraps at hyphens: a flag's name and a number are always whole.
+"""
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from pagecli.errors import ExitCode
+
+MIN_WIDTH, MAX_WIDTH = 40, 100
+HELP_COLUMN = 30  # help begins in it, or on the next line after a longer flag
+TYPE_NAMES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT", "path": "FILE"}
+
+
+class HelpCommand(TyperCommand):
+    """A command with such a help page; flags stand in the sections that `rich_help_panel` names."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help_page(self, ctx))
+
+
+class HelpGroup(TyperGroup):
+    """The program: its help page lists the commands. Without arguments it is shown on stderr, with exit code 2."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help_page(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(ExitCode.USAGE)
+        return super().parse_args(ctx, args)
+
+
+def help_page(command: Any, context: Any) -> str:
+    """The page for a terminal as wide as this one, or as COLUMNS says."""
+    width = max(MIN_WIDTH, min(shutil.get_terminal_size().columns, MAX_WIDTH))
+    lines = [usage_line(command, context), ""]
+    for paragraph in (command.help or "").split("\n\n"):
+        lines += [*_wrapped(paragraph, width), ""]
+    for title, entries in _sections(command, context).items():
+        lines.append(f"{title}:")
+        for name, text in entries:
+            lines += _entry(name, text, width)
+        lines.append("")
+    for paragraph in (command.epilog or "").split("\n\n"):
+        lines += _wrapped(paragraph, width)
+    return "\n".join(lines).rstrip()
+
+
+def usage_line(command: Any, context: Any) -> str:
+    """`usage: pagecli generate --model NAME [OPTIONS] INPUT OUTPUT`."""
+    pieces = [context.command_path]
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.required:
+            pieces.append(f"{parameter.opts[0]} {parameter.metavar or 'VALUE'}")
+    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument" and not parameter.hidden]
+    pieces += ["[OPTIONS]", *(_argument_name(argument, in_usage=True) for argument in arguments)]
+    if getattr(command, "commands", None):
+        pieces.append("COMMAND [ARGS]...")
+    return f"usage: {' '.join(pieces)}"
+
+
+def _argument_name(argument: Any, in_usage: bool = False) -> str:
+    name = argument.metavar or argument.name.upper()
+    return name if argument.required or not in_usage else f"[{name}]"
+
+
+def _sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+    """title: (name, text) of each entry, in the order of declaration; what has no section comes last."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    rest: list[tuple[str, str]] = []
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is None:
+            continue
+        name, text = _with_plain_type(record[0]), " ".join(record[1].split())
+        if parameter.param_type_name == "argument":
+            found.setdefault("Arguments", []).append((_argument_name(parameter), text))
+        elif panel := getattr(parameter, "rich_help_panel", None):
+            found.setdefault(panel, []).append((name, text))
+        else:
+            rest.append((name, text))
+    if rest:
+        found["Options"] = rest
+    for name, subcommand in getattr(command, "commands", {}).items():
+        summary = subcommand.short_help or (subcommand.help or "").split("\n\n")[0]
+        found.setdefault("Commands", []).append((name, " ".join(summary.split())))
+    return found
+
+
+def _with_plain_type(name: str) -> str:
+    """`--limit N` of `--limit <int range>`, `--order input|completion` of `--order <input|completion>`."""
+    return re.sub(r"<([^<>]*)>", lambda found: TYPE_NAMES.get(found[1], found[1]), name)
+
+
+def _entry(name: str, text: str, width: int) -> Iterator[str]:
+    """The lines of one flag. A list of choices too long for a line stands in front of the text."""
+    indent = min(HELP_COLUMN, width // 3)
+    if len(name) + 2 > width and " " in name:
+        name, choices = name.rsplit(" ", 1)
+        text = f"{choices.replace('|', ', ')}: {text}"
+    lines = _wrapped(text, width - indent) or [""]
+    if len(name) + 4 <= indent:
+        yield f"  {name}".ljust(indent) + lines.pop(0)
+    else:
+        yield f"  {name}"
+    yield from (" " * indent + line for line in lines if line)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Broken between words only; lines of a paragraph are joined."""
+    return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
