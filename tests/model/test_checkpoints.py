@@ -164,13 +164,13 @@ def test_an_index_must_name_files_beside_it(copy):
 
 
 def test_dummy_weights_need_only_a_config_and_differ_from_layer_to_layer(tiny_model, tmp_path):
-    from pagecli.devices.loading import load
+
     from pagecli.model.weights.dummy import DummySource
 
     shutil.copy(tiny_model("llama") / "config.json", tmp_path)
     source = resolve_model(str(tmp_path), "dummy")
     assert (source.kind, source.tokenizer_path) == ("dummy", None)
-    first, again = load(source, "float32", 32), load(source, "float32", 32)
+    first, again = load_model(source, "float32", 32), load_model(source, "float32", 32)
     assert torch.equal(PagedSteps(first).step(PROMPT)[0], PagedSteps(again).step(PROMPT)[0])
     assert torch.isfinite(PagedSteps(first).step(PROMPT)[0]).all()
     weights = DummySource()
