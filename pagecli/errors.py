@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     UNSUPPORTED = "unsupported"  # asked for in a way that is right, but that pagecli does not have
     NOT_TOKENIZABLE = "not_tokenizable"  # the tokenizer or the chat template refuses it
     KV_TOO_SMALL = "kv_too_small"  # the KV cache could never hold it
+    LOGITS_NOT_FINITE = "logits_not_finite"  # the model computed NaN or infinity for it, so no token can be chosen
     ENGINE_FAILURE = "engine_failure"  # the engine failed on it
 
 
@@ -43,6 +44,10 @@ class PagecliError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def one_line(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class UsageError(PagecliError):

@@ -5,12 +5,14 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "highest_logit.h"
 #include "pagecli/linear.h"
-#include "vec.h"
 
 namespace pagecli::PAGECLI_ISA {
 
-// Above 0 for every value that is a number; 0 stands for none.
+constexpr uint64_t kRefused = ~uint64_t{0};  // the key of a row with a sum that is NaN or +inf
+
+// Above 0 for every value that is a number, and below kRefused; 0 stands for none.
 PAGECLI_INLINE uint64_t key_of(float value, int64_t index) {
     const float one_zero = value + 0.0f;  // -0 and 0 are equal values
     uint32_t u;
@@ -30,6 +32,12 @@ PAGECLI_INLINE float value_of(int64_t key) {
 
 PAGECLI_INLINE int64_t index_of(int64_t key) { return key == 0 ? 0 : static_cast<int64_t>(~static_cast<uint32_t>(key)); }
 
+// What argmax gives for a row with this key: -1 where no token can be chosen.
+PAGECLI_INLINE int64_t token_of(int64_t key) {
+    const bool refused = static_cast<uint64_t>(key) == kRefused;
+    return key == 0 || refused || value_of(key) == -__builtin_inff() ? -1 : index_of(key);
+}
+
 PAGECLI_INLINE void raise_to(int64_t* key, uint64_t candidate) {
     int64_t seen = __atomic_load_n(key, __ATOMIC_RELAXED);
     while (static_cast<uint64_t>(seen) < candidate &&
@@ -39,20 +47,23 @@ PAGECLI_INLINE void raise_to(int64_t* key, uint64_t candidate) {
 
 // Of the first `count` of `sums`, in memory to the next whole vector: the largest number; -inf where there is none.
 PAGECLI_INLINE float largest_number(const float* sums, int count) {
-    VecF highest = broadcast(-__builtin_inff());
-    int c = 0;
-    for (; c + VecF::width <= count; c += VecF::width) highest = max(load(sums + c), highest);
-    float best = reduce_max(highest);
-    for (; c < count; ++c) best = sums[c] > best ? sums[c] : best;
-    return best;
+    HighestLogit seen = no_logits();
+    see(seen, sums, count);
+    return reduce_max(seen.highest);
 }
 
 // A FinishFunction: sums[rows, cols] belongs to columns col.. of the rows row.., whose keys a.best holds.
 static inline void keep_largest(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
     const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
     for (int r = 0; r < rows; ++r, sums += cols) {
-        const float best = largest_number(sums, count);
+        HighestLogit seen = no_logits();
+        see(seen, sums, count);
+        const float best = reduce_max(seen.highest);
         int64_t* key = a.best + a.first_row + row + r;
+        if (!all_usable(seen)) {
+            raise_to(key, kRefused);
+            continue;
+        }
         if (key_of(best, 0) < static_cast<uint64_t>(__atomic_load_n(key, __ATOMIC_RELAXED)) >> 32 << 32) continue;
         for (int c = 0; c < count; ++c) {
             if (sums[c] != best) continue;

@@ -4,6 +4,7 @@
 // order of the vocabulary.
 #include "pagecli/sample.h"
 
+#include "highest_logit.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "vec_math.h"
@@ -32,15 +33,6 @@ PAGECLI_INLINE uint32_t weight_bits(float weight) {
     uint32_t u;
     memcpy(&u, &weight, sizeof u);
     return u & 0x7fffffffu;
-}
-
-float largest(const float* x, int64_t count) {
-    VecF highest = broadcast(-__builtin_inff());
-    int64_t i = 0;
-    for (; i + VecF::width <= count; i += VecF::width) highest = max(load(x + i), highest);
-    float best = reduce_max(highest);
-    for (; i < count; ++i) best = x[i] > best ? x[i] : best;
-    return best;
 }
 
 // weight[i] = e^((x[i] - highest) / temperature) of one group; their sum and the largest of them.
@@ -142,8 +134,8 @@ struct Workspace {
     }
 };
 
-void weigh(Workspace& work, const float* logits, int64_t cols, float temperature) {
-    const float highest = largest(logits, cols), inverse = 1.0f / temperature;
+void weigh(Workspace& work, const float* logits, int64_t cols, float highest, float temperature) {
+    const float inverse = 1.0f / temperature;
     double mass = 0.0;
     for (int64_t first = 0; first < cols; first += kGroup) {
         const int64_t count = min_int64(cols - first, kGroup), group = first / kGroup;
@@ -220,18 +212,29 @@ int64_t pick_from_all(const Workspace& work, double draw) {
     return first + pick(work.kept.weight + first, min_int64(cols - first, kGroup), before, target);
 }
 
+int64_t first_equal(const float* x, float value) {
+    int64_t i = 0;
+    while (x[i] != value) ++i;
+    return i;
+}
+
 int64_t sample_row(Workspace& work, const SampleArgs& a, int64_t row) {
+    const float* logits = a.logits + row * a.logits_stride;
+    HighestLogit seen = no_logits();
+    see(seen, logits, a.cols);
+    const float highest = reduce_max(seen.highest);
+    if (!all_usable(seen) || highest == -__builtin_inff()) return -1;
+    if (a.temperature[row] < kMinTemperature || a.top_p[row] <= 0.0f || a.top_k[row] == 1) return first_equal(logits, highest);
     const int64_t top_k = a.top_k[row] < a.cols ? a.top_k[row] : 0;
     const float top_p = a.top_p[row], min_p = a.min_p[row];
     const double draw = static_cast<double>(a.draws[row]) * 0x1p-53;
-    weigh(work, a.logits + row * a.logits_stride, a.cols, a.temperature[row]);
+    weigh(work, logits, a.cols, highest, a.temperature[row]);
     if (top_k <= 0 && !(top_p < 1.0f) && !(min_p > 0.0f)) return pick_from_all(work, draw);
     Kept& kept = work.kept;
     keep_from(work, lower_bound(work, top_k, top_p, min_p));
     if (top_k > 0) keep_above(kept, find_border<false>(kept.weight, kept.count, static_cast<double>(top_k)));
     if (top_p < 1.0f) keep_above(kept, find_border<true>(kept.weight, kept.count, static_cast<double>(top_p) * kept.mass));
     keep_above(kept, {weight_bits(min_p), kept.count});  // the likeliest weighs 1
-    if (kept.count == 0) return 0;  // logits of NaN
     return kept.index[pick(kept.weight, kept.count, 0.0, draw * kept.mass)];
 }
 

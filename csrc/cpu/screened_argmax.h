@@ -20,7 +20,7 @@ namespace pagecli::PAGECLI_ISA {
 static inline void argmax_of_all(const LinearArgmaxArgs& a) {
     for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = 0;
     run(plan_of({nullptr, a.x, nullptr, 0, a.x_stride, a.tokens, a.weight, Activation::none, false, a.out}, keep_largest));
-    for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = index_of(a.out[row]);
+    for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = token_of(a.out[row]);
 }
 
 // At most how far linear's sum of x and w is from x.w, and the screen's from x'.w', in |x| |w|: half a unit in the last place for
@@ -95,7 +95,7 @@ static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, co
     const RowTiles one(1, plan.tiles);
     const Activations cells = lay_out_x(plan, one);
     run_item(plan, cells, one, 0, 1, first, first + 1);
-    if (key == 0) return 0;  // not one number among them
+    if (key == 0 || static_cast<uint64_t>(key) == kRefused) return 0;  // settle_rest looks at all of the row
     const float reached = value_of(key);
     int64_t count = 0;
     for (int64_t panel = 0; panel < num_panels; ++panel) {
@@ -151,7 +151,7 @@ static inline void screen_rows(const ScreenedArgmaxArgs& a) {
             int64_t computed = 0, key = 0;
             if (of_error[row] > 0.0f)
                 key = settle_row(a, x, upper + row * num_panels, num_panels, index_of(likeliest[row]), &computed);
-            a.out[row] = key == 0 ? -1 : index_of(key);
+            a.out[row] = token_of(key);
             __atomic_fetch_add(a.num_computed, computed, __ATOMIC_RELAXED);
         }
     });

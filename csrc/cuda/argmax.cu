@@ -16,6 +16,11 @@ struct Best {
 
 __device__ inline Best better(Best a, Best b) { return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a; }
 
+// NaN and +inf come before everything, with the index of no token.
+__device__ inline Best candidate(float logit, int32_t index) {
+    return logit < INFINITY ? Best{logit, index} : Best{INFINITY, -1};
+}
+
 __device__ inline Best warp_best(Best best) {
 #pragma unroll
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
@@ -32,12 +37,12 @@ __global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
     const int cols = static_cast<int>(a.cols), lane = static_cast<int>(threadIdx.x) % kWarp;
     Best best = {-INFINITY, cols};
 #pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += kThreads) best = better(best, {to_float(row[i]), i});
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += kThreads) best = better(best, candidate(to_float(row[i]), i));
     best = warp_best(best);
     if (lane == 0) partial[threadIdx.x / kWarp] = best;
     __syncthreads();
     best = warp_best(lane < kThreads / kWarp ? partial[lane] : Best{-INFINITY, cols});
-    if (threadIdx.x == 0) a.out[blockIdx.x] = best.index < cols ? best.index : 0;  // a row of NaN
+    if (threadIdx.x == 0) a.out[blockIdx.x] = best.value > -INFINITY ? best.index : -1;
 }
 
 }  // namespace

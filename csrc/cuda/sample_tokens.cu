@@ -21,11 +21,9 @@ struct Row {
     int cols;
     float temperature, largest;
 
-    __device__ float score(int i) const {
-        const float x = to_float(logits[i]) / temperature;
-        return x == x ? x : -INFINITY;
-    }
-    __device__ Sum weight(float score) const { return static_cast<Sum>(expf(score - largest) * kOne); }
+    // 0 or less: how far the logit lies below the largest, over the temperature.
+    __device__ float score(int i) const { return (to_float(logits[i]) - largest) / temperature; }
+    __device__ Sum weight(float score) const { return static_cast<Sum>(expf(score) * kOne); }
 };
 
 // Scores as integers of the same order.
@@ -36,9 +34,9 @@ __device__ inline uint32_t ordered(float score) {
 
 // Digit 0 is how far a score lies below the largest, in eighths: scores spread over many bins, where the leading bits of
 // floats would fill a few that every thread adds to. Digits 1 to 4 are the key's bytes. All rise as scores fall.
-__device__ inline int digit_of(int digit, float score, float largest) {
+__device__ inline int digit_of(int digit, float score) {
     if (digit == 0) {
-        const float below = (largest - score) * 8.0f;
+        const float below = -score * 8.0f;
         return below < static_cast<float>(kBins - 1) ? static_cast<int>(below) : kBins - 1;
     }
     return static_cast<int>(255u - (ordered(score) >> (8 * (4 - digit)) & 255u));
@@ -115,9 +113,9 @@ __device__ Place find_place(const Row<T>& row, Histogram& histogram, bool by_mas
         __syncthreads();
         for (int i = static_cast<int>(threadIdx.x); i < row.cols; i += kThreads) {
             const float score = row.score(i);
-            if (digit > 0 && digit_of(0, score, row.largest) != bucket) continue;
+            if (digit > 0 && digit_of(0, score) != bucket) continue;
             if (digit > 1 && (ordered(score) ^ prefix) >> (8 * (5 - digit)) != 0) continue;
-            const int bin = digit_of(digit, score, row.largest);
+            const int bin = digit_of(digit, score);
             atomicAdd(&histogram.mass[bin], row.weight(score));
             atomicAdd(&histogram.count[bin], Sum{1});
         }
@@ -212,14 +210,17 @@ __device__ Border find_border(const SampleTokensArgs& a, int64_t draw, const Row
     return border;
 }
 
-// Largest score of the row.
+// Largest logit of the row; +inf where one is NaN.
 template <class T>
-__device__ float largest_score(const Row<T>& row) {
+__device__ float largest_logit(const Row<T>& row) {
     PAGECLI_SHARED_ARRAY(float, partial, kWarps);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     float largest = -INFINITY;
 #pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < row.cols; i += kThreads) largest = fmaxf(largest, row.score(i));
+    for (int i = static_cast<int>(threadIdx.x); i < row.cols; i += kThreads) {
+        const float logit = to_float(row.logits[i]);
+        largest = fmaxf(largest, logit == logit ? logit : INFINITY);
+    }
     for (int turn = 0; turn < 2; ++turn) {
 #pragma unroll
         for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
@@ -237,16 +238,16 @@ __global__ void __launch_bounds__(kThreads) sample_tokens_kernel(SampleTokensArg
     PAGECLI_SHARED_ARRAY(Sum, total, 1);
     const int64_t draw = blockIdx.x;
     const float temperature = a.temperatures[draw];
-    Row<T> row = {static_cast<const T*>(a.logits) + a.rows[draw] * a.logits_stride, static_cast<int>(a.cols),
-                  temperature > 0.0f ? temperature : 1.0f, 0.0f};
-    row.largest = largest_score(row);
-    if (row.largest == -INFINITY) {  // nothing can be chosen
-        if (threadIdx.x == 0) a.out[draw] = 0;
+    Row<T> row = {static_cast<const T*>(a.logits) + a.rows[draw] * a.logits_stride, static_cast<int>(a.cols), temperature, 0.0f};
+    row.largest = largest_logit(row);
+    if (!(fabsf(row.largest) < INFINITY)) {  // no token can be chosen
+        if (threadIdx.x == 0) a.out[draw] = -1;
         return;
     }
-    if (temperature <= 0.0f) {
+    if (temperature < kMinTemperature || a.top_p[draw] <= 0.0f || a.top_k[draw] == 1) {
         const int token = find_in_order(
-            row.cols, [&](int i) { return static_cast<Sum>(row.score(i) == row.largest); }, [](Sum) { return Sum{0}; });
+            row.cols, [&](int i) { return static_cast<Sum>(to_float(row.logits[i]) == row.largest); },
+            [](Sum) { return Sum{0}; });
         if (threadIdx.x == 0) a.out[draw] = token;
         return;
     }

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pagecli.errors import ErrorCode
+
 FinishReason = Literal["stop", "length", "error"]
 
 
@@ -38,3 +40,4 @@ class RequestOutput:
     num_prompt_tokens: int
     sequences: tuple[SequenceOutput, ...]
     error: str | None = None
+    error_code: ErrorCode | None = None  # None beside an error: ENGINE_FAILURE

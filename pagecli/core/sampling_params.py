@@ -1,6 +1,12 @@
-"""How the next token of a request is chosen and when the request ends. Plain data, checked when made."""
+"""How the next token of a request is chosen and when the request ends. Plain data, checked when made.
+
+The bounds and the meaning of a value are the same on every device. Devices compute with float32, so a number is judged by the
+float32 nearest to it: 1e39 is not finite, and a temperature below MIN_TEMPERATURE, top_p 0 and top_k 1 all choose the likeliest
+token, the first of equal ones.
+"""
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,6 +14,12 @@ from pagecli.errors import UsageError
 
 MAX_LOGPROBS = 100
 MAX_SEQUENCES = 64  # samples or beams of one request
+MIN_TEMPERATURE = 1e-5  # greedy below; kMinTemperature of csrc/include/pagecli/sample.h
+MAX_TOP_K = 2**31 - 1
+# So far logits of every size stay finite in float32, and what is added to them leaves their differences visible.
+MAX_REPETITION_PENALTY = 1e6
+MAX_ADDED_PENALTY = 1e4
+MAX_LENGTH_PENALTY = 6.0  # float32 holds 2^20 tokens to this power
 EarlyStopping = Literal["true", "false", "never"]
 
 
@@ -15,9 +27,9 @@ EarlyStopping = Literal["true", "false", "never"]
 class SamplingParams:
     """Sampling parameters of one request; the defaults decode greedily. Raises UsageError on a value out of range."""
 
-    temperature: float = 0.0  # 0: greedy
+    temperature: float = 0.0  # 0, and anything below MIN_TEMPERATURE: greedy
     top_k: int = 0  # 0: off
-    top_p: float = 1.0
+    top_p: float = 1.0  # 0: the likeliest token
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -38,17 +50,24 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, ok, wanted in self._rules():
             if not ok:
-                raise UsageError(f"{name} is {getattr(self, name)!r}", f"{name} must be {wanted}")
+                shown = _shown(getattr(self, name))
+                raise UsageError(f"{name} is {shown}", f"{name} must be {wanted}")
 
     def _rules(self) -> list[tuple[str, bool, str]]:
         return [
-            ("temperature", math.isfinite(self.temperature) and self.temperature >= 0, "a number >= 0 (0: greedy)"),
-            ("top_k", self.top_k >= 0, "an integer >= 0 (0: off)"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("temperature", 0 <= as_float32(self.temperature) < math.inf, "in [0, 3.4e38] (0: greedy)"),
+            ("top_k", 0 <= self.top_k <= MAX_TOP_K, "in [0, 2**31) (0: off)"),
+            ("top_p", 0 <= self.top_p <= 1, "in [0, 1] (1: off)"),
             ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0, "> 0"),
-            ("presence_penalty", math.isfinite(self.presence_penalty), "a finite number"),
-            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number"),
+            (
+                "repetition_penalty",
+                1 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY,
+                f"in [{1 / MAX_REPETITION_PENALTY:g}, {MAX_REPETITION_PENALTY:,.0f}]",
+            ),
+            *(
+                (name, -MAX_ADDED_PENALTY <= getattr(self, name) <= MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}")
+                for name in ("presence_penalty", "frequency_penalty")
+            ),
             ("seed", 0 <= self.seed < 2**64, "in [0, 2**64)"),
             ("max_tokens", self.max_tokens >= 1, "an integer >= 1"),
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, f"in [0, max_tokens = {self.max_tokens}]"),
@@ -66,10 +85,14 @@ class SamplingParams:
             ("n", not beams or self.n <= self.beam_width, f"at most beam_width = {self.beam_width} with beam search"),
             ("best_of", self.best_of is None or self.n <= self.best_of <= MAX_SEQUENCES, f"in [n = {self.n}, {MAX_SEQUENCES}]"),
             ("best_of", not (beams and self.best_of), "left out with beam search"),
-            ("temperature", not (beams and self.temperature > 0), "0 with beam search"),
+            ("temperature", not (beams and self.temperature >= MIN_TEMPERATURE), "0 with beam search"),
             ("stop", not (beams and self.stop), "left out with beam search (stop_token_ids may be given)"),
             ("logprobs", not beams or self.logprobs is None, "left out with beam search"),
-            ("length_penalty", math.isfinite(self.length_penalty), "a finite number"),
+            (
+                "length_penalty",
+                -MAX_LENGTH_PENALTY <= self.length_penalty <= MAX_LENGTH_PENALTY,
+                f"in +-{MAX_LENGTH_PENALTY:g}",
+            ),
             ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
         ]
 
@@ -80,8 +103,22 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        """Whether the token is the likeliest one, the first of equal ones, whatever is drawn."""
+        return self.temperature < MIN_TEMPERATURE or self.top_p == 0.0 or self.top_k == 1
 
     @property
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+def as_float32(value: float) -> float:
+    """The float32 nearest to the number; infinite where it is beyond all of them."""
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

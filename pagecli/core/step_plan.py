@@ -7,6 +7,8 @@ from pagecli.core.block_moves import BlockMove
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
 
+NO_TOKEN = -1  # chosen where no token can be: a logit is NaN or +inf, or all are -inf
+
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
@@ -63,7 +65,7 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """A chosen token, with log probabilities if its request needs them."""
+    """A chosen token, or NO_TOKEN, with log probabilities if its request needs them."""
 
     token_id: int
     logprobs: TokenLogprobs | None = None
@@ -71,7 +73,7 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class BeamCandidates:
-    """The most likely next tokens of one beam, best first."""
+    """The most likely next tokens of one beam, best first; all with finite log probabilities. Empty: no token can be chosen."""
 
     token_ids: list[int]
     logprobs: list[float]

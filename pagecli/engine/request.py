@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pagecli.core.outputs import FinishReason, TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.generation.stopping import StopSearch
+from pagecli.errors import RowError
 
 if TYPE_CHECKING:
     from pagecli.engine.generation.beam_search import BeamSearch
@@ -80,6 +81,7 @@ class Request:
     forked: bool = False
     beam_search: "BeamSearch | None" = None
     prefix_hashes: list[bytes] = field(default_factory=list)  # of the prompt's full blocks
+    failure: RowError | None = None  # why it ended without output
 
     def __post_init__(self) -> None:
         if not self.live:

@@ -2,14 +2,16 @@
 of a run that asks for a GPU where there is none."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ErrorCode, ModelError, UsageError
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [5, 6, 7, 8, 9, 10, 11, 12, 14, 15], [20], list(range(30, 60))]
 SMALL = {"max_num_seqs": 8, "max_batch_tokens": 24, "kv_memory_bytes": 2**20}  # the start measures the largest step
@@ -73,6 +75,25 @@ def test_float16_weights_have_a_cache_of_float16(tiny_model):
     with pytest.raises(UsageError, match="not kept in --kv-dtype bfloat16") as raised:
         Engine(dataclasses.replace(config, kv_dtype="bfloat16"))
     assert raised.value.hint == "leave out --kv-dtype"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("dtype", "kv_dtype"), [("float32", "auto"), ("bfloat16", "fp8")])
+def test_logits_that_are_not_finite_are_errors_of_their_rows(tiny_model, tmp_path, dtype, kv_dtype):
+    """Also where the next step was launched, and fed, before that was known."""
+    shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"][77] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    engine = Engine(EngineConfig(str(tmp_path / "model"), dtype=dtype, kv_dtype=kv_dtype, device="cuda", **SMALL))
+    for i, params in enumerate(PARAMS):
+        engine.add_request(2 * i, [5, 6, 7], params)
+        engine.add_request(2 * i + 1, [5, 77, 7], params)
+    codes = {}
+    while engine.has_unfinished():
+        codes |= {output.request_id: output.error_code for output in engine.step()}
+    assert [codes[i] for i in range(8)] == [None, ErrorCode.LOGITS_NOT_FINITE] * 4
 
 
 @pytest.mark.parametrize("dtype", ["float16", "fp8"])

@@ -49,18 +49,16 @@ def expected_draws(logits: torch.Tensor, rows: list[int], settings: list[dict], 
     """What the definition draws, in float64, with the CPU's random numbers."""
     tokens = torch.empty(len(rows), dtype=torch.int64)
     picked = logits.double().cpu()[rows]
-    greedy = [s.get("temperature", 1.0) == 0.0 for s in settings]
     reference.sample(
         tokens,
         picked,
-        torch.tensor([s.get("temperature", 1.0) or 1.0 for s in settings]),
+        torch.tensor([s.get("temperature", 1.0) for s in settings]),
         torch.tensor([s.get("top_k", 0) for s in settings]),
         torch.tensor([s.get("top_p", 1.0) for s in settings]),
         torch.tensor([s.get("min_p", 0.0) for s in settings]),
         torch.tensor([random_draws.draw(*key) for key in keys]),
     )
-    likeliest = (picked == picked.max(-1, keepdim=True).values).int().argmax(-1)
-    return torch.where(torch.tensor(greedy), likeliest, tokens).tolist()
+    return tokens.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -103,3 +101,33 @@ def test_draws_follow_the_probabilities():
     tokens = draw(logits, [0] * 60, [{"min_p": 1e-6}] * 60, [(3, d, 0, 0) for d in range(60)])
     shares = np.bincount(tokens, minlength=4) / 60
     assert np.abs(shares - torch.softmax(logits[0], 0).cpu().numpy()).max() < 0.2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_rows_that_are_not_finite_give_no_token_and_spoil_no_other(value):
+    """-1 where a logit is NaN or +inf, or all are -inf, by every way of choosing: argmax too."""
+    logits = random(4, 4, 700, scale=2.0)
+    logits[1, :] = value
+    logits[3, 640] = value if value != float("-inf") else float("nan")
+    likeliest = poisoned(4, dtype=torch.int64)
+    kernels.argmax(likeliest, logits)
+    assert [token < 0 for token in likeliest.tolist()] == [False, True, False, True]
+    settings = [s for s in FILTERS for _ in range(4)]
+    rows, keys = [d % 4 for d in range(len(settings))], [(7, d, 0, 3) for d in range(len(settings))]
+    tokens = draw(logits, rows, settings, keys)
+    assert tokens == expected_draws(logits, rows, settings, keys)
+    assert tokens[1::4] == tokens[3::4] == [-1] * len(FILTERS)
+
+
+def test_every_parameter_in_its_range_gives_a_token_and_a_tiny_one_the_likeliest():
+    """As tests/kernels/test_sample.py asks of the CPU's kernel."""
+    logits = random(6, 2, 300)
+    likeliest = logits.argmax(-1).tolist()
+    tiny = [{"temperature": t} for t in (0.0, 1e-45, 1e-40, 1e-10, 9e-6)] + [{"top_p": 0.0}, {"top_k": 1}]
+    tiny += [{"temperature": 1e-40, "top_k": 5, "top_p": 0.5, "min_p": 0.3}, {"temperature": 1.5, "top_p": 1e-45}]
+    wide = [{"temperature": t, **s} for t in (1e-5, 1e-4, 1e38) for s in ({}, {"top_k": 3}, {"top_p": 1e-38}, {"min_p": 1.0})]
+    for row, scaled in ((0, logits), (1, logits * 1e30)):
+        keys = [(1, d, 0, 0) for d in range(len(tiny))]
+        assert draw(scaled, [row] * len(tiny), tiny, keys) == [likeliest[row]] * len(tiny)
+        tokens = draw(scaled, [row] * len(wide), wide, [(2, d, 0, 0) for d in range(len(wide))])
+        assert all(0 <= token < 300 for token in tokens)

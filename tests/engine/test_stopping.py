@@ -81,13 +81,23 @@ def test_the_earliest_stop_string_is_found_with_the_first_token_that_completes_o
     [
         {"temperature": -1.0},
         {"temperature": float("nan")},
-        {"top_p": 0.0},
+        {"temperature": 1e39},  # beyond float32, which devices compute with
+        {"temperature": 10**400},
+        {"top_p": -0.1},
         {"top_p": 1.5},
+        {"top_p": float("nan")},
         {"min_p": -0.1},
+        {"min_p": 1.1},
         {"top_k": -1},
+        {"top_k": 2**31},
         {"max_tokens": 0},
         {"min_tokens": 300},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-40},
+        {"repetition_penalty": 1e7},
+        {"presence_penalty": 1e30},
+        {"frequency_penalty": float("-inf")},
+        {"length_penalty": 300.0},
         {"stop": ("",)},
         {"seed": -1},
         {"logprobs": 1000},
@@ -96,3 +106,17 @@ def test_the_earliest_stop_string_is_found_with_the_first_token_that_completes_o
 def test_a_parameter_out_of_range_is_refused_by_name(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         SamplingParams(**wrong)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1e-45},
+        {"temperature": 9e-6},
+        *({"temperature": 2.0, **p} for p in ({"top_p": 0}, {"top_k": 1})),
+    ],
+)
+def test_what_leaves_one_token_is_greedy(params):
+    assert SamplingParams(**params).greedy
+    assert not SamplingParams(temperature=1e-5, top_p=1e-9, top_k=2).greedy

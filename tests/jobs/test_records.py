@@ -66,7 +66,7 @@ def test_token_ids_and_a_renamed_prompt_column():
         ({"prompt_token_ids": [256]}, "outside the model's vocabulary of 256"),
         ({"prompt": "a", "temperature": "hot"}, "column temperature is 'hot', not a number"),
         ({"prompt": "a", "temperature": True}, "column temperature is True, not a number"),
-        ({"prompt": "a", "temperature": -1}, "column temperature is -1.0; temperature must be a number >= 0"),
+        ({"prompt": "a", "temperature": -1}, "column temperature is -1.0; temperature must be in [0, 3.4e38] (0: greedy)"),
         ({"prompt": "a", "max_tokens": 1.5}, "column max_tokens is 1.5, not an integer"),
         ({"prompt": "a", "max_tokens": float("nan")}, "column max_tokens is nan, not an integer"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens must be"),

@@ -113,11 +113,40 @@ def test_a_forbidden_token_is_never_drawn(isa):
         assert kept_tokens(logits, **filters) == {17, 580}
 
 
-def test_a_row_of_nan_gives_a_token_of_the_vocabulary(isa):
-    logits = torch.full((1, 40), float("nan"))
-    draw_tokens(kernels.sample, torch.zeros(4000), [0], top_k=2000)  # leaves other indices in the kernel's memory
-    for filters in ({}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.1}):
-        assert 0 <= int(draw_tokens(kernels.sample, logits, [TOP // 2], **filters)[0]) < 40
+@pytest.mark.parametrize("places", [[0], [39], list(range(40))])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_drawn_from_a_row_that_is_not_finite(isa, places, value):
+    logits = random(5, 40)
+    logits[places] = value
+    masked = torch.full((40,), float("-inf"))
+    for filters in ({}, {"top_k": 5}, {"top_k": 1}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}):
+        for sample in (kernels.sample, reference.sample):
+            assert draw_tokens(sample, torch.stack([logits, masked]), [TOP // 2] * 2, **filters).tolist() == [-1, -1]
+
+
+positive = st.floats(0.0, 1e38)
+
+
+@examples
+@given(
+    seed=seeds,
+    cols=st.integers(1, 300),
+    scale=st.sampled_from([1e-6, 1.0, 1e30]),
+    temperature=positive | st.sampled_from([0.0, 1e-45, 1e-40, 1e-10, 9e-6, 1e-5, 1e38]),
+    top_k=st.sampled_from([0, 1, 3, 2**31 - 1]),
+    top_p=st.floats(0.0, 1.0) | st.sampled_from([0.0, 1e-50, 1e-45, 1e-38]),
+    min_p=st.floats(0.0, 1.0),
+    draw=st.integers(0, TOP - 1),
+)
+def test_every_parameter_in_its_range_gives_a_token_and_a_tiny_one_the_likeliest(
+    isa, seed, cols, scale, temperature, top_k, top_p, min_p, draw
+):
+    logits = random(seed, cols) * scale
+    (token,) = draw_tokens(kernels.sample, logits, [draw], temperature, top_k, top_p, min_p).tolist()
+    (expected,) = draw_tokens(reference.sample, logits, [draw], temperature, top_k, top_p, min_p).tolist()
+    assert 0 <= token < cols
+    if temperature < 1e-5 or top_k == 1 or top_p < 1e-46:
+        assert token == expected == int(logits.argmax())
 
 
 @pytest.mark.usefixtures("restore_threads")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import SampleSpec
+from pagecli.core.step_plan import NO_TOKEN, SampledToken, SampleSpec
 from pagecli.devices.cpu import random_draws, sampler
 
 VOCAB = 40
@@ -205,12 +205,12 @@ def test_a_beams_penalties_act_on_log_probabilities_and_forbidden_tokens_are_no_
 
 
 @pytest.mark.filterwarnings("error")
-def test_logits_that_are_no_numbers_give_candidates_and_log_probabilities_all_the_same():
+def test_logits_that_are_no_numbers_give_neither_tokens_nor_candidates():
     logits = torch.full((2, VOCAB), float("nan"))
     logits[1, 3] = float("-inf")
     beam, sampled = sampler.choose(logits.numpy(), [(beam_spec(3),), (make_spec(logprobs=2),)])
-    assert beam.token_ids == [0, 1, 2]
-    assert len(sampled[0].logprobs.top) == 2
+    assert beam.token_ids == beam.logprobs == []
+    assert sampled == (SampledToken(NO_TOKEN),)
 
 
 def test_samples_and_beams_in_one_batch_do_not_touch_each_other():

@@ -1,5 +1,5 @@
-// argmax: the index of each row's largest value, the first of equal ones; greedy decoding. NaN is never it; of nothing but NaN
-// it is 0.
+// argmax: the index of each row's largest logit, the first of equal ones; greedy decoding. -1 where no token can be chosen: a
+// logit is NaN or +inf, or all are -inf.
 #pragma once
 
 #include <stdint.h>

@@ -26,8 +26,8 @@ struct LinearArgs {
     int64_t first_row = 0;                       // of x, in best and bounds
 };
 
-// out[r] = index of the largest of row r's sums x @ weight^T, the first of equal ones; NaN is never it, of nothing but NaN it is
-// 0. What argmax says of linear's out, without that out: an LM head's is 64 times as wide as x.
+// out[r] = index of the largest of row r's sums x @ weight^T, the first of equal ones; -1 where a sum is NaN or +inf, or all are
+// -inf. What argmax says of linear's out, without that out: an LM head's is 64 times as wide as x.
 struct LinearArgmaxArgs {
     int64_t* out;    // [tokens]
     const float* x;  // [tokens, weight.cols], rows x_stride elements apart

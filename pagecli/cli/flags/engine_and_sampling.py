@@ -109,7 +109,8 @@ Chat = Annotated[
 MaxTokens = Annotated[int, _option("The most tokens to generate for a row." + SAMPLING_HELP, SAMPLING, "--max-tokens")]
 MinTokens = Annotated[int, _option("The fewest tokens before a row may end.", SAMPLING, "--min-tokens")]
 Temperature = Annotated[
-    float, _option("0 always takes the likeliest token; 1 samples as the model says.", SAMPLING, "--temperature")
+    float,
+    _option("0 (and below 1e-5) always takes the likeliest token; 1 samples as the model says.", SAMPLING, "--temperature"),
 ]
 TopK = Annotated[int, _option("Sample among the K likeliest tokens; 0: all.", SAMPLING, "--top-k")]
 TopP = Annotated[float, _option("Sample among the likeliest tokens that together have this probability.", SAMPLING, "--top-p")]

@@ -63,7 +63,7 @@ class ModelRunner:
         self.mover.carry_out(plan.moves)
         inputs = step_inputs.build(plan, self.block_size)
         for row, source in plan.feeds:
-            inputs.token_ids[row] = self._sampled[source]
+            inputs.token_ids[row] = max(0, self._sampled[source])  # of a request that ends where there was NO_TOKEN
         prepared = time.perf_counter()
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
         if sampler.needs_no_logits(specs):

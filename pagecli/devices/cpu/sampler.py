@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pagecli.core.arrays import Array
 from pagecli.core.outputs import TokenLogprobs
-from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
+from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, StepResult
 from pagecli.devices.cpu import kernels, random_draws
 
 if TYPE_CHECKING:
@@ -54,11 +54,12 @@ def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> lis
 
 def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
     """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
-    logprobs = _log_softmax(logits)
+    logprobs = _log_softmax(logits)  # all NaN where no token can be chosen
     _apply_penalties(logprobs, spec)
     if spec.forbidden_ids:
         logprobs[list(spec.forbidden_ids)] = float("-inf")
     ids = _largest(logprobs, spec.num_candidates)
+    ids = ids[np.isfinite(logprobs[ids])]
     return BeamCandidates(ids.tolist(), logprobs[ids].tolist())
 
 
@@ -73,7 +74,9 @@ def sample(logits: Array, specs: "list[SampleSpec]") -> list[SampledToken]:
             logits[row, list(spec.forbidden_ids)] = float("-inf")
     token_ids = _choose(logits, specs)
     return [
-        SampledToken(token_id, _logprobs(raw_logprobs[row], token_id, spec) if row in raw_logprobs else None)
+        SampledToken(
+            token_id, _logprobs(raw_logprobs[row], token_id, spec) if row in raw_logprobs and token_id != NO_TOKEN else None
+        )
         for row, (token_id, spec) in enumerate(zip(token_ids, specs, strict=True))
     ]
 
@@ -137,7 +140,7 @@ def _logprobs(row: Array, token_id: int, spec: "SampleSpec") -> TokenLogprobs:
 
 
 def _log_softmax(row: Array) -> Array:
-    """In float32, its sum in float64."""
+    """In float32, its sum in float64. All NaN where row has NaN or +inf, or nothing but -inf."""
     shifted = row - row.max()
     return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec, StepPlan
 
 MAX_VOCAB = 1 << 21  # of the drawing kernel
-_INT32_MAX = 2**31 - 1
 
 
 def can_choose(plan: "StepPlan", vocab_size: int) -> bool:
@@ -40,8 +39,8 @@ def draw_arrays(plan: "StepPlan", logit_rows: list[int]) -> dict[str, np.ndarray
     keys = [(spec.params.seed, spec.row_key, spec.sample, spec.position) for spec in flat]
     return {
         "draw_rows": np.array(rows, dtype=np.int32),
-        "temperatures": np.array([p.temperature for p in params], dtype=np.float32),
-        "top_k": np.array([min(p.top_k, _INT32_MAX) for p in params], dtype=np.int32),
+        "temperatures": np.array([0.0 if p.greedy else p.temperature for p in params], dtype=np.float32),
+        "top_k": np.array([p.top_k for p in params], dtype=np.int32),
         "top_p": np.array([p.top_p for p in params], dtype=np.float32),
         "min_p": np.array([p.min_p for p in params], dtype=np.float32),
         "draw_keys": np.array(keys, dtype=np.uint64).view(np.int64),

@@ -6,6 +6,7 @@ Operations write into the outputs they are given and return nothing.
 
 import torch
 
+from pagecli.core.sampling_params import MIN_TEMPERATURE
 from pagecli.devices.cpu.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
 from pagecli.devices.cpu.screen import LIMIT, ZERO, Screen
 from pagecli.devices.reference.tensors import as_tensor
@@ -140,12 +141,12 @@ def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str) -> Non
 
 
 def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
-    """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; N > 0.
+    """out[R] int64 = index of the largest logit, the first of equal ones, of each row of x[R, N]; N > 0.
 
-    NaN is no number; where a row has nothing else the index is 0.
+    -1 where no token can be chosen: a logit is NaN or +inf, or all are -inf.
     """
-    largest = x.masked_fill(x.isnan(), float("-inf")).max(dim=-1, keepdim=True).values
-    out.copy_((x == largest).int().argmax(dim=-1))
+    largest = x.max(dim=-1, keepdim=True).values  # NaN where one is
+    out.copy_((x == largest).int().argmax(dim=-1).masked_fill(~largest[:, 0].isfinite(), -1))
 
 
 def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight, screen: Screen | None = None) -> int:
@@ -185,9 +186,15 @@ def sample(
     temperature, top_p, min_p float32[R]; top_k int64[R] (0: no limit); draws int64[R] in [0, 2^53). The likeliest tokens are
     kept, the first of equal ones first: top-k many, then as many as reach top_p of their mass (Holtzman et al., 2020), then
     those at least min_p times as likely as the likeliest. The token is that at which the running sum of the kept
-    probabilities, in the order of the vocabulary, passes draws * 2^-53 of their mass.
+    probabilities, in the order of the vocabulary, passes draws * 2^-53 of their mass. A temperature below MIN_TEMPERATURE,
+    top_p 0 and top_k 1 give argmax's token; where argmax gives -1, so does this.
     """
+    likeliest = torch.empty(logits.shape[0], dtype=torch.int64)
+    argmax(likeliest, logits)
     for row in range(logits.shape[0]):
+        if likeliest[row] < 0 or temperature[row] < MIN_TEMPERATURE or top_p[row] <= 0.0 or top_k[row] == 1:
+            out[row] = likeliest[row]
+            continue
         probs = torch.softmax(logits[row].double() / float(temperature[row]), dim=-1)
         values, order = probs.sort(descending=True, stable=True)
         k = int(top_k[row])

@@ -1,9 +1,10 @@
 """What a sequence's logits are turned into, and what becomes of the sequence: one more token, several samples, or beams."""
 
-from pagecli.core.step_plan import BeamCandidates, SampledToken, SampleSpec, StepResult
+from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, SampleSpec, StepResult
 from pagecli.engine.generation.beam_search import BeamSearch
 from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request, Sequence
+from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.memory import KVMemory
 
 
@@ -23,8 +24,13 @@ def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ..
 
 
 def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: FinishCheck) -> None:
-    """Carry the choice out on the sequence and its request: append, fork, finish."""
+    """Carry the choice out on the sequence and its request: append, fork, finish, or fail with all its sequences."""
     request = sequence.request
+    if request.failure is not None:  # by a sibling in the same step
+        return
+    if _has_no_token(result):
+        _fail(sequence)
+        return
     if isinstance(result, BeamCandidates):
         assert request.beam_search is not None
         request.beam_search.offer(sequence, result)
@@ -41,6 +47,25 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
             request.live.remove(member)
             request.done.append(member)
             request.leaving.append(member)
+
+
+def _has_no_token(result: StepResult) -> bool:
+    """Whether the logits were such that no token can be chosen from them."""
+    if isinstance(result, BeamCandidates):
+        return not result.token_ids
+    return any(token.token_id == NO_TOKEN for token in result)
+
+
+def _fail(sequence: Sequence) -> None:
+    """The model computed logits for the sequence that no token can be chosen from: its request ends without output."""
+    request = sequence.request
+    request.failure = RowError(
+        f"the model's logits for output token {sequence.num_output_tokens + 1} are not finite (NaN or infinity)",
+        "are the weights damaged, or too large for this --dtype?",
+        ErrorCode.LOGITS_NOT_FINITE,
+    )
+    request.leaving += request.live
+    request.live.clear()
 
 
 def _append(sequence: Sequence, token: SampledToken) -> None:

@@ -11,6 +11,9 @@ Decode = Callable[[list[int]], str]
 
 def build(request: Request, decode: Decode, finish_check: FinishCheck) -> RequestOutput:
     """Beam search: the n best hypotheses. best_of: the n samples with the highest mean log probability. Else all, in order."""
+    if request.failure is not None:
+        failure = request.failure
+        return RequestOutput(request.request_id, request.num_prompt_tokens, (), failure.one_line, failure.code)
     n = request.params.n
     if request.beam_search is not None:
         sequences = [_hypothesis(request, i, decode) for i in range(min(n, len(request.beam_search.hypotheses)))]

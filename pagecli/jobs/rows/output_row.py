@@ -77,7 +77,8 @@ def error_row(row: InputRow, error: str, prompt_tokens: int | None = None, code:
 def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
     """The rows of a finished request: one for each of its sequences, or one with its error."""
     if output.error is not None or not output.sequences:
-        return [error_row(row, output.error or "the request ended without output", output.num_prompt_tokens)]
+        text = output.error or "the request ended without output"
+        return [error_row(row, text, output.num_prompt_tokens, output.error_code)]
     return [
         OutputRow(
             row,

@@ -81,7 +81,7 @@ class RowPreparer:
                 token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
                 return PreparedRow(row, token_ids, params, key)
             except PagecliError as problem:
-                error, code = one_line(problem), code_of(problem)
+                error, code = problem.one_line, code_of(problem)
             except Exception as problem:  # a template or tokenizer that chokes on this row must not end the job
                 error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
         return PreparedRow(row, [], self._params, key, error, code)
@@ -143,10 +143,6 @@ def row_key(row: InputRow) -> int:
         return row.number
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
-
-
-def one_line(error: PagecliError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def code_of(problem: PagecliError) -> ErrorCode:

@@ -9,7 +9,7 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, RowError
 from pagecli.jobs.rows.input_row import InputRow, InputSource
 from pagecli.jobs.rows.output_row import error_row
-from pagecli.jobs.rows.row_preparer import PreparedRow, code_of, one_line
+from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
 
 SAMPLE_SIZE = 10_000
 
@@ -51,7 +51,7 @@ def check_rows(
                     _count(checked, prepared, admit(prepared.prompt_token_ids, prepared.params), chance)
                     continue
                 except RowError as problem:
-                    error, code = one_line(problem), code_of(problem)
+                    error, code = problem.one_line, code_of(problem)
             failed = error_row(row, error, code=code)
             assert failed.error is not None
             assert failed.error_code is not None

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from pagecli.errors import RowError
 from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.rows.output_row import OutputRow, error_row, output_rows
-from pagecli.jobs.rows.row_preparer import PreparedRow, code_of, one_line
+from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
 from pagecli.jobs.run.error_policy import ErrorPolicy
 from pagecli.jobs.run.feeder import POLL_SECONDS, Feeder
 from pagecli.jobs.run.step_isolation import Engine, IsolatingEngine
@@ -199,7 +199,7 @@ class JobRun:
                 self._active[index] = prepared
                 return
             except RowError as problem:
-                error, code = one_line(problem), code_of(problem)
+                error, code = problem.one_line, code_of(problem)
         self._finish([error_row(prepared.row, error, len(prepared.prompt_token_ids) or None, code)])
 
     def _finish(self, rows: list[OutputRow]) -> None:
