@@ -114,7 +114,7 @@ class SamplingParams:
 def as_float32(value: float) -> float:
     """The float32 nearest to the number; infinite where it is beyond all of them."""
     try:
-        return struct.unpack("f", struct.pack("f", value))[0]
+        return struct.unpack("f", struct.pack("f", float(value)))[0]
     except OverflowError:
         return math.inf if value > 0 else -math.inf
 
