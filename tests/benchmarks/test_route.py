@@ -11,7 +11,7 @@ BOUNDS = {
     "row": (105, 2_400),
     "row, with definitions": (105, 5_700),
     "everything imported": (186, 7_400),
-    "decode step": (24, 260),
+    "decode step": (24, 270),
 }
 
 
