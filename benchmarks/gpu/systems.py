@@ -7,6 +7,7 @@ each measurement as it is made, so that a process that is stopped has told what 
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +22,8 @@ from timing import DEVICE
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.hardware.monitor import HardwareMonitor
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for peers/
+
 MARK = "RESULT "
 STATIC_BATCH = 32
 
@@ -29,6 +32,13 @@ def report(way: str, output_tokens: int, seconds: float, joules: float | None, *
     per_token = None if joules is None or not output_tokens else joules / output_tokens
     row = {"way": way, "output_tokens": output_tokens, "seconds": seconds, "tokens_per_second": output_tokens / seconds}
     print(MARK + json.dumps(row | {"joules_per_token": per_token} | more), flush=True)
+
+
+def report_failure(way: str, error: Exception) -> None:
+    """A way that does not run on this model or this version is a line of the table; the ways after it run."""
+    said = str(error).strip().splitlines()
+    row = {"way": way, "error": f"{type(error).__name__}: {said[0] if said else 'no message'}"}
+    print(MARK + json.dumps(row), flush=True)
 
 
 def metered(work: Callable[[], Any]) -> tuple[Any, float, float | None]:
@@ -94,13 +104,20 @@ def run_transformers(directory: Path, workload: Workload, options: argparse.Name
     batches = [(workload.prompts[i : i + 1], workload.outputs[i : i + 1]) for i in range(len(workload.prompts))]
     size = STATIC_BATCH
     static = [(workload.prompts[i : i + size], workload.outputs[i : i + size]) for i in range(0, len(workload.prompts), size)]
-    generate(model, [([[5, 6, 7]], [2])], 60.0)
-    for way, rows, seconds in (("one by one", batches, share), (f"static batches of {size}", static, 1.5 * share)):
-        (tokens, num_done, whole), taken, joules = metered(lambda rows=rows, s=seconds: generate(model, rows, s))
-        report(f"transformers {way}", tokens, taken, joules, requests=num_done, whole=whole)
-    (tokens, num_done), taken, joules = metered(lambda: continuous(model, workload, 1.5 * share, options.tiny))
-    whole = num_done == len(workload.prompts)
-    report("transformers continuous batching", tokens, taken, joules, requests=num_done, whole=whole)
+    with suppress(Exception):  # warms up; what fails is said by the ways below
+        generate(model, [([[5, 6, 7]], [2])], 60.0)
+    ways: dict[str, Callable[[], tuple[int, int, bool]]] = {
+        "transformers one by one": lambda: generate(model, batches, share),
+        f"transformers static batches of {size}": lambda: generate(model, static, 1.5 * share),
+        "transformers continuous batching": lambda: continuous(model, workload, 1.5 * share, options.tiny),
+    }
+    for way, work in ways.items():
+        try:
+            (tokens, num_done, whole), taken, joules = metered(work)
+        except Exception as error:
+            report_failure(way, error)
+        else:
+            report(way, tokens, taken, joules, requests=num_done, whole=whole)
 
 
 @torch.inference_mode()
@@ -125,11 +142,13 @@ def generate(model: Any, batches: list[tuple[list[list[int]], list[int]]], secon
     return tokens, num_done, num_done == sum(len(outputs) for _, outputs in batches)
 
 
-def continuous(model: Any, workload: Workload, seconds: float, tiny: bool) -> tuple[int, int]:
-    """(tokens, finished requests) of transformers' own continuous batching with its own choice of settings."""
+def continuous(model: Any, workload: Workload, seconds: float, tiny: bool) -> tuple[int, int, bool]:
+    """(tokens, finished requests, whether all) of transformers' own continuous batching with its own choice of settings."""
+    from peers.paged_cache_length import add_paged_cache_length
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+    add_paged_cache_length()
     sizes = {"num_blocks": 8, "max_batch_tokens": 64, "use_cuda_graph": False} if tiny else {}
     settings = ContinuousBatchingConfig(allow_block_sharing=False, **sizes)
     generation = GenerationConfig(do_sample=False, max_new_tokens=1024, eos_token_id=-1, pad_token_id=1)
@@ -151,7 +170,7 @@ def continuous(model: Any, workload: Workload, seconds: float, tiny: bool) -> tu
                 raise RuntimeError(found.error)
             lengths[found.request_id] = len(found.generated_tokens)
             num_done += bool(found.is_finished())
-    return sum(lengths.values()), num_done
+    return sum(lengths.values()), num_done, num_done == len(workload.prompts)
 
 
 def run_vllm(directory: Path, workload: Workload, options: argparse.Namespace) -> None:

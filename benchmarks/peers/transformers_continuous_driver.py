@@ -1,6 +1,7 @@
 """transformers' continuous batching, through its manager: the only way to give every request its own length."""
 
 import torch
+from paged_cache_length import add_paged_cache_length
 from timed_run import Loaded, main
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
@@ -17,6 +18,7 @@ def kv_bytes_per_token(config) -> int:
 
 def load(task: dict) -> Loaded:
     torch.set_num_threads(task["threads"])
+    add_paged_cache_length()
     dtype = getattr(torch, task["dtype"])
     model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype, attn_implementation="sdpa").eval()
     affordable = task["kv_gib"] * 2**30 // (kv_bytes_per_token(model.config) * dtype.itemsize)

@@ -1,0 +1,35 @@
+"""constraints.txt holds what `make` installs, within the ranges that pyproject.toml gives."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+}
+NEEDED = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["test"], *PROJECT["build-system"]["requires"]]
+
+
+def test_every_requirement_of_program_tests_and_build_is_pinned_within_its_range():
+    requirements = [Requirement(line) for line in NEEDED]
+    pins = {each.name: PINS.get(canonicalize_name(each.name)) for each in requirements}
+    assert [each for each in requirements if pins[each.name] is None or pins[each.name] not in each.specifier] == []
+
+
+def test_a_pin_has_no_local_version_which_other_machines_would_not_find():
+    assert [version for version in PINS.values() if "+" in version] == []
+
+
+def test_make_installs_by_the_constraints_alone():
+    makefile = (ROOT / "Makefile").read_text()
+    variables = dict(re.findall(r"^(\w+) [?:]= (.*?)(?:#.*)?$", makefile, re.MULTILINE))
+    assert "--constraint constraints.txt" in variables["PIP"]
+    recipes = makefile.split("\nconstraints:")[0]  # what follows moves the file, on purpose
+    assert "$(BIN)/pip" not in recipes.replace(variables["PIP"], "")
+    assert "$(PIP) --build-constraint constraints.txt --editable ." in recipes
