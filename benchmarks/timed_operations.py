@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pagecli.devices.cpu import kernels
+from pagecli.model.program import Linear
 
 OPERATIONS = (
     "linear",
@@ -44,24 +45,20 @@ def timed(model: Any) -> Iterator[dict[str, Total]]:
     originals = {name: getattr(kernels, name) for name in OPERATIONS}
     for name, original in originals.items():
         setattr(kernels, name, _timing(name, original, layers, totals))
-    model.recorded.enabled = False
+    model.record_layers = False
     try:
         yield totals
     finally:
-        model.recorded.enabled = True
+        model.record_layers = True
         for name, original in originals.items():
             setattr(kernels, name, original)
 
 
 def layer_names(model: Any) -> dict[int, str]:
-    """id(packed weight) -> what the model calls its layer: qkv, out, up, down, gate_up, head."""
-    names = {id(model.lm_head.weight): "head"}
-    for layer in model.layers:
-        for field in dataclasses.fields(layer):
-            weight = getattr(getattr(layer, field.name), "weight", None)
-            if isinstance(weight, kernels.PackedWeight):
-                names[id(weight)] = field.name
-    return names
+    """id(packed weight) -> the value its layer computes: qkv, attention_out, gate_up, inner, mlp_out; head."""
+    layers = [operation for operation in model.program.operations() if isinstance(operation, Linear)]
+    names = {id(model.weights.matrix(layer.weight)): layer.out for layer in layers}
+    return names | {id(model.lm_head.weight): "head"}
 
 
 def _timing(name: str, original: Callable, layers: dict[int, str], totals: dict[str, Total]) -> Callable:

@@ -1,14 +1,7 @@
 """What a model is, normalized from any source (config.json, GGUF metadata, preset). No torch here."""
 
 from dataclasses import dataclass
-
-SUPPORTED_ARCHITECTURES = {
-    "OPTForCausalLM": "opt",
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "Qwen2ForCausalLM": "llama",
-    "Qwen3ForCausalLM": "llama",
-}
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +24,13 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Normalized architecture of one decoder-only model. Sizes count elements, not bytes."""
+    """The sizes and settings of one decoder-only model; what they are the sizes of is its architecture's description
+    (model/decoder.py). Sizes count elements, not bytes."""
 
     architecture: str  # the name transformers gives it, such as "LlamaForCausalLM"
-    family: str  # "opt" or "llama"
     vocab_size: int
     hidden_size: int
+    embedding_size: int  # of a token's row; differs from hidden_size in opt-350m
     intermediate_size: int
     num_layers: int
     num_heads: int
@@ -50,13 +44,11 @@ class ModelConfig:
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
-    qk_norm: bool = False  # RMSNorm of each query and key head before rotation (Qwen3)
-    rope: RopeConfig | None = None  # None: learned positions (OPT)
+    rope: RopeConfig | None = None  # None: positions are learned
     layer_windows: tuple[int, ...] = ()  # sliding window of each layer in tokens, 0 none; empty: none anywhere
-    embed_dim: int = 0  # OPT: width of the token embedding; differs from hidden_size in opt-350m
-    pre_norm: bool = True  # OPT: LayerNorm before attention and MLP; False: after (opt-350m)
-    final_norm: bool = True  # OPT: LayerNorm after the last layer
-    norm_affine: bool = True  # OPT: LayerNorms have weight and bias
+    order: Literal["pre", "post", "parallel"] = "pre"  # where a layer's norms stand (model/decoder.py)
+    final_norm: bool = True  # after the last layer
+    norm_affine: bool = True  # norms have weights
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
 
@@ -89,33 +81,3 @@ class ModelConfig:
         scale_bytes: of a KV head's K, or V, of a token, beside its numbers.
         """
         return 2 * self.num_layers * (self.kv_size * dtype_bytes + self.num_kv_heads * scale_bytes)
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters, tied embeddings counted once."""
-        return self._num_embedding_parameters + self.num_layers * self._num_layer_parameters
-
-    @property
-    def _num_layer_parameters(self) -> int:
-        hidden, intermediate = self.hidden_size, self.intermediate_size
-        count = hidden * self.qkv_size + (self.qkv_size if self.qkv_bias else 0)
-        count += self.q_size * hidden + (hidden if self.out_bias else 0)
-        if self.family == "opt":
-            count += 2 * hidden * intermediate + (intermediate + hidden if self.mlp_bias else 0)
-            return count + (4 * hidden if self.norm_affine else 0)
-        count += 3 * hidden * intermediate + (2 * intermediate + hidden if self.mlp_bias else 0)
-        return count + 2 * hidden + (2 * self.head_dim if self.qk_norm else 0)
-
-    @property
-    def _num_embedding_parameters(self) -> int:
-        """Embeddings, projections around them, final norm, LM head."""
-        hidden = self.hidden_size
-        if self.family == "llama":
-            return self.vocab_size * hidden * (1 if self.tie_embeddings else 2) + hidden
-        count = self.vocab_size * self.embed_dim * (1 if self.tie_embeddings else 2)
-        count += (self.max_positions + OPT_POSITION_OFFSET) * hidden
-        count += 2 * self.embed_dim * hidden if self.embed_dim != hidden else 0
-        return count + (2 * hidden if self.final_norm and self.norm_affine else 0)
-
-
-OPT_POSITION_OFFSET = 2  # OPT's learned positions start at row 2 of their table

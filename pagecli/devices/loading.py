@@ -1,22 +1,18 @@
 """Loads a model onto a device, and sees that none of its weights is missing or left over."""
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pagecli.core.dtypes import CPU_DTYPES, DTYPES, GPU_DTYPES
+from pagecli.core.dtypes import DTYPES, GPU_DTYPES
 from pagecli.devices.base import Model
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import UsageError
+from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
 from pagecli.model.weights.open import open_weights
-from pagecli.model.weights.reader import WeightReader
 
 if TYPE_CHECKING:
     import torch
 
     from pagecli.devices.cuda.layers import CudaModel
-
-_HEAD_DIMS = range(32, 257)  # what the attention kernels take
 
 
 def load_model(source: ModelSource, dtype: str, max_batch_tokens: int, device: str = "cpu") -> Model:
@@ -29,7 +25,9 @@ def load_model(source: ModelSource, dtype: str, max_batch_tokens: int, device: s
         from pagecli.devices.cuda import kernels
 
         return load_on_gpu(source, dtype, kernels.find_device())
-    return _load_on_cpu(source, dtype, max_batch_tokens)
+    from pagecli.devices.cpu.loading import load
+
+    return load(source, dtype, max_batch_tokens)
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -49,40 +47,6 @@ def load_on_gpu(source: ModelSource, dtype: str, device: "torch.device") -> "Cud
         raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(GPU_DTYPES)}")
     from pagecli.devices.cuda import loading
 
-    model, loader, where = loading.load(source, dtype, device, open_weights)
-    _check_nothing_left(loader, source.config.num_layers, where)
+    model, loader = loading.load(source, dtype, device, open_weights)
+    loader.check_nothing_left(build(source.config))
     return model
-
-
-def _load_on_cpu(source: ModelSource, dtype: str, max_batch_tokens: int) -> Model:
-    from pagecli.devices.cpu.layers import WeightLoader
-    from pagecli.devices.cpu.llama import LlamaModel
-    from pagecli.devices.cpu.opt import OPTModel
-
-    if dtype not in CPU_DTYPES:
-        where = "on a GPU only" if dtype in GPU_DTYPES else "nowhere"
-        raise UsageError(f"dtype {dtype!r} is computed {where}", f"use {', '.join(CPU_DTYPES)}")
-    if max_batch_tokens < 1:
-        raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
-    config = source.config
-    if config.head_dim not in _HEAD_DIMS:
-        raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "sizes 32 to 256 are")
-    weights = open_weights(source)
-    loader = WeightLoader(weights, dtype)
-    families: dict[str, type[OPTModel] | type[LlamaModel]] = {"opt": OPTModel, "llama": LlamaModel}
-    model = families[config.family](config, loader, max_batch_tokens)
-    _check_nothing_left(loader, config.num_layers, weights.where)
-    return model
-
-
-def _check_nothing_left(loader: WeightReader, num_layers: int, where: Path | str) -> None:
-    """A tensor left over in a layer (a bias, a norm) means another architecture than config.json says: wrong text, silently.
-
-    Layers beyond num_layers and old files' rotary tables are none of the model's business.
-    """
-    for name in loader.unread():
-        layer = re.search(r"layers\.(\d+)\.", name)
-        if layer and int(layer[1]) < num_layers and not name.endswith(("rotary_emb.inv_freq", "masked_bias")):
-            raise ModelError(
-                f"{where}: tensor {name} does not belong to the architecture config.json names", "is config.json its own?"
-            )

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices.cpu.fused_adds import buffer_widths
 from pagecli.devices.cpu.lm_head import screen_bytes
 from pagecli.errors import ModelError
+from pagecli.model.build_program import build
 
 FLOAT32_BYTES = 4
 HOST_RUNTIME_BYTES = 150 * 2**20  # Python and its libraries with a model of next to no size: 123 MiB resident
@@ -12,20 +14,18 @@ SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log proba
 
 
 def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
-    return int(config.num_parameters * bytes_each)
+    return int(build(config).num_parameters * bytes_each)
 
 
 def head_screen_bytes(config: ModelConfig, bytes_each: float) -> int:
     """What the CPU's LM head keeps beside its weights."""
-    return screen_bytes(config.vocab_size, config.embed_dim, bytes_each)
+    weight = build(config).head_weight
+    return screen_bytes(weight.num_rows, weight.columns, bytes_each)
 
 
 def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:
-    """The buffers of a forward pass of so many tokens, one of each kind, as the models here keep them."""
-    width = 2 * config.hidden_size + config.qkv_size + config.q_size
-    gated = config.family != "opt"
-    width += config.intermediate_size * (3 if gated else 1) + (0 if gated else config.embed_dim)
-    return max_batch_tokens * width * element_bytes
+    """The buffers of a forward pass of so many tokens, one for each value of the program."""
+    return max_batch_tokens * sum(buffer_widths(build(config)).values()) * element_bytes
 
 
 def logits_bytes(config: ModelConfig, max_num_seqs: int) -> int:

@@ -18,6 +18,7 @@ from pagecli.devices.cpu import memory_budget
 from pagecli.devices.cuda.presence import may_have_gpu
 from pagecli.devices.loading import load_model, resolve_dtype
 from pagecli.errors import UsageError
+from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -64,7 +65,7 @@ def load(config: EngineConfig) -> LoadedModel:
     dtype = _dtype(config, device)
     _check_kv_dtype(config, device, dtype, source.config.head_dim)
     available = _gpu_available_bytes() if device == "cuda" else None
-    memory_budget.check_weights_fit(source.config.num_parameters, WEIGHT_BYTES[dtype], source.name, available)
+    memory_budget.check_weights_fit(build(source.config).num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype, config.max_batch_tokens, device)
     return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens, device)

@@ -8,10 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (105, 2_400),
-    "row, with definitions": (105, 5_700),
+    "row": (108, 2_420),
+    "row, with definitions": (108, 5_700),
     "everything imported": (186, 7_400),
-    "decode step": (24, 270),
+    "decode step": (24, 275),
 }
 
 

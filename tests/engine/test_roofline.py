@@ -29,13 +29,11 @@ def test_operations_are_those_of_the_formulas(engine):
     with timed(engine.loaded.model) as totals:
         roofline.generate(engine, LENGTHS)
     config = engine.model_config
-    mlp_matrices = 2 if config.family == "opt" else 3
+    mlp_matrices = 2 if config.architecture == "OPTForCausalLM" else 3
     of_a_layer = config.hidden_size * (config.qkv_size + config.q_size + mlp_matrices * config.intermediate_size)
     tokens = sum(prompt + output - 1 for prompt, output in LENGTHS)  # the last token is not fed
     chosen = sum(output for _, output in LENGTHS)
-    linear = 2 * (
-        tokens * config.num_layers * of_a_layer + chosen * config.vocab_size * (config.embed_dim or config.hidden_size)
-    )
+    linear = 2 * (tokens * config.num_layers * of_a_layer + chosen * config.vocab_size * config.embedding_size)
     keys = sum(n * (n + 1) // 2 for n in (prompt + output - 1 for prompt, output in LENGTHS))
     attention = 4 * config.num_layers * keys * config.q_size
     assert sum(t.operations for name, t in totals.items() if name.startswith("linear")) == linear

@@ -12,6 +12,7 @@ from paged_steps import PagedSteps, relative_error
 from pagecli.core.arrays import to_float32
 from pagecli.devices.loading import load_model
 from pagecli.errors import ModelError
+from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.model.weights.mapped_file import MappedFile
 
@@ -185,7 +186,7 @@ def test_dummy_weights_need_only_a_config_and_differ_from_layer_to_layer(tiny_mo
 def test_packed_weights_take_the_memory_the_config_says(tiny_model):
     """Widths here are multiples of a panel, so packing pads nothing: what is counted is what the parameters take."""
     source = resolve_model(str(tiny_model("qwen2")))
-    assert load_model(source, "float32", 8).weight_bytes == source.config.num_parameters * 4
+    assert load_model(source, "float32", 8).weight_bytes == build(source.config).num_parameters * 4
 
 
 def test_pages_of_the_file_leave_memory_once_they_are_packed(tmp_path):

@@ -10,6 +10,7 @@ from paged_steps import PagedSteps, relative_error
 
 from pagecli.devices.loading import load_model
 from pagecli.errors import ModelError
+from pagecli.model.build_program import build
 from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.tokenizer import load_tokenizer
@@ -99,7 +100,7 @@ def test_a_gguf_file_computes_what_its_checkpoint_does(tiny_model, tmp_path, nam
     path = write_gguf(tmp_path / "tiny.gguf", tiny_model(name), architecture)
     source, original = resolve_model(str(path)), resolve_model(str(tiny_model(name)))
     assert source.kind == "gguf"
-    assert source.config.num_parameters == original.config.num_parameters
+    assert build(source.config).num_parameters == build(original.config).num_parameters
     assert source.config.eos_token_ids == (2, 1)  # end of text and end of turn
     prompt = {0: list(range(3, 60))}
     assert relative_error(logits_of(path, prompt), logits_of(tiny_model(name), prompt)) <= 1e-5

@@ -96,15 +96,15 @@ def test_recorded_layers_give_the_bits_that_layers_called_from_python_give(tiny_
     for chunk in chunks:
         found = recorded.step(chunk)
         other.step({i: tokens[::-1] for i, tokens in chunk.items()})  # a second cache between two steps of the first
-        model.recorded.enabled = False
+        model.record_layers = False
         expected = called.step(chunk)
-        model.recorded.enabled = True
+        model.record_layers = True
         for i in chunk:
             assert torch.equal(found[i], expected[i])
 
 
 def test_positions_beyond_the_first_rotary_table_are_exact(tiny_model, monkeypatch):
-    monkeypatch.setattr("pagecli.model.rope._FIRST_POSITIONS", 16)
+    monkeypatch.setattr("pagecli.devices.rotary_table._FIRST_POSITIONS", 16)
     directory, prompts = tiny_model("llama"), random_prompts([200])
     model = load_model(resolve_model(str(directory)), "float32", max_batch_tokens=256)
     steps = PagedSteps(model)

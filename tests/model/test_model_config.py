@@ -9,6 +9,7 @@ from tiny_models import TINY_MODELS
 
 from pagecli.core.model_config import RopeConfig
 from pagecli.errors import ModelError
+from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset, find_preset_by_hub_id, preset_names
 from pagecli.model.readers.hf_config import from_hf_config
 
@@ -69,15 +70,15 @@ def preset_config(name: str):
 
 @pytest.mark.parametrize(("name", "count"), NUM_PARAMETERS.items())
 def test_presets_have_the_published_number_of_parameters(name, count):
-    assert preset_config(name).num_parameters == count
+    assert build(preset_config(name)).num_parameters == count
 
 
 def test_opt_memory_is_that_of_the_paper():
     """Kwon et al., 2023: 800 KB of KV a token for OPT-13B (section 3), and the weights of table 1 at 16 bit."""
     assert preset_config("opt-13b").kv_bytes_per_token(2) == 819_200
-    weights = [round(preset_config(name).num_parameters * 2 / 1e9) for name in ("opt-13b", "opt-66b")]
+    weights = [round(build(preset_config(name)).num_parameters * 2 / 1e9) for name in ("opt-13b", "opt-66b")]
     assert weights == [26, 131]  # the paper rounds 131.4 up to 132
-    assert preset_config("opt-175b").num_parameters * 2 / 1e9 == pytest.approx(346, rel=0.01)
+    assert build(preset_config("opt-175b")).num_parameters * 2 / 1e9 == pytest.approx(346, rel=0.01)
 
 
 def test_grouped_query_attention_shrinks_the_kv_cache():
@@ -100,7 +101,7 @@ def test_num_parameters_counts_what_transformers_has(tiny_model, name):
     from tiny_models import make_model
 
     saved = json.loads((tiny_model(name) / "config.json").read_text())
-    assert from_hf_config(saved, "config.json").num_parameters == make_model(name).num_parameters()
+    assert build(from_hf_config(saved, "config.json")).num_parameters == make_model(name).num_parameters()
 
 
 LLAMA = {
@@ -153,6 +154,7 @@ def test_end_of_text_ids_may_be_one_or_many_and_the_generation_config_wins():
         ({"hidden_act": ["silu"]}, "activation"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+        ({"num_hidden_layers": 2**30}, "1,073,741,824 layers are not supported"),
         ({"vocab_size": "100"}, "vocab_size is '100'"),
         ({"vocab_size": 2**40}, "vocab_size is"),
         ({"num_key_value_heads": 3}, "no multiple of 3 KV heads"),
@@ -215,5 +217,5 @@ def test_no_config_brings_the_reader_down(architecture, changes):
         )
     except ModelError:
         return
-    assert config.num_parameters > 0
+    assert build(config).num_parameters > 0
     assert config.num_heads % config.num_kv_heads == 0

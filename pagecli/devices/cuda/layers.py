@@ -45,6 +45,7 @@ class CudaWeightLoader(WeightReader):
 
     def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device, float8: bool = False) -> None:
         super().__init__(source)
+        self.num_bytes = 0  # of everything loaded so far
         self.dtype, self.device, self.float8 = dtype, device, float8
 
     def tensor(self, names: Sequence[str], num_rows: Sequence[int], num_cols: int) -> torch.Tensor:

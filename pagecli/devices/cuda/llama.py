@@ -9,8 +9,8 @@ from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.attention import paged_attention
 from pagecli.devices.cuda.layers import CudaModel, CudaNorm, CudaStep, CudaWeightLoader
 from pagecli.devices.cuda.linear import CudaLinear
+from pagecli.devices.rotary_table import RotaryTable
 from pagecli.devices.step_inputs import KVCache
-from pagecli.model.rope import RotaryTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _load_layer(config: ModelConfig, loader: CudaWeightLoader, index: int) -> _L
     name, hidden, intermediate = f"model.layers.{index}", config.hidden_size, config.intermediate_size
     attention, eps = f"{name}.self_attn", config.norm_eps
     q_norm = k_norm = None
-    if config.qk_norm:
+    if config.architecture == "Qwen3ForCausalLM":
         q_norm = loader.cuda_norm(f"{attention}.q_norm", config.head_dim, eps, bias=False)
         k_norm = loader.cuda_norm(f"{attention}.k_norm", config.head_dim, eps, bias=False)
     return _Layer(

@@ -1,7 +1,6 @@
 """Builds the GPU's model of a family: what the GPU can compute, and where the weights go."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -20,8 +19,8 @@ _FAMILIES: dict[str, type[CudaOPTModel] | type[CudaLlamaModel]] = {"opt": CudaOP
 
 def load(
     source: ModelSource, dtype: str, device: torch.device, open_weights: Callable[[ModelSource], WeightSource]
-) -> tuple[CudaModel, CudaWeightLoader, Path | str]:
-    """The model, the loader that read it, and what errors call its weights. Raises ModelError where the kernels do not fit."""
+) -> tuple[CudaModel, CudaWeightLoader]:
+    """The model and the loader that read it. Raises ModelError where the kernels do not fit."""
     if dtype == "fp8":
         check_multiplies_float8(device)
     config = source.config
@@ -33,4 +32,4 @@ def load(
         weights = CudaDummySource(device) if source.kind == "dummy" else open_weights(source)
         computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
         loader = CudaWeightLoader(weights, computed, device, dtype == "fp8")
-        return _FAMILIES[config.family](config, loader), loader, weights.where
+        return _FAMILIES["opt" if config.architecture == "OPTForCausalLM" else "llama"](config, loader), loader

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pagecli.core.model_config import OPT_POSITION_OFFSET, ModelConfig
+from pagecli.core.model_config import ModelConfig
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.attention import paged_attention
 from pagecli.devices.cuda.layers import CudaModel, CudaNorm, CudaStep, CudaWeightLoader
@@ -12,6 +12,7 @@ from pagecli.devices.cuda.linear import CudaLinear
 from pagecli.devices.step_inputs import KVCache, StepInputs
 
 _DECODER = "model.decoder"
+OPT_POSITION_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class CudaOPTModel(CudaModel):
 
     def __init__(self, config: ModelConfig, loader: CudaWeightLoader) -> None:
         super().__init__(config, loader)
-        vocab, hidden, embed = config.vocab_size, config.hidden_size, config.embed_dim
+        vocab, hidden, embed = config.vocab_size, config.hidden_size, config.embedding_size
         self.embedding = loader.tensor([f"{_DECODER}.embed_tokens.weight"], [vocab], embed)
         num_positions = config.max_positions + OPT_POSITION_OFFSET
         self.positions = loader.tensor([f"{_DECODER}.embed_positions.weight"], [num_positions], hidden)
@@ -40,7 +41,7 @@ class CudaOPTModel(CudaModel):
             self.project_out = loader.cuda_linear([f"{_DECODER}.project_out"], [embed], hidden, bias=False)
         self.layers = [_load_layer(config, loader, i) for i in range(config.num_layers)]
         self.final_norm = None
-        if config.final_norm:
+        if config.final_norm and config.order == "pre":
             name, affine = f"{_DECODER}.final_layer_norm", config.norm_affine
             self.final_norm = loader.cuda_norm(name, hidden, config.norm_eps, bias=True, affine=affine)
         tied = config.tie_embeddings
@@ -64,11 +65,11 @@ class CudaOPTModel(CudaModel):
 
     def _into(self, norm: CudaNorm, hidden: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         """What goes into attention or MLP: hidden + added, normed where norms come before."""
-        return norm(hidden, added) if self.config.pre_norm else hidden
+        return norm(hidden, added) if self.config.order == "pre" else hidden
 
     def _out_of(self, norm: CudaNorm, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor | None:
         """Their output: left for the next norm to add, or added and normed here where norms come after."""
-        if self.config.pre_norm:
+        if self.config.order == "pre":
             return added
         norm(hidden, added, out=hidden)
         return None
@@ -83,7 +84,7 @@ class CudaOPTModel(CudaModel):
             hidden = rows(self.config.hidden_size)
             kernels.embedding(hidden, inputs.token_ids, self.embedding, inputs.positions, self.positions, OPT_POSITION_OFFSET)
             return hidden
-        embedded, positions = rows(self.config.embed_dim), rows(self.config.hidden_size)
+        embedded, positions = rows(self.config.embedding_size), rows(self.config.hidden_size)
         kernels.embedding(embedded, inputs.token_ids, self.embedding)
         kernels.embedding(positions, inputs.positions + OPT_POSITION_OFFSET, self.positions)
         return self.project_in(embedded).add_(positions)

@@ -2,19 +2,18 @@
 
 from pagecli.core.model_config import ModelConfig, RopeConfig
 from pagecli.errors import ModelError
+from pagecli.model import families
 from pagecli.model.readers.gguf_header import GgufHeader
-from pagecli.model.readers.hf_config import token_id_tuple
-
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+from pagecli.model.readers.hf_config import check_num_layers, token_id_tuple
 
 
 def from_gguf_header(header: GgufHeader) -> ModelConfig:
     """Raises ModelError for an architecture, mixture of experts or rope scaling that pagecli does not support."""
     where, architecture = header.path, header.architecture
-    if architecture not in _ARCHITECTURES:
-        raise ModelError(
-            f"{where}: GGUF architecture {architecture!r} is not supported", f"supported: {', '.join(_ARCHITECTURES)}"
-        )
+    decoder = families.find_gguf(architecture)
+    if decoder is None:
+        supported = ", ".join(families.gguf_names())
+        raise ModelError(f"{where}: GGUF architecture {architecture!r} is not supported", f"supported: {supported}")
     if header.get("expert_count", 0):
         raise ModelError(f"{where}: mixture-of-experts models are not supported")
     num_heads = _size(header, "attention.head_count")
@@ -23,16 +22,16 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
     head_dim = _size(header, "attention.key_length", hidden // num_heads)
     if num_heads % num_kv_heads or header.get("attention.value_length", head_dim) != head_dim:
         raise ModelError(f"{where}: {num_heads} attention heads with {num_kv_heads} KV heads of unlike sizes are not supported")
-    num_layers = _size(header, "block_count")
+    num_layers = check_num_layers(_size(header, "block_count"), where)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{where}: no tensor token_embd.weight", "is the file complete?")
     window = header.get("attention.sliding_window", 0)
     return ModelConfig(
-        architecture=_ARCHITECTURES[architecture],
-        family="llama",
+        architecture=decoder.architectures[0],
         vocab_size=embedding.shape[0],
         hidden_size=hidden,
+        embedding_size=hidden,
         intermediate_size=_size(header, "feed_forward_length"),
         num_layers=num_layers,
         num_heads=num_heads,
@@ -40,13 +39,12 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
         head_dim=head_dim,
         max_positions=_size(header, "context_length"),
         norm_eps=float(header.get("attention.layer_norm_rms_epsilon", 1e-6)),
-        activation="silu",
+        activation=decoder.mlp.activation.default,  # GGUF files name none
         tie_embeddings="output.weight" not in header.tensors,
         dtype_hint="gguf",
         qkv_bias="blk.0.attn_q.bias" in header.tensors,
         out_bias="blk.0.attn_output.bias" in header.tensors,
         mlp_bias="blk.0.ffn_down.bias" in header.tensors,
-        qk_norm="blk.0.attn_q_norm.weight" in header.tensors,
         rope=_rope(header, head_dim),
         layer_windows=(window,) * num_layers if window else (),
         eos_token_ids=_eos_token_ids(header),

@@ -17,7 +17,9 @@ class WeightSource(Protocol):
     @property
     def where(self) -> Path | str: ...
 
-    def __contains__(self, name: str) -> bool: ...
+    def stored_name(self, name: str) -> str | None:
+        """What the checkpoint calls the tensor that transformers calls `name`; None where it has none."""
+        ...
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
         """Tensor `name`, float32, float16 or bfloat16 (as uint16); ModelError when it is missing, damaged or not of `shape`."""
@@ -28,7 +30,7 @@ class WeightSource(Protocol):
         ...
 
     def names(self) -> list[str]:
-        """What the checkpoint holds, by transformers' names; empty when it holds whatever is asked for."""
+        """What the checkpoint holds, by its own names; empty when it holds whatever is asked for."""
         ...
 
 

@@ -36,8 +36,8 @@ class DummySource:
     def __init__(self) -> None:
         self._noise = noise()
 
-    def __contains__(self, name: str) -> bool:
-        return True
+    def stored_name(self, name: str) -> str:
+        return name
 
     def release(self) -> None:
         pass

@@ -11,6 +11,7 @@ from gguf.quants import dequantize
 from pagecli.core.arrays import Array, stored_as, to_float32
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
+from pagecli.model import families
 from pagecli.model.readers.gguf_header import GgufTensor, read_gguf_header
 from pagecli.model.weights import check_tensor, missing_tensor
 from pagecli.model.weights.mapped_file import MappedFile
@@ -31,23 +32,26 @@ class GgufSource:
         self._config = config
         self._header = read_gguf_header(path)
         self._names = gguf.get_tensor_name_map(_model_arch(self._header.architecture), config.num_layers)
+        gguf_format = families.describe(config.architecture).gguf
+        self._interleaved = gguf_format is not None and gguf_format.interleaved
         self._data = MappedFile(path)
 
-    def __contains__(self, name: str) -> bool:
-        return self._stored_name(name) in self._header.tensors
+    def stored_name(self, name: str) -> str | None:
+        stored = self._stored_name(name)
+        return stored if stored in self._header.tensors else None
 
     def release(self) -> None:
         self._data.release()
 
     def names(self) -> list[str]:
-        return []  # llama.cpp's converter writes just what the architecture has
+        return list(self._header.tensors)
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
         tensor = self._header.tensors.get(self._stored_name(name))
         if tensor is None:
             raise missing_tensor(self.where, self._stored_name(name))
         values = check_tensor(self.where, tensor.name, self._values(tensor), shape)
-        if self._header.architecture == "llama" and re.search(r"\.attn_[qk]\.", tensor.name):
+        if self._interleaved and re.search(r"\.attn_[qk]\.", tensor.name):
             return _half_split(values, self._config.head_dim)
         return values
 

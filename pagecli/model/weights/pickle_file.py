@@ -23,8 +23,8 @@ class PickleSource:
         for file in files:
             self._tensors |= _load(path.parent / file)
 
-    def __contains__(self, name: str) -> bool:
-        return stored_name(self._tensors, name) is not None
+    def stored_name(self, name: str) -> str | None:
+        return stored_name(self._tensors, name)
 
     def release(self) -> None:
         pass
@@ -33,7 +33,7 @@ class PickleSource:
         return list(self._tensors)
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
-        stored = stored_name(self._tensors, name)
+        stored = self.stored_name(name)
         if stored is None:
             raise missing_tensor(self.where, name)
         return check_tensor(self.where, stored, _as_array(self.where, stored, self._tensors[stored]), shape)

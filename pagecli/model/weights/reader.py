@@ -1,13 +1,18 @@
 """Reads a model's weights one after the other, keeps count of them, and joins those that are used as one."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
+from pagecli.errors import ModelError
+from pagecli.model.program import Program
 from pagecli.model.weights import WeightSource
+
+_HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "lm_head.weight", "output.weight", "rope_freqs.weight")  # ends of names
 
 
 class WeightReader:
@@ -15,19 +20,27 @@ class WeightReader:
 
     def __init__(self, source: WeightSource) -> None:
         self.source = source
-        self.num_bytes = 0  # of everything loaded so far
-        self._read: set[str] = set()
         self._join_buffer = arrays.empty((0,), np.uint8)
 
     def joined(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Array:
         """Tensors `names`, of `shapes`, joined: a view of the file, or of memory that the next call reuses."""
-        self._read.update(names)
         parts = [self.source.read(name, shape) for name, shape in zip(names, shapes, strict=True)]
         return parts[0] if len(parts) == 1 else self._concatenated(parts)
 
-    def unread(self) -> list[str]:
-        """Tensors of the checkpoint that nobody asked for."""
-        return [name for name in self.source.names() if name not in self._read and f"model.{name}" not in self._read]
+    def check_nothing_left(self, program: Program) -> None:
+        """Raise ModelError where the checkpoint has tensors that the program does not read: a bias or a norm more means another
+        architecture than its config says, and wrong text, silently. Layers beyond the last one and what old files hold besides
+        (tables that are computed here, an LM head beside tied embeddings) are let alone.
+        """
+        read = {self.source.stored_name(name) for weight in program.weights() for name in weight.names}
+        for name in self.source.names():
+            layer = re.search(r"\.(\d+)\.", name)
+            beyond = layer is not None and int(layer[1]) >= program.config.num_layers
+            if name not in read and not beyond and not name.endswith(_HARMLESS):
+                raise ModelError(
+                    f"{self.source.where}: tensor {name} does not belong to the architecture its config names",
+                    "is the config its own?",
+                )
 
     def _concatenated(self, parts: list[Array]) -> Array:
         """Into memory that is kept: fresh memory for each would double the time."""

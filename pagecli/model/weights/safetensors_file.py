@@ -22,8 +22,8 @@ class SafetensorsSource:
         self._opened: dict[Path, _Shard] = {}
         self._file_of = _files_by_index(path) if path.suffix == ".json" else dict.fromkeys(self._shard(path).names(), path)
 
-    def __contains__(self, name: str) -> bool:
-        return stored_name(self._file_of, name) is not None
+    def stored_name(self, name: str) -> str | None:
+        return stored_name(self._file_of, name)
 
     def names(self) -> list[str]:
         return list(self._file_of)
@@ -33,7 +33,7 @@ class SafetensorsSource:
             shard.data.release()
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
-        stored = stored_name(self._file_of, name)
+        stored = self.stored_name(name)
         if stored is None:
             raise missing_tensor(self.where, name)
         file = self._file_of[stored]

@@ -20,6 +20,7 @@ from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import memory_needs
 from pagecli.devices.cpu.memory_budget import AUTO_SHARE
+from pagecli.model.build_program import build
 from pagecli.profiler.plan.gpus import Device
 from pagecli.profiler.recording.records import MemoryPart
 from pagecli.profiler.workloads.workloads import Workload
@@ -106,8 +107,9 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     block_bytes = settings.kv_bytes_per_token * settings.block_size
     blocks = 0 if missing else wanted // block_bytes
     kv = 0 if missing else wanted
+    num_parameters = build(settings.config).num_parameters
     parts = [
-        MemoryPart("weights", weights, f"{settings.config.num_parameters:,} parameters x {settings.dtype_bytes:g} bytes"),
+        MemoryPart("weights", weights, f"{num_parameters:,} parameters x {settings.dtype_bytes:g} bytes"),
         *step_parts,
         MemoryPart("KV cache", kv, f"{blocks:,} blocks of {settings.block_size} slots"),
         MemoryPart("unused", memory - weights - step - kv, _unused_note(settings)),

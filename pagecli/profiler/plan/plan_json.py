@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from pagecli.model.build_program import build
 from pagecli.profiler.plan.estimate import Estimate
 from pagecli.profiler.plan.plan import Plan, num_too_long
 from pagecli.profiler.recording.records import PolicyResult
@@ -13,8 +14,9 @@ SCHEMA_VERSION = 1
 
 def model_json(plan: Plan) -> dict[str, Any]:
     config = plan.settings.config
-    names = ("architecture", "num_parameters", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim")
-    return {"name": plan.settings.model, **{name: getattr(config, name) for name in (*names, "vocab_size", "max_positions")}}
+    names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_positions")
+    described = {"architecture": config.architecture, "num_parameters": build(config).num_parameters}
+    return {"name": plan.settings.model, **described, **{name: getattr(config, name) for name in names}}
 
 
 def workload_json(plan: Plan, workload: Workload) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from pagecli.core.model_config import ModelConfig
+from pagecli.model.build_program import build
 from pagecli.profiler.plan.gpus import Device
 
 # What large copies and matrix products reach on an H200: 4.3 of 4.8 TB/s, 790 of 989 TFLOP/s. A host's figures are measured.
@@ -39,10 +40,11 @@ class StepTime:
         self.bandwidth = device.bandwidth * num_gpus * (BANDWIDTH_SHARE if on_gpu else 1)
         self.flops = device.flops(dtype_bytes) * num_gpus * (FLOPS_SHARE if on_gpu else 1)
         self.overhead_seconds = overhead_seconds
-        head = config.vocab_size * (config.embed_dim or config.hidden_size)
+        program = build(config)
+        head = program.head_weight.num_elements
         # The input embedding is a table: a step reads a row a token of it, which is next to nothing.
         embeddings = head * (1 if config.tie_embeddings else 2)
-        layers = config.num_parameters - embeddings
+        layers = program.num_parameters - embeddings
         self._weight_bytes = (layers + head) * dtype_bytes
         self._kv_bytes = kv_bytes_per_token or config.kv_bytes_per_token(element_bytes)
         self._layer_flops, self._head_flops = 2 * layers, 2 * head

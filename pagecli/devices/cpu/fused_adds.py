@@ -1,0 +1,36 @@
+"""The CPU's pass over a program: a linear layer adds to what an addition behind it would."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pagecli.model.program import Add, Linear, Operation, Program, Weight, widths
+
+
+@dataclass(frozen=True, slots=True)
+class LinearAdd:
+    """out += activation(x @ weight.T + bias): Linear and the Add of its output, which is never in memory."""
+
+    out: str
+    x: str
+    weight: Weight
+    bias: Weight | None
+    activation: str
+
+
+CpuOperation = Operation | LinearAdd
+
+
+def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
+    fused: list[CpuOperation] = []
+    for operation in operations:
+        before = fused[-1] if fused else None
+        if isinstance(operation, Add) and isinstance(before, Linear) and before.out == operation.x:
+            fused[-1] = LinearAdd(operation.out, before.x, before.weight, before.bias, before.activation)
+        else:
+            fused.append(operation)
+    return tuple(fused)
+
+
+def buffer_widths(program: Program) -> dict[str, int]:
+    """Columns of every buffer that the program takes on the CPU, of float32 with a row for each token of the largest step."""
+    return widths(operation for operation in fuse_adds(program.operations()) if not isinstance(operation, LinearAdd))

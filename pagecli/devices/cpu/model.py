@@ -1,0 +1,211 @@
+"""A program on the CPU: each operation bound to its weights once; the layers recorded and run as one native call a step."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pagecli.core.arrays import Array
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, buffer_widths, fuse_adds
+from pagecli.devices.cpu.lm_head import LMHead
+from pagecli.devices.cpu.weights import CpuWeights
+from pagecli.devices.cpu.workspace import Values, Workspace
+from pagecli.devices.rotary_table import RotaryTable
+from pagecli.devices.step_inputs import KVCache, StepInputs
+from pagecli.model.program import (
+    Add,
+    Attention,
+    Embedding,
+    GatedActivation,
+    Head,
+    Linear,
+    Norm,
+    Operation,
+    Program,
+    Rotary,
+    Select,
+    Split,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What the bound operations of one step read and write."""
+
+    values: Values
+    inputs: StepInputs[Array]
+    kv: KVCache[Array]
+    cos_sin: Array | None
+
+
+_Bound = Callable[[_Step], None]
+
+
+class CpuModel:
+    """A loaded model; `forward` or `most_likely` is one step, of at most `max_batch_tokens` tokens."""
+
+    def __init__(self, program: Program, weights: CpuWeights, max_batch_tokens: int) -> None:
+        self.program, self.config, self.weights = program, program.config, weights
+        self.lm_head = LMHead(weights.matrix(program.head_weight))
+        screen = self.lm_head.screen
+        self.weight_bytes = weights.num_bytes + (screen.nbytes if screen is not None else 0)
+        self.workspace = Workspace(max_batch_tokens, buffer_widths(program))
+        self.record_layers = True  # False: every operation is called from Python, where something watches them
+        self._rotary = _rotary_table(program, weights)
+        self._embed, self._head = self._bind(program.embed), self._bind(program.head)
+        self._layers = self._bind(operation for layer in program.layers for operation in layer)
+        self._last = next(operation.x for operation in program.head if isinstance(operation, Head))
+        self._recorded = kernels.LayerProgram()
+        self._recorded_for: weakref.ref[KVCache[Array]] | None = None  # whose memory ends with its engine
+
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
+        last = self._last_hidden(inputs, kv)
+        logits = self.workspace.logits(last.shape[0], self.config.vocab_size)
+        self.lm_head(logits, last)
+        return logits
+
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
+        return self.lm_head.argmax(self._last_hidden(inputs, kv))
+
+    def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        """The rows that the LM head takes, of the tokens whose next tokens are wanted."""
+        cos_sin = None if self._rotary is None else self._rotary.up_to(int(inputs.context_lens.max()))
+        step = _Step(Values(self.workspace, inputs.token_ids.shape[0]), inputs, kv, cos_sin)
+        _run(self._embed, step)
+        if self.record_layers:
+            self._run_recorded(step)
+        else:
+            _run(self._layers, step)
+        last = _Step(Values(self.workspace, inputs.logit_rows.shape[0]), inputs, kv, cos_sin)
+        _run(self._head, last)
+        return last.values[self._last]
+
+    def _run_recorded(self, step: _Step) -> None:
+        """The layers without Python between their operations, which a thin model's step would mostly be."""
+        inputs = step.inputs
+        if self._recorded_for is None or self._recorded_for() is not step.kv:
+            self._recorded_for = None
+            max_tokens = self.workspace.max_tokens
+            with self._recorded.recording(max_tokens):
+                _run(self._layers, _Step(Values(self.workspace, max_tokens), _any_inputs(max_tokens), step.kv, step.cos_sin))
+            self._recorded_for = weakref.ref(step.kv)
+        self._recorded.run(
+            inputs.positions, step.cos_sin, inputs.slot_ids, inputs.block_tables, inputs.context_lens, inputs.query_start
+        )
+
+    def _bind(self, operations: Iterable[Operation]) -> list[_Bound]:
+        """The operations as calls of kernels; views and the head, which `forward` and `most_likely` take, aside."""
+        return [self._bound(operation) for operation in fuse_adds(operations) if not isinstance(operation, Head)]
+
+    def _bound(self, operation: CpuOperation) -> _Bound:
+        match operation:
+            case Linear() | LinearAdd():
+                return self._linear(operation)
+            case Norm():
+                return self._norm(operation)
+            case Attention():
+                return _attention(operation)
+            case Embedding():
+                return self._embedding(operation)
+            case Split():
+                return lambda step: _split(operation, step.values)
+            case Rotary(q, k):
+                return lambda step: _rotate(step, q, k)
+            case GatedActivation(out, x, name):
+                return lambda step: kernels.gated_activation(step.values[out], step.values[x], name)
+            case Add(out, x):
+                return lambda step: _add(step.values[out], step.values[x])
+            case Select(out, x):
+                return lambda step: _select(step, out, x)
+        raise ValueError(f"the CPU has no {type(operation).__name__}")
+
+    def _linear(self, operation: Linear | LinearAdd) -> _Bound:
+        out, x, activation, accumulate = operation.out, operation.x, operation.activation, isinstance(operation, LinearAdd)
+        weight, bias = self.weights.matrix(operation.weight), self.weights.vector(operation.bias)
+        return lambda step: kernels.linear(step.values[out], step.values[x], weight, bias, activation, accumulate)
+
+    def _norm(self, operation: Norm) -> _Bound:
+        out, x, eps, size = operation.out, operation.x, operation.eps, self.config.hidden_size
+        weight, bias = self.weights.vector(operation.weight), self.weights.vector(operation.bias)
+        weight = np.ones(size, np.float32) if weight is None else weight
+        if operation.kind == "rms":
+            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps)
+        shift = np.zeros(size, np.float32) if bias is None else bias
+        return lambda step: kernels.layer_norm(step.values[out], step.values[x], weight, shift, eps)
+
+    def _embedding(self, operation: Embedding) -> _Bound:
+        out, ids, offset = operation.out, operation.ids, operation.offset
+        weight = self.weights.matrix(operation.weight)
+        if offset == 0:
+            return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids), weight)
+        return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids) + offset, weight)
+
+
+def _run(bound: list[_Bound], step: _Step) -> None:
+    for call in bound:
+        call(step)
+
+
+def _attention(operation: Attention) -> _Bound:
+    layer, scale, window = operation.layer, operation.scale, operation.window
+
+    def call(step: _Step) -> None:
+        values, inputs = step.values, step.inputs
+        k_cache, v_cache, q = step.kv.keys[layer], step.kv.values[layer], values[operation.q]
+        kernels.store_kv(k_cache, v_cache, values[operation.k], values[operation.v], inputs.slot_ids)
+        sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
+        kernels.paged_attention(values[operation.out].reshape(q.shape), q, k_cache, v_cache, *sequences, scale, window)
+
+    return call
+
+
+def _rotate(step: _Step, q: str, k: str) -> None:
+    assert step.cos_sin is not None
+    kernels.rotary_embedding(step.values[q], step.values[k], step.inputs.positions, step.cos_sin)
+
+
+def _add(out: Array, x: Array) -> None:
+    np.add(out, x, out=out)
+
+
+def _split(operation: Split, values: Values) -> None:
+    """Once for all layers: their views are the same."""
+    if operation.q in values:
+        return
+    num_heads = operation.heads + 2 * operation.kv_heads
+    heads = values[operation.x].reshape(values.num_rows, num_heads, operation.head_dim)
+    first_v = operation.heads + operation.kv_heads
+    values[operation.q], values[operation.k] = heads[:, : operation.heads], heads[:, operation.heads : first_v]
+    values[operation.v] = heads[:, first_v:]
+
+
+def _select(step: _Step, out: str, x: str) -> None:
+    whole = step.values.workspace.rows(x, step.inputs.token_ids.shape[0])
+    np.take(whole, step.inputs.logit_rows, axis=0, out=step.values[out], mode="clip")
+
+
+def _rotary_table(program: Program, weights: CpuWeights) -> RotaryTable | None:
+    rotations = {(op.rope, op.max_positions, op.factors) for op in program.operations() if isinstance(op, Rotary)}
+    if len(rotations) > 1:
+        raise ValueError("the CPU's layers share one rotary table")
+    return next((RotaryTable(rope, most, weights.vector(factors)) for rope, most, factors in rotations), None)
+
+
+def _any_inputs(num_tokens: int) -> StepInputs[Array]:
+    """Inputs of the right shapes, of one sequence without tokens: a recording only checks them."""
+    ids = np.zeros(num_tokens, np.int32)
+    slots = np.zeros(num_tokens, np.int64)
+    none = np.zeros(1, np.int32)
+    return StepInputs(
+        token_ids=ids,
+        positions=ids,
+        slot_ids=slots,
+        block_tables=none.reshape(1, 1),
+        context_lens=none,
+        query_start=np.zeros(2, np.int32),
+        logit_rows=slots[:0],
+    )

@@ -1,0 +1,33 @@
+"""A program's weights as the CPU's kernels take them: matrices packed, vectors in float32."""
+
+import numpy as np
+
+from pagecli.core import arrays
+from pagecli.core.arrays import Array
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.packed_weight import PackedWeight
+from pagecli.model.program import Program, Weight
+from pagecli.model.weights.reader import WeightReader
+
+
+class CpuWeights:
+    """Packs a program's weights as they are read, as `dtype`: peak memory is what is packed plus the tensor at hand."""
+
+    def __init__(self, program: Program, reader: WeightReader, dtype: str) -> None:
+        self.num_bytes = 0
+        self._matrices: dict[Weight, PackedWeight] = {}
+        self._vectors: dict[Weight, Array] = {}
+        for weight in program.weights():
+            if weight.columns:
+                packed = self._matrices[weight] = kernels.pack_weight(reader.joined(weight.names, weight.shapes), dtype)
+                reader.source.release()
+                self.num_bytes += packed.nbytes
+            else:  # norms and biases are small and always wanted exactly
+                vector = self._vectors[weight] = np.array(arrays.to_float32(reader.joined(weight.names, weight.shapes)))
+                self.num_bytes += vector.nbytes
+
+    def matrix(self, weight: Weight) -> PackedWeight:
+        return self._matrices[weight]
+
+    def vector(self, weight: Weight | None) -> Array | None:
+        return None if weight is None else self._vectors[weight]

@@ -1,0 +1,240 @@
+"""A model as a program: operations over named values, in order, which any device executes.
+
+Values are matrices of float numbers with a row for each token of a step ("hidden", "normed", ...), the arrays of the step
+("token_ids", "positions", ...) and the KV cache, which `Attention` writes and reads. An operation overwrites its `out`, which
+may be what it reads. devices/reference defines every operation.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import groupby
+from typing import Literal
+
+from pagecli.core.model_config import ModelConfig, RopeConfig
+from pagecli.model.decoder import NormKind
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight that an operation reads: tensors of the checkpoint, by transformers' names, joined row by row."""
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]  # of each tensor
+    columns: int = 0  # 0: vectors
+    split: Literal["rows", "columns"] | None = None  # the axis along which tensor-parallel ranks share it; None: each has all
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each tensor."""
+        return tuple((rows, self.columns) if self.columns else (rows,) for rows in self.rows)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.rows)
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.names)} [{self.num_rows}{f', {self.columns}' if self.columns else ''}]"
+
+    @property
+    def num_elements(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """out[T, K] = weight[ids[T] + offset]; ids: "token_ids" or "positions"."""
+
+    out: str
+    ids: str
+    weight: Weight
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """out[T, N] = activation(x[T, K] @ weight[N, K].T + bias[N])"""
+
+    out: str
+    x: str
+    weight: Weight
+    bias: Weight | None = None
+    activation: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMS or layer norm of every row or, of a value with heads, of every head; without a weight: 1, and no bias."""
+
+    out: str
+    x: str
+    kind: NormKind
+    eps: float
+    weight: Weight | None
+    bias: Weight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """q[T, heads, dim], k and v[T, kv_heads, dim] = x[T, (heads + 2 kv_heads) dim], as views."""
+
+    q: str
+    k: str
+    v: str
+    x: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotates q and k in place by their tokens' positions (Su et al., 2021)."""
+
+    q: str
+    k: str
+    rope: RopeConfig
+    max_positions: int
+    factors: Weight | None = None  # [rotary_dim / 2], by which frequencies are divided (RopeConfig: "frequency_factors")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Stores k and v in the cache of `layer`, then out[T, heads * dim] = causal attention of q over each sequence's context."""
+
+    out: str
+    q: str
+    k: str
+    v: str
+    layer: int
+    scale: float
+    window: int = 0  # tokens seen, the token itself included; 0: all
+
+
+@dataclass(frozen=True, slots=True)
+class GatedActivation:
+    """out[T, I] = activation(x[T, :I]) * x[T, I:]"""
+
+    out: str
+    x: str
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """out += x; nothing reads x afterwards."""
+
+    out: str
+    x: str
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """out[R] = the rows of x whose next tokens are wanted."""
+
+    out: str
+    x: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """logits[R, vocab] = x[R, K] @ weight[vocab, K].T, float32"""
+
+    x: str
+    weight: Weight
+
+
+Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Add | Select | Head
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One model's operations: before the layers, those of every layer, and behind the last."""
+
+    config: ModelConfig
+    embed: tuple[Operation, ...]
+    layers: tuple[tuple[Operation, ...], ...]
+    head: tuple[Operation, ...]
+
+    def operations(self) -> Iterator[Operation]:
+        yield from self.embed
+        for layer in self.layers:
+            yield from layer
+        yield from self.head
+
+    def weights(self) -> list[Weight]:
+        """Every weight once, in the order of its first use."""
+        return list(dict.fromkeys(weight for operation in self.operations() for weight in weights_of(operation)))
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all weights; tied embeddings count once, tables of rotary factors not at all."""
+        learned = dict.fromkeys(w for op in self.operations() if not isinstance(op, Rotary) for w in weights_of(op))
+        return sum(weight.num_elements for weight in learned)
+
+    @property
+    def head_weight(self) -> Weight:
+        return next(operation.weight for operation in self.head if isinstance(operation, Head))
+
+    def __str__(self) -> str:
+        """One line for each operation; of layers that differ in nothing but their number, the first."""
+        return "\n".join(_lines(self))
+
+
+def weights_of(operation: Operation) -> list[Weight]:
+    found = (getattr(operation, name, None) for name in ("weight", "bias", "factors"))
+    return [weight for weight in found if isinstance(weight, Weight)]
+
+
+def widths(operations: Iterable[Operation]) -> dict[str, int]:
+    """Columns of every value that the operations write, "q", "k" and "v" (views) and "logits" aside."""
+    found: dict[str, int] = {}
+    attention = 0
+    for operation in operations:
+        match operation:
+            case Embedding():
+                width = operation.weight.columns
+            case Linear():
+                width = operation.weight.num_rows
+            case Norm() | Select():
+                width = found.get(operation.x, 0)  # 0: of views
+            case GatedActivation():
+                width = found[operation.x] // 2
+            case Split():
+                attention = operation.heads * operation.head_dim
+                continue
+            case Attention():
+                width = attention
+            case _:
+                continue
+        if width:
+            found[operation.out] = max(width, found.get(operation.out, 0))
+    return found
+
+
+def _lines(program: Program) -> Iterator[str]:
+    yield from map(_line, program.embed)
+    described = [
+        tuple(_without_number(_line(operation), number) for operation in layer) for number, layer in enumerate(program.layers)
+    ]
+    first = 0
+    for lines, alike in groupby(described):
+        last = first + len(list(alike)) - 1
+        yield f"layer {first}:" if first == last else f"layers N = {first} to {last}:"
+        yield from (f"    {line}" for line in lines)
+        first = last + 1
+    yield from map(_line, program.head)
+
+
+def _without_number(line: str, layer: int) -> str:
+    return line.replace(f".{layer}.", ".N.").replace(f"layer={layer}", "layer=N")
+
+
+def _line(operation: Operation) -> str:
+    """out = Operation(what it reads and how) weights"""
+    weights = weights_of(operation)
+    values = [(field, getattr(operation, field.name)) for field in fields(operation)]
+    settings = {field.name: value for field, value in values if value not in (*weights, field.default)}
+    out = settings.pop("out", None)
+    given = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{f'{out} = ' if out else ''}{type(operation).__name__}({given}){''.join(f' {weight}' for weight in weights)}"
