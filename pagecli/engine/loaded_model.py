@@ -46,9 +46,9 @@ class LoadedModel:
 
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
-        device = _device(config)
+        device = device_of(config)
         _check_kv_dtype(config, device, self.dtype, self.model.config.head_dim)
-        wanted = (config.model, config.load_format, device, _dtype(config, device))
+        wanted = (config.model, config.load_format, device, dtype_of(config, device))
         if (self.name, self.load_format, self.device, self.dtype) != wanted:
             raise UsageError(f"{self.name} ({self.dtype}) is loaded, and {config.model} asked for", "load it anew")
         if config.max_batch_tokens > self.max_batch_tokens:
@@ -60,9 +60,9 @@ class LoadedModel:
 
 def load(config: EngineConfig) -> LoadedModel:
     """Find and load what the settings name. Raises ModelError if it cannot be loaded or does not fit."""
-    device = _device(config)
+    device = device_of(config)
     source = resolve_model(config.model, config.load_format)
-    dtype = _dtype(config, device)
+    dtype = dtype_of(config, device)
     _check_kv_dtype(config, device, dtype, source.config.head_dim)
     available = _gpu_available_bytes() if device == "cuda" else None
     memory_budget.check_weights_fit(build(source.config).num_parameters, WEIGHT_BYTES[dtype], source.name, available)
@@ -77,7 +77,7 @@ def _gpu_available_bytes() -> int:
     return gpu_available_bytes()
 
 
-def _device(config: EngineConfig) -> str:
+def device_of(config: EngineConfig) -> str:
     """ "cpu" or "cuda". Raises ModelError if a GPU is asked for and cannot be used."""
     if config.device == "cpu" or (config.device == "auto" and not may_have_gpu()):
         return "cpu"
@@ -103,7 +103,7 @@ def _check_kv_dtype(config: EngineConfig, device: str, dtype: str, head_dim: int
             raise UsageError(f"on a GPU this model's K and V are not kept in --kv-dtype {config.kv_dtype}", hint)
 
 
-def _dtype(config: EngineConfig, device: str) -> str:
+def dtype_of(config: EngineConfig, device: str) -> str:
     if device != "cuda" and config.dtype in GPU_DTYPES and config.dtype not in CPU_DTYPES:
         raise UsageError(f"--dtype {config.dtype} is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
     return "bfloat16" if device == "cuda" and config.dtype == "auto" else resolve_dtype(config.dtype)

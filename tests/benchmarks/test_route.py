@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (108, 2_420),
-    "row, with definitions": (108, 5_700),
-    "everything imported": (186, 7_400),
+    "row": (112, 2_540),
+    "row, with definitions": (112, 5_950),
+    "everything imported": (190, 7_600),
     "decode step": (24, 275),
 }
 

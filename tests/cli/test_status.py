@@ -127,7 +127,7 @@ def test_a_job_that_was_killed(job, out, status):
 
 def test_a_job_on_another_host_lives_while_its_lock_is_touched(job, out, status):
     lock = job_directory_path(out) / LOCK
-    lock.write_text(json.dumps({**json.loads(lock.read_text()), "host": "elsewhere"}))
+    lock.write_text(json.dumps({**json.loads(lock.read_text()), "host": "elsewhere", "boot_id": "another"}))
     assert status(out)[0] == 10
     long_ago = time.time() - 3600
     os.utime(lock, (long_ago, long_ago))

@@ -69,8 +69,9 @@ def write_owner(tmp_path, host: str, pid: int = 1, age: float = 0.0) -> None:
     os.utime(lock, (time.time() - age, time.time() - age))
 
 
-def test_run_on_another_host_counts_as_alive_until_it_has_been_silent_for_a_minute(tmp_path):
+def test_run_on_another_host_counts_as_alive_until_it_has_been_silent_for_a_minute(tmp_path, monkeypatch):
     """As over NFS where flock stays on each host."""
+    monkeypatch.setattr(job_lock, "is_on_local_file_system", lambda path: False)
     write_owner(tmp_path, "elsewhere", age=10)
     with pytest.raises(UsageError, match="process 1 on elsewhere, for 2 h 1 min") as caught:
         claim_output(tmp_path / "out.jsonl")
@@ -78,6 +79,41 @@ def test_run_on_another_host_counts_as_alive_until_it_has_been_silent_for_a_minu
     stale = time.time() - 61
     os.utime(place(tmp_path) / "lock", (stale, stale))
     claim_output(tmp_path / "out.jsonl").close()
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize("note", ["with boot id", "of an older version"])
+def test_lock_of_a_killed_container_is_taken_at_once_by_the_next_one(tmp_path, monkeypatch, is_local, note):
+    """Another host name, the same kernel or at least a disk that no other machine has: flock has decided."""
+    output = tmp_path / "out.jsonl"
+    monkeypatch.setattr(job_lock.socket, "gethostname", lambda: "container-1")
+    claim = claim_output(output)
+    values = json.loads((place(tmp_path) / "lock").read_text())
+    if note == "of an older version":
+        values.update(boot_id=None, pid_namespace=None)
+    claim._lock.release()  # as the kernel does for a killed process
+    (place(tmp_path) / "lock").write_text(json.dumps(values))
+    monkeypatch.setattr(job_lock.socket, "gethostname", lambda: "container-2")
+    monkeypatch.setattr(job_lock, "is_on_local_file_system", lambda path: is_local)
+    if is_local or note == "with boot id":
+        claim_output(output).close()
+    else:
+        with pytest.raises(UsageError, match="on container-1"):
+            claim_output(output)
+
+
+def test_file_systems_of_this_machine_are_told_from_network_ones(tmp_path, monkeypatch):
+    mounts = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / {} rw shared:1 - nfs4 server:/home rw\n"
+    (tmp_path / "net").mkdir()
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda path: mounts.format(tmp_path / "net") if str(path).endswith("mountinfo") else read_text(path),
+    )
+    assert job_lock.is_on_local_file_system(tmp_path / "network")
+    assert not job_lock.is_on_local_file_system(tmp_path / "net")
+    assert not job_lock.is_on_local_file_system(tmp_path / "net" / "deep" / "out")
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -172,7 +208,7 @@ def test_links_in_the_directory_are_never_followed(tmp_path, name, link):
     else:
         (place(tmp_path) / name).hardlink_to(victim)
     with contextlib.suppress(UsageError), contextlib.closing(claim_output(tmp_path / "out.jsonl")) as claim:
-        claim.open_journal({"input": {}, "model": {}, "parameters": {}}, restart=False).sync()
+        claim.open_journal({"weights": [], "uses_time": False}, [], restart=False).sync()
     assert victim.read_text() == "precious"
 
 

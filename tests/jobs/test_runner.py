@@ -44,6 +44,8 @@ class ListSource:
     def estimate(self) -> RowEstimate:
         return RowEstimate(len(self._columns), exact=True)
 
+    def check_unchanged(self) -> None: ...
+
     def interrupt(self) -> None: ...
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,9 +61,13 @@ def test_rows_of_several_samples_stay_together(tmp_path, monkeypatch, suffix):
     for number in (1, 2):
         rows = [
             {"id": row, "sample": sample, "text": "x", "error": None,
-             "pagecli_shard": {"number": number, "count": 2, "row": row}}
+             "pagecli_shard": {"number": number, "count": 2, "row": row, "job": "a"}}
             for row in range(number - 1, 8, 2) for sample in range(1 + row % 4)
         ]  # fmt: skip
+        for line, row in enumerate(rows):
+            row["pagecli_shard"]["line"] = line
+        if suffix == ".jsonl":
+            rows[-1]["pagecli_shard"]["rows"] = 8
         parts.append(str(tmp_path / f"{number}{suffix}"))
         if suffix == ".parquet":
             schema = pa.schema(
@@ -94,7 +100,7 @@ def test_what_is_missing_doubled_or_no_part_is_said_and_nothing_is_written(tmp_p
         ([*parts[:2], copy], "both part 1/3"),
         ([*parts[:2], whole], "no part of a job|no row of a part"),
         ([*parts[:2], other], "one of 3 parts, .* one of 4"),
-        ([*parts[:2], short], "row 11 of the whole is missing"),
+        ([*parts[:2], short], "row 11 of the whole is missing|is of 20 rows, .* of 9"),
     ]
     for paths, says in cases:
         with pytest.raises(InputError, match=says):
@@ -107,6 +113,61 @@ def test_what_is_missing_doubled_or_no_part_is_said_and_nothing_is_written(tmp_p
         merge_outputs(parts, whole, overwrite=False)
     assert not (tmp_path / f"merged{suffix}").exists()
     assert not list(tmp_path.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("avx512bf16-b-c-d-e", "different jobs: computed on avx2 and on avx512bf16; .*PAGECLI_CPU_ISA=avx2"),
+        ("avx2-x-c-d-e", "different jobs: what differs: the input"),
+        ("avx2-b-x-d-e", "the model"),
+        ("avx2-b-c-x-e", "a flag"),
+        ("avx2-b-c-d-x", "--template-time"),
+        ("avx512-x-x-x-d-e", "the device, the input, the model"),
+    ],
+)
+def test_parts_of_different_jobs_are_told_by_what_differs(tmp_path, suffix, key, says):
+    source = write_input(tmp_path / "in.jsonl", 9)
+    paths = [str(tmp_path / f"{number}{suffix}") for number in (1, 2)]
+    for number, (path, job) in enumerate(zip(paths, ["avx2-b-c-d-e", key], strict=True), 1):
+        run_job(source, path, shard=f"{number}/2", job=job)
+    with pytest.raises(InputError) as caught:
+        merge_outputs(paths, str(tmp_path / f"all{suffix}"), overwrite=False)
+    assert re.search(says, f"{caught.value.message}; {caught.value.hint}")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_rows=st.integers(1, 12),
+    count=st.integers(1, 4),
+    damage=st.sampled_from(["twice", "gone", "swapped", "cut", "emptied"]),
+    where=st.integers(0, 100),
+)
+def test_no_line_of_a_part_can_be_lost_or_doubled_unnoticed(tmp_path_factory, num_rows, count, damage, where):
+    """Rows with several samples among them; the part is chosen as the line is."""
+    folder = tmp_path_factory.mktemp("parts")
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"p{i}", "n": 1 + i % 3}) + "\n" for i in range(num_rows)))
+    parts = parts_of(folder, source, count, ".jsonl")
+    part = Path(parts[where % min(count, num_rows)])
+    lines = part.read_bytes().splitlines(keepends=True)
+    at = where % len(lines)
+    if damage == "twice":
+        lines.insert(at, lines[at])
+    elif damage == "gone":
+        del lines[at]
+    elif damage == "swapped":
+        lines[at - 1], lines[at] = lines[at], lines[at - 1]
+    else:
+        lines = lines[: at if damage == "cut" else 0]
+    if lines == part.read_bytes().splitlines(keepends=True):
+        return
+    part.write_bytes(b"".join(lines))
+    if not lines and min(count, num_rows) == 1:
+        return  # no row is left that could tell of the others
+    with pytest.raises(InputError):
+        merge_outputs(parts, str(folder / "all.jsonl"), overwrite=False)
 
 
 @settings(max_examples=20, deadline=None)

@@ -131,8 +131,10 @@ def test_when_error_rows_end_a_job(policy, num_rows, num_errors, stops):
 def test_error_policy_stops_a_run_and_keeps_what_was_finished():
     rows = [{"prompt": "a"}, {"prompt": 1}, *prompts(1000)]
     writer = ListWriter()
-    result = make_run(FakeEngine(), writer, error_policy=ErrorPolicy(on_error="stop")).run(ListSource(rows))
+    run = make_run(FakeEngine(), writer, error_policy=ErrorPolicy(on_error="stop"))
+    result = run.run(ListSource(rows))
+    run.keep_finished()
     assert result.ended_early
     assert "--on-error is stop" in result.too_many_errors
-    assert [row.error is None for row in writer.rows][:2] == [True, False]
+    assert [row.row.index for row in writer.rows if row.error is not None] == [1]
     assert len(writer.rows) < 50

@@ -14,11 +14,13 @@ from pagecli.jobs.writers.open_output import open_output
 from pagecli.jobs.writers.output_options import OutputOptions
 
 
-def run_job(source: Path | str, output: Path | str, seed: int = 0, chat: bool = False, options=None, **choice) -> None:
+def run_job(
+    source: Path | str, output: Path | str, seed: int = 0, chat: bool = False, options=None, job: str = "a-b-c-d-e", **choice
+) -> None:
     """Runs `source` to `output`; `choice` are fields of RowChoice. What finishes when depends on `seed`, no text does."""
     selection = RowChoice(**choice).parse()
     rows = SelectedRows(open_input(str(source)), selection)
-    options = options or OutputOptions(shard=selection.shard)
+    options = options or OutputOptions(shard=selection.shard, job_key=job, num_selected=lambda: rows.num_selected)
     writer = open_output(str(output), False, ResultColumns(), rows.schema, lambda text: None, options=options)
     preparer = RowPreparer(FakeTokenizer(chat), 256, PromptOptions(), SamplingParams(max_tokens=20))
     JobRun(FakeEngine(4, seed), preparer.prepare, writer, Window(8, 16, 8)).run(rows)

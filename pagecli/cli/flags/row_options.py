@@ -71,6 +71,15 @@ ShardPart = Annotated[
         metavar="I/N",
     ),
 ]
+TemplateTime = Annotated[
+    str | None,
+    _option(
+        "What chat templates see as the time. Default: when the job was begun. Parts (--shard) need one for all.",
+        CHAT,
+        "--template-time",
+        metavar="YYYY-MM-DD[THH:MM]",
+    ),
+]
 DryRun = Annotated[bool, _option("Read and check every row, plan memory, estimate the time; write nothing.", ROWS, "--dry-run")]
 TooLong = Annotated[
     TooLongChoice,

@@ -48,6 +48,7 @@ def generate(
     system: flags.System = None,
     chat: flags.Chat = None,
     too_long: row_flags.TooLong = row_flags.TooLongChoice.error,
+    template_time: row_flags.TemplateTime = None,
     max_tokens: flags.MaxTokens = SAMPLING_DEFAULTS["max_tokens"],
     min_tokens: flags.MinTokens = SAMPLING_DEFAULTS["min_tokens"],
     temperature: flags.Temperature = SAMPLING_DEFAULTS["temperature"],
@@ -121,7 +122,7 @@ def generate(
         # Slow imports (pyarrow) only after the flags have been found good.
         from pagecli.cli.generate.job import GenerateJob, run_generate
         from pagecli.cli.generate.output_claim import JournalOptions
-        from pagecli.cli.generate.rows import Formats
+        from pagecli.cli.generate.rows import Formats, parse_template_time
         from pagecli.jobs.rows.output_row import ResultColumns
         from pagecli.jobs.rows.row_preparer import PromptOptions
         from pagecli.jobs.rows.row_selection import RowChoice
@@ -132,7 +133,7 @@ def generate(
             output=output,
             engine=config,
             params=params,
-            prompts=PromptOptions(prompt_column, system, chat, too_long.value),
+            prompts=PromptOptions(prompt_column, system, chat, too_long.value, parse_template_time(template_time)),
             columns=ResultColumns(token_ids, best_of is not None or beam_width > 1, logprobs is not None),
             order=order.value,
             selection=RowChoice(where, sample, sample_seed, limit, shard),

@@ -33,6 +33,7 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
         from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(model)
+        tokenizer.template_time = job.prompts.template_time
         config = model.config
         max_model_len = min(job.engine.max_model_len or config.max_positions, config.max_positions)
         plan = _plan(job, config, Workload("one row", (WorkloadRequest(1, 1),)))

@@ -2,14 +2,16 @@
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pagecli.cli.flags.monitoring_options import WatchOptions
+from pagecli.cli.generate.identity import IdentifiedJob, identify
 from pagecli.cli.generate.interruption import STANDARD_OUTPUT, guarded, keep_finished, last_words, resumable_loading
 from pagecli.cli.generate.memory_guard import check_fits
 from pagecli.cli.generate.monitoring import watched
-from pagecli.cli.generate.output_claim import JournalOptions, claimed_output, completed_before, open_journal, taking_over
+from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
 from pagecli.cli.generate.partial_output import write_partial
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.rows import Formats, open_rows, output_options, prompt_length
@@ -107,18 +109,23 @@ def run_generate(job: GenerateJob, console: Console) -> int:
 
 def _run_claimed(run: _Run, rows_fd: int) -> int:
     job, console = run.job, run.console
-    journal = open_journal(run.claim, job.journal, job, console)
+    identified = None
+    if job.selection.shard is not None or (run.claim is not None and job.journal.enabled):
+        identified = identify(job)
+    journal = open_journal(run.claim, job.journal, job, identified, console)
     if run.claim is not None:
         run.watch.add(Heartbeat(run.claim.output))
     run.watch.begun()
     if journal is not None or run.claim is None:
         run.signals.last_words = last_words(run.claim, job.input)
-    schema, options = run.source.schema, output_options(job)
+    template_time = _template_time(run)
+    job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
+    schema, options = run.source.schema, output_options(job, run.source, job_key)
     writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
     try:
         if job.journal.partial:
             return write_partial(run.source, writer, journal, console, job.output)
-        return _run(run, writer, journal)
+        return _run(run, writer, journal, identified, template_time)
     finally:
         writer.discard()
 
@@ -130,11 +137,21 @@ def _already_complete(claim: OutputClaim, outcome: Outcome, console: Console) ->
     return outcome.exit_code
 
 
-def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
+def _template_time(run: _Run) -> datetime:
+    """What chat templates see as the time: of a job that goes on, what they saw before."""
+    begun = None if run.claim is None else run.claim.template_time
+    return datetime.fromisoformat(begun) if begun is not None else run.job.prompts.template_time or datetime.now()
+
+
+def _run(
+    run: _Run, writer: RowWriter, journal: Journal | None, identified: IdentifiedJob | None, template_time: datetime
+) -> int:
     job, console = run.job, run.console
     with progress_display(console) as display:
         with resumable_loading(run.claim, console, job.input):
             engine = _load(job, console, display)
+            if identified is not None:
+                identified.check_loaded()
         run.watch.loaded(engine.stats())
 
         def on_progress(progress: Progress) -> None:
@@ -142,11 +159,13 @@ def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
             run.watch.update(progress)
 
         job.formats.token_texts.bind(lambda ids: engine.tokenizer.decode(ids, False))
+        engine.tokenizer.template_time = template_time
         length = prompt_length(job, engine.tokenizer, engine.max_model_len)
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)
+        prepare = TakingOver(preparer.prepare, journal, job.params)
         job_run = JobRun(
             engine,
-            taking_over(preparer.prepare, journal, job.params),
+            prepare,
             writer,
             Window.for_engine(job.engine.max_num_seqs),
             job.order,
@@ -156,13 +175,22 @@ def _run(run: _Run, writer: RowWriter, journal: Journal | None) -> int:
             job.errors,
             run.watch.checkpoint,
         )
+
+        def stats_so_far() -> dict[str, Any]:
+            return job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
+
+        def write_stats_file() -> None:
+            if job.stats is not None:
+                write_stats(job.stats, redact_values(stats_so_far()))
+
         try:
             with recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console):
-                code, place = _run_to_the_end(run, job_run, writer)
-        finally:
-            stats = job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
-            if job.stats is not None:
-                write_stats(job.stats, redact_values(stats))
+                code, place = _run_to_the_end(run, job_run, writer, prepare)
+        except BaseException:
+            guarded(write_stats_file, console)
+            raise
+        write_stats_file()
+        stats = stats_so_far()
     run.watch.ended(JobEnd(code, stats=stats))
     if code != ExitCode.SIGPIPE:
         print_summary(console, stats, place)
@@ -186,7 +214,7 @@ def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engi
     return engine
 
 
-def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> tuple[int, str]:
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: TakingOver) -> tuple[int, str]:
     """Runs all rows and completes the output; whatever ends the job early, finished rows are kept.
 
     Returns the exit code, and where the rows are, in words.
@@ -196,6 +224,7 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter) -> tuple[int,
         with run.signals.deferred():
             result = job_run.run(run.source)
             if not result.ended_early:
+                prepare.check_complete(run.job.selection.parse())
                 code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
                 if claim is not None:
                     claim.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))

@@ -3,22 +3,20 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pagecli.cli.generate.identity import IdentifiedJob
 from pagecli.cli.terminal.console import Console
-from pagecli.devices.loading import resolve_dtype
-from pagecli.errors import UsageError
-from pagecli.jobs.journal.job_identity import job_identity
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.output_claim import Outcome, OutputClaim, claim_output
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.row_preparer import PreparedRow
+from pagecli.jobs.rows.row_selection import RowSelection, Shard
 from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import check_writable, is_stdout
-from pagecli.model.registry import resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,10 @@ def completed_before(claim: OutputClaim, output: str) -> Outcome | None:
     return None if remote_files.is_remote(output) else claim.earlier_outcome()
 
 
-def open_journal(claim: OutputClaim | None, options: JournalOptions, job: Any, console: Console) -> Journal | None:
-    """The journal of `job` (a GenerateJob), if it is to have one. Raises UsageError, InputError, ModelError."""
+def open_journal(
+    claim: OutputClaim | None, options: JournalOptions, job: Any, identified: IdentifiedJob | None, console: Console
+) -> Journal | None:
+    """The journal of `job` (a GenerateJob), if it is to have one. Raises UsageError, InputError."""
     if claim is None:
         return None
     if not options.enabled:
@@ -72,10 +72,8 @@ def open_journal(claim: OutputClaim | None, options: JournalOptions, job: Any, c
                 f"{job.output} has finished rows of an earlier run", "leave out --no-journal to go on, or add --restart"
             )
         return None
-    source = resolve_model(job.engine.model, job.engine.load_format)
-    dtype, kv_dtype = resolve_dtype(job.engine.dtype), job.engine.kv_dtype
-    identity = job_identity(job, _input_files(job.input), source, dtype, kv_dtype)
-    journal = claim.open_journal(identity, options.restart, job.columns.token_ids)
+    assert identified is not None
+    journal = claim.open_journal(identified.identity, identified.weights, options.restart, job.columns.token_ids)
     for note in claim.notes:
         console.warning(note)
     if journal.num_rows:
@@ -83,26 +81,28 @@ def open_journal(claim: OutputClaim | None, options: JournalOptions, job: Any, c
     return journal
 
 
-def taking_over(prepare: Callable[[InputRow], PreparedRow], journal: Journal | None, params: Any) -> Any:
-    """`prepare`, but for rows that are in the journal."""
-    if journal is None or not journal.num_rows:
-        return prepare
+class TakingOver:
+    """`prepare`, but for rows that are in the journal; every row of the input goes through it."""
 
-    def prepare_or_take(row: InputRow) -> PreparedRow:
-        finished = journal.take(row)
-        return prepare(row) if finished is None else PreparedRow(row, [], params, 0, finished=finished)
+    def __init__(self, prepare: Callable[[InputRow], PreparedRow], journal: Journal | None, params: SamplingParams) -> None:
+        self._prepare = prepare
+        self._journal = journal if journal is not None and journal.num_rows else None
+        self._params = params
+        self._num_rows = 0
 
-    return prepare_or_take
+    def __call__(self, row: InputRow) -> PreparedRow:
+        self._num_rows = row.index + 1
+        finished = None if self._journal is None else self._journal.take(row)
+        return self._prepare(row) if finished is None else PreparedRow(row, [], self._params, 0, finished=finished)
 
-
-def _input_files(path: str) -> list[str]:
-    """The local files that an input consists of; none for streams and URLs, whose rows are checked one by one."""
-    path = remote_files.local(path)
-    if remote_files.is_remote(path) or is_stream(path):
-        return []
-    if Path(path).is_file():
-        return [path]
-    from pagecli.jobs.readers.multi_file_reader import files_of
-    from pagecli.jobs.readers.open_input import CSV_SUFFIXES, JSONL_SUFFIXES, PARQUET_SUFFIXES
-
-    return files_of(path, PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES)
+    def check_complete(self, selection: RowSelection) -> None:
+        """After the last row: that none was finished before which the input no longer has. Raises InputError."""
+        num_expected = 0 if self._journal is None else self._journal.finished.num_indexes
+        if selection.limit is not None:
+            shard = selection.shard or Shard(1, 1)
+            num_expected = min(num_expected, -(-(selection.limit - shard.number + 1) // shard.count))
+        if self._num_rows < num_expected:
+            raise InputError(
+                f"the input ended after {self._num_rows:,} rows; of an earlier run row {num_expected:,} is finished",
+                "it was cut short: run the same command with the whole input again",
+            )

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pagecli.errors import InputError, UsageError
@@ -55,8 +56,16 @@ def check_columns(source: InputSource, prompts: PromptOptions) -> None:
         )
 
 
-def output_options(job: "GenerateJob") -> OutputOptions:
-    """How the output is written."""
+def parse_template_time(text: str | None) -> datetime | None:
+    """--template-time. Raises UsageError."""
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--template-time is {text!r}", "give a date or a time, as 2026-11-29 or 2026-11-29T12:30") from error
+
+
+def output_options(job: "GenerateJob", source: InputSource, job_key: str) -> OutputOptions:
+    """How the output is written; `job_key` is for parts."""
     return OutputOptions(
         format=job.formats.output_format,
         model=job.engine.model,
@@ -65,6 +74,8 @@ def output_options(job: "GenerateJob") -> OutputOptions:
         compression=job.formats.compression,
         row_group_rows=job.formats.row_group_rows,
         shard=job.selection.parse().shard,
+        job_key=job_key,
+        num_selected=lambda: source.num_selected if isinstance(source, SelectedRows) else None,
     )
 
 

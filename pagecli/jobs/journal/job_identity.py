@@ -1,78 +1,171 @@
-"""Which job a journal belongs to: the input, the weights and every parameter that changes a row's text.
+"""Which job a journal belongs to: the input, the model, the device, the time and every parameter that changes a row's text.
 
-Kept in job.json, compared when the job is run again. The input is known by its size and by pieces of its content, and each
+Kept with the journal, compared when the job is run again. The input is known by its size and by pieces of its content, and each
 finished row is checked against the row it was made of besides; a new modification time alone (a copy, a fresh download) is no
-other input. The weights are known by the files they are in, wherever those lie. What decides only how fast a row is computed,
-where it is written or who watches is left out. No secrets are kept: of a value that holds one there is only a digest.
+other input. The model is known by its files (model_files.py). The device counts because instruction sets differ in the last
+bits of a sum, and the time because chat templates may show it. What decides only how fast a row is computed, where it is
+written or who watches is left out. No secrets are kept: of a value that holds one there is only a digest.
+
+`job_key` is the identity without the shard, in a few words: parts of one job have one key, and `key_difference` says what two
+keys differ in.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pagecli.core.dtypes import KV_DTYPE, resolve_kv_dtype
+from pagecli.jobs.journal import model_files
 from pagecli.jobs.storage.redaction import redact
 from pagecli.model.registry import ModelSource
 
-SAMPLE_PIECES = 16
-PIECE_BYTES = 1 << 16
-# Files beside the weights that change what a row becomes.
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
-    *("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-)
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
     *("input", "output", "order", "limit", "overwrite", "stats", "watch", "journal", "errors"),
-    *("selection.limit", "columns.score", "columns.logprobs", "dry_run", "profile"),
+    *("selection.limit", "columns.score", "columns.logprobs", "dry_run", "profile", "prompts.template_time"),
     *("formats.output_format", "formats.compression", "formats.row_group_rows", "formats.token_texts"),
-    *("engine.model", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
+    *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
     *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
 )
+SHARD = "selection.shard"
+ISA_VARIABLE = "PAGECLI_CPU_ISA"
+_KEY_PARTS = ("device", "input", "model", "parameters", "time")
 
 
-def job_identity(job: Any, input_files: list[str], source: ModelSource, dtype: str, kv_dtype: str = "auto") -> dict[str, Any]:
-    """The identity as JSON. `job` is the dataclass of what was asked for; `dtype` the resolved one. Raises OSError."""
-    kv_dtype = resolve_kv_dtype(kv_dtype, dtype)
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """What computes: "cpu" with the name of its instruction set, or "cuda" with the GPU's architecture."""
+
+    kind: str
+    name: str
+    dtype: str  # of the weights, resolved
+    supported: tuple[str, ...] = ()  # instruction sets that this machine's CPU has kernels for
+
+
+def job_identity(
+    job: Any,
+    input_files: list[str],
+    source: ModelSource,
+    device: DeviceIdentity,
+    kv_dtype: str = "auto",
+    template_time: str | None = None,
+) -> dict[str, Any]:
+    """The identity as JSON. `job` is the dataclass of what was asked for. Raises OSError.
+
+    `template_time`: what chat templates are to see as the time (ISO); None: when the job was begun.
+    """
+    dtype, kv_dtype = device.dtype, resolve_kv_dtype(kv_dtype, device.dtype)
     dtypes = {"dtype": dtype} if kv_dtype == KV_DTYPE[dtype] else {"dtype": dtype, "kv_dtype": kv_dtype}
     parameters = {name: _without_secret(value) for name, value in _leaves(job, "")}
+    shows_time = model_files.template_shows_time(source)
     identity = {
-        "input": {str(number): _file_identity(Path(path)) for number, path in enumerate(input_files)},
-        "model": {"config": repr(source.config), **dtypes, **_model_files(source)},
+        "input": {str(number): _input_entry(Path(path)) for number, path in enumerate(input_files)},
+        "model": {"config": repr(source.config), **dtypes, **model_files.text_digests(source)},
+        "weights": model_files.weights_identity(source),
+        "device": {"kind": device.kind, "name": device.name, "supported": device.supported},
+        "uses_time": shows_time,
+        "time": template_time if shows_time else None,
         "parameters": parameters,
     }
     loaded: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return loaded
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of two identities differs, each in a few words, for people; empty: the same job."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Between two identities, in a few words; `remedy` makes the second match the first, where a setting can."""
+
+    text: str
+    remedy: str | None = None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list[Path]) -> list[Difference]:
+    """What of two identities differs; empty: the same job. `weights` are the files of `now`. Raises OSError."""
     found = []
     inputs, inputs_now = before.get("input", {}), now.get("input", {})
     if {k: v["content"] for k, v in inputs.items()} != {k: v["content"] for k, v in inputs_now.items()}:
         sizes = [sum(v["size"] for v in files.values()) for files in (inputs, inputs_now)]
         same_size = sizes[0] == sizes[1]
-        found.append("the input's content" if same_size else f"the input ({sizes[0]:,} bytes, now {sizes[1]:,})")
+        found.append(Difference("the input's content" if same_size else f"the input ({sizes[0]:,} bytes, now {sizes[1]:,})"))
+    found += _device_differences(before.get("device", {}), now.get("device", {}))
     for name in _changed(before.get("model", {}), now.get("model", {})):
         known = {"config": "the model's config", "dtype": "the dtype", "kv_dtype": "the KV cache's dtype"}
-        found.append(known.get(name, f"the model's file {name}"))
+        found.append(Difference(known.get(name, f"the model's file {name}")))
+    found += map(Difference, model_files.changed_weights(before.get("weights", []), now.get("weights", []), weights))
+    if now.get("time") is not None and before.get("time") != now["time"]:
+        values = [_shown(identity.get("time")) for identity in (before, now)]
+        found.append(Difference(f"--template-time ({values[0]}, now {values[1]})"))
     parameters, parameters_now = before.get("parameters", {}), now.get("parameters", {})
     for name in _changed(parameters, parameters_now):
         flag = name.rpartition(".")[2].replace("_", "-")
         values = [_shown(values.get(name)) for values in (parameters, parameters_now)]
-        found.append(f"--{flag} ({values[0]}, now {values[1]})")
+        found.append(Difference(f"--{flag} ({values[0]}, now {values[1]})"))
     return found
+
+
+def _device_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    kinds, names = [[device.get(key) for device in (before, now)] for key in ("kind", "name")]
+    if kinds[0] != kinds[1]:
+        return [Difference(f"the device ({kinds[0]}, now {kinds[1]})", f"with --device {kinds[0]}")]
+    if names[0] == names[1]:
+        return []
+    if kinds[0] != "cpu":
+        return [Difference(f"the GPU's architecture ({names[0]}, now {names[1]})", f"on a GPU of {names[0]}")]
+    here = names[0] in now.get("supported", ())
+    remedy = f"with {ISA_VARIABLE}={names[0]}" if here else f"on a machine that has {names[0]}"
+    return [Difference(f"the CPU's instruction set ({names[0]}, now {names[1]})", remedy)]
 
 
 def has_new_time(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether an input file has another modification time than it had."""
     times = [[v.get("mtime_ns") for v in identity.get("input", {}).values()] for identity in (before, now)]
     return times[0] != times[1]
+
+
+def job_key(identity: Mapping[str, Any], weights: list[Path], **more: Any) -> str:
+    """One text for all parts of a job, without spaces: the device by name, all else by digests. Raises OSError.
+
+    `more` are parameters that a job may change when it goes on, and that all parts must have in common. Reads the weights
+    through: parts may be made on machines whose files have dates of their own.
+    """
+    contents = [model_files.content_digest(path) for path in weights]
+    parameters = {name: value for name, value in identity["parameters"].items() if name != SHARD}
+    parts = {
+        "input": [entry["content"] for entry in identity["input"].values()],
+        "model": [identity["model"], contents],
+        "parameters": {**parameters, **more},
+        "time": identity["time"],
+    }
+    return "-".join([identity["device"]["name"], *(_short_digest(parts[name]) for name in _KEY_PARTS[1:])])
+
+
+def key_difference(one: str, other: str) -> tuple[str, str]:
+    """What two different keys of jobs differ in, for people: (what, hint)."""
+    pairs = dict(zip(_KEY_PARTS, zip(one.rsplit("-", 4), other.rsplit("-", 4), strict=False), strict=False))
+    different = [name for name, (mine, others) in pairs.items() if mine != others]
+    if "device" in different and len(different) <= 2:  # the dtype may follow the instruction set
+        mine, others = pairs["device"]
+        return f"computed on {mine} and on {others}", f"run one of them again on the other's device ({ISA_VARIABLE}={mine})"
+    names = {
+        "input": "the input",
+        "model": "the model",
+        "parameters": "a flag",
+        "time": "--template-time",
+        "device": "the device",
+    }
+    return (
+        f"what differs: {', '.join(names[name] for name in different)}",
+        "run all parts with the same command but for --shard",
+    )
+
+
+def _short_digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode("ascii"), digest_size=6).hexdigest()
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -104,40 +197,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _file_identity(path: Path) -> dict[str, Any]:
-    found = os.stat(path)
-    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "content": sample_digest(path)}
-
-
-def sample_digest(path: Path) -> str:
-    """Of a file's size and of 16 pieces of 64 KiB, the first and the last among them; of all of it up to 1 MiB."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-        last = max(0, size - PIECE_BYTES)
-        for number in range(SAMPLE_PIECES):
-            file.seek(last * number // (SAMPLE_PIECES - 1))
-            digest.update(file.read(PIECE_BYTES))
-    return digest.hexdigest()
-
-
-def _model_files(source: ModelSource) -> dict[str, str]:
-    """File name -> digest, of the weights and of what makes tokens of text."""
-    paths = []
-    if source.weights_path is not None:
-        paths = [source.weights_path, *_shards(source.weights_path)]
-    for place in {source.tokenizer_path, source.weights_path.parent if source.weights_path else None} - {None}:
-        assert place is not None
-        paths += [place / name for name in MODEL_FILES] if place.is_dir() else [place]
-    return {path.name: sample_digest(path) for path in dict.fromkeys(paths) if path.is_file()}
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files that the index of a sharded checkpoint names."""
-    if index.suffix != ".json":
-        return []
-    try:
-        names = json.loads(index.read_bytes())["weight_map"].values()
-    except (OSError, ValueError, KeyError, AttributeError):  # loading will say what is wrong with it
-        return []
-    return [index.parent / name for name in dict.fromkeys(map(str, names))]
+def _input_entry(path: Path) -> dict[str, Any]:
+    found = path.stat()
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "content": model_files.sample_digest(path)}

@@ -1,9 +1,10 @@
 """One run for an output at a time: a lock in the directory of its job, with its owner and the owner's last sign of life.
 
 flock(2) decides wherever it works, and ends with its process, however that ends: a lock left by a killed run is simply taken.
-On file systems where flock is missing or does not reach other hosts (NFS, as it may be mounted) the owner's note does: a run
-on this host is looked for by its pid and start time, one on another host counts as alive for a minute after it last
-touched the file, which it does every ten seconds.
+It reaches every process of this kernel, whatever container it is in and whatever its host name (kernels are told apart by
+their boot id), and on a local file system there is no other. Where it is missing, or may not reach other hosts (network file
+systems), the owner's note decides: a run in this pid namespace is looked for by its pid and start time, one elsewhere counts
+as alive for a minute after it last touched the file, which it does every ten seconds.
 """
 
 import contextlib
@@ -21,29 +22,44 @@ from pagecli.jobs.storage.job_directory import LOCK, JobDirectory
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+_LOCAL_FILE_SYSTEMS = {
+    *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay"),
+    *("vfat", "exfat", "ntfs3"),
+}
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """Who holds a lock, or held it last. `process_start` is the kernel's, so that a pid used again is noticed."""
+    """Who holds a lock, or held it last. `process_start` is the kernel's, so that a pid used again is noticed.
+
+    `boot_id` names the running kernel, `pid_namespace` what `pid` counts in; both None elsewhere than on Linux.
+    """
 
     pid: int
     host: str
     started: float  # seconds since 1970
     process_start: str | None = None
+    boot_id: str | None = None
+    pid_namespace: str | None = None
 
     @classmethod
     def this_process(cls) -> "LockOwner":
-        return cls(os.getpid(), socket.gethostname(), time.time(), _process_start(os.getpid()))
+        pid = os.getpid()
+        return cls(pid, socket.gethostname(), time.time(), _process_start(pid), _boot_id(), _pid_namespace())
+
+    @property
+    def is_of_this_kernel(self) -> bool:
+        return self.host == socket.gethostname() if self.boot_id is None else self.boot_id == _boot_id()
 
     @property
     def is_here(self) -> bool:
-        return self.host == socket.gethostname()
+        """Whether its pid means something to this process."""
+        return self.is_of_this_kernel and self.pid_namespace in (None, _pid_namespace())
 
     @property
     def is_running(self) -> bool:
-        """Whether the process exists; only to be asked on its own host."""
+        """Whether the process exists; only to be asked of one that `is_here`."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -79,7 +95,9 @@ class JobLock:
         owner = read_owner(self._directory)
         if owner is not None:
             age = time.time() - os.fstat(self._fd).st_mtime
-            if (not owner.is_here and age < STALE_SECONDS) or (owner.is_here and not has_flock and owner.is_running):
+            if has_flock and (owner.is_of_this_kernel or is_on_local_file_system(self._directory.path)):
+                pass  # no other process has it
+            elif owner.is_running if owner.is_here else age < STALE_SECONDS:
                 raise self._busy()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(asdict(LockOwner.this_process())).encode("ascii"), 0)
@@ -123,6 +141,31 @@ def read_owner(directory: JobDirectory) -> LockOwner | None:
             return LockOwner(**json.loads(file.read(4096)))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def is_on_local_file_system(path: Path) -> bool:
+    """Whether only this machine can write there; False where that cannot be told."""
+    place, found = os.path.realpath(path), ("", "")
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            mount_point = before.split()[4].replace("\\040", " ")  # as the kernel writes a space
+            is_above = place == mount_point or place.startswith(mount_point.rstrip("/") + "/")
+            if is_above and len(mount_point) >= len(found[0]):
+                found = mount_point, after.split()[0]
+    return found[1] in _LOCAL_FILE_SYSTEMS
+
+
+def _boot_id() -> str | None:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None
+
+
+def _pid_namespace() -> str | None:
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return None
 
 
 def _process_start(pid: int) -> str | None:

@@ -39,6 +39,11 @@ class FinishedRows:
             self._places[record.index] = record.offset + 1
             self.num_rows += 1
 
+    @property
+    def num_indexes(self) -> int:
+        """The number of the last input row among them, from 1."""
+        return next((index + 1 for index in range(len(self._places) - 1, -1, -1) if self._places[index]), 0)
+
     def get(self, index: int) -> Record | None:
         """The record of input row `index`; None where there is none, or it can no longer be read."""
         if index >= len(self._places) or not self._places[index]:
@@ -72,7 +77,7 @@ class Journal:
         directory.sync()  # the file's name, which syncing the file alone need not keep
         self._pending: list[bytes] = []
         self._num_written = self.num_safe_rows = self.finished.num_rows  # input rows: in the file; synced
-        self._failure: OSError | None = None
+        self._failure: OSError | InputError | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._sync_by_the_clock, name="pagecli-journal", daemon=True)
         self._thread.start()
@@ -153,11 +158,13 @@ class Journal:
             try:
                 self._each_second()
                 self._sync()
-            except OSError as error:  # raised by the next commit
+            except (OSError, InputError) as error:  # raised by the next commit
                 self._failure = error
                 return
 
-    def _not_writable(self, error: OSError) -> Exception:
+    def _not_writable(self, error: OSError | InputError) -> Exception:
+        if isinstance(error, InputError):
+            return error
         problem = not_writable(self._output, error)
         if self._num_written and isinstance(problem, InputError):
             again = f"the same command goes on from {self._num_written} finished rows"

@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from pagecli.jobs.journal.job_identity import differences, has_new_time
 from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import ROWS, Journal
 from pagecli.jobs.journal.journal_status import JOB
+from pagecli.jobs.journal.model_files import ContentDigests
 from pagecli.jobs.storage.atomic_file import not_writable
 from pagecli.jobs.storage.job_directory import OUTCOME, PUBLISHED, JobDirectory, job_directory_path, was_published
 
-FORMAT = 1
+FORMAT = 2
 MAX_CLAIMS = 10
 
 
@@ -53,6 +55,8 @@ class OutputClaim:
         self._directory = directory
         self._lock = lock
         self._journal: Journal | None = None
+        self._job: dict[str, Any] = {}  # what job.json holds
+        self._digests: ContentDigests | None = None
         self._is_complete = False
 
     @property
@@ -66,27 +70,57 @@ class OutputClaim:
             return None
         return Outcome(int(noted["exit_code"]), int(noted["num_rows"]), int(noted["num_error_rows"]))
 
-    def open_journal(self, identity: Mapping[str, Any], restart: bool, with_token_ids: bool = True) -> Journal:
+    @property
+    def template_time(self) -> str | None:
+        """What chat templates see as the time, in every run of the job; None where no template asks, or without a journal."""
+        return self._job["identity"]["time"] if self._job else None
+
+    def open_journal(
+        self, identity: Mapping[str, Any], weights: list[Path], restart: bool, with_token_ids: bool = True
+    ) -> Journal:
         """The journal, with what an earlier run of the same job finished. Raises UsageError if it was another job, InputError.
 
-        Another job is no hindrance if nothing of it was finished.
+        Another job is no hindrance if nothing of it was finished. `weights` are the files that `identity` describes.
         """
         try:
             if restart:
                 self._directory.remove_contents()
-            key = self._key_of_earlier_run(identity)
+            key = self._key_of_earlier_run(identity, weights)
             if key is None:
                 self._directory.remove_contents()
                 key = self._begin(identity)
             for name in (OUTCOME, PUBLISHED):  # of a run that came close to the end, but not to it
                 self._directory.remove(name)
-            journal = Journal(self._directory, key, self._lock.heartbeat, with_token_ids)
+            journal = Journal(self._directory, key, self._each_second, with_token_ids)
         except OSError as error:
             raise not_writable(self.output, error) from error
         self._journal = journal
+        entries = self._job["identity"]["weights"]
+        if any(entry["content"] is None for entry in entries):
+            self._digests = ContentDigests(entries, weights, self._note_weights)
         return journal
 
-    def _key_of_earlier_run(self, identity: Mapping[str, Any]) -> bytes | None:
+    def _note_dates(self, entries: list[dict[str, Any]]) -> None:
+        """Of weights that have new ones, and the same content: the next run need not read them through."""
+        before = self._job["identity"]["weights"]
+        noted = [{**new, "content": old["content"]} for old, new in zip(before, entries, strict=True)]
+        if noted != before:
+            self._note_weights(noted)
+
+    def _note_weights(self, entries: list[dict[str, Any]]) -> None:
+        self._job["identity"]["weights"] = entries
+        self._directory.write_json(JOB, self._job)
+
+    def _each_second(self) -> None:
+        """Raises OSError, InputError if what is journaled from now on would be lost."""
+        if not self._directory.is_current():
+            raise InputError(
+                f"{self._directory.path} was removed while the job ran, and with it the finished rows",
+                "leave the journal's directory alone, and run the same command again",
+            )
+        self._lock.heartbeat()
+
+    def _key_of_earlier_run(self, identity: Mapping[str, Any], weights: list[Path]) -> bytes | None:
         """The key of the journal that is there; None if there is none to go on with."""
         if self.num_journal_bytes() == 0:
             return None
@@ -96,23 +130,31 @@ class OutputClaim:
                 f"the journal of {self.output} is damaged, or of another version of pagecli",
                 f"begin anew with --restart, or remove {self._directory.path}",
             )
-        changed = differences(job["identity"], identity)
+        changed = differences(job["identity"], identity, weights)
         if changed:
+            texts = "; ".join(difference.text for difference in changed)
+            remedies = [difference.remedy for difference in changed if difference.remedy is not None]
+            as_begun = f"run it as it was begun{' (' + ', '.join(remedies) + ')' if remedies else ''} to go on"
             raise UsageError(
-                f"{self.output} was begun by another job, whose finished rows are kept; what differs: {'; '.join(changed)}",
-                "run it as it was begun to go on, begin anew with --restart, or write to another name",
+                f"{self.output} was begun by another job, whose finished rows are kept; what differs: {texts}",
+                f"{as_begun}, begin anew with --restart, or write to another name",
             )
         if has_new_time(job["identity"], identity):
             self.notes.append("the input has a new date but the same content; finished rows are checked one by one")
         if job.get("version") != pagecli.__version__:
             self.notes.append(f"this job was begun by pagecli {job.get('version')}; its other rows are made by this version")
         self.created = int(job["created"])
+        self._job = job
+        self._note_dates(identity["weights"])
         return bytes.fromhex(job["key"])
 
     def _begin(self, identity: Mapping[str, Any]) -> bytes:
         key = secrets.token_bytes(16)
+        if identity["uses_time"] and identity["time"] is None:
+            identity = {**identity, "time": datetime.now().isoformat(timespec="seconds")}
         job = {"format": FORMAT, "version": pagecli.__version__, "created": self.created, "key": key.hex()}
-        self._directory.write_json(JOB, {**job, "identity": identity})
+        self._job = {**job, "identity": identity}
+        self._directory.write_json(JOB, self._job)
         return key
 
     def num_journal_bytes(self) -> int:
@@ -157,6 +199,8 @@ class OutputClaim:
 
     def close(self) -> None:
         """Gives the output up. The journal stays if the job is not complete and any row was finished."""
+        if self._digests is not None:
+            self._digests.close()
         if self._journal is not None:
             self._journal.close()
         keep = not self._is_complete and self.num_journal_bytes() > 0

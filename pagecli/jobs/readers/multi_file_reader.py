@@ -12,6 +12,7 @@ from pagecli.errors import InputError
 from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet
 from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.file_version import FileVersion
 
 
 def is_several(path: str) -> bool:
@@ -50,6 +51,7 @@ class MultiFileSource:
         self._open_one = open_one
         self._limit = limit
         self._sizes = [_file_bytes(path) for path in paths]
+        self._versions = {path: FileVersion.of_input(path) for path in paths}  # before any is read
         self._current: InputSource = open_one(paths[0], limit)  # so that a bad first file is found before the model loads
         self._num_files = 0  # read to their end
         self._num_rows = 0  # of those
@@ -64,6 +66,7 @@ class MultiFileSource:
             if self._stopped or remaining == 0:
                 return
             if number > 0:
+                self._check_version(path)
                 self._current = self._open_one(path, remaining)
             shown = os.path.relpath(path, base) if base else os.path.basename(path)
             count = 0
@@ -72,6 +75,7 @@ class MultiFileSource:
                     error = None if row.error is None else f"{shown}, {row.error}"
                     yield dataclasses.replace(row, index=self._num_rows + row.index, file=shown, error=error)
                     count += 1
+                self._current.check_unchanged()
             finally:
                 self._current.close()
             self._num_rows += count
@@ -87,6 +91,16 @@ class MultiFileSource:
         num_seen = min(self._num_files + 1, len(self._paths))
         estimate = (self._num_rows + current.num_rows) * sum(self._sizes) // max(1, sum(self._sizes[:num_seen]))
         return RowEstimate(estimate if self._limit is None else min(estimate, self._limit), exact=False)
+
+    def check_unchanged(self) -> None:
+        """Of every file that was read."""
+        for path in self._paths[: self._num_files + 1]:
+            self._check_version(path)
+
+    def _check_version(self, path: str) -> None:
+        version = self._versions[path]
+        if version is not None:
+            version.check(path)
 
     def interrupt(self) -> None:
         self._stopped = True

@@ -11,6 +11,7 @@ from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.input_row import InputRow, RowEstimate
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import unreadable
+from pagecli.jobs.storage.file_version import FileVersion
 
 BATCH_ROWS = 256  # a row that waits for its turn keeps its whole batch in memory
 BATCH_BYTES = 32 << 20  # batches of large rows are made smaller, to take about so much
@@ -26,6 +27,8 @@ class ParquetSource:
         self.name = remote_files.shown(path)
         self._limit = limit
         self._wanted = schema
+        self._path = remote_files.local(path)
+        self._version = FileVersion.of_input(path)
         self._file = open_parquet(path)
         self.schema: pa.Schema | None = schema if schema is not None else self._file.schema_arrow
         self.column_names: list[str] | None = self._file.schema_arrow.names
@@ -65,6 +68,10 @@ class ParquetSource:
 
     def estimate(self) -> RowEstimate | None:
         return RowEstimate(self.num_rows if self._limit is None else min(self.num_rows, self._limit), exact=True)
+
+    def check_unchanged(self) -> None:
+        if self._version is not None:
+            self._version.check(self._path)
 
     def interrupt(self) -> None:
         """A file never keeps its reader waiting."""

@@ -8,6 +8,7 @@ from pagecli.errors import InputError
 from pagecli.jobs.rows.input_row import RowEstimate
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import Content, InterruptibleStream, is_stream, open_raw, size_of
+from pagecli.jobs.storage.file_version import FileVersion
 
 UTF8_BOM = b"\xef\xbb\xbf"
 START_BYTES = 256
@@ -34,9 +35,13 @@ class TextInput:
         self.start = b""
         self._parsed_bytes = 0  # of the lines read so far
         self._header_bytes = 0  # of them, before the first row
+        self._ended = False  # readline has come to the end
+        self._path = remote_files.local(path)
         self._raw = open_raw(path)
         try:
             self._size = None if is_stream(path) else size_of(self._raw)
+            is_local_file = self._size is not None and not remote_files.is_remote(path)
+            self._version = FileVersion.of(self._raw.fileno()) if is_local_file else None
             if self._size is not None:
                 self.start = self._raw.read(START_BYTES) or b""
                 self._raw.seek(0)
@@ -62,6 +67,7 @@ class TextInput:
                 f"{self.name} cannot be read after line {self.line_number}: {error}",
                 "the file may be cut short or damaged; check it with gzip -t or zstd -t",
             ) from error
+        self._ended = not line
         if line:
             self.line_number += 1
             self._parsed_bytes += len(line)
@@ -70,6 +76,14 @@ class TextInput:
     def end_header(self) -> None:
         """The lines read so far are no rows."""
         self._header_bytes = self._parsed_bytes
+
+    def check_unchanged(self) -> None:
+        """To be called after the last line. Raises InputError if the file is no longer what was opened, or ended early."""
+        if self._version is not None:
+            self._version.check(self._path)
+        elif self._size is not None and self._ended and self._raw.tell() < self._size:
+            read = f"{self._raw.tell():,} of {self._size:,} bytes"
+            raise InputError(f"{self.name} ended early, after {read}", "run the same command again")
 
     def estimate(self, num_rows: int) -> RowEstimate | None:
         """How many rows there will be if all are as long as the first `num_rows`, those read so far; None of a pipe.
@@ -108,6 +122,9 @@ class TextRows:
         if estimate is None or self._limit is None:
             return estimate
         return RowEstimate(min(estimate.num_rows, self._limit), exact=False)
+
+    def check_unchanged(self) -> None:
+        self._input.check_unchanged()
 
     def interrupt(self) -> None:
         self._input.interrupt()

@@ -55,6 +55,10 @@ class InputSource(Protocol):
         """None while nothing is known, as for a pipe."""
         ...
 
+    def check_unchanged(self) -> None:
+        """To be called after the last row. Raises InputError if the input was truncated or exchanged while it was read."""
+        ...
+
     def interrupt(self) -> None:
         """Makes a read that waits for a pipe return, so that the reading thread can end."""
         ...

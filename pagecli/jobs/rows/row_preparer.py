@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from pagecli.core.sampling_params import SamplingParams
@@ -28,12 +29,16 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
-    """How rows become prompts. `chat` None: plain prompts go through the chat template if the model has one."""
+    """How rows become prompts. `chat` None: plain prompts go through the chat template if the model has one.
+
+    `template_time` None: what chat templates see as the time is when the job was begun.
+    """
 
     prompt_column: str = "prompt"
     system: str | None = None
     chat: bool | None = None
     too_long: TooLong = "error"
+    template_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,11 @@ class SelectedRows:
                 self._num_rows += 1
         self._ended = True
 
+    @property
+    def num_selected(self) -> int:
+        """Rows of all shards together, so far."""
+        return self._num_selected
+
     def _matching(self) -> Iterator[InputRow]:
         where = self._selection.where
         for row in self._source:
@@ -158,6 +163,9 @@ class SelectedRows:
         if selection.shard is not None:
             count = (count + selection.shard.count - selection.shard.number) // selection.shard.count
         return RowEstimate(count, exact)
+
+    def check_unchanged(self) -> None:
+        self._source.check_unchanged()
 
     def interrupt(self) -> None:
         self._source.interrupt()

@@ -57,6 +57,8 @@ def check_rows(
             assert failed.error_code is not None
             checked.errors[failed.error_code] += 1
             checked.first_errors.setdefault(failed.error_code, failed.error)
+        else:
+            source.check_unchanged()
     finally:
         source.close()
     return checked

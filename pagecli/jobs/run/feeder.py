@@ -67,6 +67,7 @@ class Feeder:
             for row in self._source:
                 if not self._put(self._prepare(row)):
                     return
+            self._source.check_unchanged()
             self._put(None)
         except BaseException as error:  # handed to the thread that takes rows, which raises it
             self._put(error)

@@ -192,19 +192,20 @@ class JobRun:
             self._num_inputs_taken_over += 1
             self._release(prepared.finished)
             return
-        index, error, code = prepared.row.index, prepared.error, prepared.error_code
-        if error is None:
-            try:
-                self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
-                self._active[index] = prepared
-                return
-            except RowError as problem:
-                error, code = problem.one_line, code_of(problem)
-        self._finish([error_row(prepared.row, error, len(prepared.prompt_token_ids) or None, code)])
+        index, error = prepared.row.index, prepared.error
+        if error is not None:
+            self._finish([error_row(prepared.row, error, None, prepared.error_code)])
+            return
+        try:
+            self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
+            self._active[index] = prepared
+        except RowError as problem:  # an engine of another size may take it: a resumed job finds out anew
+            row = error_row(prepared.row, problem.one_line, len(prepared.prompt_token_ids) or None, code_of(problem))
+            self._finish([row], for_good=False)
 
-    def _finish(self, rows: list[OutputRow]) -> None:
-        """Takes all output rows of one input row."""
-        if self._journal is not None:
+    def _finish(self, rows: list[OutputRow], for_good: bool = True) -> None:
+        """Takes all output rows of one input row; those that a resumed job is to compute again are not `for_good`."""
+        if self._journal is not None and for_good:
             self._journal.append(rows)
         self._release(rows)
 

@@ -1,13 +1,14 @@
 """Outputs of --shard parts put together in the order of the whole input, as one output; a part that is missing is found.
 
-Every row of a part says which part of how many it is of and which place it has in the whole; those places are put back in order
-and the column that holds them is taken off, so that the result is what a run without --shard writes.
+Every row of a part bears a label: which part of how many it is of, its place in the part and in the whole, and the job. Rows
+are put back in order and the label is taken off, so that the result is what a run without --shard writes.
 """
 
 import contextlib
 import heapq
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,14 @@ import pyarrow as pa
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.output_row import SHARD_COLUMN
 from pagecli.jobs.shards.parquet_shards import merge_parquet
-from pagecli.jobs.shards.shard_order import ShardOrder, check_parts
+from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove
 from pagecli.jobs.storage.byte_streams import decompressed, open_raw
 from pagecli.jobs.writers.jsonl_writer import SUFFIXES
 from pagecli.jobs.writers.open_output import suffix_of
 from pagecli.jobs.writers.output_options import Compression
 
-_LAST_KEY = re.compile(rb', "%s": \{"number": (\d+), "count": (\d+), "row": (\d+)\}\}\n?\Z' % SHARD_COLUMN.encode())
+_LAST_KEY = re.compile(rb', "%s": (\{[^{}]*\})\}\n?\Z' % SHARD_COLUMN.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,7 @@ def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: C
 @dataclass(frozen=True, slots=True)
 class _Line:
     content: bytes
-    number: int
-    count: int
-    row: int
+    label: ShardLabel
 
 
 def _merge_lines(paths: list[str], file: BinaryIO, codec: str | None) -> int:
@@ -74,12 +73,13 @@ def _merge_lines(paths: list[str], file: BinaryIO, codec: str | None) -> int:
     with contextlib.ExitStack() as stack:
         out: Any = stack.enter_context(pa.CompressedOutputStream(file, codec)) if codec else file
         parts = [_Lines(stack, path) for path in paths]
-        check_parts([(part.path, (part.first.number, part.first.count) if part.first else None) for part in parts])
+        check_parts([part.order for part in parts])
         order, num_rows = ShardOrder(), 0
-        for line in heapq.merge(*parts, key=lambda line: line.row):
-            order.next(line.row)
+        for line in heapq.merge(*parts, key=lambda line: line.label.row):
+            order.next(line.label.row)
             out.write(line.content)
             num_rows += 1
+        order.check_end([part.order for part in parts])
     return num_rows
 
 
@@ -87,37 +87,40 @@ class _Lines:
     """The lines of one part, one after the other. Raises InputError."""
 
     def __init__(self, stack: contextlib.ExitStack, path: str) -> None:
-        self.path = path
+        self.order = PartOrder(path)
         raw = stack.enter_context(open_raw(path))
         self._lines = enumerate(stack.enter_context(decompressed(raw, path)), 1)
-        self.first = self._next()
+        self._first = self._next()
 
     def _next(self) -> _Line | None:
+        path = self.order.path
         try:
             number, line = next(self._lines, (0, b""))
-        except (OSError, EOFError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} cannot be read: {error}", "it may be cut short") from error
-        return _parsed(line, f"{self.path}, line {number}") if line else None
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            raise InputError(f"{path} cannot be read: {error}", "it may be cut short") from error
+        if not line:
+            self.order.check_end()
+            return None
+        parsed = _parsed(line, f"{path}, line {number}")
+        self.order.next(parsed.label)
+        return parsed
 
     def __iter__(self) -> Iterator[_Line]:
-        line = self.first
+        line = self._first
         while line is not None:
-            before, line = line, None
-            yield before
+            yield line
             line = self._next()
-            if line is not None:
-                ShardOrder.check_step(self.path, (before.number, before.count, before.row), (line.number, line.count, line.row))
 
 
 def _parsed(line: bytes, place: str) -> _Line:
     """A line without its last key. One that another program has written again is read and written as JSON."""
     match = _LAST_KEY.search(line)
-    if match is not None:
-        return _Line(line[: match.start()] + b"}\n", *map(int, match.groups()))
     try:
+        if match is not None:
+            return _Line(line[: match.start()] + b"}\n", ShardLabel.of(json.loads(match[1])))
         record = json.loads(line)
-        shard = record.pop(SHARD_COLUMN)
+        label = ShardLabel.of(record.pop(SHARD_COLUMN))
         content = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        return _Line(content, *(int(shard[name]) for name in ("number", "count", "row")))
+        return _Line(content, label)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{place} is no row of a part", "give outputs of pagecli generate --shard I/N") from error
+        raise InputError(f"{place} is no row of a part", NO_PART) from error

@@ -12,7 +12,7 @@ from pagecli.errors import InputError
 from pagecli.jobs.readers.parquet_reader import open_parquet
 from pagecli.jobs.rows.arrow_values import to_python
 from pagecli.jobs.rows.output_row import RESULT_COLUMNS, SHARD_COLUMN
-from pagecli.jobs.shards.shard_order import ShardOrder, check_parts, missing_row
+from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
 from pagecli.jobs.writers.json_inference import json_text, merged_type, widened
 from pagecli.jobs.writers.output_options import Compression
 from pagecli.jobs.writers.parquet_columns import JSON_TEXT, SHARD_TYPE, is_json_text
@@ -24,7 +24,7 @@ def merge_parquet(paths: list[str], file: BinaryIO, compression: Compression) ->
     """Writes the rows of all parts; returns how many. Raises InputError, OSError."""
     with contextlib.ExitStack() as stack:
         parts = [_Part(path, stack.enter_context(open_parquet(path))) for path in paths]
-        check_parts([(part.path, part.number_and_count()) for part in parts])
+        check_parts([part.order for part in parts])
         schema = _merged_schema([part.schema for part in parts])
         writer = stack.enter_context(pq.ParquetWriter(file, schema, compression=compression))
         order, num_rows = ShardOrder(), 0
@@ -38,35 +38,31 @@ class _Part:
     """One part's rows, read ahead as far as they are needed. Raises InputError."""
 
     def __init__(self, path: str, file: pq.ParquetFile) -> None:
-        self.path = path
+        self.order = PartOrder(path)
         self.schema = file.schema_arrow
         if SHARD_COLUMN not in self.schema.names or self.schema.field(SHARD_COLUMN).type != SHARD_TYPE:
-            raise InputError(f"{path} is no part of a job", "give outputs of pagecli generate --shard I/N")
+            raise InputError(f"{path} is no part of a job", NO_PART)
         self._batches = file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
-        self._last: tuple[int, int, int] | None = None
         self.table: pa.Table = self.schema.empty_table()
         self.rows = np.empty(0, np.int64)
         self.has_more = True
         self.read_more()
 
-    def number_and_count(self) -> tuple[int, int] | None:
-        return None if self._last is None else self._last[:2]
-
     def read_more(self) -> None:
         try:
             batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.path} cannot be read: {str(error).splitlines()[0]}", "it may be cut short") from error
+            raise InputError(
+                f"{self.order.path} cannot be read: {str(error).splitlines()[0]}", "it may be cut short"
+            ) from error
         if batch is None:
             self.has_more = False
             return
-        for place in batch.column(SHARD_COLUMN).to_pylist():
-            now = (place["number"], place["count"], place["row"]) if place else (0, 0, 0)
-            if self._last is not None:
-                ShardOrder.check_step(self.path, self._last, now)
-            elif now[2] != now[0] - 1:
-                raise missing_row(now[0] - 1)
-            self._last = now
+        for values in batch.column(SHARD_COLUMN).to_pylist():
+            try:
+                self.order.next(ShardLabel.of(values))
+            except (TypeError, AttributeError) as error:
+                raise InputError(f"{self.order.path} has a row that is of no part", NO_PART) from error
         self.table = pa.concat_tables([self.table, pa.Table.from_batches([batch], self.schema)])
         self.rows = np.concatenate([self.rows, np.asarray(batch.column(SHARD_COLUMN).field("row"))])
 

@@ -5,26 +5,36 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import InputError
 from pagecli.jobs.rows.arrow_values import json_default
-from pagecli.jobs.rows.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns
-from pagecli.jobs.rows.row_selection import Shard
+from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, carried_columns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 
 SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
 
+class LineEncoder(Protocol):
+    """Makes lines of output rows."""
+
+    def __call__(self, row: OutputRow) -> bytes:
+        """A line, or nothing yet."""
+        ...
+
+    def end(self, is_complete: bool) -> bytes:
+        """After the last row: what is still to be written; not `is_complete`: rows of the job are missing."""
+        ...
+
+
 class JsonlRowWriter:
     """Writes rows into a hidden file that gets its name in finish(). Raises InputError when the disk refuses."""
 
-    def __init__(self, path: Path, suffix: str, overwrite: bool, encode: Callable[[OutputRow], bytes]) -> None:
+    def __init__(self, path: Path, suffix: str, overwrite: bool, encode: "LineEncoder") -> None:
         self._path = path
         self._suffix = suffix
         self._overwrite = overwrite
@@ -36,15 +46,19 @@ class JsonlRowWriter:
         self.num_rows = 0
 
     def write(self, row: OutputRow) -> None:
-        line = self._encode(row)
+        self._write(self._encode(row))
+        self.num_rows += 1
+
+    def _write(self, line: bytes) -> None:
         try:
-            self._file.write(line)
+            if line:  # at the end of a file that has been closed there is none
+                self._file.write(line)
         except OSError as error:
             raise not_writable(self._path, error) from error
         self._good_bytes += len(line)
-        self.num_rows += 1
 
     def finish(self) -> None:
+        self._write(self._encode.end(is_complete=True))
         self._close()
         publish(self._temporary, self._path, self._overwrite)
 
@@ -54,6 +68,7 @@ class JsonlRowWriter:
             self.discard()
             return None
         try:
+            self._write(self._encode.end(is_complete=False))
             self._close()
         except InputError:
             if SUFFIXES[self._suffix] is not None:  # cut short, a compressed stream is no valid file
@@ -98,7 +113,7 @@ class JsonlRowWriter:
 class StdoutRowWriter:
     """Rows to a pipe or terminal, each at once; to a redirected file, in larger pieces. Raises BrokenPipeError."""
 
-    def __init__(self, fd: int, encode: Callable[[OutputRow], bytes]) -> None:
+    def __init__(self, fd: int, encode: "LineEncoder") -> None:
         self._fd = fd
         self._piece_bytes = 1 << 16 if stat.S_ISREG(os.fstat(fd).st_mode) else 0
         self._pending = bytearray()
@@ -112,10 +127,12 @@ class StdoutRowWriter:
             self._flush()
 
     def finish(self) -> None:
+        self._pending += self._encode.end(is_complete=True)
         self._flush()
 
     def keep_partial(self) -> Path | None:
         """Rows on standard output need no keeping."""
+        self._pending += self._encode.end(is_complete=False)
         self._flush()
         return None
 
@@ -133,14 +150,10 @@ class StdoutRowWriter:
 
 
 class RowEncoder:
-    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity stay as Python's json writes them.
+    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity stay as Python's json writes them."""
 
-    In a shard's output the last column says where the row belongs.
-    """
-
-    def __init__(self, columns: ResultColumns, shard: Shard | None = None) -> None:
+    def __init__(self, columns: ResultColumns) -> None:
         self._columns = columns
-        self._shard = shard
 
     def __call__(self, row: OutputRow) -> bytes:
         record: dict[str, Any] = {"id": row.id}
@@ -159,14 +172,7 @@ class RowEncoder:
             record["logprobs"] = logprob_records(row.logprobs)
         record["error"] = row.error
         record["error_code"] = row.error_code
-        if self._shard is not None:
-            record[SHARD_COLUMN] = shard_record(self._shard, row)
         return (json.dumps(record, ensure_ascii=False, default=json_default) + "\n").encode("utf-8", "replace")
-
-
-def shard_record(shard: Shard, row: OutputRow) -> dict[str, int]:
-    """What `pagecli merge` puts a shard's rows in order by."""
-    return {"number": shard.number, "count": shard.count, "row": shard.position(row.row.index)}
 
 
 def logprob_records(logprobs: list[TokenLogprobs] | None) -> list[dict[str, Any]] | None:

@@ -11,11 +11,12 @@ from pagecli.jobs.rows.output_row import OutputRow, ResultColumns
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
-from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter, RowEncoder, StdoutRowWriter
+from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter, LineEncoder, RowEncoder, StdoutRowWriter
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder
 from pagecli.jobs.writers.output_options import OutputOptions
 from pagecli.jobs.writers.parquet_writer import ParquetRowWriter
 from pagecli.jobs.writers.remote_writer import RemoteRowWriter, check_remote_output
+from pagecli.jobs.writers.shard_labels import LabelledLines, ShardLabels
 
 Warn = Callable[[str], None]
 PLAIN = OutputOptions()
@@ -89,10 +90,23 @@ def suffix_of(path: str) -> str:
     raise UsageError(message, "outputs end in .parquet, .jsonl, .jsonl.gz or .jsonl.zst, or are -")
 
 
-def _encoder(columns: ResultColumns, options: OutputOptions) -> Callable[[OutputRow], bytes]:
+class _Encoder:
     """Rows of an OpenAI batch file in its own output format, all others as rows."""
-    plain = RowEncoder(columns, options.shard)
-    if options.format == "rows":
-        return plain
-    batch = BatchEncoder(options.model, options.created, options.token_text, options.shard)
-    return lambda row: plain(row) if row.row.batch_url is None else batch(row)
+
+    def __init__(self, columns: ResultColumns, options: OutputOptions) -> None:
+        self._plain = RowEncoder(columns)
+        self._batch = BatchEncoder(options.model, options.created, options.token_text)
+        self._all_plain = options.format == "rows"
+
+    def __call__(self, row: OutputRow) -> bytes:
+        return self._plain(row) if self._all_plain or row.row.batch_url is None else self._batch(row)
+
+    def end(self, is_complete: bool) -> bytes:
+        return b""
+
+
+def _encoder(columns: ResultColumns, options: OutputOptions) -> LineEncoder:
+    encode = _Encoder(columns, options)
+    if options.shard is None:
+        return encode
+    return LabelledLines(encode, ShardLabels(options.shard, options.job_key), options.num_selected)

@@ -13,9 +13,7 @@ from typing import Any
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.jobs.readers.openai_batch_input import COMPLETIONS_URL
-from pagecli.jobs.rows.output_row import SHARD_COLUMN, OutputRow
-from pagecli.jobs.rows.row_selection import Shard
-from pagecli.jobs.writers.jsonl_writer import shard_record
+from pagecli.jobs.rows.output_row import OutputRow
 
 IMPOSSIBLE_LOGPROB = -9999.0  # what the format has for a token that could not be chosen
 
@@ -42,11 +40,10 @@ class TokenTexts:
 class BatchEncoder:
     """Output rows -> lines of a batch output file. A row of several samples gives its line with the last of them."""
 
-    def __init__(self, model: str, created: int, token_text: Callable[[int], str], shard: Shard | None = None) -> None:
+    def __init__(self, model: str, created: int, token_text: Callable[[int], str]) -> None:
         self._model = model
         self._created = created  # Unix time, seconds
         self._token_text = token_text
-        self._shard = shard
         self._samples: list[OutputRow] = []
 
     def __call__(self, row: OutputRow) -> bytes:
@@ -67,8 +64,6 @@ class BatchEncoder:
         else:
             body = self._body(samples, digest)
             record["response"] = {"status_code": 200, "request_id": digest, "body": body}
-        if self._shard is not None:
-            record[SHARD_COLUMN] = shard_record(self._shard, first)
         return record
 
     def _body(self, samples: list[OutputRow], digest: str) -> dict[str, Any]:

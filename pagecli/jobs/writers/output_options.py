@@ -22,3 +22,5 @@ class OutputOptions:
     compression: Compression = "zstd"  # of Parquet
     row_group_rows: int | None = None  # of Parquet; None: as many as are written at once
     shard: Shard | None = None
+    job_key: str = ""  # of a shard's output: what all parts of its job have in common
+    num_selected: Callable[[], int | None] = lambda: None  # of a shard's: rows of all parts, when the input has been read

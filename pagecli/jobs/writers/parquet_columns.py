@@ -7,13 +7,15 @@ import pyarrow as pa
 
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
-from pagecli.jobs.rows.row_selection import Shard
 from pagecli.jobs.writers.json_inference import json_text, merged_type, to_array, widened
-from pagecli.jobs.writers.jsonl_writer import logprob_records, shard_record
+from pagecli.jobs.writers.jsonl_writer import logprob_records
+from pagecli.jobs.writers.shard_labels import ShardLabels
 
 JSON_TEXT = {"pagecli": "json"}  # of a column whose values are JSON as text
 _LOGPROB = [("token_id", pa.int32()), ("logprob", pa.float32())]
-SHARD_TYPE = pa.struct([("number", pa.int32()), ("count", pa.int32()), ("row", pa.int64())])
+SHARD_TYPE = pa.struct(
+    [("number", pa.int32()), ("count", pa.int32()), ("row", pa.int64()), ("line", pa.int64()), ("job", pa.string())]
+)
 LOGPROBS_TYPE = pa.list_(pa.struct([*_LOGPROB, ("top", pa.list_(pa.struct(_LOGPROB)))]))
 
 
@@ -106,7 +108,7 @@ class InferredColumns:
         self._warn(f"column {name!r} holds values of different types; it is written as {text}")
 
 
-def result_arrays(rows: list[OutputRow], columns: ResultColumns, shard: Shard | None = None) -> dict[str, pa.Array]:
+def result_arrays(rows: list[OutputRow], columns: ResultColumns, labels: ShardLabels | None = None) -> dict[str, pa.Array]:
     """pagecli's own columns of a group of rows."""
     arrays = {
         "sample": pa.array([row.sample for row in rows], pa.int32()),
@@ -123,6 +125,6 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns, shard: Shard | 
         arrays["logprobs"] = pa.array([logprob_records(row.logprobs) for row in rows], LOGPROBS_TYPE)
     arrays["error"] = pa.array([row.error for row in rows], pa.string())
     arrays["error_code"] = pa.array([row.error_code for row in rows], pa.string())
-    if shard is not None:
-        arrays[SHARD_COLUMN] = pa.array([shard_record(shard, row) for row in rows], SHARD_TYPE)
+    if labels is not None:
+        arrays[SHARD_COLUMN] = pa.array([labels.label(row) for row in rows], SHARD_TYPE)
     return arrays

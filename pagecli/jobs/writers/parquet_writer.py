@@ -18,6 +18,7 @@ from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, par
 from pagecli.jobs.writers.output_options import OutputOptions
 from pagecli.jobs.writers.parquet_columns import JSON_TEXT, ArrowCarriedColumns, InferredColumns, result_arrays
 from pagecli.jobs.writers.parquet_merge import Segment, merge_segments
+from pagecli.jobs.writers.shard_labels import ShardLabels
 
 GROUP_ROWS = 1000
 GROUP_BYTES = 16 << 20
@@ -45,6 +46,7 @@ class ParquetRowWriter:
         self._group_rows = options.row_group_rows or GROUP_ROWS
         self._inferred = InferredColumns(warn)
         self._carried = ArrowCarriedColumns(input_schema) if input_schema is not None else None
+        self._labels = None if options.shard is None else ShardLabels(options.shard, options.job_key)
         self._rows: list[OutputRow] = []
         self._rows_bytes = 0
         self._segments: list[Segment] = []
@@ -124,7 +126,7 @@ class ParquetRowWriter:
     def _table(self, rows: list[OutputRow]) -> pa.Table:
         arrays = (self._carried or self._inferred).build(rows)
         fields = self._carried.fields() if self._carried is not None else {}
-        arrays = {**arrays, **result_arrays(rows, self._columns, self._options.shard)}
+        arrays = {**arrays, **result_arrays(rows, self._columns, self._labels)}
         new = {name: JSON_TEXT if name in self._inferred.json_columns else None for name in arrays if name not in fields}
         fields |= {name: pa.field(name, arrays[name].type, metadata=metadata) for name, metadata in new.items()}
         schema = pa.schema([fields[name].with_name(name) for name in arrays])

@@ -1,5 +1,6 @@
 """A tokenizer for models that have none, used with random weights only: every UTF-8 byte is a token."""
 
+from datetime import datetime
 from typing import Any
 
 from pagecli.errors import ErrorCode, RowError
@@ -9,6 +10,7 @@ class ByteTokenizer:
     """Byte b is token b modulo the vocabulary; decoding takes ids modulo 256."""
 
     has_chat_template = False
+    template_time: datetime | None = None
 
     def __init__(self, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
         self.vocab_size = vocab_size

@@ -6,10 +6,11 @@ call themselves twice, need no attribute to run for ever; and the products and p
 What templates may expect (functions, filters, the generation tag): huggingface.co/docs/transformers/chat_templating.
 """
 
-import datetime
 import json
+import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from jinja2 import nodes
@@ -27,10 +28,13 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
-    """A compiled template. One thread renders at a time. Raises jinja2's TemplateError if it cannot be compiled."""
+    """A compiled template. One thread renders at a time. Raises jinja2's TemplateError if it cannot be compiled.
 
-    def __init__(self, text: str, special_tokens: Mapping[str, Any]) -> None:
-        self._environment = _CountingEnvironment()
+    `now` is what it sees as the time, always: prompts of one job must not depend on when a row is reached.
+    """
+
+    def __init__(self, text: str, special_tokens: Mapping[str, Any], now: datetime | None = None) -> None:
+        self._environment = _CountingEnvironment(now or datetime.now())
         self._template = self._environment.from_string(text)
         self._special_tokens = dict(special_tokens)
 
@@ -62,17 +66,18 @@ class _GenerationTag(Extension):
 class _CountingEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("*", "**"))
 
-    def __init__(self) -> None:
+    def __init__(self, now: datetime) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         del self.globals["lipsum"]
-        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now, namespace=_namespace)
-        self.filters.update(tojson=_tojson, pagecli_counted=self._counted)
+        self.globals.update(raise_exception=_raise_exception, strftime_now=now.strftime, namespace=_namespace)
+        self.filters.update(tojson=_tojson, pagecli_counted=self._counted, random=self._random_item)
         self.start()
 
     def start(self) -> None:
         """Before each rendering."""
         self._steps = 0
         self._deadline = time.monotonic() + MAX_SECONDS
+        self._chance = random.Random(0)  # equal conversations get equal prompts
 
     def _step(self) -> None:
         self._steps += 1
@@ -80,6 +85,10 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"it ran more than {MAX_STEPS:,} steps without an end")
         if time.monotonic() > self._deadline:
             raise SecurityError(f"it ran more than {MAX_SECONDS:g} seconds without an end")
+
+    def _random_item(self, items: Sequence[Any]) -> Any:
+        """Jinja's filter `random`, with draws that each rendering begins anew."""
+        return self._chance.choice(items) if items else self.undefined("no random item, sequence was empty")
 
     def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -139,10 +148,6 @@ def _namespace(*args: Any, **kwargs: Any) -> Namespace:
 def _check_name(name: object) -> None:
     if str(name).startswith("_"):
         raise SecurityError(f"a namespace cannot have the attribute {name!r}")
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.datetime.now().strftime(layout)
 
 
 def _tojson(

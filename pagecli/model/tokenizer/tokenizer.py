@@ -1,5 +1,6 @@
 """Text to token ids and back, as transformers' tokenizers do it, and the model's own chat template."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pagecli.errors import ErrorCode, RowError
@@ -19,6 +20,7 @@ class Tokenizer(Protocol):
     has_chat_template: bool
     eos_token_ids: tuple[int, ...]  # the ids that end a text: generation config's, else the model's, else the tokenizer's
     vocab_size: int
+    template_time: datetime | None  # what the chat template sees as the time, if set before its first use; None: its first use
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` with the model's special tokens, as transformers adds them by default."""
@@ -51,6 +53,7 @@ class TransformersTokenizer:
         self.eos_token_ids = eos_token_ids or (() if own is None else (own,))
         self.vocab_size = parts.num_tokens
         self.has_chat_template = parts.has_chat_template
+        self.template_time: datetime | None = None
         self._chat_template: ChatTemplate | None = None  # compiled when it is first needed
         self._longest_token_bytes: int | None = 0  # 0: not looked up yet
 
@@ -66,7 +69,7 @@ class TransformersTokenizer:
             )
         try:
             if self._chat_template is None:
-                self._chat_template = _compiled(self._parts)
+                self._chat_template = _compiled(self._parts, self.template_time or datetime.now())
             text = self._chat_template.render(messages)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
@@ -93,9 +96,9 @@ class TransformersTokenizer:
             ) from error
 
 
-def _compiled(parts: TokenizerParts) -> "ChatTemplate":
+def _compiled(parts: TokenizerParts, now: datetime) -> "ChatTemplate":
     from pagecli.model.tokenizer.chat_template import ChatTemplate  # and jinja2, which a job of plain prompts does without
 
     if parts.chat_template is None:
         raise ValueError(parts.chat_template_error)
-    return ChatTemplate(parts.chat_template, parts.special_tokens)
+    return ChatTemplate(parts.chat_template, parts.special_tokens, now)

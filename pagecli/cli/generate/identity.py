@@ -1,0 +1,85 @@
+"""Which job it is that was asked for: its files, its device and its time, put together for the journal and for --shard."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pagecli.core.engine_config import EngineConfig
+from pagecli.devices.cpu import kernels
+from pagecli.engine.loaded_model import device_of, dtype_of
+from pagecli.errors import ModelError, UsageError
+from pagecli.jobs.journal import model_files
+from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import is_stream
+from pagecli.model.registry import resolve_model
+
+if TYPE_CHECKING:
+    from pagecli.cli.generate.job import GenerateJob
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedJob:
+    """`identity` is job_identity's; `weights` are the files that it describes."""
+
+    job: "GenerateJob"
+    identity: dict[str, Any]
+    weights: list[Path]
+
+    def key(self, template_time: datetime) -> str:
+        """What parts of one job have in common. Raises OSError."""
+        time = template_time.isoformat(timespec="seconds") if self.identity["uses_time"] else None
+        more = {"limit": self.job.selection.limit, "output_format": self.job.formats.output_format}
+        return job_key({**self.identity, "time": time}, self.weights, **more)
+
+    def check_loaded(self) -> None:
+        """After loading: that the weights are still those that were identified before. Raises ModelError."""
+        changed = model_files.rewritten(self.identity["weights"], self.weights)
+        if changed is not None:
+            raise ModelError(f"{changed} was changed while it was loaded", "run the same command again when it is complete")
+
+
+def identify(job: "GenerateJob") -> IdentifiedJob:
+    """Raises UsageError, InputError, ModelError, OSError."""
+    source = resolve_model(job.engine.model, job.engine.load_format)
+    time = job.prompts.template_time
+    identity = job_identity(
+        job,
+        _input_files(job.input),
+        source,
+        _device_identity(job.engine),
+        job.engine.kv_dtype,
+        None if time is None else time.isoformat(timespec="seconds"),
+    )
+    if job.selection.shard is not None and identity["uses_time"] and time is None:
+        today = datetime.now().date().isoformat()
+        raise UsageError(
+            "--shard: the model's chat template shows the time, which all parts must have in common",
+            f"give each of them one time: --template-time {today}",
+        )
+    return IdentifiedJob(job, identity, model_files.weights_paths(source))
+
+
+def _device_identity(config: EngineConfig) -> DeviceIdentity:
+    kind = device_of(config)
+    dtype = dtype_of(config, kind)
+    if kind == "cpu":
+        return DeviceIdentity(kind, kernels.isa_name(), dtype, tuple(kernels.supported_isas()))
+    import torch
+
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else ()
+    return DeviceIdentity(kind, "".join(["sm_", *map(str, capability)]) if capability else "emulated", dtype)
+
+
+def _input_files(path: str) -> list[str]:
+    """The local files that an input consists of; none for streams and URLs, whose rows are checked one by one."""
+    path = remote_files.local(path)
+    if remote_files.is_remote(path) or is_stream(path):
+        return []
+    if Path(path).is_file():
+        return [path]
+    from pagecli.jobs.readers.multi_file_reader import files_of
+    from pagecli.jobs.readers.open_input import CSV_SUFFIXES, JSONL_SUFFIXES, PARQUET_SUFFIXES
+
+    return files_of(path, PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES)
