@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
     "row": (112, 2_540),
-    "row, with definitions": (112, 5_950),
-    "everything imported": (190, 7_600),
+    "row, with definitions": (112, 6_000),
+    "everything imported": (195, 7_800),
     "decode step": (24, 275),
 }
 
