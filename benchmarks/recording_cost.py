@@ -30,7 +30,7 @@ from pagecli.profiler.workloads.prompt_tokens import uniform_ids
 Requests = list[tuple[list[int], int]]  # prompt, output tokens
 
 
-class TimedObserver:
+class TimedListener:
     """Passes everything on to a recorder, and adds up the seconds spent there."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -42,17 +42,21 @@ class TimedObserver:
         call(*args)
         self.seconds += time.perf_counter() - started
 
-    def request_added(self, request) -> None:
-        self._pass_on(self.recorder.request_added, request)
+    @property
+    def wants_blocks(self) -> bool:
+        return self.recorder.wants_blocks
+
+    def request_added(self, *args) -> None:
+        self._pass_on(self.recorder.request_added, *args)
 
     def request_aborted(self, request_id) -> None:
         self._pass_on(self.recorder.request_aborted, request_id)
 
-    def step_computed(self, plan, scheduler) -> None:
-        self._pass_on(self.recorder.step_computed, plan, scheduler)
+    def step_computed(self, step) -> None:
+        self._pass_on(self.recorder.step_computed, step)
 
-    def step_ended(self, times, outputs) -> None:
-        self._pass_on(self.recorder.step_ended, times, outputs)
+    def step_ended(self, *args) -> None:
+        self._pass_on(self.recorder.step_ended, *args)
 
 
 def generate(engine: Engine, requests: Requests) -> float:
@@ -69,14 +73,14 @@ def recorded(engine: Engine, requests: Requests) -> tuple[float, float, int]:
     """(seconds for all requests, seconds in the recorder, steps)."""
     with tempfile.TemporaryDirectory() as directory:
         recorder = Recorder("cost", run_facts(engine), Path(directory) / "steps.parquet")
-        engine.observer = observer = TimedObserver(recorder)
+        engine.listener = listener = TimedListener(recorder)
         try:
             with HardwareMonitor(recorder.origin):
                 seconds = generate(engine, requests)
         finally:
-            engine.observer = None
+            engine.listener = None
         recording = recorder.finish()
-    return seconds, observer.seconds, int(recording.totals["num_steps"])
+    return seconds, listener.seconds, int(recording.totals["num_steps"])
 
 
 def measure(engine: Engine, requests: Requests, rounds: int) -> dict[str, object]:

@@ -11,18 +11,15 @@ from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import StepPlan
 from pagecli.engine.engine import Engine
+from pagecli.engine.listener import StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel
-from pagecli.engine.observer import StepTimes
-from pagecli.engine.request import Request
-from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.profiler.plan.gpus import Device
 from pagecli.profiler.plan.roofline import StepTime
 
 
 class StepCounter:
-    """An engine's observer: the least time its steps could have taken, and how many sequences ran in them."""
+    """An engine's listener: the least time its steps could have taken, and how many sequences ran in them."""
 
     def __init__(self, engine: Engine, limits: dict[str, float]) -> None:
         bandwidth, flops = limits["copy_bytes_per_s"], limits["bf16_flops_per_s"]
@@ -33,25 +30,26 @@ class StepCounter:
         self.floor_seconds = 0.0
         self.num_steps = self.num_running = 0
 
-    def request_added(self, request: Request) -> None:
+    wants_blocks = False
+
+    def request_added(self, request_id: int, num_prompt_tokens: int, seq_id: int) -> None:
         """Nothing to count."""
 
     def request_aborted(self, request_id: int) -> None:
         """Nothing to count."""
 
-    def step_computed(self, plan: StepPlan, scheduler: Scheduler) -> None:
-        contexts = pairs = tokens = 0
-        for chunk in plan.chunks:
+    def step_computed(self, step: StepSnapshot) -> None:
+        contexts = pairs = 0
+        for chunk in step.plan.chunks:
             length, context = len(chunk.token_ids), chunk.context_len
-            tokens += length
             contexts += context
             pairs += length * chunk.start + length * (length + 1) // 2
-        num_sequences = sum(bool(chunk.specs) for chunk in plan.chunks)
-        self.floor_seconds += float(self._least.seconds(tokens, num_sequences, contexts, pairs))
+        num_sequences = sum(bool(chunk.specs) for chunk in step.plan.chunks)
+        self.floor_seconds += float(self._least.seconds(step.plan.num_tokens, num_sequences, contexts, pairs))
         self.num_steps += 1
-        self.num_running += len(plan.chunks)
+        self.num_running += len(step.plan.chunks)
 
-    def step_ended(self, times: StepTimes, outputs: Sequence[RequestOutput]) -> None:
+    def step_ended(self, times: StepTimes, ended: float, outputs: Sequence[RequestOutput]) -> None:
         """Nothing to count."""
 
 
@@ -88,7 +86,7 @@ def engine_config(model: str, tiny: bool, **changes: object) -> EngineConfig:
 
 def run(engine: Engine, workload: Workload, limits: dict[str, float], seconds: float, n: int = 1) -> Run:
     """All requests at once, each to its exact length, `n` samples of it; what is unfinished after `seconds` is given up."""
-    engine.observer = counter = StepCounter(engine, limits)
+    engine.listener = counter = StepCounter(engine, limits)
     before, first_id = engine.stats(), count(engine, "num_requests")
     for i, (prompt, length) in enumerate(zip(workload.prompts, workload.outputs, strict=True)):
         temperature = 0.0 if n == 1 else 1.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pagecli.core.block_moves import BlockMove
 from pagecli.core.outputs import TokenLogprobs
@@ -21,6 +22,13 @@ class SampleSpec:
     num_prompt_tokens: int
     forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
     num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
+
+    @property
+    def needs_no_host(self) -> bool:
+        """Whether the choice depends on the logits and the draw alone: on no earlier token, and on no other candidate."""
+        params = self.params
+        wants_logprobs = params.logprobs is not None or params.best_of is not None
+        return not (wants_logprobs or params.has_penalties or self.forbidden_ids or self.num_candidates)
 
     @property
     def position(self) -> int:
@@ -45,6 +53,20 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class KVUsage:
+    """The KV memory at one moment of a run. Blocks: total = used + cached + free."""
+
+    num_blocks: int
+    num_used: int
+    num_requested: int  # used blocks but for what an allocator's rounding adds
+    num_cached: int  # held by no sequence, kept for their content
+    num_free: int
+    num_shared: int  # used blocks that more than one sequence holds
+    num_table_entries: int  # blocks that the same sequences would use if none were shared
+    num_filled_slots: int  # slots of used blocks with a token's K and V, shared ones counted once
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """Blocks to move, in order, before anything is written; then the chunks, in the order of their rows in the batch."""
 
@@ -53,13 +75,20 @@ class StepPlan:
     feeds: Sequence[tuple[int, int]] = ()
     """(row of this step's flat token ids, row among the previous launched step's sampled tokens): tokens the host does not
     know yet. The plan holds a placeholder 0; the runner puts the token there on the device."""
+    memory: KVUsage | None = None  # with the plan's blocks reserved; None in a plan that no scheduler made
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return sum(len(c.token_ids) for c in self.chunks)
 
-    @property
+    @cached_property
+    def num_sampled(self) -> int:
+        """Tokens that the step chooses."""
+        return sum(len(c.specs) for c in self.chunks)
+
+    @cached_property
     def num_repeated(self) -> int:
+        """Tokens that had been computed before a preemption."""
         return sum(c.num_repeated for c in self.chunks)
 
 

@@ -1,26 +1,26 @@
 """The engine: requests in, finished requests out, one step at a time. `step` is the table of contents of the program."""
 
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import StepPlan
+from pagecli.core.step_plan import KVUsage, StepPlan
 from pagecli.devices.base import HostModel, Model
 from pagecli.devices.cpu import kernels, kv_cache, memory_budget
 from pagecli.devices.cpu.runner import ModelRunner
 from pagecli.engine import loaded_model, threads
 from pagecli.engine.generation import decoding, request_output
 from pagecli.engine.generation.stopping import FinishCheck, StopSearch
+from pagecli.engine.isolation import FailureSearch, probe
+from pagecli.engine.listener import BlockPicture, EngineListener, Step, StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel
-from pagecli.engine.observer import EngineObserver
-from pagecli.engine.pipeline import Pipeline, StepHooks
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.admission import Admission
-from pagecli.engine.scheduling.pipelined_scheduler import PipelinedScheduler
+from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.engine.scheduling.scheduler import SchedulerLimits
+from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.errors import ModelError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
@@ -30,6 +30,7 @@ from pagecli.kv.memory import KVMemory
 if TYPE_CHECKING:
     from pagecli.devices.cuda.runner import CudaRunner
     from pagecli.devices.cuda.startup import GpuSettings
+    from pagecli.engine.overlapped import OverlappedLoop
 
 
 class Engine:
@@ -51,12 +52,11 @@ class Engine:
             reservations = Reservations(self._kv, config.kv_policy, self.max_model_len)
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
         self._finish_check = FinishCheck(frozenset(self.tokenizer.eos_token_ids))
-        limits = SchedulerLimits(config.max_num_seqs, config.max_batch_tokens, config.preemption, config.batching)
-        self._scheduler = PipelinedScheduler(self._kv, limits, self._finish_check, reservations)
         self._requests: dict[int, Request] = {}
+        self._search = FailureSearch()
         self._stats = EngineStats()
-        self._pipeline = Pipeline(self._scheduler, self._runner)
-        self.observer: EngineObserver | None = None
+        self.listener: EngineListener | None = None
+        self.scheduler, self._overlapped = self._make_scheduler(reservations)
         self.load_seconds = time.perf_counter() - started
 
     def _build_cache(self, model: Model) -> "tuple[ModelRunner | CudaRunner, KVMemory]":
@@ -79,6 +79,18 @@ class Engine:
             return runner, ReservedManager(num_blocks, block_size)
         salt = f"{self.config.model} {self.dtype}".encode()
         return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
+
+    def _make_scheduler(self, reservations: Reservations | None) -> "tuple[Scheduler, OverlappedLoop | None]":
+        config = self.config
+        limits = SchedulerLimits(
+            config.max_num_seqs, config.max_batch_tokens, config.preemption, config.batching, config.check_integrity
+        )
+        if not self._runner.is_asynchronous:
+            return Scheduler(self._kv, limits, self._finish_check, reservations), None
+        from pagecli.engine.overlapped import OverlappedLoop, OverlappedScheduler
+
+        scheduler = OverlappedScheduler(self._kv, limits, self._finish_check, reservations)
+        return scheduler, OverlappedLoop(scheduler, self._runner, self._count)
 
     def _gpu_settings(self, kv_dtype: str, num_swap_blocks: int) -> "GpuSettings":
         from pagecli.devices.cuda.startup import GpuSettings
@@ -105,46 +117,149 @@ class Engine:
         """
         params = self._admission.check(prompt_token_ids, params)
         request = Request(request_id, prompt_token_ids, params, request_id if row_key is None else row_key)
-        if params.stop:
-            request.live[0].stop_search = StopSearch(params.stop, self.tokenizer.decode)
-        decoding.start_beam_search(request, self._finish_check)
-        self._requests[request_id] = request
-        self._scheduler.add(request)
+        self._enter(request)
+        (self.scheduler if self._search.is_over else self._search).add(request)
         self._stats.num_requests += 1
         self._stats.prompt_tokens += len(prompt_token_ids)
-        if self.observer is not None:
-            self.observer.request_added(request)
+
+    def _enter(self, request: Request) -> None:
+        """Make the request known; it is not in the scheduler yet."""
+        if request.params.stop:
+            request.live[0].stop_search = StopSearch(request.params.stop, self.tokenizer.decode)
+        decoding.start_beam_search(request, self._finish_check)
+        self._requests[request.request_id] = request
+        if self.listener is not None:
+            self.listener.request_added(request.request_id, request.num_prompt_tokens, request.live[0].seq_id)
 
     def step(self) -> list[RequestOutput]:
-        """Run one step of the batch; returns the requests that finished in it."""
-        step = self._pipeline.step(StepHooks(self._record_plan, self._record))
-        if step is None:
-            return []
-        outputs = [self._output(request) for request in step.finished]
-        times = self._pipeline.ended(step)
-        self._stats.record_seconds(step.plan, times.committed - times.started)
-        if self.observer is not None:
-            self.observer.step_ended(times, outputs)
+        """Run one step of the batch; returns the requests that finished in it.
+
+        A step that fails changes nothing: its requests start again, apart, until the one that causes it is found, which comes
+        back with `error` set. Raises what broke the engine itself.
+        """
+        if self.scheduler.is_idle and not self._search.is_over:
+            for request in self._search.next_group():
+                self.scheduler.add(request)
+        try:
+            step = self._take_step()
+            outputs = [] if step is None else [self._output(request) for request in step.finished]
+        except BaseException as error:
+            return self._isolate(error)
+        if step is not None:
+            self._record(step, outputs)
         return outputs
+
+    def _take_step(self) -> Step | None:
+        """Plan, launch, collect, commit; None if there was nothing to run. Steps of an asynchronous device overlap."""
+        if self._overlapped is not None:
+            return self._overlapped.step()
+        started = time.perf_counter()
+        plan = self.scheduler.plan()
+        planned = time.perf_counter()
+        pending: Any = self._runner.launch(plan)
+        results = self._runner.collect(pending)
+        committed = self.scheduler.commit(plan, results)
+        ended = time.perf_counter()
+        if not plan.chunks:
+            return None
+        self._count(plan, committed.memory)
+        self.scheduler.release_finished()
+        return Step(plan, committed.finished, StepTimes(started, planned, *self._runner.times, ended))
+
+    def _count(self, plan: StepPlan, memory: KVUsage) -> None:
+        """The plan's tokens are computed; the sequences that finish in it still hold their blocks."""
+        self._stats.record_step(plan, memory, self._kv.block_size)
+        listener, scheduler = self.listener, self.scheduler
+        if listener is not None:
+            blocks = BlockPicture(self._kv.filled_slots(), *self._kv.pool.snapshot()) if listener.wants_blocks else None
+            waiting, preemptions = scheduler.num_waiting, scheduler.preemptions.count
+            listener.step_computed(StepSnapshot(plan, memory, self._kv.block_size, waiting, preemptions, blocks))
+
+    def _record(self, step: Step, outputs: list[RequestOutput]) -> None:
+        """The step is over, and its requests have left."""
+        self._stats.record_seconds(step.plan, step.times.committed - step.times.started)
+        self._stats.output_tokens += sum(len(s.token_ids) for output in outputs for s in output.sequences)
+        for output in outputs:
+            del self._requests[output.request_id]
+        if self.listener is not None:
+            self.listener.step_ended(step.times, time.perf_counter(), outputs)
+
+    def _isolate(self, error: BaseException) -> list[RequestOutput]:
+        """After a step that failed: start the search for the request that causes it, or take the next step in it."""
+        self._stats.num_failed_steps += 1
+        suspects: list[Request] = []
+        others: list[Request] = []
+        for request in self._requests.values():
+            if not self._search.holds(request):
+                (suspects if request.running or request.finished else others).append(request)
+        self._reset(error)
+        if not suspects or not isinstance(error, Exception):
+            raise error
+        for request in suspects + others:
+            self.scheduler.abort(request)
+        alone = self._search.suspect([self._again(r) for r in suspects], [self._again(r) for r in others])
+        if alone is None:
+            return []
+        self._probe(error)
+        del self._requests[alone.request_id]
+        text = f"the engine failed on this row: {type(error).__name__}: {error}"
+        return [RequestOutput(alone.request_id, alone.num_prompt_tokens, (), text)]
+
+    def _reset(self, error: BaseException) -> None:
+        """No request holds memory, and no step is pending. Raises `error` if that cannot be done."""
+        try:
+            if self._overlapped is not None:
+                self._overlapped.reset()
+            self.scheduler.reset()
+        except Exception:
+            raise error from None
+
+    def _again(self, request: Request) -> Request:
+        """The same request from its start."""
+        if self.listener is not None:
+            self.listener.request_aborted(request.request_id)
+        again = Request(request.request_id, request.prompt_token_ids, request.params, request.row_key)
+        again.num_failures = request.num_failures
+        self._enter(again)
+        return again
+
+    def _probe(self, error: BaseException) -> None:
+        """Run a request of one token; raises `error` if that fails too."""
+        try:
+            self.scheduler.add(probe())
+            while not self.scheduler.is_idle:
+                self._take_step()
+        except Exception:
+            raise error from None
 
     def has_unfinished(self) -> bool:
         return bool(self._requests)
 
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request and free its blocks."""
-        self._pipeline.abort(self._requests.pop(request_id))
-        if self.observer is not None:
-            self.observer.request_aborted(request_id)
+        request = self._requests.pop(request_id)
+        if self._search.holds(request):
+            self._search.abort(request)
+        else:
+            self.scheduler.abort(request)
+            if self._overlapped is not None:
+                self._overlapped.drop_unwanted()
+        if self.listener is not None:
+            self.listener.request_aborted(request_id)
+
+    @property
+    def num_failed_steps(self) -> int:
+        return self._stats.num_failed_steps
 
     def status(self) -> EngineStatus:
-        stats, scheduler = self._stats, self._scheduler
+        stats, scheduler = self._stats, self.scheduler
         return EngineStatus(
             scheduler.num_waiting, scheduler.num_running, self._kv.usage, stats.prompt_tokens, stats.num_sampled_tokens
         )
 
     def stats(self) -> dict[str, object]:
         """Counts of the run so far, by the names that the --stats file documents."""
-        preemptions = self._scheduler.preemptions
+        preemptions = self.scheduler.preemptions
         preempted = {str(i): {"times": times, "tokens_lost": lost} for i, (times, lost) in preemptions.by_request.items()}
         return {
             **self._stats.as_dict(),
@@ -154,7 +269,7 @@ class Engine:
             "preemption_seconds": self._runner.mover.swap_seconds + self._stats.recompute_seconds,
             "num_swapped_blocks": self._kv.num_swapped_blocks,
             "num_copy_on_write": self._kv.num_copy_on_write,
-            "prefix_cache_hit_rate": self._scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
+            "prefix_cache_hit_rate": self.scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
             "kv_bytes_per_token": self.loaded.kv_bytes_per_token(self.config),
@@ -166,20 +281,5 @@ class Engine:
             "num_threads": self.num_threads,
         }
 
-    def _record_plan(self) -> None:
-        if self.config.check_integrity:
-            self._kv.check_integrity()
-        self._stats.record_plan(self._kv)
-
-    def _record(self, plan: StepPlan) -> None:
-        if self.config.check_integrity:
-            self._kv.check_integrity()
-        self._stats.record_step(self._kv, plan)
-        if self.observer is not None:
-            self.observer.step_computed(plan, self._scheduler)
-
     def _output(self, request: Request) -> RequestOutput:
-        del self._requests[request.request_id]
-        output = request_output.build(request, self.tokenizer.decode, self._finish_check)
-        self._stats.output_tokens += sum(len(s.token_ids) for s in output.sequences)
-        return output
+        return request_output.build(request, self.tokenizer.decode, self._finish_check)

@@ -82,6 +82,7 @@ class Request:
     beam_search: "BeamSearch | None" = None
     prefix_hashes: list[bytes] = field(default_factory=list)  # of the prompt's full blocks
     failure: RowError | None = None  # why it ended without output
+    num_failures: int = 0  # steps that failed while it ran alone
 
     def __post_init__(self) -> None:
         if not self.live:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pagecli.core.step_plan import StepPlan
-from pagecli.kv.memory import KVMemory
+from pagecli.core.step_plan import KVUsage, StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +30,20 @@ class EngineStats:
     recompute_seconds: float = 0.0  # their share of their steps
     kv_blocks_peak: int = 0
     step_seconds: float = 0.0
+    num_failed_steps: int = 0
     _utilization_sum: float = 0.0
     _sharing_sum: float = 0.0
 
-    def record_plan(self, kv: KVMemory) -> None:
-        """Add what the step about to run shares: its blocks are reserved, and copied where they are written."""
-        self._sharing_sum += 1 - kv.num_used_blocks / kv.num_table_entries
-
-    def record_step(self, kv: KVMemory, plan: StepPlan) -> None:
-        """Add one step, seen after its tokens were recorded and before finished sequences leave."""
-        used = kv.num_used_blocks
+    def record_step(self, plan: StepPlan, memory: KVUsage, block_size: int) -> None:
+        """Add one step; `memory` after its tokens were recorded and before finished sequences leave."""
         self.num_steps += 1
         self.num_computed_tokens += plan.num_tokens
         self.num_recomputed_tokens += plan.num_repeated
-        self.num_sampled_tokens += sum(len(chunk.specs) for chunk in plan.chunks)
-        self.kv_blocks_peak = max(self.kv_blocks_peak, used)
-        self._utilization_sum += kv.num_filled_slots / (used * kv.block_size)
+        self.num_sampled_tokens += plan.num_sampled
+        self.kv_blocks_peak = max(self.kv_blocks_peak, memory.num_requested)
+        self._utilization_sum += memory.num_filled_slots / (memory.num_requested * block_size)
+        if plan.memory is not None:  # shared are the blocks that the step is about to use, copied where they are written
+            self._sharing_sum += 1 - plan.memory.num_requested / plan.memory.num_table_entries
 
     def record_seconds(self, plan: StepPlan, seconds: float) -> None:
         """Add what the step took, from its plan to its tokens."""

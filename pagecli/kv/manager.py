@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pagecli.core.block_moves import BlockMove, MoveKind
+from pagecli.core.step_plan import KVUsage
 from pagecli.kv.block_pool import BlockPool
 from pagecli.kv.prefix_index import PrefixIndex, block_hashes, chain_hash
 
@@ -75,6 +76,12 @@ class KVManager:
     def usage(self) -> float:
         """Used blocks / blocks, 0 to 1."""
         return self.pool.num_used / self.pool.num_blocks
+
+    def snapshot(self) -> KVUsage:
+        """The memory as it is now."""
+        pool = self.pool
+        blocks = (pool.num_blocks, pool.num_used, pool.num_used, pool.num_cached, pool.num_free, pool.num_shared)
+        return KVUsage(*blocks, self._num_table_entries, self._num_filled)
 
     def filled_slots(self) -> list[int]:
         """A copy of how many slots of each block hold a token's K and V; 0 where no table holds the block."""

@@ -14,7 +14,6 @@ from pagecli.devices.cuda.errors import DeviceLostError
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError
-from pagecli.jobs.run.step_isolation import IsolatingEngine
 
 pytestmark = [
     pytest.mark.cuda,
@@ -52,13 +51,13 @@ def start(config, loaded, monkeypatch):
 
 def run_rows(engine: Engine) -> dict[int, list[int] | str]:
     """Three rows through the engine as a job runs them: token ids of each, or its error."""
-    isolating, found = IsolatingEngine(engine), {}
+    found = {}
     for i, prompt in enumerate(([5, 6, 7, 8, 9, 10, 11], [20, 21, 22], [30])):
-        isolating.add_request(i, prompt, SamplingParams(max_tokens=14, ignore_eos=True))
+        engine.add_request(i, prompt, SamplingParams(max_tokens=14, ignore_eos=True))
     for _ in range(MOST_STEPS):
-        if not isolating.has_unfinished():
+        if not engine.has_unfinished():
             return found
-        for output in isolating.step():
+        for output in engine.step():
             found[output.request_id] = output.error or list(output.sequences[0].token_ids)
     raise AssertionError("the engine does not end")
 

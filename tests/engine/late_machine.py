@@ -4,10 +4,13 @@ at the latest; a block given away while a launched step may still use it shows."
 from simulated_machine import SimulatedMachine
 
 from pagecli.core.step_plan import BeamCandidates
+from pagecli.engine.overlapped import OverlappedScheduler
 
 
 class LateMachine(SimulatedMachine):
     """Every step without beams is planned past. `num_overlapped`: steps launched while the one in front was in flight."""
+
+    scheduler_class = OverlappedScheduler
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -42,7 +45,7 @@ class LateMachine(SimulatedMachine):
         return [] if plan is None else self._land(plan)
 
     def _plan_past(self, plan):
-        self.scheduler.look_past(plan)
+        self.scheduler.assume_computed(plan)
         held = {block_id for chunk in plan.chunks for block_id in chunk.block_ids}
         idle = {block_id for block_id in held if self.kv.pool.ref_count(block_id) == 0}
         assert not idle, "a launched step uses a block that nobody holds"
@@ -73,7 +76,7 @@ class LateMachine(SimulatedMachine):
         self._sampled = [t.token_id for r in results if not isinstance(r, BeamCandidates) for t in r]
         running = {s.seq_id for r in self.scheduler.running for s in r.live}
         self.num_dropped += sum(chunk.seq_id not in running for chunk in plan.chunks)
-        finished = self.scheduler.commit(plan, results)
+        finished = self.scheduler.commit(plan, results).finished
         self.kv.check_integrity()
         self.scheduler.release_finished()
         self.kv.check_integrity()

@@ -11,9 +11,9 @@ from pagecli.core.step_plan import BeamCandidates, SampledToken
 from pagecli.engine.generation.decoding import start_beam_search
 from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request
-from pagecli.engine.scheduling.pipelined_scheduler import PipelinedScheduler
+from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.engine.scheduling.scheduler import SchedulerLimits
+from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 
@@ -27,6 +27,8 @@ def next_token(known_ids, sample, salt=0):
 
 class SimulatedMachine:
     """A scheduler with memory under it."""
+
+    scheduler_class = Scheduler
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class SimulatedMachine:
         reservations = None if paged else Reservations(self.kv, kv_policy, max_model_len)
         limits = SchedulerLimits(max_num_seqs, max_batch_tokens, "swap" if swap_blocks else "recompute", batching)
         self.finish_check = FinishCheck(frozenset({EOS}))
-        self.scheduler = PipelinedScheduler(self.kv, limits, self.finish_check, reservations)
+        self.scheduler = self.scheduler_class(self.kv, limits, self.finish_check, reservations)
         self.cache = [[None] * block_size for _ in range(num_blocks)]
         self.swap = [[None] * block_size for _ in range(swap_blocks)]
 
@@ -66,7 +68,7 @@ class SimulatedMachine:
         for chunk in plan.chunks:
             self._write(chunk)
         results = [self._choose(chunk) for chunk in plan.chunks if chunk.specs]
-        finished = self.scheduler.commit(plan, results)
+        finished = self.scheduler.commit(plan, results).finished
         self.kv.check_integrity()
         self.check_index()
         self.scheduler.release_finished()

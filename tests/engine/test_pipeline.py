@@ -1,6 +1,7 @@
 """Steps planned before the results of the ones in front of them are here: same texts, same memory, whatever happens."""
 
 import pytest
+from asynchronous_runner import AsynchronousRunner
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
@@ -10,6 +11,7 @@ from test_same_text import make_engine
 from test_scheduler_random import RequestsOfAnyKind, alone
 
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine import engine as engine_module
 
 
 class AnyUseWithLateResults(RequestsOfAnyKind):
@@ -102,14 +104,13 @@ def run(engine, aborted=()):
     ],
     ids=["one batch", "chunked", "recompute", "swap", "static"],
 )
-def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config):
+def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config, monkeypatch):
     path = tiny_model("opt")
     expected = run(make_engine(path))
+    monkeypatch.setattr(engine_module, "ModelRunner", AsynchronousRunner)
     engine = make_engine(path, **config)
-    engine._runner.pipelined = True
     assert run(engine) == expected
     engine = make_engine(path, **config)
-    engine._runner.pipelined = True
     assert run(engine, aborted=(3, 8)) == {i: s for i, s in expected.items() if i not in (3, 8)}
 
 
@@ -117,8 +118,8 @@ def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config):
 def test_a_step_that_fails_leaves_an_engine_that_goes_on(tiny_model, monkeypatch, where):
     path = tiny_model("opt")
     expected = run(make_engine(path))
+    monkeypatch.setattr(engine_module, "ModelRunner", AsynchronousRunner)
     engine = make_engine(path)
-    engine._runner.pipelined = True
     calls, real = [], getattr(engine._runner, where)
 
     def failing(argument):
@@ -128,14 +129,5 @@ def test_a_step_that_fails_leaves_an_engine_that_goes_on(tiny_model, monkeypatch
         return real(argument)
 
     monkeypatch.setattr(engine._runner, where, failing)
-    step = engine.step
-
-    def step_again():
-        try:
-            return step()
-        except RuntimeError:
-            return []
-
-    monkeypatch.setattr(engine, "step", step_again)
     assert run(engine) == expected
     assert len(calls) > 7

@@ -41,7 +41,7 @@ class FakeEngine:
         self._requests: dict[int, tuple[list[int], SamplingParams]] = {}
         self.row_keys: dict[int, int | None] = {}
         self.aborted: list[int] = []
-        self.num_steps = 0
+        self.num_steps = self.num_failed_steps = 0
 
     def add_request(self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key=None) -> None:
         if len(prompt_token_ids) > self._longest_prompt:

@@ -17,7 +17,7 @@ def recorded(tiny_model, tmp_path_factory):
     """(recording, the engine's own stats, path of the steps) of a run with preemptions, samples and a shared prefix."""
     path = tmp_path_factory.mktemp("recorded") / "steps.parquet"
     engine = make_engine(tiny_model)
-    engine.observer = recorder = Recorder("a run", {"model": "tiny"}, path)
+    engine.listener = recorder = Recorder("a run", {"model": "tiny"}, path)
     for i in range(12):
         prompt = [*SHARED, 100 + i] if i % 3 == 0 else [100 + i] * (15 + i)
         engine.add_request(i, prompt, SamplingParams(max_tokens=8 + i, ignore_eos=True, n=2 if i == 4 else 1))
@@ -102,9 +102,9 @@ def test_the_file_holds_the_same_steps(recorded):
 
 
 def test_looking_on_changes_no_text_and_aborted_requests_leave_no_record(tiny_model):
-    def run(observer):
+    def run(listener):
         engine = make_engine(tiny_model)
-        engine.observer = observer
+        engine.listener = listener
         for i in range(6):
             engine.add_request(i, [30 + i] * 12, SamplingParams(max_tokens=6, ignore_eos=True))
         engine.step()
@@ -119,7 +119,7 @@ def test_looking_on_changes_no_text_and_aborted_requests_leave_no_record(tiny_mo
 
 def test_a_request_that_ends_with_its_first_token_has_both_times(tiny_model):
     engine = make_engine(tiny_model)
-    engine.observer = recorder = Recorder("a run", {})
+    engine.listener = recorder = Recorder("a run", {})
     engine.add_request(0, [30] * 12, SamplingParams(max_tokens=1))
     run_to_the_end(engine)
     (request,) = recorder.finish().requests

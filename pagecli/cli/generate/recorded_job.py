@@ -40,12 +40,12 @@ def recorded_job(directory: Path | None, engine: "Engine", title: str, console: 
     facts = run_facts(engine)
     facts["model"] = redact(str(facts["model"]))
     recorder = Recorder(redact(title), facts, directory / STEPS)
-    engine.observer = recorder
+    engine.listener = recorder
     try:
         with HardwareMonitor(recorder.origin) as monitor:
             yield
     finally:
-        engine.observer = None
+        engine.listener = None
         recording = recorder.finish()
         recording.hardware, recording.hardware_note = monitor.samples, monitor.note
         if recorder.problem is not None:

@@ -37,14 +37,7 @@ def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepRes
 
 def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
     """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
-    return all(_is_plain(spec) for row in specs for spec in row)
-
-
-def _is_plain(spec: "SampleSpec") -> bool:
-    params = spec.params
-    wants_logprobs = params.logprobs is not None or params.best_of is not None
-    changes_logits = params.has_penalties or bool(spec.forbidden_ids)
-    return params.greedy and not (wants_logprobs or changes_logits or spec.num_candidates)
+    return all(spec.params.greedy and spec.needs_no_host for row in specs for spec in row)
 
 
 def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:

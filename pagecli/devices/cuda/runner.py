@@ -79,6 +79,8 @@ class _Work:
 class CudaRunner:
     """ModelRunner for a model on a GPU. Raises DeviceMemoryError where its buffers do not fit."""
 
+    is_asynchronous = True  # launch() returns before the step has run
+
     def __init__(
         self,
         model: CudaModel,

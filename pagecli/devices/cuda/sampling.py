@@ -8,21 +8,14 @@ import torch
 from pagecli.devices.cuda import kernels
 
 if TYPE_CHECKING:
-    from pagecli.core.step_plan import SampleSpec, StepPlan
+    from pagecli.core.step_plan import StepPlan
 
 MAX_VOCAB = 1 << 21  # of the drawing kernel
 
 
 def can_choose(plan: "StepPlan", vocab_size: int) -> bool:
     """Whether all of the step's tokens can be: none needs log probabilities, penalties, a mask or beams' candidates."""
-    return vocab_size <= MAX_VOCAB and all(_is_plain(spec) for chunk in plan.chunks for spec in chunk.specs)
-
-
-def _is_plain(spec: "SampleSpec") -> bool:
-    params = spec.params
-    if spec.num_candidates or spec.forbidden_ids or params.has_penalties:
-        return False
-    return params.logprobs is None and params.best_of is None
+    return vocab_size <= MAX_VOCAB and all(spec.needs_no_host for chunk in plan.chunks for spec in chunk.specs)
 
 
 def draw_arrays(plan: "StepPlan", logit_rows: list[int]) -> dict[str, np.ndarray]:

@@ -6,17 +6,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from pagecli.core.outputs import RequestOutput
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.stats import EngineStatus
 from pagecli.errors import RowError
 from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.rows.output_row import OutputRow, error_row, output_rows
 from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
 from pagecli.jobs.run.error_policy import ErrorPolicy
 from pagecli.jobs.run.feeder import POLL_SECONDS, Feeder
-from pagecli.jobs.run.step_isolation import Engine, IsolatingEngine
 from pagecli.jobs.writers.open_output import RowWriter
 from pagecli.jobs.writers.reorder import CompletionOrder, InputOrder
 
 PROGRESS_SECONDS = 0.1
+
+
+class Engine(Protocol):
+    """What a job needs of pagecli.engine.engine.Engine."""
+
+    @property
+    def num_failed_steps(self) -> int: ...
+    def add_request(
+        self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
+    ) -> None: ...
+    def step(self) -> list[RequestOutput]: ...
+    def has_unfinished(self) -> bool: ...
+    def abort(self, request_id: int) -> None: ...
+    def status(self) -> EngineStatus: ...
 
 
 class RowJournal(Protocol):
@@ -120,7 +136,7 @@ class JobRun:
         error_policy: ErrorPolicy | None = None,
         on_checkpoint: Callable[[int], Any] = lambda num_input_rows: None,
     ) -> None:
-        self._engine = IsolatingEngine(engine)
+        self._engine = engine
         self._prepare = prepare
         self._writer = writer
         self._window = window
@@ -157,8 +173,7 @@ class JobRun:
 
     def _cycle(self, feeder: Feeder) -> bool:
         """Admit what fits, run one step, release what finished, journal it. False when the job is done."""
-        if not self._engine.is_isolating:
-            self._admit(feeder)
+        self._admit(feeder)
         goes_on = not feeder.exhausted
         if self._engine.has_unfinished():
             for output in self._engine.step():

@@ -10,6 +10,7 @@ one prompt copy it (Yu et al., OSDI 2022; baselines of Kwon et al., SOSP 2023, s
 from dataclasses import dataclass, field
 
 from pagecli.core.block_moves import BlockMove, MoveKind
+from pagecli.core.step_plan import KVUsage
 from pagecli.kv.baselines.buddy import BuddyAllocator
 from pagecli.kv.block_pool import BlockPool
 
@@ -105,6 +106,11 @@ class ReservedManager:
     def usage(self) -> float:
         """Blocks that nobody else can have / blocks, 0 to 1."""
         return self.pool.num_used / self.pool.num_blocks
+
+    def snapshot(self) -> KVUsage:
+        """The memory as it is now."""
+        held, pool = self._num_reserved_blocks, self.pool
+        return KVUsage(pool.num_blocks, pool.num_used, held, 0, pool.num_free, 0, held, self._num_filled)
 
     def filled_slots(self) -> list[int]:
         """How many slots of each block hold a token's K and V."""

@@ -132,8 +132,8 @@ class _Run:
     ) -> tuple[PolicyResult, Recording]:
         """Run to the end, or to the time limit."""
         title = f"{settings.title}: {case.name}" if settings.title else case.name
-        recorder = PolicyRecorder(title, run_facts(self._engine), len(prompts), steps)
-        self._engine.observer = recorder
+        recorder = PolicyRecorder(title, run_facts(self._engine), self._engine.scheduler, len(prompts), steps)
+        self._engine.listener = recorder
         try:
             with HardwareMonitor(recorder.origin) as monitor:
                 cut_off = self._feed(workload.requests, prompts, settings.max_seconds, recorder)

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.outputs import RequestOutput
-from pagecli.core.step_plan import Chunk, StepPlan
-from pagecli.engine.observer import StepTimes
-from pagecli.engine.request import Request
-from pagecli.engine.scheduling.scheduler import Scheduler
+from pagecli.core.step_plan import Chunk
+from pagecli.engine.listener import StepSnapshot, StepTimes
 from pagecli.errors import InputError
 from pagecli.profiler.recording.bounded_logs import BlockMapLog, RequestLog, StepLog
 from pagecli.profiler.recording.records import Recording, RequestRecord
@@ -20,7 +18,7 @@ from pagecli.profiler.recording.steps_file import StepsFile
 
 
 class Recorder:
-    """An EngineObserver: `engine.observer = Recorder(...)`. Times count from `origin`, on time.perf_counter().
+    """An EngineListener: `engine.listener = Recorder(...)`. Times count from `origin`, on time.perf_counter().
 
     `steps_path`: where every step is written as the run goes on. Raises InputError if that is not possible.
     """
@@ -39,34 +37,39 @@ class Recorder:
         self._ended = self.origin  # of the step before
         self._num_preemptions: int | None = None
 
-    def request_added(self, request: Request) -> None:
-        opened = _OpenRequest(time.perf_counter(), request.num_prompt_tokens, request.live[0].seq_id)
-        self._open[request.request_id] = self._by_first_sequence[opened.seq_id] = opened
+    @property
+    def wants_blocks(self) -> bool:
+        return self._block_maps.wants(self._steps.num_steps)
+
+    def request_added(self, request_id: int, num_prompt_tokens: int, seq_id: int) -> None:
+        opened = _OpenRequest(time.perf_counter(), num_prompt_tokens, seq_id)
+        self._open[request_id] = self._by_first_sequence[seq_id] = opened
 
     def request_aborted(self, request_id: int) -> None:
         opened = self._open.pop(request_id, None)
         if opened is not None:
             self._by_first_sequence.pop(opened.seq_id, None)
 
-    def step_computed(self, plan: StepPlan, scheduler: Scheduler) -> None:
+    def step_computed(self, step: StepSnapshot) -> None:
         """Count while the step's tokens are in the cache and its sequences hold their blocks."""
+        plan, memory = step.plan, step.memory
         num_prefill, num_decode = self._count_tokens(plan.chunks)
-        kv, pool = scheduler.kv, scheduler.kv.pool
-        step, num_preemptions = self._steps.num_steps, scheduler.preemptions.count
-        before = num_preemptions if self._num_preemptions is None else self._num_preemptions
-        self._num_preemptions = num_preemptions
+        before = step.num_preemptions if self._num_preemptions is None else self._num_preemptions
+        self._num_preemptions = step.num_preemptions
         self._counts = (
-            *(num_prefill, num_decode, len(plan.chunks), scheduler.num_waiting, num_preemptions - before),
-            *(pool.num_blocks, pool.num_used, pool.num_cached, pool.num_free),
-            *(kv.num_filled_slots, pool.num_shared, kv.num_table_entries),
+            *(num_prefill, num_decode, len(plan.chunks), step.num_waiting, step.num_preemptions - before),
+            *(memory.num_blocks, memory.num_used, memory.num_cached, memory.num_free),
+            *(memory.num_filled_slots, memory.num_shared, memory.num_table_entries),
             *(_count_moves(plan.moves) if plan.moves else (0, 0)),
         )
-        if self._block_maps.wants(step):
-            self._block_maps.add(step, kv.block_size, kv.filled_slots(), *pool.snapshot())
+        if step.blocks is not None:
+            blocks = step.blocks
+            number, size = self._steps.num_steps, step.block_size
+            self._block_maps.add(number, size, blocks.filled, blocks.ref_counts, blocks.cached_ids)
 
-    def step_ended(self, times: StepTimes, outputs: Sequence[RequestOutput]) -> None:
+    def step_ended(self, times: StepTimes, ended: float, outputs: Sequence[RequestOutput]) -> None:
         """Put the step's times and counts together, and close the requests that finished in it."""
-        started, planned, prepared, forwarded, sampled, committed, ended = times
+        started, planned, prepared, forwarded, sampled, committed = times
         counts = self._counts
         self._steps.add(
             (

@@ -10,8 +10,9 @@ import heapq
 
 from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request, Sequence
+from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.engine.scheduling.scheduler import Scheduler, SchedulerLimits
+from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.kv.memory import KVMemory
 from pagecli.profiler.replay.slot_ledger import final_slots
 

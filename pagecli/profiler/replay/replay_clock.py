@@ -19,8 +19,9 @@ from pagecli.core.step_plan import Chunk, SampledToken, StepPlan, StepResult
 from pagecli.engine.generation.decoding import start_beam_search
 from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request, Sequence
+from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.engine.scheduling.scheduler import Scheduler, SchedulerLimits
+from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
@@ -150,7 +151,7 @@ class ReplayClock:
 
     def _commit(self, plan: StepPlan) -> None:
         results = [self.choose(chunk) for chunk in plan.chunks if chunk.specs]
-        self.num_finished += len(self.scheduler.commit(plan, results))
+        self.num_finished += len(self.scheduler.commit(plan, results).finished)
 
     def choose(self, chunk: Chunk) -> StepResult:
         """A token that no other sequence has, so that nothing of the output is shared."""

@@ -1,0 +1,232 @@
+"""Steps of an asynchronous device: the next is planned and launched while a step runs, whose results are read one step late.
+
+    host      plan 2  launch 2 | collect 1  commit 1 | plan 3  launch 3 | collect 2  commit 2 | ...
+    device    ====== step 1 =========== ====== step 2 ============================ ====== step 3 ===
+
+That needs a step whose tokens the device chooses without the host (can_pipeline): the next one is fed them on the device. After
+any other step, and where memory is so short that a request must be preempted, the loop waits: it commits before it plans. An
+engine on a CPU never comes here: its cores have nothing to spare for planning while a step runs.
+
+A step that was launched will have computed its tokens when the next one starts, so planning assumes them computed. What it
+chose is not known: each sequence that it chooses one token for gets a PLACEHOLDER as its last token, which the next step is fed
+on the device and which commit() replaces. The end that a sequence's length sets is known in time; an end or stop token, or a
+stop string, is seen one step late: what the next step computes for it is dropped, and its blocks are freed after that.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pagecli.core.step_plan import KVUsage, StepPlan, StepResult
+from pagecli.engine.listener import Step, StepTimes
+from pagecli.engine.request import Sequence
+from pagecli.engine.scheduling.scheduler import Committed, Scheduler
+
+PLACEHOLDER = 0
+
+
+class MemoryIsShort(Exception):
+    """A request must be preempted, and a pending step may still write the blocks it holds: that step is to be committed."""
+
+
+def feeding_rows(plan: StepPlan) -> dict[int, int]:
+    """seq_id -> row among the plan's sampled tokens, of the sequences that it chooses exactly one token for.
+
+    Sequences that fork, and beams, have nothing to go on with before commit(): they sit out the step planned meanwhile.
+    """
+    rows, row = {}, 0
+    for chunk in plan.chunks:
+        if len(chunk.specs) == 1 and chunk.specs[0].num_candidates == 0:
+            rows[chunk.seq_id] = row
+        row += len(chunk.specs)
+    return rows
+
+
+class OverlappedScheduler(Scheduler):
+    """A Scheduler that can plan past one pending step.
+
+    plan(), launch; assume_computed(), plan_ahead(), launch, commit() of the first; assume_computed() of the second, and so on.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        """As Scheduler."""
+        super().__init__(*args)
+        self._assumed: StepPlan | None = None  # the plan whose tokens are assumed computed
+        self._expected: dict[Sequence, int] = {}  # sequences with a placeholder -> row that they are fed from
+        self._num_ending = 0  # sequences whose last token is pending, whatever it is
+        self._pending: list[tuple[StepPlan, set[int]]] = []  # plan, its seq_ids: at most two, oldest first
+        self._to_free: list[int] = []  # seq_ids whose blocks a pending step may still write
+
+    def assume_computed(self, plan: StepPlan) -> KVUsage:
+        """Take the launched step's tokens for computed: what it reads is known, so blocks that it fills can be shared."""
+        by_id = self._live_by_id()
+        self._record_computed(plan, by_id)
+        for seq_id, row in feeding_rows(plan).items():
+            if seq_id in by_id:
+                sequence = by_id[seq_id]
+                sequence.token_ids.append(PLACEHOLDER)
+                self._expected[sequence] = row
+                self._num_ending += self._sits_out(sequence)
+        self._add_pending(plan)
+        self._assumed = plan
+        return self.kv.snapshot()
+
+    def plan_ahead(self) -> StepPlan | None:
+        """The step after the one assumed computed. None if that one's results are needed first: memory is short, and the blocks
+        of a sequence in a pending step cannot be taken away."""
+        try:
+            plan = self.plan()
+        except MemoryIsShort:  # what was reserved until here stays reserved, and the next plan() finds it
+            return None
+        if plan.chunks:
+            self._add_pending(plan)
+        return plan
+
+    def is_wanted(self, plan: StepPlan) -> bool:
+        """Whether a sequence in the plan still runs."""
+        by_id = self._live_by_id()
+        return any(chunk.seq_id in by_id for chunk in plan.chunks)
+
+    def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
+        """As Scheduler.commit; the placeholders of the plan's sequences give way to the tokens."""
+        by_id = self._live_by_id()
+        if self._assumed is not plan:
+            self._record_computed(plan, by_id)
+        for chunk in plan.chunks:
+            sequence = by_id.get(chunk.seq_id)
+            if sequence is not None and chunk.specs:
+                self._drop_placeholder(sequence)
+        finished = self._record_chosen(plan, results, by_id)
+        self._pending = [(known, seq_ids) for known, seq_ids in self._pending if known is not plan]
+        if self._assumed is plan:
+            self._assumed = None
+            self._expected.clear()  # what is left belongs to sequences that ended
+            self._num_ending = 0
+        self._free_waiting()
+        return Committed(finished, self.kv.snapshot())
+
+    def reset(self) -> None:
+        """As Scheduler.reset; no step is pending any more, and no placeholder will be replaced."""
+        self._pending.clear()
+        self._assumed = None
+        for sequence in list(self._expected):
+            self._drop_placeholder(sequence)
+        self._num_ending = 0
+        self._free_waiting()
+        super().reset()
+
+    def _plan_of(self, lengths: dict[Sequence, int]) -> StepPlan:
+        """A placeholder is its sequence's last token: the device puts the token there."""
+        plan = super()._plan_of(lengths)
+        if not self._expected:
+            return plan
+        feeds, row = [], 0
+        for sequence, num_tokens in lengths.items():
+            row += num_tokens
+            if sequence in self._expected:
+                feeds.append((row - 1, self._expected[sequence]))
+        return StepPlan(plan.chunks, plan.moves, feeds, plan.memory)
+
+    def _sits_out(self, sequence: Sequence) -> bool:
+        """Whether the pending token is the sequence's last, whatever it is."""
+        return sequence in self._expected and sequence.num_output_tokens >= sequence.request.params.max_tokens
+
+    def _num_places_taken(self) -> int:
+        return super()._num_places_taken() - self._num_ending
+
+    def _before_preempting(self) -> None:
+        if self._pending:
+            raise MemoryIsShort
+
+    def _free(self, seq_id: int) -> None:
+        """Free the sequence's blocks, as soon as no pending step may write them."""
+        if any(seq_id in seq_ids for _, seq_ids in self._pending):
+            self._to_free.append(seq_id)
+        else:
+            self.kv.free(seq_id)
+
+    def _free_waiting(self) -> None:
+        waiting, self._to_free = self._to_free, []
+        for seq_id in waiting:
+            self._free(seq_id)
+
+    def _drop_placeholder(self, sequence: Sequence) -> None:
+        if self._expected.pop(sequence, None) is not None:
+            sequence.token_ids.pop()
+
+    def _add_pending(self, plan: StepPlan) -> None:
+        """The plan is about to be launched: what its sequences hold is not given away before it was committed."""
+        if all(known is not plan for known, _ in self._pending):
+            self._pending.append((plan, {chunk.seq_id for chunk in plan.chunks}))
+
+
+@dataclass(slots=True)
+class _Launched:
+    plan: StepPlan
+    pending: Any  # the runner's own
+    started: float
+    planned: float
+    is_computed: bool = False  # its tokens were assumed computed, and counted
+
+
+class OverlappedLoop:
+    """Runs the scheduler's steps, one of them ahead where that is possible."""
+
+    def __init__(self, scheduler: OverlappedScheduler, runner: Any, count: Callable[[StepPlan, KVUsage], None]) -> None:
+        """`count`: called when a plan's tokens are computed, or assumed so, and nothing is reserved for a later step."""
+        self._scheduler = scheduler
+        self._runner = runner
+        self._count = count
+        self._ahead: _Launched | None = None  # launched before the step in front of it was committed
+        self._last_end = 0.0
+
+    def step(self) -> Step | None:
+        """Commit one step, the next one launched meanwhile; None if there was nothing to run. Raises what the runner raises."""
+        launched, self._ahead = self._ahead or self._launch(), None
+        if launched is None:
+            return None
+        if self._runner.can_pipeline(launched.plan):
+            self._count(launched.plan, self._scheduler.assume_computed(launched.plan))
+            launched.is_computed = True
+            self._ahead = self._launch(ahead=True)
+        results = self._runner.collect(launched.pending)
+        prepared, forwarded, sampled = self._runner.times
+        committed = self._scheduler.commit(launched.plan, results)
+        ended = time.perf_counter()
+        if not launched.is_computed:
+            self._count(launched.plan, committed.memory)
+        self._scheduler.release_finished()
+        if committed.finished:
+            self.drop_unwanted()
+        times = StepTimes(launched.started, launched.planned, prepared, forwarded, sampled, ended)
+        return Step(launched.plan, committed.finished, self._without_overlap(times))
+
+    def drop_unwanted(self) -> None:
+        """Collect the step ahead at once if all it computes is one token too many; it is counted nowhere."""
+        launched = self._ahead
+        if launched is not None and not self._scheduler.is_wanted(launched.plan):
+            self._ahead = None
+            self._scheduler.commit(launched.plan, self._runner.collect(launched.pending))
+
+    def reset(self) -> None:
+        """After a step that failed: no step is pending any more."""
+        self._ahead = None
+
+    def _launch(self, ahead: bool = False) -> _Launched | None:
+        """Plan and launch a step; None if there is nothing to run, or not yet."""
+        started = time.perf_counter()
+        plan = self._scheduler.plan_ahead() if ahead else self._scheduler.plan()
+        planned = time.perf_counter()
+        if plan is None:
+            return None
+        if not plan.chunks:
+            self._runner.mover.carry_out(plan.moves)
+            return None
+        return _Launched(plan, self._runner.launch(plan), started, planned)
+
+    def _without_overlap(self, times: StepTimes) -> StepTimes:
+        """The step's times, but for what was hidden behind the step in front of it."""
+        shown = StepTimes(*(max(self._last_end, at) for at in times))
+        self._last_end = shown.committed
+        return shown

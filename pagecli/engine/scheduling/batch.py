@@ -1,0 +1,263 @@
+"""Who is in the batch: which waiting requests are let in, what memory they are started with, and which leave for others.
+
+Requests are let in while all they know fits beside what is promised already, preempted ones first, then newcomers in the order
+of their prefixes. A preempted request leaves with all its sequences, by recomputation or by swapping (Kwon et al., SOSP 2023,
+section 4.5).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pagecli.core.engine_config import Batching
+from pagecli.engine.request import Request, Sequence
+from pagecli.engine.scheduling.preemption import PreemptionLog
+from pagecli.engine.scheduling.reservations import Reservations
+from pagecli.engine.scheduling.waiting_queue import WaitingQueue
+from pagecli.kv.memory import KVMemory
+
+WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
+MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is being computed
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """What bounds a step.
+
+    Batching: continuous lets a newcomer in as soon as there is room. static forms a batch, of all that fit, when the one before
+    has ended, and what finished sequences hold is kept until then; none runs one request after the other.
+    """
+
+    max_num_seqs: int
+    max_batch_tokens: int
+    preemption: Literal["recompute", "swap"] = "recompute"
+    batching: Batching = "continuous"
+    check_integrity: bool = False  # of the KV memory, at every plan
+
+
+class Batch:
+    """Keeps the waiting and the running requests."""
+
+    def __init__(self, kv: KVMemory, limits: SchedulerLimits, reservations: Reservations | None = None) -> None:
+        self.kv = kv
+        self.limits = limits
+        self.reservations = reservations  # None: blocks are taken as tokens come
+        self.preemptions = PreemptionLog()
+        self.num_cached_prompt_tokens = 0  # found in the cache when their request started
+        self._waiting = WaitingQueue()
+        self.full = False  # the last plan() looked for newcomers, and none fits until somebody leaves
+        self._running: list[Request] = []  # in order of admission: the last one is preempted first
+        self._ended: list[Sequence] = []  # finished ones of a static batch that goes on: they keep what they hold
+        self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences in the batch."""
+        return sum(len(r.live) for r in self._running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no request."""
+        return not self._running and not len(self._waiting)
+
+    @property
+    def running(self) -> list[Request]:
+        """Requests in the batch; read it, do not change it."""
+        return self._running
+
+    @property
+    def ended(self) -> list[Sequence]:
+        """Finished sequences that still hold their memory; read it, do not change it."""
+        return self._ended
+
+    def add(self, request: Request) -> None:
+        """Queue the request. The caller has checked that it fits into the empty pool."""
+        request.prefix_hashes = self.kv.prompt_hashes(request.prompt_token_ids)
+        self._waiting.add(request)
+
+    def abort(self, request: Request) -> None:
+        """Forget the request and free its blocks."""
+        if request in self._running:
+            self._running.remove(request)
+        else:
+            self._waiting.remove(request)
+        for sequence in (*request.live, *request.leaving):
+            self._free(sequence.seq_id)
+
+    def _free(self, seq_id: int) -> None:
+        """Free the blocks of a sequence that ended."""
+        self.kv.free(seq_id)
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether the sequence can run; without blocks it waits until what it shares with a sibling is computed there."""
+        if self.kv.has_table(sequence.seq_id):
+            return True
+        siblings = [s for s in sequence.request.live if self.kv.has_table(s.seq_id)]
+        if not siblings:
+            self._start(sequence)
+            return True
+        nearest = max(siblings, key=lambda s: self._shared_slots(s, sequence))
+        shared = self._shared_slots(nearest, sequence)
+        if nearest.num_computed < shared:
+            return False
+        self.kv.fork(nearest.seq_id, sequence.seq_id, shared)
+        sequence.num_computed = shared
+        return True
+
+    def _shared_slots(self, sibling: Sequence, sequence: Sequence) -> int:
+        """Slots in the whole blocks that both sequences begin with, a token to compute left over."""
+        limit = min(sibling.num_tokens, sequence.num_tokens) - 1
+        common = next((i for i in range(limit) if sibling.token_ids[i] != sequence.token_ids[i]), limit)
+        return common // self.kv.block_size * self.kv.block_size
+
+    def _start(self, sequence: Sequence) -> None:
+        """Give a sequence without blocks those of its text that the cache still has."""
+        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence), sequence.token_ids)
+
+    def _hashes(self, sequence: Sequence) -> list[bytes]:
+        request = sequence.request
+        if sequence.num_tokens == request.num_prompt_tokens:
+            return request.prefix_hashes
+        return self.kv.prompt_hashes(sequence.token_ids)
+
+    def _preempt(self, request: Request) -> None:
+        """Take the whole request out of the batch: its blocks move to the swap pool, or are dropped to be computed again."""
+        request.running = False
+        self._waiting.put_back(request)
+        if self.limits.preemption == "swap" and self.kv.can_swap_out(request.seq_ids):
+            self.kv.swap_out(request.seq_ids)
+            self.preemptions.record(request, tokens_lost=0)
+            return
+        self.preemptions.record(request, tokens_lost=sum(s.num_computed for s in request.live))
+        self._drop_computed(request)
+
+    def _drop_computed(self, request: Request) -> None:
+        """Free the blocks of a request outside the batch; its tokens are to be computed again."""
+        if request.beam_search is not None:
+            request.beam_search.withdraw()
+        for sequence in request.live:
+            sequence.num_lost = max(sequence.num_lost, sequence.num_computed)
+        for sequence in request.live:
+            self.kv.free(sequence.seq_id)
+            sequence.num_computed = 0
+
+    def _release_ended(self) -> None:
+        """Free what finished sequences of a static batch hold."""
+        self.full = self.full and not self._ended
+        for sequence in self._ended:
+            self._free(sequence.seq_id)
+        self._ended.clear()
+
+    def _admit(self, lengths: dict[Sequence, int], budget: int, behind: list[Request]) -> None:
+        """Start waiting requests while all they know fits beside what is promised already: preempted ones, then newcomers.
+
+        Promised are the blocks that running requests still need for what they know: those that are behind.
+        """
+        at_once = self.limits.batching != "continuous"  # a batch is formed now, even of more prompts than one step takes
+        if at_once:
+            self.full = bool(self._running)
+            if self.full:
+                return
+            self._release_ended()
+        room = self.limits.max_num_seqs - self._num_places_taken()
+        promised = sum(self._num_missing_blocks(r) for r in behind)
+        while (budget > 0 or at_once) and (request := self._waiting.next_preempted()) is not None:
+            if request.max_live > room or self._alone() or not self._resume(request, promised):
+                self.full = True
+                return
+            room -= request.max_live
+            budget -= self._schedule_admitted(request, budget, lengths)
+            promised += self._num_missing_blocks(request)
+        self._admit_newcomers(lengths, budget, room, promised)
+
+    def _num_places_taken(self) -> int:
+        """Sequences that the running requests may have in a step."""
+        return sum(r.max_live for r in self._running)
+
+    def _admit_newcomers(self, lengths: dict[Sequence, int], budget: int, room: int, promised: int) -> None:
+        at_once = self.limits.batching != "continuous"
+        in_flight = set() if at_once else self._hashes_in_flight()
+        num_deferred = 0
+        for request in self._waiting.newcomers():
+            if (budget <= 0 and not at_once) or num_deferred == MAX_DEFERRED:
+                return
+            if request.max_live > room or self._alone():
+                self.full = num_deferred == 0
+                return
+            found, idle = self.kv.num_cached_blocks(request.prefix_hashes)
+            if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight and not at_once:
+                num_deferred += 1
+                continue
+            for_forks = request.max_live - 1 if self._running else 0  # alone, a request that was let in always fits
+            needed = self.kv.num_blocks_for(request.num_prompt_tokens) + for_forks - found
+            if not self._fits(request, needed + idle, promised):
+                self.full = num_deferred == 0
+                return
+            self._enter(request)
+            room -= request.max_live
+            in_flight.update(request.prefix_hashes[found:])
+            self._start(request.live[0])
+            self.num_cached_prompt_tokens += request.live[0].num_computed
+            budget -= self._schedule_admitted(request, budget, lengths)
+            promised += self._num_missing_blocks(request)
+
+    def _alone(self) -> bool:
+        """Whether somebody runs who is to run alone."""
+        return self.limits.batching == "none" and bool(self._running)
+
+    def _fits(self, request: Request, num_blocks: int, promised: int) -> bool:
+        if self.reservations is not None:
+            return self.reservations.fits(request)
+        spare = self.kv.num_free_blocks - promised - num_blocks
+        return spare >= (self._watermark if self._running else 0)
+
+    def _enter(self, request: Request) -> None:
+        self._waiting.remove(request)
+        self._running.append(request)
+        request.running = True
+        if self.reservations is not None:
+            self.reservations.hold(request)
+
+    def _resume(self, request: Request, promised: int) -> bool:
+        """Put a preempted request back into the batch if its blocks fit; swapped ones are moved in."""
+        swapped = self.kv.num_swapped_out(request.seq_ids)
+        to_go_on = len(request.live) if self._running else 0  # alone, it always fits
+        needed = swapped + to_go_on if swapped else self._num_missing_blocks(request)
+        if not self._fits(request, needed, promised):
+            return False
+        if swapped and not self.kv.swap_in(request.seq_ids):
+            return False
+        self._enter(request)
+        return True
+
+    def _schedule_admitted(self, request: Request, budget: int, lengths: dict[Sequence, int]) -> int:
+        """The newcomer's part of the step; it takes what is free and preempts nobody."""
+        used = 0
+        for sequence in request.live:
+            if self._ready(sequence):
+                num_tokens = min(sequence.num_uncomputed, budget - used)
+                if num_tokens > 0 and self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
+                    lengths[sequence] = num_tokens
+                    used += num_tokens
+        return used
+
+    def _num_missing_blocks(self, request: Request) -> int:
+        """Blocks that the request's known tokens still need, what its sequences share counted once."""
+        total = 0
+        for sequence in request.live:
+            blocks = self.kv.num_blocks_for(sequence.num_tokens)
+            if self.kv.has_table(sequence.seq_id):
+                total += max(0, blocks - len(self.kv.block_table(sequence.seq_id)))
+            elif sequence is request.live[0]:
+                total += blocks
+            else:
+                total += blocks - self._shared_slots(request.live[0], sequence) // self.kv.block_size
+        return total
+
+    def _hashes_in_flight(self) -> set[bytes]:
+        """Blocks of prompts that running requests are about to compute: a newcomer with the same ones had better wait."""
+        behind = (r for r in self._running if not r.forked and r.live[0].num_computed < r.num_prompt_tokens)
+        return {h for r in behind for h in r.prefix_hashes[r.live[0].num_computed // self.kv.block_size :]}

@@ -1,0 +1,24 @@
+"""A CPU's runner as an asynchronous device's: a step may be planned after one whose results were not collected."""
+
+from pagecli.core.step_plan import BeamCandidates
+from pagecli.devices.cpu.runner import ModelRunner
+
+
+class AsynchronousRunner(ModelRunner):
+    """Feeds the tokens that the step launched last chose to the next one. `engine.ModelRunner` is patched with it."""
+
+    is_asynchronous = True
+    _sampled = ()
+
+    def can_pipeline(self, plan):
+        return all(spec.needs_no_host for chunk in plan.chunks for spec in chunk.specs)
+
+    def launch(self, plan):
+        rows = [(chunk, i) for chunk in plan.chunks for i in range(len(chunk.token_ids))]
+        for row, source in plan.feeds:
+            chunk, at = rows[row]
+            chunk.token_ids[at] = max(0, self._sampled[source])  # of a request that ends where there was NO_TOKEN
+        pending = super().launch(plan)
+        tokens = [result for result in pending.results if not isinstance(result, BeamCandidates)]
+        self._sampled = [token.token_id for result in tokens for token in result]
+        return pending
