@@ -50,8 +50,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, ok, wanted in self._rules():
             if not ok:
-                shown = _shown(getattr(self, name))
-                raise UsageError(f"{name} is {shown}", f"{name} must be {wanted}")
+                raise UsageError(f"{name} is {short_repr(getattr(self, name))}", f"{name} must be {wanted}")
 
     def _rules(self) -> list[tuple[str, bool, str]]:
         return [
@@ -119,6 +118,7 @@ def as_float32(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _shown(value: object) -> str:
+def short_repr(value: object) -> str:
+    """For messages: a value out of an input may be of any length."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -51,7 +51,7 @@ class Engine:
         if isinstance(self._kv, ReservedManager):
             reservations = Reservations(self._kv, config.kv_policy, self.max_model_len)
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
-        self._finish_check = FinishCheck(frozenset(self.tokenizer.eos_token_ids))
+        self._finish_check = FinishCheck(frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size))
         self._requests: dict[int, Request] = {}
         self._search = FailureSearch()
         self._stats = EngineStats()

@@ -12,9 +12,13 @@ from pagecli.errors import UsageError
 EOS = 2
 
 
-def decode_bytes(ids):
+SPECIAL = {256: "<|end|>", 257: "<s>"}
+
+
+def decode_bytes(ids, skip_special_tokens):
     """Token ids are bytes: characters of several tokens come up as they do in byte-level tokenizers."""
-    return bytes(ids).decode(errors="replace")
+    special = {} if skip_special_tokens else SPECIAL
+    return b"".join(bytes([i]) if i < 256 else special.get(i, "").encode() for i in ids).decode(errors="replace")
 
 
 def finish_reasons(output_ids, **params):
@@ -74,6 +78,25 @@ def test_the_earliest_stop_string_is_found_with_the_first_token_that_completes_o
     else:
         assert found == len(text[:first].encode())
         assert search.found_at == min(text[:first].find(s) for s in stops if s in text[:first])
+
+
+special_pieces = st.sampled_from(["a", "b", "<", "é", "<|end|>", "<s>", "\u4e16"])
+
+
+@given(pieces=st.lists(special_pieces, max_size=12), stops=st.lists(special_pieces, min_size=1, max_size=2).map("".join))
+def test_special_tokens_stop_as_other_text_does_and_are_in_no_output(pieces, stops):
+    """A special token is one token, other text its bytes; the visible text ends where the stop string begins."""
+    ids_of = {text: token_id for token_id, text in SPECIAL.items()}
+    ids = [i for piece in pieces for i in ([ids_of[piece]] if piece in ids_of else piece.encode())]
+    search = StopSearch((stops,), decode_bytes)
+    found = next((n for n in range(1, len(ids) + 1) if search.extend(ids[:n])), None)
+    text = "".join(pieces)
+    assert (found is not None) == (stops in text)
+    if found is not None:
+        visible = text[: text.index(stops)]
+        for special in SPECIAL.values():
+            visible = visible.replace(special, "")
+        assert search.text_before_stop(ids[:found]) == visible
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ def answer(url: str = CHAT_URL, **values) -> OutputRow:
 
 def encoder() -> BatchEncoder:
     texts = TokenTexts()
-    texts.bind(lambda ids: {1: "a", 2: "\ufffd"}.get(ids[0], f"<{ids[0]}>"))
+    known = {1: b"a", 2: b"\xe2\x80", 4: b" true", 5: b"true", 6: b"\xe2", 7: None}
+    texts.bind(lambda token_id: known.get(token_id, f"<{token_id}>".encode()))
     return BatchEncoder("smollm2-135m", 1_700_000_000, texts)
 
 
@@ -132,7 +133,7 @@ def test_chat_answer_is_valid_by_openais_types():
     assert [(c.index, c.message.content, c.finish_reason) for c in body.choices] == [(0, "Hi", "stop"), (1, "Hi", "length")]
     assert (body.usage.prompt_tokens, body.usage.completion_tokens, body.usage.total_tokens) == (5, 4, 9)
     content = body.choices[0].logprobs.content
-    assert [(t.token, t.bytes) for t in content] == [("a", [97]), ("\ufffd", None)]
+    assert [(t.token, t.bytes) for t in content] == [("a", [97]), ("\ufffd", [0xE2, 0x80])]
     assert [(t.token, t.logprob) for t in content[0].top_logprobs] == [("a", -0.5), ("<9>", -9999.0)]
     assert not body.model_extra
 
@@ -143,6 +144,19 @@ def test_completion_answer_is_valid_by_openais_types():
     assert (body.object, body.model, body.choices[0].text) == ("text_completion", "smollm2-135m", "Hi")
     assert body.choices[0].logprobs.text_offset == [0, 1, 4]
     assert body.choices[0].logprobs.top_logprobs[0] == {"a": -0.5, "<9>": -9999.0}
+
+
+def test_tokens_that_differ_never_take_each_others_place():
+    """Among them a space in front, and parts of characters, which have no text of their own."""
+    top = tuple((token_id, -float(token_id)) for token_id in (2, 4, 5, 6, 7))
+    position = TokenLogprobs(4, -4.0, top)
+    line = json.loads(encoder()(answer(COMPLETIONS_URL, text="true", logprobs=[position, position])))
+    found = Completion.model_validate(line["response"]["body"], strict=True).choices[0].logprobs
+    assert found.top_logprobs[0] == {r"bytes:\xe2\x80": -2, " true": -4, "true": -5, r"bytes:\xe2": -6, "token_id:7": -7}
+    assert found.text_offset == [0, 4]  # the text lacks the first token's space
+    line = json.loads(encoder()(answer(logprobs=[position])))
+    (token,) = ChatCompletion.model_validate(line["response"]["body"], strict=True).choices[0].logprobs.content
+    assert [t.bytes for t in token.top_logprobs] == [[0xE2, 0x80], [*b" true"], [*b"true"], [0xE2], None]
 
 
 def test_error_is_an_error_object_with_the_code_of_the_row():

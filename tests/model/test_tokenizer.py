@@ -3,14 +3,16 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 from test_gguf import write_gguf
 from tiny_models import make_tokenizer
 
-from pagecli.errors import ModelError, RowError
+from pagecli.errors import ErrorCode, ModelError, RowError
 from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.parts import parts_of
+from pagecli.model.tokenizer.rust_panics import TokenizerPanic
 from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, load_tokenizer
 
 TEXTS = [
@@ -165,3 +167,32 @@ def test_a_model_without_usable_tokenizer_files_is_refused_in_one_line(tiny_mode
         with pytest.raises(ModelError, match="no usable tokenizer") as caught:
             load_tokenizer(resolve_model(str(tmp_path)))
         assert "\n" not in caught.value.message
+
+
+def test_a_text_that_the_tokenizer_panics_on_is_the_rows_error_and_the_next_one_is_tokenized():
+    """A split that backtracks without end: the regular expression engine gives up, and PyO3 raises a BaseException."""
+    from tokenizers import Regex, pre_tokenizers
+
+    tokenizer = make_tokenizer()
+    split = pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False)])
+    ours = TransformersTokenizer(parts_of(tokenizer))
+    for encode in (ours.encode, lambda text: ours.apply_chat_template([{"role": "user", "content": text}])):
+        with pytest.raises(RowError, match="gives up on this text") as refused:
+            encode("a" * 60 + "!")
+        assert refused.value.code is ErrorCode.NOT_TOKENIZABLE
+        assert encode("a! b") == encode("a! b")
+
+
+def test_a_panic_while_decoding_is_an_exception_like_others(monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    PanicException.__module__ = "pyo3_runtime"
+
+    def decode(*args, **settings):
+        raise PanicException("index out of bounds")
+
+    ours = TransformersTokenizer(replace(parts_of(make_tokenizer()), own_decode=decode))
+    with pytest.raises(TokenizerPanic, match="index out of bounds"):
+        ours.decode([1])

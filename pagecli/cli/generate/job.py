@@ -158,7 +158,7 @@ def _run(
             display.update(progress)
             run.watch.update(progress)
 
-        job.formats.token_texts.bind(lambda ids: engine.tokenizer.decode(ids, False))
+        job.formats.token_texts.bind(engine.tokenizer.token_bytes)
         engine.tokenizer.template_time = template_time
         length = prompt_length(job, engine.tokenizer, engine.max_model_len)
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)

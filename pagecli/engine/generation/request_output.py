@@ -34,7 +34,7 @@ def _sample(sequence: Sequence, sample: int, decode: Decode, finish_check: Finis
     ended_by_token = sequence.finish_reason == "stop" and finish_check.ends(token_ids[-1], sequence)
     search = sequence.stop_search
     if search is not None and search.found_at is not None:
-        text = search.text[: search.found_at]
+        text = search.text_before_stop(token_ids)
     else:
         text = decode(token_ids[:-1] if ended_by_token else token_ids)
     assert sequence.finish_reason is not None

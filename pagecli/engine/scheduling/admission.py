@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.sampling_params import SamplingParams, short_repr
 from pagecli.engine.scheduling.reservations import Reservations, num_reserved_slots
 from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.memory import KVMemory
@@ -22,6 +22,7 @@ class Admission:
     def check(self, prompt_token_ids: list[int], params: SamplingParams) -> SamplingParams:
         """The parameters, max_tokens lowered to what the model's length leaves; RowError if the request can never run."""
         self._check_prompt(prompt_token_ids)
+        self._check_token_ids(params)
         room = self.max_model_len - len(prompt_token_ids)
         if params.max_tokens > room:
             params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
@@ -39,6 +40,14 @@ class Admission:
             )
         if min(prompt_token_ids) < 0 or max(prompt_token_ids) >= self.vocab_size:
             raise RowError("prompt_token_ids has an id outside the vocabulary", f"ids must be in [0, {self.vocab_size})")
+
+    def _check_token_ids(self, params: SamplingParams) -> None:
+        outside = [token_id for token_id in params.stop_token_ids if token_id >= self.vocab_size]
+        if outside:
+            raise RowError(
+                f"stop_token_ids has {short_repr(outside[0])}, which is outside the model's vocabulary",
+                f"ids must be in [0, {self.vocab_size})",
+            )
 
     def _check_fits(self, num_prompt_tokens: int, params: SamplingParams) -> None:
         width = params.num_sequences

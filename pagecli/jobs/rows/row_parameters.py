@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
-from pagecli.core.sampling_params import EarlyStopping, SamplingParams
+from pagecli.core.sampling_params import EarlyStopping, SamplingParams, short_repr
 from pagecli.errors import RowError, UsageError
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
@@ -72,8 +72,7 @@ def _integers(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _wrong_type(name: str, value: Any, wanted: str) -> RowError:
-    shown = repr(value)
-    return RowError(f"column {name} is {shown if len(shown) <= 60 else shown[:57] + '...'}, not {wanted}")
+    return RowError(f"column {name} is {short_repr(value)}, not {wanted}")
 
 
 def _early_stopping(name: str, value: Any) -> str:

@@ -4,11 +4,13 @@ Format: platform.openai.com/docs/api-reference/batch/request-output. Ids are mad
 the whole job, so that a job that is run again or resumed writes the same bytes.
 """
 
+import codecs
 import functools
 import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pagecli.core.outputs import TokenLogprobs
@@ -18,29 +20,44 @@ from pagecli.jobs.rows.output_row import OutputRow
 IMPOSSIBLE_LOGPROB = -9999.0  # what the format has for a token that could not be chosen
 
 
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as log probabilities show it: `bytes` as the vocabulary has them, None where they are not known."""
+
+    text: str
+    bytes: bytes | None
+
+    @property
+    def key(self) -> str:
+        """The text where it says all, else the bytes in OpenAI's notation: two tokens that differ have two keys."""
+        if self.bytes is None or self.text.encode() == self.bytes:
+            return self.text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.bytes)
+
+
 class TokenTexts:
-    """The text of a token, once the tokenizer is there; before that, and without one, the token's id in words."""
+    """A token's text and bytes, once the tokenizer is there; before that, and without one, the token's id in words."""
 
     def __init__(self) -> None:
-        self._decode: Callable[[list[int]], str] | None = None
-        self._text = functools.lru_cache(maxsize=1 << 16)(self._decoded)
+        self._bytes: Callable[[int], bytes | None] = lambda token_id: None
+        self._text = functools.lru_cache(maxsize=1 << 16)(self._found)
 
-    def bind(self, decode: Callable[[list[int]], str]) -> None:
-        """`decode` is to keep special tokens."""
-        self._decode = decode
+    def bind(self, token_bytes: Callable[[int], bytes | None]) -> None:
+        self._bytes = token_bytes
         self._text.cache_clear()
 
-    def __call__(self, token_id: int) -> str:
+    def __call__(self, token_id: int) -> TokenText:
         return self._text(token_id)
 
-    def _decoded(self, token_id: int) -> str:
-        return f"token_id:{token_id}" if self._decode is None else self._decode([token_id])
+    def _found(self, token_id: int) -> TokenText:
+        found = self._bytes(token_id)
+        return TokenText(f"token_id:{token_id}" if found is None else found.decode("utf-8", "replace"), found)
 
 
 class BatchEncoder:
     """Output rows -> lines of a batch output file. A row of several samples gives its line with the last of them."""
 
-    def __init__(self, model: str, created: int, token_text: Callable[[int], str]) -> None:
+    def __init__(self, model: str, created: int, token_text: Callable[[int], TokenText]) -> None:
         self._model = model
         self._created = created  # Unix time, seconds
         self._token_text = token_text
@@ -99,32 +116,44 @@ class BatchEncoder:
         return {**self._token(position.token_id, position.logprob), "top_logprobs": top}
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = self._token_text(token_id)
-        whole = "\ufffd" not in text  # else a part of a character, whose bytes are not known here
-        return {"token": text, "logprob": finite_logprob(logprob), "bytes": list(text.encode("utf-8")) if whole else None}
+        token = self._token_text(token_id)
+        known = None if token.bytes is None else list(token.bytes)
+        return {"token": token.text, "logprob": finite_logprob(logprob), "bytes": known}
 
     def _completion(self, sample: OutputRow) -> dict[str, Any]:
         return {
             "index": sample.sample,
             "text": sample.text,
-            "logprobs": None if sample.logprobs is None else self._completion_logprobs(sample.logprobs),
+            "logprobs": None if sample.logprobs is None else self._completion_logprobs(sample.logprobs, sample.text or ""),
             "finish_reason": sample.finish_reason,
         }
 
-    def _completion_logprobs(self, positions: list[TokenLogprobs]) -> dict[str, Any]:
+    def _completion_logprobs(self, positions: list[TokenLogprobs], text: str) -> dict[str, Any]:
         tokens = [self._token_text(position.token_id) for position in positions]
-        offsets = [0]
-        for token in tokens[:-1]:
-            offsets.append(offsets[-1] + len(token))
         return {
-            "tokens": tokens,
+            "tokens": [token.key for token in tokens],
             "token_logprobs": [finite_logprob(position.logprob) for position in positions],
-            "top_logprobs": [
-                {self._token_text(token_id): finite_logprob(logprob) for token_id, logprob in position.top}
-                for position in positions
-            ],
-            "text_offset": offsets[: len(tokens)],
+            "top_logprobs": [self._top(position) for position in positions],
+            "text_offset": _text_offsets(tokens, text),
         }
+
+    def _top(self, position: TokenLogprobs) -> dict[str, float]:
+        """Of tokens with the same bytes, the likeliest."""
+        top: dict[str, float] = {}
+        for token_id, logprob in position.top:  # best first
+            top.setdefault(self._token_text(token_id).key, finite_logprob(logprob))
+        return top
+
+
+def _text_offsets(tokens: list[TokenText], text: str) -> list[int]:
+    """Where in the text each token begins, in characters; the text may lack the space that its first token begins with."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    offsets, length = [], 0
+    for token in tokens:
+        offsets.append(length)
+        length += len(token.text if token.bytes is None else decoder.decode(token.bytes))
+    dropped = int(bool(tokens) and tokens[0].text.startswith(" ") and not text.startswith(" "))
+    return [max(0, offset - dropped) for offset in offsets]
 
 
 def finite_logprob(logprob: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pagecli.jobs.rows.row_selection import Shard
-from pagecli.jobs.writers.openai_batch_output import TokenTexts
+from pagecli.jobs.writers.openai_batch_output import TokenText, TokenTexts
 
 OutputFormat = Literal["auto", "rows"]
 Compression = Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"]
@@ -18,7 +18,7 @@ class OutputOptions:
     format: OutputFormat = "auto"
     model: str = ""  # what an OpenAI response names as its model
     created: int = 0  # the Unix time that an OpenAI response has
-    token_text: Callable[[int], str] = field(default_factory=TokenTexts)
+    token_text: Callable[[int], TokenText] = field(default_factory=TokenTexts)
     compression: Compression = "zstd"  # of Parquet
     row_group_rows: int | None = None  # of Parquet; None: as many as are written at once
     shard: Shard | None = None

@@ -29,5 +29,8 @@ class ByteTokenizer:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return bytes(i % 256 for i in ids).decode("utf-8", errors="replace")
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return bytes([token_id % 256])
+
     def longest_token_bytes(self) -> int | None:
         return 1

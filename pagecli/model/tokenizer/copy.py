@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pagecli.model.tokenizer.parts import TokenizerParts
+from pagecli.model.tokenizer.rust_panics import panics_as_errors
 
 # Spaces before punctuation, runs of spaces, scripts, composed and decomposed letters, what normalizers drop, no text at all.
 _PROBES = (
@@ -34,9 +35,10 @@ def faithful_copy(tokenizer: Any, parts: TokenizerParts) -> tuple[TokenizerParts
     if not _decodes_as_usual(tokenizer) or not _is_plain(parts):
         return None
     try:
-        content = parts.to_bytes()
-        copy = TokenizerParts.from_bytes(content)
-        equal = copy == replace(parts, backend=copy.backend, own_decode=None) and copy.to_bytes() == content
+        with panics_as_errors:
+            content = parts.to_bytes()
+            copy = TokenizerParts.from_bytes(content)
+            equal = copy == replace(parts, backend=copy.backend, own_decode=None) and copy.to_bytes() == content
         if not equal or not _same_vocabulary(parts.backend, copy.backend):
             return None
     except Exception:  # parts written in Python cannot be written down
@@ -94,14 +96,16 @@ def _same_results(parts: TokenizerParts, copy: TokenizerParts) -> bool:
 def _outcome(call: Callable[[], Any]) -> Any:
     """What it returns, or the kind of exception it raises."""
     try:
-        return call()
+        with panics_as_errors:
+            return call()
     except Exception as error:
         return type(error)
 
 
 def _encoded(parts: TokenizerParts, text: str) -> list[int]:
     try:
-        return parts.backend.encode(text, add_special_tokens=True).ids
+        with panics_as_errors:
+            return parts.backend.encode(text, add_special_tokens=True).ids
     except Exception:  # words out of a vocabulary that has no token for them
         return []
 

@@ -7,6 +7,7 @@ from pagecli.errors import ModelError
 from pagecli.model.tokenizer import cache
 from pagecli.model.tokenizer.cache_key import TokenizerKey, tokenizer_keys
 from pagecli.model.tokenizer.parts import TokenizerParts, parts_of
+from pagecli.model.tokenizer.rust_panics import panics_as_errors
 
 
 def load_parts(path: Path) -> TokenizerParts:
@@ -29,7 +30,8 @@ def load_with_transformers(path: Path) -> Any:
 
     logging.set_verbosity_error()
     try:
-        tokenizer = _from_gguf(path) if path.suffix == ".gguf" and path.is_file() else _from_directory(path)
+        with panics_as_errors:
+            tokenizer = _from_gguf(path) if path.suffix == ".gguf" and path.is_file() else _from_directory(path)
     except Exception as error:  # transformers raises whatever a broken file leads to
         raise ModelError(
             f"{path}: no usable tokenizer ({one_line(error)})", "expected tokenizer.json beside the weights"
@@ -64,7 +66,8 @@ def _read(folder: Path, key: TokenizerKey) -> TokenizerParts | None:
     if content is None:
         return None
     try:
-        return TokenizerParts.from_bytes(content)
+        with panics_as_errors:
+            return TokenizerParts.from_bytes(content)
     except Exception:  # whole, but not ours
         return None
 

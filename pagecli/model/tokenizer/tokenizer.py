@@ -1,5 +1,6 @@
 """Text to token ids and back, as transformers' tokenizers do it, and the model's own chat template."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,6 +9,8 @@ from pagecli.model.registry import ModelSource
 from pagecli.model.tokenizer.byte_tokenizer import ByteTokenizer
 from pagecli.model.tokenizer.loading import load_parts, one_line
 from pagecli.model.tokenizer.parts import TokenizerParts
+from pagecli.model.tokenizer.rust_panics import TokenizerPanic, panics_as_errors
+from pagecli.model.tokenizer.token_bytes import token_bytes_of
 from pagecli.model.tokenizer.token_length import longest_token_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +35,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """What the token stands for in the vocabulary, perhaps a part of a character; None: there is no such token."""
+        ...
+
     def longest_token_bytes(self) -> int | None:
         """The most UTF-8 bytes of text that one token stands for; None if there is no bound."""
         ...
@@ -55,6 +62,7 @@ class TransformersTokenizer:
         self.has_chat_template = parts.has_chat_template
         self.template_time: datetime | None = None
         self._chat_template: ChatTemplate | None = None  # compiled when it is first needed
+        self._token_bytes: Callable[[int], bytes | None] | None = None
         self._longest_token_bytes: int | None = 0  # 0: not looked up yet
 
     def encode(self, text: str) -> list[int]:
@@ -80,19 +88,31 @@ class TransformersTokenizer:
         return self._encode(text, add_special_tokens=False)  # the template wrote them itself
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return self._parts.decode(ids, skip_special_tokens)
+        with panics_as_errors:
+            return self._parts.decode(ids, skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        if self._token_bytes is None:
+            self._token_bytes = token_bytes_of(self._parts.backend)
+        return self._token_bytes(token_id)
 
     def longest_token_bytes(self) -> int | None:
         if self._longest_token_bytes == 0:
-            self._longest_token_bytes = longest_token_bytes(self._parts.backend)
+            with panics_as_errors:
+                self._longest_token_bytes = longest_token_bytes(self._parts.backend)
         return self._longest_token_bytes
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         try:
-            return self._parts.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            with panics_as_errors:
+                return self._parts.backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
             raise RowError(
                 f"the text cannot be tokenized: {one_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
+            ) from error
+        except TokenizerPanic as error:
+            raise RowError(
+                f"the tokenizer gives up on this text: {one_line(error)}", "shorten it", ErrorCode.NOT_TOKENIZABLE
             ) from error
 
 
