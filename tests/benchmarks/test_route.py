@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (112, 2_540),
-    "row, with definitions": (112, 6_000),
+    "row": (114, 2_540),
+    "row, with definitions": (114, 6_000),
     "everything imported": (195, 7_800),
     "decode step": (24, 275),
 }
