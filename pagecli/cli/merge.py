@@ -6,6 +6,7 @@ import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import row_options as row_flags
+from pagecli.cli.flags.distinct_files import check_merge_files
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
@@ -33,6 +34,7 @@ def merge(
             raise UsageError("merge needs the parts and an output", "pagecli merge part-*.parquet all.parquet")
         from pagecli.jobs.shards.merge import merge_outputs
 
+        check_merge_files(paths[:-1], paths[-1])
         merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression.value)
         console.note(f"{merged.num_rows:,} rows of {merged.num_parts} parts in {paths[-1]}")
         return 0

@@ -28,6 +28,14 @@ def download(hub_id: str, with_weights: bool) -> Path:
     return directory
 
 
+def cached_files(hub_id: str) -> list[Path]:
+    """The repository's files in the cache, every revision; none are downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
 def _snapshot(hub_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError

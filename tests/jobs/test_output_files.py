@@ -172,6 +172,6 @@ def test_atomic_write_replaces_and_cleans_up(tmp_path):
     write_atomically(tmp_path / "s.json", b"2")
     assert (tmp_path / "s.json").read_bytes() == b"2"
     (tmp_path / "d").mkdir()
-    with pytest.raises(InputError):
+    with pytest.raises(UsageError, match="is a directory"):
         write_atomically(tmp_path / "d", b"3")
     assert sorted(os.listdir(tmp_path)) == ["d", "s.json"]

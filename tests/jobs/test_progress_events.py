@@ -133,7 +133,7 @@ def test_targets_that_cannot_be_written_are_refused_in_one_line(tmp_path):
         ("987", "no such open descriptor"),
         ("99999999999999999999", "no such open descriptor"),
         (str(read), "open for reading only"),
-        (str(tmp_path), "cannot be written"),
+        (str(tmp_path), "is a directory"),
         (str(tmp_path / "none" / "e"), "cannot be written"),
         (str(tmp_path / "pipe"), "nobody reads this pipe"),
     ):

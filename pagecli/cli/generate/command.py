@@ -8,6 +8,7 @@ from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import recording_options as run_flags
 from pagecli.cli.flags import resume_options as resume_flags
 from pagecli.cli.flags import row_options as row_flags
+from pagecli.cli.flags.distinct_files import check_generate_files
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
 from pagecli.cli.flags.memory_size import parse_memory_size
 from pagecli.cli.flags.monitoring_options import WatchOptions, open_log
@@ -111,6 +112,7 @@ def generate(
     watch = WatchOptions(progress_json, metrics_file, log_file, log_json)
 
     def run() -> int:
+        check_generate_files(input, output, model, stats, profile, watch)
         open_log(watch, console)
         for line in notes(context):
             console.warning(line)

@@ -11,8 +11,7 @@ from pagecli.engine.loaded_model import device_of, dtype_of
 from pagecli.errors import ModelError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
-from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.byte_streams import is_stream
+from pagecli.jobs.readers.open_input import input_files
 from pagecli.model.registry import resolve_model
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def identify(job: "GenerateJob") -> IdentifiedJob:
     time = job.prompts.template_time
     identity = job_identity(
         job,
-        _input_files(job.input),
+        input_files(job.input),
         source,
         _device_identity(job.engine),
         job.engine.kv_dtype,
@@ -70,16 +69,3 @@ def _device_identity(config: EngineConfig) -> DeviceIdentity:
 
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else ()
     return DeviceIdentity(kind, "".join(["sm_", *map(str, capability)]) if capability else "emulated", dtype)
-
-
-def _input_files(path: str) -> list[str]:
-    """The local files that an input consists of; none for streams and URLs, whose rows are checked one by one."""
-    path = remote_files.local(path)
-    if remote_files.is_remote(path) or is_stream(path):
-        return []
-    if Path(path).is_file():
-        return [path]
-    from pagecli.jobs.readers.multi_file_reader import files_of
-    from pagecli.jobs.readers.open_input import CSV_SUFFIXES, JSONL_SUFFIXES, PARQUET_SUFFIXES
-
-    return files_of(path, PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES)

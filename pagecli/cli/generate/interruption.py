@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import PagecliError
@@ -14,12 +15,13 @@ from pagecli.jobs.run.job_loop import JobRun, RunResult
 from pagecli.jobs.run.stop_signals import StopRequested
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.storage.redaction import redact
-from pagecli.jobs.writers.open_output import RowWriter
+from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, is_stdout
 
-STANDARD_OUTPUT = "standard output"
+if TYPE_CHECKING:
+    from pagecli.cli.generate.job import GenerateJob
 
 
-def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, console: Console, input_path: str) -> str:
+def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, console: Console, job: "GenerateJob") -> str:
     """Saves what was finished: in the journal, or without one as a .partial file. Says where, and how to go on.
 
     Returns what the summary calls the output.
@@ -30,7 +32,7 @@ def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, con
         num_rows = claim.save()
         if num_rows:
             kept = f"the finished rows of this job are kept ({num_rows:,} input rows)"
-            console.error(f"{why}; {kept}" if why else kept, how_to_go_on(input_path))
+            console.error(f"{why}; {kept}" if why else kept, how_to_go_on(job.input))
         elif why:
             console.error(f"{why}; no row was finished")
         return "not there yet; the journal has the finished rows" if num_rows else "none"
@@ -41,7 +43,12 @@ def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, con
         return str(path)
     if why:
         console.error(why)
-    return "none" if claim is not None else STANDARD_OUTPUT
+    return "none" if claim is not None else shown_stream(job.output)
+
+
+def shown_stream(output: str) -> str:
+    """What the summary calls an output that is a stream."""
+    return STANDARD_OUTPUT if is_stdout(output) else output
 
 
 def stop_reason(result: RunResult) -> str | None:

@@ -1,5 +1,6 @@
 """The work behind `pagecli generate`: check everything cheap, load the model, run the job, report."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pagecli.cli.flags.monitoring_options import WatchOptions
 from pagecli.cli.generate.identity import IdentifiedJob, identify
-from pagecli.cli.generate.interruption import STANDARD_OUTPUT, guarded, keep_finished, last_words, resumable_loading
+from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading, shown_stream
 from pagecli.cli.generate.memory_guard import check_fits
 from pagecli.cli.generate.monitoring import watched
 from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
@@ -35,8 +36,8 @@ from pagecli.jobs.rows.row_selection import RowChoice
 from pagecli.jobs.run.error_policy import ErrorPolicy
 from pagecli.jobs.run.job_loop import JobRun, Progress, RunResult, Window
 from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
-from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.storage.redaction import redact_values
+from pagecli.jobs.storage.whole_file import WholeFile
 from pagecli.jobs.writers.open_output import RowWriter, open_output
 
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ class _Run:
 
     job: GenerateJob
     source: InputSource
-    claim: OutputClaim | None  # None: standard output
+    claim: OutputClaim | None  # None: a stream
     console: Console
     signals: StopSignals
     watch: JobWatch
+    stats_file: WholeFile | None
     started: float
 
 
@@ -90,6 +92,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
     with (
         stop_signals() as signals,
         watched(job.watch, facts, console) as watch,
+        contextlib.nullcontext() if job.stats is None else WholeFile(job.stats) as stats_file,
         reserved_stdout() as rows_fd,
         claimed_output(job.output, job.overwrite, signals) as claim,
     ):
@@ -97,12 +100,10 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         if claim is not None and outcome is not None:
             watch.ended(JobEnd(outcome.exit_code))
             return _already_complete(claim, outcome, console)
-        if job.stats is not None:
-            check_output(job.stats, overwrite=True)
         check_profile_directory(job.profile)
         source = open_rows(job)
         try:
-            return _run_claimed(_Run(job, source, claim, console, signals, watch, started), rows_fd)
+            return _run_claimed(_Run(job, source, claim, console, signals, watch, stats_file, started), rows_fd)
         finally:
             source.close()
 
@@ -180,8 +181,8 @@ def _run(
             return job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
 
         def write_stats_file() -> None:
-            if job.stats is not None:
-                write_stats(job.stats, redact_values(stats_so_far()))
+            if run.stats_file is not None:
+                write_stats(run.stats_file, redact_values(stats_so_far()))
 
         try:
             with recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console):
@@ -231,13 +232,13 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: Taki
                 writer.finish()
                 if claim is not None:
                     claim.complete()
-                return code, STANDARD_OUTPUT if claim is None else run.job.output
-        place = keep_finished(job_run, writer, claim, console, run.job.input)
+                return code, shown_stream(run.job.output) if claim is None else run.job.output
+        place = keep_finished(job_run, writer, claim, console, run.job)
         return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, place
     except BrokenPipeError:
-        return ExitCode.SIGPIPE, STANDARD_OUTPUT
+        return ExitCode.SIGPIPE, shown_stream(run.job.output)
     except BaseException:
-        guarded(lambda: keep_finished(job_run, writer, claim, console, run.job.input), console)
+        guarded(lambda: keep_finished(job_run, writer, claim, console, run.job), console)
         raise
 
 

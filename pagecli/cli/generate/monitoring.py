@@ -8,6 +8,7 @@ from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_for
 from pagecli.errors import PagecliError, UsageError
 from pagecli.jobs.monitoring.events import JobEnd, JobFacts, JobWatch, Watcher
+from pagecli.jobs.writers.open_output import is_stdout
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def _watchers(options: WatchOptions, facts: JobFacts, console: Console) -> list[
     if options.progress_json is not None:
         from pagecli.jobs.monitoring.progress_json import ProgressEvents
 
-        if options.progress_json == "1" and facts.output in ("-", "/dev/stdout"):
+        if options.progress_json == "1" and is_stdout(facts.output):
             raise UsageError("--progress-json 1: standard output is for the rows", "use another descriptor, or a file")
         watchers.append(ProgressEvents(options.progress_json))
     return watchers

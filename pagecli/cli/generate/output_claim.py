@@ -16,7 +16,7 @@ from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowSelection, Shard
 from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.writers.open_output import check_writable, is_stdout
+from pagecli.jobs.writers.open_output import check_writable, is_stream_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class JournalOptions:
 
 @contextmanager
 def claimed_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[OutputClaim | None]:
-    """The claim, given up at the end; None for standard output. Raises UsageError, InputError if it cannot be written.
+    """The claim, given up at the end; None for a stream. Raises UsageError, InputError if it cannot be written.
 
     A signal waits while the claim is made or given up, so that nothing half made is left.
     """
-    if is_stdout(output):
+    if is_stream_output(output):
         check_writable(output, overwrite)
         yield None
         return

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pagecli.cli.flags.distinct_files import PROFILE_FILES
+from pagecli.cli.profile.report import check_target
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import InputError
 from pagecli.jobs.storage.redaction import redact
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
     from pagecli.profiler.recording.records import Recording
 
-STEPS, TRACE, SUMMARY, REPORT = "steps.parquet", "trace.json", "summary.json", "report.html"
+STEPS, TRACE, SUMMARY, REPORT = PROFILE_FILES
 
 
 def check_profile_directory(directory: Path | None) -> None:
@@ -25,6 +27,8 @@ def check_profile_directory(directory: Path | None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--profile {directory}: {error.strerror or error}", "name a directory that can be made") from error
+    for name in (STEPS, TRACE, SUMMARY, REPORT):
+        check_target("--profile", directory / name)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import typer
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import profile_options as profile_flags
 from pagecli.cli.flags import recording_options as run_flags
+from pagecli.cli.flags.distinct_files import check_profile_files
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
@@ -83,6 +84,7 @@ def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:
     from pagecli.cli.profile.workload import load_workload
     from pagecli.model.registry import resolve_model
 
+    check_profile_files(values["workload"], values["model"], values["html"], values["steps"], values["trace"])
     check_reports(values)
     check_run_flags(values)
     config = resolve_model(values["model"], "dummy").config

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile.section import Section
+from pagecli.core.file_targets import check_replaceable, is_stream_target, real_place
 from pagecli.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,10 +16,20 @@ if TYPE_CHECKING:
 def check_reports(values: Mapping[str, Any]) -> None:
     """Refuse what cannot be written before any work is done. Raises InputError."""
     html, plots = values["html"], values["plots"]
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        raise InputError(f"--html {html}: not a file in a directory that exists", "name a file")
+    if html is not None:
+        check_target("--html", html)
     if plots is not None and plots.exists() and not plots.is_dir():
         raise InputError(f"--plots {plots}: not a directory", "name a directory, which may be new")
+
+
+def check_target(flag: str, path: Path) -> None:
+    """Raises InputError, UsageError for a path that cannot become a file and is no stream."""
+    if is_stream_target(path):
+        return
+    place = real_place(path)
+    check_replaceable(place)
+    if not place.absolute().parent.is_dir():
+        raise InputError(f"{flag} {path}: not a file in a directory that exists", "name a file")
 
 
 def advice_section(sections: Sequence[Section]) -> Section:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS
 from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.profile.report import check_target
 from pagecli.cli.profile.section import Section
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.quiet_libraries import quieten
 from pagecli.core.dtypes import CPU_KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
-from pagecli.errors import InputError, UsageError
+from pagecli.errors import UsageError
 
 if TYPE_CHECKING:
     from pagecli.cli.profile.plan import PlannedJob
@@ -32,8 +33,7 @@ def check_run_flags(values: Mapping[str, Any]) -> None:
             continue
         if not values["run"]:
             raise UsageError(f"--{flag} without --run", "add --run: a plan has no steps")
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise InputError(f"--{flag} {path}: not a file in a directory that exists", "name a file")
+        check_target(f"--{flag}", path)
     if values["run"] or values["sweep"] is not None:
         if values["dtype"] == "float16":
             raise UsageError("--run and --sweep take float32 or bfloat16 weights", "use --dtype bfloat16")

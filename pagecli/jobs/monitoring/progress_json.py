@@ -16,7 +16,6 @@ dropped, and `end` says how many were. Events, each with `event` and `time` (UTC
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import select
@@ -24,10 +23,12 @@ import stat
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pagecli
-from pagecli.errors import InputError, UsageError
+from pagecli.core.file_targets import check_replaceable, descriptor_of, duplicate, is_stream_target, real_place
+from pagecli.errors import InputError
 from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look, utc_text
 from pagecli.jobs.storage.redaction import redact_values
 
@@ -102,24 +103,14 @@ class EventStream:
 
 def open_event_stream(target: str) -> EventStream:
     """`target` is the number of an open descriptor, or a file to append to. Raises UsageError, InputError."""
-    return EventStream(_own_descriptor(int(target)) if target.isdecimal() else _appended_file(target))
-
-
-def _own_descriptor(fd: int) -> int:
-    try:
-        writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        if writable:
-            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"--progress-json {fd}: no such open descriptor", f"open it, as in {fd}>events.jsonl, or give a file name"
-        ) from error
-    raise UsageError(
-        f"--progress-json {fd}: the descriptor is open for reading only", f"open it for writing: {fd}>events.jsonl"
-    )
+    number = int(target) if target.isdecimal() else descriptor_of(target)
+    return EventStream(_appended_file(target) if number is None else duplicate(number, f"--progress-json {target}"))
 
 
 def _appended_file(path: str) -> int:
+    if not is_stream_target(path):
+        path = str(real_place(Path(path)))
+        check_replaceable(Path(path))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         fd = os.open(path, flags, 0o666)

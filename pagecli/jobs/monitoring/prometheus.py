@@ -14,9 +14,9 @@ from typing import Any
 import pagecli
 from pagecli.errors import ExitCode
 from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look
-from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, remove
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.storage.remote_files import is_remote
+from pagecli.jobs.storage.whole_file import WholeFile
 
 METRICS_SECONDS = 5.0
 LAST_SUCCESS = "pagecli_job_last_success_timestamp_seconds"
@@ -55,7 +55,7 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError, InputError for a file that cannot be written."""
-        check_output(path, overwrite=True)
+        self._file = WholeFile(path, takes_pipes=False)  # a slow reader would hold the job
         self.name = f"--metrics-file {path}"
         self._path = path
         self._values: dict[str, float] = {}
@@ -67,7 +67,8 @@ class MetricsFile:
         is_path = facts.output != "-" and not is_remote(facts.output)
         self._labels = {"output": redact(os.path.abspath(facts.output) if is_path else facts.output)}
         self._info = {"input": redact(facts.input), "model": redact(facts.model), "version": pagecli.__version__}
-        self._values |= last_values(self._path, OUTLIVES_A_RUN)
+        if not self._file.is_stream:
+            self._values |= last_values(self._path, OUTLIVES_A_RUN)
         self._values |= {
             "pagecli_job_start_timestamp_seconds": facts.started,
             "pagecli_job_running": 1,
@@ -133,14 +134,15 @@ class MetricsFile:
             }
         self._write()
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._file.close()
 
     def _write(self) -> None:
         self._values["pagecli_job_last_update_timestamp_seconds"] = time.time()
         memory = resident_memory_bytes()
         if memory is not None:
             self._values["pagecli_process_resident_memory_bytes"] = memory
-        _replace(self._path, metrics_text(self._values, self._labels, self._info).encode("utf-8", "replace"))
+        self._file.write(metrics_text(self._values, self._labels, self._info).encode("utf-8", "replace"), durable=False)
 
 
 def metrics_text(values: Mapping[str, float], labels: Mapping[str, str], info: Mapping[str, str]) -> str:
@@ -189,16 +191,3 @@ def _escaped(text: str) -> str:
 
 def _number(value: float) -> str:
     return str(int(value)) if isinstance(value, int) else repr(float(value)).removesuffix(".0")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """As atomic_file.write_atomically, but not forced to the disk: the next one comes in seconds. Raises InputError."""
-    temporary, file = create_temporary(path)
-    try:
-        with file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise not_writable(path, error) from error
-    finally:
-        remove(temporary)

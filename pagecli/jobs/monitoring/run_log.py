@@ -6,6 +6,7 @@ Libraries' own warnings go into it too. A file that is moved away by logrotate i
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pagecli
+from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, real_place
 from pagecli.errors import InputError
 from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look, utc_text
 from pagecli.jobs.storage.redaction import redact, redact_values
@@ -60,6 +62,15 @@ class LogFileHandler(logging.handlers.WatchedFileHandler):
     """A full disk costs lines of the log, not the job; it is said once."""
 
     has_failed = False
+
+    def _open(self) -> Any:
+        """A link is followed to its file, a pipe is opened only if it has a reader, and nothing else than a file or stream."""
+        path = Path(self.baseFilename)
+        if is_stream_target(path):
+            return os.fdopen(open_stream(path), "w", encoding=self.encoding, errors=self.errors)
+        path = real_place(path)
+        check_replaceable(path)
+        return open(path, "a", encoding=self.encoding, errors=self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.has_failed and sys.stderr is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pagecli
 from pagecli.jobs.run.job_loop import RunResult
-from pagecli.jobs.storage.atomic_file import write_atomically
+from pagecli.jobs.storage.whole_file import WholeFile
 
 SCHEMA_VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
@@ -43,9 +43,9 @@ def job_stats(engine_stats: Mapping[str, Any], result: RunResult, started: float
     }
 
 
-def write_stats(path: Path, stats: Mapping[str, Any]) -> None:
-    """Replaces `path` in one step. Raises InputError."""
-    write_atomically(path, (json.dumps(stats, indent=2, default=str) + "\n").encode("utf-8"))
+def write_stats(file: WholeFile, stats: Mapping[str, Any]) -> None:
+    """Raises InputError."""
+    file.write((json.dumps(stats, indent=2, default=str) + "\n").encode("utf-8"))
 
 
 def peak_rss_bytes() -> int:

@@ -43,6 +43,14 @@ def open_input(path: str, limit: int | None = None, input_format: InputFormat = 
     return MultiFileSource(path, paths, lambda file, rest: _open_one(file, rest, kind), limit)
 
 
+def input_files(path: str) -> list[str]:
+    """The local files that an input consists of; none for streams and URLs. Raises InputError."""
+    path = remote_files.local(path)
+    if remote_files.is_remote(path) or is_stream(path):
+        return []
+    return files_of(path, PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES) if is_several(path) else [path]
+
+
 def format_of(path: str) -> InputFormat:
     """By the name's end. Raises InputError for one that is unknown."""
     name = path.lower()

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from pagecli.core.file_targets import real_place
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.output_row import SHARD_COLUMN
 from pagecli.jobs.shards.parquet_shards import merge_parquet
@@ -39,7 +40,8 @@ class Merged:
 
 def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: Compression = "zstd") -> Merged:
     """Writes the rows of all parts to `output`, which appears when it is complete. Raises UsageError, InputError."""
-    final, suffix = Path(output), suffix_of(output)
+    suffix = suffix_of(output)
+    final = real_place(Path(output))
     if len(set(map(str, map(Path, paths)))) < len(paths):
         raise UsageError("a part is named more than once", "name each of them once")
     are_parquet = {suffix_of(path) not in SUFFIXES for path in paths}

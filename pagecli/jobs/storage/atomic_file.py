@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from pagecli.core.file_targets import check_replaceable, mode_of
 from pagecli.errors import InputError, PagecliError, UsageError
 from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
 
@@ -21,8 +22,8 @@ STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be 
 
 def check_output(path: Path, overwrite: bool) -> None:
     """Raises UsageError if `path` may not be replaced, InputError if its directory cannot take files."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory", "give the name of a file to write")
+    mode_of(path)
+    check_replaceable(path)
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} already exists", "give another name, or --overwrite to replace it")
     if not path.parent.is_dir():
@@ -67,6 +68,7 @@ def publish(temporary: Path, final: Path, overwrite: bool) -> None:
         sync(temporary)
         note_publishing(temporary, final)
         if overwrite:
+            check_replaceable(final)
             os.replace(temporary, final)
         else:
             _rename_without_replacing(temporary, final)
@@ -85,6 +87,7 @@ def _rename_without_replacing(temporary: Path, final: Path) -> None:
     except OSError:  # a file system without hard links
         if os.path.lexists(final):
             raise FileExistsError(final) from None
+        check_replaceable(final)
         os.replace(temporary, final)
     else:
         os.unlink(temporary)
@@ -100,8 +103,8 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` with `content` in one step. Raises InputError."""
+def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replaces `path` with `content` in one step, forced to the disk before if `durable`. Raises InputError."""
     temporary, file = create_temporary(path)
     try:
         try:
@@ -109,7 +112,14 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
         except OSError as error:
             raise not_writable(path, error) from error
-        publish(temporary, path, overwrite=True)
+        if durable:
+            publish(temporary, path, overwrite=True)
+            return
+        check_replaceable(path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise not_writable(path, error) from error
     finally:
         remove(temporary)
 
@@ -130,7 +140,7 @@ def partial_path(final: Path, suffix: str) -> Path:
         number += 1
 
 
-def not_writable(path: Path, error: OSError) -> PagecliError:
+def not_writable(path: Path | str, error: OSError) -> PagecliError:
     """The one line for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return InputError(f"{path}: no space left to write to", "free some space, or write to another file system")

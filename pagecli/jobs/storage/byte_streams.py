@@ -1,5 +1,6 @@
 """Bytes of an input file or pipe, decompressed; a waiting read can be interrupted from another thread."""
 
+import errno
 import gzip
 import io
 import os
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pagecli.core.file_targets import descriptor_of, mode_of, unusable_path
 from pagecli.errors import InputError
 from pagecli.jobs.storage import remote_files
 
@@ -28,8 +30,10 @@ class InterruptibleStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: object) -> int:
-        ready, _, _ = select.select([self._fd, self._wake_read], [], [])
-        if self._wake_read in ready:
+        poll = select.poll()  # unlike select, of descriptors of any number
+        for fd in (self._fd, self._wake_read):
+            poll.register(fd, select.POLLIN)
+        if self._wake_read in [fd for fd, _ in poll.poll()]:
             return 0
         return os.readv(self._fd, [buffer])  # type: ignore[list-item]
 
@@ -45,14 +49,12 @@ class InterruptibleStream(io.RawIOBase):
 
 
 def is_stream(path: str) -> bool:
-    """True for `-`, a named pipe, a process substitution or a terminal: readable once, size unknown."""
-    if path in ("-", "/dev/stdin"):
+    """True for `-`, an open descriptor (/dev/fd/N), a named pipe, a process substitution or a terminal: readable once, size
+    unknown. Raises InputError for a path that no file can have."""
+    if path == "-" or descriptor_of(path) is not None:
         return True
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+    mode = mode_of(path)
+    return mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode))
 
 
 def open_raw(path: str) -> io.RawIOBase:
@@ -60,10 +62,11 @@ def open_raw(path: str) -> io.RawIOBase:
     if remote_files.is_remote(path):
         return remote_files.open_for_reading(path)
     try:
-        if path in ("-", "/dev/stdin"):
-            if sys.__stdin__ is None:
-                raise InputError("standard input is closed", "run it with standard input open, or name a file")
-            return InterruptibleStream(os.dup(sys.__stdin__.fileno()))
+        number = 0 if path == "-" else descriptor_of(path)
+        if number == 0 and sys.__stdin__ is None:
+            raise InputError("standard input is closed", "run it with standard input open, or name a file")
+        if number is not None:
+            return InterruptibleStream(os.dup(number))
         if is_stream(path):
             return InterruptibleStream(os.open(path, os.O_RDONLY))
         return open(path, "rb", buffering=0)
@@ -129,6 +132,22 @@ def decompressed(raw: io.RawIOBase, path: str) -> io.BufferedReader:
     return Content(raw, path).file
 
 
+def write_all(fd: int, content: bytes | bytearray) -> None:
+    """Writes all of it, waiting for room also where the descriptor itself does not wait. Raises OSError."""
+    left = memoryview(content)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            wait_for_room(fd)
+
+
+def wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
+
+
 def unreadable(path: str, error: OSError) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path}: no such file", "check the path; - reads JSON Lines from standard input")
@@ -136,4 +155,6 @@ def unreadable(path: str, error: OSError) -> InputError:
         return InputError(f"{path} is a directory", "give a file, or a directory of them")
     if isinstance(error, PermissionError):
         return InputError(f"{path}: permission denied", "make the file readable for this user")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return unusable_path(path, error)
     return InputError(f"{path} cannot be read: {error.strerror or error}")

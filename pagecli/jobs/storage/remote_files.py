@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pagecli.core.file_targets import real_place
 from pagecli.errors import InputError, PagecliError, UsageError
 
 # Stores that show an uploaded object only when it is whole; elsewhere it is uploaded under another name and moved.
@@ -45,6 +46,13 @@ def shown(path: str) -> str:
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     host, slash, tail = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
+
+
+def normalized(path: str) -> str:
+    """Equal for URLs that are spelled differently and name one object."""
+    scheme, _, rest = shown(path).partition("://")
+    scheme = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}.get(scheme.lower(), scheme.lower())
+    return f"{scheme}://{rest.rstrip('/')}"
 
 
 def open_for_reading(path: str) -> Any:
@@ -87,9 +95,10 @@ def upload(source: Path, path: str, overwrite: bool) -> None:
 
 
 def local_place(output: str) -> Path:
-    """Where an output is written on this machine, its journal beside it: itself; for a URL, in the state directory."""
+    """Where an output is written on this machine, its journal beside it: itself, or where its symbolic link leads; for a
+    URL, in the state directory. Raises UsageError, InputError."""
     if not is_remote(output):
-        return Path(local(output))
+        return real_place(Path(local(output)))
     name = shown(output).rstrip("/").rpartition("/")[2] or "output"
     digest = hashlib.blake2b(shown(output).encode("utf-8", "replace"), digest_size=8).hexdigest()
     return state_directory() / "outputs" / digest / name

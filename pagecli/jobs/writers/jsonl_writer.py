@@ -1,4 +1,4 @@
-"""JSON Lines output: to a file, plain or compressed, or to standard output row by row."""
+"""JSON Lines output: to a file, plain or compressed, or to a stream row by row."""
 
 import io
 import json
@@ -15,6 +15,7 @@ from pagecli.errors import InputError
 from pagecli.jobs.rows.arrow_values import json_default
 from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, carried_columns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
+from pagecli.jobs.storage.byte_streams import wait_for_room
 
 SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
@@ -110,11 +111,16 @@ class JsonlRowWriter:
             raise not_writable(self._path, error) from error
 
 
-class StdoutRowWriter:
-    """Rows to a pipe or terminal, each at once; to a redirected file, in larger pieces. Raises BrokenPipeError."""
+class StreamRowWriter:
+    """Rows to a pipe, device or terminal, each at once; to a redirected file, in larger pieces. Raises BrokenPipeError.
 
-    def __init__(self, fd: int, encode: "LineEncoder") -> None:
+    `name` is what messages call it; `owned`: the descriptor is closed at the end.
+    """
+
+    def __init__(self, fd: int, encode: "LineEncoder", name: str, owned: bool) -> None:
         self._fd = fd
+        self._name = name
+        self._owned = owned
         self._piece_bytes = 1 << 16 if stat.S_ISREG(os.fstat(fd).st_mode) else 0
         self._pending = bytearray()
         self._encode = encode
@@ -129,24 +135,31 @@ class StdoutRowWriter:
     def finish(self) -> None:
         self._pending += self._encode.end(is_complete=True)
         self._flush()
+        self.discard()
 
     def keep_partial(self) -> Path | None:
-        """Rows on standard output need no keeping."""
+        """Rows in a stream need no keeping."""
         self._pending += self._encode.end(is_complete=False)
         self._flush()
         return None
 
     def discard(self) -> None:
         self._pending.clear()
+        if self._owned:
+            self._owned = False
+            os.close(self._fd)
 
     def _flush(self) -> None:
         try:
             while self._pending:
-                del self._pending[: os.write(self._fd, self._pending)]
+                try:
+                    del self._pending[: os.write(self._fd, self._pending)]
+                except BlockingIOError:  # whoever opened it set it so
+                    wait_for_room(self._fd)
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise not_writable(Path("standard output"), error) from error
+            raise not_writable(self._name, error) from error
 
 
 class RowEncoder:

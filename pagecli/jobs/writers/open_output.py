@@ -1,17 +1,19 @@
-"""Opens an output by what its name ends with: Parquet, JSON Lines, or `-` for JSON Lines on standard output."""
+"""Opens an output by what its name ends with: Parquet, JSON Lines; a stream (`-`, a pipe, a device) takes JSON Lines."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 
+from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stream
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.output_row import OutputRow, ResultColumns
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
-from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter, LineEncoder, RowEncoder, StdoutRowWriter
+from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter, LineEncoder, RowEncoder, StreamRowWriter
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder
 from pagecli.jobs.writers.output_options import OutputOptions
 from pagecli.jobs.writers.parquet_writer import ParquetRowWriter
@@ -20,6 +22,8 @@ from pagecli.jobs.writers.shard_labels import LabelledLines, ShardLabels
 
 Warn = Callable[[str], None]
 PLAIN = OutputOptions()
+STANDARD_OUTPUT = "standard output"
+PACKED_SUFFIXES = (".parquet", ".pq", ".gz", ".zst")
 
 
 class RowWriter(Protocol):
@@ -40,19 +44,28 @@ class RowWriter(Protocol):
     def discard(self) -> None: ...
 
 
+def is_stream_output(path: str) -> bool:
+    """Whether rows are written to `path` one by one: it has no journal, and nothing of it is replaced. Raises InputError."""
+    return path == "-" or (not remote_files.is_remote(path) and is_stream_target(remote_files.local(path)))
+
+
 def is_stdout(path: str) -> bool:
-    return path in ("-", "/dev/stdout")
+    return path == "-" or descriptor_of(remote_files.local(path)) == 1
 
 
 def check_writable(path: str, overwrite: bool) -> None:
     """Finds out before the model loads that an output cannot be. Raises UsageError, InputError."""
-    if is_stdout(path):
+    if is_stream_output(path):
+        if not is_stdout(path) and path.endswith(PACKED_SUFFIXES):
+            raise UsageError(
+                f"{path} is a pipe or device, which takes rows as JSON Lines", "give it another name, or name a file"
+            )
         return
     suffix_of(path)
     if remote_files.is_remote(path):
         check_remote_output(path, overwrite)
     else:
-        check_output(Path(remote_files.local(path)), overwrite)
+        check_output(remote_files.local_place(path), overwrite)
 
 
 def open_output(
@@ -66,10 +79,8 @@ def open_output(
 ) -> RowWriter:
     """The writer for `path`; `input_schema` is the input's, if it has one. Raises UsageError, InputError."""
     check_writable(path, overwrite)
-    if is_stdout(path):
-        if stdout_fd < 0:
-            raise InputError("standard output is closed", "run it with standard output open, or name a file")
-        return StdoutRowWriter(stdout_fd, _encoder(columns, options))
+    if is_stream_output(path):
+        return _open_stream(remote_files.local(path), warn, stdout_fd, _encoder(columns, options))
     suffix, place = suffix_of(path), remote_files.local_place(path)
     is_remote = remote_files.is_remote(path)
     replaces = overwrite or is_remote  # what is left in the state directory is nobody's
@@ -79,6 +90,21 @@ def open_output(
     else:
         writer = ParquetRowWriter(place, suffix, replaces, columns, input_schema, warn, options)
     return RemoteRowWriter(writer, place, path, overwrite) if is_remote else writer
+
+
+def _open_stream(path: str, warn: Warn, stdout_fd: int, encode: LineEncoder) -> StreamRowWriter:
+    if is_stdout(path):
+        if stdout_fd < 0:
+            raise InputError("standard output is closed", "run it with standard output open, or name a file")
+        return StreamRowWriter(stdout_fd, encode, STANDARD_OUTPUT, owned=False)
+    try:
+        fd = open_stream(path)
+    except InputError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENXIO:
+            raise
+        warn(f"{path}: waiting for a reader of this pipe")
+        fd = open_stream(path, waits=True)
+    return StreamRowWriter(fd, encode, path, owned=True)
 
 
 def suffix_of(path: str) -> str:

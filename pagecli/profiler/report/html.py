@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import pagecli
+from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, real_place
 from pagecli.errors import InputError
 from pagecli.profiler.plan.plan import Plan
 from pagecli.profiler.recording.records import PolicyResult, Recording
@@ -30,16 +31,24 @@ def write_report(
     workload: str | None = None,
     sweep: "Sequence[SweepResult]" = (),
 ) -> None:
-    """Replaces `path` by the page. Raises InputError if it cannot be written."""
+    """Replaces `path` by the page, or writes it to the pipe or device that is there. Raises InputError, UsageError."""
     page = render(build_report(plan, results, recording, workload, sweep))
-    partial = path.with_name(f".{path.name}.partial")
+    partial: Path | None = None
     try:
+        if is_stream_target(path):
+            with os.fdopen(open_stream(path), "w", encoding="utf-8") as stream:
+                stream.write(page)
+            return
+        place = real_place(path)
+        check_replaceable(place)
+        partial = place.with_name(f".{place.name[:100]}.{os.getpid()}.partial")
         partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        os.replace(partial, place)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}", "write the report to another place") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def render(report: Report) -> str:

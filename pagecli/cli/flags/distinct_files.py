@@ -1,0 +1,98 @@
+"""What each flag reads and writes: no file that a command writes may be one that it reads, or writes for another flag."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pagecli.cli.settings.files import project_file, user_file
+from pagecli.core.file_identity import NamedPath, check_distinct
+from pagecli.errors import PagecliError, UsageError
+
+if TYPE_CHECKING:
+    from pagecli.cli.flags.monitoring_options import WatchOptions
+
+PROFILE_FILES = ("steps.parquet", "trace.json", "summary.json", "report.html")
+
+
+def check_generate_files(
+    input: str, output: str, model: str, stats: Path | None, profile: Path | None, watch: "WatchOptions"
+) -> None:
+    """Raises UsageError, before anything is opened."""
+    from pagecli.jobs.storage import remote_files
+
+    events = watch.progress_json
+    event_path = f"/dev/fd/{events}" if events is not None and events.isdecimal() else events
+    files = {
+        "--stats": stats,
+        "--metrics-file": watch.metrics_file,
+        "--log-file": watch.log_file,
+        "--progress-json": event_path,
+    }
+    written = [NamedPath(flag, str(path)) for flag, path in files.items() if path is not None]
+    written += [NamedPath("--profile", str(profile / name)) for name in PROFILE_FILES] if profile is not None else []
+    if remote_files.is_remote(output):
+        _check_remote(input, output)
+    else:
+        written.insert(0, NamedPath("OUTPUT", "/dev/stdout" if output == "-" else remote_files.local(output)))
+    journal = [] if remote_files.is_remote(output) or output == "-" else _journal_files(output)
+    check_distinct(written, chain(_inputs(input), journal, model_files(model), _settings()))
+
+
+def check_profile_files(workload: str, model: str, html: Path | None, steps: Path | None, trace: Path | None) -> None:
+    """Raises UsageError, before anything is opened."""
+    files = {"--html": html, "--steps": steps, "--trace": trace}
+    written = [NamedPath(flag, str(path)) for flag, path in files.items() if path is not None]
+    check_distinct(written, chain([NamedPath("--workload", workload)], model_files(model), _settings()))
+
+
+def check_merge_files(parts: Iterable[str], output: str) -> None:
+    """Raises UsageError, before anything is opened."""
+    check_distinct([NamedPath("OUTPUT", output)], chain((NamedPath("PART", part) for part in parts), _settings()))
+
+
+def model_files(model: str) -> Iterator[NamedPath]:
+    """The files of a model on this machine, by directory, file or name, without downloading any."""
+    from pagecli.model.registry import local_files
+
+    yield from (NamedPath("--model", str(path)) for path in local_files(model))
+
+
+def _inputs(path: str) -> Iterator[NamedPath]:
+    from pagecli.jobs.readers.open_input import input_files
+    from pagecli.jobs.storage import remote_files
+
+    try:
+        files = ["/dev/stdin"] if path == "-" else [path] if remote_files.is_remote(path) else input_files(path)
+    except PagecliError:  # said when the input is opened
+        return
+    yield from (NamedPath("INPUT", file) for file in files or [path])
+
+
+def _check_remote(input: str, output: str) -> None:
+    """Of two URLs only their names can be compared."""
+    from pagecli.jobs.storage import remote_files
+
+    if not remote_files.is_remote(input):
+        return
+    try:
+        files = remote_files.matching(input, ("",))
+    except PagecliError:
+        return
+    if remote_files.normalized(output) in map(remote_files.normalized, files):
+        raise UsageError(f"OUTPUT {remote_files.shown(output)} is a file that is read: INPUT", "write to another file")
+
+
+def _journal_files(output: str) -> Iterator[NamedPath]:
+    from pagecli.jobs.storage import remote_files
+    from pagecli.jobs.storage.job_directory import job_directory_path
+
+    try:
+        folder = job_directory_path(remote_files.local_place(output))
+        yield from (NamedPath("the job's journal,", str(path)) for path in folder.iterdir())
+    except (OSError, PagecliError):
+        return
+
+
+def _settings() -> Iterator[NamedPath]:
+    yield from (NamedPath("settings,", str(path)) for path in (project_file(), user_file()) if path is not None)

@@ -1,0 +1,133 @@
+"""Where a path that is to be written leads, and what may be done with that.
+
+A symbolic link stands for the file it leads to: that file is created or replaced, the link stays. What exists and is no
+regular file is never replaced: pipes, character devices and open descriptors (/dev/fd/N, a shell's `>(...)`) are opened and
+written to as streams; block devices, sockets and directories are refused.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from pagecli.errors import InputError, UsageError
+
+MAX_LINKS = 40  # as many as Linux follows
+
+
+def descriptor_of(path: str) -> int | None:
+    """The number of the open descriptor that `path` is another name of (1 for /dev/stdout); None of any other path."""
+    for _ in range(MAX_LINKS):
+        folder, name = os.path.split(path)
+        if name.isdecimal() and len(name) < 10 and os.path.realpath(folder or ".") in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
+            return int(name)
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except (OSError, ValueError):
+            return None
+    return None
+
+
+def mode_of(path: Path | str) -> int | None:
+    """st_mode of what the path leads to; None if there is nothing. Raises InputError for a path that cannot be looked at."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no path: {error}", "name a file") from error
+    except OSError as error:
+        raise unusable_path(path, error) from error
+
+
+def unusable_path(path: Path | str, error: OSError) -> InputError:
+    """The one line for a path that the system refuses as such."""
+    if error.errno == errno.ENAMETOOLONG:
+        shown = f"{str(path)[:60]}..."
+        return InputError(f"{shown}: the name is too long", "most file systems take names of 255 bytes")
+    if error.errno == errno.ELOOP:
+        return InputError(f"{path}: its symbolic links go round in a circle", "remove the link")
+    return InputError(f"{path}: {error.strerror or error}", "name a file that this user may use")
+
+
+def is_stream_target(path: Path | str) -> bool:
+    """Whether what is written to `path` goes to a pipe, a character device or an open descriptor. Raises InputError."""
+    if descriptor_of(str(path)) is not None:
+        return True
+    mode = mode_of(path)
+    return mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))
+
+
+def real_place(path: Path) -> Path:
+    """`path`, or the file that its symbolic link leads to, which need not exist. Raises UsageError, InputError.
+
+    As Linux itself does (protected_symlinks), it follows no link in a directory that everybody may write to unless the link
+    belongs to this user or to the directory's owner: another user may have planted it.
+    """
+    for _ in range(MAX_LINKS):
+        try:
+            found = os.lstat(path)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise unusable_path(path, error) from error
+            return path
+        if not stat.S_ISLNK(found.st_mode):
+            return path
+        folder = os.stat(path.parent)
+        if folder.st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), folder.st_uid):
+            raise UsageError(
+                f"{path} is a symbolic link of another user in a directory that everybody may write to",
+                "remove it, or name a file in a directory of your own",
+            )
+        path = path.parent / os.readlink(path)
+    raise unusable_path(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises UsageError if `path` exists and is no regular file: only those may be replaced. Follows no symbolic link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:  # not there, or said by what is done next
+        return
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
+    what = kinds.get(stat.S_IFMT(mode), "a device or a pipe")
+    raise UsageError(f"{path} is {what}", "give the name of a file to write")
+
+
+def open_stream(path: Path | str, waits: bool = False) -> int:
+    """A descriptor that writes to the stream at `path`. Raises UsageError, InputError.
+
+    `waits`: a named pipe that nobody reads is waited for, as a shell does; without, it is refused.
+    """
+    number = descriptor_of(str(path))
+    if number is not None:
+        return duplicate(number, str(path))
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        try:
+            fd = os.open(path, flags | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if not waits:
+                raise InputError(f"{path}: nobody reads this pipe", "start its reader first") from error
+            fd = os.open(path, flags)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}", "name a file or pipe you may write to"
+        ) from error
+    os.set_blocking(fd, True)
+    return fd
+
+
+def duplicate(number: int, name: str) -> int:
+    """A descriptor of its own for the open descriptor `number`, which `name` stands for. Raises UsageError."""
+    try:
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+            return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"{name}: no such open descriptor", f"open it, as in {number}>FILE, or give a file name") from error
+    raise UsageError(f"{name}: the descriptor is open for reading only", f"open it for writing: {number}>FILE")
