@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
-from pagecli.cli.settings.files import project_file, user_file
+from pagecli.cli.settings.files import ignored_files, project_file, user_file
 from pagecli.cli.settings.resolve import all_commands, checked, effective_settings, key_of, options_of, unknown_variables
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
@@ -40,7 +40,7 @@ def config(
             names = ", ".join(" ".join(known) for known in configurable)
             raise UsageError(f"{command}: no such command, or one without settings", f"one of {names}")
         found = shown_settings(context, commands, path)
-        for line in unknown_variables(commands):
+        for line in (*unknown_variables(commands), *ignored_files()):
             console.warning(line)
         if as_json:
             print(json.dumps({"command": command, "files": _files(), "settings": found}, indent=2, default=str))

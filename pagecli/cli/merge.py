@@ -7,6 +7,7 @@ import typer
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import row_options as row_flags
 from pagecli.cli.flags.distinct_files import check_merge_files
+from pagecli.cli.settings.resolve import notes
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
@@ -15,6 +16,7 @@ Parts = Annotated[list[str], typer.Argument(metavar="PART... OUTPUT", help="Outp
 
 
 def merge(
+    context: typer.Context,
     paths: Parts,
     compression: row_flags.Compression = row_flags.CompressionName.zstd,
     overwrite: flags.Overwrite = False,
@@ -30,6 +32,8 @@ def merge(
     console = Console(quiet and not verbose, verbose)
 
     def run() -> int:
+        for line in notes(context):
+            console.warning(line)
         if len(paths) < 2:
             raise UsageError("merge needs the parts and an output", "pagecli merge part-*.parquet all.parquet")
         from pagecli.jobs.shards.merge import merge_outputs

@@ -26,7 +26,9 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "project")
-    return tmp_path
+    former = os.umask(0o022)  # with a group's right to write, the files below would be ignored
+    yield tmp_path
+    os.umask(former)
 
 
 def project(text: str) -> None:
@@ -193,14 +195,33 @@ def test_unreadable_files_are_one_line(run, place):
     assert run("generate", "in.jsonl", "out.jsonl", "-m", "x")[0] == 3
 
 
-def test_a_file_that_others_may_write_cannot_say_where_to_write(run, job):
-    project('model = "m"\nseed = 3\n')
-    os.chmod("pagecli.toml", 0o666)
-    assert job().params.seed == 3
-    project('log-file = "/etc/passwd"')
-    code, _, err = run("generate", "in.jsonl", "out.jsonl", "-m", "x")
-    assert code == 2
-    assert "must not say where to write (log-file)" in err
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+@pytest.mark.parametrize("which", ["project", "user"])
+def test_a_file_that_others_may_write_is_ignored_with_a_warning(run, job, place, which, mode):
+    text = 'model = "/tmp/theirs"\nseed = 3\nprofile = "/etc/cron.d"\nnot even = a setting'
+    path = Path("pagecli.toml") if which == "project" else place / "home" / ".config" / "pagecli" / "config.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    started = job("-m", "mine")
+    assert (started.engine.model, started.params.seed, started.profile) == ("mine", 0, None)
+    for args in (("config",), ("generate", "in.jsonl", "out.jsonl"), ("merge", "part.jsonl"), ("doctor",)):
+        code, out, err = run(*args)
+        assert f"{path} is ignored: others than its owner may write to it" in " ".join((out + err).split()), args
+    assert "is ignored" not in run("generate", "in.jsonl", "out.jsonl", "--no-config")[2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("owned", ["file", "link", "pipe"])
+def test_a_file_of_another_user_is_ignored_with_a_warning(run, job, owned):
+    if owned == "pipe":
+        os.mkfifo("pagecli.toml")
+    else:
+        Path("real.toml").write_text("seed = 3\n")
+        os.link("real.toml", "pagecli.toml") if owned == "file" else os.symlink("real.toml", "pagecli.toml")
+    assert owned == "pipe" or job("-m", "m").params.seed == 3
+    os.lchown("pagecli.toml", 12345, 12345)
+    assert job("-m", "m").params.seed == 0
+    assert "pagecli.toml is ignored: it belongs to another user" in run("config")[2]
 
 
 def test_help_works_beside_a_broken_file_and_secrets_are_not_shown(run, monkeypatch):

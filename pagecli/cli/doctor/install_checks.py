@@ -10,7 +10,7 @@ from typing import Any
 
 import pagecli
 from pagecli.cli.doctor.check import Check, Health, free_bytes, gibibytes, is_writable
-from pagecli.cli.settings.files import read_settings
+from pagecli.cli.settings.files import ignored_files, read_settings
 from pagecli.cli.settings.resolve import checked, effective_settings, options_of, unknown_variables
 from pagecli.errors import PagecliError
 
@@ -115,6 +115,9 @@ def configuration(commands: dict[tuple[str, ...], Any], root: Any) -> Check:
     unknown = unknown_variables(commands)
     if unknown:
         return Check("settings", Health.warn, "; ".join(unknown), "correct or unset them")
+    ignored = ignored_files()
+    if ignored:
+        return Check("settings", Health.warn, "; ".join(ignored), "make it your own, or remove it")
     found = f"{len(places)} given; see pagecli config" if places else "all defaults"
     return Check("settings", Health.ok, found, None, {"places": sorted(places)})
 

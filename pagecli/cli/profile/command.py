@@ -14,6 +14,7 @@ from pagecli.cli.flags import profile_options as profile_flags
 from pagecli.cli.flags import recording_options as run_flags
 from pagecli.cli.flags.distinct_files import check_profile_files
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
+from pagecli.cli.settings.resolve import notes
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import ExitCode
@@ -74,7 +75,13 @@ def profile(
     """
     console = Console(quiet and not verbose, verbose)
     values = context.params
-    return exit_code_of(lambda: _run(values, as_json, console), console)
+
+    def run_all() -> int:
+        for line in notes(context):
+            console.warning(line)
+        return _run(values, as_json, console)
+
+    return exit_code_of(run_all, console)
 
 
 def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:

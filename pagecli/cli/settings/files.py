@@ -19,7 +19,6 @@ from pagecli.errors import InputError, UsageError
 
 PROJECT_FILE = "pagecli.toml"
 MAX_FILE_BYTES = 1 << 20
-WRITES_FILES = frozenset({"stats", "progress_json", "metrics_file", "log_file", "record", "html", "plots", "steps"})
 FLAGS_ONLY = {
     "overwrite": "it would throw away results in every run",
     "restart": "it would throw away finished rows in every run",
@@ -56,18 +55,42 @@ def user_file() -> Path | None:
 
 
 def read_settings() -> list[Setting]:
-    """All settings of both files, the user's first. Raises InputError for an unreadable file, UsageError for a wrong one."""
-    files = [("user", user_file()), ("project", project_file())]
-    return [setting for source, path in files if path is not None for setting in _read(source, path)]
+    """All settings of both files, the user's first, without those of foreign files. Raises InputError for an unreadable file,
+    UsageError for a wrong one."""
+    return [setting for source, path in _files() if foreign_reason(path) is None for setting in _read(source, path)]
+
+
+def ignored_files() -> list[str]:
+    """A line for each file that is left unread because another user wrote it, or could have."""
+    reasons = [(path, foreign_reason(path)) for _, path in _files()]
+    return [f"{path} is ignored: {reason}" for path, reason in reasons if reason]
+
+
+def foreign_reason(path: Path) -> str | None:
+    """Why the file is not this user's alone: it could name a model to load and files to write. None of one that is, or is not
+    there. Both the file and a link to it count."""
+    for look in (os.lstat, os.stat):
+        try:
+            found = look(path)
+        except OSError:
+            return None
+        if found.st_uid not in (os.geteuid(), 0):
+            return "it belongs to another user"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(found.st_mode):
+            return "others than its owner may write to it"
+    return None
+
+
+def _files() -> list[tuple[str, Path]]:
+    return [(source, path) for source, path in (("user", user_file()), ("project", project_file())) if path is not None]
 
 
 def _read(source: str, path: Path) -> list[Setting]:
-    content = _content(path)
-    if content is None:
+    text = _content(path)
+    if text is None:
         return []
     import tomllib  # help does without
 
-    text, is_foreign = content
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -80,7 +103,7 @@ def _read(source: str, path: Path) -> list[Setting]:
         for table, name, value in _flattened(values, ())
     ]
     for setting in settings:
-        _check_allowed(setting, is_foreign)
+        _check_allowed(setting)
     return settings
 
 
@@ -92,8 +115,8 @@ def _flattened(values: dict[str, Any], table: tuple[str, ...]) -> Iterator[tuple
             yield from _flattened(value, (*table, name))
 
 
-def _content(path: Path) -> tuple[str, bool] | None:
-    """(text, whether somebody else could have written it), or None without a file."""
+def _content(path: Path) -> str | None:
+    """None without a file, or if another user put one in its place just now. Raises InputError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -101,6 +124,9 @@ def _content(path: Path) -> tuple[str, bool] | None:
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     found = os.fstat(fd)
+    if found.st_uid not in (os.geteuid(), 0):
+        os.close(fd)
+        return None
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise _unreadable(path, "not a plain file")
@@ -111,19 +137,14 @@ def _content(path: Path) -> tuple[str, bool] | None:
             text = file.read(MAX_FILE_BYTES).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise _unreadable(path, "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)) from error
-    return text, found.st_uid not in (os.geteuid(), 0) or bool(found.st_mode & stat.S_IWOTH)
+    return text
 
 
-def _check_allowed(setting: Setting, is_foreign: bool) -> None:
+def _check_allowed(setting: Setting) -> None:
     reason = FLAGS_ONLY.get(setting.name)
     if reason is not None:
         flag = setting.name.replace("_", "-")
         raise UsageError(f"{setting.place}: {flag} is a flag only: {reason}", f"remove the line; give --{flag} by hand")
-    if is_foreign and setting.name in WRITES_FILES:
-        raise UsageError(
-            f"{setting.place}: a file that others may write must not say where to write ({setting.name.replace('_', '-')})",
-            "make the file your own and writable by you only, or use --no-config",
-        )
 
 
 class KeyLines:

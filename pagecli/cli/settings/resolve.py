@@ -10,14 +10,13 @@ from typing import Any
 
 import typer
 
-from pagecli.cli.settings.files import FLAGS_ONLY, Setting, read_settings
-from pagecli.cli.terminal.exit_codes import without_library_words
+from pagecli.cli.settings.files import FLAGS_ONLY, Setting, ignored_files, read_settings
+from pagecli.cli.terminal.exit_codes import NOTES, without_library_words
 from pagecli.errors import UsageError
 
 PREFIX = "PAGECLI_"
 # Read elsewhere: by the kernels, and by the folder of kept tokenizers.
 NOT_FLAGS = {"PAGECLI_CPU_ISA", "PAGECLI_NATIVE_MODULE", "PAGECLI_CUDA_MODULE", "PAGECLI_CACHE_DIR"}
-NOTES = "pagecli.configuration.notes"
 PLACES = "pagecli.configuration.places"
 
 
@@ -34,7 +33,7 @@ def use_configuration(context: typer.Context, no_config: bool) -> bool:
     parameters = options_of(context.command)
     context.default_map = {name: checked(setting, parameters[name], context)[0] for name, setting in settings.items()}
     context.meta[PLACES] = {name: setting.place for name, setting in settings.items()}
-    context.meta[NOTES] = unknown_variables(commands)
+    context.meta[NOTES] = [*unknown_variables(commands), *([] if no_config else ignored_files())]
     return no_config
 
 

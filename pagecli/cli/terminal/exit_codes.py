@@ -13,6 +13,8 @@ from pagecli.cli.terminal.help import usage_line
 from pagecli.errors import ExitCode, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
+NOTES = "pagecli.configuration.notes"  # in a command's context: what is odd about its settings, but no error
+
 
 def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
     """Runs `command`; returns its exit code, or the code of what it raised after saying it. Closes the console's log."""
@@ -42,6 +44,8 @@ def _say(error: BaseException, console: Console) -> None:
     if isinstance(error, PagecliError):
         console.failure(error)
     elif _is_usage_error(error):
+        for line in getattr(getattr(error, "ctx", None), "meta", {}).get(NOTES, ()):  # such as why a setting was not read
+            console.warning(line)
         console.error(without_library_words(error.format_message()), _help_hint(error))  # type: ignore[attr-defined]
     elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
         console.crash(error)
