@@ -18,7 +18,7 @@ import results_file
 import torch
 
 from pagecli.devices.cpu import kernels
-from pagecli.devices.reference.operations import keys_by_dimension, quantize_slots
+from pagecli.devices.reference.formats import keys_by_dimension, quantize_slots
 
 NUM_LAYERS = 4
 BLOCK_SIZE = 16

@@ -1,5 +1,5 @@
 // Random numbers that belong to a row: Philox 4x64-10 (Salmon et al., SC 2011) with the counters numpy's generator uses, so
-// that the GPU draws what devices/cpu/random_draws.py draws.
+// that the GPU draws what devices/random_draws.py draws.
 #pragma once
 
 #include <stdint.h>

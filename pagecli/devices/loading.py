@@ -1,18 +1,14 @@
-"""Loads a model onto a device, and sees that none of its weights is missing or left over."""
+"""Loads a model onto a device."""
 
 from typing import TYPE_CHECKING
 
-from pagecli.core.dtypes import DTYPES, GPU_DTYPES
+from pagecli.core.dtypes import DTYPES
 from pagecli.devices.base import Model
 from pagecli.errors import UsageError
-from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
-from pagecli.model.weights.open import open_weights
 
 if TYPE_CHECKING:
-    import torch
-
-    from pagecli.devices.cuda.layers import CudaModel
+    pass
 
 
 def load_model(source: ModelSource, dtype: str, max_batch_tokens: int, device: str = "cpu") -> Model:
@@ -22,9 +18,9 @@ def load_model(source: ModelSource, dtype: str, max_batch_tokens: int, device: s
     config describes.
     """
     if device == "cuda":
-        from pagecli.devices.cuda import kernels
+        from pagecli.devices.cuda import kernels, loading
 
-        return load_on_gpu(source, dtype, kernels.find_device())
+        return loading.load(source, dtype, kernels.find_device())
     from pagecli.devices.cpu.loading import load
 
     return load(source, dtype, max_batch_tokens)
@@ -39,14 +35,3 @@ def resolve_dtype(dtype: str) -> str:
     from pagecli.devices.cpu import kernels
 
     return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
-
-
-def load_on_gpu(source: ModelSource, dtype: str, device: "torch.device") -> "CudaModel":
-    """The model on a GPU, as one of GPU_DTYPES. Raises ModelError where the GPU's kernels do not fit it."""
-    if dtype not in GPU_DTYPES:
-        raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(GPU_DTYPES)}")
-    from pagecli.devices.cuda import loading
-
-    model, loader = loading.load(source, dtype, device, open_weights)
-    loader.check_nothing_left(build(source.config))
-    return model

@@ -2,11 +2,13 @@
 cos or sin of the float32 angle that transformers computes."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.core.model_config import RopeConfig
+from pagecli.model.program import Program, Rotary, Weight
 
 _FIRST_POSITIONS = 4096
 
@@ -31,6 +33,14 @@ class RotaryTable:
     def _compute(self, num_positions: int) -> Array:
         angles = (np.arange(num_positions, dtype=np.float32)[:, np.newaxis] * self._inv_freq).astype(np.float64)
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1, dtype=np.float32)
+
+
+def table_of(program: Program, factors: Callable[[Weight], Array]) -> RotaryTable | None:
+    """The table that all rotations of a program share; `factors` gives a weight's numbers. None where nothing is rotated."""
+    rotations = {(op.rope, op.max_positions, op.factors) for op in program.operations() if isinstance(op, Rotary)}
+    if len(rotations) > 1:
+        raise ValueError("a program's layers share one rotary table")
+    return next((RotaryTable(rope, most, factors(by) if by is not None else None) for rope, most, by in rotations), None)
 
 
 def inverse_frequencies(config: RopeConfig) -> Array:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pagecli.devices.cuda.dummy_weights import CudaDummySource
-from pagecli.devices.cuda.layers import CudaWeightLoader
+from pagecli.devices.cuda.weights import CudaWeightReader
 from pagecli.devices.reference.tensors import as_tensor
+from pagecli.model.program import Weight
 from pagecli.model.weights.dummy import DummySource
 
 NAMES, ROWS, COLS = ["a.q_proj.weight", "a.k_proj.weight", "b.fc1.weight"], [96, 32, 2048], 4096
@@ -18,11 +19,10 @@ def test_matrices_are_made_where_they_are_used(names):
     source = CudaDummySource("meta")
     read = [source.read_tensor(name, (count, COLS)) for name, count in zip(names, rows, strict=True)]
     assert {tensor.device.type for tensor in read} == {"meta"}
-    loader = CudaWeightLoader(source, torch.bfloat16, torch.device("meta"))
-    joined = loader.tensor(names, rows, COLS)
-    assert joined.device.type == "meta"
+    reader = CudaWeightReader(source, torch.bfloat16, torch.device("meta"))
+    joined = reader.matrix(Weight(tuple(names), tuple(rows), COLS))
+    assert (joined.device.type, joined.dtype) == ("meta", torch.bfloat16)
     assert joined.shape == (sum(rows), COLS)
-    assert loader.num_bytes == sum(rows) * COLS * 2
 
 
 @pytest.mark.cuda

@@ -44,7 +44,7 @@ def test_the_product_is_that_of_the_rounded_operands(with_bias):
     bias = random(4, 48, dtype=torch.bfloat16) if with_bias else None
     layer = float8_linear(weight, bias)
     assert isinstance(layer, CudaFloat8Linear)
-    assert layer.num_bytes == 48 * 320 + 48 * 4
+    assert layer.num_bytes == 48 * 320 + 48 * 4 + (0 if bias is None else bias.nbytes)
     rounded = layer.weight.double() * layer.scales.double().t()
     assert ((rounded - weight).norm(dim=1) <= 0.03 * weight.double().norm(dim=1)).all()
     narrow, scales = torch.empty(7, 320, dtype=torch.float8_e4m3fn, device=DEVICE), torch.empty(7, 1, device=DEVICE)

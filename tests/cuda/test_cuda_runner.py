@@ -11,11 +11,10 @@ from step_driver import DrivenSequence, StepDriver
 from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import StepPlan
-from pagecli.devices.cuda import startup
+from pagecli.devices.cuda import loading, startup
 from pagecli.devices.cuda.block_mover import CudaBlockMover
 from pagecli.devices.cuda.host_device import HostDevice
 from pagecli.devices.cuda.runner import CudaRunner
-from pagecli.devices.loading import load_on_gpu
 from pagecli.model.registry import resolve_model
 
 pytestmark = [
@@ -29,7 +28,7 @@ GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.9, top_k=30, to
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    return load_on_gpu(resolve_model(str(tiny_model("llama"))), "float32", torch.device("cpu"))
+    return loading.load(resolve_model(str(tiny_model("llama"))), "float32", torch.device("cpu"))
 
 
 def make_runner(model, device, monkeypatch, graphs=False, num_swap_blocks=0, **changes) -> CudaRunner:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, poisoned, random
 
-from pagecli.devices.cpu import random_draws
+from pagecli.devices import random_draws
 from pagecli.devices.cuda import kernels
 from pagecli.devices.reference import operations as reference
 

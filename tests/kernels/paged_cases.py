@@ -6,6 +6,7 @@ import torch
 from shapes import random
 
 from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import formats
 from pagecli.devices.reference import operations as reference
 
 
@@ -47,7 +48,7 @@ class PagedCase:
         positions = torch.arange(values.shape[0])
         blocks = self.block_tables[s].long()[positions // self.block_size]
         is_int8 = self.dtype == torch.int8
-        cache[blocks, :, positions % self.block_size] = reference.quantize_slots(values) if is_int8 else values.to(self.dtype)
+        cache[blocks, :, positions % self.block_size] = formats.quantize_slots(values) if is_int8 else values.to(self.dtype)
 
     def arguments(self, chunks: list[tuple[int, int, int]]) -> tuple:
         """The native paged_attention's arguments after `out`, for chunks (sequence, first position, end position)."""
@@ -55,7 +56,7 @@ class PagedCase:
         lengths = torch.tensor([0] + [end - begin for _, begin, end in chunks], dtype=torch.int32)
         return (
             torch.cat(rows) if rows else torch.empty(0, self.heads, self.head_dim),
-            reference.keys_by_dimension(self.k_cache),
+            formats.keys_by_dimension(self.k_cache),
             self.v_cache,
             self.block_tables[[s for s, _, _ in chunks]],
             torch.tensor([end for _, _, end in chunks], dtype=torch.int32),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shapes import examples, gaps, num_tokens, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import formats
 from pagecli.devices.reference import operations as reference
 from pagecli.devices.reference.tensors import as_tensor
 
@@ -28,17 +29,17 @@ def bits(array) -> torch.Tensor:
 @given(seed=seeds, rows=row_sizes, cols=row_sizes, source=source_dtypes, dtype=dtypes)
 def test_pack_weight(isa, seed, rows, cols, source, dtype):
     weight = strided(random(seed, rows, cols).to(source))
-    packed, expected = kernels.pack_weight(weight, dtype), reference.pack_weight(weight, dtype)
+    packed, expected = kernels.pack_weight(weight, dtype), formats.pack_weight(weight, dtype)
     assert torch.equal(bits(packed.data), bits(expected.data))
     if dtype != "int8":
-        assert torch.equal(reference.unpack_weight(packed), weight.to(getattr(torch, dtype)))
+        assert torch.equal(formats.unpack_weight(packed), weight.to(getattr(torch, dtype)))
 
 
 @examples
 @given(seed=seeds, rows=row_sizes, cols=row_sizes, scale=st.sampled_from([1e-20, 1.0, 1e20]))
 def test_int8_keeps_every_weight_within_half_a_step_of_its_group(isa, seed, rows, cols, scale):
     weight = random(seed, rows, cols) * scale
-    off = (reference.unpack_weight(kernels.pack_weight(weight, "int8")) - weight).abs()
+    off = (formats.unpack_weight(kernels.pack_weight(weight, "int8")) - weight).abs()
     groups = torch.nn.functional.pad(weight.abs(), (0, -cols % 64)).view(rows, -1, 64)
     step = (groups.amax(-1, keepdim=True) / 127).expand_as(groups).reshape(rows, -1)[:, :cols]
     assert (off <= 0.5001 * step).all()
@@ -47,7 +48,7 @@ def test_int8_keeps_every_weight_within_half_a_step_of_its_group(isa, seed, rows
 def test_int8_of_zeros_and_of_what_is_not_finite(isa):
     weight = torch.zeros(3, 130)
     weight[1, 5], weight[2, 129] = float("inf"), float("nan")
-    values = reference.unpack_weight(kernels.pack_weight(weight, "int8"))
+    values = formats.unpack_weight(kernels.pack_weight(weight, "int8"))
     assert (values[0] == 0).all()
     assert values[1, :64].isnan().all()
     assert (values[1, 64:] == 0).all()
@@ -58,16 +59,16 @@ def test_int8_of_zeros_and_of_what_is_not_finite(isa):
 @pytest.mark.parametrize("cols", [63, 64, 65, 127, 129, 191])
 def test_padding_is_zero_whatever_was_packed_before(isa, cols, dtype):
     weight = random(0, 21, cols)
-    assert torch.equal(bits(kernels.pack_weight(weight, dtype).data), bits(reference.pack_weight(weight, dtype).data))
+    assert torch.equal(bits(kernels.pack_weight(weight, dtype).data), bits(formats.pack_weight(weight, dtype).data))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16])
 def test_pack_weight_rounds_as_torch_does(isa, source, dtype):
     weight = torch.tensor(EDGES * 7).view(11, 7).to(source)
-    assert torch.equal(bits(kernels.pack_weight(weight, dtype).data), bits(reference.pack_weight(weight, dtype).data))
+    assert torch.equal(bits(kernels.pack_weight(weight, dtype).data), bits(formats.pack_weight(weight, dtype).data))
     not_numbers = kernels.pack_weight(torch.full((3, 5), float("nan"), dtype=source), dtype)
-    assert reference.unpack_weight(not_numbers).isnan().all()
+    assert formats.unpack_weight(not_numbers).isnan().all()
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
@@ -79,7 +80,7 @@ def test_pack_weight_reads_a_read_only_mapped_file(isa, tmp_path):
         view = torch.frombuffer(mapped, dtype=torch.float32).view(40, 30)
         packed = kernels.pack_weight(view, "float32")
         del view
-    assert torch.equal(reference.unpack_weight(packed), weight)
+    assert torch.equal(formats.unpack_weight(packed), weight)
 
 
 @examples

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shapes import examples, gaps, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import formats
 from pagecli.devices.reference import operations as reference
 
 EPSILON = 2.0**-24
@@ -28,8 +29,8 @@ def expected_and_tolerance(isa, x, weight, bias, activation, residual):
     if isa in ("avx512bf16", "amx") and weight.dtype == "bfloat16":
         x = x.bfloat16()
     if weight.dtype == "int8":
-        x = reference.dequantize(*reference.quantize(x, 16383), x.shape[1])
-    factors = x.double(), reference.unpack_weight(weight).double().T
+        x = formats.dequantize(*formats.quantize(x, 16383), x.shape[1])
+    factors = x.double(), formats.unpack_weight(weight).double().T
     terms = [t.double() for t in (bias, residual) if t is not None]
     sums = factors[0] @ factors[1] + (0 if bias is None else bias.double())
     expected = reference._ACTIVATIONS[activation](sums) + (0 if residual is None else residual.double())

@@ -9,7 +9,7 @@ from shapes import examples, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.screen import num_bytes
-from pagecli.devices.reference import operations as reference
+from pagecli.devices.reference import formats
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -41,7 +41,7 @@ def packed(weight, dtype):
 )
 def test_it_is_packed_as_the_definition_says(isa, seed, features, cols, dtype, size):
     weight = kernels.pack_weight(random(seed, features, cols) * size, dtype)
-    found, expected = kernels.pack_screen(weight).data, reference.pack_screen(weight).data.numpy()
+    found, expected = kernels.pack_screen(weight).data, formats.pack_screen(weight).data.numpy()
     rows = -(-features // 16) * 16
     assert len(found) == num_bytes(features, cols) // 4
     assert np.array_equal(found[: -2 * rows], expected[: -2 * rows])  # bytes and scales

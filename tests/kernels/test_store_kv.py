@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from shapes import examples, head_dims, num_tokens, random, seeds
 
 from pagecli.devices.cpu import kernels
+from pagecli.devices.reference import formats
 from pagecli.devices.reference import operations as reference
 
 FLOATS = [torch.float32, torch.bfloat16]
@@ -32,10 +33,10 @@ def test_store(isa, seed, tokens, kv_heads, head_dim, block_size, dtype):
     slot_ids = torch.randperm(num_blocks * block_size, generator=torch.Generator().manual_seed(seed))[:tokens]
     fused = random(seed, tokens, 3, kv_heads, head_dim)  # q, k, v side by side
     caches = [empty_cache(num_blocks, kv_heads, block_size, head_dim, dtype) for _ in range(4)]
-    caches[0] = reference.keys_by_dimension(caches[0])
+    caches[0] = formats.keys_by_dimension(caches[0])
     kernels.store_kv(caches[0], caches[1], fused[:, 1], fused[:, 2], slot_ids)
     reference.store_kv(caches[2], caches[3], fused[:, 1], fused[:, 2], slot_ids)
-    for stored, expected in zip(caches[:2], [reference.keys_by_dimension(caches[2]), caches[3]], strict=True):
+    for stored, expected in zip(caches[:2], [formats.keys_by_dimension(caches[2]), caches[3]], strict=True):
         torch.testing.assert_close(stored, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -89,5 +90,5 @@ def test_int8_slots_do_not_depend_on_their_neighbours(isa):
         kernels.store_kv(*alone, k[token : token + 1], k[token : token + 1], torch.tensor([token]))
     assert all(map(torch.equal, alone, together))
     for cache in together:
-        error = (reference.dequantize_slots(cache.flatten(2)) - k).abs()
+        error = (formats.dequantize_slots(cache.flatten(2)) - k).abs()
         assert (error <= k.abs().amax(-1, keepdim=True) / 254 * 1.0001).all()

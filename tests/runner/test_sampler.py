@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN, SampledToken, SampleSpec
-from pagecli.devices.cpu import random_draws, sampler
+from pagecli.devices import random_draws
+from pagecli.devices.cpu import sampler
 
 VOCAB = 40
 

@@ -12,7 +12,7 @@ from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, buffer_width
 from pagecli.devices.cpu.lm_head import LMHead
 from pagecli.devices.cpu.weights import CpuWeights
 from pagecli.devices.cpu.workspace import Values, Workspace
-from pagecli.devices.rotary_table import RotaryTable
+from pagecli.devices.rotary_table import table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
@@ -27,6 +27,7 @@ from pagecli.model.program import (
     Rotary,
     Select,
     Split,
+    Weight,
 )
 
 
@@ -53,7 +54,7 @@ class CpuModel:
         self.weight_bytes = weights.num_bytes + (screen.nbytes if screen is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program))
         self.record_layers = True  # False: every operation is called from Python, where something watches them
-        self._rotary = _rotary_table(program, weights)
+        self._rotary = table_of(program, weights.vector)
         self._embed, self._head = self._bind(program.embed), self._bind(program.head)
         self._layers = self._bind(operation for layer in program.layers for operation in layer)
         self._last = next(operation.x for operation in program.head if isinstance(operation, Head))
@@ -125,17 +126,20 @@ class CpuModel:
 
     def _linear(self, operation: Linear | LinearAdd) -> _Bound:
         out, x, activation, accumulate = operation.out, operation.x, operation.activation, isinstance(operation, LinearAdd)
-        weight, bias = self.weights.matrix(operation.weight), self.weights.vector(operation.bias)
+        weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
         return lambda step: kernels.linear(step.values[out], step.values[x], weight, bias, activation, accumulate)
 
     def _norm(self, operation: Norm) -> _Bound:
-        out, x, eps, size = operation.out, operation.x, operation.eps, self.config.hidden_size
-        weight, bias = self.weights.vector(operation.weight), self.weights.vector(operation.bias)
-        weight = np.ones(size, np.float32) if weight is None else weight
+        out, x, eps = operation.out, operation.x, operation.eps
+        weight, bias = self._vector_or_none(operation.weight), self._vector_or_none(operation.bias)
+        weight = np.ones(self.config.hidden_size, np.float32) if weight is None else weight
         if operation.kind == "rms":
             return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps)
-        shift = np.zeros(size, np.float32) if bias is None else bias
+        shift = np.zeros_like(weight) if bias is None else bias
         return lambda step: kernels.layer_norm(step.values[out], step.values[x], weight, shift, eps)
+
+    def _vector_or_none(self, weight: Weight | None) -> Array | None:
+        return None if weight is None else self.weights.vector(weight)
 
     def _embedding(self, operation: Embedding) -> _Bound:
         out, ids, offset = operation.out, operation.ids, operation.offset
@@ -186,13 +190,6 @@ def _split(operation: Split, values: Values) -> None:
 def _select(step: _Step, out: str, x: str) -> None:
     whole = step.values.workspace.rows(x, step.inputs.token_ids.shape[0])
     np.take(whole, step.inputs.logit_rows, axis=0, out=step.values[out], mode="clip")
-
-
-def _rotary_table(program: Program, weights: CpuWeights) -> RotaryTable | None:
-    rotations = {(op.rope, op.max_positions, op.factors) for op in program.operations() if isinstance(op, Rotary)}
-    if len(rotations) > 1:
-        raise ValueError("the CPU's layers share one rotary table")
-    return next((RotaryTable(rope, most, weights.vector(factors)) for rope, most, factors in rotations), None)
 
 
 def _any_inputs(num_tokens: int) -> StepInputs[Array]:

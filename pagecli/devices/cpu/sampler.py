@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pagecli.core.arrays import Array
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, StepResult
-from pagecli.devices.cpu import kernels, random_draws
+from pagecli.devices import random_draws
+from pagecli.devices.cpu import kernels
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec

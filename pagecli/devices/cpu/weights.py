@@ -29,5 +29,5 @@ class CpuWeights:
     def matrix(self, weight: Weight) -> PackedWeight:
         return self._matrices[weight]
 
-    def vector(self, weight: Weight | None) -> Array | None:
-        return None if weight is None else self._vectors[weight]
+    def vector(self, weight: Weight) -> Array:
+        return self._vectors[weight]

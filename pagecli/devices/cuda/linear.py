@@ -22,7 +22,7 @@ class CudaLinear:
 
     @property
     def num_bytes(self) -> int:
-        return self.weight.nbytes
+        return self.weight.nbytes + (self.bias.nbytes if self.bias is not None else 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, self.weight, self.bias)
@@ -36,7 +36,7 @@ class CudaFloat8Linear(CudaLinear):
 
     @property
     def num_bytes(self) -> int:
-        return self.weight.nbytes + self.scales.nbytes
+        return self.weight.nbytes + self.scales.nbytes + (self.bias.nbytes if self.bias is not None else 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         narrow = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)

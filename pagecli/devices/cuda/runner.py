@@ -15,7 +15,7 @@ from pagecli.devices.cpu import sampler
 from pagecli.devices.cuda import graphs, sampling, step_buffers
 from pagecli.devices.cuda.attention import spare_runs
 from pagecli.devices.cuda.block_mover import CudaBlockMover
-from pagecli.devices.cuda.layers import CudaModel
+from pagecli.devices.cuda.model import CudaModel
 from pagecli.devices.cuda.streams import Device, Event, Graph
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import PagecliError

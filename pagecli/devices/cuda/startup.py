@@ -15,8 +15,8 @@ from pagecli.devices.cpu import kv_cache
 from pagecli.devices.cuda import graphs
 from pagecli.devices.cuda.device import open_device
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
-from pagecli.devices.cuda.layers import CudaModel
 from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
+from pagecli.devices.cuda.model import CudaModel
 from pagecli.devices.cuda.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Device
 from pagecli.devices.step_inputs import KVCache

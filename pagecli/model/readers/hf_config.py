@@ -100,8 +100,10 @@ class _Fields:
         return dict(key.values)[flag] if key.values else flag
 
     def _value(self, key: Key, default: Any = None) -> Any:
-        """What config.json says, else the key's own default, else `default`."""
-        return self.get(key.name, default if key.default is REQUIRED or key.default is None else key.default)
+        """What config.json says, else the key's own default, or `default` where that is None; None where it is REQUIRED."""
+        if key.default is not None:
+            default = None if key.default is REQUIRED else key.default
+        return self.get(key.name, default)
 
     def child(self, key: str) -> "_Fields":
         value = self.get(key, {})
@@ -183,7 +185,7 @@ def _rope(fields: _Fields, head_dim: int, max_positions: int) -> RopeConfig:
         rope.number(Key("factor")),
         rope.number(Key("low_freq_factor")),
         rope.number(Key("high_freq_factor")),
-        rope.size(Key("original_max_position_embeddings"), max_positions),
+        rope.size(Key("original_max_position_embeddings", None), max_positions),
     )
 
 

@@ -1,0 +1,106 @@
+"""The GPU's pass over a program: what one kernel can do together becomes one operation.
+
+A norm adds to what it reads what an addition before it would, which saves a pass over both; where only some rows are wanted
+further on, those are added; queries and keys are rotated on the keys' way into the cache; a table of positions is added to the
+tokens while they are embedded.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Rotary, Select
+
+
+@dataclass(frozen=True, slots=True)
+class AddNorm:
+    """x += added; out = norm(x)"""
+
+    norm: Norm
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryAttention:
+    """Rotary, then Attention."""
+
+    rotary: Rotary
+    attention: Attention
+
+
+@dataclass(frozen=True, slots=True)
+class PositionedEmbedding:
+    """out = tokens.weight[token_ids] + positions.weight[positions + offset]"""
+
+    tokens: Embedding
+    positions: Embedding
+
+
+CudaOperation = Operation | AddNorm | RotaryAttention | PositionedEmbedding
+
+
+def fuse(program: Program) -> list[CudaOperation]:
+    fused: list[CudaOperation] = []
+    for operation in _adds_behind_selections(program.operations()):
+        before = fused[-1] if fused else None
+        match before, operation:
+            case Add(out, x), Norm() if operation.x == out:
+                fused[-1] = AddNorm(operation, x)
+            case Rotary(q, k), Attention() if (operation.q, operation.k) == (q, k):
+                fused[-1] = RotaryAttention(before, operation)
+            case Embedding(out, "positions"), Add() if operation.x == out and _embeds_tokens(fused[:-1], operation.out):
+                tokens = fused[-2]
+                assert isinstance(tokens, Embedding)
+                fused[-2:] = [PositionedEmbedding(tokens, before)]
+            case _:
+                fused.append(operation)
+    return fused
+
+
+def reads_of(operation: CudaOperation) -> set[str]:
+    """The values an operation reads, those that it changes in place included."""
+    if isinstance(operation, AddNorm):
+        return {operation.norm.x, operation.added}
+    if isinstance(operation, RotaryAttention):
+        return reads_of(operation.attention)
+    if isinstance(operation, PositionedEmbedding):
+        return set()
+    names = {getattr(operation, name, "") for name in ("x", "q", "k", "v")} - {""}
+    return names | {operation.out} if isinstance(operation, Add) else names
+
+
+def writes_of(operation: CudaOperation) -> set[str]:
+    if isinstance(operation, AddNorm):
+        return {operation.norm.out, operation.norm.x}
+    if isinstance(operation, RotaryAttention):
+        return {operation.attention.out}
+    if isinstance(operation, PositionedEmbedding):
+        return {operation.tokens.out}
+    out = getattr(operation, "out", None)
+    return {out} if out else {operation.q, operation.k} if isinstance(operation, Rotary) else set()
+
+
+def last_uses(operations: list[CudaOperation]) -> list[set[str]]:
+    """For each operation the values that nothing reads behind it before they are written anew: their memory may go."""
+    ends: list[set[str]] = []
+    live: set[str] = set()
+    for operation in reversed(operations):
+        reads = reads_of(operation)
+        ends.append((reads | writes_of(operation)) - live)
+        live = (live - writes_of(operation)) | reads
+    return ends[::-1]
+
+
+def _adds_behind_selections(operations: Iterable[Operation]) -> list[Operation]:
+    """Add, Select -> Select of both, Add of the selected rows."""
+    moved: list[Operation] = []
+    for operation in operations:
+        before = moved[-1] if moved else None
+        if isinstance(operation, Select) and isinstance(before, Add) and before.out == operation.x:
+            moved[-1:] = [operation, Select(before.x, before.x), Add(operation.out, before.x)]
+        else:
+            moved.append(operation)
+    return moved
+
+
+def _embeds_tokens(operations: list[CudaOperation], out: str) -> bool:
+    return bool(operations) and isinstance(operations[-1], Embedding) and operations[-1].out == out

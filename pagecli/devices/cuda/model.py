@@ -1,0 +1,188 @@
+"""A program on a GPU: each operation bound to its weights once. GEMMs by torch, all else by the kernels; activations are of the
+model's type."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from pagecli.core.arrays import Array
+from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.attention import AttentionPlan, AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
+from pagecli.devices.cuda.weights import CudaWeights
+from pagecli.devices.rotary_table import table_of
+from pagecli.devices.step_inputs import KVCache, StepInputs
+from pagecli.model.program import (
+    Add,
+    Attention,
+    Embedding,
+    GatedActivation,
+    Head,
+    Linear,
+    Norm,
+    Program,
+    Rotary,
+    Select,
+    Split,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaStep:
+    """A step's inputs on the GPU, and the plan of its attention for each sliding window of the model."""
+
+    inputs: StepInputs[torch.Tensor]
+    plans: dict[int, AttentionPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What the bound operations of one step read and write."""
+
+    inputs: StepInputs[torch.Tensor]
+    plans: dict[int, AttentionPlan]
+    kv: KVCache[torch.Tensor]
+    cos_sin: torch.Tensor
+    logits: torch.Tensor
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+_Bound = Callable[[_Step], object]
+
+
+class CudaModel:
+    """A loaded model; `compute` is one step, and a CUDA graph may hold it."""
+
+    def __init__(self, program: Program, weights: CudaWeights) -> None:
+        multiprocessors = kernels.extension().current_device()["multiprocessors"]
+        config = self.config = program.config
+        self.program, self.place, self.dtype = program, weights.place, weights.dtype
+        heads, kv_heads = config.num_heads, config.num_kv_heads
+        self.attention_shape = AttentionShape(heads, kv_heads, config.head_dim, weights.dtype, multiprocessors)
+        self.windows = tuple(sorted({op.window for op in program.operations() if isinstance(op, Attention)}))
+        self.weight_bytes = weights.num_bytes
+        self._weights = weights
+        self._rotary = table_of(program, lambda weight: weights.tensor(weight).cpu().numpy())
+        self._cos_sin = torch.empty(0, 0)
+        operations = fuse(program)
+        self._bound = list(zip((self._bind(operation) for operation in operations), last_uses(operations), strict=True))
+
+    def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
+        """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""
+        running = _Step(step.inputs, step.plans, kv, self._cos_sin, out)
+        for call, ended in self._bound:
+            call(running)
+            for name in ended:
+                running.values.pop(name, None)
+
+    def reserve_positions(self, num_positions: int) -> None:
+        """Make the rotary table, which grows with the context, as large as it will ever be needed: graphs hold on to it."""
+        if self._rotary is not None and num_positions > self._cos_sin.shape[0]:
+            self._cos_sin = torch.from_numpy(self._rotary.up_to(num_positions)).to(self.place)
+
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[torch.Tensor]) -> torch.Tensor:
+        """logits[R, vocab]: `compute` for inputs on the CPU."""
+        context_lens, query_start = inputs.context_lens, inputs.query_start
+        self.reserve_positions(int(context_lens.max()))
+        plans = {w: plan_attention(context_lens, query_start, self.attention_shape, self.place, w) for w in self.windows}
+        moved = {name: torch.from_numpy(getattr(inputs, name)).to(self.place) for name in StepInputs.__slots__}
+        out = torch.empty(inputs.logit_rows.shape[0], self.config.vocab_size, device=self.place)
+        self.compute(CudaStep(StepInputs(**moved), plans), kv, out)
+        return out
+
+    def _bind(self, operation: CudaOperation) -> _Bound:
+        match operation:
+            case Linear():
+                return self._linear(operation)
+            case Norm():
+                return self._norm(operation, None)
+            case AddNorm(norm, added):
+                return self._norm(norm, added)
+            case Attention():
+                return lambda step: _attend(step, operation, None)
+            case RotaryAttention(rotary, attention):
+                return lambda step: _attend(step, attention, rotary)
+            case Embedding():
+                return self._embedding(operation, None)
+            case PositionedEmbedding(tokens, positions):
+                return self._embedding(tokens, positions)
+            case Split():
+                return lambda step: _split(step.values, operation)
+            case GatedActivation():
+                return lambda step: _gate(step.values, operation)
+            case Add(out, x):
+                return lambda step: step.values[out].add_(step.values[x])
+            case Select(out, x):
+                return lambda step: step.values.__setitem__(out, step.values[x].index_select(0, step.inputs.logit_rows))
+            case Head(x, weight):
+                head = self._weights.tensor(weight)
+                return lambda step: step.logits.copy_(torch.nn.functional.linear(step.values[x], head))
+        raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
+
+    def _linear(self, operation: Linear) -> _Bound:
+        linear, activation = self._weights.linear(operation), operation.activation
+        bias = self._weights.vector(operation.bias) if activation != "none" else None
+
+        def call(step: _Step) -> None:
+            out = step.values[operation.out] = linear(step.values[operation.x])
+            if activation != "none":
+                kernels.activation(out, out, activation, bias)
+
+        return call
+
+    def _norm(self, norm: Norm, added: str | None) -> _Bound:
+        """With `added`, which is added to what is normed: see AddNorm. Overwrites what it reads where that is its output."""
+        weight, bias = self._weights.vector(norm.weight), self._weights.vector(norm.bias)
+        weight = torch.ones(self.config.hidden_size, device=self.place) if weight is None else weight
+        shift = torch.zeros_like(weight) if bias is None else bias
+
+        def call(step: _Step) -> None:
+            x, more = step.values[norm.x], step.values[added] if added is not None else None
+            out = step.values[norm.out] = x if norm.out == norm.x else torch.empty_like(x)
+            if norm.kind == "rms":
+                kernels.rms_norm(out, x, weight, norm.eps, more)
+            else:
+                kernels.layer_norm(out, x, weight, shift, norm.eps, more)
+
+        return call
+
+    def _embedding(self, embedding: Embedding, positions: Embedding | None) -> _Bound:
+        table = self._weights.tensor(embedding.weight)
+        more = (self._weights.tensor(positions.weight), positions.offset) if positions is not None else ()
+
+        def call(step: _Step) -> None:
+            ids = getattr(step.inputs, embedding.ids)
+            out = torch.empty(ids.shape[0], table.shape[1], dtype=table.dtype, device=self.place)
+            step.values[embedding.out] = out
+            if more:
+                kernels.embedding(out, ids, table, step.inputs.positions, *more)
+            else:
+                kernels.embedding(out, ids + embedding.offset if embedding.offset else ids, table)
+
+        return call
+
+
+def _attend(step: _Step, attention: Attention, rotary: Rotary | None) -> None:
+    values, inputs = step.values, step.inputs
+    q, k, v = values[attention.q], values[attention.k], values[attention.v]
+    k_cache, v_cache = step.kv.keys[attention.layer], step.kv.values[attention.layer]
+    if rotary is not None:
+        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, inputs.slot_ids, inputs.positions, step.cos_sin)
+    else:
+        kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
+    attended = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    paged_attention(attended, q, k_cache, v_cache, inputs.block_tables, step.plans[attention.window], attention.scale)
+    values[attention.out] = attended.flatten(1)
+
+
+def _split(values: dict[str, torch.Tensor], split: Split) -> None:
+    x = values[split.x]
+    heads = x.view(x.shape[0], -1, split.head_dim)
+    values[split.q], values[split.k], values[split.v] = heads.split([split.heads, split.kv_heads, split.kv_heads], dim=1)
+
+
+def _gate(values: dict[str, torch.Tensor], gated: GatedActivation) -> None:
+    x = values[gated.x]
+    out = values[gated.out] = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device)
+    kernels.gated_activation(out, x, gated.activation)

@@ -1,0 +1,80 @@
+"""A program's weights on a GPU, unpacked: matrices in the model's type or, of linear layers, in 8-bit floats; norms and biases
+that a kernel adds in float32."""
+
+import torch
+
+from pagecli.devices.cuda.dummy_weights import CudaDummySource
+from pagecli.devices.cuda.linear import CudaLinear, float8_linear
+from pagecli.devices.reference.tensors import as_tensor
+from pagecli.model.program import Embedding, Head, Linear, Operation, Program, Weight, weights_of
+from pagecli.model.weights import WeightSource
+from pagecli.model.weights.reader import WeightReader
+
+
+class CudaWeightReader(WeightReader):
+    """Moves weights to a GPU as they are read."""
+
+    def __init__(self, source: WeightSource, dtype: torch.dtype, place: torch.device) -> None:
+        super().__init__(source)
+        self.dtype, self.place = dtype, place
+
+    def matrix(self, weight: Weight) -> torch.Tensor:
+        """In the model's type."""
+        moved = self._tensor(weight).to(self.place, self.dtype, copy=True)
+        self.source.release()
+        return moved
+
+    def vector(self, weight: Weight) -> torch.Tensor:
+        """In float32."""
+        return self._tensor(weight).to(torch.float32, copy=True).to(self.place)
+
+    def _tensor(self, weight: Weight) -> torch.Tensor:
+        """On the host, but for dummy weights, which are made on the GPU."""
+        if not isinstance(self.source, CudaDummySource):
+            return as_tensor(self.joined(weight.names, weight.shapes))
+        read = self.source.read_tensor
+        return torch.cat([read(name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)])
+
+
+class CudaWeights:
+    """What the operations of a program read; `float8`: linear layers in 8 bits."""
+
+    def __init__(self, program: Program, reader: CudaWeightReader, float8: bool = False) -> None:
+        self.dtype, self.place = reader.dtype, reader.place
+        self._reader, self._float8 = reader, float8
+        self._tensors: dict[Weight, torch.Tensor] = {}
+        self._linears: dict[Weight, CudaLinear] = {}
+        for operation in program.operations():
+            self._load(operation)
+        tensors = sum(tensor.nbytes for tensor in self._tensors.values())
+        self.num_bytes = tensors + sum(linear.num_bytes for linear in self._linears.values())
+
+    def tensor(self, weight: Weight) -> torch.Tensor:
+        return self._tensors[weight]
+
+    def vector(self, weight: Weight | None) -> torch.Tensor | None:
+        return None if weight is None else self._tensors[weight]
+
+    def linear(self, operation: Linear) -> CudaLinear:
+        return self._linears[operation.weight]
+
+    def _load(self, operation: Operation) -> None:
+        match operation:
+            case Embedding() | Head():
+                if operation.weight not in self._tensors:
+                    self._tensors[operation.weight] = self._reader.matrix(operation.weight)
+            case Linear():
+                self._linears[operation.weight] = self._linear(operation)
+            case _:
+                for weight in weights_of(operation):
+                    if weight not in self._tensors:
+                        self._tensors[weight] = self._reader.vector(weight)
+
+    def _linear(self, operation: Linear) -> CudaLinear:
+        """With its bias in the model's type, as torch wants it; where an activation follows, its kernel adds the bias."""
+        matrix, bias = self._reader.matrix(operation.weight), None
+        if operation.bias is not None and operation.activation == "none":
+            bias = self._reader.vector(operation.bias).to(self.dtype)
+        elif operation.bias is not None:
+            self._tensors[operation.bias] = self._reader.vector(operation.bias)
+        return float8_linear(matrix, bias) if self._float8 else CudaLinear(matrix, bias)

@@ -1,0 +1,110 @@
+"""The formats of weights, screens and KV slots that the kernels keep numbers in, defined in plain torch.
+
+T tokens, N outputs, K inputs, D head size. Layouts: devices/cpu/packed_weight.py, devices/cpu/screen.py.
+"""
+
+import torch
+
+from pagecli.devices.cpu.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
+from pagecli.devices.cpu.screen import LIMIT, ZERO, Screen
+from pagecli.devices.reference.tensors import as_tensor
+
+
+def pack_weight(weight: torch.Tensor, dtype: str) -> PackedWeight:
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
+    num_rows, num_cols = weight.shape
+    if dtype == "int8":
+        return _pack_int8(weight)
+    rows, cols = padded_shape(num_rows, num_cols)
+    padded = torch.zeros(rows, cols, dtype=getattr(torch, dtype))
+    padded[:num_rows, :num_cols] = weight.to(padded.dtype)
+    group = 1 if dtype == "float32" else 2  # k side by side
+    data = padded.view(rows // PANEL_WIDTH, PANEL_WIDTH, cols // group, group).permute(0, 2, 1, 3)
+    return PackedWeight(data.reshape(-1).contiguous(), num_rows, num_cols)
+
+
+def quantize(values: torch.Tensor, limit: int = 127) -> tuple[torch.Tensor, torch.Tensor]:
+    """values[R, K] -> q[R, K/64, 64] int16 in [-limit, limit], scale[R, K/64]: each group of 64 k (the last one padded with
+    zeros) by its largest size / limit, rounded to the nearest, even on ties."""
+    padded = torch.nn.functional.pad(values.float(), (0, -values.shape[1] % GROUP_K))
+    groups = padded.view(values.shape[0], padded.shape[1] // GROUP_K, GROUP_K)
+    size = groups.abs().amax(-1)
+    inverse = torch.where(size > 1e-30, torch.full((), float(limit)) / size, torch.zeros(()))  # limit / size would round twice
+    return (groups * inverse.unsqueeze(-1)).round().to(torch.int16), size / limit
+
+
+def dequantize(q: torch.Tensor, scale: torch.Tensor, num_cols: int) -> torch.Tensor:
+    """The values that q and scale stand for, [R, num_cols]."""
+    return (q.float() * scale.unsqueeze(-1)).view(q.shape[0], q.shape[1] * GROUP_K)[:, :num_cols]
+
+
+def _pack_int8(weight: torch.Tensor) -> PackedWeight:
+    num_rows, num_cols = weight.shape
+    q, scale = quantize(torch.nn.functional.pad(weight.float(), (0, 0, 0, -num_rows % PANEL_WIDTH)))
+    panels, groups = q.shape[0] // PANEL_WIDTH, q.shape[1]
+    scales = scale.view(torch.int32).view(panels, PANEL_WIDTH, groups).permute(0, 2, 1)
+    pairs = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // 2, 2).permute(0, 2, 3, 1, 4).contiguous()
+    words = pairs.view(panels, groups, -1).view(torch.int32)
+    return PackedWeight(torch.cat([scales, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
+
+
+def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
+    words = as_tensor(weight.data).view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
+    scale = words[..., :PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
+    pairs = words[..., PANEL_WIDTH:].contiguous().view(torch.int8)
+    q = pairs.view(*words.shape[:2], GROUP_K // 2, PANEL_WIDTH, 2).permute(0, 3, 1, 2, 4)
+    num_rows, groups = words.shape[0] * PANEL_WIDTH, words.shape[1]
+    values = dequantize(q.reshape(num_rows, groups, GROUP_K), scale.reshape(num_rows, groups), weight.num_cols)
+    return values[: weight.num_rows].contiguous()
+
+
+def unpack_weight(weight: PackedWeight) -> torch.Tensor:
+    """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of int8, the float32 values it stands for."""
+    if weight.dtype == "int8":
+        return _unpack_int8(weight)
+    rows, cols = padded_shape(weight.num_rows, weight.num_cols)
+    if weight.dtype == "float32":
+        panels = as_tensor(weight.data).view(rows // PANEL_WIDTH, cols, PANEL_WIDTH).permute(0, 2, 1)
+    else:
+        panels = as_tensor(weight.data).view(rows // PANEL_WIDTH, cols // 2, PANEL_WIDTH, 2).permute(0, 2, 1, 3)
+    return panels.reshape(rows, cols)[: weight.num_rows, : weight.num_cols].contiguous()
+
+
+def pack_screen(weight: PackedWeight) -> Screen:
+    """The screen of finite weight[N, K]: each row by its largest size / 63, rounded to the nearest, even on ties."""
+    padding = (0, -weight.num_cols % GROUP_K, 0, -weight.num_rows % PANEL_WIDTH)
+    values = torch.nn.functional.pad(unpack_weight(weight).float(), padding)
+    size = values.abs().amax(-1, keepdim=True)
+    inverse = torch.where(size > 1e-30, torch.full((), float(LIMIT)) / size, torch.zeros(()))
+    q, scale = (values * inverse).round(), size / LIMIT
+    kept = q.double() * scale.double()
+    rows, cols = values.shape
+    quads = (q + ZERO).to(torch.uint8).view(rows // PANEL_WIDTH, PANEL_WIDTH, cols // 4, 4).permute(0, 2, 1, 3)
+    floats = [scale.flatten(), kept.norm(dim=-1).float(), (values.double() - kept).norm(dim=-1).float()]
+    words = [quads.contiguous().view(torch.int32).flatten(), *(each.view(torch.int32) for each in floats)]
+    return Screen(torch.cat(words))
+
+
+def quantize_slots(values: torch.Tensor) -> torch.Tensor:
+    """values[..., D] -> int8[..., D + 4]: the values over their scale, to the nearest (even on ties), and as four bytes more
+    the scale, float32: the largest size / 127. What is not finite makes the scale NaN."""
+    values = values.float()
+    size = values.abs().amax(-1, keepdim=True)
+    inverse = torch.where((size > 1e-30) & size.isfinite(), torch.full((), 127.0) / size, torch.zeros(()))
+    scale = torch.where(size.isfinite(), size / 127, torch.full((), float("nan")))
+    q = (values * inverse).nan_to_num(0, 0, 0).round().to(torch.int8)
+    return torch.cat([q, scale.clone(memory_format=torch.contiguous_format).view(torch.int8)], dim=-1)
+
+
+def keys_by_dimension(k_cache: torch.Tensor) -> torch.Tensor:
+    """k_cache[..., block_size, D] -> [..., D, block_size], as the CPU's kernels keep K. int8[..., block_size, D + 4] ->
+    [..., D + 4, block_size]: the last four rows are one run of the block's scales."""
+    if k_cache.dtype != torch.int8:
+        return k_cache.transpose(-1, -2).contiguous()
+    numbers, scales = k_cache[..., :-4].transpose(-1, -2), k_cache[..., -4:]
+    return torch.cat([numbers, scales.reshape(*scales.shape[:-2], 4, scales.shape[-2])], dim=-2)
+
+
+def dequantize_slots(slots: torch.Tensor) -> torch.Tensor:
+    """int8[..., D + 4] -> the float32 values[..., D] it stands for."""
+    return slots[..., :-4].float() * slots[..., -4:].clone(memory_format=torch.contiguous_format).view(torch.float32)

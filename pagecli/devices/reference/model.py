@@ -1,0 +1,116 @@
+"""A program executed line by line in plain torch, float32 or float64: what the logits of every device are compared with."""
+
+import torch
+
+from pagecli.core.arrays import Array
+from pagecli.devices.reference import operations
+from pagecli.devices.reference.tensors import as_tensor
+from pagecli.devices.rotary_table import table_of
+from pagecli.devices.step_inputs import KVCache, StepInputs
+from pagecli.model.program import (
+    Add,
+    Attention,
+    Embedding,
+    GatedActivation,
+    Head,
+    Linear,
+    Norm,
+    Operation,
+    Program,
+    Rotary,
+    Select,
+    Split,
+    Weight,
+)
+from pagecli.model.weights.reader import WeightReader
+
+Values = dict[str, torch.Tensor]
+
+
+class ReferenceModel:
+    """A loaded model, its weights and activations of `dtype`. K and V of its cache lie as on a GPU."""
+
+    def __init__(self, program: Program, reader: WeightReader, dtype: torch.dtype = torch.float32) -> None:
+        self.program, self.config, self.dtype = program, program.config, dtype
+        self._weights = {
+            weight: as_tensor(reader.joined(weight.names, weight.shapes)).to(dtype, copy=True) for weight in program.weights()
+        }
+        self._rotary = table_of(program, lambda weight: self._weights[weight].float().numpy())
+        self.weight_bytes = sum(weight.nbytes for weight in self._weights.values())
+
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        """logits[R, vocab], float32."""
+        return self.logits(inputs, kv).float().numpy()
+
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        """token_ids[R], int64: the argmax of the logits."""
+        logits = self.logits(inputs, kv)
+        token_ids = torch.empty(logits.shape[0], dtype=torch.int64)
+        operations.argmax(token_ids, logits)
+        return token_ids.numpy()
+
+    @torch.inference_mode()
+    def logits(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> torch.Tensor:
+        """[R, vocab] of the model's type; `kv`: numpy's arrays or torch's tensors."""
+        step = StepInputs(**{name: as_tensor(getattr(inputs, name)) for name in StepInputs.__slots__})
+        values: Values = {}
+        for operation in self.program.operations():
+            self._execute(operation, values, step, kv)
+        return values["logits"]
+
+    def _execute(self, operation: Operation, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
+        match operation:
+            case Embedding(out, ids, weight, offset):
+                table = self._weights[weight]
+                values[out] = self._empty(step.token_ids.shape[0], table.shape[1])
+                operations.embedding(values[out], getattr(step, ids) + offset, table)
+            case Linear(out, x, weight, bias, activation):
+                values[out] = self._empty(values[x].shape[0], weight.num_rows)
+                operations.linear(values[out], values[x], self._weights[weight], self._vector(bias), activation)
+            case Norm():
+                self._norm(operation, values)
+            case Split(q, k, v, x, heads, kv_heads, head_dim):
+                parts = values[x].view(values[x].shape[0], heads + 2 * kv_heads, head_dim).split([heads, kv_heads, kv_heads], 1)
+                values[q], values[k], values[v] = (part.clone() for part in parts)
+            case Rotary(q, k):
+                assert self._rotary is not None
+                cos_sin = torch.from_numpy(self._rotary.up_to(int(step.context_lens.max()))).to(self.dtype)
+                operations.rotary_embedding(values[q], values[k], step.positions, cos_sin)
+            case Attention():
+                self._attention(operation, values, step, kv)
+            case GatedActivation(out, x, activation):
+                values[out] = self._empty(values[x].shape[0], values[x].shape[1] // 2)
+                operations.gated_activation(values[out], values[x], activation)
+            case Add(out, x):
+                values[out] = values[out] + values[x]
+            case Select(out, x):
+                values[out] = values[x][step.logit_rows]
+            case Head(x, weight):
+                values["logits"] = self._empty(values[x].shape[0], weight.num_rows)
+                operations.linear(values["logits"], values[x], self._weights[weight])
+
+    def _norm(self, norm: Norm, values: Values) -> None:
+        x = values[norm.x]
+        out, size = torch.empty_like(x), x.shape[-1]
+        weight = torch.ones(size, dtype=self.dtype) if norm.weight is None else self._weights[norm.weight]
+        if norm.kind == "rms":
+            operations.rms_norm(out, x, weight, norm.eps)
+        else:
+            bias = torch.zeros(size, dtype=self.dtype) if norm.bias is None else self._weights[norm.bias]
+            operations.layer_norm(out, x, weight, bias, norm.eps)
+        values[norm.out] = out
+
+    def _attention(self, operation: Attention, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
+        q, k, v = values[operation.q], values[operation.k], values[operation.v]
+        k_cache, v_cache = as_tensor(kv.keys[operation.layer]), as_tensor(kv.values[operation.layer])
+        operations.store_kv(k_cache, v_cache, k, v, step.slot_ids)
+        out = torch.empty_like(q)
+        sequences = step.block_tables, step.context_lens, step.query_start
+        operations.paged_attention(out, q, k_cache, v_cache, *sequences, operation.scale, operation.window)
+        values[operation.out] = out.flatten(1)
+
+    def _empty(self, num_rows: int, width: int) -> torch.Tensor:
+        return torch.empty(num_rows, width, dtype=self.dtype)
+
+    def _vector(self, weight: Weight | None) -> torch.Tensor | None:
+        return None if weight is None else self._weights[weight]
