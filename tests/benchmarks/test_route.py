@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (114, 2_540),
+    "row": (114, 2_600),
     "row, with definitions": (114, 6_150),
     "everything imported": (195, 7_800),
     "decode step": (24, 275),
