@@ -1,8 +1,9 @@
 """What one step will do, as plain data: blocks to move, tokens to run, what to choose from whose logits; what was chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from pagecli.core.block_moves import BlockMove
 from pagecli.core.outputs import TokenLogprobs
@@ -22,13 +23,15 @@ class SampleSpec:
     num_prompt_tokens: int
     forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
     num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
+    needs_no_host: bool = field(init=False)  # the choice depends on logits and draw alone: no earlier token, no other candidate
+    is_argmax: bool = field(init=False)  # the choice is the most likely token, and nothing else is asked
 
-    @property
-    def needs_no_host(self) -> bool:
-        """Whether the choice depends on the logits and the draw alone: on no earlier token, and on no other candidate."""
+    def __post_init__(self) -> None:
         params = self.params
         wants_logprobs = params.logprobs is not None or params.best_of is not None
-        return not (wants_logprobs or params.has_penalties or self.forbidden_ids or self.num_candidates)
+        needs_host = wants_logprobs or params.has_penalties or self.forbidden_ids or self.num_candidates
+        object.__setattr__(self, "needs_no_host", not needs_host)
+        object.__setattr__(self, "is_argmax", params.greedy and not needs_host)
 
     @property
     def position(self) -> int:
@@ -36,9 +39,12 @@ class SampleSpec:
         return len(self.known_token_ids) - self.num_prompt_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive tokens of one sequence from position `start` on; each of `specs` chooses from the last one's logits."""
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence from position `start` on; each of `specs` chooses from the last one's logits.
+
+    A step makes one for each of its sequences; what does not change while a sequence decodes (block_ids, specs) is the same
+    object from step to step.
+    """
 
     seq_id: int
     token_ids: list[int]
@@ -108,4 +114,6 @@ class BeamCandidates:
     logprobs: list[float]
 
 
-StepResult = tuple[SampledToken, ...] | BeamCandidates  # of one chunk that has specs
+# Of one chunk that has specs: the token (or NO_TOKEN) where one is chosen and nothing else asked, else one for each spec, or a
+# beam's candidates.
+StepResult = int | tuple[SampledToken, ...] | BeamCandidates

@@ -1,6 +1,8 @@
 """What a model's forward pass is told about one step: plain arrays (numpy's on the CPU, torch's tensors on a GPU), handed down
 as an argument, never a global."""
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -46,10 +48,7 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     np.cumsum(lengths, out=query_start[1:])
     token_ids = np.fromiter(chain.from_iterable(c.token_ids for c in chunks), dtype=np.int32, count=query_start[-1])
 
-    block_tables = np.zeros((len(chunks), max(len(c.block_ids) for c in chunks)), dtype=np.int32)
-    for row, chunk in zip(block_tables, chunks, strict=True):
-        row[: len(chunk.block_ids)] = chunk.block_ids
-
+    block_tables = _padded([c.block_ids for c in chunks])
     rows = np.repeat(np.arange(len(chunks)), lengths)
     positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
     slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
@@ -64,3 +63,13 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
         query_start=query_start,
         logit_rows=logit_rows,
     )
+
+
+def _padded(tables: list[Sequence[int]]) -> Array:
+    """[S, max_blocks] int32: the tables, zeros behind them. Copied from arrays of C ints, as the KV manager keeps them."""
+    lengths = [len(table) for table in tables]
+    width = max(lengths)
+    flat = array("i", bytes(4 * len(tables) * width))
+    for first, length, table in zip(range(0, len(flat), width), lengths, tables, strict=True):
+        flat[first : first + length] = table if type(table) is array else array("i", table)
+    return np.frombuffer(flat, dtype=np.int32).reshape(len(tables), width)

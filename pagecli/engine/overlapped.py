@@ -20,7 +20,7 @@ from typing import Any
 
 from pagecli.core.step_plan import KVUsage, StepPlan, StepResult
 from pagecli.engine.listener import Step, StepTimes
-from pagecli.engine.request import Sequence
+from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.scheduler import Committed, Scheduler
 
 PLACEHOLDER = 0
@@ -127,6 +127,10 @@ class OverlappedScheduler(Scheduler):
             if sequence in self._expected:
                 feeds.append((row - 1, self._expected[sequence]))
         return StepPlan(plan.chunks, plan.moves, feeds, plan.memory)
+
+    def _split_running(self) -> tuple[list[Sequence], list[Request]]:
+        decoding, behind = super()._split_running()
+        return [s for s in decoding if not self._sits_out(s)] if self._num_ending else decoding, behind
 
     def _sits_out(self, sequence: Sequence) -> bool:
         """Whether the pending token is the sequence's last, whatever it is."""

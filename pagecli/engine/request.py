@@ -10,6 +10,7 @@ from pagecli.engine.generation.stopping import StopSearch
 from pagecli.errors import RowError
 
 if TYPE_CHECKING:
+    from pagecli.core.step_plan import SampleSpec
     from pagecli.engine.generation.beam_search import BeamSearch
 
 _next_seq_id = count()
@@ -28,6 +29,7 @@ class Sequence:
     num_computed: int = 0
     num_lost: int = 0  # of its first tokens, how many a preemption dropped: computed before, to be computed again
     finish_reason: FinishReason | None = None
+    specs: "tuple[SampleSpec, ...]" = ()  # what is chosen from its logits, once that stays the same to its end
     stop_search: StopSearch | None = None  # set where the request has stop strings
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
@@ -81,12 +83,17 @@ class Request:
     forked: bool = False
     beam_search: "BeamSearch | None" = None
     prefix_hashes: list[bytes] = field(default_factory=list)  # of the prompt's full blocks
+    end_ids: frozenset[int] = frozenset()  # every token that ends a sequence, once min_tokens are there
     failure: RowError | None = None  # why it ended without output
     num_failures: int = 0  # steps that failed while it ran alone
+
+    max_num_tokens: int = field(init=False)  # of a sequence, prompt and output
 
     def __post_init__(self) -> None:
         if not self.live:
             self.live.append(Sequence(self, 0, list(self.prompt_token_ids)))
+
+        self.max_num_tokens = len(self.prompt_token_ids) + self.params.max_tokens
 
     @property
     def num_prompt_tokens(self) -> int:

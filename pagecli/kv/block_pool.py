@@ -19,7 +19,7 @@ class BlockPool:
         self._max_cached = num_blocks if max_cached is None else max_cached
         self._free_ids = list(range(num_blocks - 1, -1, -1))
         self._cached_ids: OrderedDict[int, None] = OrderedDict()  # oldest first
-        self._ref_counts = [0] * num_blocks
+        self.ref_counts = [0] * num_blocks  # of each block; read it, do not change it
         self._num_shared = 0
         self._on_evict = on_evict
 
@@ -48,11 +48,11 @@ class BlockPool:
         return self._num_shared
 
     def ref_count(self, block_id: int) -> int:
-        return self._ref_counts[block_id]
+        return self.ref_counts[block_id]
 
     def snapshot(self) -> tuple[list[int], list[int]]:
         """Copies of every block's reference count, and of the ids of cached blocks."""
-        return self._ref_counts[:], list(self._cached_ids)
+        return self.ref_counts[:], list(self._cached_ids)
 
     def take(self) -> int:
         """Hand out a block with one reference, evicting a cached one if none is free. Raises ValueError if there is none."""
@@ -62,7 +62,7 @@ class BlockPool:
             block_id = self._evict()
         else:
             raise ValueError("a block was asked for, and none is free")
-        self._ref_counts[block_id] = 1
+        self.ref_counts[block_id] = 1
         return block_id
 
     def _evict(self) -> int:
@@ -78,20 +78,20 @@ class BlockPool:
 
     def share(self, block_id: int) -> None:
         """One more block table holds this used or cached block."""
-        if self._ref_counts[block_id] == 0:
+        if self.ref_counts[block_id] == 0:
             if block_id not in self._cached_ids:
                 raise ValueError(f"block {block_id} is free and cannot be shared")
             del self._cached_ids[block_id]
-        self._ref_counts[block_id] += 1
-        self._num_shared += self._ref_counts[block_id] == 2
+        self.ref_counts[block_id] += 1
+        self._num_shared += self.ref_counts[block_id] == 2
 
     def release(self, block_id: int, keep: bool = False) -> bool:
         """One block table fewer holds this block. True if none does any more; it is then cached (`keep`) or free."""
-        if self._ref_counts[block_id] == 0:
+        if self.ref_counts[block_id] == 0:
             raise ValueError(f"block {block_id} is released twice")
-        self._ref_counts[block_id] -= 1
-        self._num_shared -= self._ref_counts[block_id] == 1
-        if self._ref_counts[block_id] > 0:
+        self.ref_counts[block_id] -= 1
+        self._num_shared -= self.ref_counts[block_id] == 1
+        if self.ref_counts[block_id] > 0:
             return False
         if keep:
             self._cached_ids[block_id] = None
@@ -106,8 +106,8 @@ class BlockPool:
         free, cached = set(self._free_ids), set(self._cached_ids)
         assert len(free) == len(self._free_ids), "a block is twice on the free list"
         assert not free & cached, "a block is both free and cached"
-        assert self._num_shared == sum(count > 1 for count in self._ref_counts), "shared blocks miscounted"
-        for block_id, count in enumerate(self._ref_counts):
+        assert self._num_shared == sum(count > 1 for count in self.ref_counts), "shared blocks miscounted"
+        for block_id, count in enumerate(self.ref_counts):
             assert count == expected_ref_counts.get(block_id, 0), f"block {block_id}: ref count {count} is wrong"
             idle = block_id in free or block_id in cached
             assert (count == 0) == idle, f"block {block_id}: ref count {count}, idle: {idle}"

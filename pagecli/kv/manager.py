@@ -9,6 +9,7 @@ assigned and empty. Blocks are shared by reference count, and copied one at a ti
 others hold too (Kwon et al., SOSP 2023, sections 4.2 to 4.5).
 """
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from pagecli.kv.prefix_index import PrefixIndex, block_hashes, chain_hash
 
 @dataclass(slots=True)
 class _Table:
-    block_ids: list[int] = field(default_factory=list)
+    block_ids: "array[int]" = field(default_factory=lambda: array("i"))
     num_filled: int = 0  # slots that hold a token's K and V
     hashes: list[bytes] = field(default_factory=list)  # of its leading full blocks
 
@@ -94,8 +95,8 @@ class KVManager:
     def has_table(self, seq_id: int) -> bool:
         return seq_id in self._tables
 
-    def block_table(self, seq_id: int) -> list[int]:
-        """The sequence's physical blocks in logical order; read it, do not change it."""
+    def block_table(self, seq_id: int) -> "array[int]":
+        """The sequence's physical blocks in logical order; read it, do not change it. It grows with the sequence."""
         return self._tables[seq_id].block_ids
 
     def take_moves(self) -> list[BlockMove]:
@@ -123,6 +124,29 @@ class KVManager:
         self._num_table_entries += missing
         return True
 
+    def reserve_next(self, seq_ids: list[int]) -> bool:
+        """Make each sequence's first unfilled slot writable; all have blocks. False, and nothing changed, if blocks lack."""
+        size, tables, ref_counts = self.block_size, self._tables, self.pool.ref_counts
+        growing: list[_Table] = []
+        copying: list[_Table] = []
+        for seq_id in seq_ids:
+            table = tables[seq_id]
+            at, offset = divmod(table.num_filled, size)
+            if at == len(table.block_ids):
+                growing.append(table)
+            elif offset and ref_counts[table.block_ids[at]] > 1:
+                copying.append(table)
+        if len(growing) + len(copying) > self.pool.num_available:
+            return False
+        for table in copying:
+            at = table.num_filled // size
+            if ref_counts[table.block_ids[at]] > 1:  # the last of those that shared it keeps it
+                self._copy_on_write(table, at)
+        for table in growing:
+            table.block_ids.append(self.pool.take())
+        self._num_table_entries += len(growing)
+        return True
+
     def _shared_write_block(self, table: _Table, num_slots: int) -> int | None:
         """Index in the table of the partly filled block that is about to be written while others hold it."""
         at, offset = divmod(table.num_filled, self.block_size)
@@ -140,13 +164,14 @@ class KVManager:
 
     def record_filled(self, seq_id: int, num_slots: int, token_ids: list[int]) -> None:
         """The sequence's first `num_slots` slots now hold K and V, of these tokens; full blocks become findable."""
-        table = self._tables[seq_id]
-        assert num_slots <= len(table.block_ids) * self.block_size, "filled slots without a block"
-        first = table.num_filled // self.block_size
-        for at in range(first, self.num_blocks_for(num_slots)):
-            self._set_filled(table.block_ids[at], min(self.block_size, num_slots - at * self.block_size))
+        table, size = self._tables[seq_id], self.block_size
+        assert num_slots <= len(table.block_ids) * size, "filled slots without a block"
+        first, last = table.num_filled // size, (num_slots - 1) // size
+        for at in range(first, last):
+            self._set_filled(table.block_ids[at], size)
+        self._set_filled(table.block_ids[last], num_slots - last * size)
         table.num_filled = num_slots
-        if self.index is not None:
+        if self.index is not None and num_slots // size > len(table.hashes):
             self._publish(table, token_ids)
 
     def _publish(self, table: _Table, token_ids: list[int]) -> None:
@@ -273,8 +298,8 @@ class KVManager:
             self._swapped[seq_id] = _Table(self._swap_targets(table, moved), table.num_filled, table.hashes)
             self._release_all(table)
 
-    def _swap_targets(self, table: _Table, moved: dict[int, int]) -> list[int]:
-        targets = []
+    def _swap_targets(self, table: _Table, moved: dict[int, int]) -> "array[int]":
+        targets = array("i")
         for at, block_id in enumerate(table.block_ids):
             if block_id in moved:
                 self.swap_pool.share(moved[block_id])

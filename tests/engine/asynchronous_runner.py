@@ -19,6 +19,6 @@ class AsynchronousRunner(ModelRunner):
             chunk, at = rows[row]
             chunk.token_ids[at] = max(0, self._sampled[source])  # of a request that ends where there was NO_TOKEN
         pending = super().launch(plan)
-        tokens = [result for result in pending.results if not isinstance(result, BeamCandidates)]
-        self._sampled = [token.token_id for result in tokens for token in result]
+        chosen = [[r] if isinstance(r, int) else r for r in pending.results if not isinstance(r, BeamCandidates)]
+        self._sampled = [t if isinstance(t, int) else t.token_id for tokens in chosen for t in tokens]
         return pending

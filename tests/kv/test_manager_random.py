@@ -86,6 +86,23 @@ class AnyUseOfTheManager(RuleBasedStateMachine):
     def grow(self, data, tokens):
         self.write(data.draw(st.sampled_from(sorted(self.texts))), tokens)
 
+    @precondition(lambda self: any(self.kv.has_table(seq_id) for seq_id in self.texts))
+    @rule(data=st.data(), token=st.integers(0, 2))
+    def decode(self, data, token):
+        """A token more for each of several sequences: all of them, or none."""
+        held = sorted(seq_id for seq_id in self.texts if self.kv.has_table(seq_id))
+        seq_ids = data.draw(st.lists(st.sampled_from(held), unique=True, min_size=1))
+        before = {seq_id: list(self.kv.block_table(seq_id)) for seq_id in seq_ids}
+        free_before = self.kv.num_free_blocks
+        if not self.kv.reserve_next(seq_ids):
+            assert {seq_id: list(self.kv.block_table(seq_id)) for seq_id in seq_ids} == before
+            assert self.kv.num_free_blocks == free_before < len(seq_ids)
+            return
+        free_after = self.kv.num_free_blocks
+        for seq_id in seq_ids:
+            self.write(seq_id, [token])
+        assert self.kv.num_free_blocks == free_after, "every slot had been reserved"
+
     @precondition(lambda self: self.texts)
     @rule(data=st.data(), whole_blocks=st.booleans())
     def fork(self, data, whole_blocks):

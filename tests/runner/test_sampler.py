@@ -249,4 +249,4 @@ def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
 def test_tokens_known_without_logits_go_to_every_sample_of_their_row():
     plain = make_spec()
     results = sampler.same_for_all(np.array([7, 9]), [(plain,), (plain, plain)])
-    assert [[token.token_id for token in row] for row in results] == [[7], [9, 9]]
+    assert results == [7, (SampledToken(9), SampledToken(9))]

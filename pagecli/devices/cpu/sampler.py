@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @np.errstate(all="ignore")
 def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
     """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates."""
+    if all(len(row) == 1 and row[0].needs_no_host for row in specs):
+        return list(_choose(logits, [row[0] for row in specs]))
     results: list[StepResult] = [()] * len(specs)
     sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
     rows = [row for row in sampled for _ in specs[row]]
@@ -38,12 +40,13 @@ def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepRes
 
 def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
     """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
-    return all(spec.params.greedy and spec.needs_no_host for row in specs for spec in row)
+    return all(spec.is_argmax for row in specs for spec in row)
 
 
 def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
     """token_ids[R] as results: of a row's specs, each the row's token."""
-    return [(SampledToken(token_id),) * len(row) for token_id, row in zip(token_ids.tolist(), specs, strict=True)]
+    pairs = zip(token_ids.tolist(), specs, strict=True)
+    return [token_id if len(row) == 1 else (SampledToken(token_id),) * len(row) for token_id, row in pairs]
 
 
 def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
@@ -112,7 +115,8 @@ def _most_likely(logits: Array) -> list[int]:
 def _draw(logits: Array, rows: list[int], specs: "list[SampleSpec]") -> list[int]:
     """A token for each of these rows, by the draw that belongs to it."""
     params = [specs[row].params for row in rows]
-    draws = [random_draws.draw(specs[r].params.seed, specs[r].row_key, specs[r].sample, specs[r].position) for r in rows]
+    drawing = [specs[row] for row in rows]
+    draws = [random_draws.draw(spec.params.seed, spec.row_key, spec.sample, spec.position) for spec in drawing]
     token_ids = np.empty(len(rows), dtype=np.int64)
     kernels.sample(
         token_ids,

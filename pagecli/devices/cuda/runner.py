@@ -215,7 +215,9 @@ class CudaRunner:
         forwarded, slot = time.perf_counter(), pending.slot
         if pending.on_device:
             tokens = iter(slot.pinned_sampled[: sum(map(len, pending.specs))].tolist())
-            pending.results = [tuple(SampledToken(next(tokens)) for _ in specs) for specs in pending.specs]
+            pending.results = [
+                next(tokens) if len(specs) == 1 else tuple(SampledToken(next(tokens)) for _ in specs) for specs in pending.specs
+            ]
         else:
             assert slot.pinned_logits is not None
             pending.results = sampler.choose(slot.pinned_logits[: len(pending.specs)].numpy(), pending.specs)

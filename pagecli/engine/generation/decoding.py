@@ -9,7 +9,10 @@ from pagecli.kv.memory import KVMemory
 
 
 def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ...]:
-    """What to choose from the sequence's next logits: one token, one for each sample at the fork, or a beam's candidates."""
+    """What to choose from the sequence's next logits: one token, one for each sample at the fork, or a beam's candidates.
+
+    Kept in `sequence.specs` when it will stay the same to the sequence's end.
+    """
     request, params = sequence.request, sequence.request.params
     forbidden: tuple[int, ...] = ()
     if sequence.num_output_tokens < params.min_tokens:
@@ -17,16 +20,25 @@ def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ..
     num_candidates = request.beam_search.num_candidates if request.beam_search else 0
     first_fork = not request.forked and request.beam_search is None
     samples = range(params.num_sequences) if first_fork else (sequence.sample,)
-    return tuple(
+    made = tuple(
         SampleSpec(params, request.row_key, i, sequence.token_ids, request.num_prompt_tokens, forbidden, num_candidates)
         for i in samples
     )
+    if len(made) == 1 and not forbidden:
+        sequence.specs = made
+    return made
 
 
 def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: FinishCheck) -> None:
     """Carry the choice out on the sequence and its request: append, fork, finish, or fail with all its sequences."""
     request = sequence.request
     if request.failure is not None:  # by a sibling in the same step
+        return
+    if type(result) is int and result != NO_TOKEN:
+        request.forked = True
+        sequence.token_ids.append(result)
+        if result in request.end_ids or len(sequence.token_ids) >= request.max_num_tokens or sequence.stop_search is not None:
+            _finish_or_go_on(sequence, finish_check)
         return
     if _has_no_token(result):
         _fail(sequence)
@@ -36,21 +48,30 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
         request.beam_search.offer(sequence, result)
         _advance_beams(request, kv)
         return
+    assert isinstance(result, tuple)
     members = [sequence]
     for sample in range(1, len(result)):
         members.append(_fork(sequence, sample, kv))
     request.forked = True
     for member, token in zip(members, result, strict=True):
         _append(member, token)
-        finish_check(member)
-        if member.finish_reason is not None:
-            request.live.remove(member)
-            request.done.append(member)
-            request.leaving.append(member)
+        _finish_or_go_on(member, finish_check)
+
+
+def _finish_or_go_on(sequence: Sequence, finish_check: FinishCheck) -> None:
+    """Take the sequence out of its request's live ones if its last token ends it."""
+    finish_check(sequence)
+    if sequence.finish_reason is not None:
+        request = sequence.request
+        request.live.remove(sequence)
+        request.done.append(sequence)
+        request.leaving.append(sequence)
 
 
 def _has_no_token(result: StepResult) -> bool:
     """Whether the logits were such that no token can be chosen from them."""
+    if isinstance(result, int):
+        return result == NO_TOKEN
     if isinstance(result, BeamCandidates):
         return not result.token_ids
     return any(token.token_id == NO_TOKEN for token in result)

@@ -9,7 +9,7 @@ State changes in two places: plan() reserves, commit() records. Where steps over
 
 from dataclasses import dataclass
 
-from pagecli.core.step_plan import Chunk, KVUsage, StepPlan, StepResult
+from pagecli.core.step_plan import Chunk, KVUsage, SampleSpec, StepPlan, StepResult
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request, Sequence
@@ -35,16 +35,17 @@ class Scheduler(Batch):
         super().__init__(kv, limits, reservations)
         self._finish_check = finish_check
 
+    def add(self, request: Request) -> None:
+        request.end_ids = self._finish_check.end_ids(request.params)
+        super().add(request)
+
     def plan(self) -> StepPlan:
         """Reserve blocks for the next step and say what it runs: decodes, then requests that catch up, then newcomers."""
         num_preemptions = self.preemptions.count
-        lengths: dict[Sequence, int] = {}
-        current: list[Request] = []
-        behind: list[Request] = []
-        for request in self._running:
-            (current if all(s.num_uncomputed <= 1 for s in request.live) else behind).append(request)
-        budget = self.limits.max_batch_tokens
-        for request in current + behind:
+        decoding, behind = self._split_running()
+        lengths = self._reserve_decodes(decoding)
+        budget = self.limits.max_batch_tokens - len(lengths)
+        for request in behind:
             budget -= self._schedule(request, budget, lengths)
         self.full = False
         if len(self._waiting) and self.preemptions.count == num_preemptions:
@@ -52,6 +53,35 @@ class Scheduler(Batch):
         if self.limits.check_integrity:
             self.kv.check_integrity()
         return self._plan_of(lengths)
+
+    def _split_running(self) -> tuple[list[Sequence], list[Request]]:
+        """(sequences that are one token behind, of requests without one that is further; the other requests)."""
+        decoding: list[Sequence] = []
+        behind: list[Request] = []
+        for request in self._running:
+            live = request.live
+            if len(live) == 1:
+                sequence = live[0]
+                num_uncomputed = len(sequence.token_ids) - sequence.num_computed
+                if num_uncomputed == 1:
+                    decoding.append(sequence)
+                elif num_uncomputed:
+                    behind.append(request)
+            elif all(s.num_uncomputed <= 1 for s in live):
+                decoding += [s for s in live if s.num_uncomputed]
+            else:
+                behind.append(request)
+        return decoding, behind
+
+    def _reserve_decodes(self, decoding: list[Sequence]) -> dict[Sequence, int]:
+        """Reserve a slot for each of the sequences, oldest first, preempting the youngest requests where blocks lack."""
+        if self.kv.reserve_next([s.seq_id for s in decoding]):
+            return dict.fromkeys(decoding, 1)
+        lengths: dict[Sequence, int] = {}
+        for sequence in decoding:
+            if sequence.request.running and self._reserve_or_preempt(sequence, 1, lengths):
+                lengths[sequence] = 1
+        return lengths
 
     def _plan_of(self, lengths: dict[Sequence, int]) -> StepPlan:
         """The step that runs so many tokens of each sequence."""
@@ -66,8 +96,8 @@ class Scheduler(Batch):
         for chunk in plan.chunks:
             sequence = by_id.get(chunk.seq_id)
             if sequence is not None:
-                sequence.num_computed = chunk.context_len
-                self.kv.record_filled(chunk.seq_id, chunk.context_len, sequence.token_ids)
+                sequence.num_computed = num_filled = chunk.start + len(chunk.token_ids)
+                self.kv.record_filled(chunk.seq_id, num_filled, sequence.token_ids)
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
         """Record what the step computed and chose: one result for each chunk that samples, in order."""
@@ -80,13 +110,14 @@ class Scheduler(Batch):
 
         What was chosen for a sequence that has ended since the plan was made is one token too many, and dropped.
         """
-        advanced: dict[Request, None] = {}
-        for chunk, result in zip((c for c in plan.chunks if c.specs), results, strict=True):
+        finished: dict[Request, None] = {}
+        for chunk, result in zip([c for c in plan.chunks if c.specs], results, strict=True):
             sequence = by_id.get(chunk.seq_id)
             if sequence is not None:
                 decoding.apply(sequence, result, self.kv, self._finish_check)
-                advanced[sequence.request] = None
-        return [request for request in advanced if request.finished]
+                if not sequence.request.live:
+                    finished[sequence.request] = None
+        return list(finished)
 
     def reset(self) -> None:
         """After a step that failed: every request starts again from the tokens it knows. No block is trusted, as the failed
@@ -103,7 +134,7 @@ class Scheduler(Batch):
 
     def release_finished(self) -> None:
         """Free the blocks of sequences that finished or were dropped, after the step has been recorded."""
-        for request in self._running:
+        for request in [r for r in self._running if r.leaving]:
             for sequence in request.leaving:
                 if self.limits.batching == "static" and (request.finished or sequence.finish_reason is not None):
                     self._ended.append(sequence)
@@ -111,7 +142,7 @@ class Scheduler(Batch):
                     self._free(sequence.seq_id)
                     self.full = False
             request.leaving.clear()
-        self._running = [r for r in self._running if not r.finished]
+        self._running = [r for r in self._running if r.live]
         if not self._running:
             self._release_ended()
 
@@ -152,8 +183,10 @@ class Scheduler(Batch):
         """Memory is about to be taken from a running request, or from a sequence that has ended."""
 
     def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
-        start = sequence.num_computed
-        specs = decoding.specs(sequence, self._finish_check) if num_tokens == sequence.num_uncomputed else ()
-        token_ids = sequence.token_ids[start : start + num_tokens]
-        num_repeated = max(0, min(start + num_tokens, sequence.num_lost) - start)
-        return Chunk(sequence.seq_id, token_ids, start, self.kv.block_table(sequence.seq_id), specs, num_repeated)
+        start, token_ids, seq_id = sequence.num_computed, sequence.token_ids, sequence.seq_id
+        end = start + num_tokens
+        specs: tuple[SampleSpec, ...] = ()
+        if end == len(token_ids):
+            specs = sequence.specs or decoding.specs(sequence, self._finish_check)
+        num_repeated = min(end, sequence.num_lost) - start if start < sequence.num_lost else 0
+        return Chunk(seq_id, token_ids[start:end], start, self.kv.block_table(seq_id), specs, num_repeated)

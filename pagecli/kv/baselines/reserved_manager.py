@@ -166,6 +166,10 @@ class ReservedManager:
         assert num_slots <= len(self._held[seq_id].block_ids) * self.block_size, "more slots than were ever asked for"
         return True
 
+    def reserve_next(self, seq_ids: list[int]) -> bool:
+        """True, as reserve()."""
+        return True
+
     def record_filled(self, seq_id: int, num_slots: int, token_ids: list[int]) -> None:
         """The sequence's first `num_slots` slots now hold K and V."""
         held = self._held[seq_id]

@@ -1,0 +1,134 @@
+"""What the host does for a decoding sequence in a step beside the model: microseconds of plan, inputs, choice and commit.
+
+    python benchmarks/host_cost.py --save                    # 128, 256 and 512 sequences, contexts of 100 and 2,000 tokens
+    python benchmarks/host_cost.py --widths 128 --rounds 9
+
+The engine is the real one, with its scheduler, KV manager and runner; its model answers at once. Parts, by Engine.step's
+own times: *plan* (what runs, its blocks reserved), *inputs* (arrays of token ids, positions, slots, block tables), *choice*
+(what is asked of the model, and its answer as results; of drawn tokens the draws and the sampling kernel on 256 logits too),
+*commit* (tokens recorded, stop checks), *rest* (statistics, and what the caller pays to call a step). Medians over the steps of
+a round; of the rounds the least, as other programs on the machine only add. *all* is the thread's CPU time.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+
+import numpy as np
+import results_file
+
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.engine import Engine
+from pagecli.engine.loaded_model import LoadedModel
+from pagecli.model.registry import resolve_model
+from pagecli.model.tokenizer.byte_tokenizer import ByteTokenizer
+
+PARTS = ("plan", "inputs", "choice", "commit", "rest")
+NUM_STEPS = 64
+VOCAB = 256
+
+
+class AnsweringModel:
+    """Computes nothing: its logits are all alike."""
+
+    weight_bytes = 0
+
+    def __init__(self) -> None:
+        config = resolve_model("opt-125m", "dummy").config
+        one = dict.fromkeys(("num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_size"), 1)
+        self.config = dataclasses.replace(config, **one, vocab_size=VOCAB, max_positions=1 << 14)
+        self._logits = np.zeros((4096, VOCAB), dtype=np.float32)
+        self._token_ids = np.full(4096, 7, dtype=np.int64)
+
+    def forward(self, inputs, kv):
+        return self._logits[: len(inputs.logit_rows)]
+
+    def most_likely(self, inputs, kv):
+        return self._token_ids[: len(inputs.logit_rows)]
+
+
+class StepTimer:
+    """An engine's listener that keeps the parts' times of every step."""
+
+    wants_blocks = False
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[float, ...]] = []
+
+    def request_added(self, request_id, num_prompt_tokens, seq_id) -> None: ...
+    def request_aborted(self, request_id) -> None: ...
+    def step_computed(self, step) -> None: ...
+
+    def step_ended(self, times, ended, outputs) -> None:
+        started, planned, prepared, _, sampled, committed = times
+        self.parts.append((planned - started, prepared - planned, sampled - prepared, committed - sampled))
+
+
+def decode(num_sequences: int, context: int, params: SamplingParams) -> list[float]:
+    """Microseconds a sequence and step, by part (but for the rest) and in total."""
+    longest = context + 16 + NUM_STEPS + 16
+    config = EngineConfig(
+        "opt-125m", load_format="dummy", dtype="float32", max_num_seqs=num_sequences, max_batch_tokens=1 << 14,
+        kv_memory_bytes=num_sequences * (longest // 16 + 2) * 16 * 8, max_model_len=longest + 16, threads=1,
+    )  # fmt: skip
+    loaded = LoadedModel("opt-125m", "dummy", AnsweringModel(), ByteTokenizer(VOCAB, ()), "float32", 1 << 14)
+    engine = Engine(config, loaded)
+    for i in range(num_sequences):
+        engine.add_request(i, [i % 251, i // 251, *([5] * (context - 2 + i % 16))], params)
+    while engine.scheduler.num_waiting or engine.stats()["num_sampled_tokens"] < 2 * num_sequences:
+        engine.step()
+    timer = engine.listener = StepTimer()
+    walls = []
+    for _ in range(NUM_STEPS):
+        started = time.thread_time()
+        engine.step()
+        walls.append(time.thread_time() - started)
+    columns = [*zip(*timer.parts, strict=True), walls]
+    return [1e6 * statistics.median(column) / num_sequences for column in columns]
+
+
+def least(num_sequences: int, context: int, params: SamplingParams, rounds: int) -> dict[str, float]:
+    """The least of several rounds, part by part."""
+    found = [decode(num_sequences, context, params) for _ in range(rounds)]
+    *parts, whole = (min(column) for column in zip(*found, strict=True))
+    values = [*parts, max(0.0, whole - sum(parts)), whole]
+    return dict(zip((*PARTS, "all"), values, strict=True))
+
+
+def measure(widths: list[int], rounds: int) -> list[dict[str, object]]:
+    """One entry for each number of sequences, length of context and way to choose."""
+    greedy = SamplingParams(max_tokens=NUM_STEPS + 32, ignore_eos=True)
+    drawn = dataclasses.replace(greedy, temperature=0.8, top_p=0.9)
+    results: list[dict[str, object]] = []
+    for name, params in (("greedy", greedy), ("drawn", drawn)):
+        for context in (100, 2000) if name == "greedy" else (100,):
+            for width in widths:
+                found = least(width, context, params, rounds)
+                results.append({"choice": name, "context": context, "sequences": width, "microseconds": found})
+                print_line(results[-1])
+    return results
+
+
+def print_line(result: dict) -> None:
+    costs = "".join(f"{value:>8.2f}" for value in result["microseconds"].values())
+    print(f"{result['choice']:8}{result['context']:>8,}{result['sequences']:>10}{costs}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", default="128,256,512", help="numbers of sequences, such as 128,256,512")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
+    options = parser.parse_args()
+    print(f"{'choice':8}{'context':>8}{'sequences':>10}" + "".join(f"{name:>8}" for name in (*PARTS, "all")))
+    results = measure([int(width) for width in options.widths.split(",")], options.rounds)
+    if options.save:
+        command = " ".join(["python benchmarks/host_cost.py", *sys.argv[1:]])
+        print(f"saved {results_file.save('host-cost', command, results)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
