@@ -205,7 +205,7 @@ def test_a_file_that_others_may_write_is_ignored_with_a_warning(run, job, place,
     started = job("-m", "mine")
     assert (started.engine.model, started.params.seed, started.profile) == ("mine", 0, None)
     for args in (("config",), ("generate", "in.jsonl", "out.jsonl"), ("merge", "part.jsonl"), ("doctor",)):
-        code, out, err = run(*args)
+        _code, out, err = run(*args)
         assert f"{path} is ignored: others than its owner may write to it" in " ".join((out + err).split()), args
     assert "is ignored" not in run("generate", "in.jsonl", "out.jsonl", "--no-config")[2]
 
