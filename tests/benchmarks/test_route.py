@@ -8,10 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (114, 2_650),
-    "row, with definitions": (114, 6_000),
-    "everything imported": (192, 7_800),
-    "decode step": (18, 215),
+    "row": (116, 2_750),
+    "row, with definitions": (116, 6_300),
+    "everything imported": (205, 8_200),
+    "decode step": (19, 225),
 }
 
 
