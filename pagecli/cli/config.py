@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from pagecli.cli.settings.files import ignored_files, project_file, user_file
 from pagecli.cli.settings.resolve import all_commands, checked, effective_settings, key_of, options_of, unknown_variables
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.name_value_lines import name_value_lines, terminal_width
 from pagecli.errors import UsageError
 from pagecli.jobs.storage.redaction import redact_values
 
@@ -72,9 +74,13 @@ def shown_settings(context: typer.Context, commands: dict[tuple[str, ...], Any],
 
 def _print_table(found: dict[str, Any]) -> None:
     rows = [(name.replace("_", "-"), _text(item["value"]), item["place"] or "default") for name, item in found.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for name, value, place in rows:
-        print(f"{name.ljust(widths[0])}  {value.ljust(widths[1])}  {place}")
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    screen = terminal_width(sys.stdout)
+    if screen is None or sum(widths) + 4 <= screen:
+        for name, value, place in rows:
+            print(f"{name.ljust(widths[0])}  {value.ljust(widths[1])}  {place}")
+    else:
+        print("\n".join(name_value_lines([(name, f"{value} ({place})") for name, value, place in rows], sys.stdout)))
 
 
 def _files() -> dict[str, Any]:

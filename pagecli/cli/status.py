@@ -1,6 +1,7 @@
 """`pagecli status`: how the job of an output stands."""
 
 import json
+import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import typer
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.name_value_lines import name_value_lines
 
 if TYPE_CHECKING:
     from pagecli.jobs.monitoring.job_status import JobStatus
@@ -38,10 +40,7 @@ def status(
         if as_json:
             print(json.dumps(status_json(found), indent=2))
         elif not quiet:
-            lines = status_lines(found, time.time())
-            width = max(len(name) for name, _ in lines)
-            for name, value in lines:
-                print(f"{name.ljust(width)}  {value}")
+            print("\n".join(name_value_lines(status_lines(found, time.time()), sys.stdout)))
         return EXIT_CODES[found.state]
 
     return exit_code_of(run, console)

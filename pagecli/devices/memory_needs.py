@@ -18,7 +18,7 @@ def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
 
 
 def head_screen_bytes(config: ModelConfig, bytes_each: float) -> int:
-    """What the CPU's LM head keeps beside its weights."""
+    """The quantized upper bounds that the CPU's LM head keeps beside its weights."""
     weight = build(config).head_weight
     return screen_bytes(weight.num_rows, weight.columns, bytes_each)
 
@@ -53,7 +53,7 @@ class MemoryNeeds:
         """The sum in words, parts under 50 MiB left out."""
         parts = {
             "weights": self.weights,
-            "screen of the LM head": self.head_screen,
+            "bounds of the LM head": self.head_screen,
             "KV cache": self.kv,
             "swap": self.swap,
             "activations": self.activations,

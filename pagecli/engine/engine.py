@@ -22,7 +22,6 @@ from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
-from pagecli.errors import ModelError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
@@ -63,9 +62,7 @@ class Engine:
         kv_dtype, block_size = self.loaded.kv_dtype(self.config), self.config.block_size
         most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
         bytes_each = kv_cache.block_bytes(model.config, block_size, kv_dtype)
-        num_swap_blocks = self.config.swap_memory_bytes // bytes_each
-        if self.config.preemption == "swap" and num_swap_blocks == 0:
-            raise ModelError(f"--swap-memory is less than one KV block of {bytes_each:,} bytes", "raise --swap-memory")
+        num_swap_blocks = memory_budget.num_swap_blocks(self.config.swap_memory_bytes, self.config.preemption, bytes_each)
         runner: ModelRunner | CudaRunner
         if self.loaded.device == "cuda":
             from pagecli.devices.cuda import startup

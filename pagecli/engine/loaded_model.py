@@ -15,11 +15,11 @@ from pagecli.core.dtypes import (
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices.base import Model
 from pagecli.devices.cpu import memory_budget
-from pagecli.devices.cuda.presence import may_have_gpu
+from pagecli.devices.cuda.presence import check_block_size, may_have_gpu
 from pagecli.devices.loading import load_model, resolve_dtype
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import ModelSource, resolve_model
 from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -58,12 +58,31 @@ class LoadedModel:
             )
 
 
-def load(config: EngineConfig) -> LoadedModel:
-    """Find and load what the settings name. Raises ModelError if it cannot be loaded or does not fit."""
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """What settings name, before any weight is read."""
+
+    source: ModelSource
+    device: str  # "cpu" or "cuda"
+    dtype: str
+    kv_dtype: str
+
+
+def resolve(config: EngineConfig) -> ResolvedModel:
+    """Find what the settings name. Raises ModelError, UsageError where `load` would for more than the weights themselves."""
     device = device_of(config)
     source = resolve_model(config.model, config.load_format)
     dtype = dtype_of(config, device)
     _check_kv_dtype(config, device, dtype, source.config.head_dim)
+    if device == "cuda":
+        check_block_size(config.block_size)
+    return ResolvedModel(source, device, dtype, resolve_kv_dtype(config.kv_dtype, dtype))
+
+
+def load(config: EngineConfig) -> LoadedModel:
+    """Find and load what the settings name. Raises ModelError if it cannot be loaded or does not fit."""
+    found = resolve(config)
+    source, device, dtype = found.source, found.device, found.dtype
     available = _gpu_available_bytes() if device == "cuda" else None
     memory_budget.check_weights_fit(build(source.config).num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)

@@ -129,6 +129,30 @@ def test_dry_run_checks_every_row_and_writes_nothing(generate, tmp_path):
     assert generate("good.jsonl", "out.parquet", "--dry-run", "--dtype", "int8", "--kv-dtype", "int8")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ("--device cuda", 4),
+        ("--dtype fp8", 2),
+        ("--kv-dtype fp8", 2),
+        ("--kv-memory 100B", 4),
+        ("--kv-memory 900GiB", 4),
+        ("--preemption swap --swap-memory 1KiB", 4),
+        ("--kv-policy reserve-max --beam-width 2", 5),
+        ("--max-model-len 4", 5),
+    ],
+)
+def test_what_a_job_would_be_refused_for_a_dry_run_is_refused_for(generate, flags, code, monkeypatch):
+    """In the same words; a row that would be an error row is one of a dry run, too."""
+    monkeypatch.setattr("pagecli.devices.cuda.presence.may_have_gpu", lambda: False)
+    rows = [{"prompt": "a b c d e f"}]
+    dry = generate(rows, "out.jsonl", "--dry-run", *flags.split())
+    real = generate(rows, "out.jsonl", *flags.split())
+    assert (dry[0], real[0]) == (code, code)
+    if code != 5:
+        assert dry[2].split("; ")[0] == real[2].split("; ")[0], "but for the memory that is available at the moment"
+
+
 def test_csv_in_and_compression_out(generate, tmp_path):
     (tmp_path / "in.csv").write_text("id,prompt,max_tokens\na,hello,2\nb,world,\n")
     assert generate("in.csv", "out.parquet", "--compression", "snappy", "--row-group-rows", "1")[0] == 0

@@ -1,11 +1,15 @@
 """A job that cannot fit stops before anything is loaded, with the sum and the largest value that fits."""
 
+import json
+
 import pytest
 
 from pagecli.cli.generate import memory_guard
 from pagecli.cli.generate.memory_guard import check_fits
+from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory_needs
+from pagecli.engine import loaded_model
 from pagecli.errors import ExitCode, ModelError
 from pagecli.model.registry import resolve_model
 
@@ -79,3 +83,29 @@ def test_the_sum_counts_the_buffers_a_model_really_has(tiny_model, name):
     model = load_model(source, "float32", 24)
     assert memory_needs.activation_bytes(source.config, 24) == model.workspace.num_bytes
     assert memory_needs.weight_bytes(source.config, 4) == pytest.approx(model.weight_bytes, rel=0.05)
+
+
+LLAMA_LIKE = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96, "rms_norm_eps": 1e-5}
+SHAPES = {
+    "OPTForCausalLM": {"num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 96, "word_embed_proj_dim": 128},
+    "LlamaForCausalLM": LLAMA_LIKE | {"num_key_value_heads": 2},
+    "MistralForCausalLM": LLAMA_LIKE | {"num_key_value_heads": 2, "sliding_window": None},
+    "Qwen2ForCausalLM": LLAMA_LIKE | {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "Qwen3ForCausalLM": LLAMA_LIKE | {"num_key_value_heads": 2, "head_dim": 64},
+}
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_planned_weights_and_bounds_of_the_lm_head_are_what_a_loaded_model_holds(architecture, dtype, tmp_path):
+    """Of every family: the LM head is most of such a model, and its bounds are a byte for each of its weights."""
+    kind = architecture.removesuffix("ForCausalLM").lower()
+    shape = {"architectures": [architecture], "model_type": kind, "hidden_size": 128, "vocab_size": 9000}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(shape | {"max_position_embeddings": 128, "do_layer_norm_before": True} | SHAPES[architecture]))
+    loaded = loaded_model.load(EngineConfig(str(tmp_path), load_format="dummy", dtype=dtype))
+    bytes_each = WEIGHT_BYTES[dtype]
+    weights = memory_needs.weight_bytes(loaded.model.config, bytes_each)
+    bounds = memory_needs.head_screen_bytes(loaded.model.config, bytes_each)
+    assert (bounds > 9000 * 128) == (dtype != "int8")
+    assert loaded.model.weight_bytes == pytest.approx(weights + bounds, rel=0.35 if dtype == "int8" else 0.03)

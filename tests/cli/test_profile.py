@@ -54,8 +54,8 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
         assert text in out
     for text in ("15,728 slots", "Largest batch before memory: 35 sequences", "Estimate, not measured", "p95"):
         assert text in out
-    flags = "--dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 35 --max-batch-tokens 2048"
-    assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}\n" in out
+    flags = "--device cuda --dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 35 --max-batch-tokens 2048"
+    assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}\n" in out.replace(" \\\n    ", " ")
 
 
 # The fields that the README documents.
@@ -72,7 +72,7 @@ ESTIMATE_FIELDS = "batch mean_context_tokens step_seconds output_tokens_per_seco
 
 def test_json_is_one_object_with_the_documented_fields(profile):
     found = report(profile, "-m", "opt-13b", "--gpu", "a100-40gb", "--kv-memory", "12GiB")
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert set(found["plan"]) == set(PLAN_FIELDS.split())
     assert set(found["plan"]["device"]) == set(DEVICE_FIELDS.split())
     assert set(found["workload"]) == set(WORKLOAD_FIELDS.split())
@@ -172,7 +172,9 @@ def test_plan_and_replay_together_keep_what_the_json_promises(profile):
     rows = json.loads(out)["replay"]
     assert {(row["policy"], row["batching"]) for row in rows} >= {("paged", "continuous"), ("reserve-max", "static")}
     for row in rows:
-        shares = [row[name] for name in ("token_states", "reservation", "internal_fragmentation", "external_fragmentation")]
+        shares = [
+            row[name] for name in ("token_states", "reservation", "internal_fragmentation", "external_fragmentation", "free")
+        ]
         assert sum(shares) == pytest.approx(100, abs=0.1)
         assert row["mean_batch"] > 0
 

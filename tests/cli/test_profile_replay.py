@@ -41,7 +41,7 @@ def printed(section):
 def test_every_policy_has_a_row_that_sums_to_100():
     section = replay_section(job_of(built_in("sharegpt", 120)), FLAGS)
     rows = json.loads(json.dumps(section.fields["replay"]))
-    shares = ("token_states", "reservation", "internal_fragmentation", "external_fragmentation")
+    shares = ("token_states", "reservation", "internal_fragmentation", "external_fragmentation", "free")
     assert all(sum(row[name] for name in shares) == pytest.approx(100, abs=0.1) for row in rows)
     assert [(row["policy"], row["batching"]) for row in rows] == [
         ("reserve-max", "none"),

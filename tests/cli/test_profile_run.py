@@ -38,7 +38,7 @@ def test_a_run_compares_policies_and_writes_steps_and_timeline(profile, tmp_path
         ("reserve-max", "static"),
         ("reserve-max", "none"),
     ]
-    shares = ("token_states", "reservation", "internal_fragmentation", "external_fragmentation")
+    shares = ("token_states", "reservation", "internal_fragmentation", "external_fragmentation", "free")
     for row in run["policies"]:
         assert row["measured"]
         assert row["num_requests"] == row["details"]["num_finished"] == 8

@@ -140,7 +140,7 @@ def test_the_waste_of_policies_stands_beside_the_papers():
     labels = [row[0] for row in chart.rows]
     assert labels[:2] == ["paged · continuous", "paper: vLLM"]
     assert labels[-2:] == ["paper: Orca (Max)", "reserve-max · static"]
-    assert chart.rows[-2][1:] == ("20.4", "13.3", "57.3", "8.9")
+    assert chart.rows[-2][1:] == ("20.4", "13.3", "57.3", "8.9", "not given")
     assert group(root, chart, "share-0-0").find(f"{SVG}title").text == "paged · continuous: token states 96.5 %"
     assert memory_charts.waste([]) is None
 

@@ -52,7 +52,13 @@ def test_every_policy_does_the_same_work_in_the_same_memory(measured):
         assert sorted(r.output_tokens for r in recording.requests) == sorted(o for _, o in LENGTHS), "to the exact length"
         assert result.output_tokens_per_second == pytest.approx(result.details["output_tokens"] / result.seconds)
         shares = result.shares
-        total = shares.token_states + shares.reservation + shares.internal_fragmentation + shares.external_fragmentation
+        total = (
+            shares.token_states
+            + shares.reservation
+            + shares.internal_fragmentation
+            + shares.external_fragmentation
+            + shares.free
+        )
         assert total == pytest.approx(100)
 
 

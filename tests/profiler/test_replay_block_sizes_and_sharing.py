@@ -8,10 +8,9 @@ from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.gpus import find_gpu
 from pagecli.profiler.plan.roofline import StepTime
-from pagecli.profiler.replay.fast_clock import QuickClock
 from pagecli.profiler.replay.last_block_waste import parse_block_sizes, waste_by_block_size, wasted_share
 from pagecli.profiler.replay.replay import Arrivals
-from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
+from pagecli.profiler.replay.replay_clock import ReplayCase, ReplayClock, ReplaySettings
 from pagecli.profiler.replay.sharing import sharing
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
@@ -30,7 +29,7 @@ def test_waste_by_hand():
     size=st.integers(1, 20),
 )
 def test_the_arithmetic_is_what_a_replay_of_one_after_the_other_counts(requests, size):
-    clock = QuickClock(ReplayCase("paged", "none"), ReplaySettings(200 * size, block_size=size), timer())
+    clock = ReplayClock(ReplayCase("paged", "none"), ReplaySettings(200 * size, block_size=size), timer())
     clock.run(Arrivals(Workload("test", tuple(requests)), clock.case).that_fit(clock))
     assert 1 - clock.total.filled / clock.total.held == pytest.approx(wasted_share(requests, size))
 

@@ -11,6 +11,7 @@ from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.settings.resolve import all_commands
 from pagecli.cli.terminal.console import GREEN, RED, YELLOW, Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.name_value_lines import name_value_lines
 from pagecli.jobs.storage.redaction import redact, redact_values
 
 if TYPE_CHECKING:
@@ -61,12 +62,15 @@ def checks(context: typer.Context) -> Iterator["Check"]:
 
 
 def _print(check: "Check", console: Console) -> None:
-    word = check.health.ljust(4)
-    if sys.stdout.isatty():
-        word = console.colored(word, {"ok": GREEN, "warn": YELLOW, "fail": RED}[check.health])
-    print(f"{word}  {check.name.ljust(11)}  {redact(check.found)}", flush=True)
+    def colored(name: str) -> str:
+        color = {"ok": GREEN, "warn": YELLOW, "fail": RED}.get(name[:4].strip())
+        return console.colored(name[:4], color) + name[4:] if color and sys.stdout.isatty() else name
+
+    pairs = [(f"{check.health:4}  {check.name:11}", redact(check.found))]
     if check.hint:
-        print(f"{'':4}  {'':11}  -> {redact(check.hint)}", flush=True)
+        pairs.append(("", f"-> {redact(check.hint)}"))
+    for line in name_value_lines(pairs, sys.stdout, colored):
+        print(line, flush=True)
 
 
 def _as_json(check: "Check") -> dict[str, object]:

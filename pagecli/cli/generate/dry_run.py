@@ -1,21 +1,28 @@
 """`generate --dry-run`: every row checked, where memory would go, how long it would take at best; nothing is written."""
 
+import sys
 from typing import TYPE_CHECKING
 
 from pagecli.cli.generate.memory_guard import check_fits
-from pagecli.cli.generate.rows import open_rows, prompt_length
+from pagecli.cli.generate.rows import check_chat, open_rows, prompt_length
 from pagecli.cli.terminal.console import Console
-from pagecli.core.dtypes import resolve_kv_dtype
+from pagecli.cli.terminal.name_value_lines import name_value_lines
+from pagecli.core.engine_config import EngineConfig
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices.cpu import kv_cache, memory_budget
+from pagecli.engine import loaded_model
+from pagecli.engine.loaded_model import ResolvedModel
 from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.errors import ExitCode
 from pagecli.jobs.rows.row_preparer import RowPreparer
 from pagecli.jobs.run.dry_run import CheckedRows, check_rows
 from pagecli.jobs.writers.open_output import check_writable
+from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
-from pagecli.model.registry import resolve_model
+from pagecli.kv.memory import KVMemory
 from pagecli.profiler.plan.estimate import estimate
-from pagecli.profiler.plan.local_device import host_device, multiplies_bfloat16
+from pagecli.profiler.plan.local_device import find_gpus, host_device
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 
@@ -29,40 +36,57 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
     check_fits(job.engine)
     rows = open_rows(job)
     try:
-        model = resolve_model(job.engine.model, job.engine.load_format)
+        found = loaded_model.resolve(job.engine)
         from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(found.source)
         tokenizer.template_time = job.prompts.template_time
-        config = model.config
+        check_chat(job, tokenizer)
+        config = found.source.config
         max_model_len = min(job.engine.max_model_len or config.max_positions, config.max_positions)
-        plan = _plan(job, config, Workload("one row", (WorkloadRequest(1, 1),)))
-        kv = KVManager(max(1, plan.kv_blocks), job.engine.block_size)
-        admission = Admission(kv, config.vocab_size, max_model_len, job.engine.max_num_seqs)
+        _check_cache(job.engine, found, max_model_len)
+        plan = _plan(job, found, Workload("one row", (WorkloadRequest(1, 1),)))
+        admission = _admission(job.engine, config, plan, max_model_len)
         preparer = RowPreparer(
             tokenizer, config.vocab_size, job.prompts, job.params, prompt_length(job, tokenizer, max_model_len)
         )
         checked = check_rows(rows, preparer.prepare, admission.check)
     finally:
         rows.close()
-    lines = _row_lines(checked) + _memory_lines(plan) + _time_lines(job, config, checked)
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        print(f"{name.ljust(width)}  {value}")
+    lines = _row_lines(checked) + _memory_lines(plan) + _time_lines(job, found, checked)
+    print("\n".join(name_value_lines(lines, sys.stdout)))
     console.note("nothing was written")
     return ExitCode.ROWS if checked.num_error_rows else ExitCode.OK
 
 
-def _plan(job: "GenerateJob", config: ModelConfig, workload: Workload) -> Plan:
-    dtype = job.engine.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if multiplies_bfloat16() else "float32"
+def _check_cache(config: EngineConfig, found: ResolvedModel, max_model_len: int) -> None:
+    """Raises ModelError where the engine would for a KV cache, or swap memory, of no block or of too many."""
+    bytes_each = kv_cache.block_bytes(found.source.config, config.block_size, found.kv_dtype)
+    memory_budget.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
+    if found.device == "cpu":
+        memory_budget.num_kv_blocks(
+            config.kv_memory_bytes, bytes_each, config.max_num_seqs * -(-max_model_len // config.block_size)
+        )
+
+
+def _admission(config: EngineConfig, model: ModelConfig, plan: Plan, max_model_len: int) -> Admission:
+    """What the engine would refuse a row for."""
+    if config.kv_policy == "paged":
+        kv: KVMemory = KVManager(max(1, plan.kv_blocks), config.block_size)
+        return Admission(kv, model.vocab_size, max_model_len, config.max_num_seqs)
+    kv = ReservedManager(max(1, plan.kv_blocks), config.block_size)
+    reservations = Reservations(kv, config.kv_policy, max_model_len)
+    return Admission(kv, model.vocab_size, max_model_len, config.max_num_seqs, reservations)
+
+
+def _plan(job: "GenerateJob", found: ResolvedModel, workload: Workload) -> Plan:
+    gpu = find_gpus().device if found.device == "cuda" else None
     settings = PlanSettings(
         job.engine.model,
-        config,
-        host_device(),
-        dtype=dtype,
-        kv_dtype=resolve_kv_dtype(job.engine.kv_dtype, dtype),
+        found.source.config,
+        gpu or host_device(),
+        dtype=found.dtype,
+        kv_dtype=found.kv_dtype,
         kv_memory_bytes=job.engine.kv_memory_bytes,
         block_size=job.engine.block_size,
         max_num_seqs=job.engine.max_num_seqs,
@@ -86,16 +110,16 @@ def _memory_lines(plan: Plan) -> list[tuple[str, str]]:
     return [("memory", f"{plan.memory_bytes / 2**20:,.0f} MiB available"), *parts]
 
 
-def _time_lines(job: "GenerateJob", config: ModelConfig, checked: CheckedRows) -> list[tuple[str, str]]:
+def _time_lines(job: "GenerateJob", found: ResolvedModel, checked: CheckedRows) -> list[tuple[str, str]]:
     """Of a sample if there are many requests, and then for all of them."""
     if not checked.lengths:
         return []
     workload = Workload("rows", tuple(WorkloadRequest(prompt, output) for prompt, output in checked.lengths))
-    found = estimate(_plan(job, config, workload), workload)
-    if found is None:
+    estimated = estimate(_plan(job, found, workload), workload)
+    if estimated is None:
         return [("time", "unknown: the job does not fit")]
-    seconds = found.seconds * checked.num_requests / len(checked.lengths)
-    rate = f"{found.output_tokens_per_second:,.0f} output tokens/s"
+    seconds = estimated.seconds * checked.num_requests / len(checked.lengths)
+    rate = f"{estimated.output_tokens_per_second:,.0f} output tokens/s"
     return [("time", f"about {_duration(seconds)} at {rate}, if every row takes all its max_tokens")]
 
 

@@ -15,7 +15,7 @@ from pagecli.cli.generate.monitoring import watched
 from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
 from pagecli.cli.generate.partial_output import write_partial
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
-from pagecli.cli.generate.rows import Formats, open_rows, output_options, prompt_length
+from pagecli.cli.generate.rows import Formats, check_chat, open_rows, output_options, prompt_length
 from pagecli.cli.generate.summary import print_summary
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.progress import ProgressDisplay, progress_display
@@ -23,7 +23,7 @@ from pagecli.cli.terminal.quiet_libraries import quieten
 from pagecli.cli.terminal.standard_output import reserved_stdout
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.errors import ExitCode, ModelError
+from pagecli.errors import ExitCode
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.output_claim import Outcome, OutputClaim
 from pagecli.jobs.monitoring.events import JobEnd, JobFacts, JobWatch
@@ -208,9 +208,7 @@ def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engi
     if console.log is not None:
         console.log.capture_libraries()
     engine = Engine(job.engine)
-    if not engine.tokenizer.has_chat_template and (job.prompts.chat or job.prompts.system is not None):
-        flag = "--chat" if job.prompts.chat else "--system"
-        raise ModelError(f"{job.engine.model} has no chat template, which {flag} needs", f"leave out {flag}")
+    check_chat(job, engine.tokenizer)
     console.detail(f"loaded: {engine.stats()}")
     return engine
 

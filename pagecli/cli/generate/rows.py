@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pagecli.errors import InputError, UsageError
+from pagecli.errors import InputError, ModelError, UsageError
 from pagecli.jobs.readers.open_input import InputFormat, open_input
 from pagecli.jobs.rows.input_row import InputSource
 from pagecli.jobs.rows.prompt_length import PromptLength
@@ -62,6 +62,13 @@ def parse_template_time(text: str | None) -> datetime | None:
         return None if text is None else datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"--template-time is {text!r}", "give a date or a time, as 2026-11-29 or 2026-11-29T12:30") from error
+
+
+def check_chat(job: "GenerateJob", tokenizer: "Tokenizer") -> None:
+    """Raises ModelError if the flags need a chat template and the model has none."""
+    if not tokenizer.has_chat_template and (job.prompts.chat or job.prompts.system is not None):
+        flag = "--chat" if job.prompts.chat else "--system"
+        raise ModelError(f"{job.engine.model} has no chat template, which {flag} needs", f"leave out {flag}")
 
 
 def output_options(job: "GenerateJob", source: InputSource, job_key: str) -> OutputOptions:

@@ -1,9 +1,11 @@
 """The closing summary of a job, a small table on stderr."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.name_value_lines import name_value_lines
 from pagecli.jobs.storage.redaction import redact
 
 
@@ -11,10 +13,9 @@ def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> No
     """Prints the figures a user looks for first; --stats has them all. `output`: where its rows are, in words."""
     if console.quiet:
         return
-    lines = summary_lines(stats, output)
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        console.print_line(f"{console.dimmed(name.ljust(width))}  {redact(value)}")
+    pairs = [(name, redact(value)) for name, value in summary_lines(stats, output)]
+    for line in name_value_lines(pairs, sys.stderr if console.is_terminal else None, console.dimmed):
+        console.print_line(line)
 
 
 def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from pagecli.cli.profile.tables import Column, FittingTable
 from pagecli.core.dtypes import CPU_KV_DTYPES, KV_DTYPE
 from pagecli.profiler.plan.estimate import Estimate
 from pagecli.profiler.plan.plan import Plan, num_too_long
@@ -9,8 +10,10 @@ from pagecli.profiler.recording.records import MemoryPart
 from pagecli.profiler.workloads.workloads import LengthStats, Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
 BAR_WIDTH = 20
 # One color for each part of memory, the same in every table.
@@ -84,58 +87,50 @@ def _line(text: str, style: str = "") -> "RenderableType":
 
 
 def _command(model: str, flags: list[str]) -> "RenderableType":
-    """The command to copy: never broken into lines, whatever the width."""
-    from rich.console import Group
-    from rich.text import Text
+    """The command to copy: one line where it fits, else continued with backslashes, a flag and its value never apart."""
+    from pagecli.cli.profile.command_lines import CommandLines
 
-    text = f"pagecli generate INPUT OUTPUT --model {model} {' '.join(flags)}"
-    return Group(Text(text, "bold", no_wrap=True, overflow="ignore"))  # alone, print would forget no_wrap
+    return CommandLines(["pagecli generate INPUT OUTPUT", f"--model {model}", *flag_pairs(flags)])
 
 
-def _table() -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+def flag_pairs(flags: list[str]) -> list[str]:
+    """`--dtype bfloat16` of `--dtype`, `bfloat16`."""
+    return [f"{name} {value}" for name, value in zip(flags[::2], flags[1::2], strict=True)]
 
 
-def _memory_table(plan: Plan) -> "Table":
-    table = _table()
-    table.add_column("memory", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("%", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=BAR_WIDTH)
-    table.add_column("")
+def _memory_table(plan: Plan) -> FittingTable:
+    columns = [Column("memory", "name"), Column("size"), Column("%"), Column("", "bar"), Column("", "text")]
+    rows: list[Sequence[str | Text] | None] = []
     for part in plan.parts:
         share = part.num_bytes / plan.memory_bytes
-        table.add_row(part.name, size(part.num_bytes), f"{share:.1%}"[:-1], _bar(part, share), part.note)
+        rows.append((part.name, size(part.num_bytes), f"{share:.1%}"[:-1], _bar(part, share), part.note))
     device = plan.settings.device
     each = f"{plan.settings.num_devices} x {size(device.memory_bytes)}, " if plan.settings.num_devices > 1 else ""
-    table.add_section()
-    table.add_row(
-        "total", size(plan.memory_bytes), "", "", each + ("as CUDA counts it" if device.kind == "gpu" else "free now")
-    )
-    return table
+    rows += [
+        None,
+        ("total", size(plan.memory_bytes), "", "", each + ("as CUDA counts it" if device.kind == "gpu" else "free now")),
+    ]
+    return FittingTable(columns, rows)
 
 
-def _bar(part: MemoryPart, share: float) -> "RenderableType":
+def _bar(part: MemoryPart, share: float) -> "Text":
     from rich.text import Text
 
     eighths = min(round(share * BAR_WIDTH * 8), BAR_WIDTH * 8)
     whole, rest = divmod(eighths, 8)
-    return Text("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else ""), COLORS.get(part.name, "yellow"))
+    bar = "█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+    return Text(bar.ljust(BAR_WIDTH), COLORS.get(part.name, "yellow"))
 
 
-def _lengths_table(plan: Plan, workload: Workload) -> "Table":
+def _lengths_table(plan: Plan, workload: Workload) -> FittingTable:
     """Percentiles of the lengths, and how many requests of that length the KV cache holds at a time."""
-    table = _table()
-    for name in ("tokens", "prompt", "output", "both", "blocks", "requests at a time"):
-        table.add_column(name, justify="left" if name == "tokens" else "right", no_wrap=True)
-    rows = zip(_values(workload.prompt_stats), _values(workload.output_stats), plan.concurrency, strict=True)
-    for prompt, output, one in rows:
+    columns = [Column("tokens", "name"), *map(Column, ("prompt", "output", "both", "blocks", "requests\nat a time"))]
+    values = zip(_values(workload.prompt_stats), _values(workload.output_stats), plan.concurrency, strict=True)
+    rows = []
+    for prompt, output, one in values:
         requests = f"{one.num_requests:,}" if plan.fits else "-"
-        table.add_row(one.name, f"{prompt:,.0f}", f"{output:,.0f}", f"{one.tokens:,.0f}", f"{one.blocks:,}", requests)
-    return table
+        rows.append((one.name, f"{prompt:,.0f}", f"{output:,.0f}", f"{one.tokens:,.0f}", f"{one.blocks:,}", requests))
+    return FittingTable(columns, rows)
 
 
 def _values(stats: LengthStats) -> tuple[float, float, float, float]:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile.replay_cases import replay_cases
 from pagecli.cli.profile.section import Section
+from pagecli.cli.profile.tables import Column, FittingTable
 from pagecli.profiler.plan.plan_json import policy_json
 from pagecli.profiler.recording.records import PolicyResult
-from pagecli.profiler.replay.paper_figures import system_for
-from pagecli.profiler.replay.replay import SHARING_CASE, replay
+from pagecli.profiler.replay.paper_figures import is_papers_setting, system_for
+from pagecli.profiler.replay.replay import MOST_REPLAYED, SHARING_CASE, replay, sample_of, sample_text
 from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads.workloads import Workload, built_in
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from pagecli.cli.profile.plan import PlannedJob
     from pagecli.profiler.plan.plan import Plan
@@ -40,10 +40,14 @@ def replay_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
     if not job.plan.fits:
         return Section({"replay": []}, [_line("No replay: there is no KV cache.", "dim")])
     settings = settings_of(job.plan)
-    results = replay(job.workload, settings, step_time_of(job.plan), cases)
+    results = replay(sample_of(job.workload), settings, step_time_of(job.plan), cases)
     paged = _speed_of_paged(results)
     rows = [policy_json(r) | {"relative_throughput": r.output_tokens_per_second / paged if paged else None} for r in results]
-    shown: list[RenderableType] = [_line(""), replay_table(results, job.workload), *_notes(results, job, settings)]
+    shown: list[RenderableType] = [
+        _line(""),
+        replay_table(results, job.workload, _in_papers_setting(job.plan)),
+        *_notes(results, job, settings),
+    ]
     return Section({"replay": rows}, shown, results)
 
 
@@ -59,6 +63,10 @@ def settings_of(plan: "Plan") -> ReplaySettings:
     )
 
 
+def _in_papers_setting(plan: "Plan") -> bool:
+    return is_papers_setting(plan.settings.model, plan.settings.device.name, plan.settings.num_devices)
+
+
 def _speed_of_paged(results: Sequence[PolicyResult]) -> float | None:
     """Output tokens/s of paged + continuous; None if it was not among those asked for."""
     paged = [r for r in results if r.policy == "paged" and r.batching == "continuous" and not r.prefix_caching]
@@ -69,42 +77,34 @@ def _ratio(value: float, base: float) -> float:
     return value / base if base > 0 else 0.0
 
 
-def replay_table(results: Sequence[PolicyResult], workload: Workload) -> "Table":
-    """A row a policy: shares of KV memory, mean batch, throughput over paged; the paper's figures below.
+SHARES = ("token_states", "reservation", "internal_fragmentation", "external_fragmentation", "free")
+SHARE_COLUMNS = ("token\nstates", "reserved", "internal\nfragm.", "external\nfragm.", "free")
+
+
+def replay_table(results: Sequence[PolicyResult], workload: Workload, beside_paper: bool) -> FittingTable:
+    """A row a policy: shares of KV memory, mean batch, throughput over paged; `beside_paper`: the paper's figures below.
 
     The shares of its figure 2 are of texts as long as ShareGPT's (20.4 % of 15,728 slots in 7 sequences: 458 tokens each), so
     they are left out beside Alpaca's, of whose mean batches figure 13 tells.
     """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Replay: where KV slots went, % of all", title_justify="left")
-    table.add_column("policy")
-    for name in ("token\nstates", "reserved", "internal\nfragm.", "external\nfragm.", "mean\nbatch", "throughput\nof paged"):
-        table.add_column(name, justify="right", no_wrap=True)
     paged = _speed_of_paged(results)
+    rows: list[Sequence[str]] = []
     for r in results:
-        shares, paper = r.shares, system_for(r.policy, r.batching)
-        paper = None if r.prefix_caching else paper
-        name = f"{r.policy}, {r.batching}" + (", prefixes shared" if r.prefix_caching else "")
-        known = None if workload.name == "alpaca" else paper
-        batch = paper.mean_batch.get(workload.name) if paper else None
-        table.add_row(
-            name + (f"\n[dim]  paper: {paper.name}[/dim]" if paper else ""),
-            _beside(shares.token_states, known.token_states if known else None, paper is not None),
-            _beside(shares.reservation, known.reservation if known else None, paper is not None),
-            _beside(shares.internal_fragmentation, known.internal_fragmentation if known else None, paper is not None),
-            _beside(shares.external_fragmentation, known.external_fragmentation if known else None, paper is not None),
-            _beside(r.mean_batch, batch, paper is not None),
-            "-" if not paged else f"{r.output_tokens_per_second / paged:.2f}x",
-        )
-    return table
+        shares = [f"{getattr(r.shares, name):.1f}" for name in SHARES]
+        speed = "-" if not paged else f"{r.output_tokens_per_second / paged:.2f}x"
+        rows.append((_name_of(r), *shares, f"{r.mean_batch:.1f}", speed))
+        paper = system_for(r.policy, r.batching) if beside_paper and not r.prefix_caching else None
+        if paper is not None:
+            known = [None if workload.name == "alpaca" else getattr(paper, name, None) for name in SHARES]
+            batch = paper.mean_batch.get(workload.name)
+            cells = ["" if value is None else f"{value:g}" for value in (*known, batch)]
+            rows.append((f"  paper: {paper.name}", *cells, ""))
+    columns = [Column("policy", "name"), *map(Column, SHARE_COLUMNS), Column("mean\nbatch"), Column("speed")]
+    return FittingTable(columns, rows, title="Replay: where KV slots went, % of all")
 
 
-def _beside(ours: float, papers: float | None, has_paper: bool) -> str:
-    """Our figure, the paper's under it."""
-    below = "" if not has_paper else "\n[dim]-[/dim]" if papers is None else f"\n[dim]{papers:g}[/dim]"
-    return f"{ours:.1f}{below}"
+def _name_of(result: PolicyResult) -> str:
+    return f"{result.policy}, {result.batching}" + (", prefixes shared" if result.prefix_caching else "")
 
 
 def _notes(results: Sequence[PolicyResult], job: "PlannedJob", settings: ReplaySettings) -> "list[RenderableType]":
@@ -112,13 +112,20 @@ def _notes(results: Sequence[PolicyResult], job: "PlannedJob", settings: ReplayS
     arrivals = f"{rate:g} requests/s" if rate else "all requests there from the start"
     if not rate and any(r.arrival_seconds for r in job.workload.requests):
         arrivals = "arriving as the file says"
+    num_requests = len(job.workload.requests)
+    of_all = f" of {num_requests:,} ({sample_text(job.workload)})" if num_requests > MOST_REPLAYED else ""
     lines = [
-        f"{results[0].num_requests:,} requests, {arrivals}; {settings.num_slots:,} slots; blocks of {settings.block_size}. "
-        "Means over steps of the steady part; step times are the roofline's.",
+        f"{results[0].num_requests:,}{of_all} requests, {arrivals}; {settings.num_slots:,} slots; "
+        f"blocks of {settings.block_size}. Means over steps of the steady part; step times are the roofline's. "
+        "Speed: output tokens/s over those of paged.",
         "reserve-*: contiguous, buddy allocator, for the longest sequence "
         f"({settings.reserved_len:,}), the output rounded up to a power of two, or the true length.",
-        "Paper: SOSP 2023, figures 2 and 13; OPT-13B on an A100-40GB, ShareGPT at 2 and Alpaca at 30 requests/s.",
     ]
+    if _in_papers_setting(job.plan):
+        lines.append(
+            "Paper: SOSP 2023, figures 2 (external fragmentation and others in one) and 13; OPT-13B on an A100-40GB, "
+            "ShareGPT at 2 and Alpaca at 30 requests/s."
+        )
     refused = [(r, int(r.details["num_refused"])) for r in results if r.details["num_refused"]]
     lines += [f"{r.policy}, {r.batching}: {count:,} requests could never fit and are left out." for r, count in refused]
     return [_line(line, "dim") for line in lines]
@@ -143,30 +150,24 @@ def block_sizes_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section
                 plan_settings.max_num_seqs,
                 plan_settings.max_batch_tokens,
             )
-            results += replay(job.workload, settings, step_time_of(job.plan), [ReplayCase("paged")])
+            results += replay(sample_of(job.workload), settings, step_time_of(job.plan), [ReplayCase("paged")])
     fields = {"block_sizes": {"last_block_waste": [asdict(w) for w in wastes], "replay": [policy_json(r) for r in results]}}
     return Section(fields, [_line(""), _block_sizes_table(sizes, wastes, results, job.workload.name)], results)
 
 
 def _block_sizes_table(
     sizes: Sequence[int], wastes: "Sequence[BlockSizeWaste]", results: Sequence[PolicyResult], replayed: str
-) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Block sizes: empty slots, % of those held", title_justify="left")
-    table.add_column("block size", justify="right")
+) -> FittingTable:
     names = list(dict.fromkeys(w.workload for w in wastes))
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = [Column("block size", "name"), *map(Column, names)]
     if results:
-        table.add_column(f"token states,\n{replayed} replayed", justify="right")
-        table.add_column("mean\nbatch", justify="right")
+        columns += [Column(f"token states,\n{replayed} replayed"), Column("mean\nbatch")]
     share = {(w.workload, w.block_size): w.wasted_percent for w in wastes}
+    rows = []
     for at, size in enumerate(sizes):
         replays = [f"{results[at].shares.token_states:.1f}", f"{results[at].mean_batch:.1f}"] if results else []
-        table.add_row(str(size), *(f"{share[name, size]:.2f}" for name in names), *replays)
-    return table
+        rows.append((str(size), *(f"{share[name, size]:.2f}" for name in names), *replays))
+    return FittingTable(columns, rows, title="Block sizes: empty slots, % of those held")
 
 
 def sharing_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
@@ -179,15 +180,17 @@ def sharing_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
     timer = step_time_of(job.plan)
     saved = sharing(job.workload, settings_of(job.plan), timer)
     fields: dict[str, Any] = {"decoding": [asdict(one) for one in saved], "prefixes": None}
-    shown: list[RenderableType] = [_line(""), _sharing_table(saved, job.workload.name)]
+    shown: list[RenderableType] = [_line(""), _sharing_table(saved, job.workload.name, _in_papers_setting(job.plan))]
     if job.workload.prefix_block_size:
-        plain, shared = replay(job.workload, settings_of(job.plan), timer, [ReplayCase("paged"), SHARING_CASE])
-        prompts = sum(r.prompt_tokens for r in job.workload.requests)
+        sample = sample_of(job.workload)
+        plain, shared = replay(sample, settings_of(job.plan), timer, [ReplayCase("paged"), SHARING_CASE])
+        prompts = sum(r.prompt_tokens for r in sample.requests)
         cached = 100 * shared.details["prefill_tokens_cached"] / prompts
         gain = _ratio(shared.output_tokens_per_second, plain.output_tokens_per_second)
         fields["prefixes"] = {"cached_percent": cached, "throughput_gain": gain, "mean_batch_gain": _gain(shared, plain)}
         text = f"Prefixes: {cached:.1f} % of prompt tokens found in the cache, {gain:.2f} times the throughput of going without"
-        shown.append(_line(f"{text} (paper, OPT-13B: 1.67x with 80 shared tokens, 3.58x with 341, over Orca Oracle)."))
+        papers = " (paper, OPT-13B: 1.67x with 80 shared tokens, 3.58x with 341, over Orca Oracle)"
+        shown.append(_line(f"{text}{papers if _in_papers_setting(job.plan) else ''}."))
     shown.append(_line("Beams: candidates are drawn at random; a model that is surer of its text shares more.", "dim"))
     return Section({"sharing": fields}, shown)
 
@@ -196,20 +199,17 @@ def _gain(shared: PolicyResult, plain: PolicyResult) -> float:
     return _ratio(shared.mean_batch, plain.mean_batch)
 
 
-def _sharing_table(saved: "Sequence[SharingResult]", workload: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Sharing: KV blocks saved, %", title_justify="left")
+def _sharing_table(saved: "Sequence[SharingResult]", workload: str, beside_paper: bool) -> FittingTable:
     widths = list(dict.fromkeys(one.width for one in saved))
-    table.add_column("decoding")
-    for width in widths:
-        table.add_column(str(width), justify="right")
-    table.add_column("paper (2 / 4 / 6)")
+    columns = [Column("decoding", "name"), *(Column(str(width)) for width in widths)]
+    rows = []
     for decoding in dict.fromkeys(one.decoding for one in saved):
-        cells = [f"{one.saved_percent:.1f}" for one in saved if one.decoding == decoding]
-        table.add_row(decoding, *cells, PAPER_SAVINGS.get((workload, decoding), "-"))
-    return table
+        rows.append([decoding, *(f"{one.saved_percent:.1f}" for one in saved if one.decoding == decoding)])
+    if beside_paper:
+        columns.append(Column("paper (2 / 4 / 6)", "text"))
+        for row in rows:
+            row.append(PAPER_SAVINGS.get((workload, row[0]), "-"))
+    return FittingTable(columns, rows, title="Sharing: KV blocks saved, %, by sequences of a request")
 
 
 def _line(text: str, style: str = "") -> "RenderableType":

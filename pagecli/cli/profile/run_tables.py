@@ -1,8 +1,9 @@
-"""What was measured, as people read it and as JSON; the paper's and the blog's claims stand beside it."""
+"""What was measured, as people read it and as JSON; the paper's and the blog's claims in a line of their own."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pagecli.cli.profile.tables import Column, FittingTable, LinesOrTable
 from pagecli.profiler.measure.measure import PAPER_SLOTS_PER_LONGEST, Measurement, MeasureSettings
 from pagecli.profiler.measure.sweep import SweepResult, table
 from pagecli.profiler.plan.plan_json import policy_json
@@ -13,7 +14,6 @@ from pagecli.profiler.workloads.workloads import Workload
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
 
 def ratio(results: list[PolicyResult], other: PolicyResult) -> float | None:
@@ -69,6 +69,8 @@ def run_tables(done: Measurement, workload: Workload, settings: MeasureSettings)
         )
     if refused := max(result.details["num_refused"] for result in done.results):
         shown.append(Text(f"{refused:,.0f} requests were refused: longer than the model or the KV memory allows.", "yellow"))
+    if claims := _claims_line(done):
+        shown.append(Text(claims, "dim"))
     shown += [Text(""), _step_line(done), *_hardware_lines(done)]
     return shown
 
@@ -81,30 +83,32 @@ def _memory_line(done: Measurement, settings: MeasureSettings) -> str:
     return line + "."
 
 
-def _policy_table(done: Measurement) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    names = ("policy", "batching", "tokens/s", "paged is", "mean batch", "token states", "finished", "seconds", "claimed")
-    for name in names:
-        text = name in ("policy", "batching", "claimed")
-        shown.add_column(name, justify="left" if text else "right", no_wrap=name != "claimed")
+def _policy_table(done: Measurement) -> FittingTable:
+    names = ("batching", "tokens/s", "paged is", "mean\nbatch", "token\nstates", "finished", "seconds")
+    columns = [Column("policy", "name"), *map(Column, names)]
+    rows = []
     for result in done.results:
-        claim, times = claim_for(result), ratio(done.results, result)
+        times = ratio(done.results, result)
         of = f"{result.details['num_finished']:,.0f} of {result.num_requests:,}"
-        shown.add_row(
-            result.policy,
-            result.batching,
-            f"{result.output_tokens_per_second:,.1f}",
-            f"{times:.2f}x" if times is not None and result is not done.results[0] else "",
-            f"{result.mean_batch:.2f}",
-            f"{result.shares.token_states:.1f} %",
-            of,
-            f"{result.seconds:.1f}",
-            claim.text if claim is not None else "",
+        rows.append(
+            (
+                result.policy,
+                result.batching,
+                f"{result.output_tokens_per_second:,.1f}",
+                f"{times:.2f}x" if times is not None and result is not done.results[0] else "",
+                f"{result.mean_batch:.2f}",
+                f"{result.shares.token_states:.1f} %",
+                of.replace(" ", "\u00a0"),
+                f"{result.seconds:.1f}",
+            )
         )
-    return shown
+    return FittingTable(columns, rows)
+
+
+def _claims_line(done: Measurement) -> str:
+    """What others claim of paging, on GPUs of theirs: to know what the ratios may be held against."""
+    claims = [f"{result.policy}, {result.batching}: {claim.text}" for result in done.results if (claim := claim_for(result))]
+    return f"Claimed for paging, on other machines and models: {'; '.join(claims)}." if claims else ""
 
 
 def _step_line(done: Measurement) -> "RenderableType":
@@ -150,7 +154,12 @@ def sweep_json(result: SweepResult) -> dict[str, Any]:
 
 
 def sweep_tables(results: list[SweepResult]) -> "list[RenderableType]":
-    from rich.console import Group
-    from rich.text import Text
-
-    return [Group(*(Text(line, no_wrap=True, overflow="ignore") for line in table(results)))]
+    """llama-batched-bench's table; its figures as a list where that is too wide."""
+    names = ("PP", "TG", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s", "T s", "S t/s")
+    rows = []
+    for r in results:
+        counts = (f"B {r.point.batch}", str(r.point.prompt), str(r.point.output), str(r.num_kv))
+        prompt = (f"{r.prompt_seconds:.3f}", f"{r.prompt_tokens_per_second:.2f}")
+        output = (f"{r.output_seconds:.3f}", f"{r.output_tokens_per_second:.2f}")
+        rows.append((*counts, *prompt, *output, f"{r.seconds:.3f}", f"{r.tokens_per_second:.2f}"))
+    return [LinesOrTable(list(table(results)), FittingTable([Column("batch", "name"), *map(Column, names)], rows))]

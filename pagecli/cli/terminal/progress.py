@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Protocol
 
 from pagecli.cli.terminal.console import Console
-from pagecli.jobs.monitoring.events import Rates
+from pagecli.jobs.monitoring.events import Look, Rates
 from pagecli.jobs.run.job_loop import Progress
 
 LINE_SECONDS = 10.0
@@ -43,6 +43,24 @@ def clock_text(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def fitting_figures(look: Look, room: int) -> str:
+    """As many figures as have room, whole; those that matter least are left out first, the order is always the same."""
+    progress = look.progress
+    figures = {
+        3: f"{look.output_tokens_per_second:.0f} tok/s",
+        5: f"{progress.num_running} running",
+        6: f"{progress.num_waiting} waiting",
+        4: f"KV {progress.kv_usage:.0%}",
+        1: f"{clock_text(look.eta_seconds)} left",
+        2: f"{progress.num_error_rows} errors" if progress.num_error_rows else "",
+    }
+    for least in range(6, 0, -1):
+        text = "  ".join(figure for rank, figure in figures.items() if rank <= least and figure)
+        if len(text) <= room:
+            return text
+    return ""
 
 
 class SilentProgress:
@@ -91,12 +109,14 @@ class BarProgress:
 
         self._console = console
         self._rates = Rates()
+        screen = RichConsole(stderr=True, highlight=False)
+        self._bar_width = max(6, min(24, screen.width // 6))
         self._bar = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=self._bar_width),
             TextColumn("{task.fields[figures]}", markup=False),
-            console=RichConsole(stderr=True, highlight=False),
+            console=screen,
             transient=True,
             redirect_stdout=False,
             refresh_per_second=5,
@@ -118,13 +138,10 @@ class BarProgress:
 
     def update(self, progress: Progress) -> None:
         look = self._rates.look(progress)
-        errors = f"  {progress.num_error_rows} errors" if progress.num_error_rows else ""
-        figures = (
-            f"{look.output_tokens_per_second:.0f} tok/s  {progress.num_running} running  {progress.num_waiting} waiting  "
-            f"KV {progress.kv_usage:.0%}  {clock_text(look.eta_seconds)} left{errors}"
-        )
         total = None if progress.estimate is None else max(progress.estimate.num_rows, progress.num_rows, 1)
         description = f"{rows_text(progress)} rows"
+        room = self._bar.console.width - len("| ") - len(description) - 1 - self._bar_width - 1
+        figures = fitting_figures(look, room)
         self._bar.update(self._task, description=description, total=total, completed=progress.num_rows, figures=figures)
 
     def _print_above(self, line: str) -> None:

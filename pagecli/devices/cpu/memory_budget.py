@@ -34,6 +34,13 @@ def check_weights_fit(num_parameters: int, bytes_each: float, name: str, availab
         )
 
 
+def num_swap_blocks(swap_memory_bytes: int, preemption: str, block_bytes: int) -> int:
+    """Blocks of `block_bytes` for swapped-out K and V. Raises ModelError if swapping is asked for and not one fits."""
+    if preemption == "swap" and swap_memory_bytes < block_bytes:
+        raise ModelError(f"--swap-memory is less than one KV block of {block_bytes:,} bytes", "raise --swap-memory")
+    return swap_memory_bytes // block_bytes
+
+
 def num_kv_blocks(kv_memory_bytes: int | None, block_bytes: int, max_useful_blocks: int, available: int | None = None) -> int:
     """Blocks of `block_bytes` in `kv_memory_bytes` (None: AUTO_SHARE of what is available, and no more than could be used).
 

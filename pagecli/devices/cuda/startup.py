@@ -17,10 +17,10 @@ from pagecli.devices.cuda.device import open_device
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
 from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
 from pagecli.devices.cuda.model import CudaModel
+from pagecli.devices.cuda.presence import check_block_size
 from pagecli.devices.cuda.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Device
 from pagecli.devices.step_inputs import KVCache
-from pagecli.errors import UsageError
 
 GRAPHS_PER_SIZE = 2  # block tables of two widths for each size of batch; further ones run without a graph
 
@@ -45,8 +45,7 @@ def start(loaded: Model, settings: GpuSettings) -> tuple[CudaRunner, int]:
 
     Raises UsageError for block sizes the GPU's kernels do not take, ModelError with the sum where memory does not suffice.
     """
-    if settings.block_size & (settings.block_size - 1) != 0:
-        raise UsageError(f"block_size is {settings.block_size}", "on a GPU it must be a power of two: 8, 16, 32, 64 or 128")
+    check_block_size(settings.block_size)
     model, device = cast(CudaModel, loaded), open_device()
     device.synchronize()  # the weights are there
     free = device.free_bytes()

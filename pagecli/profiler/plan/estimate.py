@@ -65,9 +65,11 @@ def generate_flags(plan: Plan, workload: Workload) -> list[str]:
     useful_bytes = batch * longest_blocks * block_bytes
     # Rounded up where the batch is the limit, down where memory is.
     mebibytes = -(-useful_bytes // 2**20) if useful_bytes < plan.kv_memory_bytes else plan.kv_memory_bytes // 2**20
-    served = (*CPU_KV_DTYPES, "fp8") if settings.device.kind == "gpu" else CPU_KV_DTYPES
+    on_gpu = settings.device.kind == "gpu"
+    served = (*CPU_KV_DTYPES, "fp8") if on_gpu else CPU_KV_DTYPES
     own_kv_dtype = settings.kv_dtype in served and settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype)
     return [
+        *(("--device", "cuda") if on_gpu else ()),
         *("--dtype", settings.dtype),
         *(("--kv-dtype", settings.kv_dtype) if own_kv_dtype else ()),
         *("--block-size", str(settings.block_size)),

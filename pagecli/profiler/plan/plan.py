@@ -143,7 +143,7 @@ def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
     screen = 0 if on_gpu else memory_needs.head_screen_bytes(settings.config, settings.dtype_bytes)
     each = f" on each of {settings.num_devices}" if settings.num_devices > 1 else ""
     return [
-        MemoryPart("LM head's screen", screen, "a byte for each of its weights"),
+        MemoryPart("LM head's bounds", screen, "a byte for each of its weights"),
         MemoryPart("activations", activations * settings.num_devices, f"{settings.max_batch_tokens:,} tokens a step{each}"),
         MemoryPart("logits, sampling", logits * settings.num_devices, f"{settings.max_num_seqs:,} sequences{each}"),
         MemoryPart("runtime", runtime * settings.num_devices, note + each),

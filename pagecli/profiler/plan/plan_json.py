@@ -9,7 +9,7 @@ from pagecli.profiler.plan.plan import Plan, num_too_long
 from pagecli.profiler.recording.records import PolicyResult
 from pagecli.profiler.workloads.workloads import Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def model_json(plan: Plan) -> dict[str, Any]:
@@ -69,6 +69,6 @@ def plan_json(plan: Plan, estimate: Estimate | None, flags: list[str], note: str
 
 
 def policy_json(result: PolicyResult) -> dict[str, Any]:
-    """A row of `replay` or `run`: the four shares beside the rest."""
+    """A row of `replay` or `run`: the five shares beside the rest."""
     fields = asdict(result)
     return {**{name: fields[name] for name in ("policy", "batching")}, **fields.pop("shares"), **fields}

@@ -17,12 +17,16 @@ class MemoryPart:
 
 @dataclass(frozen=True, slots=True)
 class KVShares:
-    """Where the KV slots are, in percent of all of them; the four sum to 100 (Kwon et al., SOSP 2023, figure 2)."""
+    """Where the KV slots are, in percent of all of them; the five sum to 100.
+
+    The paper's last share, "external fragmentation & others" (Kwon et al., SOSP 2023, figure 2), is the last two here.
+    """
 
     token_states: float  # slots that hold the K and V of a token
     reservation: float  # held for tokens that will come
     internal_fragmentation: float  # held by a request and never filled by it
-    external_fragmentation: float  # held by nobody, or lost to the allocator's rounding
+    external_fragmentation: float  # contiguous memory only: lost to rounding, or free and in no run that a waiting request fits
+    free: float = 0.0  # for any request to come
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,14 @@ SYSTEMS = (
 )
 
 
+PAPERS_MODEL, PAPERS_GPU = "opt-13b", "a100-40gb"
+
+
+def is_papers_setting(model: str, device: str, num_devices: int) -> bool:
+    """Whether a plan is of the model and the GPU that the figures were measured with: elsewhere they say nothing."""
+    return model.lower().rpartition("/")[2] == PAPERS_MODEL and device == PAPERS_GPU and num_devices == 1
+
+
 def system_for(policy: str, batching: str) -> PaperSystem | None:
     """The paper's system that a policy of ours stands for; all of them batch continuously."""
     if batching != "continuous":

@@ -1,16 +1,11 @@
 """What other allocators would have done with the same work: a workload through the real scheduler under each memory policy."""
 
-import os
-import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from threading import Thread
+from dataclasses import dataclass, replace
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.request import Request
 from pagecli.profiler.recording.records import PolicyResult
-from pagecli.profiler.replay.fast_clock import QuickClock
 from pagecli.profiler.replay.replay_clock import Arrival, ReplayCase, ReplayClock, ReplaySettings, StepTimer
 from pagecli.profiler.replay.slot_ledger import SlotSums, final_slots
 from pagecli.profiler.workloads.prompt_tokens import prompt_token_ids
@@ -27,7 +22,7 @@ DEFAULT_CASES = (
 )
 SHARING_CASE = ReplayCase("paged", prefix_caching=True)
 VOCABULARY = 32_000  # of synthesized prompts
-LONG = 30_000  # requests, all cases together, from which on processes of their own are worth their start
+MOST_REPLAYED = 2_000  # requests of a longer workload
 
 
 def replay(
@@ -40,33 +35,30 @@ def replay(
     """
     if cases is None:
         cases = (*DEFAULT_CASES, SHARING_CASE) if workload.prefix_block_size else DEFAULT_CASES
-    jobs = [(workload, settings, timer, case) for case in cases]
-    num_processes = min(len(jobs), len(os.sched_getaffinity(0)))
-    if num_processes == 1 or len(workload.requests) * len(jobs) < LONG:
-        return [replay_case(*job) for job in jobs]
-    # paged, which has the most to do, comes last in the tables and goes first here.
-    order = sorted(range(len(jobs)), key=lambda at: jobs[at][3].policy != "paged")
-    with get_context("spawn").Pool(num_processes, initializer=_live_no_longer_than_parent) as pool:
-        results = dict(zip(order, pool.starmap(replay_case, [jobs[at] for at in order], chunksize=1), strict=True))
-    return [results[at] for at in range(len(jobs))]
+    return [replay_case(workload, settings, timer, case) for case in cases]
 
 
-def _live_no_longer_than_parent() -> None:
-    """An interrupt is the parent's affair, which ends this process; and if the parent is killed, this one goes too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
+def sample_of(workload: Workload, size: int = MOST_REPLAYED) -> Workload:
+    """At most `size` requests: evenly spaced ones of those that are all there from the start; else the first, as they come.
 
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
+    Leaving out every other arrival would halve the rate, and so what waits.
+    """
+    requests = workload.requests
+    if len(requests) <= size:
+        return workload
+    if any(request.arrival_seconds for request in requests):
+        return replace(workload, requests=requests[:size])
+    return replace(workload, requests=tuple(requests[at * len(requests) // size] for at in range(size)))
 
-    Thread(target=follow, daemon=True).start()
+
+def sample_text(workload: Workload) -> str:
+    """How the sample of a longer workload is taken."""
+    return "the first" if any(request.arrival_seconds for request in workload.requests) else "evenly spaced ones"
 
 
 def replay_case(workload: Workload, settings: ReplaySettings, timer: StepTimer, case: ReplayCase) -> PolicyResult:
     """The workload under one policy."""
-    clock = (ReplayClock if case.prefix_caching else QuickClock)(case, settings, timer)
+    clock = ReplayClock(case, settings, timer)
     arrivals = Arrivals(workload, case).that_fit(clock)
     clock.run(arrivals)
     return result(clock, len(arrivals), len(workload.requests) - len(arrivals))

@@ -74,9 +74,7 @@ class ReplayClock:
     batch fills up; after, it runs dry.
     """
 
-    def __init__(
-        self, case: ReplayCase, settings: ReplaySettings, timer: StepTimer, scheduler: type[Scheduler] = Scheduler
-    ) -> None:
+    def __init__(self, case: ReplayCase, settings: ReplaySettings, timer: StepTimer) -> None:
         self.case = case
         self.settings = settings
         self.block_size = settings.block_size if case.policy == "paged" else 1
@@ -84,7 +82,7 @@ class ReplayClock:
         kv, reservations = self._memory()
         self._limits = SchedulerLimits(settings.max_num_seqs, settings.max_batch_tokens, batching=case.batching)
         self.finish_check = FinishCheck(frozenset())
-        self.scheduler = scheduler(kv, self._limits, self.finish_check, reservations)
+        self.scheduler = Scheduler(kv, self._limits, self.finish_check, reservations)
         self.ledger = SlotLedger(self.scheduler)
         self.seconds = 0.0
         self._idle_seconds = 0.0

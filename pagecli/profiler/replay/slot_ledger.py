@@ -4,7 +4,9 @@ Counted when a step's tokens are in the cache and the sequences that finish in i
   token states             slots with the K and V of a token that a sequence will still read, shared ones once
   reservation              slots held that their sequence will fill later
   internal fragmentation   slots held that it will never fill; all that a finished sequence of a static batch still holds
-  external fragmentation   the rest: free, cached for nobody, or lost when a run is rounded up to a power of two
+  external fragmentation   contiguous memory only: lost when a run is rounded up to a power of two; and all that is free while
+                           requests wait though the batch is not full: there is no run that the first of them fits into
+  free                     the rest: free, or cached and held by no sequence
 A sequence of p prompt and o output tokens fills p + o - 1 slots: the last token's K and V are never stored.
 """
 
@@ -35,6 +37,7 @@ class SlotSums:
     filled: int = 0
     held: int = 0
     never_filled: int = 0
+    lost: int = 0  # to external fragmentation
 
     def copy(self) -> "SlotSums":
         return replace(self)
@@ -46,11 +49,11 @@ class SlotSums:
     def shares(self, num_slots: int) -> KVShares:
         """Means over the steps, in percent of `num_slots`."""
         if self.steps == 0:
-            return KVShares(0.0, 0.0, 0.0, 100.0)
+            return KVShares(0.0, 0.0, 0.0, 0.0, 100.0)
         percent = 100 / (self.steps * num_slots)
-        filled, never = self.filled * percent, self.never_filled * percent
+        filled, never, lost = self.filled * percent, self.never_filled * percent, self.lost * percent
         reserved = (self.held - self.filled - self.never_filled) * percent
-        return KVShares(filled, reserved, never, 100 - filled - reserved - never)
+        return KVShares(filled, reserved, never, lost, max(0.0, 100 - filled - reserved - never - lost))
 
 
 class SlotLedger:
@@ -70,6 +73,19 @@ class SlotLedger:
         self.sums.filled += self._kv.num_filled_slots - ended_filled
         self.sums.held += held
         self.sums.never_filled += ended_held + (self._tails(running) if self._paged else self._surplus(running))
+        self.sums.lost += self._lost()
+
+    def _lost(self) -> int:
+        """Slots of contiguous memory that no request can have: what runs are rounded up by, what waiting ones cannot use."""
+        if self._paged:
+            return 0
+        scheduler, pool = self._scheduler, self._kv.pool
+        lost = pool.num_used - self._kv.num_used_blocks
+        num_places = sum(r.max_live + len(r.leaving) for r in scheduler.running) + len(scheduler.ended)
+        memory_is_the_limit = scheduler.limits.batching != "none" and num_places < scheduler.limits.max_num_seqs
+        if scheduler.num_waiting and memory_is_the_limit:
+            lost += pool.num_free
+        return lost * self._kv.block_size
 
     def _ended(self) -> tuple[int, int]:
         """(filled slots, slots) that finished sequences of a static batch hold and nobody else does."""
@@ -121,6 +137,7 @@ class SlotLedger:
         k, n = num_steps, len(before.computed)
         self.sums.filled += k * before.filled + n * (k * (k + 1) // 2)
         self.sums.never_filled += k * before.ended_held
+        self.sums.lost += k * before.lost
         if not self._paged:
             self.sums.held += k * before.used_blocks * self._kv.block_size
             self.sums.never_filled += k * before.surplus
@@ -142,6 +159,7 @@ class SlotLedger:
             self._kv.num_used_blocks,
             ended_held,
             0 if self._paged else self._surplus(self._scheduler.running),
+            self._lost(),
         )
 
 
@@ -155,6 +173,7 @@ class DecodeState:
     used_blocks: int
     ended_held: int  # slots of finished sequences of a static batch
     surplus: int  # reserved slots that will never be filled
+    lost: int  # slots, to external fragmentation
 
 
 def sum_of_blocks(num_slots: np.ndarray, block_size: int) -> np.ndarray:

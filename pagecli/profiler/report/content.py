@@ -9,6 +9,7 @@ from pagecli.profiler.recording.records import PolicyResult, Recording
 from pagecli.profiler.recording.run_summary import hardware_summary, joules_per_token
 from pagecli.profiler.recording.run_totals import block_size_of, end_seconds, num_requests, num_steps, total
 from pagecli.profiler.replay.paper_claims import claim_for
+from pagecli.profiler.replay.paper_figures import is_papers_setting
 from pagecli.profiler.report import block_charts, hardware_charts, memory_charts, run_charts, sweep_chart
 from pagecli.profiler.report.advice import advice
 from pagecli.profiler.report.chart_style import Chart, bytes_text, seconds_text, style
@@ -55,12 +56,13 @@ def build_report(
     sweep: "Sequence[SweepResult]" = (),
 ) -> Report:
     """The report of what there is. `workload`: a name that the paper has figures for (sharegpt, alpaca), or another."""
+    papers = plan is not None and in_papers_setting(plan)
     with style():
         sections = [
             section
             for section in (
                 _plan_section(plan) if plan else None,
-                *(_policy_section(kind, workload) for kind in _kinds(results or []) if kind),
+                *(_policy_section(kind, workload if papers else None) for kind in _kinds(results or []) if kind),
                 _run_section(recording) if recording and (recording.steps or recording.requests) else None,
                 _hardware_section(recording) if recording else None,
                 _sweep_section(sweep) if sweep else None,
@@ -71,6 +73,12 @@ def build_report(
     charts = [chart for section in sections for chart in section.charts]
     facts = [("workload", workload)] if workload else []
     return Report(title, facts + _facts(recording), sections, advice(results, recording), charts)
+
+
+def in_papers_setting(plan: Plan) -> bool:
+    """Whether the paper's figures are of the plan's model and GPU."""
+    settings = plan.settings
+    return is_papers_setting(settings.model, settings.device.name, settings.num_devices)
 
 
 def _kinds(results: Sequence[PolicyResult]) -> tuple[list[PolicyResult], list[PolicyResult]]:
@@ -121,14 +129,17 @@ def _plan_section(plan: Plan) -> Section:
 
 
 def _policy_section(results: Sequence[PolicyResult], workload: str | None) -> Section:
-    """Results of one kind, replayed or measured, for their speeds are of different machines."""
+    """Results of one kind, replayed or measured, for their speeds are of different machines.
+
+    `workload`: what the paper's figures beside replayed ones are of; None: they are left out.
+    """
     measured, usual = results[0].measured, _usual_block_size(results)
     distinct = {
         (r.policy, r.batching, r.prefix_caching): r for r in reversed(results) if r.policy != "paged" or r.block_size == usual
     }
     compared = [result for result in results if any(result is kept for kept in distinct.values())]
     charts = _there(
-        memory_charts.waste(compared),
+        memory_charts.waste(compared, beside_paper=workload is not None and not measured),
         memory_charts.policies(compared, None if measured else workload),
         memory_charts.block_sizes(results),
     )

@@ -31,7 +31,8 @@ SHARES = (
     ("token states", BLUE),
     ("reservation", SKY),
     ("internal fragmentation", ORANGE),
-    ("external fragmentation and others", GREY),
+    ("external fragmentation", PURPLE),
+    ("free", GREY),
 )
 _PART_COLOURS = {
     "weights": BLUE,
@@ -104,19 +105,20 @@ def label_of(result: PolicyResult, results: Sequence[PolicyResult]) -> str:
     return " · ".join(words)
 
 
-def _shares(result: PolicyResult) -> tuple[float, float, float, float]:
+def _shares(result: PolicyResult) -> tuple[float, ...]:
     shares = result.shares
-    return shares.token_states, shares.reservation, shares.internal_fragmentation, shares.external_fragmentation
+    held = shares.token_states, shares.reservation, shares.internal_fragmentation
+    return *held, shares.external_fragmentation, shares.free
 
 
-def waste(results: Sequence[PolicyResult]) -> Chart | None:
-    """Where each policy's KV slots went, the paper's systems below ours (its figure 2)."""
+def waste(results: Sequence[PolicyResult], beside_paper: bool = True) -> Chart | None:
+    """Where each policy's KV slots went; `beside_paper`: the paper's systems below ours (its figure 2)."""
     if not results:
         return None
     lines: list[tuple[str, tuple[float | None, ...], bool]] = []
     for result in results:
         lines.append((label_of(result, results), _shares(result), False))
-        paper = system_for(result.policy, result.batching)
+        paper = system_for(result.policy, result.batching) if beside_paper else None
         if paper and not any(label == _paper_label(paper) for label, _, _ in lines):
             lines.append((_paper_label(paper), _paper_shares(paper), True))
     figure, (axes,) = new_figure(1.1 + 0.36 * len(lines))
@@ -132,13 +134,16 @@ def waste(results: Sequence[PolicyResult]) -> Chart | None:
     for name, colour in SHARES:
         axes.barh(0, 0, color=colour, label=name)
     axes.set(xlim=(0, 100), xlabel="Percent of KV memory")
-    figure.legend(loc="outside lower left", ncols=4)
+    figure.legend(loc="outside lower left", ncols=5)
     best = max(results, key=lambda result: result.shares.token_states)
+    paper_bars = (
+        " Thin bars: the paper's systems on its own workload (figure 2), external fragmentation and others in one; what it does"
+        " not divide is left blank."
+    )
     return Chart(
         "kv-waste",
         "Where each policy's KV slots went",
-        "Averaged over the steady part of the workload. Thin bars: the paper's systems on its own workload (figure 2); what it"
-        " does not divide is left blank.",
+        f"Averaged over the steady part of the workload.{paper_bars if beside_paper else ''}",
         f"Most token states: {label_of(best, results)} with {best.shares.token_states:.1f} % of KV memory, the least "
         f"{min(result.shares.token_states for result in results):.1f} %.",
         figure,
@@ -153,7 +158,7 @@ def _paper_label(paper: PaperSystem) -> str:
 
 
 def _paper_shares(paper: PaperSystem) -> tuple[float | None, ...]:
-    return paper.token_states, paper.reservation, paper.internal_fragmentation, paper.external_fragmentation
+    return paper.token_states, paper.reservation, paper.internal_fragmentation, paper.external_fragmentation, None
 
 
 def _name_rows(axes: Axes, labels: Sequence[str], muted: Sequence[bool]) -> None:

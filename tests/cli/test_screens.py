@@ -1,0 +1,130 @@
+"""Terminals of 60, 80 and 120 columns: no number and no flag is cut or broken, and nothing is too wide."""
+
+import io
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console as RichConsole
+
+from pagecli.cli.app import main
+from pagecli.cli.profile.command_lines import CommandLines
+from pagecli.cli.profile.tables import Column, FittingTable
+from pagecli.cli.terminal.name_value_lines import name_value_lines
+from pagecli.cli.terminal.progress import fitting_figures
+from pagecli.jobs.monitoring.events import Look
+from pagecli.jobs.run.job_loop import Progress
+from pagecli.profiler.plan import local_device
+
+WIDTHS = [60, 80, 120]
+
+
+def words_of(text: str) -> set[str]:
+    """Numbers with their units' signs, and flags; list layouts put commas behind them."""
+    return {word.strip(".,;:()") for word in text.split() if re.search(r"\d", word) or word.startswith("--")}
+
+
+def printed(part, width: int) -> str:
+    screen = io.StringIO()
+    RichConsole(file=screen, width=width, highlight=False).print(part)
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "-m opt-13b --gpu a100-40gb --num-requests 12 --block-sizes 1,16",
+        "-m llama-3.1-8b --gpu l4 --num-requests 12 --policies paged,reserve-oracle/static",
+        "-m smollm2-135m --num-requests 12 --workload alpaca",
+        "-m opt-175b --gpu t4",
+    ],
+)
+def test_a_profile_says_the_same_at_every_width(flags, width, monkeypatch, capsys):
+    monkeypatch.setenv("PAGECLI_CPU_ISA", "avx2")
+    monkeypatch.setattr(local_device, "available_bytes", lambda: 20 * 2**30)
+
+    def shown(columns: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit):
+            main(["profile", *flags.split()])
+        return capsys.readouterr().out
+
+    wide, text = shown(400), shown(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert words_of(wide) <= words_of(text)
+
+
+@pytest.mark.parametrize("flags", ["-m opt-125m", "-m opt-13b --gpu a100-80gb", "-m opt-13b --gpu a100-40gb --workload alpaca"])
+def test_the_papers_figures_stand_only_beside_a_plan_of_its_model_and_gpu(flags, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        main(["profile", *flags.split(), "--num-requests", "10"])
+    out = capsys.readouterr().out
+    is_papers = "a100-40gb" in flags
+    assert ("Orca" in out) == ("A100-40GB" in out) == ("SOSP" in out) == is_papers
+
+
+names = st.text("abc,-d 0", min_size=1, max_size=20).map(str.strip).filter(bool)
+numbers = st.integers(0, 10**9).map(lambda n: f"{n:,}")
+texts = st.lists(st.text("abc0123--", min_size=1, max_size=9), max_size=8).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(names, numbers, numbers, texts, numbers), min_size=1, max_size=4),
+    width=st.integers(34, 140),
+)
+def test_a_table_of_any_content_is_whole_at_any_width(rows, width):
+    columns = [Column("name", "name"), Column("first\nnumber"), Column("second"), Column("note", "text"), Column("third")]
+    text = printed(FittingTable(columns, rows, "A table"), width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for _, *values, note, last in rows:
+        for word in (*values, last, *note.split()):
+            assert any(re.search(rf"(?<![\w,-]){re.escape(word)}(?!\w|,\w)", line) for line in lines), word
+
+
+@given(
+    parts=st.lists(st.from_regex(r"--[a-z-]{3,20} [a-z0-9]{1,12}", fullmatch=True), max_size=8),
+    width=st.integers(45, 150),
+)
+def test_a_command_over_several_lines_is_the_same_command(parts, width):
+    lines = CommandLines(["pagecli generate INPUT OUTPUT", *parts]).lines(width)
+    assert max(map(len, lines)) <= width
+    assert re.sub(r" \\\n +", " ", "\n".join(lines)) == " ".join(["pagecli generate INPUT OUTPUT", *parts])
+
+
+@given(
+    pairs=st.lists(st.tuples(st.text("ab c", max_size=10), st.lists(numbers, max_size=9).map(" of ".join)), max_size=5),
+    width=st.integers(40, 100),
+)
+def test_values_are_broken_between_words_only_and_on_terminals_only(pairs, width):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(width))
+        lines = name_value_lines(pairs, Terminal())
+    assert max(map(len, lines), default=0) <= width
+    assert [word for line in lines for word in line.split()] == [word for pair in pairs for word in " ".join(pair).split()]
+    assert len(name_value_lines(pairs, io.StringIO())) == len(pairs)
+
+
+@given(
+    progress=st.builds(
+        Progress, st.integers(0, 10**6), st.integers(0, 99), st.integers(0, 999), st.integers(0, 999), st.floats(0, 1),
+        st.integers(0, 10**8), st.none(),
+    ),
+    room=st.integers(0, 80),
+)  # fmt: skip
+def test_the_progress_bar_leaves_figures_out_rather_than_cut_them(progress, room):
+    look = Look(progress, 123.4, 5.6, 78.0)
+    whole, text = fitting_figures(look, 1000).split("  "), fitting_figures(look, room)
+    assert len(text) <= room
+    assert set(filter(None, text.split("  "))) <= set(whole)
+    assert "1:18 left" in text or room < len("1:18 left")
