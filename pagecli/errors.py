@@ -24,6 +24,7 @@ class ErrorCode(StrEnum):
     INVALID_CSV = "invalid_csv"  # a record with too many or too few fields, or broken quotes
     INVALID_ENCODING = "invalid_encoding"  # not UTF-8, or half of a surrogate pair
     INVALID_TYPE = "invalid_type"  # JSON, but not an object; a prompt that is no text; messages that are no chat
+    ROW_TOO_LARGE = "row_too_large"  # more bytes than --max-row-bytes, or nested too deep
     MISSING_PROMPT = "missing_prompt"  # no prompt, or more than one
     EMPTY_PROMPT = "empty_prompt"
     PROMPT_TOO_LONG = "prompt_too_long"

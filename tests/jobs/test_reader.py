@@ -61,7 +61,7 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path)
         (b"null", "line 7: a JSON null, not an object"),
         (b'{"prompt": "\xff"}', "line 7: invalid UTF-8 at byte 13"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line 7: invalid JSON: Exceeds the limit"),
-        (b"[" * 100_000, "line 7: invalid JSON: maximum recursion"),
+        (b"[" * 100_000, "line 7: nested more than 100 levels deep"),
     ],
 )
 def test_bad_line_is_a_row_that_says_what_is_wrong(line, says):
@@ -103,14 +103,6 @@ def test_parquet_rows_keep_their_types(tmp_path):
     assert [dict(row.columns) for row in rows] == table.to_pylist()
     assert [row.index for row in rows] == [0, 1, 2]
     assert "missing" not in rows[0].columns
-
-
-def test_nanoseconds_become_text_instead_of_an_error(tmp_path):
-    table = pa.table({"t": pa.array([1], pa.timestamp("ns")), "s": pa.array([{"t": 1}], pa.struct({"t": pa.timestamp("ns")}))})
-    pq.write_table(table, tmp_path / "in.parquet")
-    (row,) = read(str(tmp_path / "in.parquet"))
-    assert row.columns["t"] == "1970-01-01 00:00:00.000000001"
-    assert row.columns["s"] == {"t": "1970-01-01 00:00:00.000000001"}
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.parquet"])

@@ -12,7 +12,8 @@ from typing import Any
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode
-from pagecli.jobs.rows.arrow_values import json_default
+from pagecli.jobs.rows.arrow_digest import row_bytes
+from pagecli.jobs.rows.arrow_values import ArrowColumns, json_default
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow
 
@@ -25,12 +26,14 @@ _encode_outputs = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def row_digest(row: InputRow) -> bytes:
-    """8 bytes that tell an input row from another: of all its columns, or of why it could not be read."""
-    try:
-        text = _encode_row([dict(row.columns), row.error])
-    except (RecursionError, TypeError, ValueError):  # what JSON cannot say
-        text = f"{row.error}"
-    return hashlib.blake2b(text.encode("ascii", "replace"), digest_size=8).digest()
+    """8 bytes that tell an input row from another: of all its columns, and of why it could not be read."""
+    columns = row.columns
+    if not isinstance(columns, ArrowColumns):
+        return hashlib.blake2b(_encode_row([columns, row.error]).encode("ascii"), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{row.error}".encode("utf-8", "replace"), digest_size=8)
+    for piece in row_bytes(columns.batch, columns.offset):
+        digest.update(piece)
+    return digest.digest()
 
 
 def encode(outputs: list[OutputRow], with_token_ids: bool = True) -> bytes:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.readers.text_input import TextInput, TextRows
 from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.json_text import is_too_deep
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids"}
@@ -104,9 +105,10 @@ def cell_value(cell: str, is_text: bool = False) -> Any:
     if is_text and not cell.startswith("["):
         return cell
     try:
-        return json.loads(cell)
+        value = json.loads(cell)
     except (ValueError, RecursionError):
         return cell
+    return cell if is_too_deep(value) else value
 
 
 def _is_invalid(text: str) -> bool:

@@ -13,6 +13,7 @@ from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.readers.openai_batch_input import from_batch_row, is_batch_row
 from pagecli.jobs.readers.text_input import COMPRESSED_SUFFIXES, UTF8_BOM, TextInput, TextRows
 from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.json_text import MAX_DEPTH, TOO_DEEP, is_too_deep
 
 MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
 
@@ -68,13 +69,15 @@ class JsonlSource(TextRows):
 
 
 def parse_line(line: bytes, index: int, line_number: int) -> InputRow:
-    """The row in one line of JSON; NaN, Infinity and integers of any size are taken, as Python's json does."""
+    """The row in one line of JSON; NaN, Infinity and integers of up to 4,300 digits are taken, as Python's json does."""
     columns: dict[str, Any] = {}
     error: str | None = None
     code = ErrorCode.INVALID_JSON
     try:
         value = json.loads(line.decode("utf-8"))
-        if isinstance(value, dict):
+        if _may_be_too_deep(line) and is_too_deep(value):
+            error, code = TOO_DEEP, ErrorCode.ROW_TOO_LARGE
+        elif isinstance(value, dict):
             columns, error = _without_surrogates(value, line)
             code = ErrorCode.INVALID_ENCODING
         else:
@@ -83,11 +86,17 @@ def parse_line(line: bytes, index: int, line_number: int) -> InputRow:
         error, code = f"invalid UTF-8 at byte {problem.start + 1}", ErrorCode.INVALID_ENCODING
     except json.JSONDecodeError as problem:
         error = f"invalid JSON: {problem.msg} at column {problem.pos + 1}"
-    except (ValueError, RecursionError) as problem:  # an integer of over 4,300 digits; nesting too deep
+    except ValueError as problem:  # an integer of over 4,300 digits
         error = f"invalid JSON: {str(problem).split(';')[0]}"
+    except RecursionError:
+        error, code = TOO_DEEP, ErrorCode.ROW_TOO_LARGE
     if error is None:
         return InputRow(index, columns, line_number, num_bytes=len(line))
     return InputRow(index, columns, line_number, f"line {line_number}: {error}", num_bytes=len(line), error_code=code)
+
+
+def _may_be_too_deep(line: bytes) -> bool:
+    return line.count(b"[") + line.count(b"{") > MAX_DEPTH
 
 
 def _without_surrogates(columns: dict[str, Any], line: bytes) -> tuple[dict[str, Any], str | None]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pagecli.errors import InputError
 from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet
+from pagecli.jobs.readers.parquet_types import plain_schema
 from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.file_version import FileVersion
@@ -127,7 +128,7 @@ class MultiParquetSource(MultiFileSource):
         for path in paths:
             with open_parquet(path) as file:
                 self._total += file.metadata.num_rows
-                own = file.schema_arrow.remove_metadata()
+                own = plain_schema(file.schema_arrow).remove_metadata()
             if schema is not None and own != schema:
                 own = _unified(schema, own, path)
             schema = own

@@ -1,12 +1,14 @@
 """Parquet input, streamed in small record batches; columns stay Arrow until somebody asks for a value."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.errors import InputError
+from pagecli.errors import ErrorCode, InputError
+from pagecli.jobs.readers.parquet_types import as_schema, plain_schema, with_valid_text
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.input_row import InputRow, RowEstimate
 from pagecli.jobs.storage import remote_files
@@ -26,11 +28,11 @@ class ParquetSource:
     def __init__(self, path: str, limit: int | None = None, schema: pa.Schema | None = None) -> None:
         self.name = remote_files.shown(path)
         self._limit = limit
-        self._wanted = schema
         self._path = remote_files.local(path)
         self._version = FileVersion.of_input(path)
         self._file = open_parquet(path)
-        self.schema: pa.Schema | None = schema if schema is not None else self._file.schema_arrow
+        self._schema = schema if schema is not None else plain_schema(self._file.schema_arrow)
+        self.schema: pa.Schema | None = self._schema
         self.column_names: list[str] | None = self._file.schema_arrow.names
         names = self.column_names
         repeated = sorted({name for name in names if names.count(name) > 1})
@@ -48,16 +50,19 @@ class ParquetSource:
         while self._limit is None or index < self._limit:
             try:
                 batch = next(batches, None)
-                if batch is not None and self._wanted is not None:
-                    batch = as_schema(batch, self._wanted)
+                if batch is None:
+                    return
+                batch, wrong_texts = with_valid_text(as_schema(batch, self._schema))
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{self.name} cannot be read after row {index}: {_one_line(error)}") from error
-            if batch is None:
-                return
             num_rows = batch.num_rows if self._limit is None else min(batch.num_rows, self._limit - index)
             row_bytes = batch.nbytes // max(batch.num_rows, 1)
             for offset in range(num_rows):
-                yield InputRow(index, ArrowColumns(batch, offset), num_bytes=row_bytes)
+                row = InputRow(index, ArrowColumns(batch, offset), num_bytes=row_bytes)
+                if offset in wrong_texts:
+                    problem = f"row {index}: invalid UTF-8 in column {wrong_texts[offset]}"
+                    row = dataclasses.replace(row, error=problem, error_code=ErrorCode.INVALID_ENCODING)
+                yield row
                 index += 1
 
     def _batch_rows(self) -> int:
@@ -90,15 +95,6 @@ def open_parquet(path: str) -> pq.ParquetFile:
         raise InputError(f"{name} is not a readable Parquet file: {_one_line(error)}", "it may be cut short") from error
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with the columns of `schema`, null where it has none."""
-    arrays = []
-    for field in schema:
-        position = batch.schema.get_field_index(field.name)
-        arrays.append(pa.nulls(batch.num_rows, field.type) if position < 0 else batch.column(position).cast(field.type))
-    return pa.record_batch(arrays, schema=schema)
 
 
 def _one_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ RESULT_COLUMNS = (
 )
 CARRIED_PREFIX = "input_"
 SHARD_COLUMN = "pagecli_shard"  # of a shard's output: {number, count, row}
+OTHER_COLUMNS = "pagecli_other_columns"  # of Parquet out of JSON rows: columns beyond the bound on their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def carried_name(name: str) -> str:
     bare = name
     while bare.startswith(CARRIED_PREFIX):
         bare = bare[len(CARRIED_PREFIX) :]
-    return CARRIED_PREFIX + name if bare in RESULT_COLUMNS or bare == SHARD_COLUMN else name
+    return CARRIED_PREFIX + name if bare in (*RESULT_COLUMNS, SHARD_COLUMN, OTHER_COLUMNS) else name
 
 
 def carried_columns(row: InputRow) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from pagecli.jobs.storage.byte_streams import decompressed, open_raw
 from pagecli.jobs.writers.jsonl_writer import SUFFIXES
 from pagecli.jobs.writers.open_output import suffix_of
 from pagecli.jobs.writers.output_options import Compression
+from pagecli.jobs.writers.parquet_writer import check_footer
 
 _LAST_KEY = re.compile(rb', "%s": (\{[^{}]*\})\}\n?\Z' % SHARD_COLUMN.encode())
 
@@ -58,6 +59,8 @@ def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: C
                     num_rows = merge_parquet(paths, file, compression)
         except OSError as error:
             raise not_writable(final, error) from error
+        if suffix not in SUFFIXES:
+            check_footer(temporary, num_rows, final)
         publish(temporary, final, overwrite)
     finally:
         remove(temporary)

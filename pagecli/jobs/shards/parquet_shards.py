@@ -43,7 +43,7 @@ class _Part:
         if SHARD_COLUMN not in self.schema.names or self.schema.field(SHARD_COLUMN).type != SHARD_TYPE:
             raise InputError(f"{path} is no part of a job", NO_PART)
         self._batches = file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
-        self.table: pa.Table = self.schema.empty_table()
+        self.table: pa.Table = pa.Table.from_batches([], self.schema)
         self.rows = np.empty(0, np.int64)
         self.has_more = True
         self.read_more()

@@ -1,15 +1,22 @@
-"""Arrow columns out of JSON values: one type for a whole column, widened as values come, JSON text where none fits."""
+"""Arrow columns out of JSON values: one type for a whole column, widened as values come, JSON text where none fits.
 
-import json
+What is nested deeper than MAX_LEVELS, or has more leaf columns than it may, is never given to Arrow: its memory is objects
+times keys, and a file nested 50 lists deep is one that Arrow writes and does not open (it reads 100 levels of the schema, of
+which a list takes two).
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
-from pagecli.jobs.rows.arrow_values import json_default
+from pagecli.jobs.rows.json_text import to_json
+
+MAX_LEVELS = 32  # of lists and objects inside each other in a Parquet column
 
 
 def to_array(values: list[Any]) -> pa.Array | None:
-    """The values as an Arrow array that says exactly what they say, or None where no Arrow type does.
+    """Bounded values (see is_bounded) as an Arrow array that says exactly what they say, or None where no type does.
 
     Integers among floats become floats; missing keys of objects become null. Nothing else is converted.
     """
@@ -20,6 +27,37 @@ def to_array(values: list[Any]) -> pa.Array | None:
     if not _storable(array.type) or (_has_float(array.type) and not all(_says(array.type, value) for value in values)):
         return None
     return array
+
+
+def is_bounded(values: list[Any], max_leaves: int) -> bool:
+    """Whether one type for the values is nested at most MAX_LEVELS deep and has at most `max_leaves` leaf columns."""
+    groups = [values]  # of values that lie in one place of the type
+    for _ in range(MAX_LEVELS + 1):
+        inner: dict[tuple[int, str | None], list[Any]] = {}
+        for place, group in enumerate(groups):
+            for name, value in _inner_values(group):
+                inner.setdefault((place, name), []).append(value)
+                if len(inner) > max_leaves:
+                    return False
+        groups = list(inner.values())
+        if not groups:
+            return True
+    return False
+
+
+def _inner_values(group: list[Any]) -> Iterable[tuple[str | None, Any]]:
+    """What is in the objects, by its key, and in the lists of a group; of a list only what may hold more."""
+    for value in group:
+        if isinstance(value, dict):
+            yield from value.items()
+        elif isinstance(value, list):
+            yield None, None
+            yield from ((None, item) for item in value if isinstance(item, dict | list))
+
+
+def num_leaves(kind: pa.DataType) -> int:
+    """Leaf columns that a column of this type takes in Parquet."""
+    return sum(num_leaves(kind.field(number).type) for number in range(kind.num_fields)) if kind.num_fields else 1
 
 
 def merged_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -47,7 +85,7 @@ def json_text(value: Any, plain_strings: bool) -> str | None:
         return None
     if plain_strings and isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, default=json_default)
+    return to_json(value)
 
 
 def _storable(kind: pa.DataType) -> bool:

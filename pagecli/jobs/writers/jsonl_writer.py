@@ -1,7 +1,6 @@
 """JSON Lines output: to a file, plain or compressed, or to a stream row by row."""
 
 import io
-import json
 import math
 import os
 import stat
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import InputError
-from pagecli.jobs.rows.arrow_values import json_default
+from pagecli.jobs.rows.json_text import to_json
 from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, carried_columns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.storage.byte_streams import wait_for_room
@@ -163,7 +162,7 @@ class StreamRowWriter:
 
 
 class RowEncoder:
-    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity stay as Python's json writes them."""
+    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity are null."""
 
     def __init__(self, columns: ResultColumns) -> None:
         self._columns = columns
@@ -185,7 +184,7 @@ class RowEncoder:
             record["logprobs"] = logprob_records(row.logprobs)
         record["error"] = row.error
         record["error_code"] = row.error_code
-        return (json.dumps(record, ensure_ascii=False, default=json_default) + "\n").encode("utf-8", "replace")
+        return (to_json(record) + "\n").encode("utf-8", "replace")
 
 
 def logprob_records(logprobs: list[TokenLogprobs] | None) -> list[dict[str, Any]] | None:

@@ -6,11 +6,14 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.output_row import SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
-from pagecli.jobs.writers.json_inference import json_text, merged_type, to_array, widened
+from pagecli.jobs.rows.output_row import OTHER_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
+from pagecli.jobs.writers.json_inference import MAX_LEVELS, is_bounded, json_text, merged_type, num_leaves, to_array, widened
 from pagecli.jobs.writers.jsonl_writer import logprob_records
 from pagecli.jobs.writers.shard_labels import ShardLabels
 
+MAX_LEAVES = 1000  # leaf columns of JSON rows: each takes memory in every row group and in the footer
+MAX_FIRST_COLUMNS = 10_000  # the first row's columns (a CSV file's header) may be more, up to this
+MIXED = "holds values of different types"
 JSON_TEXT = {"pagecli": "json"}  # of a column whose values are JSON as text
 _LOGPROB = [("token_id", pa.int32()), ("logprob", pa.float32())]
 SHARD_TYPE = pa.struct(
@@ -69,43 +72,79 @@ def _slices(rows: list[OutputRow]) -> list[pa.RecordBatch]:
 
 
 class InferredColumns:
-    """Columns of JSON rows. Types widen from group to group and never narrow; a mixed column becomes JSON text."""
+    """Columns of JSON rows. Types widen from group to group and never narrow; a column of mixed values becomes JSON text.
+
+    The number of leaf columns is bounded, by MAX_LEAVES or by what the first row brings: a nested column that would bring more
+    is JSON text too, and columns that come after so many others go, as an object in JSON text, into one column for all of them.
+    """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
+        self._max_leaves: int | None = None  # None until the first row
         self.types: dict[str, pa.DataType] = {}
         self.json_columns: set[str] = set()
 
     def build(self, rows: list[OutputRow]) -> dict[str, Any]:
-        values: dict[str, list[Any]] = {"id": [row.id for row in rows]}
-        for position, row in enumerate(rows):
-            for name, new_name in carried_columns(row.row):
-                values.setdefault(new_name, [None] * len(rows))[position] = row.row.columns[name]
-        for name in self.types:
-            values.setdefault(name, [None] * len(rows))
+        if rows and self._max_leaves is None:
+            self._max_leaves = max(MAX_LEAVES, min(len(rows[0].row.columns), MAX_FIRST_COLUMNS))
+        values = self._values(rows)
         for name in values:
             self.types.setdefault(name, pa.null())
         if not rows:
             self.types["id"] = pa.int64()
         return {name: self._column(name, values[name]) for name in self.types}
 
+    def _values(self, rows: list[OutputRow]) -> dict[str, list[Any]]:
+        """Output name -> a value for each row."""
+        values: dict[str, list[Any]] = {name: [None] * len(rows) for name in ("id", *self.types)}
+        values["id"] = [row.id for row in rows]
+        for position, row in enumerate(rows):
+            others = {}
+            for name, new_name in carried_columns(row.row):
+                if new_name in values or len(values) <= (self._max_leaves or MAX_LEAVES):
+                    values.setdefault(new_name, [None] * len(rows))[position] = row.row.columns[name]
+                else:
+                    others[name] = row.row.columns[name]
+            if others:
+                values.setdefault(OTHER_COLUMNS, [None] * len(rows))[position] = others
+        if OTHER_COLUMNS in values and OTHER_COLUMNS not in self.json_columns:
+            self.json_columns.add(OTHER_COLUMNS)
+            self.types[OTHER_COLUMNS] = pa.string()
+            self._warn(
+                f"rows bring more than {len(values) - 1:,} columns; column {OTHER_COLUMNS!r} has the others, as JSON text"
+            )
+        return values
+
     def _column(self, name: str, values: list[Any]) -> pa.Array:
         if name not in self.json_columns:
-            array = to_array(values)
-            kind = merged_type(self.types[name], array.type) if array is not None else None
-            wide = widened(array, kind) if kind is not None else None
+            wide, problem = self._typed(name, values)
             if wide is not None:
                 self.types[name] = wide.type
                 return wide
-            self.give_up_type(name)
+            self.give_up_type(name, problem)
         return pa.array([json_text(value, plain_strings=name == "id") for value in values], pa.string())
 
-    def give_up_type(self, name: str) -> None:
+    def _typed(self, name: str, values: list[Any]) -> tuple[pa.Array | None, str]:
+        """The values with a type that holds those before them too, or None and why there is none."""
+        max_leaves = self._max_leaves or MAX_LEAVES
+        too_large = f"is nested deeper than {MAX_LEVELS} levels, or the columns' objects have over {max_leaves:,} keys"
+        if not is_bounded(values, max_leaves):
+            return None, too_large
+        array = to_array(values)
+        kind = merged_type(self.types[name], array.type) if array is not None else None
+        if kind is None:
+            return None, MIXED
+        others = [kind_of for other, kind_of in self.types.items() if other != name]
+        if kind.num_fields and sum(map(num_leaves, others)) + num_leaves(kind) > max_leaves:
+            return None, too_large
+        return widened(array, kind), MIXED
+
+    def give_up_type(self, name: str, problem: str = MIXED) -> None:
         """From now on `name` holds JSON text."""
         self.json_columns.add(name)
         self.types[name] = pa.string()
         text = "text" if name == "id" else "JSON text"
-        self._warn(f"column {name!r} holds values of different types; it is written as {text}")
+        self._warn(f"column {name!r} {problem}; it is written as {text}")
 
 
 def result_arrays(rows: list[OutputRow], columns: ResultColumns, labels: ShardLabels | None = None) -> dict[str, pa.Array]:

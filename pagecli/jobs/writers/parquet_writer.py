@@ -22,6 +22,7 @@ from pagecli.jobs.writers.shard_labels import ShardLabels
 
 GROUP_ROWS = 1000
 GROUP_BYTES = 16 << 20
+NOT_READABLE = "check the disk; or write JSON Lines"
 FOOTER_BYTES = 1 << 20  # disk space kept free so that a file can always be closed
 
 
@@ -66,7 +67,9 @@ class ParquetRowWriter:
         if self._rows or not self._segments:
             self._write_group()
         self._close_segment()
-        publish(self._complete(), self._path, self._overwrite)
+        complete = self._complete()
+        check_footer(complete, self.num_rows, self._path)
+        publish(complete, self._path, self._overwrite)
         self.discard()
 
     def keep_partial(self) -> Path | None:
@@ -163,6 +166,19 @@ class ParquetRowWriter:
             remove(segment.path)
         self._segments = [Segment(path, schema, frozenset(self._inferred.json_columns))]
         return path
+
+
+def check_footer(written: Path, num_rows: int, shown: Path) -> None:
+    """That a file which is to become `shown` opens, and has all rows. Raises InputError."""
+    try:
+        with pq.ParquetFile(written) as file:
+            found = file.metadata.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{shown}: what was written cannot be read back: {str(error).splitlines()[0]}", NOT_READABLE
+        ) from error
+    if found != num_rows:
+        raise InputError(f"{shown}: {found:,} rows can be read back of the {num_rows:,} that were written", NOT_READABLE)
 
 
 def _empty_temporary(final: Path) -> Path:
