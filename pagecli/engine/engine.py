@@ -11,7 +11,7 @@ from pagecli.devices.base import HostModel, Model
 from pagecli.devices.cpu import kernels, kv_cache, memory_budget
 from pagecli.devices.cpu.runner import ModelRunner
 from pagecli.engine import loaded_model, threads
-from pagecli.engine.generation import decoding, request_output
+from pagecli.engine.generation import decoding
 from pagecli.engine.generation.stopping import FinishCheck, StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
 from pagecli.engine.listener import BlockPicture, EngineListener, Step, StepSnapshot, StepTimes
@@ -52,7 +52,7 @@ class Engine:
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
         self._finish_check = FinishCheck(frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size))
         self._requests: dict[int, Request] = {}
-        self._search = FailureSearch()
+        self._search: FailureSearch | None = None  # after a step that failed
         self._stats = EngineStats()
         self.listener: EngineListener | None = None
         self.scheduler, self._overlapped = self._make_scheduler(reservations)
@@ -115,7 +115,7 @@ class Engine:
         params = self._admission.check(prompt_token_ids, params)
         request = Request(request_id, prompt_token_ids, params, request_id if row_key is None else row_key)
         self._enter(request)
-        (self.scheduler if self._search.is_over else self._search).add(request)
+        (self._search or self.scheduler).add(request)
         self._stats.num_requests += 1
         self._stats.prompt_tokens += len(prompt_token_ids)
 
@@ -134,9 +134,8 @@ class Engine:
         A step that fails changes nothing: its requests start again, apart, until the one that causes it is found, which comes
         back with `error` set. Raises what broke the engine itself.
         """
-        if self.scheduler.is_idle and not self._search.is_over:
-            for request in self._search.next_group():
-                self.scheduler.add(request)
+        if self._search is not None:
+            self._go_on_searching(self._search)
         try:
             step = self._take_step()
             outputs = [] if step is None else [self._output(request) for request in step.finished]
@@ -187,13 +186,14 @@ class Engine:
         suspects: list[Request] = []
         others: list[Request] = []
         for request in self._requests.values():
-            if not self._search.holds(request):
+            if self._search is None or not self._search.holds(request):
                 (suspects if request.running or request.finished else others).append(request)
         self._reset(error)
         if not suspects or not isinstance(error, Exception):
             raise error
         for request in suspects + others:
             self.scheduler.abort(request)
+        self._search = self._search or FailureSearch()
         alone = self._search.suspect([self._again(r) for r in suspects], [self._again(r) for r in others])
         if alone is None:
             return []
@@ -201,6 +201,14 @@ class Engine:
         del self._requests[alone.request_id]
         text = f"the engine failed on this row: {type(error).__name__}: {error}"
         return [RequestOutput(alone.request_id, alone.num_prompt_tokens, (), text)]
+
+    def _go_on_searching(self, search: FailureSearch) -> None:
+        """Let the next group in when the one before is done; the search ends with the requests that are not suspected."""
+        if self.scheduler.is_idle:
+            for request in search.next_group():
+                self.scheduler.add(request)
+            if search.is_over:
+                self._search = None
 
     def _reset(self, error: BaseException) -> None:
         """No request holds memory, and no step is pending. Raises `error` if that cannot be done."""
@@ -235,7 +243,7 @@ class Engine:
     def abort(self, request_id: int) -> None:
         """Forget an unfinished request and free its blocks."""
         request = self._requests.pop(request_id)
-        if self._search.holds(request):
+        if self._search is not None and self._search.holds(request):
             self._search.abort(request)
         else:
             self.scheduler.abort(request)
@@ -279,4 +287,4 @@ class Engine:
         }
 
     def _output(self, request: Request) -> RequestOutput:
-        return request_output.build(request, self.tokenizer.decode, self._finish_check)
+        return decoding.output_of(request, self.tokenizer.decode, self._finish_check)

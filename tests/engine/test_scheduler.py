@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_machine import SimulatedMachine, make_request, texts
 
-from pagecli.engine.scheduling.waiting_queue import by_prefix
+from pagecli.engine.scheduling.batch import by_prefix
 
 
 def test_a_long_prompt_is_computed_in_chunks_that_fit_the_step():

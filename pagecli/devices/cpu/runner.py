@@ -49,7 +49,8 @@ class ModelRunner:
 
     def launch(self, plan: "StepPlan") -> PendingStep:
         """Run the step. A plan without chunks only moves blocks."""
-        self.mover.carry_out(plan.moves)
+        if plan.moves:
+            self.mover.carry_out(plan.moves)
         if not plan.chunks:
             return PendingStep([], (time.perf_counter(),) * 3)
         inputs = step_inputs.build(plan, self.block_size)

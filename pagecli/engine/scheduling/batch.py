@@ -3,19 +3,25 @@
 Requests are let in while all they know fits beside what is promised already, preempted ones first, then newcomers in the order
 of their prefixes. A preempted request leaves with all its sequences, by recomputation or by swapping (Kwon et al., SOSP 2023,
 section 4.5).
+
+Newcomers are taken in windows of bounded size, so that a row is never put off for longer than a window: output in input order
+then costs bounded memory. Within a window, requests that share their first block stand together, in the order of their tokens
+(longest common prefix order), where the first of them arrived.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pagecli.core.engine_config import Batching
 from pagecli.engine.request import Request, Sequence
-from pagecli.engine.scheduling.preemption import PreemptionLog
 from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.engine.scheduling.waiting_queue import WaitingQueue
 from pagecli.kv.memory import KVMemory
 
 WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
+MAX_WINDOW = 512  # requests of a window
+MAX_NAMED = 100  # requests the log names; the sums count all
 MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is being computed
 
 
@@ -32,6 +38,74 @@ class SchedulerLimits:
     preemption: Literal["recompute", "swap"] = "recompute"
     batching: Batching = "continuous"
     check_integrity: bool = False  # of the KV memory, at every plan
+
+
+@dataclass(slots=True)
+class PreemptionLog:
+    """Sums over the run, and the requests hit hardest by name."""
+
+    count: int = 0
+    num_tokens_lost: int = 0  # computed and dropped; what the prefix cache still has need not be computed again
+    by_request: dict[int, tuple[int, int]] = field(default_factory=dict)  # request_id -> times, tokens lost
+
+    def record(self, request: Request, tokens_lost: int) -> None:
+        self.count += 1
+        self.num_tokens_lost += tokens_lost
+        times, lost = self.by_request.get(request.request_id, (0, 0))
+        if request.request_id in self.by_request or len(self.by_request) < MAX_NAMED:
+            self.by_request[request.request_id] = (times + 1, lost + tokens_lost)
+
+
+def by_prefix(requests: list[Request]) -> list[Request]:
+    """The requests in longest-common-prefix order; those that share no block keep the order they came in."""
+    groups: dict[object, list[Request]] = {}
+    for request in requests:
+        first = request.prefix_hashes[0] if request.prefix_hashes else request.request_id
+        groups.setdefault(first, []).append(request)
+    return [r for group in groups.values() for r in sorted(group, key=lambda r: r.prompt_token_ids)]
+
+
+class WaitingQueue:
+    """What the scheduler admits from, in order."""
+
+    def __init__(self) -> None:
+        self._preempted: deque[Request] = deque()
+        self._window: list[Request] = []
+        self._arrivals: deque[Request] = deque()
+        self.num_requests = 0
+
+    def add(self, request: Request) -> None:
+        self._arrivals.append(request)
+        self.num_requests += 1
+
+    def put_back(self, request: Request) -> None:
+        """A preempted request goes before all others: it is older than any newcomer, and than those preempted before it."""
+        self._preempted.appendleft(request)
+        self.num_requests += 1
+
+    def next_preempted(self) -> Request | None:
+        return self._preempted[0] if self._preempted else None
+
+    def preempted(self) -> list[Request]:
+        """Those that were put back, in order."""
+        return list(self._preempted)
+
+    def newcomers(self) -> Iterator[Request]:
+        """The window's requests in order, then the next window's if all were removed; remove() may be called meanwhile."""
+        while self._window or self._arrivals:
+            if not self._window:
+                arrived = [self._arrivals.popleft() for _ in range(min(MAX_WINDOW, len(self._arrivals)))]
+                self._window = by_prefix(arrived)
+            yield from list(self._window)
+            if self._window:
+                return
+
+    def remove(self, request: Request) -> None:
+        for queue in (self._preempted, self._window, self._arrivals):
+            if request in queue:
+                queue.remove(request)
+                self.num_requests -= 1
+                return
 
 
 class Batch:
@@ -51,7 +125,7 @@ class Batch:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return self._waiting.num_requests
 
     @property
     def num_running(self) -> int:
@@ -61,7 +135,7 @@ class Batch:
     @property
     def is_idle(self) -> bool:
         """Whether there is no request."""
-        return not self._running and not len(self._waiting)
+        return not self._running and not self._waiting.num_requests
 
     @property
     def running(self) -> list[Request]:

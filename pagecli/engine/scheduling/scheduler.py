@@ -48,7 +48,7 @@ class Scheduler(Batch):
         for request in behind:
             budget -= self._schedule(request, budget, lengths)
         self.full = False
-        if len(self._waiting) and self.preemptions.count == num_preemptions:
+        if self._waiting.num_requests and self.preemptions.count == num_preemptions:
             self._admit(lengths, budget, behind)
         if self.limits.check_integrity:
             self.kv.check_integrity()
