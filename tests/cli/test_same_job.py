@@ -18,7 +18,7 @@ from pagecli.jobs.journal import output_claim
 from pagecli.jobs.journal.journal_status import read_journal_status
 from pagecli.jobs.shards.merge import merge_outputs
 from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter
-from pagecli.model.tokenizer import chat_template
+from pagecli.model.tokenizer.templates import chat_template
 
 PROMPTS = [{"id": f"row {i}", "prompt": f"the quick brown fox {i} " + "jumps " * (i % 4)} for i in range(40)]
 SAMPLED = ("--temperature", "1", "--seed", "3", "--max-num-seqs", "6", "--quiet")

@@ -29,8 +29,8 @@ from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.jsonl_writer import RowEncoder
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
 from pagecli.model.readers.gguf_header import read_gguf_header
-from pagecli.model.tokenizer import chat_template
-from pagecli.model.tokenizer.chat_template import ChatTemplate
+from pagecli.model.tokenizer.templates import limits
+from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 FOLDER = Path(tempfile.mkdtemp(prefix="pagecli-fuzz-", dir=MEMORY))
@@ -174,8 +174,8 @@ def safetensors_header(data: bytes) -> None:
 
 def template(data: bytes) -> None:
     """A template renders, or raises; it never runs on."""
-    chat_template.MAX_SECONDS = 0.5
-    chat_template.MAX_STEPS = 20_000
+    limits.MAX_SECONDS = 0.5
+    limits.MAX_STEPS = 20_000
     with contextlib.suppress(
         jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError
     ):

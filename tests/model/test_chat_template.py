@@ -1,13 +1,20 @@
 """Chat templates: rendered as transformers renders them, in a sandbox that hostile ones neither leave nor keep running."""
 
+import subprocess
+import sys
+import threading
 import time
+from datetime import datetime
+from pathlib import Path
 
 import pytest
+from jinja2 import TemplateError
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.model.tokenizer import chat_template
-from pagecli.model.tokenizer.chat_template import ChatTemplate
 from pagecli.model.tokenizer.parts import parts_of
+from pagecli.model.tokenizer.templates import limits
+from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
+from pagecli.model.tokenizer.templates.process import TemplateProcess, TemplateRefused
 from pagecli.model.tokenizer.tokenizer import TransformersTokenizer
 
 CHAT = [
@@ -71,8 +78,8 @@ def test_sample_models_own_template_renders_as_transformers_renders_it(sample_mo
 
 @pytest.mark.parametrize("template", ENDLESS)
 def test_endless_template_ends_as_a_row_error(tiny_tokenizer, monkeypatch, template):
-    monkeypatch.setattr(chat_template, "MAX_STEPS", 20_000)
-    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "MAX_STEPS", 20_000)
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.3)
     started = time.monotonic()
     error = refusal(tiny_tokenizer, monkeypatch, template)
     assert "without an end" in error.message
@@ -92,3 +99,113 @@ def refusal(tokenizer, monkeypatch, template) -> RowError:
     with pytest.raises(RowError) as caught:
         TransformersTokenizer(parts_of(tokenizer)).apply_chat_template(CHAT)
     return caught.value
+
+
+# Each holds the interpreter for minutes, or fills the memory, in one operation.
+TOO_LARGE = [
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '%*d' % (10 ** 9, 1) }}",
+    "{{ '%.1000000000f' | format(1.0) }}",
+    "{{ '{:1000000000}'.format(1) }}",
+    "{{ '{:{}}'.format(1, 10 ** 9) }}",
+    "{{ 7 ** 9999999 % 3 }}",
+    "{% set ns = namespace(n=7) %}{% for i in range(60) %}{% set ns.n = ns.n * ns.n %}{% endfor %}{{ ns.n % 3 }}",
+    "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "{% set ns = namespace(s=[1, 2]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{{ ([1, 2] * 5000000) | sort }}",
+    "{{ messages | slice(10 ** 9) | list }}",
+    "{{ messages | batch(10 ** 9, 'x') | list }}",
+    "{{ messages | tojson(indent=10 ** 9) }}",
+    "{{ 'a' | center(10 ** 9) }}{{ 'a'.ljust(10 ** 9) }}",
+    "{{ '\t'.expandtabs(10 ** 9) }}",
+    "{{ 'a' | indent(10 ** 9, first=true) }}",
+    "{{ ('a' * 10 ** 6).replace('a', 'b' * 10 ** 6) }}",
+    "{{ ('a' * 10 ** 6) | replace('', 'b' * 10 ** 6) }}",
+    "{{ ('a' * 10 ** 6) | join('b' * 10 ** 6) }}{{ ('b' * 10 ** 6).join(['a'] * 10 ** 6) }}",
+    "{{ (1).to_bytes(10 ** 10, 'big') }}",
+    "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}",
+]
+UNSEEN = "{% if messages[0].content == 'run' %}{{ ([[1]] * 1000000) | sum(start=[]) }}{% endif %}fine"
+
+
+@pytest.mark.parametrize("template", TOO_LARGE)
+def test_what_would_hold_the_interpreter_or_fill_memory_is_refused_before_it_is_made(template):
+    started = time.monotonic()
+    with pytest.raises((TemplateError, RecursionError, ValueError)):
+        ChatTemplate(template, {}).render(CHAT)
+    assert time.monotonic() - started < 10
+
+
+def process_of(template):
+    return TemplateProcess(template, {}, datetime(2026, 1, 1))
+
+
+def test_what_no_bound_sees_is_killed_and_the_next_row_is_rendered(monkeypatch):
+    """The sum copies 10^12 bytes in one call, in which Python heeds no signal; other threads run meanwhile."""
+    monkeypatch.setattr(limits, "MAX_SECONDS", 1.0)
+    rendered, ticks = process_of(UNSEEN), []
+    thread = threading.Thread(target=lambda: [ticks.append(time.sleep(0.02)) for _ in range(40)])
+    assert rendered.render(CHAT) == "fine"
+    thread.start()
+    with pytest.raises(TemplateRefused, match="ran more than 1 seconds without an end"):
+        rendered.render([{"role": "user", "content": "run"}])
+    assert len(ticks) == 40
+    assert rendered.render(CHAT) == "fine"
+
+
+def test_a_template_that_never_compiles_is_tried_once(monkeypatch):
+    rendered = process_of("{% for %}")
+    for _ in range(2):
+        with pytest.raises(TemplateRefused, match="Expected an expression"):
+            rendered.render(CHAT)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(TemplateRefused, match="Expected an expression"):
+        rendered.render(CHAT)
+
+
+def test_memory_that_no_bound_sees_is_the_rows_error():
+    rendered = process_of("{{ (['a' * 10 ** 7] * 10 ** 4) | join }}")
+    with pytest.raises(TemplateRefused, match=r"needs too much memory|was ended by"):
+        rendered.render(CHAT)
+
+
+def test_a_process_that_ended_while_it_had_nothing_to_do_is_started_again():
+    rendered = process_of("fine")
+    assert rendered.render(CHAT) == "fine"
+    rendered._process.kill()
+    rendered._process.wait()
+    assert rendered.render(CHAT) == "fine"
+
+
+def test_where_no_process_can_be_started_templates_are_rendered_all_the_same(monkeypatch):
+    def fail(*args, **settings):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    rendered = process_of("{{ messages | length }}")
+    assert [rendered.render(CHAT), rendered.render(CHAT[:1])] == ["4", "1"]
+
+
+def test_surrogates_dates_and_long_texts_go_there_and_back():
+    rendered = process_of("{{ messages[0].content }}|{{ messages[0].day.year }}|{{ strftime_now('%d') }}")
+    text = "\ud800 🙂\n" * 300_000
+    assert rendered.render([{"role": "user", "content": text, "day": datetime(2020, 1, 1)}]) == f"{text}|2020|01"
+
+
+def test_the_process_ends_with_the_one_that_started_it():
+    code = (
+        "import os, sys; from datetime import datetime; from pagecli.model.tokenizer.templates.process import TemplateProcess\n"
+        "t = TemplateProcess('{{ ([[1]] * 1000000) | sum(start=[]) if messages else 1 }}', {}, datetime(2026, 1, 1))\n"
+        "t.render([]); print(t._process.pid, flush=True); t.render([1])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    time.sleep(0.3)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "it runs on"
+        time.sleep(0.05)

@@ -14,7 +14,7 @@ from pagecli.model.tokenizer.token_bytes import token_bytes_of
 from pagecli.model.tokenizer.token_length import longest_token_bytes
 
 if TYPE_CHECKING:
-    from pagecli.model.tokenizer.chat_template import ChatTemplate
+    from pagecli.model.tokenizer.templates.process import TemplateProcess
 
 
 class Tokenizer(Protocol):
@@ -61,7 +61,7 @@ class TransformersTokenizer:
         self.vocab_size = parts.num_tokens
         self.has_chat_template = parts.has_chat_template
         self.template_time: datetime | None = None
-        self._chat_template: ChatTemplate | None = None  # compiled when it is first needed
+        self._chat_template: TemplateProcess | None = None  # made when it is first needed
         self._token_bytes: Callable[[int], bytes | None] | None = None
         self._longest_token_bytes: int | None = 0  # 0: not looked up yet
 
@@ -77,7 +77,7 @@ class TransformersTokenizer:
             )
         try:
             if self._chat_template is None:
-                self._chat_template = _compiled(self._parts, self.template_time or datetime.now())
+                self._chat_template = _template_of(self._parts, self.template_time or datetime.now())
             text = self._chat_template.render(messages)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
@@ -116,9 +116,9 @@ class TransformersTokenizer:
             ) from error
 
 
-def _compiled(parts: TokenizerParts, now: datetime) -> "ChatTemplate":
-    from pagecli.model.tokenizer.chat_template import ChatTemplate  # and jinja2, which a job of plain prompts does without
+def _template_of(parts: TokenizerParts, now: datetime) -> "TemplateProcess":
+    from pagecli.model.tokenizer.templates.process import TemplateProcess  # which a job of plain prompts does without
 
     if parts.chat_template is None:
         raise ValueError(parts.chat_template_error)
-    return ChatTemplate(parts.chat_template, parts.special_tokens, now)
+    return TemplateProcess(parts.chat_template, parts.special_tokens, now)

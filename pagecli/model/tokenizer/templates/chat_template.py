@@ -2,7 +2,8 @@
 
 A template is a program out of the model's repository. Jinja's immutable sandbox keeps it from attributes that lead out and
 from changing what it is given; here its loops and calls are counted and timed too, since loops within loops, and macros that
-call themselves twice, need no attribute to run for ever; and the products and powers that fill memory are refused.
+call themselves twice, need no attribute to run for ever; what would fill memory is refused (bounds.py). A model's template is
+rendered in a process of its own (process.py).
 What templates may expect (functions, filters, the generation tag): huggingface.co/docs/transformers/chat_templating.
 """
 
@@ -21,9 +22,8 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MAX_STEPS = 1_000_000  # loop passes and calls; a message of a usual template takes under 50
-MAX_SECONDS = 10.0
-MAX_PRODUCT = 1 << 24  # characters or items that a product may have
+from pagecli.model.tokenizer.templates import bounds, limits
+
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -64,27 +64,29 @@ class _GenerationTag(Extension):
 
 
 class _CountingEnvironment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("*", "**"))
+    intercepted_binops = bounds.OPERATORS
 
     def __init__(self, now: datetime) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         del self.globals["lipsum"]
         self.globals.update(raise_exception=_raise_exception, strftime_now=now.strftime, namespace=_namespace)
-        self.filters.update(tojson=_tojson, pagecli_counted=self._counted, random=self._random_item)
+        self.filters.update(tojson=_tojson, random=self._random_item)
+        self.filters = {name: bounds.checked_filter(name, function) for name, function in self.filters.items()}
+        self.filters.update(pagecli_counted=self._counted, pagecli_text=bounds.check_text)
         self.start()
 
     def start(self) -> None:
         """Before each rendering."""
         self._steps = 0
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._deadline = time.monotonic() + limits.MAX_SECONDS
         self._chance = random.Random(0)  # equal conversations get equal prompts
 
     def _step(self) -> None:
         self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise SecurityError(f"it ran more than {MAX_STEPS:,} steps without an end")
+        if self._steps > limits.MAX_STEPS:
+            raise SecurityError(f"it ran more than {limits.MAX_STEPS:,} steps without an end")
         if time.monotonic() > self._deadline:
-            raise SecurityError(f"it ran more than {MAX_SECONDS:g} seconds without an end")
+            raise SecurityError(f"it ran more than {limits.MAX_SECONDS:g} seconds without an end")
 
     def _random_item(self, items: Sequence[Any]) -> Any:
         """Jinja's filter `random`, with draws that each rendering begins anew."""
@@ -96,41 +98,34 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
             yield item
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """What every loop runs over goes through the counting filter."""
+        """What every loop runs over goes through the counting filter, and what ~ makes through one that measures it."""
         tree = super()._parse(source, name, filename)
         for reference in tree.find_all(nodes.NSRef):
             _check_name(reference.attr)
         for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "pagecli_counted", [], [], None, None, lineno=loop.lineno, environment=self)
+            loop.iter = self._filtered(loop.iter, "pagecli_counted")
+        for node in list(tree.find_all((nodes.Expr, nodes.Stmt, nodes.Keyword, nodes.Pair))):
+            for field, value in node.iter_fields():
+                if isinstance(value, nodes.Concat):
+                    setattr(node, field, self._filtered(value, "pagecli_text"))
+                elif isinstance(value, list):
+                    value[:] = [self._filtered(v, "pagecli_text") if isinstance(v, nodes.Concat) else v for v in value]
         return tree
+
+    def _filtered(self, value: nodes.Node, name: str) -> nodes.Filter:
+        return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno, environment=self)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self._step()
         if isinstance(__obj, LoopContext) and args:  # a recursive loop goes down a level
             args = (__self._counted(args[0]), *args[1:])
+        method = getattr(__obj, "__wrapped__", __obj)  # str.format comes wrapped
+        bounds.check_call(getattr(method, "__name__", ""), getattr(method, "__self__", None), args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        size = _size_of_product(left, right) if operator == "*" else _size_of_power(left, right)
-        if size > MAX_PRODUCT:
-            raise SecurityError(f"{operator} would make a value of size {size:,}")
+        bounds.check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
-
-
-def _size_of_product(left: Any, right: Any) -> int:
-    """Characters or items of what the product repeats; of numbers, decimal digits or so."""
-    for one, other in ((left, right), (right, left)):
-        if isinstance(one, str | bytes | list | tuple):
-            return len(one) * max(0, other) if isinstance(other, int) else 0
-    return _bits(left) + _bits(right)
-
-
-def _size_of_power(left: Any, right: Any) -> int:
-    return _bits(left) * right if isinstance(right, int) and right > 0 else 0
-
-
-def _bits(value: Any) -> int:
-    return value.bit_length() if isinstance(value, int) else 0
 
 
 def _raise_exception(message: str) -> None:

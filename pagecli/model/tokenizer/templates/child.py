@@ -1,0 +1,82 @@
+"""The process that renders a chat template for process.py: it answers one conversation after the other until its input ends."""
+
+import contextlib
+import os
+import pickle
+import resource
+import signal
+import struct
+from typing import Any, BinaryIO
+
+RENDERED, REFUSED = b"T", b"E"
+HEAD = struct.Struct("<cQ")  # kind and length in bytes of an answer
+
+
+def serve() -> None:
+    """Reads pickles: a template with its limits, then messages; answers each, and once before all when it has imported."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
+    from pagecli.model.tokenizer.templates import chat_template, limits
+
+    setup = pickle.load(requests)
+    _limit(resource.RLIMIT_AS, limits.MAX_MEMORY_BYTES)
+    _answer(answers, RENDERED, "")
+    limits.MAX_SECONDS, limits.MAX_STEPS = setup.pop("max_seconds"), setup.pop("max_steps")
+    _limit_seconds(limits.MAX_SECONDS)
+    template: Any = None
+    with _refusing(answers):
+        template = chat_template.ChatTemplate(**setup)
+        _answer(answers, RENDERED, "")
+    while template is not None:
+        try:
+            messages = pickle.load(requests)
+        except EOFError:
+            return
+        _limit_seconds(limits.MAX_SECONDS)
+        with _refusing(answers):
+            _answer(answers, RENDERED, template.render(messages))
+
+
+def _answer(answers: BinaryIO, kind: bytes, text: str) -> None:
+    payload = text.encode("utf-8", "surrogatepass")
+    answers.write(HEAD.pack(kind, len(payload)))
+    answers.write(payload)
+    answers.flush()
+
+
+class _refusing:
+    """A context manager: what the template raises is the answer."""
+
+    def __init__(self, answers: BinaryIO) -> None:
+        self._answers = answers
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        lines = "needs too much memory" if isinstance(error, MemoryError) else str(error).strip()
+        _answer(self._answers, REFUSED, lines.splitlines()[0] if lines else type(error).__name__)
+        return True
+
+
+def _limit(what: int, value: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a limit that is lower already stays
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _limit_seconds(seconds: float) -> None:
+    """The kernel ends the process when it has computed so long from now on, whether or not there is a parent to do it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 2)
+
+
+def _die_with_parent() -> None:
+    import ctypes
+
+    with contextlib.suppress(Exception):  # Linux
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

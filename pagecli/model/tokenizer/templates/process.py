@@ -1,0 +1,156 @@
+"""Renders a chat template in a process of its own, which is killed when it takes too long.
+
+A template is a program of the model's author. Jinja runs it in the interpreter, where one operation on a huge value holds
+everything: no other thread runs, no signal is handled. In a process of its own it holds nothing but itself; its memory and its
+processor time are limited by the kernel, and what it did to that process ends with it. Numbers in jobs/README.md.
+
+    parent                                         child
+    pickled: template, special tokens, limits ->
+                                                <- ready, when it has imported; rendered or refused, when it has compiled
+    pickled: messages                         ->
+                                                <- rendered text, or refused and why
+"""
+
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pagecli.model.tokenizer.templates import limits
+from pagecli.model.tokenizer.templates.child import HEAD, RENDERED
+
+if TYPE_CHECKING:
+    from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
+
+START_SECONDS = 60.0  # for a Python that starts from a slow disk
+MARGIN_SECONDS = 0.5  # the template's own deadline comes first, with a better reason
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from pagecli.model.tokenizer.templates.child import serve; serve()"
+
+
+class TemplateRefused(Exception):
+    """The template cannot be compiled, or refused the messages; the message says why."""
+
+
+class _Ended(Exception):
+    """The process ended without an answer."""
+
+
+class TemplateProcess:
+    """A ChatTemplate, rendered elsewhere. The process is started when it is first needed, and anew after it was killed."""
+
+    def __init__(self, text: str, special_tokens: Mapping[str, Any], now: datetime) -> None:
+        self._setup: dict[str, Any] = {"text": text, "special_tokens": dict(special_tokens), "now": now}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[..., TemplateProcess] | None = None
+        self._lock = threading.Lock()  # one conversation at a time
+        self._never: str | None = None  # why it cannot be compiled
+        self._here: ChatTemplate | None = None  # where the system starts no more processes
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The conversation as text, ready for the assistant's answer. Raises TemplateRefused, or what ChatTemplate raises."""
+        request = pickle.dumps(messages)
+        with self._lock:
+            if self._process is not None:
+                try:
+                    return self._ask(request, limits.MAX_SECONDS)
+                except _Ended:  # perhaps while it had nothing to do
+                    self._stop()
+            try:
+                self._start()
+                if self._here is not None:
+                    return self._here.render(messages)
+                return self._ask(request, limits.MAX_SECONDS)
+            except _Ended as ended:
+                self._stop()
+                raise TemplateRefused(str(ended)) from None
+
+    def _start(self) -> None:
+        if self._never is not None:
+            raise TemplateRefused(self._never)
+        command = [sys.executable, "-c", _CHILD, *(path or os.getcwd() for path in sys.path)]
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
+        except OSError:  # limits of processes or memory: no reason to refuse a row
+            from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
+
+            self._here = self._here or ChatTemplate(**self._setup)
+            return
+        self._end = weakref.finalize(self, _end, self._process)  # at the latest when the interpreter exits
+        setup = self._setup | {"max_seconds": limits.MAX_SECONDS, "max_steps": limits.MAX_STEPS}
+        self._ask(pickle.dumps(setup), START_SECONDS)
+        try:
+            self._ask(b"", limits.MAX_SECONDS)
+        except (_Ended, TemplateRefused) as error:  # it would be the same for every row
+            self._stop()
+            self._never = str(error)
+            raise TemplateRefused(self._never) from None
+
+    def _ask(self, request: bytes, seconds: float) -> str:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            view = memoryview(request)
+            while view:
+                view = view[self._process.stdin.write(view) :]
+        except BrokenPipeError:
+            raise _Ended(self._why_ended()) from None
+        deadline = time.monotonic() + seconds + MARGIN_SECONDS
+        kind, length = HEAD.unpack(self._read(HEAD.size, deadline))
+        text = self._read(length, deadline).decode("utf-8", "surrogatepass")
+        if kind != RENDERED:
+            raise TemplateRefused(text)
+        return text
+
+    def _read(self, num_bytes: int, deadline: float) -> bytes:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor, parts = self._process.stdout.fileno(), []
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while num_bytes > 0:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self._stop()
+                raise TemplateRefused(_too_long())
+            part = os.read(descriptor, min(num_bytes, 1 << 20))
+            if not part:
+                raise _Ended(self._why_ended())
+            parts.append(part)
+            num_bytes -= len(part)
+        return b"".join(parts)
+
+    def _why_ended(self) -> str:
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(1.0)
+            if code == -signal.SIGXCPU:
+                return _too_long()
+            if code < 0:
+                return f"its process was ended by {signal.Signals(-code).name}"
+        return "its process ended"
+
+    def _stop(self) -> None:
+        if self._end is not None:
+            self._end()
+        self._process = self._end = None
+
+
+def _too_long() -> str:
+    return f"it ran more than {limits.MAX_SECONDS:g} seconds without an end"
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
