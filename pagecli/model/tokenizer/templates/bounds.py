@@ -16,25 +16,8 @@ from pagecli.model.tokenizer.templates import limits
 OPERATORS = frozenset(("+", "*", "**", "%", "//"))
 _SEQUENCES = (str, bytes, list, tuple)
 # Filters and methods whose arguments are widths or counts, and filters that compare items with each other.
-_SIZED = frozenset(
-    [
-        "center",
-        "indent",
-        "slice",
-        "batch",
-        "truncate",
-        "wordwrap",
-        "tojson",
-        "round",
-        "urlize",
-        "ljust",
-        "rjust",
-        "zfill",
-        "expandtabs",
-        "to_bytes",
-        "replace",
-    ]
-)
+_SIZED = frozenset(("center", "indent", "slice", "batch", "truncate", "wordwrap", "tojson", "round", "urlize"))
+_SIZED |= frozenset(("ljust", "rjust", "zfill", "expandtabs", "to_bytes", "replace"))
 _COMPARING = frozenset(("sort", "dictsort", "unique", "groupby", "min", "max", "sum"))
 _WIDE_FORMAT = re.compile(r"\d{6}|\*|:[^{}]*\{")  # a width of six digits, or one that is an argument
 

@@ -48,7 +48,11 @@ class TemplateProcess:
     """A ChatTemplate, rendered elsewhere. The process is started when it is first needed, and anew after it was killed."""
 
     def __init__(self, text: str, special_tokens: Mapping[str, Any], now: datetime) -> None:
-        self._setup: dict[str, Any] = {"text": text, "special_tokens": dict(special_tokens), "now": now}
+        self._setup: dict[str, Any] = {
+            "text": text,
+            "special_tokens": dict(special_tokens),
+            "now": datetime.fromisoformat(now.isoformat()),
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., TemplateProcess] | None = None
         self._lock = threading.Lock()  # one conversation at a time
