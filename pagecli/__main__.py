@@ -1,6 +1,26 @@
-"""`python -m pagecli` is the same program as `pagecli`."""
+"""`pagecli` and `python -m pagecli`: signals are in order before the program is imported, which takes a second."""
 
-from pagecli.cli.app import main
+import os
+import signal
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> None:
+    """Runs the program and ends the process with its exit code."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's background jobs have them
+            signal.signal(number, end_at_once)
+    from pagecli.cli.app import main as run
+
+    run()
+
+
+def end_at_once(signum: int, frame: FrameType | None) -> None:
+    """Until a command that has something to save or to clear away installs handlers of its own, there is nothing to do."""
+    os._exit(128 + signum)
+
 
 if __name__ == "__main__":
     main()

@@ -18,6 +18,7 @@ from pagecli.cli.status import status
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import end_process, exit_code_of, flushed
 from pagecli.cli.terminal.help import HelpCommand, HelpGroup
+from pagecli.cli.terminal.standard_output import open_standard_streams
 
 app = typer.Typer(
     name="pagecli",
@@ -53,8 +54,11 @@ app.command(cls=HelpCommand)(config)
 
 def main(args: list[str] | None = None) -> None:
     """Runs the program and ends the process with its exit code; given `args`, for a caller that goes on, raises SystemExit."""
+    if args is None:
+        open_standard_streams()
     arguments = sys.argv[1:] if args is None else args
-    code = flushed(exit_code_of(lambda: app(args=arguments, prog_name="pagecli", standalone_mode=False), Console()))
+    console = Console()
+    code = flushed(exit_code_of(lambda: app(args=arguments, prog_name="pagecli", standalone_mode=False), console), console)
     if args is None:
         end_process(code)
     sys.exit(code)

@@ -1,5 +1,6 @@
 """`pagecli merge`: the outputs of --shard parts into one."""
 
+from signal import Signals
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from pagecli.cli.settings.resolve import notes
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
+from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
 Parts = Annotated[list[str], typer.Argument(metavar="PART... OUTPUT", help="Outputs of generate --shard, then the output.")]
 
@@ -39,7 +41,14 @@ def merge(
         from pagecli.jobs.shards.merge import merge_outputs
 
         check_merge_files(paths[:-1], paths[-1])
-        merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression.value)
+        with stop_signals() as signals:
+            try:
+                merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression.value)
+            except BaseException as error:
+                if signals.received is None:
+                    raise
+                console.error(f"stopped by {Signals(signals.received).name}")
+                raise StopRequested(signals.received) from error
         console.note(f"{merged.num_rows:,} rows of {merged.num_parts} parts in {paths[-1]}")
         return 0
 

@@ -55,6 +55,7 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     if not name_or_path.strip():
         raise _not_found(name_or_path)
     path = Path(name_or_path).expanduser()
+    _check_plain_files(path)
     if path.is_dir():
         return _from_directory(name_or_path, path, dummy)
     if path.is_file() and path.suffix == ".json" and dummy:
@@ -67,6 +68,21 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     if hub.is_hub_id(name_or_path) and path.suffix != ".gguf":
         return _from_hub(name_or_path, dummy)
     raise _not_found(name_or_path)
+
+
+def _check_plain_files(path: Path) -> None:
+    """Raises ModelError if the model, or a file that belongs to it, is a pipe or a device, whose reading might never end."""
+    try:
+        folder, wanted = (path, _MODEL_FILE) if path.is_dir() else (path.parent, _BESIDE_A_FILE)
+        files = [path] if path.exists() else []
+        files += [found for found in folder.iterdir() if wanted.search(found.name)] if files else []
+        odd = [file for file in files if file.exists() and not file.is_file() and not file.is_dir()]
+    except OSError:  # said when it is read
+        return
+    if odd:
+        raise ModelError(
+            f"{odd[0]}: a pipe or a device, not a file", "give a directory with config.json and weights, or a .gguf file"
+        )
 
 
 def local_files(name_or_path: str) -> Iterator[Path]:

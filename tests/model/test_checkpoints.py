@@ -1,6 +1,7 @@
 """Checkpoints in the transformers layout: sharded or single, safetensors or pickled, whole or damaged."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -215,3 +216,47 @@ def resident_bytes(path) -> int:
 
 def test_relative_error_sees_a_difference():
     assert relative_error(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.1])) > 0.09
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_header_of_any_length_puts_the_weights_where_it_likes(copy, padding, dtype):
+    """The format asks for no alignment: tensors may begin at any byte."""
+    from safetensors.torch import load_file, save_file
+
+    directory = copy("llama")
+    path = directory / "model.safetensors"
+    save_file({name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}, path)
+    expected = logits_of(directory)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    path.write_bytes(
+        (length + padding).to_bytes(8, "little") + content[8 : 8 + length] + b" " * padding + content[8 + length :]
+    )
+    assert torch.equal(logits_of(directory), expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ],
+)
+def test_a_pipe_among_a_models_files_is_refused_at_once(copy, name):
+    directory = copy("llama")
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    for path in (directory, directory / name):
+        with pytest.raises(ModelError, match=f"{name}: a pipe or a device, not a file"):
+            resolve_model(str(path))
+
+
+def test_a_pipe_that_is_no_part_of_the_model_does_not_matter(copy):
+    directory = copy("llama")
+    os.mkfifo(directory / "rows.jsonl")
+    assert resolve_model(str(directory)).kind == "safetensors"

@@ -87,9 +87,11 @@ def resumable_loading(claim: OutputClaim | None, console: Console, input_path: s
         yield
     except StopRequested as request:
         num_rows = 0 if claim is None else claim.save()
+        why = f"stopped by {signal.Signals(request.signum).name} while loading"
         if num_rows:
-            name = signal.Signals(request.signum).name
-            console.error(f"stopped by {name} while loading; {num_rows:,} finished rows are kept", how_to_go_on(input_path))
+            console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_go_on(input_path))
+        else:
+            console.error(f"{why}; no row was finished")
         raise
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pagecli.cli.flags.monitoring_options import WatchOptions
 from pagecli.cli.generate.identity import IdentifiedJob, identify
 from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading, shown_stream
-from pagecli.cli.generate.memory_guard import check_fits
+from pagecli.cli.generate.memory_guard import check_descriptors, check_fits
 from pagecli.cli.generate.monitoring import watched
 from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
 from pagecli.cli.generate.partial_output import write_partial
@@ -84,6 +84,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
     """Runs the job; returns the exit code. Raises PagecliError, StopRequested."""
     started = time.perf_counter()
     quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
+    check_descriptors()
     if job.dry_run:
         from pagecli.cli.generate.dry_run import run_dry
 
@@ -115,7 +116,9 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
         identified = identify(job)
     journal = open_journal(run.claim, job.journal, job, identified, console)
     if run.claim is not None:
-        run.watch.add(Heartbeat(run.claim.output))
+        heartbeat = Heartbeat(run.claim.output)
+        run.watch.add(heartbeat)
+        run.signals.on_first = heartbeat.stopping
     run.watch.begun()
     if journal is not None or run.claim is None:
         run.signals.last_words = last_words(run.claim, job.input)

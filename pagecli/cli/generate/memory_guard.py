@@ -1,11 +1,31 @@
-"""Whether a job can fit in this machine's memory, found out in milliseconds: before torch, weights or a download."""
+"""Whether a job can fit in this machine, its memory and its open files, found out before torch, weights or a download."""
+
+import os
+import resource
 
 from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory_needs
 from pagecli.devices.cpu.memory_budget import available_bytes
+from pagecli.errors import InputError
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.local_device import multiplies_bfloat16
+
+NUM_DESCRIPTORS = 16  # input, output, journal, lock, signals, weights, and one for each module while it is imported
+
+
+def check_descriptors() -> None:
+    """Raises InputError if this process may not open as many files as a job needs."""
+    opened: list[int] = []
+    try:
+        for _ in range(NUM_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raise InputError(f"too few files may be open at a time: the limit is {limit}", "raise it: ulimit -n 1024") from error
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def check_fits(config: EngineConfig) -> None:

@@ -18,6 +18,7 @@ from pagecli.cli.settings.resolve import notes
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import ExitCode
+from pagecli.jobs.run.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from pagecli.cli.profile.plan import PlannedJob
@@ -79,7 +80,9 @@ def profile(
     def run_all() -> int:
         for line in notes(context):
             console.warning(line)
-        return _run(values, as_json, console)
+        with stop_signals() as signals:
+            signals.last_words = lambda signum: None  # nothing to save, but it ends
+            return _run(values, as_json, console)
 
     return exit_code_of(run_all, console)
 

@@ -2,17 +2,22 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.help import usage_line
-from pagecli.errors import ExitCode, PagecliError
+from pagecli.core.file_targets import unusable_path
+from pagecli.errors import ExitCode, InputError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
+from pagecli.jobs.storage.atomic_file import not_writable
 
+STANDARD_OUTPUT = "standard output"
 NOTES = "pagecli.configuration.notes"  # in a command's context: what is odd about its settings, but no error
 
 
@@ -37,6 +42,8 @@ def exit_code_for(error: BaseException) -> int:
         return ExitCode.SIGINT
     if isinstance(error, BrokenPipeError):
         return ExitCode.SIGPIPE
+    if _file_failure(error) is not None:
+        return ExitCode.INPUT
     return ExitCode.USAGE if _is_usage_error(error) else ExitCode.INTERNAL
 
 
@@ -47,8 +54,36 @@ def _say(error: BaseException, console: Console) -> None:
         for line in getattr(getattr(error, "ctx", None), "meta", {}).get(NOTES, ()):  # such as why a setting was not read
             console.warning(line)
         console.error(without_library_words(error.format_message()), _help_hint(error))  # type: ignore[attr-defined]
+    elif (failure := _file_failure(error)) is not None:
+        console.failure(failure)
     elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
         console.crash(error)
+
+
+def _file_failure(error: BaseException) -> PagecliError | None:
+    """What the system refused, where only the user can mend it, as the one line to say; None of any other error.
+
+    A net below what the parts say of their own files: also a library's import fails when no file can be opened any more.
+    """
+    while not isinstance(error, OSError):
+        if isinstance(error, ImportError) and "Too many open files" in str(error):
+            return _too_many_files()
+        if error.__cause__ is None:
+            return None
+        error = error.__cause__
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _too_many_files()
+    place = "a file or standard output" if error.filename is None else str(error.filename)
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return unusable_path(place, error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return not_writable(place, error)
+    return None
+
+
+def _too_many_files() -> InputError:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return InputError(f"too many open files: the limit is {limit}", "raise it: ulimit -n 1024")
 
 
 def _is_usage_error(error: BaseException) -> bool:
@@ -74,14 +109,19 @@ def _help_hint(error: BaseException) -> str:
     return hint
 
 
-def flushed(code: int) -> int:
-    """The exit code once stdout is written out: `code`, or SIGPIPE's, without a complaint, if nobody reads it any more."""
+def flushed(code: int, console: Console) -> int:
+    """The exit code once stdout is written out: `code`; SIGPIPE's, without a complaint, if nobody reads it any more; INPUT's if
+    it takes no more."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (BrokenPipeError, ValueError):
         sys.stdout = None  # type: ignore[assignment]
         return code or ExitCode.SIGPIPE
+    except OSError as error:
+        sys.stdout = None  # type: ignore[assignment]
+        console.failure(not_writable(STANDARD_OUTPUT, error))
+        return ExitCode.INPUT
     return code
 
 

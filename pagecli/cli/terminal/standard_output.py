@@ -1,17 +1,86 @@
-"""stdout is for rows only: while a job runs, whatever else writes to file descriptor 1 ends up on stderr."""
+"""The standard streams: closed ones, ones that cannot take any more, and stdout kept for rows.
+
+While a job runs, stdout is for rows only: whatever else writes to file descriptor 1 ends up on stderr.
+"""
 
 import ctypes
+import io
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Any, NoReturn
+
+from pagecli.errors import InputError
 
 NO_STDOUT = -1  # the program was started with standard output closed
 
 
+class ClosedStdout(io.TextIOBase):
+    """Stands for a standard output that was closed when the program started: what needs it fails in one line."""
+
+    def write(self, text: str) -> NoReturn:
+        raise stdout_is_closed()
+
+    def isatty(self) -> bool:
+        return False
+
+
+class _LenientFile(io.FileIO):
+    """A descriptor whose refusals are left unsaid: a full disk behind stderr must not turn success into failure."""
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while left:
+                count = super().write(left)
+                if count is None:  # it does not wait for room by itself
+                    select.select([], [self.fileno()], [])
+                    continue
+                left = left[count:]
+        except (OSError, ValueError):
+            pass
+        return size
+
+
+def open_standard_streams() -> None:
+    """To be called once, at the start. Descriptors 0 to 2 that are closed lead to /dev/null from now on, so that no file that
+    is opened later gets their numbers; what is said goes to a stderr that never fails."""
+    closed = [fd for fd in (0, 1, 2) if not _is_open(fd)]
+    for fd in closed:
+        nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+        if nowhere != fd:
+            os.dup2(nowhere, fd)
+            os.close(nowhere)
+        os.set_inheritable(fd, True)
+    if 1 in closed:
+        sys.stdout = ClosedStdout()  # type: ignore[assignment]
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    lenient = io.BufferedWriter(_LenientFile(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(lenient, encoding, "backslashreplace", line_buffering=True)
+
+
+def stdout_is_closed() -> InputError:
+    return InputError("standard output is closed", "run it with standard output open, or name a file")
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def reserved_stdout() -> Iterator[int]:
-    """Yields a descriptor of the real stdout; descriptor 1 itself, which libraries know, leads to stderr inside."""
+    """Yields a descriptor of the real stdout, or NO_STDOUT; descriptor 1 itself leads to stderr inside."""
+    if isinstance(sys.stdout, ClosedStdout):
+        with redirect_stdout(sys.stderr):
+            yield NO_STDOUT
+        return
     if sys.stdout is not None:
         sys.stdout.flush()
     try:

@@ -5,6 +5,7 @@ It is only to look at: nothing of a job depends on it, so that it is not forced 
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +23,7 @@ MAX_BYTES = 1 << 16
 
 @dataclass(slots=True)
 class HeartbeatFigures:
-    """The last sign of life; times are seconds since 1970. `phase` is loading, generating or ended."""
+    """The last sign of life; times are seconds since 1970. `phase`: loading, generating, stopping (a signal came) or ended."""
 
     pid: int = 0
     host: str = ""
@@ -53,6 +54,7 @@ class Heartbeat:
     def __init__(self, output: Path) -> None:
         self._directory = JobDirectory(output, create=False)
         self._figures = HeartbeatFigures()
+        self._lock = threading.Lock()  # a signal is noted by another thread
 
     def started(self, facts: JobFacts) -> None:
         self._figures.pid, self._figures.host, self._figures.started = facts.pid, facts.host, facts.started
@@ -61,7 +63,13 @@ class Heartbeat:
     def begun(self) -> None: ...
 
     def loaded(self, stats: Mapping[str, Any]) -> None:
-        self._figures.phase = "generating"
+        if self._figures.phase == "loading":
+            self._figures.phase = "generating"
+        self._write()
+
+    def stopping(self, signum: int) -> None:
+        """Notes that a signal came, from any thread: however the process ends now, it was not killed without a word."""
+        self._figures.phase, self._figures.exit_code = "stopping", 128 + signum
         self._write()
 
     def progress(self, look: Look) -> None:
@@ -91,15 +99,16 @@ class Heartbeat:
 
     def _write(self) -> None:
         """Raises OSError. A directory that has gone meanwhile belonged to a job that is complete."""
-        self._figures.updated = time.time()
-        content = json.dumps(asdict(self._figures)).encode("ascii")
-        if not self._directory.is_current():
-            return
-        fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        folder = self._directory.path
-        os.replace(folder / f"{HEARTBEAT}.new", folder / HEARTBEAT)
+        with self._lock:
+            self._figures.updated = time.time()
+            content = json.dumps(asdict(self._figures)).encode("ascii")
+            if not self._directory.is_current():
+                return
+            fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+            folder = self._directory.path
+            os.replace(folder / f"{HEARTBEAT}.new", folder / HEARTBEAT)
 
 
 def read_heartbeat(output: Path) -> HeartbeatFigures | None:

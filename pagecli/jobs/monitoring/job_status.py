@@ -38,7 +38,7 @@ class JobStatus:
 
     output: str
     state: JobState
-    phase: str | None = None  # of a running job: loading, generating
+    phase: str | None = None  # of a running job: loading, generating, stopping
     num_rows: int | None = None
     num_rows_total: int | None = None
     total_is_exact: bool = False
@@ -66,7 +66,7 @@ def job_status(output: str) -> JobStatus:
     heartbeat = read_heartbeat(place)
     status = JobStatus(
         output=output,
-        state=_state(place, journal),
+        state=_state(place, journal, heartbeat),
         num_rows=journal.num_input_rows,
         num_error_rows=journal.num_error_rows,
         checkpoint_rows=journal.num_input_rows,
@@ -80,13 +80,16 @@ def job_status(output: str) -> JobStatus:
     return _with_heartbeat(status, heartbeat)
 
 
-def _state(place: Path, journal: JournalStatus) -> JobState:
+def _state(place: Path, journal: JournalStatus, heartbeat: HeartbeatFigures | None) -> JobState:
     if journal.owner is None:
         return JobState.stopped
     running = journal.is_running
     if running is None:  # on another host: its lock is touched as long as it lives
         running = time.time() - (_lock_time(place) or 0.0) < STALE_SECONDS
-    return JobState.running if running else JobState.killed
+    if running:
+        return JobState.running
+    was_told = heartbeat is not None and heartbeat.pid == journal.owner.pid and heartbeat.phase in ("stopping", "ended")
+    return JobState.stopped if was_told else JobState.killed
 
 
 def _with_heartbeat(status: JobStatus, heartbeat: HeartbeatFigures) -> JobStatus:

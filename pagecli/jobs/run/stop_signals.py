@@ -34,6 +34,8 @@ class StopSignals:
         self.numbers: tuple[int, ...] = ()
         # Called with the signal, by another thread, just before the process is ended; None: it is left to end by itself.
         self.last_words: Callable[[int], None] | None = None
+        # Called with the first signal by another thread, the moment it arrives.
+        self.on_first: Callable[[int], None] | None = None
         self._deferred = False
 
     @contextmanager
@@ -107,5 +109,8 @@ def _watch(read_end: int, signals: StopSignals) -> None:
             os._exit(128 + wanted[0])
         if wanted:
             first, deadline = wanted[0], time.monotonic() + GRACE_SECONDS
+            if signals.on_first is not None:
+                with suppress(Exception):
+                    signals.on_first(first)
             if len(wanted) > 1:
                 os._exit(128 + wanted[1])

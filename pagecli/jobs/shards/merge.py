@@ -8,6 +8,7 @@ import contextlib
 import heapq
 import json
 import re
+import resource
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: C
     if are_parquet != {suffix not in SUFFIXES}:
         raise UsageError("parts and output are not all Parquet or all JSON Lines", "merge writes the format it reads")
     check_output(final, overwrite)
+    _allow_open_files(len(paths))
     temporary, file = create_temporary(final)
     try:
         try:
@@ -65,6 +67,14 @@ def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: C
     finally:
         remove(temporary)
     return Merged(num_rows, len(paths))
+
+
+def _allow_open_files(count: int) -> None:
+    """All parts are open at a time: as many as the system lets this process have at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 64
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 @dataclass(frozen=True, slots=True)

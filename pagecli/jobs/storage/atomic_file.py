@@ -131,7 +131,7 @@ def remove(path: Path) -> None:
 
 def partial_path(final: Path, suffix: str) -> Path:
     """A free name for the finished rows of a job that did not end: out.partial.parquet, out.partial-2.parquet, ..."""
-    stem = final.name.removesuffix(suffix)
+    stem = os.fsdecode(os.fsencode(final.name.removesuffix(suffix))[:200])
     number = 1
     while True:
         path = final.parent / f"{stem}.partial{'' if number == 1 else f'-{number}'}{suffix}"

@@ -43,7 +43,7 @@ def check_tensor(where: Path | str, name: str, tensor: Array, shape: tuple[int, 
         )
     if name_of(tensor.dtype) not in ("float32", "float16", "bfloat16"):
         raise unsupported_type(where, name, str(tensor.dtype))
-    return tensor
+    return tensor if tensor.flags.aligned else tensor.copy()  # a view of a file whose header is of any length
 
 
 def unsupported_type(where: Path | str, name: str, dtype: str) -> ModelError:

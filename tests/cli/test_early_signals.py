@@ -1,0 +1,109 @@
+"""Signals before there is anything to save: while the program is imported, while the model loads, and in the other commands."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from input_files import write_rows
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+def run(tmp_path, *args, **settings) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pagecli", *map(str, args)],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **settings,
+    )
+
+
+def until(condition, process) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def has_imported(process: subprocess.Popen, name: str) -> bool:
+    """Whether the process has got as far as to map the library."""
+    with open(f"/proc/{process.pid}/maps") as maps:
+        return name in maps.read()
+
+
+@pytest.mark.parametrize("library", ["_typing", "libarrow", "_native"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_among_the_imports_is_silent(tmp_path, tiny_model, signum, library):
+    process = run(tmp_path, "generate", write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}]), "-", "-m", tiny_model("llama"))
+    if library == "_typing":  # right after Python's own start
+        time.sleep(0.12)
+    else:
+        until(lambda: has_imported(process, library), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == CODES[signum]
+    assert b"Traceback" not in err
+    assert b"KeyboardInterrupt" not in err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["once", "twice"])
+def test_a_signal_while_loading_says_so_and_the_job_counts_as_stopped(tmp_path, tiny_model, signum, again):
+    """Also when a second one ends the process at once."""
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}] * 3 + [{"id": 3}])
+    args = ["generate", source, "out.jsonl", "-m", tiny_model("llama"), "--kv-memory", "8MiB", "--max-tokens", "2"]
+    first = run(tmp_path, *args, "--on-error", "stop")
+    first.communicate(timeout=60)
+    journal = tmp_path / ".out.jsonl.pagecli-journal"
+    (journal / "heartbeat.json").unlink()
+    slow = {**os.environ, "PAGECLI_CACHE_DIR": ""}  # transformers reads the tokenizer: loading takes seconds
+    process = run(tmp_path, *args, env=slow)
+    until(lambda: (journal / "heartbeat.json").exists(), process)
+    process.send_signal(signum)
+    if again:
+        until(lambda: b"stopping" in (journal / "heartbeat.json").read_bytes() or process.poll() is not None, process)
+        process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (CODES[signum], -signum)
+    if not again:
+        assert f"stopped by {signum.name} while loading; 1 finished rows are kept" in err.decode()
+    assert b"Traceback" not in err
+    status = run(tmp_path, "status", "out.jsonl")
+    out, _ = status.communicate(timeout=60)
+    assert (status.returncode, out.split(b"(")[0].split()[:2]) == (11, [b"state", b"stopped"])
+
+
+def test_a_signal_while_loading_a_new_job_says_so(tmp_path, tiny_model):
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}])
+    process = run(
+        tmp_path, "generate", source, "out.jsonl", "-m", tiny_model("llama"), env={**os.environ, "PAGECLI_CACHE_DIR": ""}
+    )
+    until(lambda: (tmp_path / ".out.jsonl.pagecli-journal" / "heartbeat.json").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped by SIGINT while loading; no row was finished" in err.decode()
+    assert os.listdir(tmp_path) == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("signum", CODES)
+def test_merge_leaves_nothing_behind(tmp_path, signum):
+    parts = [tmp_path / name for name in ("p1.jsonl", "p2.jsonl")]
+    for part in parts:
+        os.mkfifo(part)
+    held = [os.open(part, os.O_RDWR) for part in parts]  # merge waits for rows
+    process = run(tmp_path, "merge", "p1.jsonl", "p2.jsonl", "all.jsonl")
+    until(lambda: list(tmp_path.glob(".all*")), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    for fd in held:
+        os.close(fd)
+    assert process.returncode == CODES[signum]
+    assert f"stopped by {signum.name}" in err.decode()
+    assert sorted(os.listdir(tmp_path)) == ["p1.jsonl", "p2.jsonl"]

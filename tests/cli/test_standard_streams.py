@@ -1,0 +1,113 @@
+"""Descriptors that are closed or take no more, names that are too long, and too few open files: one line and an exit code."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from input_files import write_rows
+
+ROWS = [{"id": i, "prompt": f"number {i}"} for i in range(3)]
+LONG = "x" * 257
+
+
+@pytest.fixture
+def shell(tiny_model, tmp_path):
+    """shell("generate in.jsonl - MODEL >&-") -> (exit code, stdout, stderr)."""
+    write_rows(tmp_path / "in.jsonl", ROWS)
+
+    def run(line: str, **settings) -> tuple[int, str, str]:
+        line = line.replace("MODEL", f"-m {tiny_model('llama')} --kv-memory 8MiB --max-tokens 2 --no-chat")
+        command = ["sh", "-c", f"exec {sys.executable} -m pagecli {line}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **settings
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate in.jsonl - MODEL",
+        "status out.jsonl",
+        "--help",
+        "config",
+        pytest.param("profile -m opt-125m --workload alpaca --num-requests 2", marks=pytest.mark.slow),
+        pytest.param("doctor", marks=pytest.mark.slow),
+        pytest.param("--version", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("end", [">&-", ">/dev/full"])
+def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_code_3(shell, line, end):
+    code, _, err = shell(f"{line} {end}")
+    says = "standard output is closed" if end == ">&-" else "no space left to write to"
+    assert (code, says in err, "Traceback" in err, "internal" in err) == (3, True, False, False), err
+
+
+@pytest.mark.parametrize("ends", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full <&-"])
+def test_what_needs_no_stream_works_without(shell, tmp_path, ends):
+    code, _, _ = shell(f"generate in.jsonl out.jsonl MODEL --stats s.json {ends}")
+    assert code == 0
+    assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 2]
+
+
+def test_a_closed_standard_input_is_said(shell):
+    code, _, err = shell("generate - out.jsonl MODEL <&-")
+    assert (code, "standard input is closed" in err) == (3, True)
+
+
+def test_a_standard_output_that_does_not_wait_loses_no_row(shell, tmp_path, tiny_model):
+    """As Node and some terminals leave it: whoever shares the pipe may have set it so."""
+    write_rows(tmp_path / "many.jsonl", [{"id": i, "prompt": "a", "filler": "y" * 4000} for i in range(200)])
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    command = [sys.executable, "-m", "pagecli", "generate", "many.jsonl", "-", "-m", str(tiny_model("llama"))]
+    with subprocess.Popen([*command, "--max-tokens", "1", "--quiet"], cwd=tmp_path, stdout=write) as process:
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            rows = [json.loads(line)["id"] for line in pipe]
+    assert (process.returncode, rows) == (0, list(range(200)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"generate {LONG}.jsonl out.jsonl MODEL",
+        f"generate in.jsonl {LONG}.jsonl MODEL",
+        f"generate in.jsonl out.jsonl MODEL --stats {LONG}",
+        f"generate in.jsonl out.jsonl MODEL --log-file {LONG}",
+        f"status {LONG}.jsonl",
+        f"merge {LONG}.jsonl all.jsonl",
+        f"profile -m opt-125m --html {LONG}",
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in (
+                f"generate in.jsonl out.jsonl MODEL --metrics-file {LONG}",
+                f"generate in.jsonl out.jsonl MODEL --progress-json {LONG}",
+                f"generate in.jsonl out.jsonl MODEL --profile {LONG}",
+                f"generate in.jsonl out.jsonl -m {LONG}",
+                f"merge in.jsonl {LONG}.jsonl",
+                f"profile -m opt-125m --plots {LONG}",
+                f"profile -m opt-125m --workload {LONG}.csv",
+            )
+        ),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(shell, line):
+    code, _, err = shell(line)
+    assert (code, "internal" in err, "oo long" in err) == (3, False, True), err
+
+
+@pytest.mark.parametrize(
+    "limit", [5, 8, 12, pytest.param(16, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
+)
+def test_few_open_files_are_enough_or_said(shell, tmp_path, limit):
+    code, _, err = shell(
+        "generate in.jsonl out.jsonl MODEL", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    )
+    assert code == (0 if limit == 64 else 3), err
+    assert code == 0 or ("ulimit -n" in err and "internal" not in err and os.listdir(tmp_path) == ["in.jsonl"]), err
