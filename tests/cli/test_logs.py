@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pagecli.errors import InputError
-from pagecli.jobs.monitoring.run_log import LogWatcher, RunLog
+from pagecli.jobs.monitoring.run_log import LogListener, RunLog
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 
 ROWS = [{"prompt": f"the quick brown fox {i}"} for i in range(6)]
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \[\d+\] ")
@@ -114,7 +115,7 @@ def test_a_log_that_cannot_be_written_is_one_line_at_the_start_and_no_failure_la
         full._handler.stream.close()
         full._handler.stream = open("/dev/full", "w")  # noqa: SIM115
         for _ in range(3):
-            LogWatcher(full).checkpoint(1)
+            LogListener(full).on_event("checkpoint", JobSnapshot(checkpoint_rows=1))
             full.write(logging.ERROR, "lost")
         assert capsys.readouterr().err.count("the job goes on") == 1
         full._handler.stream = None

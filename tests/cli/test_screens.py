@@ -13,8 +13,7 @@ from pagecli.cli.profile.command_lines import CommandLines
 from pagecli.cli.profile.tables import Column, FittingTable
 from pagecli.cli.terminal.name_value_lines import name_value_lines
 from pagecli.cli.terminal.progress import fitting_figures
-from pagecli.jobs.monitoring.events import Look
-from pagecli.jobs.run.job_loop import Progress
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.profiler.plan import local_device
 
 WIDTHS = [60, 80, 120]
@@ -116,15 +115,18 @@ def test_values_are_broken_between_words_only_and_on_terminals_only(pairs, width
 
 
 @given(
-    progress=st.builds(
-        Progress, st.integers(0, 10**6), st.integers(0, 99), st.integers(0, 999), st.integers(0, 999), st.floats(0, 1),
-        st.integers(0, 10**8), st.none(),
+    job=st.builds(
+        JobSnapshot,
+        num_error_rows=st.integers(0, 99),
+        num_running=st.integers(0, 999),
+        num_waiting=st.integers(0, 999),
+        kv_usage=st.floats(0, 1),
+        eta_seconds=st.just(78.0),
     ),
     room=st.integers(0, 80),
-)  # fmt: skip
-def test_the_progress_bar_leaves_figures_out_rather_than_cut_them(progress, room):
-    look = Look(progress, 123.4, 5.6, 78.0)
-    whole, text = fitting_figures(look, 1000).split("  "), fitting_figures(look, room)
+)
+def test_the_progress_bar_leaves_figures_out_rather_than_cut_them(job, room):
+    whole, text = fitting_figures(job, 1000).split("  "), fitting_figures(job, room)
     assert len(text) <= room
     assert set(filter(None, text.split("  "))) <= set(whole)
     assert "1:18 left" in text or room < len("1:18 left")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +17,11 @@ from pagecli.cli.app import main
 from pagecli.cli.status import duration_text
 from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look
-from pagecli.jobs.monitoring.heartbeat import HEARTBEAT, Heartbeat, HeartbeatFigures, read_heartbeat
-from pagecli.jobs.rows.input_row import InputRow, RowEstimate
+from pagecli.jobs.monitoring.heartbeat import HEARTBEAT, Heartbeat, read_heartbeat
+from pagecli.jobs.monitoring.monitor import JobMonitor
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
+from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import error_row
-from pagecli.jobs.run.job_loop import Progress
 from pagecli.jobs.storage.job_directory import LOCK, JobDirectory, job_directory_path
 
 KEY = b"k" * 16
@@ -53,8 +54,9 @@ class Job:
         self.directory = JobDirectory(out)
         self.lock = JobLock(self.directory)
         self.journal = Journal(self.directory, KEY)
+        self.monitor = JobMonitor(JobSnapshot("in.jsonl", str(out), "m"), [], pytest.fail)
         self.heartbeat = Heartbeat(out)
-        self.heartbeat.started(JobFacts("in.jsonl", str(out), "m"))
+        self.monitor.add(self.heartbeat)
 
     def finish_rows(self, count: int) -> None:
         for index in range(count):
@@ -63,8 +65,10 @@ class Job:
         self.journal.sync()
 
     def look(self, num_rows: int, eta: float = 30.0) -> None:
-        progress = Progress(num_rows, 1, 4, 2, 0.25, 40, RowEstimate(10, True), 1)
-        self.heartbeat.progress(Look(progress, 12.5, 2.0, eta))
+        figures = {"num_rows": num_rows, "num_error_rows": 1, "num_taken_over": 1, "output_tokens": 40}
+        rates = {"output_tokens_per_second": 12.5, "rows_per_second": 2.0, "eta_seconds": eta}
+        job = replace(self.monitor.snapshot, num_rows_total=10, total_is_exact=True, **figures, **rates)
+        self.heartbeat.on_event("progress", job)
 
     def close(self, release: bool = True) -> None:
         self.heartbeat.close()
@@ -83,8 +87,8 @@ def job(out):
 
 def test_a_running_job(job, out, status):
     job.finish_rows(3)
-    job.heartbeat.loaded({})
-    job.heartbeat.checkpoint(3)
+    job.monitor.loaded({})
+    job.monitor.checkpoint(3)
     job.look(3)
     code, found = status(out, "--json")
     assert code == 10
@@ -107,7 +111,7 @@ def test_a_job_that_loads_its_model(job, out, status):
 def test_a_job_that_was_stopped(job, out, status):
     job.finish_rows(2)
     job.look(2)
-    job.heartbeat.ended(JobEnd(143, stats={"num_input_rows": 2, "num_error_rows": 2}))
+    job.monitor.end(143, stats={"num_input_rows": 2, "num_error_rows": 2, "num_sampled_tokens": 9})
     job.lock.release()
     code, found = status(out, "--json")
     assert (code, found["state"], found["exit_code"], found["num_rows"], found["eta_seconds"]) == (11, "stopped", 143, 2, None)
@@ -171,7 +175,7 @@ def test_a_heartbeat_is_never_written_through_a_link(job, out, tmp_path):
 def test_what_is_written_is_read_back(job, out):
     job.look(5, eta=1.25)
     found = read_heartbeat(out)
-    assert isinstance(found, HeartbeatFigures)
+    assert isinstance(found, JobSnapshot)
     assert (found.num_rows, found.eta_seconds, found.num_rows_total, found.total_is_exact) == (5, 1.25, 10, True)
 
 

@@ -4,21 +4,27 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.monitoring.events import JobEnd, JobFacts, JobWatch, Look
+from pagecli.jobs.monitoring.monitor import JobMonitor
 from pagecli.jobs.monitoring.progress_json import MAX_EVENT_BYTES, ProgressEvents, open_event_stream
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.jobs.rows.input_row import RowEstimate
-from pagecli.jobs.run.job_loop import Progress
 
-FACTS = JobFacts("in.jsonl", "out.parquet", "m")
+JOB = JobSnapshot("in.jsonl", "out.parquet", "m", pid=os.getpid())
 STATS = {"load_seconds": 1.5, "num_input_rows": 10, "num_error_rows": 1, "output_tokens": 60, "finish_reasons": {"stop": 10}}
 
 
-def look(num_rows: int = 5, num_errors: int = 0) -> Look:
-    return Look(Progress(num_rows, num_errors, 3, 2, 0.25, 30, RowEstimate(10, False)), 12.0, 2.0, 2.5)
+def look(num_rows: int = 5, num_errors: int = 0) -> JobSnapshot:
+    return replace(JOB, num_rows=num_rows, num_error_rows=num_errors, num_rows_total=10, kv_usage=0.25, output_tokens=30)
+
+
+def ended(exit_code: int, error: str | None = None, stats: dict | None = None) -> JobSnapshot:
+    rows = {"num_rows": 10, "num_error_rows": 1} if stats else {}
+    return replace(JOB, phase="ended", exit_code=exit_code, error=error, stats=stats or {}, **rows)
 
 
 def lines(text: str | bytes) -> list[dict]:
@@ -27,12 +33,12 @@ def lines(text: str | bytes) -> list[dict]:
 
 def test_events_of_a_job_in_order(tmp_path):
     events = ProgressEvents(str(tmp_path / "events.jsonl"))
-    events.started(FACTS)
-    events.loaded(STATS)
-    events.progress(look())
-    events.progress(look(7, 2))
-    events.checkpoint(7)
-    events.ended(JobEnd(5, stats=STATS))
+    events.on_event("start", JOB)
+    events.on_event("loaded", replace(JOB, engine=STATS))
+    events.on_event("progress", look())
+    events.on_event("progress", look(7, 2))
+    events.on_event("checkpoint", replace(JOB, checkpoint_rows=7))
+    events.on_event("end", ended(5, stats=STATS))
     events.close()
     found = lines((tmp_path / "events.jsonl").read_text())
     assert [line["event"] for line in found] == ["start", "loaded", "progress", "row_errors", "progress", "checkpoint", "end"]
@@ -47,16 +53,16 @@ def test_events_of_a_job_in_order(tmp_path):
 def test_a_file_is_appended_to(tmp_path):
     for _ in range(2):
         events = ProgressEvents(str(tmp_path / "events.jsonl"))
-        events.started(FACTS)
+        events.on_event("start", JOB)
         events.close()
     assert len(lines((tmp_path / "events.jsonl").read_text())) == 2
 
 
 def test_progress_comes_at_most_once_a_second(tmp_path):
-    watch = JobWatch([ProgressEvents(str(tmp_path / "events.jsonl"))], pytest.fail)
+    monitor = JobMonitor(JOB, [ProgressEvents(str(tmp_path / "events.jsonl"))], pytest.fail)
     for _ in range(500):
-        watch.update(look().progress)
-    watch.close()
+        monitor.progress(RowEstimate(10, False), num_rows=5)
+    monitor.close()
     assert len(lines((tmp_path / "events.jsonl").read_text())) == 1
 
 
@@ -65,11 +71,11 @@ def test_a_reader_that_does_not_read_costs_progress_events_only():
     events = ProgressEvents(str(write))
     os.close(write)
     started = time.monotonic()
-    events.started(FACTS)
+    events.on_event("start", JOB)
     for _ in range(2000):
-        events.progress(look())
-    events.loaded(STATS)
-    events.ended(JobEnd(0, stats=STATS))
+        events.on_event("progress", look())
+    events.on_event("loaded", replace(JOB, engine=STATS))
+    events.on_event("end", ended(0, stats=STATS))
     assert time.monotonic() - started < 5
     found = []
     reader = threading.Thread(target=lambda: found.extend(lines(os.fdopen(read, "rb").read())))
@@ -98,11 +104,11 @@ def test_a_reader_that_goes_away_does_not_disturb():
     read, write = os.pipe()
     events = ProgressEvents(str(write))
     os.close(write)
-    events.started(FACTS)
+    events.on_event("start", JOB)
     assert [line["event"] for line in lines(os.read(read, 65536))] == ["start"]
     os.close(read)
-    events.progress(look())
-    events.ended(JobEnd(0))
+    events.on_event("progress", look())
+    events.on_event("end", ended(0))
     events.close()
 
 
@@ -118,8 +124,8 @@ def test_the_descriptor_of_the_caller_stays_open_and_blocking():
 
 def test_a_line_is_never_longer_than_a_pipe_takes_whole(tmp_path):
     events = ProgressEvents(str(tmp_path / "events.jsonl"))
-    events.started(JobFacts("ä" * 5000, "ö" * 5000, "ü" * 5000))
-    events.ended(JobEnd(1, "ß" * 9000))
+    events.on_event("start", JobSnapshot("ä" * 5000, "ö" * 5000, "ü" * 5000))
+    events.on_event("end", ended(1, "ß" * 9000))
     events.close()
     content = (tmp_path / "events.jsonl").read_bytes()
     assert len(lines(content)) == 2
@@ -143,20 +149,22 @@ def test_targets_that_cannot_be_written_are_refused_in_one_line(tmp_path):
     os.close(write)
 
 
-def test_a_watcher_that_fails_is_said_once_and_the_job_goes_on(tmp_path):
+def test_a_listener_that_fails_is_said_once_and_the_job_goes_on(tmp_path):
     class Broken(ProgressEvents):
         interval = 0.0
 
-        def progress(self, look):
-            raise OSError("disk gone")
+        def on_event(self, event, job):
+            if event == "progress":
+                raise OSError("disk gone")
+            super().on_event(event, job)
 
     said = []
-    watch = JobWatch([Broken(str(tmp_path / "e"))], said.append)
-    watch.update(look().progress)
-    watch.update(look().progress)
-    watch.ended(JobEnd(0))
-    watch.ended(JobEnd(1))
-    watch.close()
+    monitor = JobMonitor(JOB, [Broken(str(tmp_path / "e"))], said.append)
+    monitor.progress(RowEstimate(10, False), num_rows=5)
+    monitor.progress(RowEstimate(10, False), num_rows=5)
+    monitor.end(0)
+    monitor.end(1)
+    monitor.close()
     assert len(said) == 1
     assert "disk gone; the job goes on" in said[0]
     assert [line["exit_code"] for line in lines((tmp_path / "e").read_text())] == [0]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.jobs.monitoring.summary import job_stats
 from pagecli.jobs.rows.input_row import InputRow, RowEstimate
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
@@ -223,13 +224,28 @@ def test_first_rows_run_while_later_ones_are_still_being_read():
     assert make_run(FakeEngine(), writer).run(Waiting([])).num_rows == 2
 
 
+class SeenProgress:
+    """A run's monitor that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.estimates: list[RowEstimate] = []
+        self.figures: list[dict] = []
+
+    def progress(self, estimate, **figures):
+        self.estimates.append(estimate)
+        self.figures.append(dataclasses.asdict(dataclasses.replace(JobSnapshot(), **figures)))
+
+    def checkpoint(self, num_rows): ...
+
+
 def test_progress_tells_where_the_job_stands(monkeypatch):
     monkeypatch.setattr("pagecli.jobs.run.job_loop.PROGRESS_SECONDS", 0.0)
-    seen = []
-    make_run(FakeEngine(), ListWriter(), on_progress=seen.append).run(ListSource(prompts(50)))
-    assert [progress.num_rows for progress in seen] == sorted(progress.num_rows for progress in seen)
-    assert seen[-1].num_rows == 50
-    assert seen[0].estimate == RowEstimate(50, exact=True)
+    seen = SeenProgress()
+    make_run(FakeEngine(), ListWriter(), monitor=seen).run(ListSource(prompts(50)))
+    rows = [figures["num_rows"] for figures in seen.figures]
+    assert rows == sorted(rows)
+    assert rows[-1] == 50
+    assert seen.estimates[0] == RowEstimate(50, exact=True)
 
 
 class TwoSamples(FakeEngine):
@@ -241,9 +257,9 @@ class TwoSamples(FakeEngine):
 
 def test_progress_counts_input_rows_however_many_samples_are_written_of_each(monkeypatch):
     monkeypatch.setattr("pagecli.jobs.run.job_loop.PROGRESS_SECONDS", 0.0)
-    seen, writer = [], ListWriter()
-    result = make_run(TwoSamples(), writer, on_progress=seen.append).run(ListSource(prompts(50)))
-    assert (seen[-1].num_rows, result.num_rows, len(writer.rows)) == (50, 100, 100)
+    seen, writer = SeenProgress(), ListWriter()
+    result = make_run(TwoSamples(), writer, monitor=seen).run(ListSource(prompts(50)))
+    assert (seen.figures[-1]["num_rows"], result.num_rows, len(writer.rows)) == (50, 100, 100)
 
 
 def test_stats_have_every_documented_figure():

@@ -10,23 +10,23 @@ from pagecli.core.file_identity import NamedPath, check_distinct
 from pagecli.errors import PagecliError, UsageError
 
 if TYPE_CHECKING:
-    from pagecli.cli.flags.monitoring_options import WatchOptions
+    from pagecli.cli.flags.monitoring_options import MonitoringOptions
 
 PROFILE_FILES = ("steps.parquet", "trace.json", "summary.json", "report.html")
 
 
 def check_generate_files(
-    input: str, output: str, model: str, stats: Path | None, profile: Path | None, watch: "WatchOptions"
+    input: str, output: str, model: str, stats: Path | None, profile: Path | None, monitoring: "MonitoringOptions"
 ) -> None:
     """Raises UsageError, before anything is opened."""
     from pagecli.jobs.storage import remote_files
 
-    events = watch.progress_json
+    events = monitoring.progress_json
     event_path = f"/dev/fd/{events}" if events is not None and events.isdecimal() else events
     files = {
         "--stats": stats,
-        "--metrics-file": watch.metrics_file,
-        "--log-file": watch.log_file,
+        "--metrics-file": monitoring.metrics_file,
+        "--log-file": monitoring.log_file,
         "--progress-json": event_path,
     }
     written = [NamedPath(flag, str(path)) for flag, path in files.items() if path is not None]

@@ -8,8 +8,8 @@ from pagecli.cli.terminal.console import Console
 
 
 @dataclass(frozen=True, slots=True)
-class WatchOptions:
-    """Who is to be told how the job is doing; `log_json` without a file makes stderr a log."""
+class MonitoringOptions:
+    """Where a job's state goes; `log_json` without a file makes stderr a log."""
 
     progress_json: str | None = None
     metrics_file: Path | None = None
@@ -17,7 +17,7 @@ class WatchOptions:
     log_json: bool = False
 
 
-def open_log(options: WatchOptions, console: Console) -> None:
+def open_log(options: MonitoringOptions, console: Console) -> None:
     """Gives the console the log that was asked for. Raises InputError."""
     if options.log_file is None and not options.log_json:
         return
@@ -28,7 +28,7 @@ def open_log(options: WatchOptions, console: Console) -> None:
         console.log_replaces_lines()
 
 
-def _lowest_level(options: WatchOptions, console: Console) -> int:
+def _lowest_level(options: MonitoringOptions, console: Console) -> int:
     """A log file has everything; on stderr --quiet means what it always means."""
     if options.log_file is None and console.quiet:
         return logging.ERROR

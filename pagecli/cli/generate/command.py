@@ -11,7 +11,7 @@ from pagecli.cli.flags import row_options as row_flags
 from pagecli.cli.flags.distinct_files import check_generate_files
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
 from pagecli.cli.flags.memory_size import parse_memory_size
-from pagecli.cli.flags.monitoring_options import WatchOptions, open_log
+from pagecli.cli.flags.monitoring_options import MonitoringOptions, open_log
 from pagecli.cli.settings.resolve import notes, with_place
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
@@ -109,11 +109,11 @@ def generate(
     """
     console = Console(quiet and not verbose, verbose)
     values = context.params
-    watch = WatchOptions(progress_json, metrics_file, log_file, log_json)
+    monitoring = MonitoringOptions(progress_json, metrics_file, log_file, log_json)
 
     def run() -> int:
-        check_generate_files(input, output, model, stats, profile, watch)
-        open_log(watch, console)
+        check_generate_files(input, output, model, stats, profile, monitoring)
+        open_log(monitoring, console)
         for line in notes(context):
             console.warning(line)
         try:
@@ -144,7 +144,7 @@ def generate(
             overwrite=overwrite,
             stats=stats,
             profile=profile,
-            watch=watch,
+            monitoring=monitoring,
             journal=JournalOptions(journal, restart, partial),
             errors=ErrorPolicy(on_error.value, max_error_rate),
         )

@@ -7,18 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pagecli.cli.flags.monitoring_options import WatchOptions
+from pagecli.cli.flags.monitoring_options import MonitoringOptions
 from pagecli.cli.generate.identity import IdentifiedJob, identify
 from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading, shown_stream
 from pagecli.cli.generate.memory_guard import check_descriptors, check_fits
-from pagecli.cli.generate.monitoring import watched
+from pagecli.cli.generate.monitoring import monitored
 from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
 from pagecli.cli.generate.partial_output import write_partial
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.rows import Formats, check_chat, open_rows, output_options, prompt_length
 from pagecli.cli.generate.summary import print_summary
 from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.progress import ProgressDisplay, progress_display
+from pagecli.cli.terminal.progress import progress_display
 from pagecli.cli.terminal.quiet_libraries import quieten
 from pagecli.cli.terminal.standard_output import reserved_stdout
 from pagecli.core.engine_config import EngineConfig
@@ -26,15 +26,16 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ExitCode
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.output_claim import Outcome, OutputClaim
-from pagecli.jobs.monitoring.events import JobEnd, JobFacts, JobWatch
 from pagecli.jobs.monitoring.heartbeat import Heartbeat
+from pagecli.jobs.monitoring.monitor import JobMonitor
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.jobs.monitoring.summary import job_stats, write_stats
 from pagecli.jobs.rows.input_row import InputSource
 from pagecli.jobs.rows.output_row import ResultColumns
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.rows.row_selection import RowChoice
 from pagecli.jobs.run.error_policy import ErrorPolicy
-from pagecli.jobs.run.job_loop import JobRun, Progress, RunResult, Window
+from pagecli.jobs.run.job_loop import JobRun, RunResult, Window
 from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.storage.whole_file import WholeFile
@@ -61,7 +62,7 @@ class GenerateJob:
     overwrite: bool = False
     stats: Path | None = None
     profile: Path | None = None
-    watch: WatchOptions = field(default_factory=WatchOptions)
+    monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
 
@@ -75,7 +76,7 @@ class _Run:
     claim: OutputClaim | None  # None: a stream
     console: Console
     signals: StopSignals
-    watch: JobWatch
+    monitor: JobMonitor
     stats_file: WholeFile | None
     started: float
 
@@ -89,22 +90,22 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         from pagecli.cli.generate.dry_run import run_dry
 
         return run_dry(job, console)
-    facts = JobFacts(job.input, job.output, job.engine.model)
+    begun = JobSnapshot(job.input, job.output, job.engine.model)
     with (
         stop_signals() as signals,
-        watched(job.watch, facts, console) as watch,
+        monitored(job.monitoring, begun, console) as monitor,
         contextlib.nullcontext() if job.stats is None else WholeFile(job.stats) as stats_file,
         reserved_stdout() as rows_fd,
         claimed_output(job.output, job.overwrite, signals) as claim,
     ):
         outcome = None if claim is None else completed_before(claim, job.output)
         if claim is not None and outcome is not None:
-            watch.ended(JobEnd(outcome.exit_code))
+            monitor.end(outcome.exit_code)
             return _already_complete(claim, outcome, console)
         check_profile_directory(job.profile)
         source = open_rows(job)
         try:
-            return _run_claimed(_Run(job, source, claim, console, signals, watch, stats_file, started), rows_fd)
+            return _run_claimed(_Run(job, source, claim, console, signals, monitor, stats_file, started), rows_fd)
         finally:
             source.close()
 
@@ -116,10 +117,9 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
         identified = identify(job)
     journal = open_journal(run.claim, job.journal, job, identified, console)
     if run.claim is not None:
-        heartbeat = Heartbeat(run.claim.output)
-        run.watch.add(heartbeat)
-        run.signals.on_first = heartbeat.stopping
-    run.watch.begun()
+        run.monitor.add(Heartbeat(run.claim.output))
+        run.signals.on_first = run.monitor.stopping
+    run.monitor.begin()
     if journal is not None or run.claim is None:
         run.signals.last_words = last_words(run.claim, job.input)
     template_time = _template_time(run)
@@ -152,16 +152,12 @@ def _run(
 ) -> int:
     job, console = run.job, run.console
     with progress_display(console) as display:
+        run.monitor.add(display)
         with resumable_loading(run.claim, console, job.input):
-            engine = _load(job, console, display)
+            engine = _load(job, console)
             if identified is not None:
                 identified.check_loaded()
-        run.watch.loaded(engine.stats())
-
-        def on_progress(progress: Progress) -> None:
-            display.update(progress)
-            run.watch.update(progress)
-
+        run.monitor.loaded(engine.stats())
         job.formats.token_texts.bind(engine.tokenizer.token_bytes)
         engine.tokenizer.template_time = template_time
         length = prompt_length(job, engine.tokenizer, engine.max_model_len)
@@ -173,11 +169,10 @@ def _run(
             writer,
             Window.for_engine(job.engine.max_num_seqs),
             job.order,
-            on_progress,
+            run.monitor,
             lambda: run.signals.received,
             journal,
             job.errors,
-            run.watch.checkpoint,
         )
 
         def stats_so_far() -> dict[str, Any]:
@@ -195,15 +190,14 @@ def _run(
             raise
         write_stats_file()
         stats = stats_so_far()
-    run.watch.ended(JobEnd(code, stats=stats))
+    run.monitor.end(code, stats=stats)
     if code != ExitCode.SIGPIPE:
         print_summary(console, stats, place)
         _say_errors(job_run.result, console)
     return code
 
 
-def _load(job: GenerateJob, console: Console, display: ProgressDisplay) -> "Engine":
-    display.loading(job.engine.model)
+def _load(job: GenerateJob, console: Console) -> "Engine":
     console.detail(f"loading {job.engine}")
     check_fits(job.engine)
     from pagecli.engine.engine import Engine

@@ -5,21 +5,18 @@ from types import TracebackType
 from typing import Protocol
 
 from pagecli.cli.terminal.console import Console
-from pagecli.jobs.monitoring.events import Look, Rates
-from pagecli.jobs.run.job_loop import Progress
+from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, Listener
 
 LINE_SECONDS = 10.0
 
 
-class ProgressDisplay(Protocol):
-    """A context manager that is shown while it is open."""
+class ProgressDisplay(Listener, Protocol):
+    """A listener, and a context manager that is shown while it is open."""
 
     def __enter__(self) -> "ProgressDisplay": ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
-    def loading(self, model: str) -> None: ...
-    def update(self, progress: Progress) -> None: ...
 
 
 def progress_display(console: Console) -> ProgressDisplay:
@@ -28,13 +25,11 @@ def progress_display(console: Console) -> ProgressDisplay:
     return BarProgress(console) if console.is_terminal else LineProgress(console)
 
 
-def rows_text(progress: Progress) -> str:
+def rows_text(job: JobSnapshot) -> str:
     """`17/120`, or `17/~120` where the total is a guess, or `17`."""
-    estimate = progress.estimate
-    if estimate is None:
-        return f"{progress.num_rows}"
-    total = max(estimate.num_rows, progress.num_rows)
-    return f"{progress.num_rows}/{'' if estimate.exact else '~'}{total}"
+    if job.num_rows_total is None:
+        return f"{job.num_rows}"
+    return f"{job.num_rows}/{'' if job.total_is_exact else '~'}{job.num_rows_total}"
 
 
 def clock_text(seconds: float | None) -> str:
@@ -45,16 +40,15 @@ def clock_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def fitting_figures(look: Look, room: int) -> str:
+def fitting_figures(job: JobSnapshot, room: int) -> str:
     """As many figures as have room, whole; those that matter least are left out first, the order is always the same."""
-    progress = look.progress
     figures = {
-        3: f"{look.output_tokens_per_second:.0f} tok/s",
-        5: f"{progress.num_running} running",
-        6: f"{progress.num_waiting} waiting",
-        4: f"KV {progress.kv_usage:.0%}",
-        1: f"{clock_text(look.eta_seconds)} left",
-        2: f"{progress.num_error_rows} errors" if progress.num_error_rows else "",
+        3: f"{job.output_tokens_per_second:.0f} tok/s",
+        5: f"{job.num_running} running",
+        6: f"{job.num_waiting} waiting",
+        4: f"KV {job.kv_usage:.0%}",
+        1: f"{clock_text(job.eta_seconds)} left",
+        2: f"{job.num_error_rows} errors" if job.num_error_rows else "",
     }
     for least in range(6, 0, -1):
         text = "  ".join(figure for rank, figure in figures.items() if rank <= least and figure)
@@ -64,14 +58,17 @@ def fitting_figures(look: Look, room: int) -> str:
 
 
 class SilentProgress:
+    name = "the progress display"
+    interval = 0.0
+
     def __enter__(self) -> "SilentProgress":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
-    def loading(self, model: str) -> None: ...
-    def update(self, progress: Progress) -> None: ...
+    def on_event(self, event: Event, job: JobSnapshot) -> None: ...
+    def close(self) -> None: ...
 
 
 class LineProgress(SilentProgress):
@@ -80,26 +77,26 @@ class LineProgress(SilentProgress):
     def __init__(self, console: Console, every: float = LINE_SECONDS) -> None:
         self._console = console
         self._every = every
-        self._rates = Rates()
         self._has_rows = False
         self._next = time.monotonic() + every
 
-    def update(self, progress: Progress) -> None:
-        look = self._rates.look(progress)
-        if progress.num_rows and not self._has_rows:
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        if event != "progress":
+            return
+        if job.num_rows and not self._has_rows:
             self._has_rows = True
             self._console.detail("the first row has finished")
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every
-        errors = f", {progress.num_error_rows} errors" if progress.num_error_rows else ""
+        errors = f", {job.num_error_rows} errors" if job.num_error_rows else ""
         self._console.passing_note(
-            f"{rows_text(progress)} rows{errors}, {look.output_tokens_per_second:.0f} tok/s, {progress.num_running} running, "
-            f"{progress.num_waiting} waiting, KV {progress.kv_usage:.0%}, {clock_text(look.eta_seconds)} left"
+            f"{rows_text(job)} rows{errors}, {job.output_tokens_per_second:.0f} tok/s, {job.num_running} running, "
+            f"{job.num_waiting} waiting, KV {job.kv_usage:.0%}, {clock_text(job.eta_seconds)} left"
         )
 
 
-class BarProgress:
+class BarProgress(SilentProgress):
     """A Rich bar; lines that are said meanwhile appear above it."""
 
     def __init__(self, console: Console) -> None:
@@ -108,7 +105,6 @@ class BarProgress:
         from rich.progress import Progress as RichProgress
 
         self._console = console
-        self._rates = Rates()
         screen = RichConsole(stderr=True, highlight=False)
         self._bar_width = max(6, min(24, screen.width // 6))
         self._bar = RichProgress(
@@ -133,16 +129,15 @@ class BarProgress:
         self._console.print_line = self._former_print
         self._bar.stop()
 
-    def loading(self, model: str) -> None:
-        self._bar.update(self._task, description=f"loading {model}", refresh=True)
-
-    def update(self, progress: Progress) -> None:
-        look = self._rates.look(progress)
-        total = None if progress.estimate is None else max(progress.estimate.num_rows, progress.num_rows, 1)
-        description = f"{rows_text(progress)} rows"
-        room = self._bar.console.width - len("| ") - len(description) - 1 - self._bar_width - 1
-        figures = fitting_figures(look, room)
-        self._bar.update(self._task, description=description, total=total, completed=progress.num_rows, figures=figures)
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        if event == "start":
+            self._bar.update(self._task, description=f"loading {job.model}", refresh=True)
+        elif event == "progress":
+            total = None if job.num_rows_total is None else max(job.num_rows_total, 1)
+            description = f"{rows_text(job)} rows"
+            room = self._bar.console.width - len("| ") - len(description) - 1 - self._bar_width - 1
+            figures = fitting_figures(job, room)
+            self._bar.update(self._task, description=description, total=total, completed=job.num_rows, figures=figures)
 
     def _print_above(self, line: str) -> None:
         from rich.text import Text

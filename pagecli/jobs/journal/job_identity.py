@@ -4,7 +4,7 @@ Kept with the journal, compared when the job is run again. The input is known by
 finished row is checked against the row it was made of besides; a new modification time alone (a copy, a fresh download) is no
 other input. The model is known by its files (model_files.py). The device counts because instruction sets differ in the last
 bits of a sum, and the time because chat templates may show it. What decides only how fast a row is computed, where it is
-written or who watches is left out. No secrets are kept: of a value that holds one there is only a digest.
+written or who monitors it is left out. No secrets are kept: of a value that holds one there is only a digest.
 
 `job_key` is the identity without the shard, in a few words: parts of one job have one key, and `key_difference` says what two
 keys differ in.
@@ -25,7 +25,7 @@ from pagecli.model.registry import ModelSource
 
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
-    *("input", "output", "order", "limit", "overwrite", "stats", "watch", "journal", "errors"),
+    *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors"),
     *("selection.limit", "columns.score", "columns.logprobs", "dry_run", "profile", "prompts.template_time"),
     *("formats.output_format", "formats.compression", "formats.row_group_rows", "formats.token_texts"),
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),

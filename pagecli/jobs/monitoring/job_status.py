@@ -12,11 +12,13 @@ import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pagecli.errors import InputError
 from pagecli.jobs.journal.job_lock import STALE_SECONDS
 from pagecli.jobs.journal.journal_status import JournalStatus, read_journal_status
-from pagecli.jobs.monitoring.heartbeat import HeartbeatFigures, read_heartbeat
+from pagecli.jobs.monitoring.heartbeat import read_heartbeat
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.job_directory import LOCK, job_directory_path
 
@@ -80,7 +82,7 @@ def job_status(output: str) -> JobStatus:
     return _with_heartbeat(status, heartbeat)
 
 
-def _state(place: Path, journal: JournalStatus, heartbeat: HeartbeatFigures | None) -> JobState:
+def _state(place: Path, journal: JournalStatus, heartbeat: JobSnapshot | None) -> JobState:
     if journal.owner is None:
         return JobState.stopped
     running = journal.is_running
@@ -92,32 +94,23 @@ def _state(place: Path, journal: JournalStatus, heartbeat: HeartbeatFigures | No
     return JobState.stopped if was_told else JobState.killed
 
 
-def _with_heartbeat(status: JobStatus, heartbeat: HeartbeatFigures) -> JobStatus:
-    status = replace(
-        status,
-        num_rows_total=heartbeat.num_rows_total,
-        total_is_exact=heartbeat.total_is_exact,
-        num_taken_over=heartbeat.num_taken_over,
-        output_tokens=heartbeat.output_tokens,
-        pid=heartbeat.pid,
-        host=heartbeat.host,
-        started=heartbeat.started,
-        updated=heartbeat.updated,
-        exit_code=heartbeat.exit_code,
-    )
+OF_ANY_JOB = (
+    *("num_rows_total", "total_is_exact", "num_taken_over", "output_tokens", "pid", "host", "started", "updated"),
+    "exit_code",
+)
+OF_A_RUNNING_JOB = ("phase", "output_tokens_per_second", "rows_per_second", "eta_seconds")
+
+
+def _with_heartbeat(status: JobStatus, heartbeat: JobSnapshot) -> JobStatus:
+    names: tuple[str, ...] = OF_ANY_JOB
     if heartbeat.checkpoint_at is not None:
-        status = replace(status, checkpoint_rows=heartbeat.checkpoint_rows, checkpoint_at=heartbeat.checkpoint_at)
+        names += ("checkpoint_rows", "checkpoint_at")
     if not status.num_rows:  # without a journal
-        status = replace(status, num_rows=heartbeat.num_rows, num_error_rows=heartbeat.num_error_rows)
-    if status.state is not JobState.running:
-        return status
-    return replace(
-        status,
-        phase=heartbeat.phase,
-        output_tokens_per_second=heartbeat.output_tokens_per_second,
-        rows_per_second=heartbeat.rows_per_second,
-        eta_seconds=heartbeat.eta_seconds,
-    )
+        names += ("num_rows", "num_error_rows")
+    if status.state is JobState.running:
+        names += OF_A_RUNNING_JOB
+    values: dict[str, Any] = {name: getattr(heartbeat, name) for name in names}
+    return replace(status, **values)
 
 
 def _without_job(output: str) -> JobStatus:

@@ -29,7 +29,7 @@ from typing import Any
 import pagecli
 from pagecli.core.file_targets import check_replaceable, descriptor_of, duplicate, is_stream_target, real_place
 from pagecli.errors import InputError
-from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look, utc_text
+from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact_values
 
 SCHEMA_VERSION = 1
@@ -37,11 +37,13 @@ EVENT_SECONDS = 1.0
 LAST_WAIT_SECONDS = 1.0  # for a slow reader to take the end of the stream
 MAX_EVENT_BYTES = select.PIPE_BUF  # what a pipe that has room takes whole, without waiting
 MAX_TEXT = 150  # characters that are left of a text in an event that would be longer
+START = ("pid", "host", "input", "output", "model")
 LOADED = ("load_seconds", "dtype", "cpu_isa", "num_threads", "kv_blocks_total", "kv_block_size")
-END = (
-    *("num_rows", "num_error_rows", "finish_reasons", "prompt_tokens", "output_tokens", "generate_seconds"),
-    "interrupted_by_signal",
+PROGRESS = (
+    *("num_rows", "num_rows_total", "total_is_exact", "num_taken_over", "num_error_rows", "num_running", "num_waiting"),
+    *("kv_usage", "output_tokens", "output_tokens_per_second", "rows_per_second", "eta_seconds"),
 )
+END = ("finish_reasons", "prompt_tokens", "output_tokens", "generate_seconds", "interrupted_by_signal")
 
 
 class EventStream:
@@ -124,7 +126,7 @@ def _appended_file(path: str) -> int:
 
 
 class ProgressEvents:
-    """The watcher that writes the stream."""
+    """The listener that writes the stream."""
 
     interval = EVENT_SECONDS
 
@@ -133,45 +135,22 @@ class ProgressEvents:
         self._stream = open_event_stream(target)
         self._num_error_rows = 0
 
-    def started(self, facts: JobFacts) -> None:
-        figures = {"pid": facts.pid, "host": facts.host, "input": facts.input, "output": facts.output, "model": facts.model}
-        self._put("start", {"schema_version": SCHEMA_VERSION, "version": pagecli.__version__, **figures})
-
-    def begun(self) -> None: ...
-
-    def loaded(self, stats: Mapping[str, Any]) -> None:
-        self._put("loaded", {name: stats.get(name) for name in LOADED})
-
-    def progress(self, look: Look) -> None:
-        progress = look.progress
-        if progress.num_error_rows > self._num_error_rows:
-            self._num_error_rows = progress.num_error_rows
-            self._put("row_errors", {"num_error_rows": progress.num_error_rows}, keep=False)
-        estimate = progress.estimate
-        figures = {
-            "num_rows": progress.num_rows,
-            "num_rows_total": None if estimate is None else max(estimate.num_rows, progress.num_rows),
-            "total_is_exact": estimate is not None and estimate.exact,
-            "num_taken_over": progress.num_taken_over,
-            "num_error_rows": progress.num_error_rows,
-            "num_running": progress.num_running,
-            "num_waiting": progress.num_waiting,
-            "kv_usage": round(progress.kv_usage, 4),
-            "output_tokens": progress.output_tokens,
-            "output_tokens_per_second": round(look.output_tokens_per_second, 2),
-            "rows_per_second": round(look.rows_per_second, 3),
-            "eta_seconds": None if look.eta_seconds is None else round(look.eta_seconds, 1),
-        }
-        self._put("progress", figures, keep=False)
-
-    def checkpoint(self, num_rows: int) -> None:
-        self._put("checkpoint", {"num_rows": num_rows}, keep=False)
-
-    def ended(self, end: JobEnd) -> None:
-        stats = end.stats or {}
-        figures = {name: stats.get(name) for name in END} | {"num_rows": stats.get("num_input_rows")}
-        dropped = {"num_dropped_events": self._stream.num_dropped}
-        self._put("end", {"exit_code": end.exit_code, "error": end.error, **figures, **dropped})
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        if event == "start":
+            self._put("start", {"schema_version": SCHEMA_VERSION, "version": pagecli.__version__, **job.pick(*START)})
+        elif event == "loaded":
+            self._put("loaded", {name: job.engine.get(name) for name in LOADED})
+        elif event == "progress":
+            if job.num_error_rows > self._num_error_rows:
+                self._num_error_rows = job.num_error_rows
+                self._put("row_errors", job.pick("num_error_rows"), keep=False)
+            self._put("progress", job.pick(*PROGRESS), keep=False)
+        elif event == "checkpoint":
+            self._put("checkpoint", {"num_rows": job.checkpoint_rows}, keep=False)
+        elif event == "end":
+            rows = job.pick("num_rows", "num_error_rows") if job.stats else {"num_rows": None, "num_error_rows": None}
+            figures = rows | {name: job.stats.get(name) for name in END}
+            self._put("end", {**job.pick("exit_code", "error"), **figures, "num_dropped_events": self._stream.num_dropped})
 
     def close(self) -> None:
         self._stream.close()

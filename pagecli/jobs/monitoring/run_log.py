@@ -16,13 +16,14 @@ from typing import Any
 import pagecli
 from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, real_place
 from pagecli.errors import InputError
-from pagecli.jobs.monitoring.events import JobEnd, JobFacts, Look, utc_text
+from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact, redact_values
 
 LOGGER = "pagecli"
 PROGRESS_SECONDS = 30.0
 LOADED = ("load_seconds", "dtype", "cpu_isa", "num_threads", "kv_blocks_total", "kv_block_size")
-END = ("num_rows", "num_error_rows", "prompt_tokens", "output_tokens", "generate_seconds")
+PROGRESS = ("num_rows", "num_rows_total", "num_error_rows", "output_tokens_per_second", "kv_usage", "eta_seconds")
+END = ("prompt_tokens", "output_tokens", "generate_seconds")
 LIBRARIES_WITH_HANDLERS = ("transformers", "huggingface_hub")  # they write to stderr by themselves and tell nobody else
 
 
@@ -79,7 +80,7 @@ class LogFileHandler(logging.handlers.WatchedFileHandler):
 
 
 class RunLog:
-    """The open log: the console writes to it, LogWatcher what happens in the job. `close` puts logging back as it was."""
+    """The open log: the console writes to it, LogListener what happens in the job. `close` puts logging back as it was."""
 
     def __init__(self, path: Path | None, as_json: bool, lowest_level: int = logging.INFO) -> None:
         """`path` None: stderr. Raises InputError."""
@@ -114,7 +115,7 @@ class RunLog:
         self._handler.close()
 
 
-class LogWatcher:
+class LogListener:
     """Writes what happens in a job: start, loaded, how far it is, checkpoints (with -v), end."""
 
     interval = PROGRESS_SECONDS
@@ -124,38 +125,21 @@ class LogWatcher:
         self._log = log
         self._has_begun = False
 
-    def started(self, facts: JobFacts) -> None:
-        figures = {"input": facts.input, "output": facts.output, "model": facts.model, "host": facts.host}
-        self._say("started", {"version": pagecli.__version__, **figures})
-
-    def begun(self) -> None: ...
-
-    def loaded(self, stats: Mapping[str, Any]) -> None:
-        self._say("loaded", {name: stats.get(name) for name in LOADED})
-
-    def progress(self, look: Look) -> None:
-        progress = look.progress
-        if not self._has_begun:  # the first look, when the job has hardly begun
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        if event == "start":
+            self._say("started", {"version": pagecli.__version__, **job.pick("input", "output", "model", "host")})
+        elif event == "loaded":
+            self._say("loaded", {name: job.engine.get(name) for name in LOADED})
+        elif event == "progress" and self._has_begun:
+            self._say("progress", job.pick(*PROGRESS))
+        elif event == "progress":  # the first, when the job has hardly begun
             self._has_begun = True
-            return
-        figures = {
-            "num_rows": progress.num_rows,
-            "num_rows_total": None if progress.estimate is None else max(progress.estimate.num_rows, progress.num_rows),
-            "num_error_rows": progress.num_error_rows,
-            "output_tokens_per_second": round(look.output_tokens_per_second, 1),
-            "kv_usage": round(progress.kv_usage, 3),
-            "eta_seconds": None if look.eta_seconds is None else round(look.eta_seconds),
-        }
-        self._say("progress", figures)
-
-    def checkpoint(self, num_rows: int) -> None:
-        self._say("checkpoint", {"num_rows": num_rows}, logging.DEBUG)
-
-    def ended(self, end: JobEnd) -> None:
-        stats = end.stats or {}
-        figures = {"exit_code": end.exit_code, "error": end.error, **{name: stats.get(name) for name in END}}
-        figures["num_rows"] = stats.get("num_input_rows")
-        self._say("ended", figures, logging.INFO if end.exit_code == 0 else logging.ERROR)
+        elif event == "checkpoint":
+            self._say("checkpoint", {"num_rows": job.checkpoint_rows}, logging.DEBUG)
+        elif event == "end":
+            rows = job.pick("num_rows", "num_error_rows") if job.stats else {}
+            figures = {**job.pick("exit_code", "error"), **rows, **{name: job.stats.get(name) for name in END}}
+            self._say("ended", figures, logging.INFO if job.exit_code == 0 else logging.ERROR)
 
     def close(self) -> None: ...
 

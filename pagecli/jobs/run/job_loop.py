@@ -50,6 +50,18 @@ class RowJournal(Protocol):
         ...
 
 
+class RunMonitor(Protocol):
+    """Hears how far a run is; see monitoring.monitor.JobMonitor."""
+
+    def progress(self, estimate: RowEstimate | None, **figures: Any) -> None:
+        """`figures` are fields of a JobSnapshot."""
+        ...
+
+    def checkpoint(self, num_rows: int) -> None:
+        """So many input rows are safe on the disk."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """How many rows may be where: memory is bounded by these, not by the size of the input."""
@@ -63,20 +75,6 @@ class Window:
         """One slow row holds back the rows behind it only after 16 batches' worth of them have finished."""
         max_active = 2 * max_num_seqs
         return cls(max_active, max(16 * max_num_seqs, 64), max(max_active, 16))
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One look at a running job. Rows are the input's, however many samples are written of each."""
-
-    num_rows: int  # finished, written or held for their turn
-    num_error_rows: int  # of them
-    num_running: int
-    num_waiting: int
-    kv_usage: float
-    output_tokens: int
-    estimate: RowEstimate | None  # of the input's rows
-    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
 
 
 @dataclass
@@ -130,22 +128,20 @@ class JobRun:
         writer: RowWriter,
         window: Window,
         order: Literal["input", "completion"] = "input",
-        on_progress: Callable[[Progress], Any] = lambda progress: None,
+        monitor: RunMonitor | None = None,
         stop_requested: Callable[[], int | None] = lambda: None,
         journal: RowJournal | None = None,
         error_policy: ErrorPolicy | None = None,
-        on_checkpoint: Callable[[int], Any] = lambda num_input_rows: None,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
         self._writer = writer
         self._window = window
         self._order = InputOrder() if order == "input" else CompletionOrder()
-        self._on_progress = on_progress
+        self._monitor = monitor
         self._stop_requested = stop_requested
         self._journal = journal
         self._error_policy = error_policy or ErrorPolicy()
-        self._on_checkpoint = on_checkpoint
         self._num_safe_rows = 0 if journal is None else journal.num_safe_rows
         self._active: dict[int, PreparedRow] = {}
         self._num_inputs_taken_over = 0
@@ -242,22 +238,20 @@ class JobRun:
 
     def _report(self, source: InputSource) -> None:
         now = time.perf_counter()
-        if now < self._next_progress:
+        if self._monitor is None or now < self._next_progress:
             return
         self._next_progress = now + PROGRESS_SECONDS
         if self._journal is not None and self._journal.num_safe_rows != self._num_safe_rows:
             self._num_safe_rows = self._journal.num_safe_rows
-            self._on_checkpoint(self._num_safe_rows)
+            self._monitor.checkpoint(self._num_safe_rows)
         status = self._engine.status()
-        self._on_progress(
-            Progress(
-                num_rows=self.result.num_input_rows,
-                num_error_rows=self.result.num_error_rows,
-                num_running=status.num_running,
-                num_waiting=status.num_waiting,
-                kv_usage=status.kv_usage,
-                output_tokens=status.num_output_tokens,
-                estimate=source.estimate(),
-                num_taken_over=self._num_inputs_taken_over,
-            )
+        self._monitor.progress(
+            source.estimate(),
+            num_rows=self.result.num_input_rows,
+            num_error_rows=self.result.num_error_rows,
+            num_taken_over=self._num_inputs_taken_over,
+            num_running=status.num_running,
+            num_waiting=status.num_waiting,
+            kv_usage=status.kv_usage,
+            output_tokens=status.num_output_tokens,
         )

@@ -1,0 +1,127 @@
+"""Keeps the snapshot of a running job and hands it to every listener: event stream, metrics file, log, heartbeat, progress bar.
+
+A listener can fail (a full disk, a reader that went away); the job goes on, and the failure is said once.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pagecli.errors import PagecliError
+from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, Listener
+from pagecli.jobs.rows.input_row import RowEstimate
+
+MIN_SECONDS = 0.05  # a rate over less says nothing
+
+
+class JobMonitor:
+    """`snapshot` is the job's latest; the first call of `end` is the one that counts."""
+
+    def __init__(self, job: JobSnapshot, listeners: list[Listener], warn: Callable[[str], None]) -> None:
+        self.snapshot = replace(job, pid=os.getpid(), host=socket.gethostname(), started=time.time())
+        self._listeners = [*listeners]
+        self._warn = warn
+        self._rates = Rates()
+        self._next: dict[str, float] = {}  # when a listener takes the next "progress"
+        self._failed: set[str] = set()
+        self._lock = threading.RLock()  # a signal is noted by another thread
+
+    def start(self) -> None:
+        self._emit("start")
+
+    def add(self, listener: Listener) -> None:
+        """A listener that could not be there from the start."""
+        self._listeners.append(listener)
+        self._tell(listener, "start")
+
+    def begin(self) -> None:
+        """The output is this run's own: no other run works on it, and it may be written."""
+        self._emit("begin")
+
+    def loaded(self, stats: Mapping[str, Any]) -> None:
+        """`stats` are the engine's."""
+        self._emit("loaded", phase="generating" if self.snapshot.phase == "loading" else self.snapshot.phase, engine=stats)
+
+    def progress(self, estimate: RowEstimate | None, **figures: Any) -> None:
+        """Called often; each listener hears of it as often as it wants. `figures` are fields of the snapshot."""
+        self._update(**figures)
+        if estimate is not None:
+            self._update(num_rows_total=max(estimate.num_rows, self.snapshot.num_rows), total_is_exact=estimate.exact)
+        self._update(**self._rates.of(self.snapshot))
+        now = time.monotonic()
+        with self._lock:
+            for listener in self._listeners:
+                if now >= self._next.get(listener.name, 0.0):
+                    self._next[listener.name] = now + listener.interval
+                    self._tell(listener, "progress")
+
+    def checkpoint(self, num_rows: int) -> None:
+        """`num_rows` rows are safe on the disk now, whatever happens."""
+        self._emit("checkpoint", checkpoint_rows=num_rows, checkpoint_at=time.time())
+
+    def stopping(self, signum: int) -> None:
+        """A signal came, which any thread may say: however the process ends now, it was not killed without a word."""
+        self._emit("stopping", phase="stopping", exit_code=128 + signum)
+
+    def end(self, exit_code: int, error: str | None = None, stats: Mapping[str, Any] | None = None) -> None:
+        """`stats` are what --stats writes; None if the job ended before its model was loaded."""
+        if self.snapshot.phase == "ended":
+            return
+        final: dict[str, Any] = {}
+        if stats is not None:
+            final = {"stats": stats, "num_rows": stats["num_input_rows"], "num_error_rows": stats["num_error_rows"]}
+            final["output_tokens"] = stats["num_sampled_tokens"]
+        self._emit("end", phase="ended", exit_code=exit_code, error=error, eta_seconds=None, **final)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            self._guard(listener, listener.close)
+        self._listeners.clear()
+
+    def _update(self, **changes: Any) -> None:
+        with self._lock:
+            self.snapshot = replace(self.snapshot, updated=time.time(), **changes)
+
+    def _emit(self, event: Event, **changes: Any) -> None:
+        with self._lock:
+            self._update(**changes)
+            for listener in self._listeners:
+                self._tell(listener, event)
+
+    def _tell(self, listener: Listener, event: Event) -> None:
+        self._guard(listener, lambda: listener.on_event(event, self.snapshot))
+
+    def _guard(self, listener: Listener, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except (OSError, PagecliError) as error:
+            if listener.name not in self._failed:
+                self._failed.add(listener.name)
+                self._warn(f"{listener.name}: {error}; the job goes on")
+
+
+class Rates:
+    """Rows and tokens a second since the first progress, and the time that is left; rows taken over cost none."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._first_rows = self._first_tokens = 0
+
+    def of(self, job: JobSnapshot) -> dict[str, float | None]:
+        """The snapshot's fields of them."""
+        now = time.monotonic()
+        num_computed = job.num_rows - job.num_taken_over
+        if self._started is None:
+            self._started, self._first_rows, self._first_tokens = now, num_computed, job.output_tokens
+        elapsed = max(now - self._started, 1e-6)
+        num_rows, num_tokens = num_computed - self._first_rows, job.output_tokens - self._first_tokens
+        left = None
+        if job.num_rows_total is not None and num_rows > 0:
+            left = (job.num_rows_total - job.num_rows) * elapsed / num_rows
+        counts = elapsed >= MIN_SECONDS
+        rates = {"rows_per_second": num_rows, "output_tokens_per_second": num_tokens}
+        return {name: count / elapsed if counts else 0.0 for name, count in rates.items()} | {"eta_seconds": left}
