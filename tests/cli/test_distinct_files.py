@@ -113,6 +113,14 @@ def test_profile_writes_nothing_that_it_reads(files, capfd, flag, name):
     assert f"{flag} {name} is a file that is read: " in said
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_profile_draws_no_plot_into_a_file_that_it_reads(files, capfd, link):
+    Path("plots").mkdir()
+    link(Path("lengths.csv").absolute(), "plots/latency.png")
+    said = refused(capfd, files, "profile", "-m", "model", "--workload", "lengths.csv", "--plots", "plots")
+    assert "--plots plots/latency.png is a file that is read: --workload lengths.csv" in said
+
+
 @pytest.mark.parametrize("how", ["as it is", "hard link", "symbolic link"])
 def test_merge_writes_no_part(files, capfd, how):
     said = refused(capfd, files, "merge", "p1.jsonl", "p2.jsonl", spelled(how, "p2.jsonl"), "--overwrite")

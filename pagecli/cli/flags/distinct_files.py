@@ -39,10 +39,13 @@ def check_generate_files(
     check_distinct(written, chain(_inputs(input), journal, model_files(model), _settings()))
 
 
-def check_profile_files(workload: str, model: str, html: Path | None, steps: Path | None, trace: Path | None) -> None:
+def check_profile_files(
+    workload: str, model: str, html: Path | None, plots: Path | None, steps: Path | None, trace: Path | None
+) -> None:
     """Raises UsageError, before anything is opened."""
     files = {"--html": html, "--steps": steps, "--trace": trace}
     written = [NamedPath(flag, str(path)) for flag, path in files.items() if path is not None]
+    written += [NamedPath("--plots", str(path)) for path in plots.glob("*.png")] if plots is not None else []
     check_distinct(written, chain([NamedPath("--workload", workload)], model_files(model), _settings()))
 
 

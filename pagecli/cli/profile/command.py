@@ -94,7 +94,7 @@ def _run(values: Mapping[str, Any], as_json: bool, console: Console) -> int:
     from pagecli.cli.profile.workload import load_workload
     from pagecli.model.registry import resolve_model
 
-    check_profile_files(values["workload"], values["model"], values["html"], values["steps"], values["trace"])
+    check_profile_files(*(values[name] for name in ("workload", "model", "html", "plots", "steps", "trace")))
     check_reports(values)
     check_run_flags(values)
     config = resolve_model(values["model"], "dummy").config
