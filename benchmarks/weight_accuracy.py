@@ -22,7 +22,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.base import HostModel
 from pagecli.devices.cpu import kv_cache
-from pagecli.devices.loading import load_model
+from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import StepInputs
 from pagecli.engine.engine import Engine
 from pagecli.model.registry import resolve_model

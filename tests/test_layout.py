@@ -29,7 +29,7 @@ TORCH_FREE = [
     "pagecli.kv.manager",
     "pagecli.engine.scheduling.scheduler",
     "pagecli.engine.engine",
-    "pagecli.devices.loading",
+    "pagecli.devices.registry",
     "pagecli.model.weights.safetensors_file",
     "pagecli.core.engine_config",
     "pagecli.cli.app",

@@ -1,5 +1,7 @@
 """What a dtype by name means in memory: of the weights, and of the KV cache that goes with them."""
 
+from pagecli.errors import UsageError
+
 DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
 CPU_DTYPES = ("float32", "bfloat16", "int8")
 GPU_DTYPES = ("bfloat16", "float16", "float32", "fp8")
@@ -16,6 +18,12 @@ KV_SCALE_BYTES = {"int8": 4}  # beside the numbers of a slot, for each KV head, 
 
 
 TORCH_NAMES = {"fp8": "float8_e4m3fn"}  # where torch has another name for it
+
+
+def check_known(dtype: str) -> None:
+    """Raise UsageError for what is neither "auto" nor one of DTYPES."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is unknown", f"use auto, {', '.join(DTYPES)}")
 
 
 def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:

@@ -17,7 +17,7 @@ class EngineConfig:
 
     model: str
     load_format: Literal["auto", "dummy"] = "auto"
-    device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: the GPU where one can be used
+    device: str = "cpu"  # a name of devices/registry.py, or auto: the GPU where one can be used
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"  # of the KV cache; auto goes with the weights
     block_size: int = 16  # KV slots in a block

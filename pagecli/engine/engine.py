@@ -1,15 +1,14 @@
 """The engine: requests in, finished requests out, one step at a time. `step` is the table of contents of the program."""
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import KVUsage, StepPlan
-from pagecli.devices.base import HostModel, Model
-from pagecli.devices.cpu import kernels, kv_cache, memory_budget
-from pagecli.devices.cpu.runner import ModelRunner
+from pagecli.devices.base import Model, Runner, RunSettings
+from pagecli.devices.cpu import kernels, memory_budget
 from pagecli.engine import loaded_model, threads
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.stopping import FinishCheck, StopSearch
@@ -27,8 +26,6 @@ from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 
 if TYPE_CHECKING:
-    from pagecli.devices.cuda.runner import CudaRunner
-    from pagecli.devices.cuda.startup import GpuSettings
     from pagecli.engine.overlapped import OverlappedLoop
 
 
@@ -58,24 +55,26 @@ class Engine:
         self.scheduler, self._overlapped = self._make_scheduler(reservations)
         self.load_seconds = time.perf_counter() - started
 
-    def _build_cache(self, model: Model) -> "tuple[ModelRunner | CudaRunner, KVMemory]":
-        kv_dtype, block_size = self.loaded.kv_dtype(self.config), self.config.block_size
-        most_useful = self.config.max_num_seqs * -(-self.max_model_len // block_size)
-        bytes_each = kv_cache.block_bytes(model.config, block_size, kv_dtype)
-        num_swap_blocks = memory_budget.num_swap_blocks(self.config.swap_memory_bytes, self.config.preemption, bytes_each)
-        runner: ModelRunner | CudaRunner
-        if self.loaded.device == "cuda":
-            from pagecli.devices.cuda import startup
-
-            runner, num_blocks = startup.start(model, self._gpu_settings(kv_dtype, num_swap_blocks))
-        else:
-            num_blocks = memory_budget.num_kv_blocks(self.config.kv_memory_bytes, bytes_each, most_useful)
-            cache, swap = (kv_cache.allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, num_swap_blocks))
-            runner = ModelRunner(cast(HostModel, model), cache, block_size, swap)
-        if self.config.kv_policy != "paged":
-            return runner, ReservedManager(num_blocks, block_size)
-        salt = f"{self.config.model} {self.dtype}".encode()
-        return runner, KVManager(num_blocks, block_size, self.config.prefix_caching, num_swap_blocks, salt)
+    def _build_cache(self, model: Model) -> tuple[Runner, KVMemory]:
+        config, kv_dtype = self.config, self.loaded.kv_dtype(self.config)
+        bytes_each = self.loaded.kv_bytes_per_token(config) * config.block_size
+        num_swap_blocks = memory_budget.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
+        settings = RunSettings(
+            name=config.model,
+            block_size=config.block_size,
+            kv_dtype=kv_dtype,
+            max_num_seqs=config.max_num_seqs,
+            max_batch_tokens=config.max_batch_tokens,
+            max_model_len=self.max_model_len,
+            kv_memory_bytes=config.kv_memory_bytes,
+            num_swap_blocks=num_swap_blocks,
+            cuda_graphs=config.cuda_graphs,
+        )
+        runner = model.start(settings)
+        if config.kv_policy != "paged":
+            return runner, ReservedManager(runner.num_blocks, config.block_size)
+        salt = f"{config.model} {self.dtype}".encode()
+        return runner, KVManager(runner.num_blocks, config.block_size, config.prefix_caching, num_swap_blocks, salt)
 
     def _make_scheduler(self, reservations: Reservations | None) -> "tuple[Scheduler, OverlappedLoop | None]":
         config = self.config
@@ -88,22 +87,6 @@ class Engine:
 
         scheduler = OverlappedScheduler(self._kv, limits, self._finish_check, reservations)
         return scheduler, OverlappedLoop(scheduler, self._runner, self._count)
-
-    def _gpu_settings(self, kv_dtype: str, num_swap_blocks: int) -> "GpuSettings":
-        from pagecli.devices.cuda.startup import GpuSettings
-
-        config = self.config
-        return GpuSettings(
-            config.model,
-            config.block_size,
-            kv_dtype,
-            config.max_num_seqs,
-            config.max_batch_tokens,
-            self.max_model_len,
-            config.kv_memory_bytes,
-            num_swap_blocks,
-            config.cuda_graphs,
-        )
 
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
@@ -278,7 +261,7 @@ class Engine:
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
             "kv_bytes_per_token": self.loaded.kv_bytes_per_token(self.config),
-            "weight_bytes": self._runner.model.weight_bytes,
+            "weight_bytes": self.loaded.model.weight_bytes,
             "device": self.loaded.device,
             "dtype": self.dtype,
             "kv_dtype": self.loaded.kv_dtype(self.config),

@@ -77,7 +77,7 @@ def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["opt", "opt-post-norm", "llama", "qwen3"])
 def test_the_sum_counts_the_buffers_a_model_really_has(tiny_model, name):
-    from pagecli.devices.loading import load_model
+    from pagecli.devices.registry import load_model
 
     source = resolve_model(str(tiny_model(name)))
     model = load_model(source, "float32", 24)

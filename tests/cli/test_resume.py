@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from input_files import write_rows
 
-from pagecli.devices.loading import resolve_dtype
+from pagecli.devices.registry import find
 from pagecli.engine.engine import Engine
 from pagecli.jobs.journal.journal_status import read_journal_status
 from pagecli.jobs.storage.job_directory import JobDirectory
@@ -98,7 +98,7 @@ def test_what_only_decides_how_fast_may_change_and_so_may_the_order(generate, tm
     stop_at(8)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
     others = ("--max-num-seqs", "3", "--threads", "1", "--kv-memory", "4MiB", "--block-size", "4", "--no-prefix-caching")
-    others += ("--kv-dtype", resolve_dtype("auto"))  # what it is anyway
+    others += ("--kv-dtype", find("cpu").resolve_dtype("auto"))  # what it is anyway
     code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED[:-1], *others, "--order", "completion")
     assert code == 0
     assert "were finished by an earlier run and are taken over" in err

@@ -9,6 +9,17 @@ import pytest
 EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
 
 
+@pytest.fixture(scope="session", autouse=EMULATED)
+def emulated_device() -> None:
+    """--device cuda is the host, computing with the emulated kernels."""
+    from host_gpu import HostGpu
+
+    from pagecli.devices import registry
+    from pagecli.devices.cuda.device import CudaDevice
+
+    registry.register("cuda", lambda: CudaDevice(HostGpu))
+
+
 def why_not_here() -> str | None:
     """Why tests marked `cuda` cannot run in this process; None if they can."""
     if EMULATED:

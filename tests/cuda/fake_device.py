@@ -99,6 +99,7 @@ class Activations(TorchDispatchMode):
 
 class FakeDevice:
     place = torch.device("cpu")
+    capability, name = (9, 0), "fake GPU"
 
     def __init__(self, order: Order = "lazy", total_bytes: int = 2**30, fail_at: tuple[str, int, str] | None = None) -> None:
         """fail_at: (kind of call, how many of it go well before, "lost" or "memory")"""

@@ -63,8 +63,9 @@ class StepDriver:
         return self.found
 
     def _collect(self, pending: object, sequences: list[DrivenSequence]) -> None:
-        for sequence, (token,) in zip(sequences, self.runner.collect(pending), strict=True):
+        for sequence, result in zip(sequences, self.runner.collect(pending), strict=True):
+            token_id = result if isinstance(result, int) else result[0].token_id
             at = sequence.num_prompt + len(self.found.setdefault(sequence.seq_id, []))
             assert sequence.tokens[at] == 0
-            sequence.tokens[at] = token.token_id
-            self.found[sequence.seq_id].append(token.token_id)
+            sequence.tokens[at] = token_id
+            self.found[sequence.seq_id].append(token_id)

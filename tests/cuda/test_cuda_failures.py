@@ -9,7 +9,6 @@ from fake_device import FakeDevice
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices.cuda import startup
 from pagecli.devices.cuda.errors import DeviceLostError
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
@@ -43,7 +42,7 @@ def start(config, loaded, monkeypatch):
     """start(device) -> an engine on it"""
 
     def start_on(device: FakeDevice) -> Engine:
-        monkeypatch.setattr(startup, "open_device", lambda: device)
+        monkeypatch.setattr(loaded.model, "gpu", device)
         return Engine(config, loaded)
 
     return start_on
@@ -135,7 +134,7 @@ def test_the_largest_step_is_measured_before_memory_is_divided(config, loaded, m
     started = 0
     for total in range(2**18, 2**20, 2**17):
         device = FakeDevice(total_bytes=total)
-        monkeypatch.setattr(startup, "open_device", lambda device=device: device)
+        monkeypatch.setattr(loaded.model, "gpu", device)
         try:
             engine = Engine(config, loaded)
         except ModelError:

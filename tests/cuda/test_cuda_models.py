@@ -8,9 +8,8 @@ from gpu_tensors import DEVICE, EMULATED
 from model.paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
-from pagecli.devices.cuda import loading
 from pagecli.devices.cuda.model import CudaModel
-from pagecli.devices.loading import load_model
+from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.registry import resolve_model
@@ -44,7 +43,7 @@ def test_logits_equal_the_cpu_models(tiny_model, name, dtype):
     expected = logits_of(load_model(source, "float32", max_batch_tokens=64), torch.float32)
     with torch.inference_mode():
         kv_dtype = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
-        found = logits_of(loading.load(source, dtype, DEVICE), kv_dtype)
+        found = logits_of(load_model(source, dtype, 64, "cuda"), kv_dtype)
     assert relative_error(found, expected) <= TOLERANCE[dtype]
 
 
@@ -52,7 +51,7 @@ def test_logits_equal_the_cpu_models(tiny_model, name, dtype):
 def test_logits_with_a_cache_of_8_bit_floats(tiny_model, name, tolerance):
     source = resolve_model(str(tiny_model(name)))
     with torch.inference_mode():
-        model = loading.load(source, "bfloat16", DEVICE)
+        model = load_model(source, "bfloat16", 64, "cuda")
         expected = logits_of(model, torch.bfloat16)
         found = logits_of(model, torch.float8_e4m3fn)
     assert 0 < relative_error(found, expected) <= tolerance
@@ -60,7 +59,7 @@ def test_logits_with_a_cache_of_8_bit_floats(tiny_model, name, tolerance):
 
 def test_weights_in_8_bits_take_half_the_memory(tiny_model):
     source = resolve_model(str(tiny_model("llama")))
-    wide, narrow = (loading.load(source, dtype, DEVICE).weight_bytes for dtype in ("bfloat16", "fp8"))
+    wide, narrow = (load_model(source, dtype, 64, "cuda").weight_bytes for dtype in ("bfloat16", "fp8"))
     linear = 3 * (96 * (128 + 2 * 64) + 128 * 96 + 3 * 96 * 160)
     scales = 3 * 4 * (128 + 2 * 64 + 96 + 2 * 160 + 96)
     assert wide - narrow == linear - scales
@@ -69,9 +68,9 @@ def test_weights_in_8_bits_take_half_the_memory(tiny_model):
 def test_what_the_gpu_does_not_compute_is_refused(tiny_model):
     source = resolve_model(str(tiny_model("llama")))
     with pytest.raises(UsageError, match="int8"):
-        loading.load(source, "int8", DEVICE)
+        load_model(source, "int8", 64, "cuda")
     import dataclasses
 
     odd = dataclasses.replace(source, config=dataclasses.replace(source.config, head_dim=36))
     with pytest.raises(ModelError, match="heads of size 36"):
-        loading.load(odd, "bfloat16", DEVICE)
+        load_model(odd, "bfloat16", 64, "cuda")

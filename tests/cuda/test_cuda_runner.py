@@ -4,17 +4,17 @@ beside swaps give the tokens of steps taken one by one; faults planted into the 
 import functools
 
 import pytest
-import torch
 from fake_device import FakeDevice
+from host_gpu import HostGpu
 from step_driver import DrivenSequence, StepDriver
 
 from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import StepPlan
-from pagecli.devices.cuda import loading, startup
+from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda.block_mover import CudaBlockMover
-from pagecli.devices.cuda.host_device import HostDevice
 from pagecli.devices.cuda.runner import CudaRunner
+from pagecli.devices.registry import load_model
 from pagecli.model.registry import resolve_model
 
 pytestmark = [
@@ -28,19 +28,19 @@ GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.9, top_k=30, to
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    return loading.load(resolve_model(str(tiny_model("llama"))), "float32", torch.device("cpu"))
+    return load_model(resolve_model(str(tiny_model("llama"))), "float32", 24, "cuda")
 
 
 def make_runner(model, device, monkeypatch, graphs=False, num_swap_blocks=0, **changes) -> CudaRunner:
-    monkeypatch.setattr(startup, "open_device", lambda: device)
+    monkeypatch.setattr(model, "gpu", device)
     bytes_each = model.config.kv_bytes_per_token(4) * BLOCK_SIZE
     values = {
         "name": "tiny", "block_size": BLOCK_SIZE, "kv_dtype": "float32", "max_num_seqs": 6, "max_batch_tokens": 24,
         "max_model_len": 64, "kv_memory_bytes": NUM_BLOCKS * bytes_each, "num_swap_blocks": num_swap_blocks,
         "cuda_graphs": graphs,
     }  # fmt: skip
-    runner, num_blocks = startup.start(model, startup.GpuSettings(**(values | changes)))
-    assert num_blocks == NUM_BLOCKS
+    runner = model.start(RunSettings(**(values | changes)))
+    assert runner.num_blocks == NUM_BLOCKS
     return runner
 
 
@@ -69,7 +69,7 @@ def generate(runner: CudaRunner, pipelined: bool, greedy: bool = False) -> dict[
 @pytest.fixture(scope="module")
 def expected(model):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return functools.cache(lambda greedy: generate(make_runner(model, HostDevice(), monkeypatch), False, greedy))
+        return functools.cache(lambda greedy: generate(make_runner(model, HostGpu(), monkeypatch), False, greedy))
 
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
@@ -135,7 +135,7 @@ def swapping(runner: CudaRunner, pipelined: bool) -> dict[int, list[int]]:
 def test_blocks_are_swapped_beside_the_steps(model, expected, monkeypatch, order):
     found = swapping(make_runner(model, FakeDevice(order), monkeypatch, num_swap_blocks=2), True)
     assert found[0] == expected(False)[0][:7]
-    assert found == swapping(make_runner(model, HostDevice(), monkeypatch, num_swap_blocks=2), False)
+    assert found == swapping(make_runner(model, HostGpu(), monkeypatch, num_swap_blocks=2), False)
 
 
 class _Deaf:
@@ -177,7 +177,7 @@ def test_a_missing_wait_would_be_seen(model, monkeypatch, fault):
             monkeypatch.setattr(CudaBlockMover, "before_use", lambda self, block_ids: None)
         return runner
 
-    right = swapping(make_runner(model, HostDevice(), monkeypatch, num_swap_blocks=2), False)
+    right = swapping(make_runner(model, HostGpu(), monkeypatch, num_swap_blocks=2), False)
     assert any(found != right for found in outcomes(lambda runner: swapping(runner, True), make))
 
 
@@ -215,5 +215,5 @@ def test_a_step_nobody_has_collected_keeps_its_tokens(model, expected, monkeypat
         feeds = [(0, 0)] if number else []
         pending.append(runner.launch(StepPlan([first.chunk()], [], feeds)))
         first.tokens.append(0)
-    tokens = [token.token_id for step in pending for ((token,),) in [runner.collect(step)]]
+    tokens = [token_id for step in pending for token_id in runner.collect(step)]
     assert tokens == expected(False)[0][:5]

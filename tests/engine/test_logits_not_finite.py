@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine import engine as engine_module
 from pagecli.engine.engine import Engine
 from pagecli.errors import ErrorCode
 
@@ -90,7 +89,7 @@ def test_greedy_rows_alone_whose_logits_are_never_written(tiny_model, tmp_path):
 
 def test_a_step_that_was_launched_meanwhile_is_dropped(tiny_model, tmp_path, monkeypatch):
     """As on a GPU: the next step is fed by the one whose logits turn out not to be finite."""
-    monkeypatch.setattr(engine_module, "ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
 
     def change(tensors):
         tensors["model.embed_tokens.weight"][SPOILED_ID] = float("nan")

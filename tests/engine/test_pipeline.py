@@ -11,7 +11,6 @@ from test_same_text import make_engine
 from test_scheduler_random import RequestsOfAnyKind, alone
 
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine import engine as engine_module
 
 
 class AnyUseWithLateResults(RequestsOfAnyKind):
@@ -107,7 +106,7 @@ def run(engine, aborted=()):
 def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config, monkeypatch):
     path = tiny_model("opt")
     expected = run(make_engine(path))
-    monkeypatch.setattr(engine_module, "ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
     engine = make_engine(path, **config)
     assert run(engine) == expected
     engine = make_engine(path, **config)
@@ -118,7 +117,7 @@ def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config, monkeyp
 def test_a_step_that_fails_leaves_an_engine_that_goes_on(tiny_model, monkeypatch, where):
     path = tiny_model("opt")
     expected = run(make_engine(path))
-    monkeypatch.setattr(engine_module, "ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
     engine = make_engine(path)
     calls, real = [], getattr(engine._runner, where)
 

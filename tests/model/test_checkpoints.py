@@ -11,7 +11,7 @@ import torch
 from paged_steps import PagedSteps, relative_error
 
 from pagecli.core.arrays import to_float32
-from pagecli.devices.loading import load_model
+from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model

@@ -7,11 +7,14 @@ import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
 from safetensors.torch import save_file
-from tiny_models import TINY_MODELS
+from tiny_models import TINY_MODELS, make_tokenizer
 
-from pagecli.devices.loading import load_model
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.reference.model import ReferenceModel
+from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import KVCache
+from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.build_program import build
@@ -41,7 +44,7 @@ MADE_UP = Decoder(
     head="unembed",
 )
 CONFIG = {
-    "architectures": ["MadeUpForCausalLM"], "vocab_size": 200, "hidden_size": 64, "word_size": 48, "intermediate_size": 96,
+    "architectures": ["MadeUpForCausalLM"], "vocab_size": 384, "hidden_size": 64, "word_size": 48, "intermediate_size": 96,
     "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128, "biases": True,
 }  # fmt: skip
 
@@ -176,3 +179,23 @@ def test_every_weight_says_how_ranks_share_it():
     assert linears["qkv"].bias.split == "rows"
     assert all(operation.weight.split is None for operation in layer if isinstance(operation, NormOperation))
     assert sum(isinstance(operation, (AttentionOperation, Add)) for operation in layer) == 3
+
+
+def test_an_engine_runs_on_the_reference_as_on_the_cpu(made_up):
+    """Chunks, blocks shared by samples, swapping: through the same seam, the same tokens."""
+    make_tokenizer().save_pretrained(made_up)
+
+    def tokens(device):
+        config = EngineConfig(
+            str(made_up), device=device, dtype="float32", block_size=4, max_num_seqs=6, max_batch_tokens=8,
+            kv_memory_bytes=14 * 4 * 2 * 2 * 64 * 4, preemption="swap", swap_memory_bytes=1 << 20, check_integrity=True,
+        )  # fmt: skip
+        engine, found = Engine(config), {}
+        for i, prompt in PROMPTS.items():
+            engine.add_request(i, prompt, SamplingParams(max_tokens=12, ignore_eos=True, temperature=0.8, n=2, seed=i))
+        while engine.has_unfinished():
+            found |= {output.request_id: [s.token_ids for s in output.sequences] for output in engine.step()}
+        assert engine.stats()["num_swapped_blocks"] > 0
+        return found
+
+    assert tokens("reference") == tokens("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
 
-from pagecli.devices.loading import load_model
+from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.readers.gguf_header import read_gguf_header

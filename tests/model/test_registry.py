@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny_models import TINY_MODELS
 
-from pagecli.devices.loading import load_model, resolve_dtype
+from pagecli.devices.registry import find, load_model
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.build_program import build
@@ -141,9 +141,9 @@ def test_hub_ids_are_told_from_paths():
 
 
 def test_dtypes_and_load_formats_that_are_unknown_are_usage_errors(tiny_model):
-    assert resolve_dtype("float32") == "float32"
-    assert resolve_dtype("auto") in ("float32", "bfloat16")
-    for call in (lambda: resolve_dtype("float64"), lambda: resolve_model("opt-125m", "fast")):
+    assert find("cpu").resolve_dtype("float32") == "float32"
+    assert find("cpu").resolve_dtype("auto") in ("float32", "bfloat16")
+    for call in (lambda: find("cpu").resolve_dtype("float64"), lambda: resolve_model("opt-125m", "fast")):
         with pytest.raises(UsageError):
             call()
     source = resolve_model(str(tiny_model("opt")))

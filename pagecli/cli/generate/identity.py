@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices import registry
 from pagecli.devices.cpu import kernels
-from pagecli.engine.loaded_model import device_of, dtype_of
 from pagecli.errors import ModelError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
@@ -61,11 +61,6 @@ def identify(job: "GenerateJob") -> IdentifiedJob:
 
 
 def _device_identity(config: EngineConfig) -> DeviceIdentity:
-    kind = device_of(config)
-    dtype = dtype_of(config, kind)
-    if kind == "cpu":
-        return DeviceIdentity(kind, kernels.isa_name(), dtype, tuple(kernels.supported_isas()))
-    import torch
-
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else ()
-    return DeviceIdentity(kind, "".join(["sm_", *map(str, capability)]) if capability else "emulated", dtype)
+    device = registry.choose(config.device)
+    supported = tuple(kernels.supported_isas()) if device.name == "cpu" else ()
+    return DeviceIdentity(device.name, device.isa, device.resolve_dtype(config.dtype), supported)

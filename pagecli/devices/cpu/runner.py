@@ -1,19 +1,26 @@
 """Runs one step's plan on the model: block moves, inputs, forward pass, choosing tokens."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pagecli.core.arrays import Array
+from pagecli.core.model_config import ModelConfig
 from pagecli.core.step_plan import StepResult
 from pagecli.devices import step_inputs
-from pagecli.devices.cpu import sampler
+from pagecli.devices.base import RunSettings
+from pagecli.devices.cpu import memory_budget, sampler
 from pagecli.devices.cpu.block_mover import BlockMover
+from pagecli.devices.cpu.kv_cache import block_bytes
 from pagecli.devices.step_inputs import KVCache
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import StepPlan
     from pagecli.devices.base import HostModel
+
+
+Allocate = Callable[[ModelConfig, int, int, str], KVCache[Array]]  # config, num_blocks, block_size, kv_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,12 @@ class ModelRunner:
         self.model = model
         self.kv_cache = kv_cache
         self.block_size = block_size
+        self.num_blocks = kv_cache.values[0].shape[0]
         self.mover = BlockMover(kv_cache, swap)
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
+
+    def can_pipeline(self, plan: "StepPlan") -> bool:
+        return False
 
     def run(self, plan: "StepPlan") -> list[StepResult]:
         """Move the plan's blocks, compute its tokens, writing their K and V; one result for each chunk with specs, in order."""
@@ -65,3 +76,14 @@ class ModelRunner:
             forwarded = time.perf_counter()
             results = sampler.choose(logits, specs)
         return PendingStep(results, (prepared, forwarded, time.perf_counter()))
+
+
+def start(
+    model: "HostModel", settings: RunSettings, allocate: Callable[[ModelConfig, int, int, str], KVCache[Array]]
+) -> ModelRunner:
+    """A runner whose cache and swap pool `allocate`(config, num_blocks, block_size, kv_dtype) makes in the host's memory."""
+    block_size, kv_dtype = settings.block_size, settings.kv_dtype
+    bytes_each = block_bytes(model.config, block_size, kv_dtype)
+    num_blocks = memory_budget.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
+    cache, swap = (allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, settings.num_swap_blocks))
+    return ModelRunner(model, cache, block_size, swap)

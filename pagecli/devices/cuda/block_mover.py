@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.streams import Device, Event
+from pagecli.devices.cuda.streams import Event, Gpu
 from pagecli.devices.step_inputs import KVCache
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CudaBlockMover:
     """BlockMover for a cache on the GPU and a swap pool in pinned host memory."""
 
-    def __init__(self, device: Device, cache: "KVCache[torch.Tensor]", swap: "KVCache[torch.Tensor] | None" = None) -> None:
+    def __init__(self, device: Gpu, cache: "KVCache[torch.Tensor]", swap: "KVCache[torch.Tensor] | None" = None) -> None:
         self.swap_seconds = 0.0  # of the host: the copies themselves run beside it
         self._device = device
         self._held = (cache, swap)  # the planes hold addresses

@@ -1,98 +1,79 @@
-"""The device of devices/cuda/streams.py on torch.cuda: one GPU, two streams of its own."""
+"""A GPU as a device: the CUDA kernels and torch's GEMMs, weights and K and V in its memory."""
 
 from collections.abc import Callable
 
 import torch
 
-from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.errors import DeviceGuard
-from pagecli.devices.cuda.host_device import HostDevice
-from pagecli.devices.cuda.streams import Device, Event
-
-
-def open_device() -> Device:
-    """The GPU to compute on; the host for the tests' emulated kernels. Raises ModelError where there is none."""
-    place = kernels.find_device()
-    return HostDevice() if place.type == "cpu" else CudaDevice(place)
-
-
-class CudaEvent:
-    def __init__(self, device: "CudaDevice", event: torch.cuda.Event) -> None:
-        self._device, self.event = device, event
-
-    def wait(self) -> None:
-        with self._device.guarded("waiting for a step"):
-            self.event.synchronize()
-
-
-class CudaStream:
-    def __init__(self, device: "CudaDevice", stream: torch.cuda.Stream) -> None:
-        self._device, self.stream = device, stream
-
-    def submit(self, work: Callable[[], object]) -> None:
-        with self._device.guarded("queueing a step"), torch.cuda.stream(self.stream):
-            work()
-
-    def record(self) -> CudaEvent:
-        with self._device.guarded("queueing a step"):
-            event = torch.cuda.Event()
-            event.record(self.stream)
-            return CudaEvent(self._device, event)
-
-    def wait(self, event: Event) -> None:
-        assert isinstance(event, CudaEvent)
-        with self._device.guarded("queueing a step"):
-            self.stream.wait_event(event.event)
-
-
-class CudaGraph:
-    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
-        self._graph = graph
-
-    def replay(self) -> None:
-        self._graph.replay()
+from pagecli.core.dtypes import GPU_DTYPES, KV_DTYPE, KV_DTYPES, check_known
+from pagecli.devices.cuda.dummy_weights import CudaDummySource
+from pagecli.devices.cuda.errors import device_errors
+from pagecli.devices.cuda.gpu import open_gpu
+from pagecli.devices.cuda.linear import check_multiplies_float8
+from pagecli.devices.cuda.model import CudaModel
+from pagecli.devices.cuda.presence import check_block_size
+from pagecli.devices.cuda.streams import Gpu
+from pagecli.devices.cuda.weights import CudaWeightReader, CudaWeights
+from pagecli.errors import ModelError, UsageError
+from pagecli.model.build_program import build
+from pagecli.model.registry import ModelSource
+from pagecli.model.weights.open import open_weights
 
 
 class CudaDevice:
-    """One GPU."""
+    """See devices/base.Device. The GPU is opened when it is first needed."""
 
-    def __init__(self, place: torch.device) -> None:
-        self.place = place
-        self.guarded = DeviceGuard()
-        with self.guarded("opening it"):
-            self.compute = CudaStream(self, torch.cuda.Stream(place))
-            self.side = CudaStream(self, torch.cuda.Stream(place))
-            self._graph_pool = torch.cuda.graph_pool_handle()
+    name = "cuda"
 
-    def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        with self.guarded("taking memory of it"):
-            return torch.empty(*shape, dtype=dtype, device=self.place)
+    def __init__(self, open_gpu: Callable[[], Gpu] = open_gpu) -> None:
+        self._open = open_gpu
+        self._gpu: Gpu | None = None
 
-    def pinned(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        with self.guarded("pinning memory of the host"):
-            return torch.empty(*shape, dtype=dtype, pin_memory=True)
+    @property
+    def gpu(self) -> Gpu:
+        """Raises ModelError where there is none."""
+        if self._gpu is None:
+            self._gpu = self._open()
+        return self._gpu
 
-    def capture(self, work: Callable[[], object]) -> CudaGraph:
-        """All graphs share one pool of memory: only one of them runs at a time, and nothing they allocate outlives its run."""
-        with self.guarded("capturing a graph"):
-            self.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.stream(self.compute.stream):
-                graph.capture_begin(pool=self._graph_pool, capture_error_mode="thread_local")
-                try:
-                    work()
-                finally:
-                    graph.capture_end()
-            return CudaGraph(graph)
+    @property
+    def isa(self) -> str:
+        return "sm_" + "".join(map(str, self.gpu.capability))
 
-    def free_bytes(self) -> int:
-        with self.guarded("asking for its memory"):
-            return int(torch.cuda.mem_get_info(self.place)[0])
+    def check_available(self) -> None:
+        assert self.gpu is not None
 
-    def release_reserve(self) -> None:
-        with self.guarded("giving back memory"):
-            torch.cuda.empty_cache()
+    def available_bytes(self) -> int:
+        return self.gpu.free_bytes()
 
-    def synchronize(self) -> None:
-        with self.guarded("waiting for it"):
-            torch.cuda.synchronize(self.place)
+    def resolve_dtype(self, dtype: str) -> str:
+        check_known(dtype)
+        return "bfloat16" if dtype == "auto" else dtype
+
+    def check_cache(self, kv_dtype: str, block_size: int, dtype: str, head_dim: int) -> None:
+        check_block_size(block_size)
+        choices = [KV_DTYPE[dtype], *(["fp8"] if KV_DTYPE[dtype] == "bfloat16" and head_dim % 16 == 0 else [])]
+        if kv_dtype in ("auto", *choices):
+            return
+        hint = f"use --kv-dtype {' or '.join(choices)}, or --device cpu"
+        if dtype not in KV_DTYPES:  # a cache that goes with the weights alone
+            hint = "leave out --kv-dtype"
+        raise UsageError(f"on a GPU this model's K and V are not kept in --kv-dtype {kv_dtype}", hint)
+
+    def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> CudaModel:
+        if dtype not in GPU_DTYPES:
+            raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(GPU_DTYPES)}")
+        gpu, config = self.gpu, source.config
+        if dtype == "fp8":
+            check_multiplies_float8(gpu)
+        if config.head_dim % 8 != 0 or config.head_dim > 256:
+            raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "multiples of 8 to 256 are")
+        if config.rope is not None and config.rope.rotary_dim % 16 != 0:
+            size = config.rope.rotary_dim
+            raise ModelError(f"{source.name}: {size} rotary dimensions are not supported", "multiples of 16 are")
+        with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
+            opened = CudaDummySource(gpu.place) if source.kind == "dummy" else open_weights(source)
+            computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
+            program, reader = build(config), CudaWeightReader(opened, computed, gpu.place)
+            weights = CudaWeights(program, reader, float8=dtype == "fp8")
+            reader.check_nothing_left(program)
+            return CudaModel(program, weights, gpu)

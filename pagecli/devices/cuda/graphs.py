@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pagecli.devices.cuda.errors import DeviceMemoryError
 from pagecli.devices.cuda.step_buffers import GraphKey
-from pagecli.devices.cuda.streams import Device, Graph
+from pagecli.devices.cuda.streams import Gpu, Graph
 
 STEP = 8  # of batch sizes beyond it
 
@@ -18,7 +18,7 @@ def batch_sizes(max_num_seqs: int) -> list[int]:
 class GraphStore:
     """Keeps up to `max_graphs`: as many as memory was set aside for. The rest run kernel by kernel, with the same result."""
 
-    def __init__(self, device: Device, max_graphs: int) -> None:
+    def __init__(self, device: Gpu, max_graphs: int) -> None:
         self.max_graphs = max_graphs
         self._device = device
         self._seen: set[GraphKey] = set()

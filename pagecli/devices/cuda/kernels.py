@@ -33,25 +33,6 @@ def extension() -> ModuleType:
     return module
 
 
-def find_device() -> torch.device:
-    """The GPU to compute on (the CPU, where the tests' emulated kernels are used). Raises ModelError where there is none."""
-    emulated = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
-    if not emulated and not torch.cuda.is_available():
-        raise ModelError("--device cuda: this machine has no GPU that torch can use", "use --device cpu")
-    if extension().num_devices() == 0:
-        raise ModelError("--device cuda: the GPU's driver is missing, or older than these kernels need", "use --device cpu")
-    return torch.device("cpu" if emulated else "cuda")
-
-
-def has_device() -> bool:
-    """Whether find_device would find one."""
-    try:
-        find_device()
-    except ModelError:
-        return False
-    return True
-
-
 def raw(tensor: torch.Tensor) -> torch.Tensor:
     """As the extension takes it: float8_e4m3fn as bytes, as not every torch has a DLPack code for it."""
     return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor

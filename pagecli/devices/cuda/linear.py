@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.streams import Gpu
 from pagecli.errors import UsageError
 
 E4M3_MAX = 448.0
@@ -57,12 +58,12 @@ def float8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> CudaLinear
     return CudaFloat8Linear(narrow, bias, scales.t().contiguous())
 
 
-def check_multiplies_float8(device: torch.device) -> None:
-    """Raise UsageError where the GPU has no products of 8-bit floats. (For the tests' emulated one, torch's CPU has.)"""
-    if device.type == "cpu" or torch.cuda.get_device_capability(device) >= _CAPABILITY:
+def check_multiplies_float8(gpu: Gpu) -> None:
+    """Raise UsageError where the GPU has no products of 8-bit floats."""
+    if gpu.capability >= _CAPABILITY:
         return
-    (major, minor), name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+    major, minor = gpu.capability
     raise UsageError(
-        f"--dtype fp8: {name} (compute capability {major}.{minor}) has no products of 8-bit floats",
+        f"--dtype fp8: {gpu.name} (compute capability {major}.{minor}) has no products of 8-bit floats",
         "use --dtype bfloat16; GPUs from compute capability 8.9 on (Ada, Hopper) have them",
     )

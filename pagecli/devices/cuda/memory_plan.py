@@ -2,20 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from pagecli.devices.cpu.memory_budget import available_bytes
-from pagecli.devices.cuda import kernels
 from pagecli.errors import ModelError
 
 HEADROOM_SHARE = 0.02  # of the memory free after the weights: the allocator's rounding, other programs' small change
 _MIB = 2**20
-
-
-def gpu_available_bytes() -> int:
-    """Memory the GPU has left. The tests' emulated one has the machine's."""
-    device = kernels.find_device()
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,16 @@ model's type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from pagecli.core.arrays import Array
+from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.attention import AttentionPlan, AttentionShape, paged_attention, plan_attention
 from pagecli.devices.cuda.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
+from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.cuda.weights import CudaWeights
 from pagecli.devices.rotary_table import table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
@@ -26,6 +29,9 @@ from pagecli.model.program import (
     Select,
     Split,
 )
+
+if TYPE_CHECKING:
+    from pagecli.devices.cuda.runner import CudaRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,10 @@ _Bound = Callable[[_Step], object]
 class CudaModel:
     """A loaded model; `compute` is one step, and a CUDA graph may hold it."""
 
-    def __init__(self, program: Program, weights: CudaWeights) -> None:
+    def __init__(self, program: Program, weights: CudaWeights, gpu: Gpu) -> None:
         multiprocessors = kernels.extension().current_device()["multiprocessors"]
         config = self.config = program.config
+        self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype
         heads, kv_heads = config.num_heads, config.num_kv_heads
         self.attention_shape = AttentionShape(heads, kv_heads, config.head_dim, weights.dtype, multiprocessors)
@@ -67,6 +74,12 @@ class CudaModel:
         self._cos_sin = torch.empty(0, 0)
         operations = fuse(program)
         self._bound = list(zip((self._bind(operation) for operation in operations), last_uses(operations), strict=True))
+
+    def start(self, settings: RunSettings) -> "CudaRunner":
+        """See devices/base.Model. Raises UsageError for block sizes the GPU's kernels do not take."""
+        from pagecli.devices.cuda import startup
+
+        return startup.start(self, settings)
 
     def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
         """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""

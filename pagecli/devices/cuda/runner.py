@@ -16,7 +16,7 @@ from pagecli.devices.cuda import graphs, sampling, step_buffers
 from pagecli.devices.cuda.attention import spare_runs
 from pagecli.devices.cuda.block_mover import CudaBlockMover
 from pagecli.devices.cuda.model import CudaModel
-from pagecli.devices.cuda.streams import Device, Event, Graph
+from pagecli.devices.cuda.streams import Event, Gpu, Graph
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import PagecliError
 
@@ -84,7 +84,7 @@ class CudaRunner:
     def __init__(
         self,
         model: CudaModel,
-        device: Device,
+        device: Gpu,
         cache: KVCache[torch.Tensor],
         limits: RunnerLimits,
         swap: KVCache[torch.Tensor] | None = None,
@@ -104,6 +104,7 @@ class CudaRunner:
         self._logits = device.empty(limits.max_num_seqs, vocab, dtype=torch.float32)
         self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
         self._num_launched = 0
+        self.num_blocks = cache.values[0].shape[0]
         self.graphs = graphs.GraphStore(device, limits.max_graphs)
         self.mover = CudaBlockMover(device, cache, swap)
 

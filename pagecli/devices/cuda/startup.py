@@ -1,8 +1,7 @@
 """Starts the GPU runner: measures the largest step and the graphs on a cache of one block, and makes the cache of the rest."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import cast
 
 import torch
 
@@ -10,43 +9,27 @@ from pagecli.core.dtypes import TORCH_NAMES
 from pagecli.core.model_config import ModelConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
-from pagecli.devices.base import Model
+from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kv_cache
 from pagecli.devices.cuda import graphs
-from pagecli.devices.cuda.device import open_device
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
 from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
 from pagecli.devices.cuda.model import CudaModel
 from pagecli.devices.cuda.presence import check_block_size
 from pagecli.devices.cuda.runner import CudaRunner, RunnerLimits
-from pagecli.devices.cuda.streams import Device
+from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.step_inputs import KVCache
 
 GRAPHS_PER_SIZE = 2  # block tables of two widths for each size of batch; further ones run without a graph
 
 
-@dataclass(frozen=True, slots=True)
-class GpuSettings:
-    """What of an engine's settings the GPU runner depends on."""
-
-    name: str  # of the model
-    block_size: int
-    kv_dtype: str
-    max_num_seqs: int
-    max_batch_tokens: int
-    max_model_len: int
-    kv_memory_bytes: int | None  # None: what remains
-    num_swap_blocks: int
-    cuda_graphs: bool
-
-
-def start(loaded: Model, settings: GpuSettings) -> tuple[CudaRunner, int]:
-    """A runner with its cache, and the number of blocks that has.
+def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
+    """A runner with its cache.
 
     Raises UsageError for block sizes the GPU's kernels do not take, ModelError with the sum where memory does not suffice.
     """
     check_block_size(settings.block_size)
-    model, device = cast(CudaModel, loaded), open_device()
+    device = model.gpu
     device.synchronize()  # the weights are there
     free = device.free_bytes()
     memory = GpuMemoryPlan(settings.name, model.weight_bytes, free, 0, 0)
@@ -55,8 +38,7 @@ def start(loaded: Model, settings: GpuSettings) -> tuple[CudaRunner, int]:
     except DeviceMemoryError as error:
         raise memory.does_not_fit(0, f"the largest step takes more: {error.message}") from None
     bytes_each = kv_cache.block_bytes(model.config, settings.block_size, settings.kv_dtype)
-    most_useful = settings.max_num_seqs * -(-settings.max_model_len // settings.block_size)
-    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, most_useful)
+    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
     try:
         cache = _allocate(device, model.config, num_blocks, settings)
         swap = _allocate(device, model.config, settings.num_swap_blocks, settings, pinned=True)
@@ -64,13 +46,13 @@ def start(loaded: Model, settings: GpuSettings) -> tuple[CudaRunner, int]:
         device.synchronize()
     except DeviceMemoryError as error:
         raise memory.does_not_fit(num_blocks * bytes_each, error.message) from None
-    return runner, num_blocks
+    return runner
 
 
 def _runner(
     model: CudaModel,
-    device: Device,
-    settings: GpuSettings,
+    device: Gpu,
+    settings: RunSettings,
     cache: KVCache[torch.Tensor],
     swap: KVCache[torch.Tensor] | None = None,
     writes_kv: bool = True,
@@ -88,7 +70,7 @@ def _runner(
 
 
 def _allocate(
-    device: Device, config: ModelConfig, num_blocks: int, settings: GpuSettings, pinned: bool = False
+    device: Gpu, config: ModelConfig, num_blocks: int, settings: RunSettings, pinned: bool = False
 ) -> KVCache[torch.Tensor]:
     """K and V as devices/cpu/kv_cache.py describes them."""
     shape, make = (num_blocks, config.num_kv_heads, settings.block_size, config.head_dim), device.empty
@@ -99,7 +81,7 @@ def _allocate(
     return KVCache(planes[: config.num_layers], planes[config.num_layers :])
 
 
-def _measure(model: CudaModel, device: Device, settings: GpuSettings, memory: GpuMemoryPlan) -> GpuMemoryPlan:
+def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMemoryPlan) -> GpuMemoryPlan:
     """`memory` with what the largest step and the graphs turn out to take, on a cache of one block."""
     runner = _runner(model, device, settings, _allocate(device, model.config, 1, settings), writes_kv=False)
     for plan in _largest_steps(settings):
@@ -112,7 +94,7 @@ def _measure(model: CudaModel, device: Device, settings: GpuSettings, memory: Gp
     return replace(memory, step=max(0, memory.free - after_steps), graphs=graphs)
 
 
-def _measure_graphs(runner: CudaRunner, device: Device, settings: GpuSettings) -> int:
+def _measure_graphs(runner: CudaRunner, device: Gpu, settings: RunSettings) -> int:
     """Bytes of all graphs there may be: they share the memory of the largest, and each has its list of launches besides."""
     free = [device.free_bytes()]
     for size in graphs.batch_sizes(settings.max_num_seqs)[:-3:-1]:
@@ -123,11 +105,11 @@ def _measure_graphs(runner: CudaRunner, device: Device, settings: GpuSettings) -
     return taken[0] + taken[-1] * (_max_graphs(settings) - 1)
 
 
-def _max_graphs(settings: GpuSettings) -> int:
+def _max_graphs(settings: RunSettings) -> int:
     return GRAPHS_PER_SIZE * len(graphs.batch_sizes(settings.max_num_seqs)) if settings.cuda_graphs else 0
 
 
-def _largest_steps(settings: GpuSettings) -> list[StepPlan]:
+def _largest_steps(settings: RunSettings) -> list[StepPlan]:
     """Steps of as many tokens as there may be: of one sequence, and of as many as there may be."""
     each = [min(settings.max_batch_tokens, settings.max_model_len)]
     share, rest = divmod(settings.max_batch_tokens, settings.max_num_seqs)
@@ -135,11 +117,11 @@ def _largest_steps(settings: GpuSettings) -> list[StepPlan]:
     return [StepPlan([_chunk(i, n, settings) for i, n in enumerate(lengths)], []) for lengths in (each, spread)]
 
 
-def _decodes(num_seqs: int, settings: GpuSettings) -> StepPlan:
+def _decodes(num_seqs: int, settings: RunSettings) -> StepPlan:
     return StepPlan([_chunk(i, 1, settings) for i in range(num_seqs)], [])
 
 
-def _chunk(seq_id: int, num_tokens: int, settings: GpuSettings) -> Chunk:
+def _chunk(seq_id: int, num_tokens: int, settings: RunSettings) -> Chunk:
     """Tokens of a sequence that has nothing but the cache's one block."""
     params = SamplingParams(temperature=1.0, top_p=0.9)
     spec = SampleSpec(params, 0, 0, [0] * num_tokens, num_tokens, ())

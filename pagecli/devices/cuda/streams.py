@@ -1,4 +1,4 @@
-"""What the GPU runner needs of a device, and nothing more: streams of work, events between them, buffers, graphs.
+"""What the GPU runner needs of a GPU, and nothing more: streams of work, events between them, buffers, graphs.
 
 A stream does its work in order, some time after `submit` returned; two streams know nothing of each other unless one waits for
 an event of the other. Work touches buffers only, never what the host changes after submitting it. All of it raises
@@ -39,11 +39,19 @@ class Graph(Protocol):
         ...
 
 
-class Device(Protocol):
+class Gpu(Protocol):
     @property
     def place(self) -> torch.device:
         """Where its tensors lie, for torch."""
         ...
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Its compute capability, such as (9, 0)."""
+        ...
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def compute(self) -> Stream:

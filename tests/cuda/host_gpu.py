@@ -1,4 +1,4 @@
-"""A device that is the host: work is done when it is submitted. What the emulated kernels of the tests compute on."""
+"""A GPU of devices/cuda/streams.py that is the host, for the emulated kernels: work is done when it is submitted."""
 
 from collections.abc import Callable
 
@@ -33,8 +33,10 @@ class HostGraph:
         self._work()
 
 
-class HostDevice:
+class HostGpu:
     place = torch.device("cpu")
+    capability = (9, 0)
+    name = "emulated GPU"
 
     def __init__(self) -> None:
         self.compute, self.side = HostStream(), HostStream()

@@ -1,0 +1,56 @@
+"""The CPU as a device: native kernels, weights packed for them, K and V in the host's memory."""
+
+from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, check_known
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.memory_budget import available_bytes
+from pagecli.devices.cpu.model import CpuModel
+from pagecli.devices.cpu.weights import CpuWeights
+from pagecli.errors import ModelError, UsageError
+from pagecli.model.build_program import build
+from pagecli.model.registry import ModelSource
+from pagecli.model.weights.open import open_weights
+from pagecli.model.weights.reader import WeightReader
+
+_HEAD_DIMS = range(32, 257)  # what the attention kernels take
+
+
+class CpuDevice:
+    """See devices/base.Device."""
+
+    name = "cpu"
+
+    @property
+    def isa(self) -> str:
+        return kernels.isa_name()
+
+    def check_available(self) -> None:
+        pass
+
+    def available_bytes(self) -> int:
+        return available_bytes()
+
+    def resolve_dtype(self, dtype: str) -> str:
+        """ "auto" -> "bfloat16" where the kernels in use multiply bfloat16 natively, else "float32"."""
+        check_known(dtype)
+        if dtype in GPU_DTYPES and dtype not in CPU_DTYPES:
+            raise UsageError(f"--dtype {dtype} is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
+        native = "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
+        return native if dtype == "auto" else dtype
+
+    def check_cache(self, kv_dtype: str, block_size: int, dtype: str, head_dim: int) -> None:
+        if kv_dtype not in ("auto", *CPU_KV_DTYPES):
+            raise UsageError(f"--kv-dtype {kv_dtype} is for GPUs", "use --device cuda, or --kv-dtype int8")
+
+    def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> CpuModel:
+        if dtype not in CPU_DTYPES:
+            where = "on a GPU only" if dtype in GPU_DTYPES else "nowhere"
+            raise UsageError(f"dtype {dtype!r} is computed {where}", f"use {', '.join(CPU_DTYPES)}")
+        if max_batch_tokens < 1:
+            raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
+        if source.config.head_dim not in _HEAD_DIMS:
+            size = source.config.head_dim
+            raise ModelError(f"{source.name}: heads of size {size} are not supported", "sizes 32 to 256 are")
+        program, reader = build(source.config), WeightReader(open_weights(source))
+        weights = CpuWeights(program, reader, dtype)
+        reader.check_nothing_left(program)
+        return CpuModel(program, weights, max_batch_tokens)

@@ -1,0 +1,38 @@
+"""The reference as a device: a program line by line in torch, float32, for comparisons; the host's memory, K laid out as V."""
+
+from pagecli.core.dtypes import check_known
+from pagecli.devices.cpu.memory_budget import available_bytes
+from pagecli.devices.reference.model import ReferenceModel
+from pagecli.errors import UsageError
+from pagecli.model.build_program import build
+from pagecli.model.registry import ModelSource
+from pagecli.model.weights.open import open_weights
+from pagecli.model.weights.reader import WeightReader
+
+
+class ReferenceDevice:
+    """See devices/base.Device."""
+
+    name = isa = "reference"
+
+    def check_available(self) -> None:
+        pass
+
+    def available_bytes(self) -> int:
+        return available_bytes()
+
+    def resolve_dtype(self, dtype: str) -> str:
+        check_known(dtype)
+        if dtype not in ("auto", "float32"):
+            raise UsageError(f"--dtype {dtype} is not that of the reference", "use --dtype float32")
+        return "float32"
+
+    def check_cache(self, kv_dtype: str, block_size: int, dtype: str, head_dim: int) -> None:
+        if kv_dtype not in ("auto", "float32"):
+            raise UsageError(f"--kv-dtype {kv_dtype} is not that of the reference", "leave out --kv-dtype")
+
+    def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> ReferenceModel:
+        program, reader = build(source.config), WeightReader(open_weights(source))
+        model = ReferenceModel(program, reader)
+        reader.check_nothing_left(program)
+        return model
