@@ -1,7 +1,7 @@
 """The simulated machine with steps whose results come one step late, as on a GPU: a launched step runs when it is collected,
 at the latest; a block given away while a launched step may still use it shows."""
 
-from simulated_machine import SimulatedMachine
+from simulated_machine import SimulatedMachine, as_result, next_token
 
 from pagecli.core.step_plan import BeamCandidates
 from pagecli.engine.overlapped import OverlappedScheduler
@@ -73,7 +73,8 @@ class LateMachine(SimulatedMachine):
         for chunk in plan.chunks:
             self._write(chunk)
         results = [self._choose_late(chunk) for chunk in plan.chunks if chunk.specs]
-        self._sampled = [t.token_id for r in results if not isinstance(r, BeamCandidates) for t in r]
+        chosen = [[r] if isinstance(r, int) else [t.token_id for t in r] for r in results if not isinstance(r, BeamCandidates)]
+        self._sampled = [token_id for token_ids in chosen for token_id in token_ids]
         running = {s.seq_id for r in self.scheduler.running for s in r.live}
         self.num_dropped += sum(chunk.seq_id not in running for chunk in plan.chunks)
         finished = self.scheduler.commit(plan, results).finished
@@ -98,8 +99,4 @@ class LateMachine(SimulatedMachine):
         assert read[:-1] == known[: length - 1], "the block table leads to other tokens than the sequence's own"
         if chunk.specs[0].num_candidates:
             return self._choose(chunk)
-        from simulated_machine import next_token
-
-        from pagecli.core.step_plan import SampledToken
-
-        return tuple(SampledToken(next_token(read, spec.sample, spec.params.seed)) for spec in chunk.specs)
+        return as_result([next_token(read, spec.sample, spec.params.seed) for spec in chunk.specs])

@@ -25,6 +25,10 @@ def next_token(known_ids, sample, salt=0):
     return hash((tuple(known_ids), sample, salt)) % VOCAB
 
 
+def as_result(token_ids):
+    return token_ids[0] if len(token_ids) == 1 else tuple(SampledToken(token_id) for token_id in token_ids)
+
+
 class SimulatedMachine:
     """A scheduler with memory under it."""
 
@@ -112,7 +116,7 @@ class SimulatedMachine:
         if chunk.specs[0].num_candidates:
             ids = sorted(range(VOCAB), key=lambda t: hash((tuple(known), t)))[: chunk.specs[0].num_candidates]
             return BeamCandidates(ids, [-0.1 - 0.3 * (hash((tuple(known), t)) % 1000) / 1000 for t in ids])
-        return tuple(SampledToken(next_token(known, spec.sample, spec.params.seed)) for spec in chunk.specs)
+        return as_result([next_token(known, spec.sample, spec.params.seed) for spec in chunk.specs])
 
     def check_index(self):
         """A block found by a hash holds full blocks' worth of tokens, and is not free."""

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from simulated_machine import SimulatedMachine, make_request, texts
 
+from pagecli.engine.request import Request
+
 KINDS = ({}, {"n": 2}, {"n": 3}, {"best_of": 2}, {"beam_width": 2}, {"beam_width": 3, "n": 3, "early_stopping": "never"})
 NUM_OPERATIONS = Counter()
 
 
 def alone(request):
     """The same request with the memory to itself."""
-    twin = make_request(request.request_id, request.prompt_token_ids)
-    twin.params = request.params
+    twin = Request(request.request_id, request.prompt_token_ids, request.params, row_key=request.request_id)
     SimulatedMachine(2000, 4, 64, 400, prefix_caching=False).run_all([twin])
     return twin
 

@@ -40,6 +40,7 @@ from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.storage.whole_file import WholeFile
 from pagecli.jobs.writers.open_output import RowWriter, open_output
+from pagecli.jobs.writers.openai_batch_output import TokenTexts
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
@@ -79,6 +80,7 @@ class _Run:
     monitor: JobMonitor
     stats_file: WholeFile | None
     started: float
+    token_texts: TokenTexts = field(default_factory=TokenTexts)
 
 
 def run_generate(job: GenerateJob, console: Console) -> int:
@@ -124,7 +126,7 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
         run.signals.last_words = last_words(run.claim, job.input)
     template_time = _template_time(run)
     job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
-    schema, options = run.source.schema, output_options(job, run.source, job_key)
+    schema, options = run.source.schema, output_options(job, run.source, job_key, run.token_texts)
     writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
     try:
         if job.journal.partial:
@@ -158,7 +160,7 @@ def _run(
             if identified is not None:
                 identified.check_loaded()
         run.monitor.loaded(engine.stats())
-        job.formats.token_texts.bind(engine.tokenizer.token_bytes)
+        run.token_texts.bind(engine.tokenizer.token_bytes)
         engine.tokenizer.template_time = template_time
         length = prompt_length(job, engine.tokenizer, engine.max_model_len)
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)

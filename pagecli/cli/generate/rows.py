@@ -1,7 +1,7 @@
 """What a job reads and writes, put together from what was asked for: its selected rows, its output's options, its limits."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,6 @@ class Formats:
     output_format: OutputFormat = "auto"
     compression: Compression = "zstd"
     row_group_rows: int | None = None
-    token_texts: TokenTexts = field(default_factory=TokenTexts)  # gets the tokenizer when it is loaded
 
 
 def open_rows(job: "GenerateJob") -> InputSource:
@@ -71,13 +70,13 @@ def check_chat(job: "GenerateJob", tokenizer: "Tokenizer") -> None:
         raise ModelError(f"{job.engine.model} has no chat template, which {flag} needs", f"leave out {flag}")
 
 
-def output_options(job: "GenerateJob", source: InputSource, job_key: str) -> OutputOptions:
-    """How the output is written; `job_key` is for parts."""
+def output_options(job: "GenerateJob", source: InputSource, job_key: str, token_texts: TokenTexts) -> OutputOptions:
+    """How the output is written; `job_key` is for parts, `token_texts` gets the vocabulary when the model is loaded."""
     return OutputOptions(
         format=job.formats.output_format,
         model=job.engine.model,
         created=_modified(job.input),
-        token_text=job.formats.token_texts,
+        token_text=token_texts,
         compression=job.formats.compression,
         row_group_rows=job.formats.row_group_rows,
         shard=job.selection.parse().shard,

@@ -27,7 +27,7 @@ from pagecli.model.registry import ModelSource
 NOT_IDENTITY = (
     *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors"),
     *("selection.limit", "columns.score", "columns.logprobs", "dry_run", "profile", "prompts.template_time"),
-    *("formats.output_format", "formats.compression", "formats.row_group_rows", "formats.token_texts"),
+    *("formats.output_format", "formats.compression", "formats.row_group_rows"),
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
     *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
