@@ -161,3 +161,27 @@ def test_csv_in_and_compression_out(generate, tmp_path):
     assert pq.read_table(tmp_path / "out.parquet")["output_tokens"].to_pylist() == [2, 6]
     code, _, err = generate("in.csv", "x.jsonl", "--prompt-column", "question")
     assert (code, "has no column question" in err) == (3, True)
+
+
+def test_a_wrong_prompt_column_is_refused_before_the_model_is_loaded(generate, tmp_path):
+    code, out, err = generate([{"question": "a", "lang": "en"}] * 3, "out.jsonl", model="llama")
+    assert (code, out) == (3, "")
+    assert "in.jsonl has no column prompt, messages, prompt_token_ids; it has question, lang" in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_condition_on_an_unknown_column_is_wrong_usage(generate, tmp_path):
+    (tmp_path / "in.csv").write_text("prompt,lang\na,en\n")
+    code, _, err = generate(str(tmp_path / "in.csv"), "out.jsonl", "--where", "langs == 'en'")
+    assert code == 2
+    assert "did you mean lang?" in err
+
+
+def test_a_row_beyond_the_limit_is_an_error_row(generate, tmp_path):
+    code, _, err = generate([{"prompt": "a"}, {"prompt": "b" * 200}], "out.jsonl", "--max-row-bytes", "100B")
+    assert code == 5
+    assert [json.loads(line)["error_code"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        None,
+        "row_too_large",
+    ]
+    assert generate([{"prompt": "a"}], "new.jsonl", "--max-row-bytes", "auto")[0] == 2

@@ -91,3 +91,47 @@ def test_name_with_pattern_characters_is_the_file_it_names(tmp_path):
     write_lines(tmp_path / "in[1].jsonl", {"prompt": "a"})
     (row,) = open_input(str(tmp_path / "in[1].jsonl"))
     assert (row.file, row.columns) == (None, {"prompt": "a"})
+
+
+def hive_tree(root, name: str, **more) -> None:
+    """lang=en/month=01, lang=de (escaped)/month=02, one without a language; the last brings a column of its own."""
+    folders = ["lang=de%2FAT/month=02", "lang=en/month=01", "lang=__HIVE_DEFAULT_PARTITION__/month=12"]
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        row = {"prompt": f"p{number}", **more}
+        if name.endswith("parquet"):
+            pq.write_table(pa.table({key: [value] for key, value in row.items()}), root / folder / name)
+        elif name.endswith("csv"):
+            (root / folder / name).write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+        else:
+            write_lines(root / folder / name, row)
+
+
+@pytest.mark.parametrize("pattern", ["", "/*/*/*"])
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl", "x.csv"])
+def test_folders_named_key_value_are_columns(tmp_path, name, pattern):
+    hive_tree(tmp_path / "in", name)
+    source = open_input(f"{tmp_path / 'in'}{pattern}")
+    found = {row.columns["prompt"]: (row.columns["lang"], row.columns["month"]) for row in source}
+    assert found == {"p0": ("de/AT", 2), "p1": ("en", 1), "p2": (None, 12)}
+    assert source.column_names in (None, ["prompt", "lang", "month"])
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl"])
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl", "x.csv"])
+def test_columns_of_folders_are_chosen_by_and_carried(tmp_path, name, output):
+    hive_tree(tmp_path / "in", name)
+    run_job(tmp_path / "in", tmp_path / output, where="month < 10 and lang == 'en'")
+    (row,) = read_back(tmp_path / output)
+    assert (row["prompt"], row["lang"], row["month"]) == ("p1", "en", 1)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl", "x.csv"])
+def test_a_column_of_the_file_wins_over_its_folder(tmp_path, name):
+    hive_tree(tmp_path / "in", name, lang="own")
+    assert [row.columns["lang"] for row in open_input(str(tmp_path / "in"))] == ["own"] * 3
+
+
+def test_folders_above_the_directory_are_no_columns(tmp_path):
+    hive_tree(tmp_path / "run=1" / "in", "x.jsonl")
+    assert all("run" not in row.columns for row in open_input(str(tmp_path / "run=1" / "in")))

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode
-from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.readers.open_input import ReadOptions, open_input
 from pagecli.jobs.readers.openai_batch_input import CHAT_URL, COMPLETIONS_URL, from_batch_row, is_batch_row
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow, error_row
@@ -65,6 +65,81 @@ def test_what_asks_for_nothing_is_taken():
     assert prepared.params == SamplingParams(max_tokens=7, seed=2**64 - 1)
 
 
+NOTHING = {
+    "top_k": [-1, 0],
+    "top_logprobs": [0, None],
+    "logprobs": [False, None],
+    "logit_bias": [{}, None],
+    "stop": ["", [], None],
+    "stop_token_ids": [[], None],
+    "min_p": [0, 0.0],
+    "min_tokens": [0],
+    "n": [1],
+    "repetition_penalty": [1.0],
+    "length_penalty": [1.0],
+    "early_stopping": [False],
+    "ignore_eos": [False],
+    "skip_special_tokens": [True],
+    "spaces_between_special_tokens": [True],
+    "include_stop_str_in_output": [False],
+    "add_generation_prompt": [True],
+    "use_beam_search": [False],
+    "guided_json": [None],
+    "bad_words": [[], None],
+    "chat_template_kwargs": [{}],
+    "parallel_tool_calls": [True, False],
+    "stream_options": [None, {"include_usage": True}],
+    "modalities": [["text"]],
+}
+
+
+@pytest.mark.parametrize("url", [CHAT_URL, COMPLETIONS_URL])
+@pytest.mark.parametrize("name", NOTHING)
+def test_no_key_that_asks_for_nothing_fails_a_row(name, url):
+    prompt = {"messages": CHAT} if url == CHAT_URL else {"prompt": "Hello"}
+    for value in NOTHING[name]:
+        prepared = prepare(request({**prompt, name: value}, url))
+        assert (prepared.error, prepared.params) == (None, SamplingParams(max_tokens=7)), (name, value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("/chat/completions", CHAT_URL),
+        ("/completions", COMPLETIONS_URL),
+        ("/v1/chat/completions/", CHAT_URL),
+        ("/openai/v1/chat/completions", CHAT_URL),
+        ("https://api.openai.com/v1/completions", COMPLETIONS_URL),
+        ("/chat/completions?api-version=2024-10-21", CHAT_URL),
+        (None, CHAT_URL),
+    ],
+)
+def test_the_urls_of_every_host_are_one(url, meant):
+    prompt = {"messages": CHAT} if meant == CHAT_URL else {"prompt": "Hello"}
+    row = convert(request(prompt, url))
+    assert (row.error, row.batch_url) == (None, meant)
+
+
+def test_unknown_keys_are_ignored_with_one_warning_each(tmp_path):
+    bodies = [{"messages": CHAT, "tempreature": 1, "verbosity": "low"}, {"messages": CHAT, "reasoning_effort": "high"}]
+    lines = [request(body, metadata={"a": 1}) for body in [*bodies, *bodies]]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    warnings: list[str] = []
+    rows = list(open_input(str(tmp_path / "in.jsonl"), options=ReadOptions(warn=warnings.append)))
+    assert [row.error for row in rows] == [None] * 4
+    ignored = ("metadata", "body.tempreature", "body.verbosity", "body.reasoning_effort")
+    assert warnings == [f"{name!r} of batch requests is ignored" for name in ignored]
+
+
+def test_warnings_about_ignored_keys_are_bounded(tmp_path):
+    lines = [request({"messages": CHAT, f"key{number}": 1}) for number in range(50)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    warnings: list[str] = []
+    assert all(row.error is None for row in open_input(str(tmp_path / "in.jsonl"), options=ReadOptions(warn=warnings.append)))
+    assert len(warnings) == 9
+    assert warnings[-1] == "more keys of batch requests are ignored"
+
+
 def test_parts_of_text_are_joined_and_developers_speak_as_system():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [{"role": "developer", "content": "be kind"}, {"role": "user", "content": parts}]
@@ -79,11 +154,9 @@ def test_parts_of_text_are_joined_and_developers_speak_as_system():
         (request({"messages": CHAT, "stream": 0}), "body.stream is not supported", "unsupported"),
         (request({"messages": CHAT, "logit_bias": {"1": 1}}), "body.logit_bias is not supported", "unsupported"),
         (request({"messages": CHAT, "response_format": {"type": "json_object"}}), "response_format is not", "unsupported"),
-        (request({"messages": CHAT, "tempreature": 1}), "body.tempreature is not a parameter", "unsupported"),
         (request({"messages": CHAT, "prompt": "a"}), "body.prompt is not a parameter", "unsupported"),
         (request({"messages": CHAT}, "/v1/embeddings"), "url is '/v1/embeddings'", "unsupported"),
         (request({"messages": CHAT}, method="GET"), "method is 'GET'", "unsupported"),
-        (request({"messages": CHAT}, extra=1), "'extra' is no part of a batch request", "unsupported"),
         (request({"prompt": ["a", "b"]}, COMPLETIONS_URL), "a list of 2 prompts; write one request for each", "unsupported"),
         (request({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "only text", "unsupported"),
         (request({"messages": "hi"}), "body.messages is not a list", "invalid_type"),
@@ -169,7 +242,7 @@ def test_error_is_an_error_object_with_the_code_of_the_row():
 def test_file_is_known_by_its_first_readable_row(tmp_path):
     (tmp_path / "in.jsonl").write_text("not json\n\n" + json.dumps(request({"messages": CHAT})) + '\n{"prompt": "x"}\n')
     for kind, urls in (("auto", ["", CHAT_URL, ""]), ("jsonl", [None] * 3), ("openai-batch", ["", CHAT_URL, ""])):
-        source = open_input(str(tmp_path / "in.jsonl"), input_format=kind)
+        source = open_input(str(tmp_path / "in.jsonl"), options=ReadOptions(kind))
         assert [row.batch_url for row in source] == urls
         source.close()
 

@@ -52,6 +52,43 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path)
     assert [row.columns for row in read(path)] == [{"prompt": "a"}, {"prompt": "b"}]
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
+def test_a_byte_order_mark_before_any_row_is_no_part_of_it(tmp_path, name):
+    """Files put together by cat have one in the middle; inside of quotes it is data."""
+    if name == "in.csv":
+        content = '\ufeffprompt,x\na,1\n\ufeffb,2\n"c\n\ufeffd",3\n'
+        expected = [{"prompt": "a", "x": "1"}, {"prompt": "b", "x": "2"}, {"prompt": "c\n\ufeffd", "x": "3"}]
+    else:
+        content = '\ufeff{"prompt": "a"}\n\ufeff{"prompt": "b"}\n{"prompt": "\ufeff"}\n'
+        expected = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "\ufeff"}]
+    path = write_bytes(tmp_path / name, content.encode())
+    assert [row.columns for row in read(path)] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "says", "hint"),
+    [
+        (gzip.compress(b"{}", mtime=0), "is gzip-compressed, not JSON Lines", "gzip -dc"),
+        (pa.compress(b"{}", "zstd", asbytes=True), "is zstd-compressed", "zstd -dc"),
+        (b"BZh91AY", "is bzip2-compressed", "bzip2 -dc"),
+        (b"\xfd7zXZ\x00\x00", "is xz-compressed", "xz -dc"),
+        (b"PK\x03\x04", "is a ZIP archive", "unzip -p"),
+        (b"PAR1", "is a Parquet file", "name the file"),
+        ('{"prompt": "a"}'.encode("utf-16"), "is UTF-16 text", "iconv"),
+    ],
+)
+def test_a_pipe_of_another_format_is_one_line_with_what_to_do(tmp_path, content, says, hint):
+    os.mkfifo(tmp_path / "pipe")
+    keep_open = os.open(tmp_path / "pipe", os.O_RDWR)
+    os.write(keep_open, content)
+    source = open_input(str(tmp_path / "pipe"))
+    os.close(keep_open)
+    with pytest.raises(InputError, match=says) as caught:
+        list(source)
+    assert hint in caught.value.hint
+    source.close()
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -174,6 +211,8 @@ def test_estimates_go_by_the_bytes_parsed_not_by_those_that_buffers_took(tmp_pat
         ("in.parquet", b"", "not a readable Parquet file"),
         ("in.jsonl", b"PAR1....", "is a Parquet file"),
         ("in.jsonl", gzip.compress(b"{}", mtime=0), "is gzip-compressed"),
+        ("in.jsonl", b"BZh91AY", "is bzip2-compressed"),
+        ("in.csv", b"PK\x03\x04", "is a ZIP archive"),
         ("in.jsonl", '{"prompt": "a"}'.encode("utf-16"), "UTF-16"),
         ("in.json", b'[\n {"prompt": "a"}]', "one JSON value"),
         ("in.json", b'{\n "prompt": "a"}', "one JSON value"),

@@ -34,6 +34,29 @@ def test_messages_go_through_the_template_even_without_chat():
     assert prompt_text(prepare({"messages": messages}, chat_model=True, options=PromptOptions(chat=False))) == "<user>a"
 
 
+def test_parts_of_text_are_joined_in_plain_rows_as_in_batch_files():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "image_url": None}]
+    assert prompt_text(prepare({"messages": [{"role": "user", "content": parts}]}, chat_model=True)) == "<user>ab"
+    batch = pa.record_batch({"messages": [[{"role": "user", "content": parts}]]})
+    assert prompt_text(prepare(ArrowColumns(batch, 0), chat_model=True)) == "<user>ab"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (5, "message 0.content is neither text nor a list of parts"),
+        ({"text": "a"}, "message 0.content is neither text nor a list of parts"),
+        (True, "neither text nor a list"),
+        (["a"], "message 0.content[0] is of type None; only text is supported"),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "of type 'image_url'; only text is supported"),
+        ([{"type": "text", "text": 1}], "message 0.content[0].text is not text"),
+    ],
+)
+def test_no_value_of_python_gets_into_a_chat(content, says):
+    prepared = prepare({"messages": [{"role": "user", "content": content}]}, chat_model=True)
+    assert says in prepared.error
+
+
 def test_system_message_is_added_unless_the_row_has_one():
     options = PromptOptions(system="be kind")
     assert prompt_text(prepare({"prompt": "hi"}, True, options)) == "<system>be kind<user>hi"

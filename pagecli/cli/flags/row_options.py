@@ -53,6 +53,15 @@ RowGroupRows = Annotated[
     int | None,
     _option("Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1),
 ]
+MaxRowBytes = Annotated[
+    str,
+    _option(
+        "A longer input row becomes an error row; lines are not held in memory whole.",
+        FORMATS,
+        "--max-row-bytes",
+        metavar="SIZE",
+    ),
+]
 Where = Annotated[
     str | None,
     _option("Take the rows that meet a condition: \"lang == 'en' and score > 0.5\".", ROWS, "--where", metavar="CONDITION"),

@@ -39,6 +39,7 @@ def generate(
     output_format: row_flags.OutputFormat = row_flags.OutputFormatName.auto,
     compression: row_flags.Compression = row_flags.CompressionName.zstd,
     row_group_rows: row_flags.RowGroupRows = None,
+    max_row_bytes: row_flags.MaxRowBytes = "64MiB",
     limit: flags.Limit = None,
     where: row_flags.Where = None,
     sample: row_flags.Sample = None,
@@ -139,7 +140,9 @@ def generate(
             columns=ResultColumns(token_ids, best_of is not None or beam_width > 1, logprobs is not None),
             order=order.value,
             selection=RowChoice(where, sample, sample_seed, limit, shard),
-            formats=Formats(input_format.value, output_format.value, compression.value, row_group_rows),
+            formats=Formats(
+                input_format.value, output_format.value, compression.value, row_group_rows, row_limit(max_row_bytes)
+            ),
             dry_run=dry_run,
             overwrite=overwrite,
             stats=stats,
@@ -151,6 +154,14 @@ def generate(
         return run_generate(job, console)
 
     return exit_code_of(run, console)
+
+
+def row_limit(text: str) -> int:
+    """--max-row-bytes in bytes. Raises UsageError."""
+    size = parse_memory_size("--max-row-bytes", text)
+    if size is None:
+        raise UsageError("--max-row-bytes is 'auto', not a size", "write a number and a unit, as in 64MiB")
+    return size
 
 
 def engine_config(values: dict[str, object]) -> EngineConfig:

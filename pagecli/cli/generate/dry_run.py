@@ -34,7 +34,7 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
     """Prints what was found; returns 0, or 5 if there would be error rows. Raises PagecliError where the job would."""
     check_writable(job.output, job.overwrite)
     check_fits(job.engine)
-    rows = open_rows(job)
+    rows = open_rows(job, console.warning)
     try:
         found = loaded_model.resolve(job.engine)
         from pagecli.model.tokenizer.tokenizer import load_tokenizer

@@ -105,7 +105,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
             monitor.end(outcome.exit_code)
             return _already_complete(claim, outcome, console)
         check_profile_directory(job.profile)
-        source = open_rows(job)
+        source = open_rows(job, console.warning)
         try:
             return _run_claimed(_Run(job, source, claim, console, signals, monitor, stats_file, started), rows_fd)
         finally:

@@ -1,17 +1,21 @@
 """What a job reads and writes, put together from what was asked for: its selected rows, its output's options, its limits."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pagecli.errors import InputError, ModelError, UsageError
-from pagecli.jobs.readers.open_input import InputFormat, open_input
+from pagecli.errors import ModelError, UsageError
+from pagecli.jobs.readers.first_rows import CheckedPrompts
+from pagecli.jobs.readers.open_input import InputFormat, ReadOptions, open_input
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.input_row import InputSource
 from pagecli.jobs.rows.prompt_length import PromptLength
-from pagecli.jobs.rows.row_preparer import PromptOptions
+from pagecli.jobs.rows.row_filter import check_condition
 from pagecli.jobs.rows.row_selection import SelectedRows
 from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.openai_batch_output import TokenTexts
 from pagecli.jobs.writers.output_options import Compression, OutputFormat, OutputOptions
 
@@ -28,31 +32,24 @@ class Formats:
     output_format: OutputFormat = "auto"
     compression: Compression = "zstd"
     row_group_rows: int | None = None
+    max_row_bytes: int = MAX_ROW_BYTES  # of the input
 
 
-def open_rows(job: "GenerateJob") -> InputSource:
+def open_rows(job: "GenerateJob", warn: Callable[[str], None]) -> InputSource:
     """The rows that the job takes. Raises UsageError, InputError."""
     selection = job.selection.parse()
     if selection.shard is not None and job.order != "input":
         raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
-    source = open_input(job.input, selection.limit if selection.takes_all else None, job.formats.input_format)
+    options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
+    source = open_input(job.input, selection.limit if selection.takes_all else None, options)
+    prompts = tuple(dict.fromkeys((job.prompts.prompt_column, "messages", "prompt_token_ids")))
     try:
-        check_columns(source, job.prompts)
+        check_condition(selection.where, source)
+        source = CheckedPrompts(source, prompts, is_stream(remote_files.local(job.input)))
     except BaseException:
         source.close()
         raise
     return source if selection.takes_all else SelectedRows(source, selection)
-
-
-def check_columns(source: InputSource, prompts: PromptOptions) -> None:
-    """An input without any prompt column is refused before the model loads, where it names its columns. Raises InputError."""
-    names = (prompts.prompt_column, "messages", "prompt_token_ids")
-    found = source.column_names
-    if found is not None and not any(name in found for name in names):
-        raise InputError(
-            f"{source.name} has no column {', '.join(dict.fromkeys(names))}; it has {', '.join(found[:12])}",
-            "name the column of the prompts with --prompt-column",
-        )
 
 
 def parse_template_time(text: str | None) -> datetime | None:

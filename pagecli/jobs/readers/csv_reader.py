@@ -13,13 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.readers.text_input import TextInput, TextRows
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, LineTooLongError, TextInput, TextRows
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.json_text import is_too_deep
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids"}
-MAX_FIELD_BYTES = 1 << 28  # a quote that is never closed swallows no more than this
 
 
 class CsvSource(TextRows):
@@ -27,12 +26,12 @@ class CsvSource(TextRows):
 
     schema: pa.Schema | None = None
 
-    def __init__(self, path: str, limit: int | None = None) -> None:
-        csv.field_size_limit(min(MAX_FIELD_BYTES, sys.maxsize))
-        super().__init__(TextInput(path, "CSV"), limit)
-        self._record_bytes = 0
+    def __init__(self, path: str, limit: int | None = None, max_row_bytes: int = MAX_ROW_BYTES) -> None:
+        csv.field_size_limit(sys.maxsize)  # records are bounded by _RecordLines
+        super().__init__(TextInput(path, "CSV", max_row_bytes), limit)
+        self._lines = _RecordLines(self._input)
         delimiter = "\t" if ".tsv" in path.lower().rsplit("/", 1)[-1] else ","
-        self._records = csv.reader(self._lines(), delimiter=delimiter, strict=True)
+        self._records = csv.reader(self._lines, delimiter=delimiter, strict=True)
         try:
             self.column_names: list[str] | None = self._header()
             self._input.end_header()
@@ -40,18 +39,13 @@ class CsvSource(TextRows):
             self._input.close()
             raise
 
-    def _lines(self) -> Iterator[str]:
-        """Bytes that are no UTF-8 come as surrogates, so that only their own record is lost."""
-        while line := self._input.readline():
-            self._record_bytes += len(line)
-            yield line.decode("utf-8", "surrogateescape")
-
     def _header(self) -> list[str]:
         try:
             names = next((record for record in self._records if record), [])
-        except csv.Error as error:
+        except (csv.Error, LineTooLongError) as error:
+            reason = error.message if isinstance(error, LineTooLongError) else str(error)
             raise InputError(
-                f"{self.name}, line 1: the header is no CSV: {error}", "its first line names the columns"
+                f"{self.name}, line 1: the header is no CSV: {reason}", "its first line names the columns"
             ) from error
         if not names:
             raise InputError(f"{self.name} is empty", "the first line of a CSV file names its columns")
@@ -64,12 +58,16 @@ class CsvSource(TextRows):
 
     def __iter__(self) -> Iterator[InputRow]:
         while self._limit is None or self._num_rows < self._limit:
-            line, self._record_bytes = self._input.line_number + 1, 0
+            line = self._input.line_number + 1
+            self._lines.begin_record()
             error: str | None = None
+            code = ErrorCode.INVALID_CSV
             try:
                 record = next(self._records, None)
             except csv.Error as problem:
                 record, error = [], f"line {line}: invalid CSV: {problem}"
+            except LineTooLongError as problem:
+                record, error, code = [], f"line {line}: {problem.message}", ErrorCode.ROW_TOO_LARGE
             if record is None:
                 break
             if not record and error is None:
@@ -77,14 +75,14 @@ class CsvSource(TextRows):
             index = self._num_rows
             self._num_rows += 1
             if error is not None:
-                yield InputRow(index, {}, line, error, self._record_bytes, ErrorCode.INVALID_CSV)
+                yield InputRow(index, {}, line, error, error_code=code)
             else:
                 yield self._row(index, line, record)
         self._ended = True
 
     def _row(self, index: int, line: int, record: list[str]) -> InputRow:
         assert self.column_names is not None
-        names, num_bytes = self.column_names, self._record_bytes
+        names, num_bytes = self.column_names, self._lines.record_bytes
         columns: dict[str, Any] = dict(zip(names, map(_valid, record), strict=False))
         if len(record) != len(names):
             error = f"line {line}: invalid CSV: {len(record)} fields, but {len(names)} columns"
@@ -96,6 +94,47 @@ class CsvSource(TextRows):
         for name in JSON_COLUMNS & columns.keys():
             columns[name] = cell_value(columns[name], is_text=name == "stop")
         return InputRow(index, columns, line, num_bytes=num_bytes)
+
+
+class _RecordLines:
+    """The lines of an input for csv.reader, which takes more than one for a record with line breaks in quotes.
+
+    Of a record that is too long the rest is passed over, up to the line in which its last quote is closed. Bytes that are no
+    UTF-8 come as surrogates, so that only their own record is lost.
+    """
+
+    def __init__(self, text: TextInput) -> None:
+        self._text = text
+        self.record_bytes = 0  # of the record that is being read
+        self._num_quotes = 0  # in it
+
+    def begin_record(self) -> None:
+        self.record_bytes = self._num_quotes = 0
+
+    def __iter__(self) -> "_RecordLines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._next()
+        if self.record_bytes <= self._text.max_row_bytes + 2:
+            if not line:
+                raise StopIteration
+            return line.decode("utf-8", "surrogateescape")
+        while self._num_quotes % 2 and (line or line is None):
+            line = self._next()
+        raise LineTooLongError(self.record_bytes, self._text.max_row_bytes)
+
+    def _next(self) -> bytes | None:
+        """None: a line that was too long."""
+        try:
+            line = self._text.readline(starts_row=self.record_bytes == 0)
+        except LineTooLongError as problem:
+            self.record_bytes += problem.num_bytes
+            self._num_quotes += problem.num_quotes
+            return None
+        self.record_bytes += len(line)
+        self._num_quotes += line.count(b'"')
+        return line
 
 
 def cell_value(cell: str, is_text: bool = False) -> Any:

@@ -4,14 +4,21 @@ A file whose first object is a request of an OpenAI batch file is one: its rows 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.readers.openai_batch_input import from_batch_row, is_batch_row
-from pagecli.jobs.readers.text_input import COMPRESSED_SUFFIXES, UTF8_BOM, TextInput, TextRows
+from pagecli.jobs.readers.openai_batch_input import IgnoredKeys, from_batch_row, is_batch_row
+from pagecli.jobs.readers.text_input import (
+    COMPRESSED_SUFFIXES,
+    MAX_ROW_BYTES,
+    UTF8_BOM,
+    LineTooLongError,
+    TextInput,
+    TextRows,
+)
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.json_text import MAX_DEPTH, TOO_DEEP, is_too_deep
 
@@ -27,9 +34,17 @@ class JsonlSource(TextRows):
     schema: pa.Schema | None = None
     column_names: list[str] | None = None
 
-    def __init__(self, path: str, limit: int | None = None, is_batch: bool | None = None) -> None:
-        super().__init__(TextInput(path, "JSON Lines"), limit)
+    def __init__(
+        self,
+        path: str,
+        limit: int | None = None,
+        is_batch: bool | None = None,
+        max_row_bytes: int = MAX_ROW_BYTES,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        super().__init__(TextInput(path, "JSON Lines", max_row_bytes), limit)
         self._is_batch = is_batch
+        self._ignored_keys = IgnoredKeys(warn)
         text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self._input.start.removeprefix(UTF8_BOM).lstrip()
         if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
             self._input.close()
@@ -54,18 +69,26 @@ class JsonlSource(TextRows):
         self._ended = True
 
     def _shaped(self, row: InputRow) -> InputRow:
-        return from_batch_row(row) if self._is_batch else row
+        if not self._is_batch:
+            return row
+        self._ignored_keys.note(row.columns)
+        return from_batch_row(row)
 
     def _plain_rows(self) -> Iterator[InputRow]:
         while self._limit is None or self._num_rows < self._limit:
-            line = self._input.readline()
-            if not line:
-                return
-            if not line.strip():
-                continue
-            index = self._num_rows
+            try:
+                line = self._input.readline()
+                if not line:
+                    return
+                if not line.strip():
+                    continue
+                row = parse_line(line, self._num_rows, self._input.line_number)
+            except LineTooLongError as problem:
+                number = self._input.line_number
+                text = f"line {number}: {problem.message}"
+                row = InputRow(self._num_rows, {}, number, text, error_code=ErrorCode.ROW_TOO_LARGE)
             self._num_rows += 1
-            yield parse_line(line, index, self._input.line_number)
+            yield row
 
 
 def parse_line(line: bytes, index: int, line_number: int) -> InputRow:

@@ -3,14 +3,17 @@
 import dataclasses
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from pagecli.errors import InputError
+from pagecli.jobs.readers.hive_partitions import PartitionColumns, partition_columns
 from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet
 from pagecli.jobs.readers.parquet_types import plain_schema
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.file_version import FileVersion
@@ -42,13 +45,17 @@ def _is_hidden(name: str) -> bool:
 
 
 class MultiFileSource:
-    """Opens its files one after the other by `open_one(path, limit)`. Raises InputError."""
+    """Opens its files one after the other by `open_one(path, limit)`. Raises InputError.
+
+    Columns that are in the names of folders are added to the rows that do not have them.
+    """
 
     def __init__(
         self, name: str, paths: list[str], open_one: Callable[[str, int | None], InputSource], limit: int | None = None
     ) -> None:
         self.name = remote_files.shown(name)
         self._paths = paths
+        self._partitions = partition_columns(name, paths)
         self._open_one = open_one
         self._limit = limit
         self._sizes = [_file_bytes(path) for path in paths]
@@ -58,7 +65,8 @@ class MultiFileSource:
         self._num_rows = 0  # of those
         self._stopped = False
         self.schema: pa.Schema | None = self._current.schema
-        self.column_names = self._current.column_names
+        names = self._current.column_names
+        self.column_names = None if names is None else [*dict.fromkeys((*names, *self._partitions[paths[0]]))]
 
     def __iter__(self) -> Iterator[InputRow]:
         base = os.path.commonpath([os.path.dirname(path) for path in self._paths]) if len(self._paths) > 1 else ""
@@ -74,7 +82,8 @@ class MultiFileSource:
             try:
                 for row in self._current:
                     error = None if row.error is None else f"{shown}, {row.error}"
-                    yield dataclasses.replace(row, index=self._num_rows + row.index, file=shown, error=error)
+                    columns = _with_partition(row.columns, self._partitions[path])
+                    yield dataclasses.replace(row, columns=columns, index=self._num_rows + row.index, file=shown, error=error)
                     count += 1
                 self._current.check_unchanged()
             finally:
@@ -111,6 +120,15 @@ class MultiFileSource:
         self._current.close()
 
 
+def _with_partition(columns: Mapping[str, Any], partition: PartitionColumns) -> Mapping[str, Any]:
+    """The file's own columns first, which win; a Parquet reader has added the others already."""
+    return columns if all(name in columns for name in partition) else {**columns, **_missing(columns, partition)}
+
+
+def _missing(columns: Iterable[str], partition: PartitionColumns) -> PartitionColumns:
+    return {name: value for name, value in partition.items() if name not in columns}
+
+
 def _file_bytes(path: str) -> int:
     """The file's size; 1 where it costs a request to a store, so that such files count alike."""
     try:
@@ -122,7 +140,7 @@ def _file_bytes(path: str) -> int:
 class MultiParquetSource(MultiFileSource):
     """Parquet files; their columns are brought together: a column that a file lacks is null, numbers widen."""
 
-    def __init__(self, name: str, paths: list[str], limit: int | None = None) -> None:
+    def __init__(self, name: str, paths: list[str], limit: int | None = None, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         schema: pa.Schema | None = None
         self._total = 0
         for path in paths:
@@ -132,11 +150,27 @@ class MultiParquetSource(MultiFileSource):
             if schema is not None and own != schema:
                 own = _unified(schema, own, path)
             schema = own
-        super().__init__(name, paths, lambda path, limit: ParquetSource(path, limit, schema), limit)
-        self.column_names = schema.names if schema is not None else None
+        assert schema is not None
+        partitions = partition_columns(name, paths)
+        schema = _with_partitions(schema, partitions)
+
+        def open_one(path: str, limit: int | None) -> ParquetSource:
+            return ParquetSource(path, limit, schema, partitions[path], max_row_bytes)
+
+        super().__init__(name, paths, open_one, limit)
+        self.column_names = schema.names
 
     def estimate(self) -> RowEstimate | None:
         return RowEstimate(self._total if self._limit is None else min(self._total, self._limit), exact=True)
+
+
+def _with_partitions(schema: pa.Schema, partitions: dict[str, PartitionColumns]) -> pa.Schema:
+    """The schema with the columns of `partitions` that no file has."""
+    kinds: dict[str, pa.DataType] = {}
+    for columns in partitions.values():
+        for name, value in _missing(schema.names, columns).items():
+            kinds[name] = pa.int64() if isinstance(value, int) else kinds.get(name, pa.string())
+    return pa.schema([*schema, *(pa.field(name, kind) for name, kind in kinds.items())])
 
 
 def _unified(schema: pa.Schema, own: pa.Schema, path: str) -> pa.Schema:

@@ -1,14 +1,15 @@
 """Parquet input, streamed in small record batches; columns stay Arrow until somebody asks for a value."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.readers.parquet_types import as_schema, plain_schema, with_valid_text
+from pagecli.jobs.readers.parquet_types import as_schema, plain_schema, row_sizes, with_valid_text
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, row_too_large
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.input_row import InputRow, RowEstimate
 from pagecli.jobs.storage import remote_files
@@ -22,10 +23,20 @@ BATCH_BYTES = 32 << 20  # batches of large rows are made smaller, to take about 
 class ParquetSource:
     """Opens at once, so that a missing or damaged file is found before anything slow. Raises InputError.
 
-    `schema`: what the rows are to have (columns that the file lacks are null); None: the file's own.
+    `schema`: what the rows are to have; None: the file's own. Columns that the file lacks have their value in `constants`, or
+    are null.
     """
 
-    def __init__(self, path: str, limit: int | None = None, schema: pa.Schema | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        limit: int | None = None,
+        schema: pa.Schema | None = None,
+        constants: Mapping[str, Any] | None = None,
+        max_row_bytes: int = MAX_ROW_BYTES,
+    ) -> None:
+        self._constants = constants or {}
+        self._max_row_bytes = max_row_bytes
         self.name = remote_files.shown(path)
         self._limit = limit
         self._path = remote_files.local(path)
@@ -52,16 +63,20 @@ class ParquetSource:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                batch, wrong_texts = with_valid_text(as_schema(batch, self._schema))
+                batch, wrong_texts = with_valid_text(as_schema(batch, self._schema, self._constants))
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{self.name} cannot be read after row {index}: {_one_line(error)}") from error
             num_rows = batch.num_rows if self._limit is None else min(batch.num_rows, self._limit - index)
             row_bytes = batch.nbytes // max(batch.num_rows, 1)
+            too_large = row_sizes(batch, self._max_row_bytes) if batch.nbytes > self._max_row_bytes else {}
             for offset in range(num_rows):
-                row = InputRow(index, ArrowColumns(batch, offset), num_bytes=row_bytes)
+                row = InputRow(index, ArrowColumns(batch, offset), num_bytes=too_large.get(offset, row_bytes))
                 if offset in wrong_texts:
                     problem = f"row {index}: invalid UTF-8 in column {wrong_texts[offset]}"
                     row = dataclasses.replace(row, error=problem, error_code=ErrorCode.INVALID_ENCODING)
+                if offset in too_large:
+                    problem = f"row {index}: {row_too_large(too_large[offset], self._max_row_bytes)}"
+                    row = dataclasses.replace(row, error=problem, error_code=ErrorCode.ROW_TOO_LARGE)
                 yield row
                 index += 1
 

@@ -1,6 +1,8 @@
 """The columns of a Parquet file as the rest of jobs takes them: no view types, no text that is not UTF-8."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import types
@@ -37,13 +39,20 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with the columns of `schema`, which is plain: null where it has none. Raises ArrowException."""
+def row_sizes(batch: pa.RecordBatch, more_than: int) -> dict[int, int]:
+    """(row: bytes) of the rows that have more bytes than `more_than`; an entry of a dictionary counts where it is used."""
+    arrays = [column.dictionary_decode() if types.is_dictionary(column.type) else column for column in batch.columns]
+    sizes = (sum(array.slice(row, 1).nbytes for array in arrays) for row in range(batch.num_rows))
+    return {row: size for row, size in enumerate(sizes) if size > more_than}
+
+
+def as_schema(batch: pa.RecordBatch, schema: pa.Schema, constants: Mapping[str, Any]) -> pa.RecordBatch:
+    """The batch with the columns of `schema`, which is plain; or else the constant or null. Raises ArrowException."""
     arrays = []
     for field in schema:
         position = batch.schema.get_field_index(field.name)
         if position < 0:
-            arrays.append(pa.nulls(batch.num_rows, field.type))
+            arrays.append(pa.array([constants.get(field.name)] * batch.num_rows).cast(field.type))
             continue
         column = batch.column(position)
         if column.type != field.type:

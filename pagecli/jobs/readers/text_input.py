@@ -13,14 +13,34 @@ from pagecli.jobs.storage.file_version import FileVersion
 UTF8_BOM = b"\xef\xbb\xbf"
 START_BYTES = 256
 COMPRESSED_SUFFIXES = (".gz", ".zst")
-# First bytes of files that are not what their name says: (bytes, what the file is, hint).
+MAX_ROW_BYTES = 64 << 20
+SKIPPED_BYTES = 1 << 20  # held at a time of a line that is too long
+_TO_UTF8 = "convert it: iconv -f utf-16 -t utf-8"
+# First bytes of what is no lines of text: (bytes, what it is, hint for a file, hint for a stream).
 OTHER_FORMATS = (
-    (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
-    (b"\x1f\x8b", "gzip-compressed", "rename it to end in .gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "rename it to end in .zst"),
-    (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8"),
-    (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8"),
+    (b"PAR1", "a Parquet file", "rename it to end in .parquet", "name the file; Parquet cannot be read from a pipe"),
+    (b"\x1f\x8b", "gzip-compressed", "rename it to end in .gz", "decompress it on the way: gzip -dc"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "rename it to end in .zst", "decompress it on the way: zstd -dc"),
+    (b"BZh", "bzip2-compressed", "decompress it: bzip2 -d", "decompress it on the way: bzip2 -dc"),
+    (b"\xfd7zXZ\x00", "xz-compressed", "decompress it: xz -d", "decompress it on the way: xz -dc"),
+    (b"PK\x03\x04", "a ZIP archive", "unpack it: unzip", "unpack it on the way: unzip -p"),
+    (b"\xff\xfe", "UTF-16 text", _TO_UTF8, _TO_UTF8),
+    (b"\xfe\xff", "UTF-16 text", _TO_UTF8, _TO_UTF8),
 )
+
+
+class LineTooLongError(Exception):
+    """A line of more bytes than a row may have; it has been passed over. `message` says so, `num_quotes` counts its "."""
+
+    def __init__(self, num_bytes: int, max_bytes: int, num_quotes: int = 0) -> None:
+        super().__init__(num_bytes)
+        self.num_bytes = num_bytes
+        self.num_quotes = num_quotes
+        self.message = row_too_large(num_bytes, max_bytes)
+
+
+def row_too_large(num_bytes: int, max_bytes: int) -> str:
+    return f"{num_bytes:,} bytes, more than the {max_bytes:,} of --max-row-bytes"
 
 
 class TextInput:
@@ -29,9 +49,11 @@ class TextInput:
     `kind` is what messages call the format. `start` has the first bytes of a file, and is empty of a pipe.
     """
 
-    def __init__(self, path: str, kind: str) -> None:
+    def __init__(self, path: str, kind: str, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.name = "standard input" if path == "-" else remote_files.shown(path)
+        self.max_row_bytes = max_row_bytes
         self.line_number = 0  # of the line read last, from 1
+        self._kind = kind
         self.start = b""
         self._parsed_bytes = 0  # of the lines read so far
         self._header_bytes = 0  # of them, before the first row
@@ -46,32 +68,48 @@ class TextInput:
                 self.start = self._raw.read(START_BYTES) or b""
                 self._raw.seek(0)
                 if not path.lower().endswith(COMPRESSED_SUFFIXES):
-                    self._check_format(kind)
+                    self._check_format(self.start)
             self._content = Content(self._raw, path)
             self._file = self._content.file
         except BaseException:
             self._raw.close()
             raise
 
-    def _check_format(self, kind: str) -> None:
-        for magic, what, hint in OTHER_FORMATS:
-            if self.start.startswith(magic):
-                raise InputError(f"{self.name} is {what}, not {kind}", hint)
+    def _check_format(self, start: bytes) -> None:
+        for magic, what, hint_for_file, hint_for_stream in OTHER_FORMATS:
+            if start.startswith(magic):
+                hint = hint_for_stream if self._size is None else hint_for_file
+                raise InputError(f"{self.name} is {what}, not {self._kind}", hint)
 
-    def readline(self) -> bytes:
-        """The next line with its line break, the byte order mark taken off; empty at the end. Raises InputError."""
+    def readline(self, starts_row: bool = True) -> bytes:
+        """The next line with its line break; empty at the end. Raises InputError, LineTooLongError.
+
+        Where a row starts, a byte order mark is taken off: files that were put together have one before each.
+        """
         try:
-            line = self._file.readline()
+            line = self._file.readline(self.max_row_bytes + 2)  # and its line break
+            num_bytes = len(line)
+            is_whole = num_bytes < self.max_row_bytes + 2 or line.endswith(b"\n")
+            is_too_long = not is_whole or (num_bytes > self.max_row_bytes < len(line.rstrip(b"\r\n")))
+            num_quotes = line.count(b'"') if is_too_long else 0
+            while is_too_long and line and not line.endswith(b"\n"):
+                line = self._file.readline(SKIPPED_BYTES)
+                num_bytes += len(line)
+                num_quotes += line.count(b'"')
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             raise InputError(
                 f"{self.name} cannot be read after line {self.line_number}: {error}",
                 "the file may be cut short or damaged; check it with gzip -t or zstd -t",
             ) from error
-        self._ended = not line
-        if line:
+        self._ended = not num_bytes
+        if num_bytes:
             self.line_number += 1
-            self._parsed_bytes += len(line)
-        return line.removeprefix(UTF8_BOM) if self.line_number == 1 else line
+            self._parsed_bytes += num_bytes
+        if is_too_long:
+            raise LineTooLongError(num_bytes, self.max_row_bytes, num_quotes)
+        if self._size is None and self.line_number == 1:
+            self._check_format(line)
+        return line.removeprefix(UTF8_BOM) if starts_row else line
 
     def end_header(self) -> None:
         """The lines read so far are no rows."""

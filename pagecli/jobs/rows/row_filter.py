@@ -10,16 +10,19 @@ A test on null, on a column the row has not, or between types that have no order
 `not`, false. A row is taken if its condition is true.
 """
 
+import difflib
 import operator
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from pagecli.errors import UsageError
+from pagecli.jobs.rows.input_row import InputSource
 
 Columns = Mapping[str, Any]
-Condition = Callable[[Columns], bool | None]  # None: unknown
+Test = Callable[[Columns], bool | None]  # None: unknown
 MAX_DEPTH = 100
 
 _TOKEN = re.compile(
@@ -44,21 +47,52 @@ _OF_TEXT = ("contains", "startswith", "endswith")
 _KEYWORDS = {"and", "or", "not", "in", "is", "null", "true", "false", *_OF_TEXT}
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A test, and the columns that it looks at (a path of names for a field of a nested column)."""
+
+    test: Test
+    columns: tuple[tuple[str, ...], ...]
+
+
 def parse_condition(text: str) -> Condition:
     """The condition that `text` says. Raises UsageError that shows where it goes wrong."""
     parser = _Parser(text)
-    condition = parser.condition(0)
+    test = parser.condition(0)
     parser.end()
-    return condition
+    return Condition(test, tuple(parser.columns))
 
 
 def is_selected(condition: Condition, columns: Columns) -> bool:
-    return condition(columns) is True
+    return condition.test(columns) is True
+
+
+def check_condition(condition: Condition | None, source: InputSource) -> None:
+    """Raises UsageError if an input that names its columns has not one that the condition looks at: it would take no row."""
+    if condition is None or source.column_names is None:
+        return
+    for path in condition.columns:
+        found, kind = source.column_names, None
+        for depth, name in enumerate(path):
+            if name not in found:
+                whole = ".".join(path[: depth + 1])
+                near = difflib.get_close_matches(name, found, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(found[:12])}"
+                raise UsageError(f"--where: {source.name} has no column {whole}", hint)
+            if source.schema is None:
+                break  # its cells are text
+            kind = source.schema.field(name).type if kind is None else kind.field(name).type
+            found = [kind.field(number).name for number in range(kind.num_fields)] if _is_struct(kind) else []
+
+
+def _is_struct(kind: Any) -> bool:
+    return str(kind).startswith("struct<")
 
 
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
+        self.columns: dict[tuple[str, ...], None] = {}
         self._tokens = self._split()
         self._next = 0
 
@@ -100,19 +134,19 @@ class _Parser:
         if self._peek()[0] != "end":
             raise self._problem(self._peek()[2], "goes on where it should end,")
 
-    def condition(self, depth: int) -> Condition:
+    def condition(self, depth: int) -> Test:
         terms = [self._term(depth)]
         while self._takes("or"):
             terms.append(self._term(depth))
         return terms[0] if len(terms) == 1 else lambda row: _any(term(row) for term in terms)
 
-    def _term(self, depth: int) -> Condition:
+    def _term(self, depth: int) -> Test:
         factors = [self._factor(depth)]
         while self._takes("and"):
             factors.append(self._factor(depth))
         return factors[0] if len(factors) == 1 else lambda row: _all(factor(row) for factor in factors)
 
-    def _factor(self, depth: int) -> Condition:
+    def _factor(self, depth: int) -> Test:
         if depth > MAX_DEPTH:
             raise self._problem(self._peek()[2], "is nested too deep")
         if self._takes("not"):
@@ -124,7 +158,7 @@ class _Parser:
             return inner
         return self._test()
 
-    def _test(self) -> Condition:
+    def _test(self) -> Test:
         column = self._column()
         if self._takes("is"):
             wanted = self._takes("not") is None
@@ -149,6 +183,7 @@ class _Parser:
         names = [self._name()]
         while self._takes("."):
             names.append(self._name())
+        self.columns[tuple(names)] = None
         return names
 
     def _name(self) -> str:

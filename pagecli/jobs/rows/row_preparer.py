@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.rows.arrow_values import json_default
+from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow
 from pagecli.jobs.rows.prompt_length import PromptLength, TooLong
@@ -161,8 +162,7 @@ def _checked_messages(value: Any) -> list[dict[str, Any]]:
         raise RowError("column messages is not a list of at least one message", code=ErrorCode.INVALID_TYPE)
     messages = []
     for number, message in enumerate(value):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise RowError(f"column messages: message {number} is not an object with a role", code=ErrorCode.INVALID_TYPE)
+        message = checked_message(f"column messages: message {number}", message)
         messages.append({name: item for name, item in message.items() if item is not None})
         if "content" not in messages[-1] and len(messages[-1]) == 1:
             raise RowError(f"column messages: message {number} has no content", code=ErrorCode.INVALID_TYPE)

@@ -1,0 +1,28 @@
+"""Chat messages as templates take them: a role, and text. What a template would write as Python shows it is refused before."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pagecli.errors import ErrorCode, RowError
+
+
+def checked_message(where: str, message: Any) -> dict[str, Any]:
+    """The message with its content as text: parts of text are joined. Raises RowError, which calls it `where`."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise RowError(f"{where} is not an object with a role", code=ErrorCode.INVALID_TYPE)
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_part(f"{where}.content[{number}]", part) for number, part in enumerate(content))
+    elif content is not None and not isinstance(content, str):
+        raise RowError(f"{where}.content is neither text nor a list of parts", code=ErrorCode.INVALID_TYPE)
+    return {**message, "content": content}
+
+
+def _part(where: str, part: Any) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind != "text":
+        raise RowError(f"{where} is of type {kind!r}; only text is supported", code=ErrorCode.UNSUPPORTED)
+    if not isinstance(part.get("text"), str):
+        raise RowError(f"{where}.text is not text", code=ErrorCode.INVALID_TYPE)
+    text: str = part["text"]
+    return text
