@@ -178,7 +178,7 @@ def test_a_condition_on_an_unknown_column_is_wrong_usage(generate, tmp_path):
 
 
 def test_a_row_beyond_the_limit_is_an_error_row(generate, tmp_path):
-    code, _, err = generate([{"prompt": "a"}, {"prompt": "b" * 200}], "out.jsonl", "--max-row-bytes", "100B")
+    code, _, _ = generate([{"prompt": "a"}, {"prompt": "b" * 200}], "out.jsonl", "--max-row-bytes", "100B")
     assert code == 5
     assert [json.loads(line)["error_code"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
         None,
