@@ -145,3 +145,60 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def hold_the_interpreter() -> None:
+    """A minute in one call that neither gives its lock to other threads nor looks for signals."""
+    sum([[1]] * 300_000, [])  # noqa: RUF017 (that is what takes long)
+
+
+@pytest.mark.parametrize("last_words", [None, lambda signum: None])
+@pytest.mark.parametrize("signum", module.SIGNALS)
+def test_an_operation_that_holds_the_interpreter_ends_in_time_too(monkeypatch, signum, last_words):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+
+    def run(ready):
+        with stop_signals() as signals, signals.deferred():
+            signals.last_words = last_words
+            ready()
+            hold_the_interpreter()
+
+    pid = in_child(run)
+    os.kill(pid, signum)
+    code, seconds = wait(pid)
+    assert code == 128 + signum
+    assert 0.5 < seconds < 10
+
+
+def test_the_second_signal_ends_what_holds_the_interpreter_at_once():
+    def run(ready):
+        with stop_signals() as signals, signals.deferred():
+            ready()
+            hold_the_interpreter()
+
+    pid = in_child(run)
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    code, seconds = wait(pid)
+    assert code in (143, -signal.SIGTERM)  # -15 where Python's own handler came first
+    assert seconds < 3
+
+
+def test_a_program_that_saves_for_long_is_not_cut_short(monkeypatch):
+    """Without last words it ends by itself, however long that takes, if the interpreter is free."""
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.3)
+
+    def run(ready):
+        with stop_signals() as signals, signals.deferred():
+            ready()
+            while signals.received is None:
+                time.sleep(0.01)
+            time.sleep(1.0)
+            os._exit(7)
+
+    pid = in_child(run)
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid)[0] == 7

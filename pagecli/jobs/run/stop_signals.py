@@ -1,7 +1,9 @@
 """SIGINT, SIGTERM and SIGHUP: before and after the run they end the program by an exception, during it they ask it to stop.
 
 A second signal ends the program at once. A thread sees signals even while the main one is deep in a long computation: if the
-program has not ended some seconds after the first, the thread ends it, having saved what `last_words` saves. A SIGHUP that is
+program has not ended some seconds after the first, the thread ends it, having saved what `last_words` saves. That takes the
+interpreter's lock, which a call may keep that does not give it back (a tokenizer on megabytes of text): then a thread of C++
+ends the program a little later (csrc/bindings/signal_watchdog.cpp); finished rows are in the journal already. A SIGHUP that is
 ignored, as nohup sets it, stays ignored.
 """
 
@@ -16,6 +18,9 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 4.0  # from the first signal to the end of the process, whatever it is doing
+HELD_SECONDS = 0.7  # more where the interpreter's lock is held, or saving takes so long
+_STAND_DOWN = b"\0"  # tells the C++ thread that the program ends by itself
+_HELD = b"error: ended by a signal in the middle of an operation that cannot be interrupted\n"
 
 
 class StopRequested(BaseException):
@@ -78,19 +83,31 @@ def _watched(signals: StopSignals) -> Iterator[None]:
     """Inside, a thread hears of every signal the moment it arrives, through the interpreter's wake-up descriptor."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    thread = threading.Thread(target=_watch, args=(read_end, signals), name="pagecli-signals", daemon=True)
+    read_end = _behind_watchdog(read_end, signals)
+    thread = threading.Thread(target=_watch, args=(read_end, write_end, signals), name="pagecli-signals", daemon=True)
     thread.start()
     former = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(former)
-        os.close(write_end)  # ends the thread
+        os.close(write_end)  # ends both threads
         thread.join()
         os.close(read_end)
 
 
-def _watch(read_end: int, signals: StopSignals) -> None:
+def _behind_watchdog(arriving: int, signals: StopSignals) -> int:
+    """Where to read what the C++ thread passes on of the signals that arrive; it closes `arriving`."""
+    try:
+        from pagecli.jobs.run import _signal_watchdog  # type: ignore[attr-defined]
+    except ImportError:  # a source tree whose modules were not built, for tests that need none
+        return arriving
+    read_end, heard = os.pipe()
+    _signal_watchdog.start(arriving, heard, bytes(signals.numbers), GRACE_SECONDS + HELD_SECONDS, _HELD)
+    return read_end
+
+
+def _watch(read_end: int, write_end: int, signals: StopSignals) -> None:
     first, deadline = 0, None
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -100,6 +117,8 @@ def _watch(read_end: int, signals: StopSignals) -> None:
                 with suppress(Exception):
                     signals.last_words(first)
                 os._exit(128 + first)
+            with suppress(OSError):
+                os.write(write_end, _STAND_DOWN)
             continue
         arrived = os.read(read_end, 64)
         if not arrived:
