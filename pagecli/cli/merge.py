@@ -20,7 +20,7 @@ Parts = Annotated[list[str], typer.Argument(metavar="PART... OUTPUT", help="Outp
 def merge(
     context: typer.Context,
     paths: Parts,
-    compression: row_flags.Compression = row_flags.CompressionName.zstd,
+    compression: row_flags.Compression = "zstd",
     overwrite: flags.Overwrite = False,
     no_config: flags.NoConfig = False,
     quiet: flags.Quiet = False,
@@ -43,7 +43,7 @@ def merge(
         check_merge_files(paths[:-1], paths[-1])
         with stop_signals() as signals:
             try:
-                merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression.value)
+                merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression)
             except BaseException as error:
                 if signals.received is None:
                     raise

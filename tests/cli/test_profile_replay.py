@@ -1,32 +1,22 @@
 """The replay part of `pagecli profile`, as it is printed and as JSON."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 
+from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.plan import plan_job
 from pagecli.cli.profile.replay import block_sizes_section, replay_section, sharing_section
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
-FLAGS = {
-    "model": "opt-13b",
-    "gpu": "a100-40gb",
-    "num_gpus": None,
-    "dtype": "auto",
-    "kv_dtype": "auto",
-    "kv_memory": "auto",
-    "block_size": 16,
-    "max_num_seqs": None,
-    "max_batch_tokens": None,
-    "policies": None,
-    "block_sizes": "16,64",
-}
+FLAGS = ProfileOptions(model="opt-13b", gpu="a100-40gb", block_sizes="16,64")
 
 
 def job_of(workload, **flags):
-    return plan_job(FLAGS | flags, resolve_model("opt-13b", "dummy").config, workload)
+    return plan_job(replace(FLAGS, **flags), resolve_model("opt-13b", "dummy").config, workload)
 
 
 def printed(section):

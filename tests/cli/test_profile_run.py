@@ -103,9 +103,10 @@ def test_what_makes_no_sense_is_said_in_one_line(profile, flags, code, message):
 def test_a_run_takes_few_requests_unless_it_is_told_how_many():
     from types import SimpleNamespace
 
+    from pagecli.cli.profile.options import ProfileOptions
     from pagecli.cli.profile.run import NUM_REQUESTS, _run_workload
 
     for name in BUILT_IN:
         job = SimpleNamespace(workload=built_in(name))
-        assert len(_run_workload(job, {"num_requests": None}).requests) == NUM_REQUESTS
-        assert _run_workload(job, {"num_requests": 1000}) is job.workload
+        assert len(_run_workload(job, ProfileOptions("m")).requests) == NUM_REQUESTS
+        assert _run_workload(job, ProfileOptions("m", num_requests=1000)) is job.workload

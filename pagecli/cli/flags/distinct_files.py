@@ -10,7 +10,7 @@ from pagecli.core.file_identity import NamedPath, check_distinct
 from pagecli.errors import PagecliError, UsageError
 
 if TYPE_CHECKING:
-    from pagecli.cli.flags.monitoring_options import MonitoringOptions
+    from pagecli.cli.generate.options import MonitoringOptions
 
 PROFILE_FILES = ("steps.parquet", "trace.json", "summary.json", "report.html")
 

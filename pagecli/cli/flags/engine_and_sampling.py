@@ -2,14 +2,13 @@
 that the flags fill."""
 
 import dataclasses
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pagecli.cli.settings.resolve import use_configuration
-from pagecli.core.engine_config import EngineConfig
+from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
 
 IO, CHAT, SAMPLING, SHARING = "Input and output", "Prompts", "Sampling", "Samples and beams"
@@ -18,63 +17,6 @@ SAMPLING_HELP = " A column of this name overrides it for its row."
 
 ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
 SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
-
-
-class LoadFormat(StrEnum):
-    auto = "auto"
-    dummy = "dummy"
-
-
-class Device(StrEnum):
-    cpu = "cpu"
-    cuda = "cuda"
-    auto = "auto"
-
-
-class DType(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    int8 = "int8"
-    fp8 = "fp8"
-
-
-class KvDType(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    int8 = "int8"
-    fp8 = "fp8"
-
-
-class EarlyStop(StrEnum):
-    true = "true"
-    false = "false"
-    never = "never"
-
-
-class Preemption(StrEnum):
-    recompute = "recompute"
-    swap = "swap"
-
-
-class KvPolicyName(StrEnum):
-    paged = "paged"
-    reserve_max = "reserve-max"
-    reserve_pow2 = "reserve-pow2"
-    reserve_oracle = "reserve-oracle"
-
-
-class BatchingName(StrEnum):
-    continuous = "continuous"
-    static = "static"
-    none = "none"
-
-
-class Order(StrEnum):
-    input = "input"
-    completion = "completion"
 
 
 def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
@@ -89,7 +31,9 @@ Output = Annotated[
 ]
 
 TokenIds = Annotated[bool, _option("Write a column token_ids: the generated tokens.", IO, "--token-ids")]
-OrderChoice = Annotated[Order, _option("Write rows in the input's order, or as they finish.", IO, "--order")]
+OrderChoice = Annotated[
+    Literal["input", "completion"], _option("Write rows in the input's order, or as they finish.", IO, "--order")
+]
 Overwrite = Annotated[bool, _option("Replace an existing output.", IO, "--overwrite")]
 Limit = Annotated[int | None, _option("Read only the first N rows.", IO, "--limit", metavar="N", min=1)]
 
@@ -152,7 +96,7 @@ LengthPenalty = Annotated[
     float, _option("Beam search: a hypothesis scores its log probability / length ** this.", SHARING, "--length-penalty")
 ]
 EarlyStoppingChoice = Annotated[
-    EarlyStop, _option("Beam search: when to end, as in transformers.", SHARING, "--early-stopping")
+    Literal["true", "false", "never"], _option("Beam search: when to end, as in transformers.", SHARING, "--early-stopping")
 ]
 
 Model = Annotated[
@@ -166,13 +110,14 @@ Model = Annotated[
         metavar="NAME",
     ),
 ]
-LoadFormatChoice = Annotated[LoadFormat, _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
+LoadFormatChoice = Annotated[Literal["auto", "dummy"], _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
-    DType,
+    Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"],
     _option("Of the weights. float16, fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
 ]
 DeviceChoice = Annotated[
-    Device, _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device")
+    Literal["cpu", "cuda", "auto"],
+    _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device"),
 ]
 MaxModelLen = Annotated[
     int | None, _option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")
@@ -180,7 +125,7 @@ MaxModelLen = Annotated[
 
 BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE, "--block-size")]
 KvDTypeChoice = Annotated[
-    KvDType,
+    Literal["auto", "float32", "bfloat16", "int8", "fp8"],
     _option(
         "Of the KV cache. auto: as the weights (int8, fp8: bfloat16). int8 (CPU) and fp8 (GPU) hold twice bfloat16's tokens.",
         ENGINE,
@@ -202,7 +147,7 @@ CudaGraphs = Annotated[
     ),
 ]
 KvPolicyChoice = Annotated[
-    KvPolicyName,
+    KVPolicy,
     _option(
         "paged takes KV blocks as tokens come. The others, to compare with, reserve contiguous memory when a row starts: "
         "for the longest row there may be, for --max-tokens rounded up to a power of two, or for --max-tokens.",
@@ -211,7 +156,7 @@ KvPolicyChoice = Annotated[
     ),
 ]
 BatchingChoice = Annotated[
-    BatchingName,
+    Batching,
     _option(
         "continuous lets a row in when another ends. To compare with: static waits until the whole batch has ended, "
         "none runs row by row.",
@@ -220,7 +165,7 @@ BatchingChoice = Annotated[
     ),
 ]
 PreemptionChoice = Annotated[
-    Preemption, _option("When KV memory runs out: compute again later, or swap out.", ENGINE, "--preemption")
+    Literal["recompute", "swap"], _option("When KV memory runs out: compute again later, or swap out.", ENGINE, "--preemption")
 ]
 SwapMemory = Annotated[str | None, _option("Memory for swapped-out blocks, as 1GiB.", ENGINE, "--swap-memory", metavar="SIZE")]
 Threads = Annotated[int | None, _option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]

@@ -1,31 +1,13 @@
 """The flags of `pagecli profile` that `generate` has not; those they share are in options."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pagecli.cli.flags.engine_and_sampling import _option
 
 PLAN, WORKLOAD, REPLAY, REPORT = "Plan", "Workload", "Replay", "Report"
-
-
-class PlanDType(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    int8 = "int8"
-
-
-class KvDType(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    int8 = "int8"
-    fp8 = "fp8"
 
 
 Gpu = Annotated[
@@ -38,8 +20,14 @@ Gpu = Annotated[
     ),
 ]
 NumGpus = Annotated[int | None, _option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
-DType = Annotated[PlanDType, _option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype")]
-KvDTypeChoice = Annotated[KvDType, _option("Of the KV cache. auto: as the weights (int8: bfloat16).", PLAN, "--kv-dtype")]
+DType = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16", "int8"],
+    _option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype"),
+]
+KvDTypeChoice = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8"],
+    _option("Of the KV cache. auto: as the weights (int8: bfloat16).", PLAN, "--kv-dtype"),
+]
 KvMemory = Annotated[
     str, _option("Size of the KV cache: 12GiB, 512MB; auto: what the rule leaves.", PLAN, "--kv-memory", metavar="SIZE")
 ]

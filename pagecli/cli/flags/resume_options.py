@@ -1,16 +1,10 @@
 """The flags --restart, --no-journal, --partial, --on-error and --max-error-rate: a job that is run again, or that fails."""
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 PANEL = "Errors and interruptions"
-
-
-class OnError(StrEnum):
-    row = "row"
-    stop = "stop"
 
 
 Restart = Annotated[
@@ -33,7 +27,8 @@ Partial = Annotated[
     ),
 ]
 OnErrorChoice = Annotated[
-    OnError, typer.Option("--on-error", help="A row that fails: write an error row, or stop.", rich_help_panel=PANEL)
+    Literal["row", "stop"],
+    typer.Option("--on-error", help="A row that fails: write an error row, or stop.", rich_help_panel=PANEL),
 ]
 MaxErrorRate = Annotated[
     float | None,

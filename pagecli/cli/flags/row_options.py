@@ -1,39 +1,10 @@
 """The flags that choose rows and formats: --where, --sample, --shard, --too-long, --input-format, --dry-run, ..."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 FORMATS, ROWS, CHAT = "Formats", "Choosing rows", "Prompts"
-
-
-class InputFormatName(StrEnum):
-    auto = "auto"
-    jsonl = "jsonl"
-    openai_batch = "openai-batch"
-    csv = "csv"
-    parquet = "parquet"
-
-
-class OutputFormatName(StrEnum):
-    auto = "auto"
-    rows = "rows"
-
-
-class CompressionName(StrEnum):
-    zstd = "zstd"
-    snappy = "snappy"
-    gzip = "gzip"
-    lz4 = "lz4"
-    brotli = "brotli"
-    none = "none"
-
-
-class TooLongChoice(StrEnum):
-    error = "error"
-    truncate_left = "truncate-left"
-    truncate_right = "truncate-right"
 
 
 def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
@@ -41,14 +12,16 @@ def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
 
 
 InputFormat = Annotated[
-    InputFormatName,
+    Literal["auto", "jsonl", "openai-batch", "csv", "parquet"],
     _option("What INPUT is. auto: by its name, OpenAI batch files by their first row.", FORMATS, "--input-format"),
 ]
 OutputFormat = Annotated[
-    OutputFormatName,
+    Literal["auto", "rows"],
     _option("auto: rows of an OpenAI batch file are answered in its format in JSON Lines.", FORMATS, "--output-format"),
 ]
-Compression = Annotated[CompressionName, _option("Of Parquet output.", FORMATS, "--compression")]
+Compression = Annotated[
+    Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"], _option("Of Parquet output.", FORMATS, "--compression")
+]
 RowGroupRows = Annotated[
     int | None,
     _option("Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1),
@@ -91,6 +64,6 @@ TemplateTime = Annotated[
 ]
 DryRun = Annotated[bool, _option("Read and check every row, plan memory, estimate the time; write nothing.", ROWS, "--dry-run")]
 TooLong = Annotated[
-    TooLongChoice,
+    Literal["error", "truncate-left", "truncate-right"],
     _option("A prompt longer than the model takes: an error row, or cut at that end.", CHAT, "--too-long"),
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pagecli.cli.flags.monitoring_options import MonitoringOptions
+from pagecli.cli.generate.options import MonitoringOptions
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_for
 from pagecli.errors import PagecliError, UsageError

@@ -1,11 +1,10 @@
 """The plan part of a profile: which device the flags mean, the plan for it, and what it is called in the report."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import UsageError
@@ -67,19 +66,19 @@ class _Asked:
         )
 
 
-def plan_job(values: Mapping[str, Any], config: ModelConfig, workload: Workload) -> PlannedJob:
+def plan_job(options: ProfileOptions, config: ModelConfig, workload: Workload) -> PlannedJob:
     """The plan that the flags ask for. Raises UsageError."""
     asked = _Asked(
-        model=values["model"],
+        model=options.model,
         config=config,
-        dtype=str(values["dtype"]),
-        kv_dtype=str(values["kv_dtype"]),
-        kv_memory_bytes=parse_memory_size("--kv-memory", values["kv_memory"]),
-        block_size=values["block_size"],
-        max_num_seqs=values["max_num_seqs"],
-        max_batch_tokens=values["max_batch_tokens"],
+        dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
+        kv_memory_bytes=parse_memory_size("--kv-memory", options.kv_memory),
+        block_size=options.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_batch_tokens=options.max_batch_tokens,
     )
-    gpu, num_gpus = values["gpu"], values["num_gpus"]
+    gpu, num_gpus = options.gpu, options.num_gpus
     if gpu.strip().lower() != "auto":
         plan = make_plan(asked.settings(find_gpu(gpu), num_gpus or 1), workload)
         return PlannedJob(plan, workload, "", chosen_by_user=True)

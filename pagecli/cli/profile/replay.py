@@ -1,9 +1,10 @@
 """The replay part of a profile: the workload under every memory policy beside the paper's figures; block sizes; sharing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.replay_cases import replay_cases
 from pagecli.cli.profile.section import Section
 from pagecli.cli.profile.tables import Column, FittingTable
@@ -32,11 +33,11 @@ PAPER_SAVINGS = {
 }
 
 
-def replay_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
+def replay_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     """Every policy on the planned cache; relative_throughput is output tokens/s over those of paged + continuous."""
     from pagecli.profiler.plan.estimate import step_time_of
 
-    cases = replay_cases(values["policies"], job.workload)
+    cases = replay_cases(options.policies, job.workload)
     if not job.plan.fits:
         return Section({"replay": []}, [_line("No replay: there is no KV cache.", "dim")])
     settings = settings_of(job.plan)
@@ -131,12 +132,12 @@ def _notes(results: Sequence[PolicyResult], job: "PlannedJob", settings: ReplayS
     return [_line(line, "dim") for line in lines]
 
 
-def block_sizes_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
+def block_sizes_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     """--block-sizes: empty slots in last blocks, by arithmetic, of the workload and the built-in ones; replayed as well."""
     from pagecli.profiler.plan.estimate import step_time_of
     from pagecli.profiler.replay.last_block_waste import parse_block_sizes, waste_by_block_size
 
-    sizes = parse_block_sizes(values["block_sizes"])
+    sizes = parse_block_sizes(options.block_sizes or "")
     workloads = {w.name: w for w in (job.workload, built_in("sharegpt"), built_in("alpaca"))}
     wastes = [waste for workload in workloads.values() for waste in waste_by_block_size(workload, sizes)]
     results: list[PolicyResult] = []
@@ -170,7 +171,7 @@ def _block_sizes_table(
     return FittingTable(columns, rows, title="Block sizes: empty slots, % of those held")
 
 
-def sharing_section(job: "PlannedJob", values: Mapping[str, Any]) -> Section:
+def sharing_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     """--sharing: blocks saved by samples and beams of one prompt, and by prompts that begin alike."""
     from pagecli.profiler.plan.estimate import step_time_of
     from pagecli.profiler.replay.sharing import sharing

@@ -1,9 +1,10 @@
 """What `pagecli profile` makes of its sections at the end: the line of advice, report.html, plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.section import Section
 from pagecli.core.file_targets import check_replaceable, is_stream_target, real_place
 from pagecli.errors import InputError
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from pagecli.profiler.recording.records import PolicyResult, Recording
 
 
-def check_reports(values: Mapping[str, Any]) -> None:
+def check_reports(options: ProfileOptions) -> None:
     """Refuse what cannot be written before any work is done. Raises InputError."""
-    html, plots = values["html"], values["plots"]
+    html, plots = options.html, options.plots
     if html is not None:
         check_target("--html", html)
     if plots is not None and plots.exists() and not plots.is_dir():
@@ -42,9 +43,9 @@ def advice_section(sections: Sequence[Section]) -> Section:
     return Section({"advice": said}, [Text(f"Advice: {said}.", "yellow")] if said else [])
 
 
-def write_reports(values: Mapping[str, Any], plan: "Plan", workload: str, sections: Sequence[Section]) -> list[Path]:
+def write_reports(options: ProfileOptions, plan: "Plan", workload: str, sections: Sequence[Section]) -> list[Path]:
     """Writes what --html and --plots ask for; returns the files. Raises InputError."""
-    html, plots = values["html"], values["plots"]
+    html, plots = options.html, options.plots
     if html is None and plots is None:
         return []
     from pagecli.profiler.report.html import write_plots, write_report

@@ -1,12 +1,11 @@
 """`pagecli profile --run` and `--sweep`: the model is loaded and runs, on this machine."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS
 from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.report import check_target
 from pagecli.cli.profile.section import Section
 from pagecli.cli.terminal.console import Console
@@ -23,43 +22,42 @@ NUM_REQUESTS = 32  # unless --num-requests says
 PAPER_LONGEST = 2_048  # tokens of a request, prompt and output
 
 
-def check_run_flags(values: Mapping[str, Any]) -> None:
+def check_run_flags(options: ProfileOptions) -> None:
     """Refuse what makes no sense before anything is loaded. Raises UsageError, InputError."""
-    if values["sweep_sizes"] and values["sweep"] is None:
-        raise UsageError(f"unexpected argument {values['sweep_sizes'][0]!r}", "sizes go behind --sweep")
-    for flag in ("steps", "trace"):
-        path: Path | None = values[flag]
+    if options.sweep_sizes and options.sweep is None:
+        raise UsageError(f"unexpected argument {options.sweep_sizes[0]!r}", "sizes go behind --sweep")
+    for flag, path in (("steps", options.steps), ("trace", options.trace)):
         if path is None:
             continue
-        if not values["run"]:
+        if not options.run:
             raise UsageError(f"--{flag} without --run", "add --run: a plan has no steps")
         check_target(f"--{flag}", path)
-    if values["run"] or values["sweep"] is not None:
-        if values["dtype"] == "float16":
+    if options.run or options.sweep is not None:
+        if options.dtype == "float16":
             raise UsageError("--run and --sweep take float32 or bfloat16 weights", "use --dtype bfloat16")
-        if values["kv_dtype"] not in ("auto", *CPU_KV_DTYPES):
-            raise UsageError(f"--run and --sweep have no KV cache of {values['kv_dtype']}", f"use {', '.join(CPU_KV_DTYPES)}")
+        if options.kv_dtype not in ("auto", *CPU_KV_DTYPES):
+            raise UsageError(f"--run and --sweep have no KV cache of {options.kv_dtype}", f"use {', '.join(CPU_KV_DTYPES)}")
 
 
-def run_section(job: "PlannedJob", values: Mapping[str, Any], console: Console) -> Section:
+def run_section(job: "PlannedJob", options: ProfileOptions, console: Console) -> Section:
     """The workload under each policy, measured. Raises ModelError, UsageError, InputError."""
     quieten(console.verbose, console.is_terminal and not console.quiet)
     from pagecli.cli.profile.run_tables import run_json, run_tables
     from pagecli.profiler.measure.measure import MeasureSettings, measure
     from pagecli.profiler.recording.trace_file import write_trace
 
-    workload = _run_workload(job, values)
+    workload = _run_workload(job, options)
     longest = max(PAPER_LONGEST, max(request.total_tokens for request in workload.requests))
     settings = MeasureSettings(
-        engine=replace(_engine_config(values), max_model_len=min(longest, job.config.max_positions)),
-        max_seconds=values["max_seconds"] or None,
-        steps_path=values["steps"],
-        title=f"{values['model']}, {workload.name}",
+        engine=replace(_engine_config(options), max_model_len=min(longest, job.config.max_positions)),
+        max_seconds=options.max_seconds or None,
+        steps_path=options.steps,
+        title=f"{options.model}, {workload.name}",
     )
     done = measure(workload, settings, on_progress=console.note)
-    if values["trace"] is not None:
-        write_trace(values["trace"], done.recordings[0])
-    for path in (values["steps"], values["trace"]):
+    if options.trace is not None:
+        write_trace(options.trace, done.recordings[0])
+    for path in (options.steps, options.trace):
         if path is not None:
             console.note(f"written: {path}")
     return Section(
@@ -70,43 +68,43 @@ def run_section(job: "PlannedJob", values: Mapping[str, Any], console: Console) 
     )
 
 
-def sweep_section(job: "PlannedJob", values: Mapping[str, Any], console: Console) -> Section:
+def sweep_section(job: "PlannedJob", options: ProfileOptions, console: Console) -> Section:
     """Speed by batch size. Raises ModelError, UsageError."""
     quieten(console.verbose, console.is_terminal and not console.quiet)
     from pagecli.cli.profile.run_tables import sweep_json, sweep_tables
     from pagecli.profiler.measure.sweep import parse_sweep, sweep
 
-    points = parse_sweep(" ".join([values["sweep"], *(values["sweep_sizes"] or [])]))
-    console.note(f"loading {values['model']}")
+    points = parse_sweep(" ".join([options.sweep or "", *(options.sweep_sizes or [])]))
+    console.note(f"loading {options.model}")
     results = []
-    for result in sweep(_engine_config(values), points):
+    for result in sweep(_engine_config(options), points):
         console.note(f"batch {result.point.batch}, prompt {result.point.prompt}: {result.seconds:.1f} s")
         results.append(result)
     return Section({"sweep": [sweep_json(result) for result in results]}, sweep_tables(results), sweep=results)
 
 
-def _run_workload(job: "PlannedJob", values: Mapping[str, Any]) -> "Workload":
+def _run_workload(job: "PlannedJob", options: ProfileOptions) -> "Workload":
     """The job's own workload; so much of it as ends soon, if nobody said how much."""
     from pagecli.profiler.workloads.workloads import BUILT_IN, built_in
 
-    if values["num_requests"] is not None or len(job.workload.requests) <= NUM_REQUESTS:
+    if options.num_requests is not None or len(job.workload.requests) <= NUM_REQUESTS:
         return job.workload
     if job.workload.name in BUILT_IN and job.workload.requests_per_second is None:
         return built_in(job.workload.name, NUM_REQUESTS)  # drawn so that the means are the paper's
     return replace(job.workload, requests=job.workload.requests[:NUM_REQUESTS])
 
 
-def _engine_config(values: Mapping[str, Any]) -> EngineConfig:
+def _engine_config(options: ProfileOptions) -> EngineConfig:
     """The engine that the flags describe."""
-    max_num_seqs = values["max_num_seqs"] or ENGINE_DEFAULTS["max_num_seqs"]
+    max_num_seqs = options.max_num_seqs or ENGINE_DEFAULTS["max_num_seqs"]
     return EngineConfig(
-        model=values["model"],
-        load_format=str(values["load_format"]),  # type: ignore[arg-type]
-        dtype=str(values["dtype"]),  # type: ignore[arg-type]
-        kv_dtype=str(values["kv_dtype"]),  # type: ignore[arg-type]
-        block_size=values["block_size"],
-        kv_memory_bytes=parse_memory_size("--kv-memory", values["kv_memory"]),
+        model=options.model,
+        load_format=options.load_format,
+        dtype=options.dtype,
+        kv_dtype=options.kv_dtype,  # type: ignore[arg-type]  # float16 was refused
+        block_size=options.block_size,
+        kv_memory_bytes=parse_memory_size("--kv-memory", options.kv_memory),
         max_num_seqs=max_num_seqs,
-        max_batch_tokens=values["max_batch_tokens"] or max(ENGINE_DEFAULTS["max_batch_tokens"], max_num_seqs),
-        threads=values["threads"],
+        max_batch_tokens=options.max_batch_tokens or max(ENGINE_DEFAULTS["max_batch_tokens"], max_num_seqs),
+        threads=options.threads,
     )

@@ -1,0 +1,130 @@
+"""What `pagecli generate` was asked for: its flags, and the settings of engine and sampling that they make."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pagecli.cli.flags import engine_and_sampling as flags
+from pagecli.cli.flags import recording_options as run_flags
+from pagecli.cli.flags import resume_options as resume_flags
+from pagecli.cli.flags import row_options as row_flags
+from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
+from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoringOptions:
+    """Where a job's state goes; `log_json` without a file makes stderr a log."""
+
+    progress_json: str | None = None
+    metrics_file: Path | None = None
+    log_file: Path | None = None
+    log_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """A field a flag or argument, in the order of the help; the annotations are typer's."""
+
+    input: flags.Input
+    output: flags.Output
+    model: flags.Model
+    token_ids: flags.TokenIds = False
+    order: flags.OrderChoice = "input"
+    overwrite: flags.Overwrite = False
+    input_format: row_flags.InputFormat = "auto"
+    output_format: row_flags.OutputFormat = "auto"
+    compression: row_flags.Compression = "zstd"
+    row_group_rows: row_flags.RowGroupRows = None
+    max_row_bytes: row_flags.MaxRowBytes = "64MiB"
+    limit: flags.Limit = None
+    where: row_flags.Where = None
+    sample: row_flags.Sample = None
+    sample_seed: row_flags.SampleSeed = 0
+    shard: row_flags.ShardPart = None
+    dry_run: row_flags.DryRun = False
+    prompt_column: flags.PromptColumn = "prompt"
+    system: flags.System = None
+    chat: flags.Chat = None
+    too_long: row_flags.TooLong = "error"
+    template_time: row_flags.TemplateTime = None
+    max_tokens: flags.MaxTokens = SAMPLING_DEFAULTS["max_tokens"]
+    min_tokens: flags.MinTokens = SAMPLING_DEFAULTS["min_tokens"]
+    temperature: flags.Temperature = SAMPLING_DEFAULTS["temperature"]
+    top_k: flags.TopK = SAMPLING_DEFAULTS["top_k"]
+    top_p: flags.TopP = SAMPLING_DEFAULTS["top_p"]
+    min_p: flags.MinP = SAMPLING_DEFAULTS["min_p"]
+    repetition_penalty: flags.RepetitionPenalty = SAMPLING_DEFAULTS["repetition_penalty"]
+    presence_penalty: flags.PresencePenalty = SAMPLING_DEFAULTS["presence_penalty"]
+    frequency_penalty: flags.FrequencyPenalty = SAMPLING_DEFAULTS["frequency_penalty"]
+    seed: flags.Seed = SAMPLING_DEFAULTS["seed"]
+    stop: flags.Stop = None
+    stop_token_id: flags.StopTokenIds = None
+    ignore_eos: flags.IgnoreEos = SAMPLING_DEFAULTS["ignore_eos"]
+    logprobs: flags.Logprobs = None
+    n: flags.N = SAMPLING_DEFAULTS["n"]
+    best_of: flags.BestOf = None
+    beam_width: flags.BeamWidth = SAMPLING_DEFAULTS["beam_width"]
+    length_penalty: flags.LengthPenalty = SAMPLING_DEFAULTS["length_penalty"]
+    early_stopping: flags.EarlyStoppingChoice = "false"
+    load_format: flags.LoadFormatChoice = "auto"
+    device: flags.DeviceChoice = "cpu"
+    dtype: flags.DTypeChoice = "auto"
+    max_model_len: flags.MaxModelLen = None
+    block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"]
+    kv_dtype: flags.KvDTypeChoice = "auto"
+    kv_memory: flags.KvMemory = "auto"
+    max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"]
+    max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"]
+    prefix_caching: flags.PrefixCaching = ENGINE_DEFAULTS["prefix_caching"]
+    cuda_graphs: flags.CudaGraphs = ENGINE_DEFAULTS["cuda_graphs"]
+    preemption: flags.PreemptionChoice = "recompute"
+    kv_policy: flags.KvPolicyChoice = "paged"
+    batching: flags.BatchingChoice = "continuous"
+    swap_memory: flags.SwapMemory = None
+    threads: flags.Threads = None
+    restart: resume_flags.Restart = False
+    journal: resume_flags.Journal = True
+    partial: resume_flags.Partial = False
+    on_error: resume_flags.OnErrorChoice = "row"
+    max_error_rate: resume_flags.MaxErrorRate = None
+    stats: flags.Stats = None
+    profile: run_flags.ProfileDirectory = None
+    progress_json: flags.ProgressJson = None
+    metrics_file: flags.MetricsFile = None
+    log_file: flags.LogFile = None
+    log_json: flags.LogJson = False
+    no_config: flags.NoConfig = False
+    quiet: flags.Quiet = False
+    verbose: flags.Verbose = False
+
+    @property
+    def monitoring(self) -> MonitoringOptions:
+        return MonitoringOptions(self.progress_json, self.metrics_file, self.log_file, self.log_json)
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's settings. Raises UsageError."""
+        sizes: dict[str, Any] = {"kv_memory_bytes": parse_memory_size("--kv-memory", self.kv_memory)}
+        if self.swap_memory is not None:
+            sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
+        return EngineConfig(**{name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)}, **sizes)
+
+    def row_limit(self) -> int:
+        """--max-row-bytes in bytes. Raises UsageError."""
+        size = parse_memory_size("--max-row-bytes", self.max_row_bytes)
+        if size is None:
+            raise UsageError("--max-row-bytes is 'auto', not a size", "write a number and a unit, as in 64MiB")
+        return size
+
+    def sampling_params(self) -> SamplingParams:
+        """The sampling parameters of rows that bring none. Raises UsageError naming the flag."""
+        chosen = {name: getattr(self, name) for name in SAMPLING_DEFAULTS if hasattr(self, name)}
+        lists = {"stop": tuple(self.stop or ()), "stop_token_ids": tuple(self.stop_token_id or ())}
+        try:
+            return SamplingParams(**chosen | lists)
+        except UsageError as error:
+            name, rest = error.message.split(" ", 1)
+            raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error
