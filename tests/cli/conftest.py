@@ -1,5 +1,6 @@
 """Runs the program in this process (quick) or in one of its own (signals, pipes)."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,6 +9,13 @@ import pytest
 from input_files import write_rows
 
 from pagecli.cli.app import main
+
+
+@pytest.fixture(autouse=True)
+def _libraries_speak_again():
+    """A command that ran in this process may have silenced them for good."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

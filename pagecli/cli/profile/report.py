@@ -28,9 +28,9 @@ def check_target(flag: str, path: Path) -> None:
     if is_stream_target(path):
         return
     place = real_place(path)
-    check_replaceable(place)
-    if not place.absolute().parent.is_dir():
+    if place.is_dir() or not place.absolute().parent.is_dir():
         raise InputError(f"{flag} {path}: not a file in a directory that exists", "name a file")
+    check_replaceable(place)
 
 
 def advice_section(sections: Sequence[Section]) -> Section:

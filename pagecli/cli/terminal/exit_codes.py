@@ -12,10 +12,8 @@ from typing import NoReturn
 
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.help import usage_line
-from pagecli.core.file_targets import unusable_path
 from pagecli.errors import ExitCode, InputError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
-from pagecli.jobs.storage.atomic_file import not_writable
 
 STANDARD_OUTPUT = "standard output"
 NOTES = "pagecli.configuration.notes"  # in a command's context: what is odd about its settings, but no error
@@ -73,6 +71,9 @@ def _file_failure(error: BaseException) -> PagecliError | None:
         error = error.__cause__
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _too_many_files()
+    from pagecli.core.file_targets import unusable_path
+    from pagecli.jobs.storage.atomic_file import not_writable
+
     place = "a file or standard output" if error.filename is None else str(error.filename)
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return unusable_path(place, error)
@@ -120,6 +121,8 @@ def flushed(code: int, console: Console) -> int:
         return code or ExitCode.SIGPIPE
     except OSError as error:
         sys.stdout = None  # type: ignore[assignment]
+        from pagecli.jobs.storage.atomic_file import not_writable  # help does without
+
         console.failure(not_writable(STANDARD_OUTPUT, error))
         return ExitCode.INPUT
     return code
