@@ -19,7 +19,7 @@ from pathlib import Path
 import results_file
 from streaming_memory import write_job
 
-from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow
 from pagecli.jobs.storage.job_directory import JobDirectory
@@ -47,7 +47,7 @@ def microseconds_a_row(folder: Path, count: int = 20_000, rows_a_step: int = 5) 
     rows = [InputRow(i, {"id": f"row-{i}", "prompt": f"row number {i}"}, line=i + 1) for i in range(count)]
     outputs = [[OutputRow(row, text="some words of text " * 3, finish_reason="length", output_tokens=16)] for row in rows]
     directory = JobDirectory(folder / "alone.jsonl")
-    journal = Journal(directory, b"k" * 16, with_token_ids=False)
+    journal = Journal(directory, {}, JournalContents(directory), with_token_ids=False)
     started = time.process_time()
     for i, output in enumerate(outputs):
         journal.append(output)

@@ -90,7 +90,7 @@ def test_signal_keeps_finished_rows_and_says_how_to_go_on(start, tmp_path, signu
     assert f"go on with: pagecli generate {source} out.jsonl" in err.decode()
     assert json.loads((tmp_path / "stats.json").read_text())["interrupted_by_signal"] == signum
     assert sorted(os.listdir(tmp_path)) == [".out.jsonl.pagecli-journal", "in.jsonl", "stats.json"]
-    assert sorted(os.listdir(tmp_path / ".out.jsonl.pagecli-journal")) == ["heartbeat.json", "job.json", "lock", "rows"]
+    assert sorted(os.listdir(tmp_path / ".out.jsonl.pagecli-journal")) == ["heartbeat.json", "journal", "lock"]
     assert 0 < read_journal_status(tmp_path / "out.jsonl").num_rows < 100_000
 
 

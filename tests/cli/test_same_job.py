@@ -267,3 +267,29 @@ def test_journal_that_is_deleted_while_a_job_runs_ends_it_at_the_next_sync(gener
     assert ".out.jsonl.pagecli-journal was removed while the job ran" in err
     assert "are kept" not in err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-journal",)])
+def test_journal_of_an_older_version_is_refused_and_kept_until_it_is_dropped_on_purpose(generate, tmp_path, flags):
+    place = tmp_path / ".out.jsonl.pagecli-journal"
+    place.mkdir(mode=0o700)
+    (place / "job.json").write_text("{}")
+    (place / "rows").write_bytes(b"pgR\x01" * 20)
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, *flags)
+    assert (code, "older pagecli" in err or "finished rows of an earlier run" in err) == (2, True)
+    assert generate(PROMPTS, "out.jsonl", "--model", "no-such-model", *SAMPLED)[0] == 4
+    assert (place / "rows").stat().st_size == 80
+    assert generate("in.jsonl", "out.jsonl", *SAMPLED, *flags, "--restart")[0] == 0
+    assert not place.exists()
+
+
+def test_journal_damaged_beyond_use_is_said_and_the_rows_computed_again(generate, tmp_path, at_step):
+    generate(PROMPTS, "whole.jsonl", *SAMPLED)
+    at_step(20)
+    assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
+    log = tmp_path / ".out.jsonl.pagecli-journal" / "journal"
+    log.write_bytes(log.read_bytes().replace(b" job ", b" jab "))
+    at_step(10**6)
+    code, _, err = generate("in.jsonl", "out.jsonl", *SAMPLED[:-1])
+    assert (code, "the journal is damaged" in err) == (0, True)
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

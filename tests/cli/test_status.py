@@ -16,15 +16,13 @@ from hypothesis import strategies as st
 from pagecli.cli.app import main
 from pagecli.cli.status import duration_text
 from pagecli.jobs.journal.job_lock import JobLock
-from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.monitoring.heartbeat import HEARTBEAT, Heartbeat, read_heartbeat
 from pagecli.jobs.monitoring.monitor import JobMonitor
 from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import error_row
 from pagecli.jobs.storage.job_directory import LOCK, JobDirectory, job_directory_path
-
-KEY = b"k" * 16
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ class Job:
     def __init__(self, out) -> None:
         self.directory = JobDirectory(out)
         self.lock = JobLock(self.directory)
-        self.journal = Journal(self.directory, KEY)
+        self.journal = Journal(self.directory, {}, JournalContents(self.directory))
         self.monitor = JobMonitor(JobSnapshot("in.jsonl", str(out), "m"), [], pytest.fail)
         self.heartbeat = Heartbeat(out)
         self.monitor.add(self.heartbeat)

@@ -16,7 +16,8 @@ import jinja2
 from pagecli.cli.settings import files
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, InputError, ModelError, PagecliError, UsageError
-from pagecli.jobs.journal import record_format, row_codec
+from pagecli.jobs.journal import row_codec
+from pagecli.jobs.journal.journal import JournalContents
 from pagecli.jobs.readers.jsonl_reader import parse_line
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.readers.openai_batch_input import CHAT_URL, from_batch_row
@@ -25,6 +26,8 @@ from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, error_row
 from pagecli.jobs.rows.row_filter import is_selected, parse_condition
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.shards.merge import merge_outputs
+from pagecli.jobs.storage import checked_log
+from pagecli.jobs.storage.job_directory import LOG, JobDirectory
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.jsonl_writer import RowEncoder
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
@@ -34,7 +37,6 @@ from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 FOLDER = Path(tempfile.mkdtemp(prefix="pagecli-fuzz-", dir=MEMORY))
-KEY = b"k" * 32
 CHAT = [{"role": "user", "content": "hello"}]
 
 
@@ -124,20 +126,27 @@ def merge_part(data: bytes) -> None:
 
 
 def journal_file(data: bytes) -> None:
-    """No record is found that was not written with the key, whatever the file has."""
+    """Whatever the file has, a line behind it is found, and each line read again by its offset is the same."""
     row = InputRow(3, {"prompt": "a"})
-    payload = row_codec.encode([OutputRow(row, text="t", finish_reason="stop")])
-    good = record_format.pack(KEY, 3, 1, 0, row_codec.row_digest(row), payload)
-    path = write("rows", data + good)
-    fd = os.open(path, os.O_RDONLY)
+    rest = b"3 1 0 %b %b" % (row_codec.row_digest(row).hex().encode(), row_codec.encode([OutputRow(row, text="t")]))
+    directory = JobDirectory(FOLDER / "out.jsonl")
+    fd = directory.open(LOG, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        for record in record_format.scan(fd, KEY):
-            found = record_format.read_record(fd, KEY, record.offset)
-            assert found is not None
-            assert record.index == 3, "a record that nobody wrote"
-        list(record_format.scan_headers(fd))
+        os.write(fd, data)
+        checked_log.end_last_line(fd)
+        checked_log.append(fd, checked_log.log_line(b"row", rest))
+        lines = list(checked_log.read_log(fd))
+        assert lines[-1][1:] == (b"row", rest)
+        for offset, *line in lines:
+            assert checked_log.read_line(fd, offset) == tuple(line)
+        contents = JournalContents(directory)
+        assert contents.num_input_rows > 0
+        contents.get(3)
+        contents.is_complete(directory)
+        contents.close()
     finally:
         os.close(fd)
+        directory.close()
 
 
 def journal_payload(data: bytes) -> None:

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
 from pagecli.jobs.journal import journal as journal_module
-from pagecli.jobs.journal.journal import ROWS, Journal
+from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.journal.journal_status import read_journal_status
-from pagecli.jobs.journal.record_format import HEADER_BYTES, MAGIC, pack, scan, scan_headers
 from pagecli.jobs.journal.row_codec import decode, encode, row_digest
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow, error_row
-from pagecli.jobs.storage.job_directory import JobDirectory
+from pagecli.jobs.storage.atomic_file import create_temporary, publish
+from pagecli.jobs.storage.checked_log import append, end_last_line, log_line, read_log
+from pagecli.jobs.storage.job_directory import LOG, JobDirectory
 
-KEY = b"k" * 16
+JOB = {"format": 3, "identity": {"input": {}}}
 
 
 def input_row(index: int) -> InputRow:
@@ -39,7 +40,7 @@ def opened(tmp_path):
     def reopen() -> Journal:
         close_all()
         directory = JobDirectory(tmp_path / "out.jsonl")
-        journal = Journal(directory, KEY)
+        journal = Journal(directory, JOB, JournalContents(directory))
         open_ones.append((journal, directory))
         return journal
 
@@ -47,14 +48,15 @@ def opened(tmp_path):
         while open_ones:
             journal, directory = open_ones.pop()
             journal.close()
+            journal.finished.close()
             directory.close()
 
     yield reopen
     close_all()
 
 
-def rows_file(tmp_path):
-    return tmp_path / ".out.jsonl.pagecli-journal" / ROWS
+def log_file(tmp_path):
+    return tmp_path / ".out.jsonl.pagecli-journal" / LOG
 
 
 def fill(journal: Journal, indexes) -> None:
@@ -68,22 +70,22 @@ def taken(journal: Journal, count: int) -> dict[int, list[OutputRow]]:
     return {index: rows for index, rows in found.items() if rows is not None}
 
 
-def write_records(path, payloads: list[bytes]) -> list[int]:
-    """A file of records; where each ends."""
+def read(path) -> list[tuple[bytes, bytes]]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return [(kind, rest) for _, kind, rest in read_log(fd)]
+    finally:
+        os.close(fd)
+
+
+def write_log(path, rests: list[bytes]) -> list[int]:
+    """A log of lines of kind `row`; where each ends."""
     ends, data = [], b""
-    for index, payload in enumerate(payloads):
-        data += pack(KEY, index, 1, 0, b"digest 8", payload)
+    for rest in rests:
+        data += log_line(b"row", rest)
         ends.append(len(data))
     path.write_bytes(data)
     return ends
-
-
-def scanned(path) -> list[tuple[int, bytes]]:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return [(record.index, record.payload) for record in scan(fd, KEY)]
-    finally:
-        os.close(fd)
 
 
 def test_rows_come_back_whatever_order_they_finished_in(opened):
@@ -143,29 +145,37 @@ def test_digest_tells_rows_apart_by_every_column_and_by_why_they_were_unreadable
     assert row_digest(replace(row, index=9, line=99)) == row_digest(row)
 
 
+rests = st.lists(st.binary(max_size=40).map(lambda rest: rest.replace(b"\n", b" ")), min_size=1, max_size=12)
+
+
 @settings(max_examples=60, deadline=None)
-@given(payloads=st.lists(st.binary(max_size=40), max_size=12), cut=st.integers(0, 10**6), tail=st.binary(max_size=60))
-def test_torn_tail_costs_the_row_it_cuts_and_none_before(tmp_path_factory, payloads, cut, tail):
-    path = tmp_path_factory.mktemp("journal") / "rows"
-    ends = write_records(path, payloads)
+@given(rests=rests, cut=st.integers(0, 10**6), tail=st.binary(max_size=60))
+def test_torn_tail_costs_the_line_it_cuts_and_none_before_or_after(tmp_path_factory, rests, cut, tail):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    ends = write_log(path, rests)
     whole = path.read_bytes()
     cut = cut % (len(whole) + 1)
     path.write_bytes(whole[:cut] + tail)
-    expected = [(index, payload) for index, payload in enumerate(payloads) if ends[index] <= cut]
-    found = scanned(path)
+    expected = [(b"row", rest) for end, rest in zip(ends, rests, strict=True) if end <= cut]
+    found = read(path)
     assert found[: len(expected)] == expected
-    # What the tail completes by chance is what was written, nothing else.
-    assert all(payloads[index] == payload for index, payload in found)
+    assert len(found) <= len(rests)  # what the tail completes by chance is what was written, nothing else
+    fd = os.open(path, os.O_RDWR)
+    end_last_line(fd)
+    append(fd, log_line(b"row", b"after"))
+    os.close(fd)
+    later = read(path)  # a line that lacked only its break is whole now
+    assert later[: len(found)] == found
+    assert later[-1] == (b"row", b"after")
+    assert all(line in found or line[1] in rests for line in later[:-1])
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    payloads=st.lists(st.one_of(st.binary(max_size=40), st.just(MAGIC * 3)), min_size=1, max_size=10),
-    flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
-)
-def test_flipped_bits_cost_the_rows_they_hit_and_no_other(tmp_path_factory, payloads, flips):
-    path = tmp_path_factory.mktemp("journal") / "rows"
-    ends = write_records(path, payloads)
+@given(rests=rests, flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4))
+def test_flipped_bits_cost_the_lines_they_hit_and_no_other(tmp_path_factory, rests, flips):
+    """Of two lines whose common line break is hit, both."""
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    ends = write_log(path, rests)
     data = bytearray(path.read_bytes())
     original = bytes(data)
     for flip in flips:
@@ -173,38 +183,62 @@ def test_flipped_bits_cost_the_rows_they_hit_and_no_other(tmp_path_factory, payl
     path.write_bytes(data)
     starts = [0, *ends]
     unhurt = [
-        (index, payload)
-        for index, payload in enumerate(payloads)
-        if data[starts[index] : ends[index]] == original[starts[index] : ends[index]]
+        (b"row", rest)
+        for start, end, rest in zip(starts, ends, rests, strict=False)
+        if data[max(0, start - 1) : end] == original[max(0, start - 1) : end]
     ]
-    assert scanned(path) == unhurt
+    assert read(path) == unhurt
 
 
-def test_text_that_looks_like_a_record_is_not_one(tmp_path):
-    forged = pack(b"x" * 16, 0, 1, 0, b"digest 8", b"forged")
-    path = tmp_path / "rows"
-    ends = write_records(path, [b"a", forged * 2, b"b"])
-    data = bytearray(path.read_bytes())
-    data[ends[0] + 8] ^= 1  # the header that covers the forged text is damaged, so the text is looked at
-    path.write_bytes(data)
-    assert scanned(path) == [(0, b"a"), (2, b"b")]
+def test_text_that_looks_like_a_line_is_not_one(opened):
+    forged = log_line(b"row", b'1 1 0 0000000000000000 [{"text":"forged"}]').decode()
+    journal = opened()
+    journal.append(finished(0, f"\n{forged}\n"))
+    journal.commit()
+    assert taken(opened(), 3) == {0: finished(0, f"\n{forged}\n")}
 
 
-@pytest.mark.parametrize("size", [10, (1 << 20) - HEADER_BYTES, (1 << 20) + 5, 3 << 20])
-def test_records_across_the_pieces_that_are_read(tmp_path, size):
-    payloads = [bytes([index]) * size for index in range(4)] + [b"last"]
-    write_records(tmp_path / "rows", payloads)
-    assert scanned(tmp_path / "rows") == list(enumerate(payloads))
-    fd = os.open(tmp_path / "rows", os.O_RDONLY)
-    assert list(scan_headers(fd)) == [(index, 1, 0) for index in range(5)]
-    os.close(fd)
+@pytest.mark.parametrize("size", [10, 5_000, (1 << 20) + 5, 3 << 20])
+def test_lines_of_any_length_are_read_in_order_and_one_by_one(opened, size):
+    journal = opened()
+    for index in range(4):
+        journal.append(finished(index, str(index) * size))
+    journal.commit()
+    assert taken(opened(), 5) == {index: finished(index, str(index) * size) for index in range(4)}
+
+
+def test_which_job_it_is_survives_damage_as_it_is_written_again_and_again(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "JOB_AGAIN_BYTES", 1000)
+    fill(opened(), range(100))
+    data = log_file(tmp_path).read_bytes()
+    assert 3 < data.count(b" job ") < 30
+    log_file(tmp_path).write_bytes(data.replace(b" job ", b" jab ", 2))
+    assert opened().finished.job == JOB
+
+
+def test_outcome_counts_only_at_the_end_of_the_journal(opened, tmp_path):
+    directory, output = JobDirectory(tmp_path / "out.jsonl"), tmp_path / "out.jsonl"
+    journal = opened()
+    fill(journal, range(3))
+    journal.append_outcome({"exit_code": 5})
+    temporary, file = create_temporary(output)
+    file.close()
+    publish(temporary, output, overwrite=False)
+    contents = JournalContents(directory)
+    assert (contents.outcome, contents.is_complete(directory)) == ({"exit_code": 5}, True)
+    output.unlink()
+    assert not contents.is_complete(directory)
+    fill(opened(), [3])  # a run that goes on
+    contents = JournalContents(directory)
+    assert (contents.outcome, contents.is_complete(directory)) == (None, False)
+    assert contents.num_input_rows == 4
 
 
 def test_damage_is_repaired_by_computing_the_row_again(opened, tmp_path):
     fill(opened(), range(50))
-    data = bytearray(rows_file(tmp_path).read_bytes())
-    data[len(data) // 2] ^= 8
-    rows_file(tmp_path).write_bytes(data[:-3])
+    data = bytearray(log_file(tmp_path).read_bytes())
+    data[data.index(b"row 25 ") + 20] ^= 8
+    log_file(tmp_path).write_bytes(data[:-3])
     journal = opened()
     found = taken(journal, 50)
     (hit,) = set(range(49)) - set(found)  # the last row is torn
@@ -215,8 +249,9 @@ def test_damage_is_repaired_by_computing_the_row_again(opened, tmp_path):
 def test_row_damaged_between_opening_and_reading_is_not_taken(opened, tmp_path):
     fill(opened(), range(3))
     journal = opened()
-    with open(rows_file(tmp_path), "r+b") as file:
-        file.seek(HEADER_BYTES + 3)
+    data = log_file(tmp_path).read_bytes()
+    with open(log_file(tmp_path), "r+b") as file:
+        file.seek(data.index(b"row 0 ") + 9)
         file.write(b"\xff")
     assert sorted(taken(journal, 3)) == [1, 2]
 
@@ -265,8 +300,8 @@ def test_sync_that_fails_ends_the_job_at_the_next_commit(opened, monkeypatch):
         failed.append(fd)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(journal_module, "_flush_to_disk", failing)
     journal = opened()
+    monkeypatch.setattr(journal_module, "_flush_to_disk", failing)
     with pytest.raises(InputError, match="Input/output error"):  # noqa: PT012
         for index in range(100_000):
             fill(journal, [index])
@@ -296,8 +331,8 @@ def test_status_counts_rows_of_a_job_without_touching_it(opened, tmp_path):
     journal.append([error_row(input_row(7), "bad", code=ErrorCode.MISSING_PROMPT)])
     journal.append(finished(8) * 3)
     journal.commit()
-    before = rows_file(tmp_path).read_bytes()
+    before = log_file(tmp_path).read_bytes()
     status = read_journal_status(tmp_path / "out.jsonl")
     assert (status.num_input_rows, status.num_rows, status.num_error_rows) == (9, 11, 1)
-    assert (status.is_running, status.is_complete, status.job) == (False, False, {})
-    assert rows_file(tmp_path).read_bytes() == before
+    assert (status.is_running, status.is_complete, status.job) == (False, False, JOB)
+    assert log_file(tmp_path).read_bytes() == before

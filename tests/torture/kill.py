@@ -79,7 +79,7 @@ class Campaign:
                 done = self._fail_once(folder, output)
                 faults -= 1
             if not done and self._random.random() < 0.3:
-                self._damage(folder / f".{output}.pagecli-journal" / "rows")
+                self._damage(folder / f".{output}.pagecli-journal" / "journal")
         if not done:
             self._expect_good(ForkedRun(folder, output).wait())
         self._check(folder, output)

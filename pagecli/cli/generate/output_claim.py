@@ -67,7 +67,7 @@ def open_journal(
     if claim is None:
         return None
     if not options.enabled:
-        if claim.num_journal_bytes() and not options.restart:
+        if claim.has_earlier_rows and not options.restart:
             raise UsageError(
                 f"{job.output} has finished rows of an earlier run", "leave out --no-journal to go on, or add --restart"
             )

@@ -1,59 +1,112 @@
-"""A journal in use: what it held when it was opened, and what is appended to it; a thread of its own syncs it to the disk."""
+"""The journal of finished rows: what a job that was killed, in whatever way, takes over when it is run again.
+
+Why it is made so. A record holds what the engine made of an input row, not the row: on resuming, the input is read again and
+the ordinary writer writes everything anew, rows that are in the journal without being computed. So every format of output can
+be resumed, none of the writers knows of it, and what comes out is the same to the byte as without interruption. Rows cost two
+writes, but the second one is only the text: the input's columns are never copied here.
+
+It is a log (storage/checked_log.py) with lines of these kinds:
+
+    job        {...}                                        which job it is (job_identity.py); again after each megabyte
+    row        index num_rows num_error_rows digest [...]   of an input row: its index from 0, its output rows, how many of
+                                                            those are errors, a digest of it, the output rows (row_codec.py)
+    outcome    {...}                                        every row is there: how the job ends
+    published  {...}                                        the file that is about to become the output (device, inode, size)
+
+appended after each step in one write and synced to the disk once a second by a thread. Of lines about one row the first counts,
+of those about the job the last. `outcome` and `published` count only as the log's last lines: a run that goes on voids them.
+"""
 
 import os
 import threading
 from array import array
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.journal.record_format import Record, pack, read_record, scan
 from pagecli.jobs.journal.row_codec import decode, encode, row_digest
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow
+from pagecli.jobs.storage import checked_log
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import JobDirectory
+from pagecli.jobs.storage.job_directory import LOG, PUBLISHED, JobDirectory, is_published
 
-ROWS = "rows"
+JOB, ROW, OUTCOME = b"job", b"row", b"outcome"
 SYNC_SECONDS = 1.0
+JOB_AGAIN_BYTES = 1 << 20
+MAX_INDEX = 1 << 40
 
 
-class FinishedRows:
-    """The rows that a journal held when it was opened, found by their index: 8 bytes of memory a row."""
+class JournalContents:
+    """What a journal holds, read through once; rows are found by their index: 8 bytes of memory a row."""
 
-    def __init__(self, fd: int, key: bytes) -> None:
-        self._fd = fd
-        self._key = key
-        self._places = array("q")  # by index: where the record begins, plus 1; 0 where there is none
-        self.num_rows = 0  # input rows
-        self.end = 0  # of the last whole record
-        for record in scan(fd, key):
-            self._note(record)
+    def __init__(self, directory: JobDirectory) -> None:
+        self.job: dict[str, Any] | None = None  # None: no line about it is whole
+        self.num_input_rows = self.num_rows = self.num_error_rows = 0
+        self.last_row_at: float | None = None  # seconds since 1970: when the log last grew
+        self._offsets = array("q")  # by index: where the line begins, plus 1; 0 where there is none
+        self._last: dict[bytes, dict[str, Any]] = {}  # the lines at the end that are not about rows
+        try:
+            self._fd = directory.open(LOG, os.O_RDONLY)
+        except FileNotFoundError:
+            self._fd = -1
+            return
+        for offset, kind, rest in checked_log.read_log(self._fd):
+            if kind == ROW:
+                self._add(offset, rest)
+            elif kind == JOB:
+                self.job = checked_log.json_of(rest)
+            self._last = {**self._last, kind: checked_log.json_of(rest)} if kind in (OUTCOME, PUBLISHED) else {}
+        self.last_row_at = os.fstat(self._fd).st_mtime if self.num_input_rows else None
 
-    def _note(self, record: Record) -> None:
-        self.end = record.end
-        missing = record.index + 1 - len(self._places)
+    def _add(self, offset: int, rest: bytes) -> None:
+        try:
+            number, num_rows, num_errors = map(int, rest.split(b" ", 3)[:3])
+        except ValueError:
+            return
+        missing = number + 1 - len(self._offsets)
+        if not 0 <= number < MAX_INDEX:
+            return
         if missing > 0:
-            self._places.frombytes(bytes(8 * max(missing, min(len(self._places), 1 << 20))))
-        if not self._places[record.index]:
-            self._places[record.index] = record.offset + 1
-            self.num_rows += 1
+            self._offsets.frombytes(bytes(8 * max(missing, min(len(self._offsets), 1 << 20))))
+        if not self._offsets[number]:
+            self._offsets[number] = offset + 1
+            self.num_input_rows += 1
+            self.num_rows += num_rows
+            self.num_error_rows += num_errors
 
     @property
     def num_indexes(self) -> int:
         """The number of the last input row among them, from 1."""
-        return next((index + 1 for index in range(len(self._places) - 1, -1, -1) if self._places[index]), 0)
+        return next((index + 1 for index in range(len(self._offsets) - 1, -1, -1) if self._offsets[index]), 0)
 
-    def get(self, index: int) -> Record | None:
-        """The record of input row `index`; None where there is none, or it can no longer be read."""
-        if index >= len(self._places) or not self._places[index]:
+    def is_complete(self, directory: JobDirectory) -> bool:
+        """Whether the output is in place, and only the tidying up was missed."""
+        return PUBLISHED in self._last and is_published(directory, self._last[PUBLISHED])
+
+    @property
+    def outcome(self) -> dict[str, Any] | None:
+        """How the job ends, if every row is there."""
+        return self._last.get(OUTCOME)
+
+    def get(self, index: int) -> tuple[bytes, bytes] | None:
+        """(digest, output rows) of input row `index`; None where there is none, or it can no longer be read."""
+        if index >= len(self._offsets) or not self._offsets[index]:
             return None
-        record = read_record(self._fd, self._key, self._places[index] - 1)
-        return record if record is not None and record.index == index else None
+        line = checked_log.read_line(self._fd, self._offsets[index] - 1)
+        if line is None or line[0] != ROW or not line[1].startswith(b"%d " % index):
+            return None
+        _, _, _, digest, payload = line[1].split(b" ", 4)
+        return digest, payload
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Journal:
-    """Opens `rows` in the job's directory, dropping what is cut short at its end. Raises OSError, UsageError.
+    """A journal that is appended to. Raises OSError, UsageError when it is opened.
 
     `append` and `commit` belong to the thread that runs the job; `take` to the one that reads the input.
     """
@@ -61,57 +114,70 @@ class Journal:
     def __init__(
         self,
         directory: JobDirectory,
-        key: bytes,
+        job: Mapping[str, Any],
+        contents: JournalContents,
         each_second: Callable[[], None] = lambda: None,
         with_token_ids: bool = True,
     ) -> None:
-        self._path = directory.path / ROWS
-        self._output = directory.output
-        self._key = key
+        self.finished = contents
+        self._directory = directory
         self._each_second = each_second
         self._with_token_ids = with_token_ids
-        self._fd = directory.open(ROWS, os.O_RDWR | os.O_CREAT)
-        self.finished = FinishedRows(self._fd, key)
-        self._end = self.finished.end
-        os.ftruncate(self._fd, self._end)
-        directory.sync()  # the file's name, which syncing the file alone need not keep
+        self._fd = directory.open(LOG, os.O_RDWR | os.O_CREAT)
+        self._bytes_since_job = 0
+        self._num_written = self.num_safe_rows = contents.num_input_rows  # input rows: in the file; synced
         self._pending: list[bytes] = []
-        self._num_written = self.num_safe_rows = self.finished.num_rows  # input rows: in the file; synced
         self._failure: OSError | InputError | None = None
+        self.set_job(job)
+        try:
+            checked_log.end_last_line(self._fd)
+            self._write_job_if_due()
+            _flush_to_disk(self._fd)
+        except OSError:
+            os.close(self._fd)
+            raise
+        directory.sync()  # the file's name, which syncing the file alone need not keep
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._sync_by_the_clock, name="pagecli-journal", daemon=True)
         self._thread.start()
-
-    @property
-    def is_empty(self) -> bool:
-        return self._end == 0
 
     @property
     def num_rows(self) -> int:
         """Input rows it holds."""
         return self._num_written
 
+    def set_job(self, job: Mapping[str, Any]) -> None:
+        """What is known of the job from now on: written by the next commit, and again now and then, lest damage hit it."""
+        self._job_line = checked_log.json_line(JOB, job)
+        self._job_is_due = True
+
     def take(self, row: InputRow) -> list[OutputRow] | None:
         """What was made of `row` before, or None. Raises UsageError if it was another row that stood there."""
         record = self.finished.get(row.index)
         if record is None:
             return None
-        if record.input_digest != row_digest(row):
+        if record[0] != _hex_digest(row):
             raise UsageError(
                 f"{row.place} is not the row that was finished before: the input has changed since",
-                f"run it on the input it was begun with, or begin anew with --restart ({self._output})",
+                f"run it on the input it was begun with, or begin anew with --restart ({self._directory.output})",
             )
-        return decode(record.payload, row)
+        return decode(record[1], row)
 
     def append(self, outputs: list[OutputRow]) -> None:
         """All output rows of one input row; they are in the file after the next commit."""
         row = outputs[0].row
-        num_errors = sum(output.error is not None for output in outputs)
-        self._pending.append(
-            pack(self._key, row.index, len(outputs), num_errors, row_digest(row), encode(outputs, self._with_token_ids))
-        )
+        numbers = (row.index, len(outputs), sum(output.error is not None for output in outputs))
+        payload = encode(outputs, self._with_token_ids)
+        self._pending.append(checked_log.log_line(ROW, b"%d %d %d %b %b" % (*numbers, _hex_digest(row), payload)))
 
-    def commit(self) -> None:
+    def append_outcome(self, values: Mapping[str, Any]) -> None:
+        """Every row is there: how the job will have ended. Raises InputError."""
+        self.commit()
+        self._pending.append(checked_log.json_line(OUTCOME, values))
+        self.commit(num_rows=0)
+        self.sync()
+
+    def commit(self, num_rows: int | None = None) -> None:
         """Writes what was appended: from here on a kill loses nothing of it, and from the next sync on a power failure.
 
         Raises InputError; what is in the file until then stays good.
@@ -120,22 +186,29 @@ class Journal:
             raise self._not_writable(self._failure) from self._failure
         if not self._pending:
             return
-        data, num_rows = b"".join(self._pending), len(self._pending)
+        data = b"".join(self._pending)
+        num_rows = len(self._pending) if num_rows is None else num_rows
         self._pending.clear()
         try:
-            while data:
-                written = os.pwrite(self._fd, data, self._end)
-                self._end += written
-                data = data[written:]
+            self._write_job_if_due()
+            checked_log.append(self._fd, data)
         except OSError as error:
             self._failure = error
             raise self._not_writable(error) from error
         self._num_written += num_rows
+        self._bytes_since_job += len(data)
+
+    def _write_job_if_due(self) -> None:
+        if self._job_is_due or self._bytes_since_job > JOB_AGAIN_BYTES:
+            self._job_is_due, self._bytes_since_job = False, 0
+            checked_log.append(self._fd, self._job_line)
 
     def sync(self) -> None:
         """Puts on the disk what was committed. Raises InputError."""
         try:
-            self._sync()
+            num_rows = self._num_written
+            _flush_to_disk(self._fd)
+            self.num_safe_rows = num_rows
         except OSError as error:
             self._failure = error
             raise self._not_writable(error) from error
@@ -147,34 +220,38 @@ class Journal:
             self._thread.join()
             os.close(self._fd)
 
-    def _sync(self) -> None:
-        num_rows = self._num_written
-        if num_rows > self.num_safe_rows:
-            _flush_to_disk(self._fd)
-            self.num_safe_rows = num_rows
-
     def _sync_by_the_clock(self) -> None:
         while not self._ending.wait(SYNC_SECONDS):
             try:
+                self._check_is_there()
                 self._each_second()
-                self._sync()
+                if self._num_written > self.num_safe_rows:
+                    self.sync()
             except (OSError, InputError) as error:  # raised by the next commit
-                self._failure = error
+                self._failure = self._failure or error
                 return
+
+    def _check_is_there(self) -> None:
+        """Raises InputError if what is written from now on would be lost."""
+        if not self._directory.is_current() or not os.fstat(self._fd).st_nlink:
+            raise InputError(
+                f"{self._directory.path} was removed while the job ran, and with it the finished rows",
+                "leave the journal's directory alone, and run the same command again",
+            )
 
     def _not_writable(self, error: OSError | InputError) -> Exception:
         if isinstance(error, InputError):
             return error
-        problem = not_writable(self._output, error)
+        problem = not_writable(self._directory.output, error)
         if self._num_written and isinstance(problem, InputError):
             again = f"the same command goes on from {self._num_written} finished rows"
-            return InputError(
-                f"{self._journal_name()}: {problem.message.split(': ', 1)[-1]}", f"{problem.hint or again}; {again}"
-            )
+            message = problem.message.split(": ", 1)[-1]
+            return InputError(f"{self._directory.path / LOG}: {message}", f"{problem.hint or again}; {again}")
         return problem
 
-    def _journal_name(self) -> Path:
-        return self._path
+
+def _hex_digest(row: InputRow) -> bytes:
+    return row_digest(row).hex().encode("ascii")
 
 
 # Linux: without the times of the file, which nobody needs; macOS has only the other.

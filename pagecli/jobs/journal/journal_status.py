@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
-from pagecli.jobs.journal.journal import ROWS
-from pagecli.jobs.journal.record_format import scan_headers
-from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, was_published
-
-JOB = "job.json"
+from pagecli.jobs.journal.journal import JournalContents
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +27,24 @@ class JournalStatus:
 def read_journal_status(output: Path) -> JournalStatus | None:
     """None if `output` has no journal: its job is complete, or was never begun. Raises InputError, UsageError.
 
-    Reads the headers of all records: about a second for a million rows.
+    Reads the whole journal: about a second for a million rows.
     """
     if not os.path.lexists(job_directory_path(output)):
         return None
     directory = JobDirectory(output, create=False)
     try:
         owner = read_owner(directory)
-        running = False if owner is None else (owner.is_running if owner.is_here else None)
-        num_input_rows, num_rows, num_errors, last_row_at = _count(directory)
+        contents = JournalContents(directory)
+        contents.close()
         return JournalStatus(
-            job=directory.read_json(JOB) or {},
-            num_input_rows=num_input_rows,
-            num_rows=num_rows,
-            num_error_rows=num_errors,
-            last_row_at=last_row_at,
+            job=contents.job or {},
+            num_input_rows=contents.num_input_rows,
+            num_rows=contents.num_rows,
+            num_error_rows=contents.num_error_rows,
+            last_row_at=contents.last_row_at,
             owner=owner,
-            is_running=running,
-            is_complete=was_published(directory),
+            is_running=False if owner is None else (owner.is_running if owner.is_here else None),
+            is_complete=contents.is_complete(directory),
         )
     finally:
         directory.close()
-
-
-def _count(directory: JobDirectory) -> tuple[int, int, int, float | None]:
-    num_input_rows = num_rows = num_errors = 0
-    try:
-        fd = directory.open(ROWS, os.O_RDONLY)
-    except OSError:
-        return 0, 0, 0, None
-    try:
-        for _, rows, errors in scan_headers(fd):
-            num_input_rows += 1
-            num_rows += rows
-            num_errors += errors
-        return num_input_rows, num_rows, num_errors, os.fstat(fd).st_mtime if num_rows else None
-    finally:
-        os.close(fd)

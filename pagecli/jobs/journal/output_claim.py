@@ -14,7 +14,6 @@ are gone, does the next run find just an output that exists, and refuse to repla
 """
 
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +25,13 @@ import pagecli
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal.job_identity import differences, has_new_time
 from pagecli.jobs.journal.job_lock import JobLock
-from pagecli.jobs.journal.journal import ROWS, Journal
-from pagecli.jobs.journal.journal_status import JOB
+from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.journal.model_files import ContentDigests
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import OUTCOME, PUBLISHED, JobDirectory, job_directory_path, was_published
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path
 
-FORMAT = 2
+FORMAT = 3
+_OLD_FILES = ("job.json", "rows")  # of formats 1 and 2
 MAX_CLAIMS = 10
 
 
@@ -55,7 +54,8 @@ class OutputClaim:
         self._directory = directory
         self._lock = lock
         self._journal: Journal | None = None
-        self._job: dict[str, Any] = {}  # what job.json holds
+        self._job: dict[str, Any] = {}  # what the journal says of it
+        self._contents = JournalContents(directory)
         self._digests: ContentDigests | None = None
         self._is_complete = False
 
@@ -65,8 +65,8 @@ class OutputClaim:
 
     def earlier_outcome(self) -> Outcome | None:
         """Set if the output was put in place by an earlier run that could not tidy up any more."""
-        noted = self._directory.read_json(OUTCOME)
-        if noted is None or not was_published(self._directory):
+        noted = self._contents.outcome
+        if noted is None or not self._contents.is_complete(self._directory):
             return None
         return Outcome(int(noted["exit_code"]), int(noted["num_rows"]), int(noted["num_error_rows"]))
 
@@ -74,6 +74,15 @@ class OutputClaim:
     def template_time(self) -> str | None:
         """What chat templates see as the time, in every run of the job; None where no template asks, or without a journal."""
         return self._job["identity"]["time"] if self._job else None
+
+    @property
+    def has_earlier_rows(self) -> bool:
+        """Whether earlier runs finished any, be it those of an older pagecli, whose journals had other files."""
+        return self._contents.num_input_rows > 0 or self._has_old_files
+
+    @property
+    def _has_old_files(self) -> bool:
+        return any(name in _OLD_FILES for name in self._directory.names())
 
     def open_journal(
         self, identity: Mapping[str, Any], weights: list[Path], restart: bool, with_token_ids: bool = True
@@ -83,53 +92,49 @@ class OutputClaim:
         Another job is no hindrance if nothing of it was finished. `weights` are the files that `identity` describes.
         """
         try:
-            if restart:
-                self._directory.remove_contents()
-            key = self._key_of_earlier_run(identity, weights)
-            if key is None:
-                self._directory.remove_contents()
-                key = self._begin(identity)
-            for name in (OUTCOME, PUBLISHED):  # of a run that came close to the end, but not to it
-                self._directory.remove(name)
-            journal = Journal(self._directory, key, self._each_second, with_token_ids)
+            if restart or not self._goes_on(identity, weights):
+                self._begin(identity)
+            beat = self._lock.heartbeat
+            self._journal = Journal(self._directory, self._job, self._contents, beat, with_token_ids)
         except OSError as error:
             raise not_writable(self.output, error) from error
-        self._journal = journal
         entries = self._job["identity"]["weights"]
         if any(entry["content"] is None for entry in entries):
             self._digests = ContentDigests(entries, weights, self._note_weights)
-        return journal
-
-    def _note_dates(self, entries: list[dict[str, Any]]) -> None:
-        """Of weights that have new ones, and the same content: the next run need not read them through."""
-        before = self._job["identity"]["weights"]
-        noted = [{**new, "content": old["content"]} for old, new in zip(before, entries, strict=True)]
-        if noted != before:
-            self._note_weights(noted)
+        return self._journal
 
     def _note_weights(self, entries: list[dict[str, Any]]) -> None:
         self._job["identity"]["weights"] = entries
-        self._directory.write_json(JOB, self._job)
+        if self._journal is not None:
+            self._journal.set_job(self._job)
 
-    def _each_second(self) -> None:
-        """Raises OSError, InputError if what is journaled from now on would be lost."""
-        if not self._directory.is_current():
-            raise InputError(
-                f"{self._directory.path} was removed while the job ran, and with it the finished rows",
-                "leave the journal's directory alone, and run the same command again",
-            )
-        self._lock.heartbeat()
-
-    def _key_of_earlier_run(self, identity: Mapping[str, Any], weights: list[Path]) -> bytes | None:
-        """The key of the journal that is there; None if there is none to go on with."""
-        if self.num_journal_bytes() == 0:
-            return None
-        job = self._directory.read_json(JOB)
-        if job is None or job.get("format") != FORMAT:
+    def _goes_on(self, identity: Mapping[str, Any], weights: list[Path]) -> bool:
+        """Whether an earlier run of this job left finished rows. Raises UsageError if it was another job, OSError."""
+        if self._has_old_files:
             raise UsageError(
-                f"the journal of {self.output} is damaged, or of another version of pagecli",
-                f"begin anew with --restart, or remove {self._directory.path}",
+                f"the journal of {self.output} was written by an older pagecli, which this one cannot go on from",
+                f"finish the job with that pagecli, begin anew with --restart, or remove {self._directory.path}",
             )
+        if not self._contents.num_input_rows:
+            return False
+        job = self._contents.job
+        if job is None:
+            self.notes.append("the journal is damaged: which job it is of cannot be read; all rows are computed again")
+            return False
+        if job.get("format") != FORMAT:
+            raise UsageError(
+                f"the journal of {self.output} was written by another version of pagecli ({job.get('version')})",
+                f"finish the job with that version, begin anew with --restart, or remove {self._directory.path}",
+            )
+        self._check_same(job, identity, weights)
+        self._job, self.created = job, int(job["created"])
+        before = job["identity"]["weights"]  # new dates of the same content need not be looked into again
+        job["identity"]["weights"] = [
+            {**new, "content": old["content"]} for old, new in zip(before, identity["weights"], strict=True)
+        ]
+        return True
+
+    def _check_same(self, job: Mapping[str, Any], identity: Mapping[str, Any], weights: list[Path]) -> None:
         changed = differences(job["identity"], identity, weights)
         if changed:
             texts = "; ".join(difference.text for difference in changed)
@@ -143,40 +148,22 @@ class OutputClaim:
             self.notes.append("the input has a new date but the same content; finished rows are checked one by one")
         if job.get("version") != pagecli.__version__:
             self.notes.append(f"this job was begun by pagecli {job.get('version')}; its other rows are made by this version")
-        self.created = int(job["created"])
-        self._job = job
-        self._note_dates(identity["weights"])
-        return bytes.fromhex(job["key"])
 
-    def _begin(self, identity: Mapping[str, Any]) -> bytes:
-        key = secrets.token_bytes(16)
+    def _begin(self, identity: Mapping[str, Any]) -> None:
+        """Drops what is there. Raises OSError."""
+        self._contents.close()
+        self._directory.remove_contents()
+        self._contents = JournalContents(self._directory)
         if identity["uses_time"] and identity["time"] is None:
             identity = {**identity, "time": datetime.now().isoformat(timespec="seconds")}
-        job = {"format": FORMAT, "version": pagecli.__version__, "created": self.created, "key": key.hex()}
-        self._job = {**job, "identity": identity}
-        self._directory.write_json(JOB, self._job)
-        return key
-
-    def num_journal_bytes(self) -> int:
-        try:
-            fd = self._directory.open(ROWS, os.O_RDONLY)
-        except FileNotFoundError:
-            return 0
-        try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        job = {"format": FORMAT, "version": pagecli.__version__, "created": self.created}
+        self._job = {**job, "identity": dict(identity)}
 
     def note_outcome(self, outcome: Outcome) -> None:
         """Every row is in the journal and the output is about to be complete. Raises InputError."""
-        if self._journal is None:
-            return
-        self._journal.commit()
-        values = {"num_rows": outcome.num_rows, "num_error_rows": outcome.num_error_rows}
-        try:
-            self._directory.write_json(OUTCOME, {"exit_code": int(outcome.exit_code), **values})
-        except OSError as error:
-            raise not_writable(self.output, error) from error
+        if self._journal is not None:
+            values = {"num_rows": outcome.num_rows, "num_error_rows": outcome.num_error_rows}
+            self._journal.append_outcome({"exit_code": int(outcome.exit_code), **values})
 
     def complete(self) -> None:
         """The output is in place: the journal goes."""
@@ -201,9 +188,12 @@ class OutputClaim:
         """Gives the output up. The journal stays if the job is not complete and any row was finished."""
         if self._digests is not None:
             self._digests.close()
+        has_rows = self.has_earlier_rows
         if self._journal is not None:
+            has_rows = self._journal.num_rows > 0
             self._journal.close()
-        keep = not self._is_complete and self.num_journal_bytes() > 0
+        self._contents.close()
+        keep = has_rows and not self._is_complete
         if keep:
             self._directory.remove_temporaries()
         else:
@@ -249,5 +239,12 @@ def _try_to_claim(output: Path, create: bool, last: bool) -> OutputClaim | None:
         lock.release()
         directory.close()
         return None
-    directory.remove_temporaries()
-    return OutputClaim(directory, lock)
+    try:
+        directory.remove_temporaries()
+        return OutputClaim(directory, lock)
+    except BaseException as error:
+        lock.release()
+        directory.close()
+        if isinstance(error, OSError):
+            raise InputError(f"the journal of {output} cannot be read: {error.strerror or error}", "try again") from error
+        raise

@@ -1,11 +1,7 @@
 """The hidden directory beside an output while its job is not finished: `.out.parquet.pagecli-journal/`.
 
     lock            who runs the job (see job_lock.py)
-    job.json        which job it is, written once (see job_identity.py)
-    rows            the finished rows (see journal.py)
-    outcome.json    how the job ended, written when every row is there, before the output gets its name
-    published.json  which file (device, inode, size) is about to become the output: a run that finds the output already
-                    in place knows by it that only the tidying up was missed
+    journal         which job it is, its finished rows, and how it ends (see journal.py)
     *.tmp           the output while it is being written
 
 Only its owner can read or write it (mode 0700). In a shared directory others may plant things: the directory and the files in
@@ -15,7 +11,6 @@ it are opened without following symbolic links, and one that belongs to somebody
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Mapping
@@ -23,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.jobs.storage.checked_log import append, json_line
 
 NAME_BYTES = 255  # the longest file name of the usual file systems
 SUFFIX = ".pagecli-journal"
 TEMPORARY_SUFFIX = ".tmp"
-OUTCOME = "outcome.json"
-PUBLISHED = "published.json"
+LOG = "journal"
+PUBLISHED = b"published"  # the kind of its line in the log
 LOCK = "lock"
 
 
@@ -73,33 +69,6 @@ class JobDirectory:
             raise _not_ours(self.path / name)
         return fd
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """A file that write_json wrote, or None if it is not there, cut short or damaged. Raises InputError, UsageError."""
-        try:
-            with os.fdopen(self.open(name, os.O_RDONLY), "rb") as file:
-                value = json.loads(file.read())
-        except (FileNotFoundError, ValueError):
-            return None
-        except OSError as error:
-            raise InputError(f"{self.path / name} cannot be read: {error.strerror or error}", "try again") from error
-        if not isinstance(value, dict) or value.pop("checksum", None) != _checksum(value):
-            return None
-        return value
-
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes the file in one step, durably. Raises OSError."""
-        new = f"{name}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=self._fd)
-        content = json.dumps({**value, "checksum": _checksum(value)}, indent=1).encode("ascii")
-        fd = self.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        self.sync()
-
     def sync(self) -> None:
         with contextlib.suppress(OSError):  # file systems that cannot sync a directory keep it safe by themselves
             os.fsync(self._fd)
@@ -125,8 +94,7 @@ class JobDirectory:
 
     def remove_itself(self) -> None:
         """With all that is in it; what says that the output is in place goes last."""
-        last = (OUTCOME, PUBLISHED)
-        for name in [*(name for name in self.names() if name not in last), *last]:
+        for name in sorted(self.names(), key=lambda name: name == LOG):
             self.remove(name)
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
@@ -173,27 +141,25 @@ def note_publishing(temporary: Path, final: Path) -> None:
         return
     directory = JobDirectory(final, create=False)
     try:
-        found = os.stat(temporary, follow_symlinks=False)
-        directory.write_json(PUBLISHED, {"device": found.st_dev, "inode": found.st_ino, "size": found.st_size})
+        fd = directory.open(LOG, os.O_RDWR | os.O_CREAT)
     finally:
         directory.close()
+    try:
+        found = os.stat(temporary, follow_symlinks=False)
+        values = {"device": found.st_dev, "inode": found.st_ino, "size": found.st_size}
+        append(fd, json_line(PUBLISHED, values))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-def was_published(directory: JobDirectory) -> bool:
-    """Whether the file under the output's name is the one that this job put there."""
-    noted = directory.read_json(PUBLISHED)
-    if noted is None:
-        return False
+def is_published(directory: JobDirectory, noted: Mapping[str, Any]) -> bool:
+    """Whether the file under the output's name is the one that `note_publishing` noted."""
     try:
         found = os.stat(directory.output, follow_symlinks=False)
     except OSError:
         return False
     return (found.st_dev, found.st_ino, found.st_size) == (noted.get("device"), noted.get("inode"), noted.get("size"))
-
-
-def _checksum(value: Mapping[str, Any]) -> str:
-    content = json.dumps(value, sort_keys=True).encode("ascii")
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _not_ours(path: Path) -> UsageError:
