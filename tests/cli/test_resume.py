@@ -180,9 +180,13 @@ def test_rows_of_a_pipe_are_known_by_their_content(generate, tmp_path, stop_at):
     assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
 
 
-def test_run_killed_before_it_could_tidy_up_is_found_complete(generate, tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed", ["before the journal went", "before the temporary name of the output went"])
+def test_run_killed_before_it_could_tidy_up_is_found_complete(generate, tmp_path, monkeypatch, killed):
+    unlink = os.unlink
     with monkeypatch.context() as patch:
         patch.setattr(JobDirectory, "remove_itself", lambda self: None)
+        if "temporary" in killed:
+            patch.setattr(os, "unlink", lambda path, **how: None if str(path).endswith(".tmp") else unlink(path, **how))
         assert generate([*PROMPTS, {"prompt": 1}], "out.jsonl", *SAMPLED)[0] == 5
     before = content(tmp_path / "out.jsonl")
     assert len(left(tmp_path)) == 3

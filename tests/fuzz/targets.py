@@ -27,7 +27,7 @@ from pagecli.jobs.rows.row_filter import is_selected, parse_condition
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.shards.merge import merge_outputs
 from pagecli.jobs.storage import checked_log
-from pagecli.jobs.storage.job_directory import LOG, JobDirectory
+from pagecli.jobs.storage.job_directory import LOG, OUTCOME, JobDirectory, read_outcome
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.jsonl_writer import RowEncoder
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
@@ -130,6 +130,9 @@ def journal_file(data: bytes) -> None:
     row = InputRow(3, {"prompt": "a"})
     rest = b"3 1 0 %b %b" % (row_codec.row_digest(row).hex().encode(), row_codec.encode([OutputRow(row, text="t")]))
     directory = JobDirectory(FOLDER / "out.jsonl")
+    with open(directory.path / OUTCOME, "wb") as file:
+        file.write(data)
+    read_outcome(directory)
     fd = directory.open(LOG, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         os.write(fd, data)
@@ -142,7 +145,6 @@ def journal_file(data: bytes) -> None:
         contents = JournalContents(directory)
         assert contents.num_input_rows > 0
         contents.get(3)
-        contents.is_complete(directory)
         contents.close()
     finally:
         os.close(fd)

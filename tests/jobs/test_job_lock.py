@@ -16,10 +16,9 @@ import pytest
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal import job_lock
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
-from pagecli.jobs.journal.journal import JournalContents
 from pagecli.jobs.journal.output_claim import claim_output
 from pagecli.jobs.storage.atomic_file import create_temporary, publish
-from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, read_outcome
 
 HOLD = """
 import sys, time
@@ -198,7 +197,7 @@ def test_directory_that_somebody_planted_is_refused_and_left_alone(tmp_path, pla
     assert temporary.parent == tmp_path  # not where others can reach it
 
 
-@pytest.mark.parametrize("name", ["lock", "journal"])
+@pytest.mark.parametrize("name", ["lock", "journal", "outcome"])
 @pytest.mark.parametrize("link", ["symbolic", "hard"])
 def test_links_in_the_directory_are_never_followed(tmp_path, name, link):
     victim = tmp_path / "victim"
@@ -258,13 +257,13 @@ def test_published_output_is_known_by_its_file_not_by_its_name(tmp_path):
     temporary, file = create_temporary(output)
     with file:
         file.write(b"rows")
-    assert not JournalContents(claim._directory).is_complete(claim._directory)
+    assert not read_outcome(claim._directory)[1]
     publish(temporary, output, overwrite=False)
-    assert JournalContents(claim._directory).is_complete(claim._directory)
+    assert read_outcome(claim._directory)[1]
     copy = tmp_path / "copy"
     copy.write_bytes(b"rows")
     os.replace(copy, output)
-    assert not JournalContents(claim._directory).is_complete(claim._directory)
+    assert not read_outcome(claim._directory)[1]
     claim.close()
 
 

@@ -18,7 +18,7 @@ from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow, error_row
 from pagecli.jobs.storage.atomic_file import create_temporary, publish
 from pagecli.jobs.storage.checked_log import append, end_last_line, log_line, read_log
-from pagecli.jobs.storage.job_directory import LOG, JobDirectory
+from pagecli.jobs.storage.job_directory import LOG, JobDirectory, note_outcome, read_outcome
 
 JOB = {"format": 3, "identity": {"input": {}}}
 
@@ -216,22 +216,20 @@ def test_which_job_it_is_survives_damage_as_it_is_written_again_and_again(opened
     assert opened().finished.job == JOB
 
 
-def test_outcome_counts_only_at_the_end_of_the_journal(opened, tmp_path):
+def test_outcome_is_void_when_a_run_goes_on(opened, tmp_path):
     directory, output = JobDirectory(tmp_path / "out.jsonl"), tmp_path / "out.jsonl"
-    journal = opened()
-    fill(journal, range(3))
-    journal.append_outcome({"exit_code": 5})
+    fill(opened(), range(3))
+    note_outcome(directory, {"exit_code": 5})
+    assert read_outcome(directory) == ({"exit_code": 5}, False)
     temporary, file = create_temporary(output)
     file.close()
     publish(temporary, output, overwrite=False)
-    contents = JournalContents(directory)
-    assert (contents.outcome, contents.is_complete(directory)) == ({"exit_code": 5}, True)
+    assert read_outcome(directory) == ({"exit_code": 5}, True)
     output.unlink()
-    assert not contents.is_complete(directory)
-    fill(opened(), [3])  # a run that goes on
-    contents = JournalContents(directory)
-    assert (contents.outcome, contents.is_complete(directory)) == (None, False)
-    assert contents.num_input_rows == 4
+    assert read_outcome(directory) == ({"exit_code": 5}, False)
+    opened()
+    assert read_outcome(directory) == (None, False)
+    directory.close()
 
 
 def test_damage_is_repaired_by_computing_the_row_again(opened, tmp_path):

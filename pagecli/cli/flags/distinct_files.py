@@ -88,11 +88,12 @@ def _check_remote(input: str, output: str) -> None:
 
 def _journal_files(output: str) -> Iterator[NamedPath]:
     from pagecli.jobs.storage import remote_files
-    from pagecli.jobs.storage.job_directory import job_directory_path
+    from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, job_directory_path
 
-    try:
+    try:  # a temporary of a run that was killed may be the output itself, which just got its name
         folder = job_directory_path(remote_files.local_place(output))
-        yield from (NamedPath("the job's journal,", str(path)) for path in folder.iterdir())
+        kept = [path for path in folder.iterdir() if not path.name.endswith(TEMPORARY_SUFFIX)]
+        yield from (NamedPath("the job's journal,", str(path)) for path in kept)
     except (OSError, PagecliError):
         return
 

@@ -7,14 +7,12 @@ writes, but the second one is only the text: the input's columns are never copie
 
 It is a log (storage/checked_log.py) with lines of these kinds:
 
-    job        {...}                                        which job it is (job_identity.py); again after each megabyte
-    row        index num_rows num_error_rows digest [...]   of an input row: its index from 0, its output rows, how many of
-                                                            those are errors, a digest of it, the output rows (row_codec.py)
-    outcome    {...}                                        every row is there: how the job ends
-    published  {...}                                        the file that is about to become the output (device, inode, size)
+    job  {...}                                        which job it is (job_identity.py); again after each megabyte
+    row  index num_rows num_error_rows digest [...]   of an input row: its index from 0, its output rows, how many of those are
+                                                      errors, a digest of it, the output rows (row_codec.py)
 
 appended after each step in one write and synced to the disk once a second by a thread. Of lines about one row the first counts,
-of those about the job the last. `outcome` and `published` count only as the log's last lines: a run that goes on voids them.
+of those about the job the last. How the job ends stands in a file of its own, which a run that goes on removes.
 """
 
 import os
@@ -29,9 +27,9 @@ from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow
 from pagecli.jobs.storage import checked_log
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import LOG, PUBLISHED, JobDirectory, is_published
+from pagecli.jobs.storage.job_directory import LOG, OUTCOME, JobDirectory
 
-JOB, ROW, OUTCOME = b"job", b"row", b"outcome"
+JOB, ROW = b"job", b"row"
 SYNC_SECONDS = 1.0
 JOB_AGAIN_BYTES = 1 << 20
 MAX_INDEX = 1 << 40
@@ -45,7 +43,6 @@ class JournalContents:
         self.num_input_rows = self.num_rows = self.num_error_rows = 0
         self.last_row_at: float | None = None  # seconds since 1970: when the log last grew
         self._offsets = array("q")  # by index: where the line begins, plus 1; 0 where there is none
-        self._last: dict[bytes, dict[str, Any]] = {}  # the lines at the end that are not about rows
         try:
             self._fd = directory.open(LOG, os.O_RDONLY)
         except FileNotFoundError:
@@ -56,7 +53,6 @@ class JournalContents:
                 self._add(offset, rest)
             elif kind == JOB:
                 self.job = checked_log.json_of(rest)
-            self._last = {**self._last, kind: checked_log.json_of(rest)} if kind in (OUTCOME, PUBLISHED) else {}
         self.last_row_at = os.fstat(self._fd).st_mtime if self.num_input_rows else None
 
     def _add(self, offset: int, rest: bytes) -> None:
@@ -79,15 +75,6 @@ class JournalContents:
     def num_indexes(self) -> int:
         """The number of the last input row among them, from 1."""
         return next((index + 1 for index in range(len(self._offsets) - 1, -1, -1) if self._offsets[index]), 0)
-
-    def is_complete(self, directory: JobDirectory) -> bool:
-        """Whether the output is in place, and only the tidying up was missed."""
-        return PUBLISHED in self._last and is_published(directory, self._last[PUBLISHED])
-
-    @property
-    def outcome(self) -> dict[str, Any] | None:
-        """How the job ends, if every row is there."""
-        return self._last.get(OUTCOME)
 
     def get(self, index: int) -> tuple[bytes, bytes] | None:
         """(digest, output rows) of input row `index`; None where there is none, or it can no longer be read."""
@@ -130,6 +117,7 @@ class Journal:
         self._failure: OSError | InputError | None = None
         self.set_job(job)
         try:
+            directory.remove(OUTCOME)  # of a run that came close to the end, but not to it
             checked_log.end_last_line(self._fd)
             self._write_job_if_due()
             _flush_to_disk(self._fd)
@@ -170,14 +158,7 @@ class Journal:
         payload = encode(outputs, self._with_token_ids)
         self._pending.append(checked_log.log_line(ROW, b"%d %d %d %b %b" % (*numbers, _hex_digest(row), payload)))
 
-    def append_outcome(self, values: Mapping[str, Any]) -> None:
-        """Every row is there: how the job will have ended. Raises InputError."""
-        self.commit()
-        self._pending.append(checked_log.json_line(OUTCOME, values))
-        self.commit(num_rows=0)
-        self.sync()
-
-    def commit(self, num_rows: int | None = None) -> None:
+    def commit(self) -> None:
         """Writes what was appended: from here on a kill loses nothing of it, and from the next sync on a power failure.
 
         Raises InputError; what is in the file until then stays good.
@@ -186,8 +167,7 @@ class Journal:
             raise self._not_writable(self._failure) from self._failure
         if not self._pending:
             return
-        data = b"".join(self._pending)
-        num_rows = len(self._pending) if num_rows is None else num_rows
+        data, num_rows = b"".join(self._pending), len(self._pending)
         self._pending.clear()
         try:
             self._write_job_if_due()

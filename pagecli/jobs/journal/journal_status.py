@@ -7,7 +7,7 @@ from typing import Any
 
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
 from pagecli.jobs.journal.journal import JournalContents
-from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, read_outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def read_journal_status(output: Path) -> JournalStatus | None:
             last_row_at=contents.last_row_at,
             owner=owner,
             is_running=False if owner is None else (owner.is_running if owner.is_here else None),
-            is_complete=contents.is_complete(directory),
+            is_complete=read_outcome(directory)[1],
         )
     finally:
         directory.close()

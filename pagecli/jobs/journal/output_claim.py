@@ -28,7 +28,7 @@ from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.journal.model_files import ContentDigests
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path
+from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, note_outcome, read_outcome
 
 FORMAT = 3
 _OLD_FILES = ("job.json", "rows")  # of formats 1 and 2
@@ -65,8 +65,8 @@ class OutputClaim:
 
     def earlier_outcome(self) -> Outcome | None:
         """Set if the output was put in place by an earlier run that could not tidy up any more."""
-        noted = self._contents.outcome
-        if noted is None or not self._contents.is_complete(self._directory):
+        noted, is_in_place = read_outcome(self._directory)
+        if noted is None or not is_in_place:
             return None
         return Outcome(int(noted["exit_code"]), int(noted["num_rows"]), int(noted["num_error_rows"]))
 
@@ -161,9 +161,14 @@ class OutputClaim:
 
     def note_outcome(self, outcome: Outcome) -> None:
         """Every row is in the journal and the output is about to be complete. Raises InputError."""
-        if self._journal is not None:
-            values = {"num_rows": outcome.num_rows, "num_error_rows": outcome.num_error_rows}
-            self._journal.append_outcome({"exit_code": int(outcome.exit_code), **values})
+        if self._journal is None:
+            return
+        self._journal.commit()
+        values = {"num_rows": outcome.num_rows, "num_error_rows": outcome.num_error_rows}
+        try:
+            note_outcome(self._directory, {"exit_code": int(outcome.exit_code), **values})
+        except OSError as error:
+            raise not_writable(self.output, error) from error
 
     def complete(self) -> None:
         """The output is in place: the journal goes."""

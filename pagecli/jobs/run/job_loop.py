@@ -36,7 +36,7 @@ class Engine(Protocol):
 
 
 class RowJournal(Protocol):
-    """Where finished rows are kept until the output is complete; see journal_writer.Journal."""
+    """Where finished rows are kept until the output is complete; see journal/journal.py."""
 
     @property
     def num_safe_rows(self) -> int: ...

@@ -1,7 +1,9 @@
 """The hidden directory beside an output while its job is not finished: `.out.parquet.pagecli-journal/`.
 
     lock            who runs the job (see job_lock.py)
-    journal         which job it is, its finished rows, and how it ends (see journal.py)
+    journal         which job it is, and its finished rows (see journal.py)
+    outcome         how it ends, written when every row is there, and which file (device, inode, size) is about to become the
+                    output: a run that finds that file in place knows by it that only the tidying up was missed
     *.tmp           the output while it is being written
 
 Only its owner can read or write it (mode 0700). In a shared directory others may plant things: the directory and the files in
@@ -18,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import InputError, PagecliError, UsageError
-from pagecli.jobs.storage.checked_log import append, json_line
+from pagecli.jobs.storage.checked_log import append, json_line, json_of, read_log
 
 NAME_BYTES = 255  # the longest file name of the usual file systems
 SUFFIX = ".pagecli-journal"
 TEMPORARY_SUFFIX = ".tmp"
-LOG = "journal"
-PUBLISHED = b"published"  # the kind of its line in the log
+LOG, OUTCOME = "journal", "outcome"  # logs of checked lines (checked_log.py)
+_OUTCOME_LINE, _PUBLISHED_LINE = b"outcome", b"published"
 LOCK = "lock"
 
 
@@ -94,7 +96,7 @@ class JobDirectory:
 
     def remove_itself(self) -> None:
         """With all that is in it; what says that the output is in place goes last."""
-        for name in sorted(self.names(), key=lambda name: name == LOG):
+        for name in sorted(self.names(), key=lambda name: name == OUTCOME):
             self.remove(name)
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
@@ -141,20 +143,46 @@ def note_publishing(temporary: Path, final: Path) -> None:
         return
     directory = JobDirectory(final, create=False)
     try:
-        fd = directory.open(LOG, os.O_RDWR | os.O_CREAT)
-    finally:
+        fd = directory.open(OUTCOME, os.O_RDWR | os.O_CREAT)
+    except BaseException:
         directory.close()
+        raise
     try:
         found = os.stat(temporary, follow_symlinks=False)
         values = {"device": found.st_dev, "inode": found.st_ino, "size": found.st_size}
-        append(fd, json_line(PUBLISHED, values))
+        append(fd, json_line(_PUBLISHED_LINE, values))
         os.fsync(fd)
+        directory.sync()
+    finally:
+        os.close(fd)
+        directory.close()
+
+
+def note_outcome(directory: JobDirectory, values: Mapping[str, Any]) -> None:
+    """How the job ends; its output is about to be complete. Raises OSError."""
+    fd = directory.open(OUTCOME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        append(fd, json_line(_OUTCOME_LINE, values))
+        os.fsync(fd)
+        directory.sync()
     finally:
         os.close(fd)
 
 
-def is_published(directory: JobDirectory, noted: Mapping[str, Any]) -> bool:
-    """Whether the file under the output's name is the one that `note_publishing` noted."""
+def read_outcome(directory: JobDirectory) -> tuple[dict[str, Any] | None, bool]:
+    """(what `note_outcome` noted, whether the output is in place: what has its name is the file that was published)."""
+    try:
+        fd = directory.open(OUTCOME, os.O_RDONLY)
+    except FileNotFoundError:
+        return None, False
+    try:
+        lines = {kind: json_of(rest) for _, kind, rest in read_log(fd)}
+    finally:
+        os.close(fd)
+    return lines.get(_OUTCOME_LINE), _is_published(directory, lines.get(_PUBLISHED_LINE, {}))
+
+
+def _is_published(directory: JobDirectory, noted: Mapping[str, Any]) -> bool:
     try:
         found = os.stat(directory.output, follow_symlinks=False)
     except OSError:
