@@ -15,7 +15,7 @@ from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
 from pagecli.jobs.run.dry_run import check_rows
-from pagecli.jobs.run.feeder import Feeder
+from pagecli.jobs.run.job_loop import Feeder
 
 ROWS = [{"prompt": f"prompt {i}", "text": "x" * 200} for i in range(5_000)]  # more than any reader reads ahead
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -12,7 +12,7 @@ from pagecli.errors import ErrorCode
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row_preparer import PreparedRow, PromptOptions, RowPreparer
-from pagecli.jobs.run.feeder import Feeder
+from pagecli.jobs.run.job_loop import Feeder
 
 
 class Counting(FakeTokenizer):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN, SampledToken, SampleSpec
 from pagecli.devices import random_draws
-from pagecli.devices.cpu import sampler
+from pagecli.devices.cpu import runner, sampler
 
 VOCAB = 40
 
@@ -241,12 +241,12 @@ def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
 )
 def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
     plain = make_spec()
-    assert sampler.needs_no_logits([(plain,), (plain, plain)])
-    assert not sampler.needs_no_logits([(plain,), (plain, make_spec(**asks))])
-    assert not sampler.needs_no_logits([(dataclasses.replace(plain, num_candidates=2),)])
+    assert runner.needs_no_logits([(plain,), (plain, plain)])
+    assert not runner.needs_no_logits([(plain,), (plain, make_spec(**asks))])
+    assert not runner.needs_no_logits([(dataclasses.replace(plain, num_candidates=2),)])
 
 
 def test_tokens_known_without_logits_go_to_every_sample_of_their_row():
     plain = make_spec()
-    results = sampler.same_for_all(np.array([7, 9]), [(plain,), (plain, plain)])
+    results = runner.same_for_all(np.array([7, 9]), [(plain,), (plain, plain)])
     assert results == [7, (SampledToken(9), SampledToken(9))]

@@ -89,6 +89,7 @@ class CpuModel:
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program))
         self.record_layers = True  # False: every operation is called from Python, where something watches them
         self._rotary = table_of(program, weights.vector)
+        self._cos_sin: Array | None = None  # as far as the longest context until now
         self._embed, self._head = self._bind(program.embed), self._bind(program.head)
         self._layers = self._bind(operation for layer in program.layers for operation in layer)
         self._last = next(operation.x for operation in program.head if isinstance(operation, Head))
@@ -112,7 +113,9 @@ class CpuModel:
 
     def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """The rows that the LM head takes, of the tokens whose next tokens are wanted."""
-        cos_sin = None if self._rotary is None else self._rotary.up_to(int(inputs.context_lens.max()))
+        cos_sin = self._cos_sin
+        if self._rotary is not None and (cos_sin is None or inputs.context_lens.max() > cos_sin.shape[0]):
+            cos_sin = self._cos_sin = self._rotary.up_to(int(inputs.context_lens.max()))
         step = _Step(Values(self.workspace, inputs.token_ids.shape[0]), inputs, kv, cos_sin)
         _run(self._embed, step)
         if self.record_layers:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pagecli.core.arrays import Array
 from pagecli.core.model_config import ModelConfig
-from pagecli.core.step_plan import StepResult
+from pagecli.core.step_plan import SampledToken, StepResult
 from pagecli.devices import step_inputs
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import memory_budget, sampler
@@ -16,9 +16,8 @@ from pagecli.devices.cpu.kv_cache import block_bytes
 from pagecli.devices.step_inputs import KVCache
 
 if TYPE_CHECKING:
-    from pagecli.core.step_plan import StepPlan
+    from pagecli.core.step_plan import SampleSpec, StepPlan
     from pagecli.devices.base import HostModel
-
 
 Allocate = Callable[[ModelConfig, int, int, str], KVCache[Array]]  # config, num_blocks, block_size, kv_dtype
 
@@ -67,15 +66,26 @@ class ModelRunner:
         inputs = step_inputs.build(plan, self.block_size)
         prepared = time.perf_counter()
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
-        if sampler.needs_no_logits(specs):
+        if needs_no_logits(specs):
             token_ids = self.model.most_likely(inputs, self.kv_cache)
             forwarded = time.perf_counter()
-            results = sampler.same_for_all(token_ids, specs)
+            results = same_for_all(token_ids, specs)
         else:
             logits = self.model.forward(inputs, self.kv_cache)
             forwarded = time.perf_counter()
             results = sampler.choose(logits, specs)
         return PendingStep(results, (prepared, forwarded, time.perf_counter()))
+
+
+def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
+    """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
+    return all(spec.is_argmax for row in specs for spec in row)
+
+
+def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
+    """token_ids[R] as results: of a row's specs, each the row's token."""
+    pairs = zip(token_ids.tolist(), specs, strict=True)
+    return [token_id if len(row) == 1 else (SampledToken(token_id),) * len(row) for token_id, row in pairs]
 
 
 def start(

@@ -38,17 +38,6 @@ def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepRes
     return results
 
 
-def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
-    """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
-    return all(spec.is_argmax for row in specs for spec in row)
-
-
-def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
-    """token_ids[R] as results: of a row's specs, each the row's token."""
-    pairs = zip(token_ids.tolist(), specs, strict=True)
-    return [token_id if len(row) == 1 else (SampledToken(token_id),) * len(row) for token_id, row in pairs]
-
-
 def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
     """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
     logprobs = _log_softmax(logits)  # all NaN where no token can be chosen

@@ -1,9 +1,15 @@
-"""Keeps the engine fed: rows in while a bounded window is open, one step after the other, finished rows out in order."""
+"""Keeps the engine fed: rows in while a bounded window is open, one step after the other, finished rows out in order.
 
+thread that reads    read, tokenize | Feeder
+main thread                         | admit, step, append to the journal | InputOrder or CompletionOrder | write
+"""
+
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from pagecli.core.outputs import RequestOutput
@@ -14,11 +20,12 @@ from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.rows.output_row import OutputRow, error_row, output_rows
 from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
 from pagecli.jobs.run.error_policy import ErrorPolicy
-from pagecli.jobs.run.feeder import POLL_SECONDS, Feeder
 from pagecli.jobs.writers.open_output import RowWriter
-from pagecli.jobs.writers.reorder import CompletionOrder, InputOrder
 
 PROGRESS_SECONDS = 0.1
+POLL_SECONDS = 0.1
+MAX_BYTES = 64 << 20  # of rows read ahead
+TOKEN_BYTES = 36  # an int of Python and its entry in a list
 
 
 class Engine(Protocol):
@@ -116,6 +123,125 @@ class RunResult:
     @property
     def ended_early(self) -> bool:
         return self.stopped_by is not None or self.too_many_errors is not None
+
+
+class Feeder:
+    """A context manager: its thread runs inside the `with` and has ended when the `with` is left, however it is left.
+
+    A row larger than `max_bytes` goes through alone.
+    """
+
+    def __init__(
+        self, source: InputSource, prepare: Callable[[InputRow], PreparedRow], max_rows: int, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._source = source
+        self._prepare = prepare
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._ready: deque[PreparedRow | BaseException | None] = deque()  # at its end what the reading raised, or None
+        self._ready_bytes = 0
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="pagecli-reader", daemon=True)
+        self.exhausted = False  # every row has been taken
+
+    def __enter__(self) -> "Feeder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._source.interrupt()
+        self._thread.join()
+        self._source.close()
+
+    def take(self, timeout: float) -> PreparedRow | None:
+        """The next row; None if none is ready within `timeout` seconds or none is left. Raises what the reading raised."""
+        if self.exhausted:
+            return None
+        with self._changed:
+            if not self._ready and not self._changed.wait_for(lambda: self._ready, timeout):
+                return None
+            item = self._ready.popleft()
+            if isinstance(item, PreparedRow):
+                self._ready_bytes -= prepared_bytes(item)
+                self._changed.notify_all()
+                return item
+        self.exhausted = True
+        if item is not None:
+            raise item
+        return None
+
+    def _run(self) -> None:
+        try:
+            for row in self._source:
+                if not self._put(self._prepare(row)):
+                    return
+            self._source.check_unchanged()
+            self._put(None)
+        except BaseException as error:  # handed to the thread that takes rows, which raises it
+            self._put(error)
+
+    def _put(self, item: PreparedRow | BaseException | None) -> bool:
+        """False if the feeder was stopped while it waited for room."""
+        num_bytes = prepared_bytes(item) if isinstance(item, PreparedRow) else 0
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._has_room(num_bytes))
+            if self._stopped:
+                return False
+            self._ready.append(item)
+            self._ready_bytes += num_bytes
+            self._changed.notify_all()
+        return True
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return not self._ready or (len(self._ready) < self._max_rows and self._ready_bytes + num_bytes <= self._max_bytes)
+
+
+def prepared_bytes(prepared: PreparedRow) -> int:
+    """About what the row takes in memory."""
+    return prepared.row.num_bytes + TOKEN_BYTES * len(prepared.prompt_token_ids)
+
+
+class InputOrder:
+    """Holds what finished early until every row before it has been released."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[OutputRow]] = {}
+        self._next_index = 0
+
+    def push(self, index: int, rows: list[OutputRow]) -> list[OutputRow]:
+        """Takes the output of input row `index`; returns the rows whose turn it is now."""
+        self._held[index] = rows
+        ready: list[OutputRow] = []
+        while self._next_index in self._held:
+            ready.extend(self._held.pop(self._next_index))
+            self._next_index += 1
+        return ready
+
+    def drain(self) -> list[OutputRow]:
+        """What is still held, in order, with gaps where rows have not finished."""
+        rows = [row for index in sorted(self._held) for row in self._held[index]]
+        self._held.clear()
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+class CompletionOrder:
+    """Rows as they finish; nothing is ever held."""
+
+    def push(self, index: int, rows: list[OutputRow]) -> list[OutputRow]:
+        return rows
+
+    def drain(self) -> list[OutputRow]:
+        return []
+
+    def __len__(self) -> int:
+        return 0
 
 
 class JobRun:
