@@ -11,7 +11,7 @@ BOUNDS = {
     "row": (115, 2_700),
     "row, with definitions": (115, 6_600),
     "everything imported": (208, 8_460),
-    "decode step": (15, 215),
+    "decode step": (12, 215),
 }
 
 
