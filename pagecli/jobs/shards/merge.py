@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pagecli.core.file_targets import real_place
 from pagecli.errors import InputError, UsageError
+from pagecli.jobs.rows.json_text import to_json
 from pagecli.jobs.rows.output_row import SHARD_COLUMN
 from pagecli.jobs.shards.parquet_shards import merge_parquet
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
@@ -135,7 +136,7 @@ def _parsed(line: bytes, place: str) -> _Line:
             return _Line(line[: match.start()] + b"}\n", ShardLabel.of(json.loads(match[1])))
         record = json.loads(line)
         label = ShardLabel.of(record.pop(SHARD_COLUMN))
-        content = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        content = to_json(record).encode("utf-8", "replace") + b"\n"
         return _Line(content, label)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{place} is no row of a part", NO_PART) from error
