@@ -1,4 +1,4 @@
-"""`pagecli` and `python -m pagecli`: signals are in order before the program is imported, which takes a second."""
+"""`pagecli` and `python -m pagecli`: signal handlers are set before the program is imported, which takes a second."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def end_at_once(signum: int, frame: FrameType | None) -> None:
-    """Until a command that has something to save or to clear away installs handlers of its own, there is nothing to do."""
+    """Ends the process. A command with state to save or files to remove installs its own handlers in place of this one."""
     os._exit(128 + signum)
 
 

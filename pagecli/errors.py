@@ -1,4 +1,4 @@
-"""What can go wrong, said in one line with a hint, and the exit code each kind ends the program with."""
+"""Errors the user can act on, each one line with a hint, and the exit code that each kind ends the program with."""
 
 from enum import IntEnum, StrEnum
 
@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     MODEL = 4  # model cannot be loaded or does not fit
     ROWS = 5  # finished, but some rows are error rows
     SIGINT = 130
-    SIGPIPE = 141  # nobody reads standard output any more
+    SIGPIPE = 141  # the reader of standard output has closed it
     SIGTERM = 143
 
 
@@ -23,7 +23,7 @@ class ErrorCode(StrEnum):
     INVALID_JSON = "invalid_json"  # a line that is no JSON
     INVALID_CSV = "invalid_csv"  # a record with too many or too few fields, or broken quotes
     INVALID_ENCODING = "invalid_encoding"  # not UTF-8, or half of a surrogate pair
-    INVALID_TYPE = "invalid_type"  # JSON, but not an object; a prompt that is no text; messages that are no chat
+    INVALID_TYPE = "invalid_type"  # JSON, but not an object; a prompt that is not text; messages that do not form a chat
     ROW_TOO_LARGE = "row_too_large"  # more bytes than --max-row-bytes, or nested too deep
     MISSING_PROMPT = "missing_prompt"  # no prompt, or more than one
     EMPTY_PROMPT = "empty_prompt"
@@ -37,7 +37,7 @@ class ErrorCode(StrEnum):
 
 
 class PagecliError(Exception):
-    """An error the user can act on: `message` says what and where, `hint` how to mend it."""
+    """An error the user can act on: `message` names the fault and its location, `hint` the remedy."""
 
     exit_code = ExitCode.INTERNAL
 
@@ -52,25 +52,25 @@ class PagecliError(Exception):
 
 
 class UsageError(PagecliError):
-    """A flag or parameter that makes no sense."""
+    """A flag or parameter that is unknown, malformed, out of range or in conflict with another; exit code 2."""
 
     exit_code = ExitCode.USAGE
 
 
 class InputError(PagecliError):
-    """An input that cannot be read, or an output that cannot be written."""
+    """An input that cannot be read, or an output that cannot be written; exit code 3."""
 
     exit_code = ExitCode.INPUT
 
 
 class ModelError(PagecliError):
-    """A model, tokenizer or template that cannot be loaded, or does not fit in memory."""
+    """A model, tokenizer or template that cannot be loaded, or does not fit in memory; exit code 4."""
 
     exit_code = ExitCode.MODEL
 
 
 class RowError(PagecliError):
-    """One row that cannot be processed; it becomes an error row and the job goes on. `code` says of which kind it is."""
+    """One row that cannot be processed; the job writes it as an error row and continues. `code`: the kind of fault."""
 
     exit_code = ExitCode.ROWS
 

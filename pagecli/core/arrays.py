@@ -23,12 +23,12 @@ _NAMES = {np.dtype(stored): name for name, stored in _STORED_AS.items()}
 
 
 def stored_as(dtype: str) -> np.dtype[Any]:
-    """numpy's type for numbers of the type named."""
+    """The numpy dtype that stores numbers of the dtype `dtype`."""
     return np.dtype(_STORED_AS[dtype])
 
 
 def name_of(dtype: np.dtype[Any]) -> str | None:
-    """The reverse of stored_as; None for types that are no numbers of ours."""
+    """The inverse of stored_as; None for a numpy dtype that stores none of pagecli's."""
     return _NAMES.get(dtype)
 
 

@@ -1,4 +1,4 @@
-"""What a dtype by name means in memory: of the weights, and of the KV cache that goes with them."""
+"""Bytes and storage of each dtype name: of the weights, and of the KV cache that goes with them."""
 
 from pagecli.errors import UsageError
 
@@ -21,7 +21,7 @@ TORCH_NAMES = {"fp8": "float8_e4m3fn"}  # where torch has another name for it
 
 
 def check_known(dtype: str) -> None:
-    """Raise UsageError for what is neither "auto" nor one of DTYPES."""
+    """Raises UsageError unless `dtype` is "auto" or one of DTYPES."""
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is unknown", f"use auto, {', '.join(DTYPES)}")
 

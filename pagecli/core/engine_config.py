@@ -1,4 +1,4 @@
-"""What an engine is built from: resolved once, frozen, edited by nobody afterwards."""
+"""The settings an engine is built from: resolved once, then frozen."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

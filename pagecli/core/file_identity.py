@@ -1,4 +1,4 @@
-"""Which paths are one file: by device and inode where there is a file, by place and name where there is none yet."""
+"""Which paths are one file: by device and inode where a file exists, by directory and name where none exists yet."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ Identity = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class NamedPath:
-    """A path, and what messages call its part: a flag, INPUT."""
+    """A path, and the flag or argument (INPUT) that messages name it by."""
 
     part: str
     path: str
@@ -24,7 +24,7 @@ class NamedPath:
 
 
 def identity_of(path: str) -> Identity | None:
-    """Equal for paths that lead to one file; None for what any number of readers and writers may share: devices, sockets."""
+    """A value equal for all paths of one file; None for devices and sockets, which several readers and writers may share."""
     number = descriptor_of(path)
     try:
         found = os.stat(path) if number is None else os.fstat(number)

@@ -1,8 +1,8 @@
-"""Where a path that is to be written leads, and what may be done with that.
+"""Targets of output paths: the file that a path leads to, and whether it may be replaced, streamed to, or is refused.
 
-A symbolic link stands for the file it leads to: that file is created or replaced, the link stays. What exists and is no
-regular file is never replaced: pipes, character devices and open descriptors (/dev/fd/N, a shell's `>(...)`) are opened and
-written to as streams; block devices, sockets and directories are refused.
+A symbolic link stands for the file it leads to: that file is created or replaced, the link stays. A target that exists
+and is not a regular file is never replaced: pipes, character devices and open descriptors (/dev/fd/N, a shell's
+`>(...)`) are opened and written to as streams; block devices, sockets and directories are refused.
 """
 
 import errno
@@ -17,7 +17,7 @@ MAX_LINKS = 40  # as many as Linux follows
 
 
 def descriptor_of(path: str) -> int | None:
-    """The number of the open descriptor that `path` is another name of (1 for /dev/stdout); None of any other path."""
+    """The number of the open descriptor that `path` names (1 for /dev/stdout); None for any other path."""
     for _ in range(MAX_LINKS):
         folder, name = os.path.split(path)
         if name.isdecimal() and len(name) < 10 and os.path.realpath(folder or ".") in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
@@ -30,7 +30,7 @@ def descriptor_of(path: str) -> int | None:
 
 
 def mode_of(path: Path | str) -> int | None:
-    """st_mode of what the path leads to; None if there is nothing. Raises InputError for a path that cannot be looked at."""
+    """st_mode of the file that `path` leads to; None if no file exists. Raises InputError if stat() fails."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -42,7 +42,7 @@ def mode_of(path: Path | str) -> int | None:
 
 
 def unusable_path(path: Path | str, error: OSError) -> InputError:
-    """The one line for a path that the system refuses as such."""
+    """InputError for a path that the operating system refuses (too long, a loop of links, no permission)."""
     if error.errno == errno.ENAMETOOLONG:
         shown = f"{str(path)[:60]}..."
         return InputError(f"{shown}: the name is too long", "most file systems take names of 255 bytes")
@@ -62,7 +62,7 @@ def is_stream_target(path: Path | str) -> bool:
 def real_place(path: Path) -> Path:
     """`path`, or the file that its symbolic link leads to, which need not exist. Raises UsageError, InputError.
 
-    As Linux itself does (protected_symlinks), it follows no link in a directory that everybody may write to unless the link
+    As Linux itself does (protected_symlinks), it follows no link in a world-writable directory unless the link
     belongs to this user or to the directory's owner: another user may have planted it.
     """
     for _ in range(MAX_LINKS):
@@ -77,7 +77,7 @@ def real_place(path: Path) -> Path:
         folder = os.stat(path.parent)
         if folder.st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), folder.st_uid):
             raise UsageError(
-                f"{path} is a symbolic link of another user in a directory that everybody may write to",
+                f"{path} is a symbolic link of another user in a world-writable directory",
                 "remove it, or name a file in a directory of your own",
             )
         path = path.parent / os.readlink(path)
@@ -100,7 +100,7 @@ def check_replaceable(path: Path) -> None:
 def open_stream(path: Path | str, waits: bool = False) -> int:
     """A descriptor that writes to the stream at `path`. Raises UsageError, InputError.
 
-    `waits`: a named pipe that nobody reads is waited for, as a shell does; without, it is refused.
+    `waits`: opening a named pipe without a reader blocks until it has one, as in a shell; without `waits` it is refused.
     """
     number = descriptor_of(str(path))
     if number is not None:
@@ -113,7 +113,7 @@ def open_stream(path: Path | str, waits: bool = False) -> int:
             if error.errno != errno.ENXIO:
                 raise
             if not waits:
-                raise InputError(f"{path}: nobody reads this pipe", "start its reader first") from error
+                raise InputError(f"{path}: no process reads this pipe", "start its reader first") from error
             fd = os.open(path, flags)
     except OSError as error:
         raise InputError(
@@ -124,7 +124,7 @@ def open_stream(path: Path | str, waits: bool = False) -> int:
 
 
 def duplicate(number: int, name: str) -> int:
-    """A descriptor of its own for the open descriptor `number`, which `name` stands for. Raises UsageError."""
+    """A duplicate (dup(2)) of the open descriptor `number`, which messages call `name`. Raises UsageError if it is not open."""
     try:
         if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
             return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -1,4 +1,4 @@
-"""What a model is, normalized from any source (config.json, GGUF metadata, preset). No torch here."""
+"""A model's sizes and settings, normalized from any source (config.json, GGUF metadata, preset). No torch here."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,8 +24,8 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The sizes and settings of one decoder-only model; what they are the sizes of is its architecture's description
-    (model/decoder.py). Sizes count elements, not bytes."""
+    """The sizes and settings of one decoder-only model; its architecture's description (model/decoder.py) says how they are
+    used. Sizes count elements, not bytes."""
 
     architecture: str  # the name transformers gives it, such as "LlamaForCausalLM"
     vocab_size: int

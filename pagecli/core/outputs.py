@@ -1,4 +1,4 @@
-"""What leaves the engine: one RequestOutput for each request, when it has finished."""
+"""Outputs of the engine: one RequestOutput for each request, when it has finished."""
 
 from dataclasses import dataclass
 from typing import Literal

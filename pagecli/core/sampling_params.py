@@ -119,6 +119,6 @@ def as_float32(value: float) -> float:
 
 
 def short_repr(value: object) -> str:
-    """For messages: a value out of an input may be of any length."""
+    """repr() of a value for a message, cut short: a value read from an input may be of any length."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

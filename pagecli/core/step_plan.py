@@ -1,4 +1,4 @@
-"""What one step will do, as plain data: blocks to move, tokens to run, what to choose from whose logits; what was chosen."""
+"""A step as plain data: blocks to move, tokens to run, tokens to sample; and the step's results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ NO_TOKEN = -1  # chosen where no token can be: a logit is NaN or +inf, or all ar
 
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
-    """What choosing a sequence's next token depends on; nothing of it depends on the batch."""
+    """Everything that choosing a sequence's next token depends on; no field depends on the batch."""
 
     params: SamplingParams
     row_key: int
@@ -23,8 +23,8 @@ class SampleSpec:
     num_prompt_tokens: int
     forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
     num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
-    needs_no_host: bool = field(init=False)  # the choice depends on logits and draw alone: no earlier token, no other candidate
-    is_argmax: bool = field(init=False)  # the choice is the most likely token, and nothing else is asked
+    needs_no_host: bool = field(init=False)  # the choice depends on the logits and the draw alone, not on earlier tokens
+    is_argmax: bool = field(init=False)  # the choice is the most likely token, and no log probabilities are wanted
 
     def __post_init__(self) -> None:
         params = self.params

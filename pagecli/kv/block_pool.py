@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class BlockPool:
-    """`num_blocks` blocks with reference counts. The block freed last is handed out first: its memory is warm.
+    """`num_blocks` blocks with reference counts. The block freed last is allocated first: its memory is in the cache.
 
     A block released with `keep` stays cached until all free blocks are taken; then the one cached longest ago goes first, and
-    `on_evict(block_id)` is told. At most `max_cached` are kept: memory that was never needed is not taken for keeping.
+    `on_evict(block_id)` is called. At most `max_cached` are kept, so that caching does not touch memory the job never needed.
     """
 
     def __init__(self, num_blocks: int, on_evict: Callable[[int], None] | None = None, max_cached: int | None = None) -> None:
@@ -25,12 +25,12 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that hold nothing."""
+        """Blocks that are neither used nor cached."""
         return len(self._free_ids)
 
     @property
     def num_cached(self) -> int:
-        """Blocks that no table holds but whose content may be wanted again."""
+        """Blocks that no table holds, kept because a later prefix may match their content."""
         return len(self._cached_ids)
 
     @property
@@ -55,7 +55,7 @@ class BlockPool:
         return self.ref_counts[:], list(self._cached_ids)
 
     def take(self) -> int:
-        """Hand out a block with one reference, evicting a cached one if none is free. Raises ValueError if there is none."""
+        """Allocate a block with one reference, evicting a cached one if none is free. Raises ValueError if there is none."""
         if self._free_ids:
             block_id = self._free_ids.pop()
         elif self._cached_ids:
@@ -72,12 +72,12 @@ class BlockPool:
         return block_id
 
     def drop_cached(self) -> None:
-        """Keep no block for its content."""
+        """Free all cached blocks."""
         while self._cached_ids:
             self._free_ids.append(self._evict())
 
     def share(self, block_id: int) -> None:
-        """One more block table holds this used or cached block."""
+        """Add a reference to this used or cached block: one more block table holds it."""
         if self.ref_counts[block_id] == 0:
             if block_id not in self._cached_ids:
                 raise ValueError(f"block {block_id} is free and cannot be shared")
@@ -86,7 +86,7 @@ class BlockPool:
         self._num_shared += self.ref_counts[block_id] == 2
 
     def release(self, block_id: int, keep: bool = False) -> bool:
-        """One block table fewer holds this block. True if none does any more; it is then cached (`keep`) or free."""
+        """Remove a reference. True if it was the last; the block is then cached (`keep`) or free."""
         if self.ref_counts[block_id] == 0:
             raise ValueError(f"block {block_id} is released twice")
         self.ref_counts[block_id] -= 1

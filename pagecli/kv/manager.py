@@ -33,8 +33,8 @@ CACHED_SHARE = 8  # of the pool, at most one in this many is kept for its conten
 class KVManager:
     """Assigns blocks of `block_size` slots to sequences, known by their ids.
 
-    `num_swap_blocks` blocks outside the cache hold swapped-out sequences. Data is moved by whoever runs the step: take_moves()
-    hands out what to move, in order, before the step's own writes.
+    `num_swap_blocks` blocks outside the cache hold swapped-out sequences. The device moves the data: take_moves() returns
+    the moves in order, to be carried out before the step's own writes.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class KVManager:
         return self.pool.num_used / self.pool.num_blocks
 
     def snapshot(self) -> KVUsage:
-        """The memory as it is now."""
+        """KVUsage at this moment."""
         pool = self.pool
         blocks = (pool.num_blocks, pool.num_used, pool.num_used, pool.num_cached, pool.num_free, pool.num_shared)
         return KVUsage(*blocks, self._num_table_entries, self._num_filled)
@@ -100,12 +100,12 @@ class KVManager:
         return self._tables[seq_id].block_ids
 
     def take_moves(self) -> list[BlockMove]:
-        """The copies and swaps decided since the last call, to be carried out in this order."""
+        """The copies and swaps (BlockMove) decided since the last call, in the order in which the device carries them out."""
         moves, self._moves = self._moves, []
         return moves
 
     def reserve(self, seq_id: int, num_slots: int) -> bool:
-        """Make slots from the first unfilled one up to `num_slots` writable. False, and nothing changed, if blocks lack.
+        """Make slots from the first unfilled one up to `num_slots` writable. False, and no change, if too few blocks are free.
 
         Grows the table, and copies on write: where the next slot lies in a block that others hold too, the sequence gets a
         block of its own and a copy is queued.
@@ -125,7 +125,7 @@ class KVManager:
         return True
 
     def reserve_next(self, seq_ids: list[int]) -> bool:
-        """Make each sequence's first unfilled slot writable; all have blocks. False, and nothing changed, if blocks lack."""
+        """Make each sequence's first unfilled slot writable; all have blocks. False, and no change, if too few are free."""
         size, tables, ref_counts = self.block_size, self._tables, self.pool.ref_counts
         growing: list[_Table] = []
         copying: list[_Table] = []
@@ -140,7 +140,7 @@ class KVManager:
             return False
         for table in copying:
             at = table.num_filled // size
-            if ref_counts[table.block_ids[at]] > 1:  # the last of those that shared it keeps it
+            if ref_counts[table.block_ids[at]] > 1:  # the last sequence that shares the block keeps it
                 self._copy_on_write(table, at)
         for table in growing:
             table.block_ids.append(self.pool.take())
@@ -209,9 +209,9 @@ class KVManager:
         return found, idle
 
     def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int]) -> int:
-        """Start the table of a sequence of these tokens with what the cache has of its prefix; returns the slots that fills.
+        """Start the sequence's table with the cached blocks of its prefix; returns the number of slots that they fill.
 
-        Full blocks are shared. A block that agrees with the tokens after them in part is copied as far as it agrees.
+        Full blocks are shared. A block that matches the tokens after them in part is copied as far as it matches.
         """
         table = self._tables[seq_id] = _Table()
         for block_hash in hashes[: self.num_cached_blocks(hashes)[0]]:
@@ -226,7 +226,7 @@ class KVManager:
         return table.num_filled
 
     def _adopt_part(self, table: _Table, token_ids: list[int]) -> None:
-        """Take over the leading slots of a cached block that begins as the text goes on, by copy on write."""
+        """Adopt the leading slots of a cached block whose tokens match the next tokens in part, by copy on write."""
         assert self.index is not None
         at = len(table.block_ids)
         parent, first = self._parent(table.hashes, at), at * self.block_size
@@ -253,7 +253,7 @@ class KVManager:
         self._tables[child_id] = child
 
     def free(self, seq_id: int) -> None:
-        """Give the sequence's blocks back, swapped out or not; nothing if it has none. Last blocks first, so they go first."""
+        """Release the sequence's blocks, swapped out or not, last first (evicted first). Nothing if it has none."""
         table = self._tables.pop(seq_id, None)
         if table is not None:
             self._release_all(table)
@@ -268,7 +268,7 @@ class KVManager:
             self._release(block_id)
 
     def _release(self, block_id: int) -> None:
-        """One table fewer holds the block; what no table holds stays for its content, if that can be found."""
+        """Remove a table's reference; without references the block stays cached if the prefix index can find it."""
         if self.pool.release(block_id, keep=self.index is not None and self.index.holds(block_id)):
             self._set_filled(block_id, 0)
 
@@ -277,7 +277,7 @@ class KVManager:
             self.index.forget(block_id)
 
     def forget_contents(self) -> None:
-        """No block is found by its content any more: a step failed that may have been about to fill some."""
+        """Empty the prefix index: a failed step may have left blocks whose content is not what the index says."""
         self.pool.drop_cached()
         if self.index is not None:
             for _, block_id in self.index.items():
@@ -316,7 +316,7 @@ class KVManager:
         return len({block_id for seq_id in seq_ids if seq_id in self._swapped for block_id in self._swapped[seq_id].block_ids})
 
     def swap_in(self, seq_ids: list[int]) -> bool:
-        """Move swapped-out sequences back, sharing as before. False, and nothing changed, if blocks lack."""
+        """Move swapped-out sequences back, shared as before. False, and no change, if too few blocks are free."""
         if self.num_swapped_out(seq_ids) > self.pool.num_available:
             return False
         moved: dict[int, int] = {}
@@ -332,7 +332,7 @@ class KVManager:
         return True
 
     def _republish(self, table: _Table) -> None:
-        """Make full blocks that came back findable, where no other block with their content is."""
+        """Add swapped-in full blocks to the prefix index, unless another block with their content is in it."""
         if self.index is not None:
             for at, (block_hash, block_id) in enumerate(zip(table.hashes, table.block_ids, strict=False)):
                 if not self.index.holds(block_id):

@@ -1,7 +1,7 @@
-"""Finding full blocks by what they hold: a chained hash of their tokens and of everything before them.
+"""Full blocks by their content: a chained hash of their tokens and of all tokens before them.
 
 Two blocks with one hash hold the same tokens at the same positions after the same prefix, so one block's K and V serve both
-(Kwon et al., SOSP 2023, section 4.4, shared prefix). The salt keeps apart what must not meet: other weights, another adapter.
+(Kwon et al., SOSP 2023, section 4.4, shared prefix). The salt separates caches of different weights or adapters.
 """
 
 from array import array
@@ -27,9 +27,9 @@ MAX_COMPARED = 32  # blocks whose tokens are compared for a partial match, lates
 
 
 class PrefixIndex:
-    """Which block holds the content of which hash; one block a hash, one hash a block.
+    """A map from content hash to block, one to one.
 
-    Blocks are also found by what their tokens begin with, after the same prefix: such a block serves as far as it agrees.
+    A block is also found by its first token after the same prefix (find_partial): it serves as far as its tokens match.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class PrefixIndex:
         return self._block_of.get(block_hash)
 
     def find_partial(self, parent: bytes, token_ids: list[int]) -> tuple[int, int]:
-        """The block after `parent` that agrees longest with how `token_ids` begins, and in how many tokens; 0: none."""
+        """(block id, number of leading tokens of `token_ids` it matches): the longest match after `parent`; (-1, 0): none."""
         best, longest = -1, 0
         candidates = self._after.get((parent, token_ids[0]), {}) if token_ids else {}
         for block_hash, tokens in islice(reversed(candidates.items()), MAX_COMPARED):
@@ -68,7 +68,7 @@ class PrefixIndex:
                 self._after.setdefault((parent, token_ids[0]), {})[block_hash] = token_ids
 
     def forget(self, block_id: int) -> None:
-        """The block's content is about to be overwritten."""
+        """Remove the block, whose content is about to be overwritten."""
         block_hash = self._hash_of.pop(block_id, None)
         if block_hash is None:
             return

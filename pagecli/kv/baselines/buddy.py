@@ -8,7 +8,7 @@ Contiguous KV caches are managed so in the systems that the paper compares with 
 
 
 class BuddyAllocator:
-    """Hands out runs of 2**order consecutive blocks of `num_blocks`, the lowest of the smallest that fit."""
+    """Allocates runs of 2**order consecutive blocks of `num_blocks`, the lowest of the smallest that fit."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -23,7 +23,7 @@ class BuddyAllocator:
 
     @property
     def num_free(self) -> int:
-        """Blocks in no run, however scattered."""
+        """Blocks in no run, contiguous or not."""
         return self._num_free
 
     def run_length(self, first: int) -> int:
@@ -49,7 +49,7 @@ class BuddyAllocator:
         return first
 
     def release(self, first: int) -> None:
-        """Give the run that begins at `first` back; it merges with its buddy as long as that one is free and as long.
+        """Free the run that begins at `first`; it merges with its buddy while that is free and of equal length.
 
         Raises ValueError if no run begins there.
         """

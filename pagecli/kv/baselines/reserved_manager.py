@@ -1,4 +1,4 @@
-"""Memory as systems before paging had it: a sequence holds one run of consecutive blocks from its start to its end.
+"""KV memory as systems before paging managed it: a sequence holds one run of consecutive blocks from its start to its end.
 
     hold(7, 100 slots), block_size 16:   blocks 32 ... 38 are its own (7 asked for), block 39 is lost to the run of 8
     block table                          range(32, 39): consecutive, so the kernels that read paged tables read it too
@@ -17,7 +17,7 @@ from pagecli.kv.block_pool import BlockPool
 
 @dataclass(slots=True)
 class _Group:
-    """What one request holds: runs of its sequences, and spare ones for samples that are still to be forked."""
+    """The runs of one request: those of its sequences, and spare ones for samples that are still to be forked."""
 
     num_slots: int  # that each run was asked to hold
     spares: list[int] = field(default_factory=list)  # first blocks
@@ -32,7 +32,7 @@ class _Held:
 
 
 class RunPool:
-    """The physical blocks, seen as BlockPool shows them: those of a run are used, its rounding included."""
+    """BlockPool's counters for contiguous memory: the blocks of a run are used, its rounding included."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -53,7 +53,7 @@ class RunPool:
 
     @property
     def num_shared(self) -> int:
-        """0: no two sequences hold one block."""
+        """Blocks that two sequences hold: always 0."""
         return 0
 
     def ref_count(self, block_id: int) -> int:
@@ -75,8 +75,8 @@ class ReservedManager:
         self.block_size = block_size
         self.pool = RunPool(num_blocks)
         self.swap_pool = BlockPool(0)
-        self.index = None  # nothing is found again, as nothing is shared
-        self.num_copy_on_write = 0  # nothing is written on behalf of two; forks copy beforehand
+        self.index = None  # no prefix caching: blocks are not shared
+        self.num_copy_on_write = 0  # no copy on write: fork() copies the slots
         self.num_swapped_blocks = 0
         self._empty = BuddyAllocator(num_blocks)
         self._held: dict[int, _Held] = {}
@@ -90,12 +90,12 @@ class ReservedManager:
 
     @property
     def num_used_blocks(self) -> int:
-        """Blocks that sequences and samples to come asked for; what rounding adds is not among them."""
+        """Blocks that sequences and samples still to be forked asked for, without those that rounding adds."""
         return self._num_reserved_blocks
 
     @property
     def num_table_entries(self) -> int:
-        """As many as used ones: nothing is shared."""
+        """num_used_blocks: no two sequences share a block."""
         return self._num_reserved_blocks
 
     @property
@@ -104,11 +104,11 @@ class ReservedManager:
 
     @property
     def usage(self) -> float:
-        """Blocks that nobody else can have / blocks, 0 to 1."""
+        """Blocks inside runs, rounding included / blocks, 0 to 1."""
         return self.pool.num_used / self.pool.num_blocks
 
     def snapshot(self) -> KVUsage:
-        """The memory as it is now."""
+        """KVUsage at this moment."""
         held, pool = self._num_reserved_blocks, self.pool
         return KVUsage(pool.num_blocks, pool.num_used, held, 0, pool.num_free, 0, held, self._num_filled)
 
@@ -139,13 +139,13 @@ class ReservedManager:
         return self.pool.buddy.fits(self.num_blocks_for(num_slots), num_sequences)
 
     def fits_when_empty(self, num_slots: int, num_sequences: int) -> bool:
-        """Whether they would be if nobody held anything."""
+        """Whether they would be free if all memory were."""
         return self._empty.fits(self.num_blocks_for(num_slots), num_sequences)
 
     def hold(self, seq_id: int, num_slots: int, num_sequences: int) -> None:
         """Take a run of `num_slots` for the sequence, and one for each of the samples that will be forked from it.
 
-        The caller has asked whether they fit.
+        Precondition: fits(num_slots, num_sequences).
         """
         group = _Group(num_slots)
         for _ in range(num_sequences):
@@ -162,12 +162,12 @@ class ReservedManager:
         return held
 
     def reserve(self, seq_id: int, num_slots: int) -> bool:
-        """True: what the sequence may need has been its own since hold()."""
+        """Always True: hold() reserved all slots of the sequence."""
         assert num_slots <= len(self._held[seq_id].block_ids) * self.block_size, "more slots than were ever asked for"
         return True
 
     def reserve_next(self, seq_ids: list[int]) -> bool:
-        """True, as reserve()."""
+        """Always True, as reserve()."""
         return True
 
     def record_filled(self, seq_id: int, num_slots: int, token_ids: list[int]) -> None:
@@ -187,7 +187,7 @@ class ReservedManager:
         self._moves += [BlockMove(MoveKind.COPY, source, target) for source, target in pairs]
 
     def free(self, seq_id: int) -> None:
-        """Give the sequence's run back, and with the last of a request's sequences the spare ones; nothing if it has none."""
+        """Release the sequence's run, and with the last of a request's sequences the spare runs. Nothing if it has none."""
         held = self._held.pop(seq_id, None)
         if held is None:
             return
@@ -209,11 +209,11 @@ class ReservedManager:
         return 0, 0
 
     def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int]) -> int:
-        """0: there is nothing to take over."""
+        """Always 0: there is no prefix cache."""
         return 0
 
     def forget_contents(self) -> None:
-        """Nothing is found by its content here."""
+        """Does nothing: there is no prefix cache."""
 
     def can_swap_out(self, seq_ids: list[int]) -> bool:
         return False
