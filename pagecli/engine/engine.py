@@ -51,6 +51,7 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._search: FailureSearch | None = None  # after a step that failed
         self._stats = EngineStats()
+        self.isolates_failures = True  # False: step() raises what failed, and its requests start again; for measurements
         self.listener: EngineListener | None = None
         self.scheduler, self._overlapped = self._make_scheduler(reservations)
         self.load_seconds = time.perf_counter() - started
@@ -172,7 +173,7 @@ class Engine:
             if self._search is None or not self._search.holds(request):
                 (suspects if request.running or request.finished else others).append(request)
         self._reset(error)
-        if not suspects or not isinstance(error, Exception):
+        if not (suspects and self.isolates_failures and isinstance(error, Exception)):
             raise error
         for request in suspects + others:
             self.scheduler.abort(request)

@@ -135,3 +135,17 @@ def test_requests_that_come_or_are_given_up_during_the_search(start):
     assert texts.pop(NUM_ROWS) == expected[0]
     assert texts == {i: expected[i] for i in range(20) if i not in given_up | {7}}
     assert engine._kv.num_used_blocks == 0
+
+
+def test_where_failures_are_not_isolated_the_step_raises_and_its_requests_start_again(start):
+    expected, _ = run(start())
+    engine = start()
+    engine.isolates_failures = False
+    outputs = engine.step()
+    fail_on(engine, set(), once={0, 9})
+    with pytest.raises(MemoryError, match="once"):
+        engine.step()
+    engine._runner.launch = type(engine._runner).launch.__get__(engine._runner)
+    texts, errors = run(engine)
+    assert texts | {o.request_id: [s.token_ids for s in o.sequences] for o in outputs} == expected
+    assert errors == {}

@@ -96,6 +96,7 @@ def sweep(config: EngineConfig, points: list[SweepPoint]) -> Iterator[SweepResul
     num_blocks = max(p.batch * -(-p.slots_each // block_size) for p in points) + 1
     block_bytes = block_size * loaded.kv_bytes_per_token(config)
     engine = Engine(replace(config, kv_memory_bytes=int(num_blocks * 1.02 + 1) * block_bytes), loaded)  # watermark included
+    engine.isolates_failures = False
     _run(engine, SweepPoint(min(2, batch), 4, 4), 4)  # first uses are not timed
     for point in points:
         prompt_seconds = _run(engine, point, 1)
