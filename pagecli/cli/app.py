@@ -44,10 +44,12 @@ def options(
     """Offline batch text generation with large language models on a paged KV cache."""
 
 
-app.command(cls=HelpCommand, epilog=EPILOG)(generate)
-app.command(cls=HelpCommand, epilog=PROFILE_EPILOG)(profile)
+# Commands with settings: every flag also from PAGECLI_... in the environment, and from files (settings/resolve.py).
+WITH_SETTINGS = {"auto_envvar_prefix": "PAGECLI"}
+app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS)(generate)
+app.command(cls=HelpCommand, epilog=PROFILE_EPILOG, context_settings=WITH_SETTINGS)(profile)
 app.command(cls=HelpCommand, epilog=STATUS_EPILOG)(status)
-app.command(cls=HelpCommand)(merge)
+app.command(cls=HelpCommand, context_settings=WITH_SETTINGS)(merge)
 app.command(cls=HelpCommand, epilog=DOCTOR_EPILOG)(doctor)
 app.command(cls=HelpCommand)(config)
 

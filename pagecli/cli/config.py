@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.settings.files import ignored_files, project_file, user_file
-from pagecli.cli.settings.resolve import all_commands, checked, effective_settings, key_of, options_of, unknown_variables
+from pagecli.cli.settings.resolve import all_commands, apply_settings, key_of, options_of, unknown_variables, value_in_effect
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.cli.terminal.name_value_lines import name_value_lines, terminal_width
@@ -56,19 +55,13 @@ def config(
 def shown_settings(context: typer.Context, commands: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> dict[str, Any]:
     """{flag: {value, source, place}} for every flag of the command; secrets are hidden. Raises UsageError, InputError."""
     command = commands[path]
-    settings = effective_settings(commands, path)
-    inner = command.context_class(command, info_name=" ".join(path), parent=context.find_root())
+    inner = command.context_class(command, info_name=" ".join(path), parent=context.find_root(), **command.context_settings)
+    apply_settings(inner, commands, path)
     found = {}
     for name, parameter in options_of(command).items():
-        if name in HIDDEN:  # no settings
-            continue
-        setting = settings.get(name)
-        value = parameter.get_default(inner) if setting is None else checked(setting, parameter, inner)[1]
-        found[key_of(parameter)] = {
-            "value": _plain(value),
-            "source": "default" if setting is None else setting.source,
-            "place": None if setting is None else setting.place,
-        }
+        if name not in HIDDEN:
+            value, source, place = value_in_effect(inner, parameter)
+            found[key_of(parameter)] = {"value": _plain(value), "source": source, "place": place}
     return redact_values(found)
 
 
@@ -91,8 +84,6 @@ def _files() -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 
-from pagecli.cli.app import main
+from pagecli.cli.app import app, main
 from pagecli.cli.flags.engine_and_sampling import SAMPLING_DEFAULTS
 from pagecli.cli.settings.files import KeyLines, read_settings
+from pagecli.cli.settings.resolve import key_of, options_of
 from pagecli.errors import PagecliError
 
 
@@ -283,3 +285,38 @@ def test_lines_of_keys():
     assert lines.find(("t", "d"), "e") == 5
     assert lines.find(("t", "u"), "f") == 7
     assert lines.find((), "f") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("sample = 100", "sample", "100"),
+        ("sample = 0.25", "sample", "0.25"),
+        ("temperature = 1", "temperature", 1.0),
+        ('max-tokens = "7"', "max_tokens", 7),
+        ("system = 5", "system", "5"),
+        ("stop-token-id = [1, 2]", "stop_token_id", [1, 2]),
+        ("stop = [1, 'x']", "stop", ["1", "x"]),
+        ("kv-memory = 1024", "kv_memory", "1024"),
+        ('stats = "s.json"', "stats", "s.json"),
+    ],
+)
+def test_a_value_is_read_as_its_flag_would_read_it(effective, text, key, value):
+    project(text)
+    assert effective()[key]["value"] == value
+    assert type(effective()[key]["value"]) is type(value)
+
+
+@pytest.mark.parametrize("command", ["generate", "profile", "merge"])
+def test_every_flag_is_a_setting_of_the_environment_under_its_own_name(command, run, monkeypatch):
+    """Switches, choices, numbers, texts, paths: for each flag a value that it takes, through its variable alone."""
+    found = json.loads(run("config", command, "--json")[1])["settings"]
+    options = {key_of(option): option for option in options_of(get_command(app).commands[command]).values()}
+    for key in found:
+        choices = options[key].type_descriptor.choices
+        value = "true" if options[key].is_flag else str(choices[-1]) if choices else "1"
+        monkeypatch.setenv(f"PAGECLI_{key.upper()}", value)
+    code, out, err = run("config", command, "--json")
+    assert (code, err) == (0, "")
+    for key, shown in json.loads(out)["settings"].items():
+        assert (shown["source"], shown["place"]) == ("environment", f"PAGECLI_{key.upper()}")

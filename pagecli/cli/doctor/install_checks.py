@@ -11,7 +11,7 @@ from typing import Any
 import pagecli
 from pagecli.cli.doctor.check import Check, Health, free_bytes, gibibytes, is_writable
 from pagecli.cli.settings.files import ignored_files, read_settings
-from pagecli.cli.settings.resolve import checked, effective_settings, options_of, unknown_variables
+from pagecli.cli.settings.resolve import apply_settings, options_of, unknown_variables, value_in_effect
 from pagecli.errors import PagecliError
 
 LITTLE_SPACE, NO_SPACE = 2 << 30, 16 << 20
@@ -103,13 +103,13 @@ def temporary_directory() -> Check:
 def configuration(commands: dict[tuple[str, ...], Any], root: Any) -> Check:
     """The settings of every command are known and of the right type."""
     try:
-        settings = read_settings()
-        places = {setting.place for setting in settings}
+        places = {setting.place for setting in read_settings()}
         for path, command in commands.items():
-            context = command.context_class(command, info_name=" ".join(path), parent=root)
-            for name, setting in effective_settings(commands, path).items():
-                places.add(setting.place)
-                checked(setting, options_of(command)[name], context)
+            settings = command.context_settings
+            context = command.context_class(command, info_name=" ".join(path), parent=root, **settings)
+            apply_settings(context, commands, path)
+            values = [value_in_effect(context, parameter) for parameter in options_of(command).values()]
+            places |= {place for _, _, place in values if place is not None}
     except PagecliError as error:
         return Check("settings", Health.fail, error.message, error.hint)
     unknown = unknown_variables(commands)

@@ -19,8 +19,8 @@ ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in datacl
 SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
 
 
-def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **settings)
+def option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **{"show_envvar": False, **settings})
 
 
 Input = Annotated[
@@ -30,56 +30,59 @@ Output = Annotated[
     str, typer.Argument(metavar="OUTPUT", help=".parquet, .jsonl, .jsonl.gz or .jsonl.zst; - is JSON Lines on standard output.")
 ]
 
-TokenIds = Annotated[bool, _option("Write a column token_ids: the generated tokens.", IO, "--token-ids")]
+TokenIds = Annotated[bool, option("Write a column token_ids: the generated tokens.", IO, "--token-ids")]
 OrderChoice = Annotated[
-    Literal["input", "completion"], _option("Write rows in the input's order, or as they finish.", IO, "--order")
+    Literal["input", "completion"], option("Write rows in the input's order, or as they finish.", IO, "--order")
 ]
-Overwrite = Annotated[bool, _option("Replace an existing output.", IO, "--overwrite")]
-Limit = Annotated[int | None, _option("Read only the first N rows.", IO, "--limit", metavar="N", min=1)]
+Overwrite = Annotated[bool, option("Replace an existing output.", IO, "--overwrite")]
+Limit = Annotated[int | None, option("Read only the first N rows.", IO, "--limit", metavar="N", min=1)]
 
-PromptColumn = Annotated[str, _option("The column that holds the prompt as text.", CHAT, "--prompt-column", metavar="NAME")]
+PromptColumn = Annotated[str, option("The column that holds the prompt as text.", CHAT, "--prompt-column", metavar="NAME")]
 System = Annotated[
-    str | None, _option("A system message for rows that bring none (chat models).", CHAT, "--system", metavar="TEXT")
+    str | None, option("A system message for rows that bring none (chat models).", CHAT, "--system", metavar="TEXT")
 ]
 Chat = Annotated[
     bool | None,
-    _option(
+    option(
         "Wrap a plain prompt as a user message, or feed it as it is. Default: wrap it if the model has a chat template.",
         CHAT,
         "--chat/--no-chat",
     ),
 ]
 
-MaxTokens = Annotated[int, _option("The most tokens to generate for a row." + SAMPLING_HELP, SAMPLING, "--max-tokens")]
-MinTokens = Annotated[int, _option("The fewest tokens before a row may end.", SAMPLING, "--min-tokens")]
+MaxTokens = Annotated[int, option("The most tokens to generate for a row." + SAMPLING_HELP, SAMPLING, "--max-tokens")]
+MinTokens = Annotated[int, option("The fewest tokens before a row may end.", SAMPLING, "--min-tokens")]
 Temperature = Annotated[
     float,
-    _option("0 (and below 1e-5) always takes the likeliest token; 1 samples as the model says.", SAMPLING, "--temperature"),
+    option("0 (and below 1e-5) always takes the likeliest token; 1 samples as the model says.", SAMPLING, "--temperature"),
 ]
-TopK = Annotated[int, _option("Sample among the K likeliest tokens; 0: all.", SAMPLING, "--top-k")]
-TopP = Annotated[float, _option("Sample among the likeliest tokens that together have this probability.", SAMPLING, "--top-p")]
-MinP = Annotated[float, _option("Leave out tokens below this share of the likeliest one's probability.", SAMPLING, "--min-p")]
+TopK = Annotated[int, option("Sample among the K likeliest tokens; 0: all.", SAMPLING, "--top-k")]
+TopP = Annotated[float, option("Sample among the likeliest tokens that together have this probability.", SAMPLING, "--top-p")]
+MinP = Annotated[float, option("Leave out tokens below this share of the likeliest one's probability.", SAMPLING, "--min-p")]
 RepetitionPenalty = Annotated[
-    float, _option("Above 1, makes tokens of the prompt and output less likely.", SAMPLING, "--repetition-penalty")
+    float, option("Above 1, makes tokens of the prompt and output less likely.", SAMPLING, "--repetition-penalty")
 ]
 PresencePenalty = Annotated[
-    float, _option("Taken off the logit of tokens already in the output.", SAMPLING, "--presence-penalty")
+    float, option("Taken off the logit of tokens already in the output.", SAMPLING, "--presence-penalty")
 ]
 FrequencyPenalty = Annotated[
-    float, _option("Taken off the logit for each time a token is in the output.", SAMPLING, "--frequency-penalty")
+    float, option("Taken off the logit for each time a token is in the output.", SAMPLING, "--frequency-penalty")
 ]
-Seed = Annotated[int, _option("The same seed and row give the same text.", SAMPLING, "--seed")]
+Seed = Annotated[int, option("The same seed and row give the same text.", SAMPLING, "--seed")]
 Stop = Annotated[
-    list[str] | None, _option("End before this text; may be given several times.", SAMPLING, "--stop", metavar="TEXT")
+    list[str] | None,
+    option("End before this text; may be given several times.", SAMPLING, "--stop", metavar="TEXT", allow_from_autoenv=False),
 ]
 StopTokenIds = Annotated[
     list[int] | None,
-    _option("End at this token; may be given several times.", SAMPLING, "--stop-token-id", metavar="ID"),
+    option(
+        "End at this token; may be given several times.", SAMPLING, "--stop-token-id", metavar="ID", allow_from_autoenv=False
+    ),
 ]
-IgnoreEos = Annotated[bool, _option("Go on to --max-tokens past the model's end token.", SAMPLING, "--ignore-eos")]
+IgnoreEos = Annotated[bool, option("Go on to --max-tokens past the model's end token.", SAMPLING, "--ignore-eos")]
 Logprobs = Annotated[
     int | None,
-    _option(
+    option(
         "Write a column logprobs: each token's log probability and those of the K likeliest.",
         SAMPLING,
         "--logprobs",
@@ -87,60 +90,61 @@ Logprobs = Annotated[
     ),
 ]
 
-N = Annotated[int, _option("Continuations to write for a row, each sampled on its own.", SHARING, "--n")]
+N = Annotated[int, option("Continuations to write for a row, each sampled on its own.", SHARING, "--n")]
 BestOf = Annotated[
-    int | None, _option("Sample so many and write the --n with the highest mean log probability.", SHARING, "--best-of")
+    int | None, option("Sample so many and write the --n with the highest mean log probability.", SHARING, "--best-of")
 ]
-BeamWidth = Annotated[int, _option("Above 1: beam search; writes the --n best hypotheses.", SHARING, "--beam-width")]
+BeamWidth = Annotated[int, option("Above 1: beam search; writes the --n best hypotheses.", SHARING, "--beam-width")]
 LengthPenalty = Annotated[
-    float, _option("Beam search: a hypothesis scores its log probability / length ** this.", SHARING, "--length-penalty")
+    float, option("Beam search: a hypothesis scores its log probability / length ** this.", SHARING, "--length-penalty")
 ]
 EarlyStoppingChoice = Annotated[
-    Literal["true", "false", "never"], _option("Beam search: when to end, as in transformers.", SHARING, "--early-stopping")
+    Literal["true", "false", "never"], option("Beam search: when to end, as in transformers.", SHARING, "--early-stopping")
 ]
 
 Model = Annotated[
     str,
-    _option(
+    option(
         "A known name (smollm2-135m, opt-125m, ...), a Hugging Face id, a directory or a .gguf file.",
         MODEL,
         "--model",
         "-m",
         envvar="PAGECLI_MODEL",
+        show_envvar=True,
         metavar="NAME",
     ),
 ]
-LoadFormatChoice = Annotated[Literal["auto", "dummy"], _option("dummy: random weights, for measuring.", MODEL, "--load-format")]
+LoadFormatChoice = Annotated[Literal["auto", "dummy"], option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"],
-    _option("Of the weights. float16, fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+    option("Of the weights. float16, fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
 ]
 DeviceChoice = Annotated[
     Literal["cpu", "cuda", "auto"],
-    _option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device"),
+    option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device"),
 ]
 MaxModelLen = Annotated[
-    int | None, _option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")
+    int | None, option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")
 ]
 
-BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", ENGINE, "--block-size")]
+BlockSize = Annotated[int, option("Tokens in a block of the KV cache.", ENGINE, "--block-size")]
 KvDTypeChoice = Annotated[
     Literal["auto", "float32", "bfloat16", "int8", "fp8"],
-    _option(
+    option(
         "Of the KV cache. auto: as the weights (int8, fp8: bfloat16). int8 (CPU) and fp8 (GPU) hold twice bfloat16's tokens.",
         ENGINE,
         "--kv-dtype",
     ),
 ]
-KvMemory = Annotated[str, _option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
-MaxNumSeqs = Annotated[int, _option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
-MaxBatchTokens = Annotated[int, _option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
+KvMemory = Annotated[str, option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
+MaxNumSeqs = Annotated[int, option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
+MaxBatchTokens = Annotated[int, option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
 PrefixCaching = Annotated[
-    bool, _option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
+    bool, option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
 ]
 CudaGraphs = Annotated[
     bool,
-    _option(
+    option(
         "On a GPU: repeat steps that only decode from a recording, without launching their kernels one by one.",
         ENGINE,
         "--cuda-graphs/--no-cuda-graphs",
@@ -148,7 +152,7 @@ CudaGraphs = Annotated[
 ]
 KvPolicyChoice = Annotated[
     KVPolicy,
-    _option(
+    option(
         "paged takes KV blocks as tokens come. The others, to compare with, reserve contiguous memory when a row starts: "
         "for the longest row there may be, for --max-tokens rounded up to a power of two, or for --max-tokens.",
         ENGINE,
@@ -157,7 +161,7 @@ KvPolicyChoice = Annotated[
 ]
 BatchingChoice = Annotated[
     Batching,
-    _option(
+    option(
         "continuous lets a row in when another ends. To compare with: static waits until the whole batch has ended, "
         "none runs row by row.",
         ENGINE,
@@ -165,40 +169,38 @@ BatchingChoice = Annotated[
     ),
 ]
 PreemptionChoice = Annotated[
-    Literal["recompute", "swap"], _option("When KV memory runs out: compute again later, or swap out.", ENGINE, "--preemption")
+    Literal["recompute", "swap"], option("When KV memory runs out: compute again later, or swap out.", ENGINE, "--preemption")
 ]
-SwapMemory = Annotated[str | None, _option("Memory for swapped-out blocks, as 1GiB.", ENGINE, "--swap-memory", metavar="SIZE")]
-Threads = Annotated[int | None, _option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]
+SwapMemory = Annotated[str | None, option("Memory for swapped-out blocks, as 1GiB.", ENGINE, "--swap-memory", metavar="SIZE")]
+Threads = Annotated[int | None, option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]
 
-Stats = Annotated[Path | None, _option("Write the job's figures as JSON.", TALK, "--stats", metavar="FILE")]
+Stats = Annotated[Path | None, option("Write the job's figures as JSON.", TALK, "--stats", metavar="FILE")]
 ProgressJson = Annotated[
     str | None,
-    _option(
+    option(
         "Write events as JSON, one a line: to an open descriptor (3) or a file.", TALK, "--progress-json", metavar="FD|FILE"
     ),
 ]
 MetricsFile = Annotated[
     Path | None,
-    _option("Keep figures for Prometheus here (node_exporter's textfile collector).", TALK, "--metrics-file", metavar="FILE"),
+    option("Keep figures for Prometheus here (node_exporter's textfile collector).", TALK, "--metrics-file", metavar="FILE"),
 ]
 LogFile = Annotated[
-    Path | None, _option("Append a log of the run, libraries' warnings included.", TALK, "--log-file", metavar="FILE")
+    Path | None, option("Append a log of the run, libraries' warnings included.", TALK, "--log-file", metavar="FILE")
 ]
 LogJson = Annotated[
-    bool, _option("The log as JSON, one object a line; on standard error unless --log-file.", TALK, "--log-json")
+    bool, option("The log as JSON, one object a line; on standard error unless --log-file.", TALK, "--log-json")
 ]
 NoConfig = Annotated[
     bool,
-    _option(
+    option(
         "Leave pagecli.toml and the user's settings unread.",
         TALK,
         "--no-config",
         is_eager=True,
         callback=use_configuration,
-        envvar="PAGECLI_NO_CONFIG",
-        show_envvar=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, _option("Say nothing but errors.", TALK, "--quiet", "-q")]
-Verbose = Annotated[bool, _option("Say more; show tracebacks.", TALK, "--verbose", "-v")]
+Quiet = Annotated[bool, option("Say nothing but errors.", TALK, "--quiet", "-q")]
+Verbose = Annotated[bool, option("Say more; show tracebacks.", TALK, "--verbose", "-v")]

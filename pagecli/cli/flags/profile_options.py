@@ -5,45 +5,45 @@ from typing import Annotated, Literal
 
 import typer
 
-from pagecli.cli.flags.engine_and_sampling import _option
+from pagecli.cli.flags.engine_and_sampling import option
 
 PLAN, WORKLOAD, REPLAY, REPORT = "Plan", "Workload", "Replay", "Report"
 
 
 Gpu = Annotated[
     str,
-    _option(
+    option(
         "a100-40gb, a100-80gb, h100, l4, ...; auto: this machine's NVIDIA GPU, else its RAM, else the smallest that fits.",
         PLAN,
         "--gpu",
         metavar="NAME",
     ),
 ]
-NumGpus = Annotated[int | None, _option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
+NumGpus = Annotated[int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
 DType = Annotated[
     Literal["auto", "float32", "float16", "bfloat16", "int8"],
-    _option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype"),
+    option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype"),
 ]
 KvDTypeChoice = Annotated[
     Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8"],
-    _option("Of the KV cache. auto: as the weights (int8: bfloat16).", PLAN, "--kv-dtype"),
+    option("Of the KV cache. auto: as the weights (int8: bfloat16).", PLAN, "--kv-dtype"),
 ]
 KvMemory = Annotated[
-    str, _option("Size of the KV cache: 12GiB, 512MB; auto: what the rule leaves.", PLAN, "--kv-memory", metavar="SIZE")
+    str, option("Size of the KV cache: 12GiB, 512MB; auto: what the rule leaves.", PLAN, "--kv-memory", metavar="SIZE")
 ]
-BlockSize = Annotated[int, _option("Tokens in a block of the KV cache.", PLAN, "--block-size", min=1, max=256)]
+BlockSize = Annotated[int, option("Tokens in a block of the KV cache.", PLAN, "--block-size", min=1, max=256)]
 MaxNumSeqs = Annotated[
     int | None,
-    _option("The most sequences in a step. Default: 256; host: 128.", PLAN, "--max-num-seqs", metavar="N", min=1),
+    option("The most sequences in a step. Default: 256; host: 128.", PLAN, "--max-num-seqs", metavar="N", min=1),
 ]
 MaxBatchTokens = Annotated[
     int | None,
-    _option("The most tokens in a step. Default: 2048; host: 512.", PLAN, "--max-batch-tokens", metavar="N", min=1),
+    option("The most tokens in a step. Default: 2048; host: 512.", PLAN, "--max-batch-tokens", metavar="N", min=1),
 ]
 
 WorkloadChoice = Annotated[
     str,
-    _option(
+    option(
         "sharegpt, alpaca, a .csv of lengths, a .jsonl trace with prefix hashes, or generate's input (.jsonl, .parquet).",
         WORKLOAD,
         "--workload",
@@ -53,22 +53,22 @@ WorkloadChoice = Annotated[
 ]
 NumRequests = Annotated[
     int | None,
-    _option("Take so many requests. Default: 500 of a built-in workload, all of a file.", WORKLOAD, "--num-requests", min=1),
+    option("Take so many requests. Default: 500 of a built-in workload, all of a file.", WORKLOAD, "--num-requests", min=1),
 ]
 RequestRate = Annotated[
     float | None,
-    _option("Requests a second (Poisson). Default: all at once, or as the file says.", WORKLOAD, "--request-rate", metavar="R"),
+    option("Requests a second (Poisson). Default: all at once, or as the file says.", WORKLOAD, "--request-rate", metavar="R"),
 ]
 OutputTokens = Annotated[
-    int, _option("Output tokens of requests whose file does not say how many.", WORKLOAD, "--max-tokens", metavar="N", min=1)
+    int, option("Output tokens of requests whose file does not say how many.", WORKLOAD, "--max-tokens", metavar="N", min=1)
 ]
 
 Replay = Annotated[
-    bool, _option("Run the workload under each memory policy on a clock of modelled steps.", REPLAY, "--replay/--no-replay")
+    bool, option("Run the workload under each memory policy on a clock of modelled steps.", REPLAY, "--replay/--no-replay")
 ]
 Policies = Annotated[
     str | None,
-    _option(
+    option(
         "Replay these, as paged,paged-prefix,reserve-max/static: a policy, and after a slash continuous, static or none.",
         REPLAY,
         "--policies",
@@ -77,17 +77,17 @@ Policies = Annotated[
 ]
 BlockSizes = Annotated[
     str | None,
-    _option(
+    option(
         "What these block sizes waste, as 1,8,16,...,256 (... doubles): in last blocks, and in the replay.",
         REPLAY,
         "--block-sizes",
         metavar="LIST",
     ),
 ]
-Sharing = Annotated[bool, _option("What samples, beams and common prefixes save by sharing blocks.", REPLAY, "--sharing")]
+Sharing = Annotated[bool, option("What samples, beams and common prefixes save by sharing blocks.", REPLAY, "--sharing")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=REPORT)]
 Html = Annotated[
-    Path | None, _option("Write a report with charts: one page that needs no network.", REPORT, "--html", metavar="FILE")
+    Path | None, option("Write a report with charts: one page that needs no network.", REPORT, "--html", metavar="FILE")
 ]
-Plots = Annotated[Path | None, _option("Write the report's charts as PNG files.", REPORT, "--plots", metavar="DIR")]
+Plots = Annotated[Path | None, option("Write the report's charts as PNG files.", REPORT, "--plots", metavar="DIR")]

@@ -1,34 +1,30 @@
 """The flags that choose rows and formats: --where, --sample, --shard, --too-long, --input-format, --dry-run, ..."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import typer
+from pagecli.cli.flags.engine_and_sampling import option
 
 FORMATS, ROWS, CHAT = "Formats", "Choosing rows", "Prompts"
 
 
-def _option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **settings)
-
-
 InputFormat = Annotated[
     Literal["auto", "jsonl", "openai-batch", "csv", "parquet"],
-    _option("What INPUT is. auto: by its name, OpenAI batch files by their first row.", FORMATS, "--input-format"),
+    option("What INPUT is. auto: by its name, OpenAI batch files by their first row.", FORMATS, "--input-format"),
 ]
 OutputFormat = Annotated[
     Literal["auto", "rows"],
-    _option("auto: rows of an OpenAI batch file are answered in its format in JSON Lines.", FORMATS, "--output-format"),
+    option("auto: rows of an OpenAI batch file are answered in its format in JSON Lines.", FORMATS, "--output-format"),
 ]
 Compression = Annotated[
-    Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"], _option("Of Parquet output.", FORMATS, "--compression")
+    Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"], option("Of Parquet output.", FORMATS, "--compression")
 ]
 RowGroupRows = Annotated[
     int | None,
-    _option("Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1),
+    option("Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1),
 ]
 MaxRowBytes = Annotated[
     str,
-    _option(
+    option(
         "A longer input row becomes an error row; lines are not held in memory whole.",
         FORMATS,
         "--max-row-bytes",
@@ -37,16 +33,16 @@ MaxRowBytes = Annotated[
 ]
 Where = Annotated[
     str | None,
-    _option("Take the rows that meet a condition: \"lang == 'en' and score > 0.5\".", ROWS, "--where", metavar="CONDITION"),
+    option("Take the rows that meet a condition: \"lang == 'en' and score > 0.5\".", ROWS, "--where", metavar="CONDITION"),
 ]
 Sample = Annotated[
     str | None,
-    _option("Take N rows at random, or about a FRACTION of them (0.01).", ROWS, "--sample", metavar="N|FRACTION"),
+    option("Take N rows at random, or about a FRACTION of them (0.01).", ROWS, "--sample", metavar="N|FRACTION"),
 ]
-SampleSeed = Annotated[int, _option("Another seed takes other rows.", ROWS, "--sample-seed", min=0)]
+SampleSeed = Annotated[int, option("Another seed takes other rows.", ROWS, "--sample-seed", min=0)]
 ShardPart = Annotated[
     str | None,
-    _option(
+    option(
         "Take every Nth row, from the Ith, for job I of N; pagecli merge puts the outputs together.",
         ROWS,
         "--shard",
@@ -55,15 +51,15 @@ ShardPart = Annotated[
 ]
 TemplateTime = Annotated[
     str | None,
-    _option(
+    option(
         "What chat templates see as the time. Default: when the job was begun. Parts (--shard) need one for all.",
         CHAT,
         "--template-time",
         metavar="YYYY-MM-DD[THH:MM]",
     ),
 ]
-DryRun = Annotated[bool, _option("Read and check every row, plan memory, estimate the time; write nothing.", ROWS, "--dry-run")]
+DryRun = Annotated[bool, option("Read and check every row, plan memory, estimate the time; write nothing.", ROWS, "--dry-run")]
 TooLong = Annotated[
     Literal["error", "truncate-left", "truncate-right"],
-    _option("A prompt longer than the model takes: an error row, or cut at that end.", CHAT, "--too-long"),
+    option("A prompt longer than the model takes: an error row, or cut at that end.", CHAT, "--too-long"),
 ]

@@ -67,7 +67,7 @@ def _run(options: ProfileOptions, console: Console) -> int:
     job = plan_job(options, config, workload)
     sections = [section(job, options) for section in _sections(job, options, console)]
     sections.append(advice_section(sections))
-    _show_json(sections) if options.as_json else _show_tables(sections)
+    _show_json(sections) if options.json else _show_tables(sections)
     for path in write_reports(options, job.plan, workload.name, sections):
         console.note(f"written: {path}")
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL

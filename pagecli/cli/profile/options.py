@@ -37,7 +37,7 @@ class ProfileOptions:
     trace: run_flags.Trace = None
     load_format: flags.LoadFormatChoice = "auto"
     threads: flags.Threads = None
-    as_json: profile_flags.Json = False
+    json: profile_flags.Json = False
     html: profile_flags.Html = None
     plots: profile_flags.Plots = None
     no_config: flags.NoConfig = False

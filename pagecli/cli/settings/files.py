@@ -30,13 +30,18 @@ FLAGS_ONLY = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value as TOML has it, or as a text from the environment. `table` is the command it is meant for, or ()."""
+    """A value as TOML has it, or the lines of a variable. `table` is the command it is meant for, or ()."""
 
     name: str  # as a parameter: with underscores
     value: Any
     source: str  # project, user, environment
     place: str  # pagecli.toml:3, or the variable's name
     table: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """`pagecli.toml:3: max-tokens`, or the variable's name."""
+        return self.place if self.source == "environment" else f"{self.place}: {self.name.replace('_', '-')}"
 
 
 def project_file() -> Path:

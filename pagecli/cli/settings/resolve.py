@@ -1,107 +1,111 @@
 """What a flag is when it is not given: from the environment, else the project's file, else the user's, else its default.
 
-Values are converted and checked as if they had been given as flags; a wrong or unknown one is named with its place.
+Files and environment are click's own default_map and auto_envvar_prefix: values are converted and checked as if they had been
+given as flags. What is added here: keys like flags, one table a command, places in messages, "did you mean".
 """
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 import typer
 
 from pagecli.cli.settings.files import FLAGS_ONLY, Setting, ignored_files, read_settings
-from pagecli.cli.terminal.exit_codes import NOTES, without_library_words
+from pagecli.cli.terminal.usage_errors import NOTES, SETTINGS, hint_of, is_usage_error, message_of, source_of, variable_of
 from pagecli.errors import UsageError
 
 PREFIX = "PAGECLI_"
 # Read elsewhere: by the kernels, and by the folder of kept tokenizers.
 NOT_FLAGS = {"PAGECLI_CPU_ISA", "PAGECLI_NATIVE_MODULE", "PAGECLI_CUDA_MODULE", "PAGECLI_CACHE_DIR"}
-PLACES = "pagecli.configuration.places"
 
 
 def use_configuration(context: typer.Context, no_config: bool) -> bool:
-    """Callback of --no-config, which is looked at before every other flag: gives the command its settings as defaults.
+    """Callback of --no-config, which is looked at before every other flag: gives the command its settings as click's own map.
 
-    Raises UsageError, InputError.
+    The environment is click's too (auto_envvar_prefix), and wins over the map. Raises UsageError, InputError.
     """
-    if context.resilient_parsing:
-        return no_config
-    commands = all_commands(context.find_root())
-    path = command_path(context)
-    settings = effective_settings(commands, path, files=not no_config)
-    parameters = options_of(context.command)
-    context.default_map = {name: checked(setting, parameters[name], context)[0] for name, setting in settings.items()}
-    context.meta[PLACES] = {name: setting.place for name, setting in settings.items()}
-    context.meta[NOTES] = [*unknown_variables(commands), *([] if no_config else ignored_files())]
+    if not context.resilient_parsing:
+        commands = all_commands(context.find_root())
+        apply_settings(context, commands, command_path(context), files=not no_config)
+        context.meta[NOTES] = [*unknown_variables(commands), *([] if no_config else ignored_files())]
     return no_config
 
 
-def effective_settings(commands: dict[tuple[str, ...], Any], path: tuple[str, ...], files: bool = True) -> dict[str, Setting]:
-    """The settings of the command at `path`, by parameter, the strongest of each. Raises UsageError, InputError."""
+def apply_settings(
+    context: typer.Context, commands: dict[tuple[str, ...], Any], path: tuple[str, ...], files: bool = True
+) -> None:
+    """Makes what files, and variables of several lines, set for the command its defaults. Raises UsageError, InputError."""
     parameters = options_of(commands[path])
     settings: dict[str, Setting] = {}
     for setting in read_settings() if files else ():
         _check_known(setting, commands)
         name = parameter_name(parameters, setting.name)
         if name is not None and setting.table in ((), path):
-            settings[name] = setting
+            settings[name] = _of_its_type(setting, parameters[name])
     for name, parameter in parameters.items():
-        variable = variable_of(parameter)
-        if os.environ.get(variable) and name not in ("help", "version", "no_config"):
-            settings[name] = Setting(name, os.environ[variable], "environment", variable)
-    return settings
+        variable = PREFIX + name.upper()
+        if parameter.multiple and (text := os.environ.get(variable)):
+            lines = [line for line in text.splitlines() if line]
+            settings[name] = Setting(name, lines, "environment", variable)
+    context.meta[SETTINGS] = settings
+    context.default_map = {name: setting.value for name, setting in settings.items()}
 
 
-def checked(setting: Setting, parameter: Any, context: typer.Context) -> tuple[Any, Any]:
-    """The value as it would be given on the command line, and what the flag makes of it. Raises UsageError."""
-    value = setting.value
-    if setting.source == "environment" and parameter.multiple:
-        value = [line for line in value.splitlines() if line]
-    is_list = isinstance(value, list)
+def _of_its_type(setting: Setting, parameter: Any) -> Setting:
+    """The value as it would stand on the command line: the flag's own conversion decides what it takes. Raises UsageError."""
+    is_list = isinstance(setting.value, list)
     if is_list and not parameter.multiple:
-        raise UsageError(f"{setting.place}: {_shown(setting)} is a list, and the flag takes one value", "write one value")
-    is_text = setting.source == "environment"
-    items = [_as_given(setting, item, parameter, is_text) for item in (value if is_list else [value])]
-    given = items if parameter.multiple else items[0]
-    try:
-        return given, parameter.process_value(context, given)
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        message = without_library_words(str(getattr(error, "message", error)))
-        name = "" if setting.source == "environment" else f": {_shown(setting)}"
-        raise UsageError(f"{setting.place}{name} is {setting.value!r}: {message}", _help_hint(context)) from error
+        raise UsageError(f"{setting.shown} is a list, and the flag takes one value", "write one value")
+    items = [_as_given(setting, item, parameter) for item in (setting.value if is_list else [setting.value])]
+    return replace(setting, value=items if parameter.multiple else items[0])
 
 
-def _as_given(setting: Setting, item: Any, parameter: Any, is_text: bool) -> Any:
-    """A TOML value as it would stand on the command line: the flag's own conversion decides what it takes."""
-    if is_text:
-        return item
+def _as_given(setting: Setting, item: Any, parameter: Any) -> Any:
     if getattr(parameter, "is_flag", False):
         if isinstance(item, bool):
             return item
-        raise UsageError(f"{setting.place}: {_shown(setting)} is {item!r}", "write true or false")
+        raise UsageError(f"{setting.shown} is {item!r}", "write true or false")
     if isinstance(item, bool) or not isinstance(item, (str, int, float)):
         shown = str(item).lower() if isinstance(item, bool) else f"a {type(item).__name__}"
-        raise UsageError(
-            f"{setting.place}: {_shown(setting)} is {shown}, and the flag takes a value", "write a number or a text"
-        )
-    return str(item)
+        raise UsageError(f"{setting.shown} is {shown}, and the flag takes a value", "write a number or a text")
+    return item
+
+
+def value_in_effect(context: typer.Context, parameter: Any) -> tuple[Any, str, str | None]:
+    """(value, source, place) of a flag that is not given. Raises UsageError if it is set to what the flag does not take."""
+    raw, source = parameter.consume_value(context, {})
+    context.set_parameter_source(parameter.name, source)
+    kind = source_of(context, parameter.name)
+    if kind == "DEFAULT":
+        return raw, "default", None
+    try:
+        value = parameter.process_value(context, raw)
+    except Exception as error:
+        if not is_usage_error(error):
+            raise
+        raise UsageError(message_of(error), hint_of(error)) from error
+    if kind == "ENVIRONMENT":
+        return value, "environment", variable_of(context, parameter)
+    setting = context.meta[SETTINGS][parameter.name]
+    return value, setting.source, setting.place
 
 
 def with_place(error: UsageError, context: typer.Context) -> UsageError:
     """`error` about a flag, with where its value comes from if it was not given on the command line."""
-    places = context.meta.get(PLACES, {})
-    for name, place in places.items():
-        if f"--{name.replace('_', '-')} " in f"{error.message} " and was_not_given(context, name):
-            return UsageError(f"{error.message} (set by {place})", error.hint)
+    for name, parameter in options_of(context.command).items():
+        if f"--{name.replace('_', '-')} " in f"{error.message} ":
+            place = _place(context, parameter)
+            return error if place is None else UsageError(f"{error.message} (set by {place})", error.hint)
     return error
 
 
-def was_not_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is None or source.name != "COMMANDLINE"
+def _place(context: typer.Context, parameter: Any) -> str | None:
+    kind = source_of(context, parameter.name)
+    if kind == "ENVIRONMENT":
+        return variable_of(context, parameter)
+    return context.meta[SETTINGS][parameter.name].place if kind == "DEFAULT_MAP" else None
 
 
 def notes(context: typer.Context) -> list[str]:
@@ -149,13 +153,11 @@ def key_of(parameter: Any) -> str:
     return next(option for option in parameter.opts if option.startswith("--"))[2:].replace("-", "_")
 
 
-def variable_of(parameter: Any) -> str:
-    return PREFIX + key_of(parameter).upper()
-
-
 def unknown_variables(commands: dict[tuple[str, ...], Any]) -> list[str]:
     """A line for each variable PAGECLI_... that no flag has."""
-    known = {variable_of(option) for command in commands.values() for option in options_of(command).values()} | NOT_FLAGS
+    known = {
+        PREFIX + key_of(option).upper() for command in commands.values() for option in options_of(command).values()
+    } | NOT_FLAGS
     return [
         f"{name} in the environment is no setting of pagecli{_near(name, known)}"
         for name in sorted(os.environ)
@@ -184,11 +186,3 @@ def _check_known(setting: Setting, commands: dict[tuple[str, ...], Any]) -> None
 def _near(name: str, known: set[str]) -> str:
     found = get_close_matches(name, sorted(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(found)}?" if found else ""
-
-
-def _shown(setting: Setting) -> str:
-    return setting.name if setting.source == "environment" else setting.name.replace("_", "-")
-
-
-def _help_hint(context: typer.Context) -> str:
-    return f"see {context.command_path} --help"

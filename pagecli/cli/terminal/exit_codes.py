@@ -4,19 +4,17 @@ import atexit
 import contextlib
 import errno
 import os
-import re
 import resource
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.help import usage_line
+from pagecli.cli.terminal.usage_errors import NOTES, hint_of, is_usage_error, message_of
 from pagecli.errors import ExitCode, InputError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
 STANDARD_OUTPUT = "standard output"
-NOTES = "pagecli.configuration.notes"  # in a command's context: what is odd about its settings, but no error
 
 
 def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
@@ -42,16 +40,16 @@ def exit_code_for(error: BaseException) -> int:
         return ExitCode.SIGPIPE
     if _file_failure(error) is not None:
         return ExitCode.INPUT
-    return ExitCode.USAGE if _is_usage_error(error) else ExitCode.INTERNAL
+    return ExitCode.USAGE if is_usage_error(error) else ExitCode.INTERNAL
 
 
 def _say(error: BaseException, console: Console) -> None:
     if isinstance(error, PagecliError):
         console.failure(error)
-    elif _is_usage_error(error):
+    elif is_usage_error(error):
         for line in getattr(getattr(error, "ctx", None), "meta", {}).get(NOTES, ()):  # such as why a setting was not read
             console.warning(line)
-        console.error(without_library_words(error.format_message()), _help_hint(error))  # type: ignore[attr-defined]
+        console.error(message_of(error), hint_of(error))
     elif (failure := _file_failure(error)) is not None:
         console.failure(failure)
     elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
@@ -85,29 +83,6 @@ def _file_failure(error: BaseException) -> PagecliError | None:
 def _too_many_files() -> InputError:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return InputError(f"too many open files: the limit is {limit}", "raise it: ulimit -n 1024")
-
-
-def _is_usage_error(error: BaseException) -> bool:
-    """Whether it is one of the command line's own."""
-    return hasattr(error, "format_message")
-
-
-def without_library_words(message: str) -> str:
-    """A message of the library that reads flags, without what it says of itself: `Value error, 'int3' is not one of ...`."""
-    message = " ".join(message.split()).rstrip(".")
-    return re.sub(r"\b(?:Value|Type|Assertion) ?(?:error|failed), ", "", message, flags=re.IGNORECASE).replace(
-        "Input should", "should"
-    )
-
-
-def _help_hint(error: BaseException) -> str:
-    context = getattr(error, "ctx", None)
-    if context is None:
-        return "see pagecli --help"
-    hint = f"see {context.command_path} --help"
-    if type(error).__name__ == "MissingParameter":
-        hint = f"{usage_line(context.command, context)}; {hint}"
-    return hint
 
 
 def flushed(code: int, console: Console) -> int:
