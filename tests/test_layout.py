@@ -1,6 +1,7 @@
 """The walls of the house: who may import whom, how long a file may be, and which names say nothing."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -59,9 +60,20 @@ def module_name(path: Path) -> str:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Every pagecli module the file names in an import, at its top or inside a function."""
+    """Every pagecli module the file names in an import, at its top, inside a function or for types alone."""
+    return modules_named(ast.parse(path.read_text()))
+
+
+def run_time_imports(path: Path) -> set[str]:
+    """imported_modules, but for those that are for types alone."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    return modules_named(tree)
+
+
+def modules_named(tree: ast.Module) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -73,7 +85,16 @@ def imported_modules(path: Path) -> set[str]:
 
 def is_package(module: str, name: str) -> bool:
     """Whether `from module import name` names a module rather than something in one."""
-    return module.startswith("pagecli") and (ROOT.joinpath(*module.split(".")) / f"{name}.py").exists()
+    folder = ROOT.joinpath(*module.split("."))
+    return module.startswith("pagecli") and any(
+        path.exists() for path in (folder / f"{name}.py", folder / name / "__init__.py")
+    )
+
+
+def test_no_module_imports_itself_through_others():
+    imports = {module_name(path).removesuffix(".__init__"): run_time_imports(path) for path in MODULES}
+    sorter = graphlib.TopologicalSorter({name: found & imports.keys() for name, found in imports.items()})
+    sorter.prepare()  # raises CycleError with the circle
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

@@ -73,10 +73,6 @@ class Model(Protocol):
     config: ModelConfig
     weight_bytes: int
 
-    def start(self, settings: RunSettings) -> Runner:
-        """A runner; of those of one model, one may run at a time. Raises ModelError where the memory does not suffice."""
-        ...
-
 
 class HostModel(Protocol):
     """A model whose forward pass the host computes, or waits for."""
@@ -122,5 +118,12 @@ class Device(Protocol):
 
         Raises UsageError for a dtype that the device does not compute in, ModelError naming the file where weights are missing,
         damaged, or not those that the config describes.
+        """
+        ...
+
+    def start(self, model: Any, settings: RunSettings) -> Runner:
+        """A runner of a model that this device loaded; of those of one model, one may run at a time.
+
+        Raises UsageError for settings that the device does not take, ModelError where its memory does not suffice.
         """
         ...

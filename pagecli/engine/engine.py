@@ -7,6 +7,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import KVUsage, StepPlan
+from pagecli.devices import registry
 from pagecli.devices.base import Model, Runner, RunSettings
 from pagecli.devices.cpu import kernels, memory_budget
 from pagecli.engine import loaded_model, threads
@@ -71,7 +72,7 @@ class Engine:
             num_swap_blocks=num_swap_blocks,
             cuda_graphs=config.cuda_graphs,
         )
-        runner = model.start(settings)
+        runner = registry.find(self.loaded.device).start(model, settings)
         if config.kv_policy != "paged":
             return runner, ReservedManager(runner.num_blocks, config.block_size)
         salt = f"{config.model} {self.dtype}".encode()

@@ -14,7 +14,7 @@ from pagecli.core.step_plan import StepPlan
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda.block_mover import CudaBlockMover
 from pagecli.devices.cuda.runner import CudaRunner
-from pagecli.devices.registry import load_model
+from pagecli.devices.registry import find, load_model
 from pagecli.model.registry import resolve_model
 
 pytestmark = [
@@ -39,7 +39,7 @@ def make_runner(model, device, monkeypatch, graphs=False, num_swap_blocks=0, **c
         "max_model_len": 64, "kv_memory_bytes": NUM_BLOCKS * bytes_each, "num_swap_blocks": num_swap_blocks,
         "cuda_graphs": graphs,
     }  # fmt: skip
-    runner = model.start(RunSettings(**(values | changes)))
+    runner = find("cuda").start(model, RunSettings(**(values | changes)))
     assert runner.num_blocks == NUM_BLOCKS
     return runner
 

@@ -1,9 +1,11 @@
 """The CPU as a device: native kernels, weights packed for them, K and V in the host's memory."""
 
 from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, check_known
-from pagecli.devices.cpu import kernels
+from pagecli.devices.base import RunSettings
+from pagecli.devices.cpu import kernels, kv_cache
 from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.devices.cpu.model import CpuModel
+from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights import CpuWeights
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
@@ -54,3 +56,6 @@ class CpuDevice:
         weights = CpuWeights(program, reader, dtype)
         reader.check_nothing_left(program)
         return CpuModel(program, weights, max_batch_tokens)
+
+    def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:
+        return start(model, settings, kv_cache.allocate)

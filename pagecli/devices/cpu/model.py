@@ -8,11 +8,9 @@ import numpy as np
 
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
-from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu import kernels, kv_cache
+from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
-from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights import CpuWeights
 from pagecli.devices.rotary_table import table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
@@ -95,10 +93,6 @@ class CpuModel:
         self._last = next(operation.x for operation in program.head if isinstance(operation, Head))
         self._recorded = kernels.LayerProgram()
         self._recorded_for: weakref.ref[KVCache[Array]] | None = None  # whose memory ends with its engine
-
-    def start(self, settings: RunSettings) -> ModelRunner:
-        """See devices/base.Model."""
-        return start(self, settings, kv_cache.allocate)
 
     def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""

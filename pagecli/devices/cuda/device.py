@@ -5,12 +5,15 @@ from collections.abc import Callable
 import torch
 
 from pagecli.core.dtypes import GPU_DTYPES, KV_DTYPE, KV_DTYPES, check_known
+from pagecli.devices.base import RunSettings
+from pagecli.devices.cuda import startup
 from pagecli.devices.cuda.dummy_weights import CudaDummySource
 from pagecli.devices.cuda.errors import device_errors
 from pagecli.devices.cuda.gpu import open_gpu
 from pagecli.devices.cuda.linear import check_multiplies_float8
 from pagecli.devices.cuda.model import CudaModel
 from pagecli.devices.cuda.presence import check_block_size
+from pagecli.devices.cuda.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.cuda.weights import CudaWeightReader, CudaWeights
 from pagecli.errors import ModelError, UsageError
@@ -77,3 +80,6 @@ class CudaDevice:
             weights = CudaWeights(program, reader, float8=dtype == "fp8")
             reader.check_nothing_left(program)
             return CudaModel(program, weights, gpu)
+
+    def start(self, model: CudaModel, settings: RunSettings) -> CudaRunner:
+        return startup.start(model, settings)

@@ -3,12 +3,10 @@ model's type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from pagecli.core.arrays import Array
-from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.attention import AttentionPlan, AttentionShape, paged_attention, plan_attention
 from pagecli.devices.cuda.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
@@ -29,9 +27,6 @@ from pagecli.model.program import (
     Select,
     Split,
 )
-
-if TYPE_CHECKING:
-    from pagecli.devices.cuda.runner import CudaRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +69,6 @@ class CudaModel:
         self._cos_sin = torch.empty(0, 0)
         operations = fuse(program)
         self._bound = list(zip((self._bind(operation) for operation in operations), last_uses(operations), strict=True))
-
-    def start(self, settings: RunSettings) -> "CudaRunner":
-        """See devices/base.Model. Raises UsageError for block sizes the GPU's kernels do not take."""
-        from pagecli.devices.cuda import startup
-
-        return startup.start(self, settings)
 
     def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
         """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""

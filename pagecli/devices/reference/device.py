@@ -1,8 +1,13 @@
 """The reference as a device: a program line by line in torch, float32, for comparisons; the host's memory, K laid out as V."""
 
+from pagecli.core.arrays import Array, empty
 from pagecli.core.dtypes import check_known
+from pagecli.core.model_config import ModelConfig
+from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu.memory_budget import available_bytes
+from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.reference.model import ReferenceModel
+from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
@@ -36,3 +41,13 @@ class ReferenceDevice:
         model = ReferenceModel(program, reader)
         reader.check_nothing_left(program)
         return model
+
+    def start(self, model: ReferenceModel, settings: RunSettings) -> ModelRunner:
+        return start(model, settings, _allocate)
+
+
+def _allocate(config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> KVCache[Array]:
+    """A cache of float32; K is laid out as V."""
+    shape = (num_blocks, config.num_kv_heads, block_size, config.head_dim)
+    keys, values = ([empty(shape) for _ in range(config.num_layers)] for _ in range(2))
+    return KVCache(keys, values)

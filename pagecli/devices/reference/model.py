@@ -2,10 +2,7 @@
 
 import torch
 
-from pagecli.core.arrays import Array, empty
-from pagecli.core.model_config import ModelConfig
-from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu.runner import ModelRunner, start
+from pagecli.core.arrays import Array
 from pagecli.devices.reference import operations
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.devices.rotary_table import table_of
@@ -40,10 +37,6 @@ class ReferenceModel:
         }
         self._rotary = table_of(program, lambda weight: self._weights[weight].float().numpy())
         self.weight_bytes = sum(weight.nbytes for weight in self._weights.values())
-
-    def start(self, settings: RunSettings) -> ModelRunner:
-        """See devices/base.Model."""
-        return start(self, settings, _allocate)
 
     def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32."""
@@ -121,10 +114,3 @@ class ReferenceModel:
 
     def _vector(self, weight: Weight | None) -> torch.Tensor | None:
         return None if weight is None else self._weights[weight]
-
-
-def _allocate(config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> KVCache[Array]:
-    """A cache of float32; K is laid out as V."""
-    shape = (num_blocks, config.num_kv_heads, block_size, config.head_dim)
-    keys, values = ([empty(shape) for _ in range(config.num_layers)] for _ in range(2))
-    return KVCache(keys, values)
