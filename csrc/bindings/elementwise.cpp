@@ -26,7 +26,7 @@ Activation activation_named(const char* name) {
 
 namespace {
 
-void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps) {
+void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps, RecordedProgram* program) {
     if (x.ndim == 3) {
         check(x, "x", DType::float32, {"tokens", "heads", "dim"});
         check(out, "out", DType::float32, {x.shape[0], x.shape[1], x.shape[2]});
@@ -46,10 +46,11 @@ void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weig
                               has_heads ? x.shape[1] : 1,
                               dim,
                               eps};
-    perform(args, kernels().rms_norm);
+    perform(args, kernels().rms_norm, program);
 }
 
-void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias, float eps) {
+void layer_norm(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias, float eps,
+                RecordedProgram* program) {
     check(x, "x", DType::float32, {"tokens", "hidden"});
     check(out, "out", DType::float32, {x.shape[0], x.shape[1]});
     check(weight, "weight", DType::float32, {x.shape[1]});
@@ -63,10 +64,11 @@ void layer_norm(const TensorView& out, const TensorView& x, const TensorView& we
                                 x.shape[0],
                                 x.shape[1],
                                 eps};
-    perform(args, kernels().layer_norm);
+    perform(args, kernels().layer_norm, program);
 }
 
-void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView& positions, const TensorView& cos_sin) {
+void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView& positions, const TensorView& cos_sin,
+                      RecordedProgram* program) {
     check(q, "q", DType::float32, {"tokens", "heads", "head_dim"});
     check(k, "k", DType::float32, {q.shape[0], "kv_heads", q.shape[2]});
     check(positions, "positions", DType::int32, {q.shape[0]});
@@ -87,26 +89,26 @@ void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView
                                       q.shape[1],
                                       k.shape[1],
                                       rotary_dim};
-    if (RecordedProgram* program = recording()) return program->add_rotary(args);
+    if (program != nullptr) return program->add_rotary(args);
     nb::gil_scoped_release release;
     kernels().rotary_embedding(args);
 }
 
-void activation(const TensorView& out, const TensorView& x, const char* name) {
+void activation(const TensorView& out, const TensorView& x, const char* name, RecordedProgram* program) {
     check(x, "x", DType::float32, {"tokens", "dim"});
     check(out, "out", DType::float32, {x.shape[0], x.shape[1]});
     const ActivationArgs args = {out.as<float>(), x.as<const float>(), out.stride[0],         x.stride[0],
                                  x.shape[0],      x.shape[1],          activation_named(name)};
-    perform(args, kernels().activation);
+    perform(args, kernels().activation, program);
 }
 
-void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name) {
+void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name, RecordedProgram* program) {
     check(out, "out", DType::float32, {"tokens", "dim"});
     check(gate_up, "gate_up", DType::float32, {out.shape[0], 2 * out.shape[1]});
     const GatedActivationArgs args = {
         out.as<float>(), gate_up.as<const float>(), out.stride[0], gate_up.stride[0], out.shape[0],
         out.shape[1],    activation_named(name)};
-    perform(args, kernels().gated_activation);
+    perform(args, kernels().gated_activation, program);
 }
 
 void argmax(const TensorView& out, const TensorView& x) {
@@ -145,11 +147,11 @@ void sample(const TensorView& out, const TensorView& logits, const TensorView& t
 }  // namespace
 
 void bind_elementwise(nb::module_& module) {
-    module.def("rms_norm", rms_norm);
-    module.def("layer_norm", layer_norm);
-    module.def("rotary_embedding", rotary_embedding);
-    module.def("activation", activation);
-    module.def("gated_activation", gated_activation);
+    module.def("rms_norm", rms_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("program").none());
+    module.def("layer_norm", layer_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"), nb::arg("program").none());
+    module.def("rotary_embedding", rotary_embedding, nb::arg("q"), nb::arg("k"), nb::arg("positions"), nb::arg("cos_sin"), nb::arg("program").none());
+    module.def("activation", activation, nb::arg("out"), nb::arg("x"), nb::arg("name"), nb::arg("program").none());
+    module.def("gated_activation", gated_activation, nb::arg("out"), nb::arg("gate_up"), nb::arg("name"), nb::arg("program").none());
     module.def("argmax", argmax);
     module.def("sample", sample);
 }

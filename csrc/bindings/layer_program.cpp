@@ -1,4 +1,4 @@
-// LayerProgram: a model's layers, recorded through the same bindings that run operations one by one, then run as one call.
+// LayerProgram: a model's layers, recorded by the bindings that run operations one by one, then run as one call.
 #include "pagecli/layer_program.h"
 
 #include <algorithm>
@@ -12,21 +12,6 @@ namespace nb = nanobind;
 
 namespace pagecli {
 namespace {
-
-thread_local RecordedProgram* recorded_into = nullptr;
-
-void record(RecordedProgram& program, int64_t max_tokens) {
-    if (recorded_into != nullptr) refuse("record: this thread is recording already");
-    if (max_tokens < 1) refuse("max_tokens: expected 1 or more, got %lld", static_cast<long long>(max_tokens));
-    program = {};
-    program.max_tokens = max_tokens;
-    recorded_into = &program;
-}
-
-void recorded(RecordedProgram& program) {
-    if (recorded_into != &program) refuse("recorded: this thread is not recording this program");
-    recorded_into = nullptr;
-}
 
 void check_rotation(const RecordedProgram& program, const TensorView& positions, const TensorView& cos_sin) {
     if (program.rotary_dim < 0) return;
@@ -50,7 +35,6 @@ void check_blocks(const RecordedProgram& program, const StepArrays& step, int64_
 
 void run(const RecordedProgram& program, const TensorView& positions, const TensorView& cos_sin, const TensorView& slot_ids,
          const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start) {
-    if (recorded_into != nullptr) refuse("run: this thread is recording");
     check(positions, "positions", DType::int32, {"tokens"});
     check(slot_ids, "slot_ids", DType::int64, {positions.shape[0]});
     check(block_tables, "block_tables", DType::int32, {"sequences", "max_blocks"});
@@ -78,7 +62,9 @@ void run(const RecordedProgram& program, const TensorView& positions, const Tens
 
 }  // namespace
 
-RecordedProgram* recording() { return recorded_into; }
+RecordedProgram::RecordedProgram(int64_t max_tokens) : max_tokens(max_tokens) {
+    if (max_tokens < 1) refuse("max_tokens: expected 1 or more, got %lld", static_cast<long long>(max_tokens));
+}
 
 void RecordedProgram::add(const LayerProgram::Operation& operation, int64_t tokens) {
     if (tokens != max_tokens)
@@ -106,9 +92,7 @@ void RecordedProgram::add_rotary(const RotaryEmbeddingArgs& args) {
 
 void bind_layer_program(nb::module_& module) {
     nb::class_<RecordedProgram>(module, "LayerProgram")
-        .def(nb::init<>())
-        .def("record", record)
-        .def("recorded", recorded)
+        .def(nb::init<int64_t>(), nb::arg("max_tokens"))
         .def("run", run, nb::arg("positions"), nb::arg("cos_sin").none(), nb::arg("slot_ids"), nb::arg("block_tables"),
              nb::arg("context_lens"), nb::arg("query_start"))
         .def_prop_ro("num_operations", [](const RecordedProgram& p) { return p.program.operations().size(); });

@@ -49,7 +49,7 @@ void embedding(const TensorView& out, const TensorView& token_ids, const TensorV
 }
 
 void linear(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
-            const TensorView& bias, const char* activation, bool accumulate) {
+            const TensorView& bias, const char* activation, bool accumulate, RecordedProgram* program) {
     const PackedWeightView weight = check_weight(data, rows, cols);
     check(x, "x", DType::float32, {"tokens", cols});
     check(out, "out", DType::float32, {x.shape[0], rows});
@@ -63,7 +63,7 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
                              weight,
                              activation_named(activation),
                              accumulate};
-    perform(args, kernels().linear);
+    perform(args, kernels().linear, program);
 }
 
 void check_argmax(const TensorView& out, const TensorView& x, int64_t rows, int64_t cols) {
@@ -112,7 +112,7 @@ void bind_matrix(nb::module_& module) {
     module.def("pack_weight", pack_weight);
     module.def("embedding", embedding);
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
-               nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"));
+               nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none());
     module.def("linear_argmax", linear_argmax);
     module.def("pack_screen", pack_screen);
     module.def("screened_argmax", screened_argmax);

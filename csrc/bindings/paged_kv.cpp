@@ -29,7 +29,7 @@ int64_t head_dim_of(const TensorView& k_cache, KVType type) {
 }
 
 void store_kv(const TensorView& k_cache, const TensorView& v_cache, const TensorView& k, const TensorView& v,
-              const TensorView& slot_ids) {
+              const TensorView& slot_ids, RecordedProgram* program) {
     const KVType type = check_caches(k_cache, v_cache);
     const int64_t head_dim = head_dim_of(k_cache, type);
     check(k, "k", DType::float32, {"tokens", k_cache.shape[1], head_dim});
@@ -48,14 +48,14 @@ void store_kv(const TensorView& k_cache, const TensorView& v_cache, const Tensor
                               k_cache.shape[3],
                               head_dim,
                               type};
-    if (RecordedProgram* program = recording()) return program->add_store(args, k_cache.shape[0] * k_cache.shape[3]);
+    if (program != nullptr) return program->add_store(args, k_cache.shape[0] * k_cache.shape[3]);
     nb::gil_scoped_release release;
     kernels().store_kv(args);
 }
 
 void paged_attention(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
                      const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start, float scale,
-                     int64_t window) {
+                     int64_t window, RecordedProgram* program) {
     const KVType type = check_caches(k_cache, v_cache);
     const int64_t kv_heads = k_cache.shape[1], head_dim = head_dim_of(k_cache, type);
     check(q, "q", DType::float32, {"tokens", "heads", head_dim});
@@ -89,7 +89,7 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
                                      scale,
                                      type};
     check_sequences(args, q.shape[0], block_tables.shape[1], k_cache.shape[0]);
-    if (RecordedProgram* program = recording()) return program->add_attention(args, q.shape[0], k_cache.shape[0]);
+    if (program != nullptr) return program->add_attention(args, q.shape[0], k_cache.shape[0]);
     nb::gil_scoped_release release;
     kernels().paged_attention(args);
 }
@@ -118,8 +118,8 @@ void bound_copy_blocks(const TensorView& target, const TensorView& source, const
 }  // namespace
 
 void bind_paged_kv(nb::module_& module) {
-    module.def("store_kv", store_kv);
-    module.def("paged_attention", paged_attention);
+    module.def("store_kv", store_kv, nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("k"), nb::arg("v"), nb::arg("slot_ids"), nb::arg("program").none());
+    module.def("paged_attention", paged_attention, nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("block_tables"), nb::arg("context_lens"), nb::arg("query_start"), nb::arg("scale"), nb::arg("window"), nb::arg("program").none());
     module.def("copy_blocks", bound_copy_blocks);
 }
 

@@ -1,4 +1,4 @@
-// Operations that are recorded instead of run: between LayerProgram.record() and .recorded() of the calling thread.
+// Operations that are recorded instead of run: those that are given a program to be recorded in.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -9,6 +9,7 @@ namespace pagecli {
 
 // A program and what its steps are checked against.
 struct RecordedProgram {
+    explicit RecordedProgram(int64_t max_tokens);  // rows of every operation, the most that a step may have
     // An attention whose tables and lengths have to be checked by themselves; blocks of those recorded in one program mostly agree.
     struct Cache {
         int64_t num_blocks, block_size, window;
@@ -18,7 +19,7 @@ struct RecordedProgram {
     };
 
     LayerProgram program;
-    int64_t max_tokens = 0;
+    int64_t max_tokens;
     int64_t num_slots = -1;   // of the smallest cache that is written; -1: none is
     int64_t rotary_dim = -1;  // -1: nothing is rotated
     std::vector<Cache> caches;
@@ -30,13 +31,10 @@ struct RecordedProgram {
     void add_rotary(const RotaryEmbeddingArgs& args);
 };
 
-// What the calling thread records into; null: operations run.
-RecordedProgram* recording();
-
-// Runs an operation without the GIL, or records it.
+// Runs an operation without the GIL or, given a program, records it there.
 template <class Args>
-void perform(const Args& args, void (*kernel)(const Args&)) {
-    if (RecordedProgram* program = recording()) return program->add(args, args.tokens);
+void perform(const Args& args, void (*kernel)(const Args&), RecordedProgram* program) {
+    if (program != nullptr) return program->add(args, args.tokens);
     nanobind::gil_scoped_release release;
     kernel(args);
 }

@@ -37,30 +37,30 @@ class Layer:
     def random(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape, dtype=np.float32)
 
-    def run(self, positions, cos_sin, slot_ids, block_tables, context_lens, query_start) -> None:
+    def run(self, positions, cos_sin, slot_ids, block_tables, context_lens, query_start, program=None) -> None:
         b = {name: buffer[: len(positions)] for name, buffer in self.buffers.items()}
         heads = b["qkv"].reshape(len(positions), HEADS + 2 * KV_HEADS, HEAD_DIM)
         q, k, v = heads[:, :HEADS], heads[:, HEADS : HEADS + KV_HEADS], heads[:, HEADS + KV_HEADS :]
-        kernels.layer_norm(b["down"], b["hidden"], self.ones, self.bias, 1e-5)
-        kernels.linear(b["qkv"], b["down"], self.weights["qkv"])
-        kernels.rms_norm(q, q, self.head_ones, 1e-5)
-        kernels.rotary_embedding(q, k, positions, cos_sin)
-        kernels.store_kv(self.k_cache, self.v_cache, k, v, slot_ids)
+        kernels.layer_norm(b["down"], b["hidden"], self.ones, self.bias, 1e-5, program=program)
+        kernels.linear(b["qkv"], b["down"], self.weights["qkv"], program=program)
+        kernels.rms_norm(q, q, self.head_ones, 1e-5, program=program)
+        kernels.rotary_embedding(q, k, positions, cos_sin, program=program)
+        kernels.store_kv(self.k_cache, self.v_cache, k, v, slot_ids, program=program)
         attended = b["joined"].reshape(q.shape)
         caches = (self.k_cache, self.v_cache, block_tables, context_lens, query_start)
-        kernels.paged_attention(attended, q, *caches, 0.3, 5)
-        kernels.linear(b["hidden"], b["joined"], self.weights["out"], self.bias, "none", True)
-        kernels.rms_norm(b["out"], b["hidden"], self.ones, 1e-5)
-        kernels.linear(b["gate_up"], b["out"], self.weights["gate_up"])
-        kernels.gated_activation(b["mlp"], b["gate_up"], "silu")
-        kernels.activation(b["mlp"], b["mlp"], "relu")
-        kernels.linear(b["hidden"], b["mlp"], self.weights["down"], None, "none", True)
+        kernels.paged_attention(attended, q, *caches, 0.3, 5, program=program)
+        kernels.linear(b["hidden"], b["joined"], self.weights["out"], self.bias, "none", True, program=program)
+        kernels.rms_norm(b["out"], b["hidden"], self.ones, 1e-5, program=program)
+        kernels.linear(b["gate_up"], b["out"], self.weights["gate_up"], program=program)
+        kernels.gated_activation(b["mlp"], b["gate_up"], "silu", program=program)
+        kernels.activation(b["mlp"], b["mlp"], "relu", program=program)
+        kernels.linear(b["hidden"], b["mlp"], self.weights["down"], None, "none", True, program=program)
 
     def recorded(self) -> kernels.LayerProgram:
-        program = kernels.LayerProgram()
-        with program.recording(MAX_TOKENS):
-            positions, slots = np.zeros(MAX_TOKENS, np.int32), np.zeros(MAX_TOKENS, np.int64)
-            self.run(positions, self.random(POSITIONS, HEAD_DIM), slots, NONE.reshape(1, 1), NONE, np.zeros(2, np.int32))
+        program = kernels.LayerProgram(MAX_TOKENS)
+        positions, slots = np.zeros(MAX_TOKENS, np.int32), np.zeros(MAX_TOKENS, np.int64)
+        cos_sin, starts = self.random(POSITIONS, HEAD_DIM), np.zeros(2, np.int32)
+        self.run(positions, cos_sin, slots, NONE.reshape(1, 1), NONE, starts, program)
         return program
 
 
@@ -112,40 +112,12 @@ def test_recording_runs_nothing_and_running_reads_the_step_it_is_given():
     np.testing.assert_array_equal(layer.buffers["hidden"][2:], untouched.buffers["hidden"][2:])
 
 
-def test_a_program_can_be_recorded_again():
-    first, second = Layer(), Layer()
-    program = first.recorded()
-    with program.recording(3):
-        kernels.activation(second.buffers["mlp"][:3], second.buffers["mlp"][:3], "relu")
-    assert len(program) == 1
-    program.run(np.zeros(2, np.int32), None, np.zeros(2, np.int64), NONE.reshape(1, 1), NONE, np.zeros(2, np.int32))
-    assert (second.buffers["mlp"][:2] >= 0).all()
-    np.testing.assert_array_equal(second.buffers["mlp"][2:], Layer().buffers["mlp"][2:])
-
-
 def changed(**changes: np.ndarray | None) -> Callable[[Layer], None]:
     return lambda layer: layer.recorded().run(**(a_step([(3, 2), (0, 1)]) | changes))
 
 
 def record_other_rows(layer: Layer) -> None:
-    with kernels.LayerProgram().recording(4):
-        kernels.activation(layer.buffers["mlp"][:3], layer.buffers["mlp"][:3], "relu")
-
-
-def record_twice(layer: Layer) -> None:
-    with kernels.LayerProgram().recording(4), kernels.LayerProgram().recording(4):
-        pass
-
-
-def run_while_recording(layer: Layer) -> None:
-    program = layer.recorded()
-    with kernels.LayerProgram().recording(4):
-        program.run(**a_step([(3, 2)]))
-
-
-def record_nothing(layer: Layer) -> None:
-    with kernels.LayerProgram().recording(0):
-        pass
+    kernels.activation(layer.buffers["mlp"][:3], layer.buffers["mlp"][:3], "relu", kernels.LayerProgram(4))
 
 
 REFUSED = {
@@ -158,19 +130,24 @@ REFUSED = {
     "context_lens: expected [2], got [1]": changed(context_lens=np.ones(1, np.int32)),
     "query_start[2]: expected 2 to 3, got 4": changed(query_start=np.array([0, 2, 4], np.int32)),
     "recording: expected an operation on 4 tokens, got 3": record_other_rows,
-    "record: this thread is recording already": record_twice,
-    "run: this thread is recording": run_while_recording,
-    "max_tokens: expected 1 or more, got 0": record_nothing,
+    "max_tokens: expected 1 or more, got 0": lambda layer: kernels.LayerProgram(0),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_refuses_in_one_line_and_records_no_more(message):
-    layer = Layer()
+def test_refuses_in_one_line(message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        REFUSED[message](layer)
-    kernels.activation(layer.buffers["mlp"], layer.buffers["mlp"], "relu")  # runs: nothing records any more
+        REFUSED[message](Layer())
+
+
+def test_operations_run_beside_a_recording_that_has_not_ended():
+    """Recording is asked for operation by operation: nothing else of the process is recorded or held up."""
+    layer, program = Layer(), kernels.LayerProgram(MAX_TOKENS)
+    kernels.activation(layer.buffers["mlp"], layer.buffers["mlp"], "relu", program)
+    assert (layer.buffers["mlp"] < 0).any()
+    kernels.activation(layer.buffers["mlp"], layer.buffers["mlp"], "relu")
     assert (layer.buffers["mlp"] >= 0).all()
+    assert len(program) == 1
 
 
 def test_what_a_step_is_given_must_be_arrays():

@@ -6,9 +6,8 @@ extension from another file, such as a build with sanitizers.
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from pagecli.core.arrays import Tensor
 from pagecli.devices.cpu import packed_weight
@@ -92,9 +91,11 @@ def linear(
     bias: Tensor | None = None,
     activation: str = "none",
     accumulate: bool = False,
+    program: "LayerProgram | None" = None,
 ) -> None:
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])."""
-    _native.linear(out, x, weight.data, weight.num_rows, weight.num_cols, bias, activation, accumulate)
+    shape = weight.num_rows, weight.num_cols
+    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, _recorded(program))
 
 
 def pack_screen(weight: PackedWeight) -> Screen | None:
@@ -116,29 +117,29 @@ def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, screen: Screen |
     return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, screen.data)
 
 
-def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
+def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:
     """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
-    _native.rms_norm(out, x, weight, eps)
+    _native.rms_norm(out, x, weight, eps, _recorded(program))
 
 
-def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:
     """out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
-    _native.layer_norm(out, x, weight, bias, eps)
+    _native.layer_norm(out, x, weight, bias, eps, _recorded(program))
 
 
-def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
+def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, program: "LayerProgram | None" = None) -> None:
     """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]."""
-    _native.rotary_embedding(q, k, positions, cos_sin)
+    _native.rotary_embedding(q, k, positions, cos_sin, _recorded(program))
 
 
-def activation(out: Tensor, x: Tensor, name: str) -> None:
+def activation(out: Tensor, x: Tensor, name: str, program: "LayerProgram | None" = None) -> None:
     """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu; out may be x."""
-    _native.activation(out, x, name)
+    _native.activation(out, x, name, _recorded(program))
 
 
-def gated_activation(out: Tensor, gate_up: Tensor, name: str) -> None:
+def gated_activation(out: Tensor, gate_up: Tensor, name: str, program: "LayerProgram | None" = None) -> None:
     """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]."""
-    _native.gated_activation(out, gate_up, name)
+    _native.gated_activation(out, gate_up, name, _recorded(program))
 
 
 def argmax(out: Tensor, x: Tensor) -> None:
@@ -159,10 +160,12 @@ def sample(
     _native.sample(out, logits, temperature, top_k, top_p, min_p, draws)
 
 
-def store_kv(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor) -> None:
+def store_kv(
+    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor, program: "LayerProgram | None" = None
+) -> None:
     """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of v_cache[num_blocks, kv_heads, block_size, D (int8: D + 4)]
     and k_cache[num_blocks, kv_heads, D (int8: D + 4), block_size], K dimension by dimension."""
-    _native.store_kv(k_cache, v_cache, k, v, slot_ids)
+    _native.store_kv(k_cache, v_cache, k, v, slot_ids, _recorded(program))
 
 
 def paged_attention(
@@ -175,9 +178,11 @@ def paged_attention(
     query_start: Tensor,
     scale: float,
     window: int = 0,
+    program: "LayerProgram | None" = None,
 ) -> None:
     """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking."""
-    _native.paged_attention(out, q, k_cache, v_cache, block_tables, context_lens, query_start, scale, window)
+    sequences = block_tables, context_lens, query_start
+    _native.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, _recorded(program))
 
 
 def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:
@@ -188,26 +193,18 @@ def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:
 class LayerProgram:
     """Operations that are recorded once and then run as one call, without Python between them.
 
-    It can hold linear, the norms and activations, rotary_embedding, store_kv and paged_attention, and keeps no reference to
-    what they were given: buffers, weights and caches must live as long as it is used.
+    An operation that is given a program is checked and recorded there, not run: linear, the norms and activations,
+    rotary_embedding, store_kv and paged_attention take one. A program keeps no reference to what they were given: buffers,
+    weights and caches must live as long as it is used.
     """
 
-    def __init__(self) -> None:
-        self._program = _native.LayerProgram()
+    def __init__(self, max_tokens: int) -> None:
+        """Every operation is given max_tokens rows, the most that `run` may be given."""
+        self.native = _native.LayerProgram(max_tokens)
 
     def __len__(self) -> int:
         """The number of operations."""
-        return self._program.num_operations
-
-    @contextmanager
-    def recording(self, max_tokens: int) -> Iterator[None]:
-        """Inside, this thread's operations are checked and recorded, not run; each is given max_tokens rows, the most that
-        `run` may be given. What was recorded before is forgotten."""
-        self._program.record(max_tokens)
-        try:
-            yield
-        finally:
-            self._program.recorded()
+        return self.native.num_operations
 
     def run(
         self,
@@ -220,4 +217,8 @@ class LayerProgram:
     ) -> None:
         """Run what was recorded on the first T = len(positions) rows of its buffers, with these arrays, shaped as the
         operations take them, in place of those of the recording. cos_sin may be None where nothing is rotated."""
-        self._program.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start)
+        self.native.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start)
+
+
+def _recorded(program: LayerProgram | None) -> Any:
+    return None if program is None else program.native

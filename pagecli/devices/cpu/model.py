@@ -71,9 +71,11 @@ class _Step:
     inputs: StepInputs[Array]
     kv: KVCache[Array]
     cos_sin: Array | None
+    program: kernels.LayerProgram | None = None  # that operations are recorded in, instead of being run
 
 
 _Bound = Callable[[_Step], None]
+_NOT_RECORDED = (Add, Embedding, Select)
 
 
 class CpuModel:
@@ -85,13 +87,14 @@ class CpuModel:
         screen = self.lm_head.screen
         self.weight_bytes = weights.num_bytes + (screen.nbytes if screen is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program))
-        self.record_layers = True  # False: every operation is called from Python, where something watches them
+        # False: every operation is called from Python, where something watches them, or one of them is not of the kernels.
+        self.record_layers = not any(isinstance(op, _NOT_RECORDED) for layer in program.layers for op in fuse_adds(layer))
         self._rotary = table_of(program, weights.vector)
         self._cos_sin: Array | None = None  # as far as the longest context until now
         self._embed, self._head = self._bind(program.embed), self._bind(program.head)
         self._layers = self._bind(operation for layer in program.layers for operation in layer)
         self._last = next(operation.x for operation in program.head if isinstance(operation, Head))
-        self._recorded = kernels.LayerProgram()
+        self._recorded = kernels.LayerProgram(max_batch_tokens)
         self._recorded_for: weakref.ref[KVCache[Array]] | None = None  # whose memory ends with its engine
 
     def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
@@ -126,8 +129,9 @@ class CpuModel:
         if self._recorded_for is None or self._recorded_for() is not step.kv:
             self._recorded_for = None
             max_tokens = self.workspace.max_tokens
-            with self._recorded.recording(max_tokens):
-                _run(self._layers, _Step(Values(self.workspace, max_tokens), _any_inputs(max_tokens), step.kv, step.cos_sin))
+            self._recorded = kernels.LayerProgram(max_tokens)
+            values, any_inputs = Values(self.workspace, max_tokens), _any_inputs(max_tokens)
+            _run(self._layers, _Step(values, any_inputs, step.kv, step.cos_sin, self._recorded))
             self._recorded_for = weakref.ref(step.kv)
         self._recorded.run(
             inputs.positions, step.cos_sin, inputs.slot_ids, inputs.block_tables, inputs.context_lens, inputs.query_start
@@ -152,7 +156,7 @@ class CpuModel:
             case Rotary(q, k):
                 return lambda step: _rotate(step, q, k)
             case GatedActivation(out, x, name):
-                return lambda step: kernels.gated_activation(step.values[out], step.values[x], name)
+                return lambda step: kernels.gated_activation(step.values[out], step.values[x], name, step.program)
             case Add(out, x):
                 return lambda step: _add(step.values[out], step.values[x])
             case Select(out, x):
@@ -162,16 +166,16 @@ class CpuModel:
     def _linear(self, operation: Linear | LinearAdd) -> _Bound:
         out, x, activation, accumulate = operation.out, operation.x, operation.activation, isinstance(operation, LinearAdd)
         weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
-        return lambda step: kernels.linear(step.values[out], step.values[x], weight, bias, activation, accumulate)
+        return lambda step: kernels.linear(step.values[out], step.values[x], weight, bias, activation, accumulate, step.program)
 
     def _norm(self, operation: Norm) -> _Bound:
         out, x, eps = operation.out, operation.x, operation.eps
         weight, bias = self._vector_or_none(operation.weight), self._vector_or_none(operation.bias)
         weight = np.ones(self.config.hidden_size, np.float32) if weight is None else weight
         if operation.kind == "rms":
-            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps)
+            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps, step.program)
         shift = np.zeros_like(weight) if bias is None else bias
-        return lambda step: kernels.layer_norm(step.values[out], step.values[x], weight, shift, eps)
+        return lambda step: kernels.layer_norm(step.values[out], step.values[x], weight, shift, eps, step.program)
 
     def _vector_or_none(self, weight: Weight | None) -> Array | None:
         return None if weight is None else self.weights.vector(weight)
@@ -195,16 +199,17 @@ def _attention(operation: Attention) -> _Bound:
     def call(step: _Step) -> None:
         values, inputs = step.values, step.inputs
         k_cache, v_cache, q = step.kv.keys[layer], step.kv.values[layer], values[operation.q]
-        kernels.store_kv(k_cache, v_cache, values[operation.k], values[operation.v], inputs.slot_ids)
+        kernels.store_kv(k_cache, v_cache, values[operation.k], values[operation.v], inputs.slot_ids, step.program)
         sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
-        kernels.paged_attention(values[operation.out].reshape(q.shape), q, k_cache, v_cache, *sequences, scale, window)
+        out = values[operation.out].reshape(q.shape)
+        kernels.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, step.program)
 
     return call
 
 
 def _rotate(step: _Step, q: str, k: str) -> None:
     assert step.cos_sin is not None
-    kernels.rotary_embedding(step.values[q], step.values[k], step.inputs.positions, step.cos_sin)
+    kernels.rotary_embedding(step.values[q], step.values[k], step.inputs.positions, step.cos_sin, step.program)
 
 
 def _add(out: Array, x: Array) -> None:
