@@ -136,12 +136,13 @@ def journal_file(data: bytes) -> None:
     fd = directory.open(LOG, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         os.write(fd, data)
-        checked_log.end_last_line(fd)
-        checked_log.append(fd, checked_log.log_line(b"row", rest))
-        lines = list(checked_log.read_log(fd))
-        assert lines[-1][1:] == (b"row", rest)
-        for offset, *line in lines:
-            assert checked_log.read_line(fd, offset) == tuple(line)
+        checked_log.append(fd, b"\n" + checked_log.log_line(b"row", rest))
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            lines = list(checked_log.read_log(file))
+            assert lines[-1][1:] == (b"row", rest)
+            for offset, *line in lines:
+                assert checked_log.read_line(file, offset) == tuple(line)
         contents = JournalContents(directory)
         assert contents.num_input_rows > 0
         contents.get(3)

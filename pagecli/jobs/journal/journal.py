@@ -15,11 +15,12 @@ appended after each step in one write and synced to the disk once a second by a 
 of those about the job the last. How the job ends stands in a file of its own, which a run that goes on removes.
 """
 
+import io
 import os
 import threading
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal.row_codec import decode, encode, row_digest
@@ -41,23 +42,25 @@ class JournalContents:
     def __init__(self, directory: JobDirectory) -> None:
         self.job: dict[str, Any] | None = None  # None: no line about it is whole
         self.num_input_rows = self.num_rows = self.num_error_rows = 0
+        self.num_indexes = 0  # the number of the last input row among them, from 1
         self.last_row_at: float | None = None  # seconds since 1970: when the log last grew
         self._offsets = array("q")  # by index: where the line begins, plus 1; 0 where there is none
         try:
-            self._fd = directory.open(LOG, os.O_RDONLY)
+            self._file: BinaryIO = os.fdopen(directory.open(LOG, os.O_RDONLY), "rb")
         except FileNotFoundError:
-            self._fd = -1
+            self._file = io.BytesIO()
             return
-        for offset, kind, rest in checked_log.read_log(self._fd):
+        for offset, kind, rest in checked_log.read_log(self._file):
             if kind == ROW:
                 self._add(offset, rest)
             elif kind == JOB:
                 self.job = checked_log.json_of(rest)
-        self.last_row_at = os.fstat(self._fd).st_mtime if self.num_input_rows else None
+        self.last_row_at = os.fstat(self._file.fileno()).st_mtime if self.num_input_rows else None
 
     def _add(self, offset: int, rest: bytes) -> None:
         try:
-            number, num_rows, num_errors = map(int, rest.split(b" ", 3)[:3])
+            *numbers, _, _ = rest.split(b" ", 4)
+            number, num_rows, num_errors = map(int, numbers)
         except ValueError:
             return
         missing = number + 1 - len(self._offsets)
@@ -67,29 +70,23 @@ class JournalContents:
             self._offsets.frombytes(bytes(8 * max(missing, min(len(self._offsets), 1 << 20))))
         if not self._offsets[number]:
             self._offsets[number] = offset + 1
+            self.num_indexes = max(self.num_indexes, number + 1)
             self.num_input_rows += 1
             self.num_rows += num_rows
             self.num_error_rows += num_errors
-
-    @property
-    def num_indexes(self) -> int:
-        """The number of the last input row among them, from 1."""
-        return next((index + 1 for index in range(len(self._offsets) - 1, -1, -1) if self._offsets[index]), 0)
 
     def get(self, index: int) -> tuple[bytes, bytes] | None:
         """(digest, output rows) of input row `index`; None where there is none, or it can no longer be read."""
         if index >= len(self._offsets) or not self._offsets[index]:
             return None
-        line = checked_log.read_line(self._fd, self._offsets[index] - 1)
+        line = checked_log.read_line(self._file, self._offsets[index] - 1)
         if line is None or line[0] != ROW or not line[1].startswith(b"%d " % index):
             return None
         _, _, _, digest, payload = line[1].split(b" ", 4)
         return digest, payload
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
 
 class Journal:
@@ -115,11 +112,10 @@ class Journal:
         self._num_written = self.num_safe_rows = contents.num_input_rows  # input rows: in the file; synced
         self._pending: list[bytes] = []
         self._failure: OSError | InputError | None = None
-        self.set_job(job)
+        self._job_line, self._job_is_due = checked_log.json_line(JOB, job), False
         try:
             directory.remove(OUTCOME)  # of a run that came close to the end, but not to it
-            checked_log.end_last_line(self._fd)
-            self._write_job_if_due()
+            checked_log.append(self._fd, b"\n" + self._job_line)
             _flush_to_disk(self._fd)
         except OSError:
             os.close(self._fd)

@@ -172,13 +172,10 @@ def note_outcome(directory: JobDirectory, values: Mapping[str, Any]) -> None:
 def read_outcome(directory: JobDirectory) -> tuple[dict[str, Any] | None, bool]:
     """(what `note_outcome` noted, whether the output is in place: what has its name is the file that was published)."""
     try:
-        fd = directory.open(OUTCOME, os.O_RDONLY)
+        with os.fdopen(directory.open(OUTCOME, os.O_RDONLY), "rb") as file:
+            lines = {kind: json_of(rest) for _, kind, rest in read_log(file)}
     except FileNotFoundError:
         return None, False
-    try:
-        lines = {kind: json_of(rest) for _, kind, rest in read_log(fd)}
-    finally:
-        os.close(fd)
     return lines.get(_OUTCOME_LINE), _is_published(directory, lines.get(_PUBLISHED_LINE, {}))
 
 
