@@ -19,7 +19,7 @@ from pagecli.profiler.plan.gpus import find_gpu
 from pagecli.profiler.plan.roofline import StepTime
 from pagecli.profiler.recording.records import PolicyResult
 from pagecli.profiler.replay.last_block_waste import DEFAULT_BLOCK_SIZES, waste_by_block_size
-from pagecli.profiler.replay.paper_figures import system_for
+from pagecli.profiler.replay.papers import system_for
 from pagecli.profiler.replay.replay import DEFAULT_CASES, replay, replay_case
 from pagecli.profiler.replay.replay_clock import ReplaySettings
 from pagecli.profiler.workloads.workloads import built_in

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from pagecli.cli.app import main
-from pagecli.cli.profile.report import advice_section
-from pagecli.cli.profile.section import Section
+from pagecli.cli.profile.report import Section, advice_section
 from pagecli.profiler.recording.records import KVShares, PolicyResult
 
 PLAN = ("profile", "--model", "opt-13b", "--gpu", "a100-40gb", "--num-requests", "100")

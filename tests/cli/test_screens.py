@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console as RichConsole
 
 from pagecli.cli.app import main
-from pagecli.cli.profile.command_lines import CommandLines
-from pagecli.cli.profile.tables import Column, FittingTable
+from pagecli.cli.profile.tables import Column, CommandLines, FittingTable
 from pagecli.cli.terminal.name_value_lines import name_value_lines
 from pagecli.cli.terminal.progress import fitting_figures
 from pagecli.jobs.monitoring.snapshot import JobSnapshot

@@ -11,7 +11,7 @@ from pagecli.errors import UsageError
 from pagecli.profiler.measure import measure as measuring
 from pagecli.profiler.measure.measure import DEFAULT_CASES, MeasuredCase, MeasureSettings, measure
 from pagecli.profiler.recording.records import KVShares
-from pagecli.profiler.replay.paper_claims import CLAIMS, claim_for
+from pagecli.profiler.replay.papers import CLAIMS, claim_for
 from pagecli.profiler.replay.replay import replay_case
 from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pagecli.cli.terminal.console import Console
-from pagecli.errors import PagecliError
+from pagecli.errors import ExitCode, PagecliError, UsageError
+from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.output_claim import OutputClaim
+from pagecli.jobs.rows.input_row import InputSource
 from pagecli.jobs.run.job_loop import JobRun, RunResult
 from pagecli.jobs.run.stop_signals import StopRequested
 from pagecli.jobs.storage.byte_streams import is_stream
@@ -101,3 +103,20 @@ def guarded(action: Callable[[], object], console: Console) -> None:
         action()
     except (PagecliError, OSError) as error:
         console.detail(f"while saving finished rows: {error}")
+
+
+def write_partial(source: InputSource, writer: RowWriter, journal: Journal | None, console: Console, output: str) -> int:
+    """--partial: the rows that a stopped job has finished so far, as a file to look at; nothing is generated.
+
+    Writes them in the input's order to OUTPUT's .partial file; the journal stays. Raises UsageError if there are none.
+    """
+    if journal is None or not journal.num_rows:
+        raise UsageError(f"{output} has no journal with finished rows", "--partial is for a job that was stopped")
+    num_found = 0
+    for row in source:
+        for finished in journal.take(row) or ():
+            writer.write(finished)
+            num_found += 1
+    path = writer.keep_partial()
+    console.note(f"{num_found:,} finished rows are in {path}; the job itself goes on without --partial")
+    return ExitCode.OK

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pagecli.cli.generate.identity import IdentifiedJob, identify
-from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading, shown_stream
+from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading, shown_stream, write_partial
 from pagecli.cli.generate.memory_guard import check_descriptors, check_fits
 from pagecli.cli.generate.monitoring import monitored
 from pagecli.cli.generate.options import MonitoringOptions
 from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
-from pagecli.cli.generate.partial_output import write_partial
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.rows import Formats, check_chat, open_rows, output_options, prompt_length
 from pagecli.cli.generate.summary import print_summary

@@ -20,7 +20,7 @@ from pagecli.jobs.run.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from pagecli.cli.profile.plan import PlannedJob
-    from pagecli.cli.profile.section import Section
+    from pagecli.cli.profile.report import Section
 
 EPILOG = (
     "Exit codes: 0 all shown; 1 internal error; 2 wrong usage, unknown GPU or workload; 3 workload unreadable; "
@@ -96,7 +96,7 @@ def _sections(
 
 def _plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
     from pagecli.cli.profile.plan_tables import plan_tables
-    from pagecli.cli.profile.section import Section
+    from pagecli.cli.profile.report import Section
     from pagecli.profiler.plan.estimate import estimate, generate_flags
     from pagecli.profiler.plan.plan_json import model_json, plan_json, workload_json
 

@@ -88,7 +88,7 @@ def _line(text: str, style: str = "") -> "RenderableType":
 
 def _command(model: str, flags: list[str]) -> "RenderableType":
     """The command to copy: one line where it fits, else continued with backslashes, a flag and its value never apart."""
-    from pagecli.cli.profile.command_lines import CommandLines
+    from pagecli.cli.profile.tables import CommandLines
 
     return CommandLines(["pagecli generate INPUT OUTPUT", f"--model {model}", *flag_pairs(flags)])
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.replay_cases import replay_cases
-from pagecli.cli.profile.section import Section
+from pagecli.cli.profile.report import Section
 from pagecli.cli.profile.tables import Column, FittingTable
 from pagecli.profiler.plan.plan_json import policy_json
 from pagecli.profiler.recording.records import PolicyResult
-from pagecli.profiler.replay.paper_figures import is_papers_setting, system_for
+from pagecli.profiler.replay.papers import is_papers_setting, system_for
 from pagecli.profiler.replay.replay import MOST_REPLAYED, SHARING_CASE, replay, sample_of, sample_text
 from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads.workloads import Workload, built_in

@@ -1,17 +1,31 @@
-"""What `pagecli profile` makes of its sections at the end: the line of advice, report.html, plots."""
+"""The sections of a profile, and what is made of all of them at the end: the line of advice, report.html, plots."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.cli.profile.section import Section
 from pagecli.core.file_targets import check_replaceable, is_stream_target, real_place
 from pagecli.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pagecli.profiler.measure.sweep import SweepResult
     from pagecli.profiler.plan.plan import Plan
     from pagecli.profiler.recording.records import PolicyResult, Recording
+
+
+@dataclass(slots=True)
+class Section:
+    """What a part of a profile adds: fields of the JSON object, and what a person is shown."""
+
+    fields: dict[str, Any] = field(default_factory=dict)  # of the JSON object
+    shown: "list[RenderableType]" = field(default_factory=list)  # tables and lines on a terminal, in order
+    results: "list[PolicyResult]" = field(default_factory=list)  # for the HTML report and the advice
+    recording: "Recording | None" = None  # of a run
+    sweep: "list[SweepResult]" = field(default_factory=list)
 
 
 def check_reports(options: ProfileOptions) -> None:

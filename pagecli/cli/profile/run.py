@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS
 from pagecli.cli.flags.memory_size import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.cli.profile.report import check_target
-from pagecli.cli.profile.section import Section
+from pagecli.cli.profile.report import Section, check_target
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.quiet_libraries import quieten
 from pagecli.core.dtypes import CPU_KV_DTYPES

@@ -9,7 +9,7 @@ from pagecli.profiler.measure.sweep import SweepResult, table
 from pagecli.profiler.plan.plan_json import policy_json
 from pagecli.profiler.recording.records import PolicyResult
 from pagecli.profiler.recording.run_summary import summarize
-from pagecli.profiler.replay.paper_claims import claim_for
+from pagecli.profiler.replay.papers import claim_for
 from pagecli.profiler.workloads.workloads import Workload
 
 if TYPE_CHECKING:

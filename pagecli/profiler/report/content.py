@@ -8,8 +8,7 @@ from pagecli.profiler.plan.plan import Plan
 from pagecli.profiler.recording.records import PolicyResult, Recording
 from pagecli.profiler.recording.run_summary import hardware_summary, joules_per_token
 from pagecli.profiler.recording.run_totals import block_size_of, end_seconds, num_requests, num_steps, total
-from pagecli.profiler.replay.paper_claims import claim_for
-from pagecli.profiler.replay.paper_figures import is_papers_setting
+from pagecli.profiler.replay.papers import claim_for, is_papers_setting
 from pagecli.profiler.report import block_charts, hardware_charts, memory_charts, run_charts, sweep_chart
 from pagecli.profiler.report.advice import advice
 from pagecli.profiler.report.chart_style import Chart, bytes_text, seconds_text, style

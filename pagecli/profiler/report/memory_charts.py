@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from pagecli.profiler.recording.records import MemoryPart, PolicyResult
-from pagecli.profiler.replay.paper_figures import PaperSystem, system_for
+from pagecli.profiler.replay.papers import PaperSystem, system_for
 from pagecli.profiler.report.chart_style import (
     BLUE,
     GREEN,

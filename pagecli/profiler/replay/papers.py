@@ -1,7 +1,14 @@
-"""What the PagedAttention paper measured, to stand beside ours (Kwon et al., "Efficient Memory Management for Large Language
-Model Serving with PagedAttention", SOSP 2023; OPT-13B on one A100-40GB)."""
+"""What others measured and claim, to stand beside ours: the PagedAttention paper's figures and throughput claims.
+
+Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", SOSP 2023; its figures are of
+OPT-13B on one A100-40GB. Ours are of one engine, with the same kernels, model and machine for every policy: they show what
+memory and batching alone are worth.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from pagecli.profiler.recording.records import PolicyResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +45,32 @@ def system_for(policy: str, batching: str) -> PaperSystem | None:
     if batching != "continuous":
         return None
     return next((system for system in SYSTEMS if system.policy == policy), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Throughput of paging over another system: `low` to `high` times; no low means "up to"."""
+
+    policy: str
+    batching: Literal["continuous", "static", "none"]
+    stands_for: str
+    low: float | None
+    high: float
+    source: str
+
+    @property
+    def text(self) -> str:
+        span = f"up to {self.high:g}x" if self.low is None else f"{self.low:g}-{self.high:g}x"
+        return f"{span} over {self.stands_for} ({self.source})"
+
+
+CLAIMS = (
+    Claim("reserve-max", "continuous", "Orca", 2, 4, "paper, abstract"),
+    Claim("reserve-max", "static", "FasterTransformer", 2, 4, "paper, abstract"),
+    Claim("reserve-max", "none", "Hugging Face Transformers", None, 24, "vLLM blog, June 2023"),
+)
+
+
+def claim_for(result: PolicyResult) -> Claim | None:
+    """The claim that a policy of ours can be held against."""
+    return next((c for c in CLAIMS if (c.policy, c.batching) == (result.policy, result.batching)), None)
