@@ -115,7 +115,7 @@ def test_template_that_asks_for_the_time_is_found(model, tmp_path, place):
     assert not model_files.template_shows_time(source)
     if place.startswith("gguf"):
         path = tmp_path / "model.gguf"
-        path.write_bytes(b"x" * ((5 << 20) - 7 if "late" in place else 10) + b"{{ strftime_now('%d') }}")
+        path.write_bytes(b"x" * ((4 << 20) - 7 if "late" in place else 10) + b"{{ strftime_now('%d') }}")
         source = dataclasses.replace(source, weights_path=path, tokenizer_path=path)
     else:
         (model / place).write_text("{{ strftime_now('%d %b %Y') }}")

@@ -54,8 +54,8 @@ def template_shows_time(source: ModelSource) -> bool:
         return False
     overlap, tail = len(_TIME_FUNCTION) - 1, b""
     with path.open("rb", buffering=0) as file:
-        while file.tell() < _HEADER_BYTES and (piece := file.read(PIECE_BYTES)):
-            if _TIME_FUNCTION in tail + piece:
+        while file.tell() < _HEADER_BYTES and (piece := file.read(READ_BYTES)):
+            if _TIME_FUNCTION in piece or _TIME_FUNCTION in tail + piece[:overlap]:
                 return True
             tail = piece[-overlap:]
     return False
