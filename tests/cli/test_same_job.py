@@ -176,6 +176,15 @@ def test_weights_written_anew_between_runs_are_refused_and_the_same_ones_elsewhe
     assert generate("in.jsonl", "out.jsonl", *SAMPLED, "--model", str(model))[0] == 0
 
 
+def test_files_of_the_model_that_cannot_be_read_are_named(generate, tmp_path, tiny_model):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("llama"), model)
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").mkdir()
+    code, _, err = generate(PROMPTS, "out.jsonl", "--model", str(model))
+    assert (code, "model.safetensors" in err, "internal" in err) == (4, True, False)
+
+
 def test_weights_exchanged_while_they_are_loaded_are_an_error(generate, tmp_path, tiny_model, monkeypatch):
     model = tmp_path / "model"
     shutil.copytree(tiny_model("llama"), model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import registry
 from pagecli.devices.cpu import kernels
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import InputError, ModelError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
 from pagecli.jobs.readers.open_input import input_files
@@ -27,10 +27,13 @@ class IdentifiedJob:
     weights: list[Path]
 
     def key(self, template_time: datetime) -> str:
-        """What parts of one job have in common. Raises OSError."""
+        """What parts of one job have in common. Raises ModelError."""
         time = template_time.isoformat(timespec="seconds") if self.identity["uses_time"] else None
         more = {"limit": self.job.selection.limit, "output_format": self.job.formats.output_format}
-        return job_key({**self.identity, "time": time}, self.weights, **more)
+        try:
+            return job_key({**self.identity, "time": time}, self.weights, **more)
+        except OSError as error:
+            raise ModelError(f"{error.filename} cannot be read: {error.strerror}", "check the model's files") from error
 
     def check_loaded(self) -> None:
         """After loading: that the weights are still those that were identified before. Raises ModelError."""
@@ -40,17 +43,15 @@ class IdentifiedJob:
 
 
 def identify(job: "GenerateJob") -> IdentifiedJob:
-    """Raises UsageError, InputError, ModelError, OSError."""
+    """Raises UsageError, InputError, ModelError."""
     source = resolve_model(job.engine.model, job.engine.load_format)
-    time = job.prompts.template_time
-    identity = job_identity(
-        job,
-        input_files(job.input),
-        source,
-        _device_identity(job.engine),
-        job.engine.kv_dtype,
-        None if time is None else time.isoformat(timespec="seconds"),
-    )
+    time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job.engine)
+    shown_time = None if time is None else time.isoformat(timespec="seconds")
+    try:
+        identity = job_identity(job, inputs, source, device, job.engine.kv_dtype, shown_time)
+    except OSError as error:
+        kind = InputError if error.filename in inputs else ModelError
+        raise kind(f"{error.filename} cannot be read: {error.strerror}", "check that it is there and readable") from error
     if job.selection.shard is not None and identity["uses_time"] and time is None:
         today = datetime.now().date().isoformat()
         raise UsageError(

@@ -82,9 +82,13 @@ def changed_weights(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[s
 
 
 def rewritten(entries: Sequence[Mapping[str, Any]], paths: list[Path]) -> str | None:
-    """The first file that is no longer as `entries` say, by its size, dates and inode. Raises OSError."""
+    """The first file that is no longer as `entries` say, by its size, dates and inode, or no longer there."""
     for entry, path in zip(entries, paths, strict=True):
-        if any(entry[name] != value for name, value in _dates(path).items()):
+        try:
+            dates = _dates(path)
+        except OSError:
+            return str(path)
+        if any(entry[name] != value for name, value in dates.items()):
             return str(path)
     return None
 
