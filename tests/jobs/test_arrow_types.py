@@ -12,7 +12,7 @@ from whole_jobs import run_job
 from writing import read_back
 
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.journal.row_codec import row_digest
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.readers.parquet_types import as_schema, plain_schema
@@ -107,13 +107,13 @@ def table(request, tmp_path):
     pq.write_table(all_columns(request.param), tmp_path / "in.parquet")
     found = pq.read_table(tmp_path / "in.parquet").combine_chunks()
     schema = plain_schema(found.schema)
-    return pa.Table.from_batches([as_schema(batch, schema) for batch in found.to_batches()])
+    return pa.Table.from_batches([as_schema(batch, schema, {}) for batch in found.to_batches()])
 
 
 def run_with_journal(source: Path, output: Path) -> int:
     """Runs `source` to `output` with a journal; the number of rows taken over from the run before."""
     rows, directory = open_input(str(source)), JobDirectory(output)
-    journal = Journal(directory, b"k" * 16)
+    journal = Journal(directory, {}, JournalContents(directory))
     preparer = RowPreparer(FakeTokenizer(), 256, PromptOptions(), SamplingParams(max_tokens=20))
 
     def prepare(row: InputRow) -> PreparedRow:
@@ -243,3 +243,14 @@ def test_text_that_is_not_utf_8_is_replaced_in_an_error_row(tmp_path, wrapping):
         assert [row["error"] for row in rows] == [None, "row 1: invalid UTF-8 in column x", None, None]
         assert rows[1]["error_code"] == "invalid_encoding"
         assert "bad \ufffd" in str(rows[1]["x"])
+
+
+@pytest.mark.parametrize("wrapping", [name for name in NESTED if name != "dictionary"])
+def test_dictionaries_of_every_row_group_are_read_wherever_they_are(tmp_path, wrapping):
+    words = pa.array([f"word {number}" for number in range(9)]).dictionary_encode()
+    columns = [NESTED[wrapping](words.slice(start, 3)) for start in (0, 3, 6)]
+    table = pa.concat_tables([pa.table({"prompt": ["a"] * 3, "x": column}) for column in columns])
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=2)
+    for name in ("out.parquet", "out.jsonl"):
+        run_job(tmp_path / "in.parquet", tmp_path / name)
+        assert [f"word {number}" in str(row["x"]) for number, row in enumerate(read_back(tmp_path / name))] == [True] * 9

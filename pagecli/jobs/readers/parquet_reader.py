@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.readers.parquet_types import as_schema, plain_schema, row_sizes, with_valid_text
+from pagecli.jobs.readers.parquet_types import as_schema, has_nested_dictionary, plain_schema, row_sizes, with_valid_text
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, row_too_large
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.input_row import InputRow, RowEstimate
@@ -57,7 +57,7 @@ class ParquetSource:
 
     def __iter__(self) -> Iterator[InputRow]:
         index = 0
-        batches = self._file.iter_batches(batch_size=self._batch_rows(), use_threads=False)
+        batches = self._batches()
         while self._limit is None or index < self._limit:
             try:
                 batch = next(batches, None)
@@ -79,6 +79,13 @@ class ParquetSource:
                     row = dataclasses.replace(row, error=problem, error_code=ErrorCode.ROW_TOO_LARGE)
                 yield row
                 index += 1
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        size, num_groups = self._batch_rows(), self._file.metadata.num_row_groups
+        # Arrow 26 cannot put together dictionaries inside of nested columns out of several row groups.
+        parts = [[number] for number in range(num_groups)] if has_nested_dictionary(self._file.schema_arrow) else [None]
+        for part in parts:
+            yield from self._file.iter_batches(batch_size=size, row_groups=part, use_threads=False)
 
     def _batch_rows(self) -> int:
         metadata = self._file.metadata

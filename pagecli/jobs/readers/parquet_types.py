@@ -39,6 +39,15 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def has_nested_dictionary(schema: pa.Schema) -> bool:
+    """Whether a dictionary is inside of a column, and not the column."""
+    return any(_has_dictionary(kind.field(number).type) for kind in schema.types for number in range(kind.num_fields))
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    return types.is_dictionary(kind) or any(_has_dictionary(kind.field(number).type) for number in range(kind.num_fields))
+
+
 def row_sizes(batch: pa.RecordBatch, more_than: int) -> dict[int, int]:
     """(row: bytes) of the rows that have more bytes than `more_than`; an entry of a dictionary counts where it is used."""
     arrays = [column.dictionary_decode() if types.is_dictionary(column.type) else column for column in batch.columns]
