@@ -21,6 +21,8 @@ import results_file
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.cpu.kv_cache import allocate
+from pagecli.devices.cpu.runner import start
 from pagecli.engine.engine import Engine
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.model.registry import resolve_model
@@ -42,6 +44,9 @@ class AnsweringModel:
         self.config = dataclasses.replace(config, **one, vocab_size=VOCAB, max_positions=1 << 14)
         self._logits = np.zeros((4096, VOCAB), dtype=np.float32)
         self._token_ids = np.full(4096, 7, dtype=np.int64)
+
+    def start(self, settings):
+        return start(self, settings, allocate)
 
     def forward(self, inputs, kv):
         return self._logits[: len(inputs.logit_rows)]

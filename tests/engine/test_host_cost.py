@@ -1,0 +1,50 @@
+"""What a step does for each decoding sequence on the host, counted in calls of functions: figures that no machine changes."""
+
+import sys
+from collections import Counter
+
+import pytest
+
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine import loaded_model
+from pagecli.engine.engine import Engine
+
+# For one more sequence: its chunk and block table, its entry in lists, what is recorded of its slot, and its token.
+MOST_CALLS = {"greedy": 10, "drawn": 14}
+
+
+@pytest.fixture(scope="module")
+def calls_in_step(tiny_model):
+    """calls_in_step(num_sequences, params) -> calls of pagecli's functions, by name, in a step in which all of them decode"""
+    config = EngineConfig(str(tiny_model("llama")), dtype="float32", kv_memory_bytes=1 << 20, block_size=16, max_num_seqs=64)
+    loaded = loaded_model.load(config)
+
+    def count(num_sequences, params):
+        engine = Engine(config, loaded)
+        for i in range(num_sequences):
+            engine.add_request(i, [5 + i, 9, 11], params)
+        for _ in range(3):
+            engine.step()
+        calls = Counter()
+
+        def on_call(frame, event, argument):
+            if event == "call" and "/pagecli/" in frame.f_code.co_filename:
+                calls[frame.f_code.co_qualname] += 1
+
+        sys.setprofile(on_call)
+        try:
+            engine.step()
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    return count
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("greedy", {}), ("drawn", {"temperature": 0.8})])
+def test_one_more_decoding_sequence_costs_a_handful_of_calls(calls_in_step, kind, asked):
+    params = SamplingParams(max_tokens=12, ignore_eos=True, **asked)
+    few, many = calls_in_step(8, params), calls_in_step(24, params)
+    more = {name: (many[name] - few[name]) / 16 for name in many if many[name] != few[name]}
+    assert sum(more.values()) <= MOST_CALLS[kind], more
