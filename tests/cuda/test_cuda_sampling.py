@@ -5,7 +5,6 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, poisoned, random
 
-from pagecli.devices import random_draws
 from pagecli.devices.cuda import kernels
 from pagecli.devices.reference import operations as reference
 
@@ -46,17 +45,17 @@ def draw(logits: torch.Tensor, rows: list[int], settings: list[dict], keys: list
 
 
 def expected_draws(logits: torch.Tensor, rows: list[int], settings: list[dict], keys: list[tuple[int, ...]]) -> list[int]:
-    """What the definition draws, in float64, with the CPU's random numbers."""
+    """What the definition draws, in float64."""
     tokens = torch.empty(len(rows), dtype=torch.int64)
-    picked = logits.double().cpu()[rows]
-    reference.sample(
+    reference.sample_tokens(
         tokens,
-        picked,
+        logits.double().cpu(),
+        torch.tensor(rows),
         torch.tensor([s.get("temperature", 1.0) for s in settings]),
         torch.tensor([s.get("top_k", 0) for s in settings]),
         torch.tensor([s.get("top_p", 1.0) for s in settings]),
         torch.tensor([s.get("min_p", 0.0) for s in settings]),
-        torch.tensor([random_draws.draw(*key) for key in keys]),
+        torch.tensor(np.array(keys, dtype=np.uint64).view(np.int64)),
     )
     return tokens.tolist()
 

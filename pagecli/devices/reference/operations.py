@@ -119,7 +119,8 @@ def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> N
     """scales[T, 1] = the largest of |x[T, K]| / 448 (1 for zeros), out[T, K] = x / scales in float8_e4m3fn."""
     largest = x.float().abs().amax(dim=1, keepdim=True)
     scales.copy_(torch.where(largest > 0, largest / E4M3_MAX, 1.0))
-    out.copy_(_to_e4m3(x.float() * torch.where(largest > 0, E4M3_MAX / largest, 1.0)))
+    inverse = torch.full((), E4M3_MAX, device=x.device) / largest  # of a plain number, torch would round twice
+    out.copy_(_to_e4m3(x.float() * torch.where(largest > 0, inverse, 1.0)))
 
 
 def _to_e4m3(values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,71 @@
+"""devices/reference defines every operation of every device, under one name and with the same arguments."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from pagecli.devices.reference import formats, operations
+
+DEVICES = Path(operations.__file__).parents[1]
+# What measures the machine, packs or plans rather than computes.
+NO_OPERATIONS = {
+    "cpu/kernels.py": {"isa_name", "supported_isas", "set_num_threads", "peak_operations", "read_memory"},
+    "cuda/kernels.py": {"extension", "raw", "block_planes"},
+    "cuda/attention.py": {"spare_runs", "plan_tables", "plan_on_device", "plan_attention"},
+}
+SAME = {"swap_blocks": "copy_blocks"}
+# Arguments that say how, not what: where to record, and what a GPU takes in place of the definition's.
+OTHER = {"program", "plan", "planes", "block_bytes", "context_lens", "query_start", "window", "target", "source"}
+
+
+def operations_of(file: str) -> dict[str, list[str]]:
+    """name -> arguments of the public functions."""
+    tree = ast.parse((DEVICES / file).read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return {f.name: [a.arg for a in f.args.args] for f in functions if f.name not in NO_OPERATIONS[file]}
+
+
+OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, arguments in operations_of(file).items()]
+
+
+@pytest.mark.parametrize(("file", "name", "arguments"), OPERATIONS, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
+    found = getattr(operations, SAME.get(name, name), None) or getattr(formats, name)
+    defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
+    given = [a for a in arguments if a not in OTHER]
+    assert given == defined[: len(given)]
+
+
+def test_rotation_on_the_way_into_the_cache_is_rotation_and_storing():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, heads, 8, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
+    positions, slots = torch.tensor([0, 4, 2], dtype=torch.int32), torch.tensor([5, -1, 0])
+    angles = torch.rand(6, 3, generator=generator, dtype=torch.float64)
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1)
+    caches, expected = (tuple(torch.zeros(2, 2, 4, 8, dtype=torch.float64) for _ in range(2)) for _ in range(2))
+    rotated_q, rotated_k, before = q.clone(), k.clone(), (q.clone(), k.clone())
+    operations.rotary_embedding(rotated_q, rotated_k, positions, cos_sin)
+    operations.store_kv(*expected, rotated_k[[0, 2]], v[[0, 2]], slots[[0, 2]])
+    operations.rotary_store_kv(*caches, q, k, v, slots, positions, cos_sin)
+    assert torch.equal(caches[0], expected[0])
+    assert torch.equal(caches[1], expected[1])
+    assert torch.equal(q[[0, 2]], rotated_q[[0, 2]])
+    assert torch.equal(q[1], before[0][1])  # a row that is written nowhere
+    assert torch.equal(k, before[1])
+
+
+def test_additions_before_norms_and_beside_embeddings():
+    generator = torch.Generator().manual_seed(1)
+    x, added, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((3, 8), (3, 8), (8,), (8,)))
+    for norm, parameters in ((operations.rms_norm, (weight, 1e-5)), (operations.layer_norm, (weight, bias, 1e-5))):
+        summed, fused, apart = x.clone(), torch.empty(3, 8), torch.empty(3, 8)
+        norm(fused, summed, *parameters, added)
+        norm(apart, x + added, *parameters)
+        assert torch.equal(fused, apart)
+        assert torch.equal(summed, x + added)
+    out, ids, positions = torch.empty(3, 8), torch.tensor([2, -1, 0]), torch.tensor([1, 0, 0])
+    operations.embedding(out, ids, x, positions, added, 1)
+    assert torch.equal(out, torch.stack([x[2] + added[2], torch.zeros(8), x[0] + added[1]]))
