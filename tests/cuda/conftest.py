@@ -12,12 +12,9 @@ EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
 @pytest.fixture(scope="session", autouse=EMULATED)
 def emulated_device() -> None:
     """--device cuda is the host, computing with the emulated kernels."""
-    from host_gpu import HostGpu
+    import host_gpu
 
-    from pagecli.devices import registry
-    from pagecli.devices.cuda.device import CudaDevice
-
-    registry.register("cuda", lambda: CudaDevice(HostGpu))
+    host_gpu.register()
 
 
 def why_not_here() -> str | None:

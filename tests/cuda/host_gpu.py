@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from pagecli.devices import registry
 from pagecli.devices.cpu.memory_budget import available_bytes
+from pagecli.devices.cuda.device import CudaDevice
 
 
 class HostEvent:
@@ -58,3 +60,8 @@ class HostGpu:
 
     def synchronize(self) -> None:
         pass
+
+
+def register() -> None:
+    """From now on --device cuda is the host, computing with the emulated kernels of PAGECLI_CUDA_MODULE."""
+    registry.register("cuda", lambda: CudaDevice(HostGpu))
