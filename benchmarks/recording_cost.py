@@ -22,7 +22,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
 from pagecli.profiler.hardware.monitor import HardwareMonitor
-from pagecli.profiler.recording.engine_settings import run_facts
+from pagecli.profiler.recording.engine_settings import run_metadata
 from pagecli.profiler.recording.recorder import Recorder
 from pagecli.profiler.workloads.drawn_lengths import SHORT, draw
 from pagecli.profiler.workloads.prompt_tokens import uniform_ids
@@ -72,7 +72,7 @@ def generate(engine: Engine, requests: Requests) -> float:
 def recorded(engine: Engine, requests: Requests) -> tuple[float, float, int]:
     """(seconds for all requests, seconds in the recorder, steps)."""
     with tempfile.TemporaryDirectory() as directory:
-        recorder = Recorder("cost", run_facts(engine), Path(directory) / "steps.parquet")
+        recorder = Recorder("cost", run_metadata(engine), Path(directory) / "steps.parquet")
         engine.listener = listener = TimedListener(recorder)
         try:
             with HardwareMonitor(recorder.origin):

@@ -1,7 +1,7 @@
 """Takes the README's pictures of reports: the page in headless Chromium with the sections and charts that were named, as PNG.
 
-pagecli generate sample_data/prompts.jsonl out.jsonl -m smollm2-135m --max-tokens 64 --kv-memory 96MiB --profile figures
-python benchmarks/report_screenshot.py figures/report.html benchmarks/results/profile-report.png
+pagecli generate sample_data/prompts.jsonl out.jsonl -m smollm2-135m --max-tokens 64 --kv-memory 96MiB --profile recording
+python benchmarks/report_screenshot.py recording/report.html benchmarks/results/profile-report.png
 """
 
 import argparse
@@ -15,7 +15,7 @@ from selenium import webdriver
 
 WIDTH = 1000
 CHARTS = "replay-kv-waste,kv-over-time,batch-over-time,block-maps"
-# Leaves the title, the advice, key figures and the chosen charts.
+# Leaves the title, the advice, key metrics and the chosen charts.
 KEEP = """
 const kept = new Set(arguments[0].split(","));
 for (const figure of document.querySelectorAll("figure"))

@@ -1,1 +1,1 @@
-"""Where every KV slot goes: before a run (plan), instead of one (replay) and during one (recorder); and how it is shown."""
+"""Accounts for every KV slot: before a run (plan), instead of one (replay) and during one (recording); and reports on it."""

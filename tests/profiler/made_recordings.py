@@ -48,10 +48,10 @@ def steps(count: int, **changes: object) -> list[StepRecord]:
     return made
 
 
-def recording(made_steps: list[StepRecord], **facts: object) -> Recording:
+def recording(made_steps: list[StepRecord], **metadata: object) -> Recording:
     """A run of these steps with requests that all took a second."""
     requests = [RequestRecord(i, 100, 50, 0.0, 0.1 + 0.01 * i, 1.1 + 0.01 * i) for i in range(100)]
-    return Recording("a made-up run", {"block_size": 16, "max_num_seqs": 128, **facts}, made_steps, requests)
+    return Recording("a made-up run", {"block_size": 16, "max_num_seqs": 128, **metadata}, made_steps, requests)
 
 
 def full_recording(num_steps: int = 400, num_blocks: int = 1000) -> Recording:

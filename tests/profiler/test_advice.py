@@ -8,8 +8,8 @@ from made_recordings import policy_result, policy_results, recording, steps
 from pagecli.profiler.report.advice import advice
 
 
-def said(*made, results=None, **facts) -> str | None:
-    return advice(results, recording(*made, **facts))
+def said(*made, results=None, **metadata) -> str | None:
+    return advice(results, recording(*made, **metadata))
 
 
 def test_a_run_without_a_cause_gets_no_advice():

@@ -11,7 +11,7 @@ from pagecli.errors import UsageError
 from pagecli.profiler.measure import measure as measuring
 from pagecli.profiler.measure.measure import DEFAULT_CASES, MeasuredCase, MeasureSettings, measure
 from pagecli.profiler.recording.records import KVShares
-from pagecli.profiler.replay.papers import CLAIMS, claim_for
+from pagecli.profiler.replay.papers import PUBLISHED_SPEEDUPS, published_speedup
 from pagecli.profiler.replay.replay import replay_case
 from pagecli.profiler.replay.replay_clock import ReplayCase, ReplaySettings
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
@@ -144,8 +144,8 @@ def test_without_a_size_the_pool_holds_as_many_of_the_longest_requests_as_the_pa
     assert done.kv_memory_bytes == int(15_728 / 2_048 * LONGEST) * SLOT_BYTES
 
 
-def test_claims_stand_beside_the_policies_they_are_about(measured):
-    claims = [claim_for(result) for result in measured.results]
-    assert claims == [None, *CLAIMS]
-    assert claims[1].text == "2-4x over Orca (paper, abstract)"
-    assert claims[3].text == "up to 24x over Hugging Face Transformers (vLLM blog, June 2023)"
+def test_published_speedups_belong_to_the_policies_that_model_their_systems(measured):
+    published = [published_speedup(result) for result in measured.results]
+    assert published == [None, *PUBLISHED_SPEEDUPS]
+    assert published[1].text == "2-4x over Orca (paper, abstract)"
+    assert published[3].text == "up to 24x over Hugging Face Transformers (vLLM blog, June 2023)"

@@ -84,7 +84,7 @@ def test_the_page_answers_the_three_questions(page_text):
 
 
 @pytest.mark.slow
-def test_measured_policies_stand_apart_from_replayed_ones_and_beside_the_claims(tmp_path):
+def test_measured_policies_stand_apart_from_replayed_ones_and_beside_published_speedups(tmp_path):
     replayed = policy_results()
     measured = [replace(result, measured=True, output_tokens_per_second=result.mean_batch) for result in replayed]
     write_report(tmp_path / "r.html", None, replayed + measured, None, workload="sharegpt")
@@ -125,7 +125,7 @@ def test_what_comes_from_data_is_escaped(tmp_path):
     nasty = '<script>alert("1")</script>&<img src=x onerror=alert(2)>'
     made = full_recording(40)
     made.title, made.hardware_note = nasty, nasty
-    made.facts |= {nasty: nasty, "model": {"name": nasty}}
+    made.metadata |= {nasty: nasty, "model": {"name": nasty}}
     made.hardware.append(made.hardware[0].__class__(0.0, nasty, power_watts=3.0))
     write_report(tmp_path / "r.html", None, [policy_result()], made, workload=nasty)
     text = (tmp_path / "r.html").read_text()
@@ -159,7 +159,7 @@ def test_a_long_run_says_what_was_kept_of_it():
     made.totals.update(num_steps=800, num_requests=5000)
     (run,) = build_report(None, None, made).sections
     assert run.note.startswith("Of 800 steps every 8th is drawn; of 5,000 requests 100 are")
-    assert ("steps", "800") in run.figures
+    assert ("steps", "800") in run.metrics
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""One check of `pagecli doctor`: what was found, whether it will do, and how to mend it."""
+"""One check of `pagecli doctor`: the finding, its health, and a hint how to mend it."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ class Check:
 
 
 def guarded(name: str, check: Callable[[], Check]) -> Check:
-    """The check's result; a check that breaks has found something, too."""
+    """The check's result; an exception inside the check is a finding of its own."""
     try:
         return check()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`pagecli doctor`: whether this machine and this installation will do, and how to mend what will not."""
+"""`pagecli doctor`: checks this machine and this installation, with a hint for each fault."""
 
 import json
 import sys

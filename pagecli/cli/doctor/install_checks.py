@@ -1,4 +1,4 @@
-"""What `pagecli doctor` looks at in the installation: versions, caches, disk space, settings."""
+"""Checks of the installation: versions, caches, disk space, settings."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""What `pagecli doctor` looks at in the machine: instruction set, cores, memory, GPU."""
+"""Checks of the machine: instruction set, cores, memory, GPU."""
 
 import importlib.util
 import os
@@ -32,7 +32,7 @@ def native_kernels() -> Check:
 
 
 def cores() -> Check:
-    """What affinity mask and cgroup leave of the machine's CPUs."""
+    """CPUs that the affinity mask and the cgroup allow this process."""
     from pagecli.engine.threads import usable_cores
 
     num_cpus, num_allowed, num_usable = os.cpu_count() or 1, len(os.sched_getaffinity(0)), usable_cores()
@@ -45,7 +45,7 @@ def cores() -> Check:
 
 
 def memory() -> Check:
-    """What this process can still take, cgroup limits included."""
+    """Memory that this process can still allocate, cgroup limits included."""
     from pagecli.devices.cpu.memory_budget import available_bytes
 
     available = available_bytes()

@@ -38,12 +38,12 @@ def recorded_job(directory: Path | None, engine: "Engine", title: str, console: 
         yield
         return
     from pagecli.profiler.hardware.monitor import HardwareMonitor
-    from pagecli.profiler.recording.engine_settings import run_facts
+    from pagecli.profiler.recording.engine_settings import run_metadata
     from pagecli.profiler.recording.recorder import Recorder
 
-    facts = run_facts(engine)
-    facts["model"] = redact(str(facts["model"]))
-    recorder = Recorder(redact(title), facts, directory / STEPS)
+    metadata = run_metadata(engine)
+    metadata["model"] = redact(str(metadata["model"]))
+    recorder = Recorder(redact(title), metadata, directory / STEPS)
     engine.listener = recorder
     try:
         with HardwareMonitor(recorder.origin) as monitor:

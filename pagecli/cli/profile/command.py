@@ -28,7 +28,7 @@ EPILOG = (
 )
 
 
-PIPE_WIDTH = 120  # of tables when nobody says how wide the terminal is
+PIPE_WIDTH = 120  # of tables when the terminal's width is unknown
 
 
 @options_command(ProfileOptions)

@@ -1,4 +1,4 @@
-"""What `pagecli profile` was asked for: its flags."""
+"""The options of `pagecli profile`."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The plan part of a profile: which device the flags mean, the plan for it, and what it is called in the report."""
+"""The plan part of a profile: the device that the flags select, its plan, and its title in the report."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +14,13 @@ from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_t
 from pagecli.profiler.workloads.workloads import Workload
 
 GPU_LIMITS, HOST_LIMITS = (256, 2048), (128, 512)  # sequences and tokens in a step, unless flags say
-# Tried in this order where neither this machine nor --gpu says what to plan for.
+# Tried in this order where this machine has no GPU and --gpu is not given.
 ASSUMED_GPUS = ("t4", "l4", "a100-40gb", "a100-80gb", "h200", "b200")
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """What the other parts of a profile start from."""
+    """The plan, and the workload it is for: input of the other parts of a profile."""
 
     plan: Plan
     workload: Workload

@@ -1,4 +1,4 @@
-"""The plan as people read it: tables and lines for a terminal of 80 columns or more."""
+"""The plan for a terminal: tables and lines of 80 columns or more."""
 
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ def plan_tables(
 
 
 def what_is_missing(plan: Plan) -> list[str]:
-    """The sum that does not come out, and what would."""
+    """Memory needed beside memory available where the plan does not fit, and the changes that would make it fit."""
     settings = plan.settings
     wanted = settings.kv_memory_bytes
     asked = f" + KV cache {size(wanted)}" if wanted else ""

@@ -1,4 +1,4 @@
-"""The replay part of a profile: the workload under every memory policy beside the paper's figures; block sizes; sharing."""
+"""The replay part of a profile: the workload under every memory policy beside the paper's results; block sizes; sharing."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -83,10 +83,10 @@ SHARE_COLUMNS = ("token\nstates", "reserved", "internal\nfragm.", "external\nfra
 
 
 def replay_table(results: Sequence[PolicyResult], workload: Workload, beside_paper: bool) -> FittingTable:
-    """A row a policy: shares of KV memory, mean batch, throughput over paged; `beside_paper`: the paper's figures below.
+    """A row a policy: shares of KV memory, mean batch, throughput over paged; `beside_paper`: the paper's results below.
 
     The shares of its figure 2 are of texts as long as ShareGPT's (20.4 % of 15,728 slots in 7 sequences: 458 tokens each), so
-    they are left out beside Alpaca's, of whose mean batches figure 13 tells.
+    they are left out beside Alpaca's, whose mean batches are in figure 13.
     """
     paged = _speed_of_paged(results)
     rows: list[Sequence[str]] = []

@@ -1,4 +1,4 @@
-"""The sections of a profile, and what is made of all of them at the end: the line of advice, report.html, plots."""
+"""The sections of a profile, and the reports made of them: the line of advice, report.html, plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Section:
-    """What a part of a profile adds: fields of the JSON object, and what a person is shown."""
+    """A part of a profile: fields of the JSON object, and tables for the terminal."""
 
     fields: dict[str, Any] = field(default_factory=dict)  # of the JSON object
     shown: "list[RenderableType]" = field(default_factory=list)  # tables and lines on a terminal, in order
@@ -29,7 +29,7 @@ class Section:
 
 
 def check_reports(options: ProfileOptions) -> None:
-    """Refuse what cannot be written before any work is done. Raises InputError."""
+    """Refuse report paths that cannot be written, before any work is done. Raises InputError."""
     html, plots = options.html, options.plots
     if html is not None:
         check_target("--html", html)
@@ -78,5 +78,5 @@ def _results(sections: Sequence[Section]) -> "list[PolicyResult]":
 
 
 def _recording(sections: Sequence[Section]) -> "Recording | None":
-    """The first that there is: that of the engine's own policy."""
+    """The first recording of the sections: that of the engine's own policy."""
     return next((section.recording for section in sections if section.recording is not None), None)

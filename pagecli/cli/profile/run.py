@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pagecli.cli.profile.plan import PlannedJob
     from pagecli.profiler.workloads.workloads import Workload
 
-NUM_REQUESTS = 32  # unless --num-requests says
+NUM_REQUESTS = 32  # without --num-requests
 PAPER_LONGEST = 2_048  # tokens of a request, prompt and output
 
 
 def check_run_flags(options: ProfileOptions) -> None:
-    """Refuse what makes no sense before anything is loaded. Raises UsageError, InputError."""
+    """Refuse conflicting flags before the model is loaded. Raises UsageError, InputError."""
     if options.sweep_sizes and options.sweep is None:
         raise UsageError(f"unexpected argument {options.sweep_sizes[0]!r}", "sizes go behind --sweep")
     for flag, path in (("steps", options.steps), ("trace", options.trace)):
@@ -83,7 +83,7 @@ def sweep_section(job: "PlannedJob", options: ProfileOptions, console: Console) 
 
 
 def _run_workload(job: "PlannedJob", options: ProfileOptions) -> "Workload":
-    """The job's own workload; so much of it as ends soon, if nobody said how much."""
+    """The job's own workload; without --num-requests a part of it that ends soon."""
     from pagecli.profiler.workloads.workloads import BUILT_IN, built_in
 
     if options.num_requests is not None or len(job.workload.requests) <= NUM_REQUESTS:

@@ -1,4 +1,4 @@
-"""What was measured, as people read it and as JSON; the paper's and the blog's claims in a line of their own."""
+"""Measured results as tables and as JSON, and the speed-ups published elsewhere."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from pagecli.profiler.measure.sweep import SweepResult, table
 from pagecli.profiler.plan.plan_json import policy_json
 from pagecli.profiler.recording.records import PolicyResult
 from pagecli.profiler.recording.run_summary import summarize
-from pagecli.profiler.replay.papers import claim_for
+from pagecli.profiler.replay.papers import published_speedup
 from pagecli.profiler.workloads.workloads import Workload
 
 if TYPE_CHECKING:
@@ -23,26 +23,26 @@ def ratio(results: list[PolicyResult], other: PolicyResult) -> float | None:
 
 
 def run_json(done: Measurement, workload: Workload, settings: MeasureSettings) -> dict[str, Any]:
-    """`policies`: rows as those of `replay`; `ratios`: how many times theirs paged tokens/s are, and the claims."""
-    facts = done.recordings[0].facts
+    """`policies`: rows as those of `replay`; `ratios`: paged tokens/s over theirs, and the published speed-ups."""
+    metadata = done.recordings[0].metadata
     ratios = []
     for result in done.results[1:]:
-        claim = claim_for(result)
+        published = published_speedup(result)
         ratios.append(
             {
                 "policy": result.policy,
                 "batching": result.batching,
                 "paged_is_times": ratio(done.results, result),
-                "claim": None if claim is None else asdict(claim),
+                "claim": None if published is None else asdict(published),
             }
         )
     return {
         "model": settings.engine.model,
-        "machine": facts["machine"],
-        "num_threads": facts["num_threads"],
-        "dtype": facts["dtype"],
+        "machine": metadata["machine"],
+        "num_threads": metadata["num_threads"],
+        "dtype": metadata["dtype"],
         "kv_memory_bytes": done.kv_memory_bytes,
-        "max_model_len": facts["max_model_len"],
+        "max_model_len": metadata["max_model_len"],
         "max_seconds": settings.max_seconds,
         "workload": {"name": workload.name, "num_requests": len(workload.requests), "note": workload.note},
         "policies": [policy_json(result) for result in done.results],
@@ -55,10 +55,10 @@ def run_tables(done: Measurement, workload: Workload, settings: MeasureSettings)
     """Heading, the policies side by side, what the ratios mean."""
     from rich.text import Text
 
-    facts = done.recordings[0].facts
+    metadata = done.recordings[0].metadata
     heading = Text.assemble(
         ("Measured", "bold"),
-        f": {settings.engine.model}, {facts['dtype']}, {facts['num_threads']} threads of {facts['machine']}; "
+        f": {settings.engine.model}, {metadata['dtype']}, {metadata['num_threads']} threads of {metadata['machine']}; "
         f"{workload.name}, {len(workload.requests):,} requests",
     )
     shown: list[RenderableType] = [heading, Text(_memory_line(done, settings), "dim"), Text(""), _policy_table(done)]
@@ -69,8 +69,8 @@ def run_tables(done: Measurement, workload: Workload, settings: MeasureSettings)
         )
     if refused := max(result.details["num_refused"] for result in done.results):
         shown.append(Text(f"{refused:,.0f} requests were refused: longer than the model or the KV memory allows.", "yellow"))
-    if claims := _claims_line(done):
-        shown.append(Text(claims, "dim"))
+    if published := _published_line(done):
+        shown.append(Text(published, "dim"))
     shown += [Text(""), _step_line(done), *_hardware_lines(done)]
     return shown
 
@@ -105,10 +105,10 @@ def _policy_table(done: Measurement) -> FittingTable:
     return FittingTable(columns, rows)
 
 
-def _claims_line(done: Measurement) -> str:
-    """What others claim of paging, on GPUs of theirs: to know what the ratios may be held against."""
-    claims = [f"{result.policy}, {result.batching}: {claim.text}" for result in done.results if (claim := claim_for(result))]
-    return f"Claimed for paging, on other machines and models: {'; '.join(claims)}." if claims else ""
+def _published_line(done: Measurement) -> str:
+    """One line of the speed-ups of paging published for other machines, beside which the ratios stand."""
+    lines = [f"{r.policy}, {r.batching}: {published.text}" for r in done.results if (published := published_speedup(r))]
+    return f"Published for paging, on other machines and models: {'; '.join(lines)}." if lines else ""
 
 
 def _step_line(done: Measurement) -> "RenderableType":
@@ -126,18 +126,18 @@ def _hardware_lines(done: Measurement) -> "list[RenderableType]":
 
     summary = summarize(done.recordings[0])
     lines: list[RenderableType] = []
-    for device, facts in summary["hardware"].items():
+    for device, metrics in summary["hardware"].items():
         parts = []
-        if (memory := facts["process_memory_bytes_peak"] or facts["memory_used_bytes_peak"]) is not None:
+        if (memory := metrics["process_memory_bytes_peak"] or metrics["memory_used_bytes_peak"]) is not None:
             parts.append(f"at most {memory / 2**20:,.0f} MiB")
-        if facts["utilization_percent_mean"] is not None:
-            parts.append(f"{facts['utilization_percent_mean']:.0f} % utilized")
-        if facts["cpu_seconds"] is not None:
-            parts.append(f"{facts['cpu_seconds']:,.1f} s of CPU time")
-        if facts["power_watts_mean"] is not None:
-            parts.append(f"{facts['power_watts_mean']:,.0f} W")
-        if facts["throttle_reasons"]:
-            parts.append(f"throttled {facts['throttled_share']:.0%} of the time ({', '.join(facts['throttle_reasons'])})")
+        if metrics["utilization_percent_mean"] is not None:
+            parts.append(f"{metrics['utilization_percent_mean']:.0f} % utilized")
+        if metrics["cpu_seconds"] is not None:
+            parts.append(f"{metrics['cpu_seconds']:,.1f} s of CPU time")
+        if metrics["power_watts_mean"] is not None:
+            parts.append(f"{metrics['power_watts_mean']:,.0f} W")
+        if metrics["throttle_reasons"]:
+            parts.append(f"throttled {metrics['throttled_share']:.0%} of the time ({', '.join(metrics['throttle_reasons'])})")
         lines.append(Text(f"{device}: {', '.join(parts)}."))
     if summary["joules_per_output_token"] is not None:
         lines.append(Text(f"Energy: {summary['joules_per_output_token']:.3g} J an output token."))
@@ -154,7 +154,7 @@ def sweep_json(result: SweepResult) -> dict[str, Any]:
 
 
 def sweep_tables(results: list[SweepResult]) -> "list[RenderableType]":
-    """llama-batched-bench's table; its figures as a list where that is too wide."""
+    """llama-batched-bench's table; its rows as a list where that is too wide."""
     names = ("PP", "TG", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s", "T s", "S t/s")
     rows = []
     for r in results:

@@ -32,7 +32,7 @@ class Column:
 
 
 class FittingTable:
-    """What Rich prints as the first of these layouts that fits. `rows`: a cell a column; None draws a line between rows."""
+    """A Rich renderable: the first of these layouts that fits. `rows`: a cell a column; None draws a line between rows."""
 
     def __init__(self, columns: Sequence[Column], rows: "Sequence[Sequence[str | Text] | None]", title: str = "") -> None:
         self._columns = columns
@@ -86,7 +86,7 @@ class FittingTable:
         return grid
 
     def _texts(self) -> "Iterator[RenderableType]":
-        """The cells that had no place beside the numbers."""
+        """The cells that did not fit beside the numbers."""
         from rich.text import Text
 
         for row in self._rows:
@@ -127,7 +127,7 @@ def _cell(cell: "str | Text", column: Column, short_names: bool) -> "str | Text"
 
 @dataclass(frozen=True, slots=True)
 class LinesOrTable:
-    """What Rich prints as `lines` where they fit, else as `table`."""
+    """A Rich renderable: `lines` where they fit, else `table`."""
 
     lines: Sequence[str]
     table: FittingTable

@@ -72,7 +72,7 @@ def _block_hashes(token_ids: list[int]) -> tuple[int, ...]:
 
 
 def _preparer(model: str, max_tokens: int) -> "tuple[RowPreparer, str]":
-    """What makes prompts of rows, and how it counts tokens."""
+    """The RowPreparer that turns rows into prompts, and a note on how it counts tokens."""
     from pagecli.core.sampling_params import SamplingParams
     from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 
@@ -105,7 +105,7 @@ def _tokenizer(model: str):  # type: ignore[no-untyped-def]
 
 
 class _BytesCounted:
-    """Stands for a tokenizer that is not there: as many ids as it would make, about, equal for equal texts."""
+    """A substitute for a missing tokenizer: about as many ids as a real one, equal for equal texts."""
 
     has_chat_template = False
 

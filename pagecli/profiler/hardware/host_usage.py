@@ -53,7 +53,7 @@ class HostSampler:
         return self._note
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: the sampler holds no resource."""
 
     def _energy(self) -> float | None:
         if not self._packages:
@@ -67,7 +67,7 @@ class HostSampler:
 
 
 class _Package:
-    """One processor package's counter of microjoules, which begins anew at its limit."""
+    """One processor package's energy counter in microjoules, which wraps around at its maximum."""
 
     def __init__(self, folder: Path) -> None:
         self._counter = folder / "energy_uj"
@@ -82,7 +82,7 @@ class _Package:
 
 
 def _readable_packages(powercap: Path) -> tuple[list[_Package], str]:
-    """The packages' counters, and what to say if there are none to read."""
+    """The packages' counters, and a note on why there are none to read."""
     packages = []
     try:
         for folder in sorted(powercap.glob("*-rapl:*")):

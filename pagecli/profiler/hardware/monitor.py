@@ -1,4 +1,4 @@
-"""Samples GPUs and host in a thread of its own, from the beginning of a run to its end, whatever becomes of the run."""
+"""Samples GPUs and host in a thread of its own, from the beginning of a run to its end, also if the run fails."""
 
 import importlib
 import threading
@@ -26,8 +26,8 @@ class Sampler(Protocol):
 class HardwareMonitor:
     """`with HardwareMonitor(origin) as monitor: run()`; afterwards `monitor.samples` and `monitor.note`.
 
-    `origin`: the zero of time, on time.perf_counter(). `nvml`: a stand-in for pynvml. The thread never raises: what goes
-    wrong in it is said in the note.
+    `origin`: the zero of time, on time.perf_counter(). `nvml`: a substitute for pynvml. The thread never raises:
+    `note` describes its errors.
     """
 
     def __init__(self, origin: float, interval: float = INTERVAL_SECONDS, nvml: Any = None) -> None:
@@ -41,7 +41,7 @@ class HardwareMonitor:
 
     @property
     def samples(self) -> list[HardwareSample]:
-        """In the order of time."""
+        """All readings, in order of time."""
         return [sample for readings in list(self._rounds) for sample in readings]
 
     @property
@@ -56,7 +56,7 @@ class HardwareMonitor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join(JOIN_SECONDS)
-        if self._thread.is_alive():  # a driver that hangs; the thread is a daemon and holds nobody up
+        if self._thread.is_alive():  # a driver that hangs; the thread is a daemon and does not delay the exit
             self._notes.append("a reading of the hardware did not come back")
 
     def _watch(self) -> None:

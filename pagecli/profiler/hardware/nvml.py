@@ -1,6 +1,6 @@
-"""NVIDIA devices through NVML: what each can tell, read field by field, as drivers, permissions and MIG allow.
+"""NVIDIA devices through NVML, read field by field, as far as drivers, permissions and MIG allow.
 
-A field that a device does not support or does not let us read is asked for once and None from then on; a device that is lost
+A field that a device does not support or denies is queried once and None from then on; a device that is lost
 ends its own series and nothing else.
 """
 
@@ -93,7 +93,7 @@ class NvmlSampler:
         try:
             self._nvml.nvmlShutdown()
         except self._nvml.NVMLError:
-            return  # a driver that is gone needs no goodbye
+            return  # nothing to close: the driver is no longer loaded
 
     def _find_devices(self) -> list[_Device]:
         nvml, devices = self._nvml, []
@@ -104,7 +104,7 @@ class NvmlSampler:
         for index in range(count):
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            except nvml.NVMLError:  # lost before we came, or not ours to see
+            except nvml.NVMLError:  # lost before the first reading, or not visible to this process
                 continue
             whole = _Device(f"gpu{index}", handle)
             devices += [whole, *self._mig_devices(whole)]
@@ -120,7 +120,7 @@ class NvmlSampler:
                 try:
                     handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole.handle, index)
                 except nvml.NVMLError as error:
-                    if error.value != nvml.NVML_ERROR_NOT_FOUND:  # not every place is taken
+                    if error.value != nvml.NVML_ERROR_NOT_FOUND:  # an index without a MIG instance
                         raise
                     continue
                 parts.append(_Device(f"{whole.name}/mig{index}", handle, whole))
@@ -167,9 +167,9 @@ class NvmlSampler:
             return None  # a timeout, an unknown error: perhaps the next time
 
     def _process_memory(self, handle: Any) -> int | None:
-        """Bytes that this process holds on the device; None where other processes' numbers are shown but not ours.
+        """Bytes that this process holds on the device; None where NVML lists other processes but not this one.
 
-        That is so in containers, whose process ids are not those the driver knows.
+        That is so in containers, where process ids differ from the driver's.
         """
         processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
         ours = [p.usedGpuMemory for p in processes if p.pid == self._pid]

@@ -17,14 +17,14 @@ from pagecli.engine.engine import Engine
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.errors import RowError, UsageError
 from pagecli.profiler.hardware.monitor import HardwareMonitor
-from pagecli.profiler.recording.engine_settings import run_facts
+from pagecli.profiler.recording.engine_settings import run_metadata
 from pagecli.profiler.recording.policy_recorder import PolicyRecorder
 from pagecli.profiler.recording.records import PolicyResult, Recording
 from pagecli.profiler.workloads.prompt_tokens import FIRST_ID, prompt_token_ids
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 
-# KV slots of the paper's A100-40GB beside OPT-13B, for requests of up to 2,048 tokens (table 1): the pool a run gets unless it
-# is told another, so that memory is what limits the batch.
+# KV slots of the paper's A100-40GB beside OPT-13B, for requests of up to 2,048 tokens (table 1): the default pool
+# of a run, so that memory is what limits the batch.
 PAPER_SLOTS_PER_LONGEST = 15_728 / 2_048
 WARM_UP_TOKENS = 4
 
@@ -43,7 +43,7 @@ class MeasuredCase:
         return f"{self.policy}, {how}{', prefixes shared' if self.prefix_caching else ''}"
 
 
-# What the paper and the announcement compare: paging, Orca (Max), FasterTransformer, one request at a time.
+# The systems that the paper and the announcement compare: paging, Orca (Max), FasterTransformer, one request at a time.
 DEFAULT_CASES = (
     MeasuredCase("paged"),
     MeasuredCase("reserve-max"),
@@ -111,7 +111,7 @@ def measure(
 
 
 def _warm_up(config: EngineConfig, loaded: LoadedModel) -> None:
-    """Two short requests, so that the first case pays no more for first uses than the others."""
+    """Run two short requests, so that the first case does not include one-time initialization."""
     engine = Engine(config, loaded)
     engine.isolates_failures = False
     for i in range(2):
@@ -134,7 +134,7 @@ class _Run:
     ) -> tuple[PolicyResult, Recording]:
         """Run to the end, or to the time limit."""
         title = f"{settings.title}: {case.name}" if settings.title else case.name
-        recorder = PolicyRecorder(title, run_facts(self._engine), self._engine.scheduler, len(prompts), steps)
+        recorder = PolicyRecorder(title, run_metadata(self._engine), self._engine.scheduler, len(prompts), steps)
         self._engine.listener = recorder
         try:
             with HardwareMonitor(recorder.origin) as monitor:
@@ -176,7 +176,7 @@ class _Run:
         return False
 
     def _add(self, request_id: int, prompt: list[int], output_tokens: int) -> bool:
-        """False if it is longer than the model, or than this policy can hold."""
+        """Add the request. False if it is longer than the model's positions, or than this policy's KV memory."""
         try:
             self._engine.add_request(request_id, prompt, SamplingParams(max_tokens=output_tokens, ignore_eos=True))
         except RowError:

@@ -1,4 +1,4 @@
-"""Speed of prompts and of generation by batch size, measured: the figures that llama.cpp's llama-batched-bench prints.
+"""Speed of prompts and of generation by batch size, measured: the columns that llama.cpp's llama-batched-bench prints.
 
 PP, TG: prompt and generated tokens of each sequence; B: sequences; N_KV = B x (PP + TG). The prompts are timed by a run that
 ends with the first token (T_PP), the whole by a run of 1 + TG tokens (T); T_TG = T - T_PP is TG decoded tokens a sequence.
@@ -37,7 +37,7 @@ class SweepPoint:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a batch took."""
+    """The times of one batch, in seconds."""
 
     point: SweepPoint
     prompt_seconds: float

@@ -1,4 +1,4 @@
-"""How fast a planned job would be at best, by the roofline of its steps; refused where the plan does not fit."""
+"""The best speed of a planned job, by the roofline of its steps; no estimate where the plan does not fit."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Estimate:
     step_seconds: float
     output_tokens_per_second: float
     seconds: float
-    bound: str  # "memory" or "compute": what a step waits for
+    bound: str  # "memory" or "compute": which of the two bounds a step's time
 
 
 def estimate(plan: Plan, workload: Workload) -> Estimate | None:

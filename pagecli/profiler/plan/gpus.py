@@ -1,4 +1,4 @@
-"""What a model may be planned for: a catalogue of GPUs, by the figures that decide what fits and how fast it can be.
+"""A catalogue of GPUs that a model may be planned for: memory, bandwidth, FLOP/s and link of each.
 
 memory_bytes is what the driver lets programs have (CUDA's `total_memory`; some 0.2 GiB more or less with the driver's
 version), not the number in the name. Bandwidth and FLOP/s are the data sheets' (dense; tensor cores for 16 bits, plain
@@ -84,7 +84,7 @@ def find_gpu(name: str) -> Device:
 
 
 def match_gpu(driver_name: str, memory_bytes: int) -> Device | None:
-    """The catalogue's figures for a GPU as its driver names it, with the memory it really has; None if it is not there."""
+    """The catalogue's entry for a GPU by its driver's name, with the memory the driver reports; None if it has none."""
     words = driver_name.lower().replace("_", " ").replace("-", " ").split()
     found = [find_gpu(name) for name in _CATALOGUE if _model_word(name) in words or "".join(_model_words(name)) in words]
     if not found:
@@ -95,7 +95,7 @@ def match_gpu(driver_name: str, memory_bytes: int) -> Device | None:
 
 
 def _model_words(name: str) -> list[str]:
-    """What of a catalogue name the driver's name has too: rtx-a6000 -> a6000, a100-40gb -> a100."""
+    """The words of a catalogue name that the driver's name has too: rtx-a6000 -> a6000, a100-40gb -> a100."""
     return [word for word in name.split("-") if word not in ("rtx", "pcie") and not word.endswith("gb")]
 
 

@@ -1,4 +1,4 @@
-"""What this machine has: its first NVIDIA GPU by NVML, and its memory and CPUs, read without torch."""
+"""This machine's devices: its first NVIDIA GPU by NVML, and its memory and CPUs, read without torch."""
 
 import os
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ class LocalGpus:
 
 
 def find_gpus(nvml: Any = None) -> LocalGpus:
-    """Never raises: no library, no driver and no permission are all a note. `nvml`: what stands for the module pynvml."""
+    """Never raises: no library, no driver and no permission are all a note. `nvml`: a substitute for the module pynvml."""
     if nvml is None:
         try:
             import pynvml
@@ -89,7 +89,7 @@ def _mig_memory(nvml: Any, handle: Any) -> int | None:
         try:
             return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)).total
         except nvml.NVMLError:
-            continue  # a place not taken
+            continue  # an index without a MIG instance
     return None
 
 

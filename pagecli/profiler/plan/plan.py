@@ -1,4 +1,4 @@
-"""The memory plan: where a device's memory goes with a model on it, and how many requests that leaves room for.
+"""The memory plan: how a model divides a device's memory, and how many requests the KV cache then holds.
 
 On GPUs:  KV memory = 0.95 x the devices' memory - weights - what a step needs
           what a step needs = activations + logits and sampling + runtime (context, allocator), 1,700 MiB a device or more
@@ -33,7 +33,7 @@ PLAN_KV_BYTES = KV_BYTES | {"float16": 2, "fp8": 1}  # of one number; int8 has s
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """What is planned. kv_memory_bytes None: what the rule leaves."""
+    """The input of a plan. kv_memory_bytes None: the rule above decides."""
 
     model: str
     config: ModelConfig
@@ -67,7 +67,7 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where memory goes, over all devices together, in bytes. `fits`: one request at least can run."""
+    """A device's memory by part, over all devices together, in bytes. `fits`: at least one request can run."""
 
     settings: PlanSettings
     parts: tuple[MemoryPart, ...]  # sum to memory_bytes; left out what does not fit
@@ -130,7 +130,7 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
 
 
 def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
-    """What a step needs beside weights and KV, over all devices; each device keeps its own."""
+    """Activations, logits and runtime memory of a step in bytes, over all devices; each device has its own."""
     on_gpu = settings.device.kind == "gpu"
     element_bytes = 2 if on_gpu and settings.dtype_bytes < 4 else 4
     activations = memory_needs.activation_bytes(settings.config, settings.max_batch_tokens, element_bytes)
@@ -158,7 +158,7 @@ def _unused_note(settings: PlanSettings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Fitting:
-    """How much of a workload fits into so many blocks."""
+    """How many requests of a workload fit into a number of blocks."""
 
     num_blocks: int
     block_size: int

@@ -1,7 +1,7 @@
-"""How long a step takes at best: what must be read over the bandwidth, or what must be computed over the FLOP/s.
+"""The least time of a step: bytes read / bandwidth, or operations / FLOP/s, whichever is longer.
 
-An estimate. It knows no kernels, only shares of the data sheet that large operations reach, and no time between steps unless
-it is told.
+An estimate: it uses the shares of the data sheet that large operations reach, not measured kernels, and no time between steps
+but `overhead_seconds`.
 """
 
 from typing import TypeVar
@@ -12,7 +12,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.model.build_program import build
 from pagecli.profiler.plan.gpus import Device
 
-# What large copies and matrix products reach on an H200: 4.3 of 4.8 TB/s, 790 of 989 TFLOP/s. A host's figures are measured.
+# Large copies and matrix products on an H200 reach 4.3 of 4.8 TB/s and 790 of 989 TFLOP/s. A host's rates are measured.
 BANDWIDTH_SHARE = 0.9
 FLOPS_SHARE = 0.8
 
@@ -42,7 +42,7 @@ class StepTime:
         self.overhead_seconds = overhead_seconds
         program = build(config)
         head = program.head_weight.num_elements
-        # The input embedding is a table: a step reads a row a token of it, which is next to nothing.
+        # The input embedding is a table: a step reads a row a token of it, a negligible share.
         embeddings = head * (1 if config.tie_embeddings else 2)
         layers = program.num_parameters - embeddings
         self._weight_bytes = (layers + head) * dtype_bytes
@@ -69,7 +69,7 @@ class StepTime:
         return at_best + num_tokens * self._link_seconds + self.overhead_seconds
 
     def is_memory_bound(self, num_tokens: float, num_sequences: float, context_tokens: float) -> bool:
-        """Whether reading, not computing, takes the time of such a step."""
+        """Whether memory bandwidth, not compute, bounds such a step."""
         num_flops = self._layer_flops * num_tokens + self._head_flops * num_sequences
         num_flops += self._pair_flops * context_tokens * num_tokens / max(num_sequences, 1)
         return (self._weight_bytes + context_tokens * self._kv_bytes) / self.bandwidth > num_flops / self.flops

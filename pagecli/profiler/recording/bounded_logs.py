@@ -1,4 +1,4 @@
-"""What a run leaves behind, in bounded memory however long it is: every step in a file, some in memory, sums of all.
+"""Logs of a run in bounded memory: every step in a file, a sample of steps in memory, sums over all of them.
 
 Of steps, every 2^k-th is kept in memory, k growing with the run; of requests and hardware samples likewise a bounded number.
 """
@@ -23,13 +23,13 @@ _SUMMED = [(i, name) for i, name in enumerate(_FIELDS) if name not in ("step", "
 
 
 class StepLog:
-    """Takes a step at the cost of one append; the rest is done once in ROW_GROUP steps."""
+    """Adds a step at the cost of one append; the rest of the work is done once in ROW_GROUP steps."""
 
     def __init__(self, file: StepsFile | None = None, max_kept: int = MAX_STEPS) -> None:
         self.num_steps = 0
         self.stride = 1  # every so many steps one is kept
         self.sums: dict[str, float] = {name: 0 for _, name in _SUMMED}
-        self.problem: InputError | None = None  # why the file ends early; the run it records goes on
+        self.problem: InputError | None = None  # why the file ends early; the recorded run continues
         self._file = file
         self._max_kept = max_kept
         self._kept: list[tuple[Any, ...]] = []
@@ -63,7 +63,7 @@ class StepLog:
             self._guarded(partial(self._file.write, rows))
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """A full disk ends the file, not the run."""
+        """Run `action`; an error (a full disk) ends the file, not the run."""
         try:
             action()
         except InputError as error:
@@ -96,7 +96,7 @@ class RequestLog:
 
 
 class BlockMapLog:
-    """Pictures of the pool, spread evenly over a run whose length nobody knows beforehand."""
+    """Snapshots of the pool, spread evenly over a run of unknown length."""
 
     def __init__(self, num_wanted: int = NUM_BLOCK_MAPS) -> None:
         self._num_wanted = num_wanted
@@ -107,7 +107,7 @@ class BlockMapLog:
         return step % self._stride == 0
 
     def add(self, step: int, block_size: int, filled: list[int], ref_counts: list[int], cached_ids: list[int]) -> None:
-        """`filled`, `ref_counts`: of every block. The lists must be the caller's to give away."""
+        """`filled`, `ref_counts`: of every block. The log takes ownership of the lists."""
         self._taken.append((step, block_size, filled, ref_counts, cached_ids))
         if len(self._taken) > 4 * self._num_wanted:
             self._stride *= 2

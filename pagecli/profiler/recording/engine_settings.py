@@ -1,4 +1,4 @@
-"""What a recording says about the engine it is of: settings, sizes, machine."""
+"""A recording's metadata of its engine: settings, sizes, machine."""
 
 import dataclasses
 import platform
@@ -14,8 +14,8 @@ _FROM_STATS = (
 )
 
 
-def run_facts(engine: "Engine") -> dict[str, object]:
-    """The engine's settings, what it made of them, and the machine's name for its processor."""
+def run_metadata(engine: "Engine") -> dict[str, object]:
+    """The engine's settings as given and as resolved, and the processor's name."""
     stats = engine.stats()
     settings = {name: value for name, value in dataclasses.asdict(engine.config).items() if value is not None}
     return {
@@ -27,7 +27,7 @@ def run_facts(engine: "Engine") -> dict[str, object]:
 
 
 def processor_name() -> str:
-    """As the kernel calls it; the architecture where it does not."""
+    """The operating system's name of the processor; the architecture where it has none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

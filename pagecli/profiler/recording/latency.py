@@ -30,7 +30,7 @@ class LatencyKind:
 
 
 def latencies(requests: Sequence[RequestRecord]) -> list[LatencyKind]:
-    """The kinds that at least one request has: those that failed before a token, or ended with the first, lack some."""
+    """The kinds that at least one request has: requests that failed before a token, or ended with the first, lack some."""
     first, per_token, whole = [], [], []
     for request in requests:
         whole.append(request.finished_seconds - request.added_seconds)

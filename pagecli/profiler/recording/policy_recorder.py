@@ -1,4 +1,4 @@
-"""A recorder that also says where the KV slots were, by the definitions of the replay (profiler/slot_ledger.py)."""
+"""A recorder that also classifies the KV slots, by the definitions of the replay (profiler/replay/slot_ledger.py)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ WARM_SHARE = 4  # the steady part begins when one in so many requests has finish
 class PolicyRecorder(Recorder):
     """Records one policy at work on `num_requests` requests of known lengths.
 
-    The steady part, as in a replay: from when a quarter of the requests have finished until nobody waits any more.
+    The steady part, as in a replay: from when a quarter of the requests have finished until none waits any more.
     """
 
     def __init__(
         self,
         title: str,
-        facts: Mapping[str, object],
+        metadata: Mapping[str, object],
         scheduler: Scheduler,
         num_requests: int,
         steps_path: Path | None = None,
     ) -> None:
         """`scheduler`: of the engine that is recorded; its slots are counted at every step, and nothing of it is changed."""
-        super().__init__(title, facts, steps_path)
+        super().__init__(title, metadata, steps_path)
         self.num_finished = 0
         self._num_requests = num_requests
         self._num_to_come = num_requests
@@ -48,7 +48,7 @@ class PolicyRecorder(Recorder):
         self._num_to_come -= 1
 
     def request_refused(self) -> None:
-        """One fewer is to come."""
+        """Count a request that the policy can never hold: one fewer will run."""
         self._num_to_come -= 1
 
     def step_computed(self, step: StepSnapshot) -> None:

@@ -1,6 +1,6 @@
-"""Watches an engine run: a StepRecord for every step, a RequestRecord for every request, pictures of the pool.
+"""Records an engine run: a StepRecord for every step, a RequestRecord for every request, snapshots of the pool.
 
-What is done in the engine's time is counting and one append; everything else waits until the run is over.
+During a step the recorder only counts and appends; everything else is computed when the run is over.
 """
 
 import time
@@ -20,14 +20,14 @@ from pagecli.profiler.recording.steps_file import StepsFile
 class Recorder:
     """An EngineListener: `engine.listener = Recorder(...)`. Times count from `origin`, on time.perf_counter().
 
-    `steps_path`: where every step is written as the run goes on. Raises InputError if that is not possible.
+    `steps_path`: the file to which every step is written during the run. Raises InputError if that is not possible.
     """
 
-    def __init__(self, title: str, facts: Mapping[str, object], steps_path: Path | None = None) -> None:
+    def __init__(self, title: str, metadata: Mapping[str, object], steps_path: Path | None = None) -> None:
         self.origin = time.perf_counter()
         self._title = title
-        self._facts = dict(facts)
-        self._steps = StepLog(StepsFile(steps_path, facts) if steps_path is not None else None)
+        self._metadata = dict(metadata)
+        self._steps = StepLog(StepsFile(steps_path, metadata) if steps_path is not None else None)
         self._requests = RequestLog()
         self._block_maps = BlockMapLog()
         self._open: dict[int, _OpenRequest] = {}
@@ -105,7 +105,7 @@ class Recorder:
         }
         return Recording(
             title=self._title,
-            facts=self._facts,
+            metadata=self._metadata,
             steps=steps,
             requests=self._requests.kept(),
             block_maps=self._block_maps.chosen(),
@@ -130,7 +130,7 @@ class Recorder:
 
     def _close(self, output: RequestOutput, ended: float) -> None:
         opened = self._open.pop(output.request_id, None)
-        if opened is None:  # it was running before anybody looked on
+        if opened is None:  # it was running before the recording began
             return
         self._by_first_sequence.pop(opened.seq_id, None)
         first = None if opened.first_token is None else opened.first_token - self.origin

@@ -1,4 +1,4 @@
-"""What the profiler's parts hand to each other, as plain data: memory, a policy's result, a step of a run, a hardware sample.
+"""Plain data that the profiler's parts share: memory, a policy's result, a step of a run, a hardware sample.
 
 Shares are percent of KV memory, sizes bytes, times seconds.
 """
@@ -12,7 +12,7 @@ class MemoryPart:
 
     name: str
     num_bytes: int
-    note: str = ""  # where the figure comes from
+    note: str = ""  # source of the number
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One finished request. Times are since the recording began; None: it did not come that far."""
+    """One finished request. Times are since the recording began; None: the request ended earlier."""
 
     request_id: int
     prompt_tokens: int
@@ -98,7 +98,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class BlockMap:
-    """The pool at one moment: how many slots of each block are filled (-1: free, -2: cached and held by nobody)."""
+    """The pool at one moment: how many slots of each block are filled (-1: free, -2: cached, in no block table)."""
 
     step: int
     block_size: int
@@ -126,10 +126,10 @@ class HardwareSample:
 
 @dataclass(slots=True)
 class Recording:
-    """All that was seen of one run; of a long one every step_stride-th step and a fair sample of requests, totals of all."""
+    """The recording of one run; of a long one every step_stride-th step and a uniform sample of requests, totals of all."""
 
     title: str
-    facts: dict[str, object] = field(default_factory=dict)  # model, machine, settings, versions
+    metadata: dict[str, object] = field(default_factory=dict)  # model, machine, settings, versions
     steps: list[StepRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
     block_maps: list[BlockMap] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The figures of a recorded run as one JSON object: what summary.json holds and `profile --run --json` shows of a run."""
+"""The metrics of a recorded run as one JSON object: summary.json, and `summaries[]` of `profile --run --json`."""
 
 from statistics import fmean
 from typing import Any
@@ -12,12 +12,12 @@ PHASES = ("schedule", "prepare", "forward", "sample", "commit", "detokenize", "o
 
 
 def summarize(recording: Recording) -> dict[str, Any]:
-    """Times in seconds, shares 0 to 1; None where nothing was seen."""
+    """Times in seconds, shares 0 to 1; None where nothing was recorded."""
     hardware = hardware_summary(recording.hardware)
     return {
         "schema_version": SCHEMA_VERSION,
         "title": recording.title,
-        "facts": recording.facts,
+        "facts": recording.metadata,
         **_throughput(recording),
         "seconds_by_phase": {phase: total(recording, f"{phase}_seconds") for phase in PHASES},
         "kv": _kv(recording),
@@ -102,7 +102,9 @@ def _device_summary(samples: list[HardwareSample]) -> dict[str, Any]:
 
 def joules_per_token(hardware: dict[str, dict[str, Any]], output_tokens: int) -> float | None:
     """Energy of all GPUs for each output token; of the host's processors where no GPU was read."""
-    energies = {device: facts["energy_joules"] for device, facts in hardware.items() if facts["energy_joules"] is not None}
+    energies = {
+        device: metrics["energy_joules"] for device, metrics in hardware.items() if metrics["energy_joules"] is not None
+    }
     of_gpus = [joules for device, joules in energies.items() if device != "host"]
     joules = sum(of_gpus) if of_gpus else energies.get("host")
     return joules / output_tokens if joules is not None and output_tokens else None

@@ -25,13 +25,13 @@ def end_seconds(steps: list[StepRecord]) -> float:
 
 
 def block_size_of(recording: Recording) -> int | None:
-    """Slots in a block, if the recording tells."""
+    """Slots in a block; None if the recording's metadata lacks it."""
     if recording.block_maps:
         return recording.block_maps[0].block_size
-    return whole_fact(recording, "block_size") or whole_fact(recording, "kv_block_size")
+    return metadata_int(recording, "block_size") or metadata_int(recording, "kv_block_size")
 
 
-def whole_fact(recording: Recording, name: str) -> int | None:
-    """A fact that is a positive whole number; None if it is not there or something else."""
-    value = recording.facts.get(name)
+def metadata_int(recording: Recording, name: str) -> int | None:
+    """The metadata entry `name` if it is a positive integer, else None."""
+    value = recording.metadata.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

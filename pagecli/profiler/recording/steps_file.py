@@ -1,4 +1,4 @@
-"""steps.parquet: one row a step, one column a field of StepRecord, written in row groups as the run goes on."""
+"""steps.parquet: one row a step, one column a field of StepRecord, written in row groups during the run."""
 
 import dataclasses
 import json
@@ -16,18 +16,18 @@ SCHEMA_VERSION = 1
 _TYPES = {int: pa.int64(), float: pa.float64()}
 
 
-def _schema(facts: Mapping[str, object]) -> pa.Schema:
+def _schema(metadata: Mapping[str, object]) -> pa.Schema:
     columns = [pa.field(f.name, _TYPES[f.type], nullable=False) for f in dataclasses.fields(StepRecord)]  # type: ignore[index]
-    about = {"schema_version": SCHEMA_VERSION, **facts}
+    about = {"schema_version": SCHEMA_VERSION, **metadata}
     return pa.schema(columns, metadata={"pagecli": json.dumps(about, default=str)})
 
 
 class StepsFile:
     """The file, open for writing; it can be read once it is closed. Raises InputError if it cannot be written."""
 
-    def __init__(self, path: Path, facts: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, metadata: Mapping[str, object]) -> None:
         self._path = path
-        self._schema = _schema(facts)
+        self._schema = _schema(metadata)
         try:
             self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         except OSError as error:

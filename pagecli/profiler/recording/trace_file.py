@@ -32,7 +32,7 @@ _GAUGES = (
 
 def write_trace(path: Path, recording: Recording, steps: Iterable[StepRecord] | None = None) -> None:
     """Write the trace; `steps`: all of them, where the recording itself keeps only some. Raises InputError."""
-    about = {"title": recording.title, **recording.facts}
+    about = {"title": recording.title, **recording.metadata}
     all_steps = steps is not None or recording.step_stride == 1
     shown = "every step" if all_steps else f"every {recording.step_stride}th step"
     if int(recording.totals.get("num_steps", len(recording.steps))) > MAX_TRACE_STEPS and all_steps:

@@ -1,7 +1,7 @@
-"""What blocks of one size or another waste: slots past a sequence's last token in its last block, exactly, by arithmetic.
+"""Waste by block size: slots past a sequence's last token in its last block, exactly, by arithmetic.
 
     block_size 16, a sequence of 20 tokens:   [16 filled][4 filled, 12 empty]   12 of 32 slots held are empty in this step
-Averaged over all steps of all requests' lives, as if each ran alone: what the batch is does not matter.
+Averaged over all steps of all requests' lives, as if each ran alone: the batch does not matter.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def wasted_share(requests: Sequence[WorkloadRequest], block_size: int) -> float:
 
 
 def parse_block_sizes(text: str) -> tuple[int, ...]:
-    """Sizes out of "1,8,16,...,256", where "..." goes on doubling. Raises UsageError."""
+    """Sizes out of "1,8,16,...,256", where "..." continues by doubling. Raises UsageError."""
     sizes: list[int] = []
     words = [word.strip() for word in text.split(",")]
     for at, word in enumerate(words):

@@ -1,7 +1,7 @@
-"""What others measured and claim, to stand beside ours: the PagedAttention paper's figures and throughput claims.
+"""Published results that stand beside ours: the PagedAttention paper's measurements and speed-ups, the vLLM announcement's.
 
-Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", SOSP 2023; its figures are of
-OPT-13B on one A100-40GB. Ours are of one engine, with the same kernels, model and machine for every policy: they show what
+Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", SOSP 2023; measured
+with OPT-13B on one A100-40GB. Ours are of one engine, with the same kernels, model and machine for every policy: they show what
 memory and batching alone are worth.
 """
 
@@ -13,7 +13,7 @@ from pagecli.profiler.recording.records import PolicyResult
 
 @dataclass(frozen=True, slots=True)
 class PaperSystem:
-    """A system of the paper and the policy of ours that stands for it. Shares in percent of KV memory, figure 2."""
+    """A system of the paper and the policy of ours that models it. Shares in percent of KV memory, figure 2."""
 
     name: str
     policy: str
@@ -36,19 +36,19 @@ PAPERS_MODEL, PAPERS_GPU = "opt-13b", "a100-40gb"
 
 
 def is_papers_setting(model: str, device: str, num_devices: int) -> bool:
-    """Whether a plan is of the model and the GPU that the figures were measured with: elsewhere they say nothing."""
+    """Whether a plan is of the model and GPU of the paper's measurements: they are comparable only there."""
     return model.lower().rpartition("/")[2] == PAPERS_MODEL and device == PAPERS_GPU and num_devices == 1
 
 
 def system_for(policy: str, batching: str) -> PaperSystem | None:
-    """The paper's system that a policy of ours stands for; all of them batch continuously."""
+    """The paper's system that a policy of ours models; all of them batch continuously."""
     if batching != "continuous":
         return None
     return next((system for system in SYSTEMS if system.policy == policy), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class PublishedSpeedup:
     """Throughput of paging over another system: `low` to `high` times; no low means "up to"."""
 
     policy: str
@@ -64,13 +64,13 @@ class Claim:
         return f"{span} over {self.stands_for} ({self.source})"
 
 
-CLAIMS = (
-    Claim("reserve-max", "continuous", "Orca", 2, 4, "paper, abstract"),
-    Claim("reserve-max", "static", "FasterTransformer", 2, 4, "paper, abstract"),
-    Claim("reserve-max", "none", "Hugging Face Transformers", None, 24, "vLLM blog, June 2023"),
+PUBLISHED_SPEEDUPS = (
+    PublishedSpeedup("reserve-max", "continuous", "Orca", 2, 4, "paper, abstract"),
+    PublishedSpeedup("reserve-max", "static", "FasterTransformer", 2, 4, "paper, abstract"),
+    PublishedSpeedup("reserve-max", "none", "Hugging Face Transformers", None, 24, "vLLM blog, June 2023"),
 )
 
 
-def claim_for(result: PolicyResult) -> Claim | None:
-    """The claim that a policy of ours can be held against."""
-    return next((c for c in CLAIMS if (c.policy, c.batching) == (result.policy, result.batching)), None)
+def published_speedup(result: PolicyResult) -> PublishedSpeedup | None:
+    """The published speed-up over the system that the result's policy models; None if there is none."""
+    return next((c for c in PUBLISHED_SPEEDUPS if (c.policy, c.batching) == (result.policy, result.batching)), None)

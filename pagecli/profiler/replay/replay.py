@@ -1,4 +1,4 @@
-"""What other allocators would have done with the same work: a workload through the real scheduler under each memory policy."""
+"""Replay of a workload under each memory policy: the engine's own scheduler and KV manager, without a model."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ def replay(
 def sample_of(workload: Workload, size: int = MOST_REPLAYED) -> Workload:
     """At most `size` requests: evenly spaced ones of those that are all there from the start; else the first, as they come.
 
-    Leaving out every other arrival would halve the rate, and so what waits.
+    Leaving out every other arrival would halve the rate, and so the queue.
     """
     requests = workload.requests
     if len(requests) <= size:
@@ -93,7 +93,7 @@ def _fits(clock: ReplayClock, request: Request) -> bool:
 
 
 def result(clock: ReplayClock, num_requests: int, num_refused: int = 0) -> PolicyResult:
-    """What a clock that has run comes to; over the whole run if it was too short to have a steady part."""
+    """The result of a clock that has run; over the whole run if it was too short to have a steady part."""
     steady = clock.steady if clock.steady is not None and clock.steady.steps > 0 else clock.total
     return PolicyResult(
         policy=clock.case.policy,

@@ -1,9 +1,9 @@
 """One replay: the engine's own scheduler and KV manager on a clock of modelled steps. Only the model is missing.
 
-Between a step in which somebody enters, leaves or is preempted and the next such step, every sequence decodes one token a step
-and nothing else changes. Such steps are taken at once: each sequence is given k - 1 tokens more, and the scheduler, to which a
-sequence k tokens behind is a chunk like any other, plans and commits one step of k tokens each. Steps, times and sums of slots
-come out as if they had been taken one by one (tests/profiler/test_replay.py runs both).
+Between two steps in which a sequence enters, leaves or is preempted, every sequence decodes one token a step and nothing else
+changes. The clock skips ahead over such steps: it gives each sequence k - 1 more tokens, and the scheduler, to which a sequence
+k tokens behind is a chunk like any other, plans and commits one step of k tokens each. Steps, times and sums of slots are those
+of single steps (tests/profiler/test_replay.py runs both).
 """
 
 import gc
@@ -49,7 +49,7 @@ class ReplayCase:
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings:
-    """What all cases of a replay have in common."""
+    """Settings shared by all cases of a replay."""
 
     num_slots: int  # of the KV cache
     reserved_len: int = 2048  # what reserve-max holds for a sequence: the longest there may be
@@ -89,7 +89,7 @@ class ReplayClock:
         self.num_finished = 0
         self.steady: SlotSums | None = None
         self._timer = timer
-        self._settled = True  # nobody forked in the step before: whatever is copied on write has been
+        self._settled = True  # no fork in the step before: all copies on write are done
 
     def _memory(self) -> tuple[KVMemory, Reservations | None]:
         num_blocks = self.num_slots // self.block_size
@@ -187,7 +187,7 @@ class ReplayClock:
         return True
 
     def _steps_with_blocks(self, computed: np.ndarray, num_steps: int) -> int:
-        """How many of the steps the free blocks allow without preempting anybody."""
+        """How many of the steps the free blocks allow without a preemption."""
         size, free = self.block_size, self.scheduler.kv.num_free_blocks
         if (
             self.scheduler.reservations is not None
@@ -225,7 +225,7 @@ def attention_pairs(start: int, num_tokens: int) -> int:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's cycle collector walks over all requests again and again and finds little: they are freed at the end."""
+    """Disable Python's cycle collector, which would traverse all requests repeatedly and find little to free."""
     enabled = gc.isenabled()
     gc.disable()
     try:

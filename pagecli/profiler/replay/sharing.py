@@ -1,4 +1,4 @@
-"""What samples and beams of one prompt save by sharing blocks: the real manager forks, copies on write and counts.
+"""Blocks that samples and beams of one prompt save by sharing: the real manager forks, copies on write and counts.
 
 A model decides which beams survive; here candidates' log probabilities are drawn, so that beams part and meet as they would
 with a model that is neither sure nor lost. What samples save depends on lengths alone.
@@ -57,7 +57,7 @@ class SharingClock(ReplayClock):
 def sharing(
     workload: Workload, settings: ReplaySettings, timer: StepTimer, widths: Sequence[int] = WIDTHS
 ) -> list[SharingResult]:
-    """What the first requests of the workload save as samples and as beams of each width; those that never fit left out."""
+    """The saving of the workload's first requests as samples and as beams of each width; those that never fit left out."""
     results = []
     for decoding in ("samples", "beams"):
         for width in widths:

@@ -1,4 +1,4 @@
-"""Where the KV slots of a replay are, summed over its steps: exactly, also over many decode steps taken at once.
+"""The states of a replay's KV slots, summed over its steps: exactly, also over many decode steps taken at once.
 
 Counted when a step's tokens are in the cache and the sequences that finish in it still hold their memory:
   token states             slots with the K and V of a token that a sequence will still read, shared ones once
@@ -88,7 +88,7 @@ class SlotLedger:
         return lost * self._kv.block_size
 
     def _ended(self) -> tuple[int, int]:
-        """(filled slots, slots) that finished sequences of a static batch hold and nobody else does."""
+        """(filled slots, slots) that finished sequences of a static batch hold and no other sequence does."""
         if not self._scheduler.ended:
             return 0, 0
         size, filled, held = self._kv.block_size, 0, 0
@@ -112,7 +112,7 @@ class SlotLedger:
         total = 0
         for request in running:
             each = self._kv.num_blocks_for(self._scheduler.reservations.num_slots(request)) * size - final_slots(request)
-            # Finished samples of a request that goes on have given theirs back, unless the batch is static.
+            # Finished samples of a running request have released theirs, unless the batch is static.
             total += each * (request.max_live + len(request.leaving))
         return total
 

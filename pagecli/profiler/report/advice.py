@@ -1,13 +1,13 @@
-"""One line of advice where the numbers show a cause: each rule below says when it speaks, and with which number.
+"""One line of advice where the numbers show a cause: each rule below states its condition and its threshold.
 
-Rules are asked in the order of RUN_RULES and REPLAY_RULES; the first that applies is the advice. Those that say what held a run
-back come before those that say what was wasted without harm.
+Rules are evaluated in the order of RUN_RULES and REPLAY_RULES; the first that applies is the advice. Rules on what
+slowed the run come before rules on waste that cost no time.
 """
 
 from collections.abc import Callable, Sequence
 
 from pagecli.profiler.recording.records import PolicyResult, Recording, StepRecord
-from pagecli.profiler.recording.run_totals import block_size_of, num_requests, num_steps, total, whole_fact
+from pagecli.profiler.recording.run_totals import block_size_of, metadata_int, num_requests, num_steps, total
 
 LEAST_STEPS = 20  # a shorter run shows nothing
 FULL_POOL = 0.90  # of the blocks; the next request's blocks are seldom fewer than the rest
@@ -41,7 +41,7 @@ def advice(results: Sequence[PolicyResult] | None, recording: Recording | None) 
 def kv_memory_short(recording: Recording) -> str | None:
     """Requests were preempted, or waited beside a full pool."""
     preempted = total(recording, "num_preemptions") / max(1, num_requests(recording))
-    limit = whole_fact(recording, "max_num_seqs") or 2**62
+    limit = metadata_int(recording, "max_num_seqs") or 2**62
     full = _time_share(
         recording.steps,
         lambda s: s.num_waiting > 0 and s.num_running < limit and s.blocks_used >= FULL_POOL * s.blocks_total,
@@ -57,7 +57,7 @@ def kv_memory_short(recording: Recording) -> str | None:
 
 def too_few_sequences(recording: Recording) -> str | None:
     """The batch was full while blocks lay idle."""
-    limit = whole_fact(recording, "max_num_seqs")
+    limit = metadata_int(recording, "max_num_seqs")
     if limit is None:
         return None
     full = _time_share(recording.steps, lambda s: s.num_waiting > 0 and s.num_running >= FULL_BATCH * limit)
@@ -114,11 +114,11 @@ def empty_slots(recording: Recording) -> str | None:
 
 
 def too_much_kv_memory(recording: Recording) -> str | None:
-    """Most of the pool was never used, and nothing waited for a place in the batch."""
+    """Most of the pool was never used, and no request waited to enter the batch."""
     peak, waited = _peak_usage(recording.steps), _time_share(recording.steps, lambda s: s.num_waiting > 0)
     if peak > SPARE_POOL or waited >= FULL_BATCH_SHARE:
         return None
-    token, block_size = whole_fact(recording, "kv_bytes_per_token"), block_size_of(recording)
+    token, block_size = metadata_int(recording, "kv_bytes_per_token"), block_size_of(recording)
     enough = ""
     if token and block_size:
         needed = max(step.blocks_used for step in recording.steps) * block_size * token / FULL_POOL

@@ -67,7 +67,7 @@ def _legend(shown: Sequence[BlockMap]) -> list[Patch]:
     if any(count > 1 for block_map in shown for count in block_map.ref_counts):
         entries += [("shared, nearly empty", _SHARED[0]), ("shared, full", _SHARED[1])]
     if any(filled == CACHED for block_map in shown for filled in block_map.filled):
-        entries.append(("cached, held by nobody", _CACHED))
+        entries.append(("cached, in no block table", _CACHED))
     return [Patch(color=colour, label=name) for name, colour in entries] + [
         Patch(facecolor=_FREE, edgecolor=MUTED, linewidth=0.4, label="free")
     ]

@@ -1,6 +1,6 @@
-"""How every chart of the report looks, and how it becomes an SVG for a page or a PNG file. No pyplot, no global state.
+"""The style of the report's charts, and their conversion to SVG for a page or PNG files. No pyplot, no global state.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers; in the page each becomes a CSS variable, so that one
+Colours are those of Okabe and Ito, distinct for colour-blind readers; in the page each becomes a CSS variable, so that one
 drawing serves light and dark.
 """
 
@@ -78,7 +78,7 @@ class Chart:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Charts are built and saved inside this; a matplotlibrc of the user's has no say."""
+    """Charts are built and saved inside this; the user's matplotlibrc is ignored."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks

@@ -1,4 +1,4 @@
-"""What a report shows, whatever it is written as: sections of key figures, charts and tables."""
+"""The content of a report, independent of its format: sections of key metrics, charts and tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from pagecli.profiler.plan.plan import Plan
 from pagecli.profiler.recording.records import PolicyResult, Recording
 from pagecli.profiler.recording.run_summary import hardware_summary, joules_per_token
 from pagecli.profiler.recording.run_totals import block_size_of, end_seconds, num_requests, num_steps, total
-from pagecli.profiler.replay.papers import claim_for, is_papers_setting
+from pagecli.profiler.replay.papers import is_papers_setting, published_speedup
 from pagecli.profiler.report import block_charts, hardware_charts, memory_charts, run_charts, sweep_chart
 from pagecli.profiler.report.advice import advice
 from pagecli.profiler.report.chart_style import Chart, bytes_text, seconds_text, style
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Figures that have no picture."""
+    """Rows of text cells under a heading, shown beside the charts."""
 
     title: str
     columns: tuple[str, ...]
@@ -28,11 +28,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One question and what answers it."""
+    """One part of the report: key metrics, charts and tables on one subject."""
 
     name: str  # anchor in the page
     title: str
-    figures: Sequence[tuple[str, str]]  # (name, value) of what is looked for first
+    metrics: Sequence[tuple[str, str]]  # (name, value): the key metrics
     charts: Sequence[Chart]
     tables: Sequence[Table] = ()
     note: str = ""
@@ -41,7 +41,7 @@ class Section:
 @dataclass(frozen=True, slots=True)
 class Report:
     title: str
-    facts: Sequence[tuple[str, str]]
+    metadata: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     advice: str | None
     charts: Sequence[Chart] = field(default=())  # of all sections, in order
@@ -54,7 +54,7 @@ def build_report(
     workload: str | None = None,
     sweep: "Sequence[SweepResult]" = (),
 ) -> Report:
-    """The report of what there is. `workload`: a name that the paper has figures for (sharegpt, alpaca), or another."""
+    """A report of those parts that are given. `workload`: one that the paper has results for (sharegpt, alpaca), or another."""
     papers = plan is not None and in_papers_setting(plan)
     with style():
         sections = [
@@ -70,12 +70,12 @@ def build_report(
         ]
     title = recording.title if recording else plan.settings.model if plan else "memory policies"
     charts = [chart for section in sections for chart in section.charts]
-    facts = [("workload", workload)] if workload else []
-    return Report(title, facts + _facts(recording), sections, advice(results, recording), charts)
+    metadata = [("workload", workload)] if workload else []
+    return Report(title, metadata + _metadata(recording), sections, advice(results, recording), charts)
 
 
 def in_papers_setting(plan: Plan) -> bool:
-    """Whether the paper's figures are of the plan's model and GPU."""
+    """Whether the paper's results are of the plan's model and GPU."""
     settings = plan.settings
     return is_papers_setting(settings.model, settings.device.name, settings.num_devices)
 
@@ -85,18 +85,18 @@ def _kinds(results: Sequence[PolicyResult]) -> tuple[list[PolicyResult], list[Po
     return [r for r in results if not r.measured], [r for r in results if r.measured]
 
 
-def _facts(recording: Recording | None) -> list[tuple[str, str]]:
-    """The recording's facts, those that are themselves a table as `name.key`."""
-    facts: list[tuple[str, str]] = []
-    for name, value in (recording.facts if recording else {}).items():
+def _metadata(recording: Recording | None) -> list[tuple[str, str]]:
+    """(name, value) of the recording's metadata; an entry that is itself a mapping as `name key`."""
+    metadata: list[tuple[str, str]] = []
+    for name, value in (recording.metadata if recording else {}).items():
         if isinstance(value, Mapping):
-            facts += [(f"{name} {key}", _fact_text(part)) for key, part in value.items()]
+            metadata += [(f"{name} {key}", _metadata_text(part)) for key, part in value.items()]
         else:
-            facts.append((name.replace("_", " "), _fact_text(value)))
-    return facts
+            metadata.append((name.replace("_", " "), _metadata_text(value)))
+    return metadata
 
 
-def _fact_text(value: object) -> str:
+def _metadata_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -113,7 +113,7 @@ def _there(*charts: Chart | None) -> list[Chart]:
 def _plan_section(plan: Plan) -> Section:
     settings = plan.settings
     devices = settings.device.title if settings.num_devices == 1 else f"{settings.num_devices} x {settings.device.title}"
-    figures = [
+    metrics = [
         ("weights", bytes_text(plan.weights_bytes)),
         ("KV of a token", f"{settings.kv_bytes_per_token:,} bytes"),
         ("KV memory", bytes_text(plan.kv_memory_bytes)),
@@ -124,13 +124,13 @@ def _plan_section(plan: Plan) -> Section:
     rows = [(c.name, f"{c.tokens:,.0f}", f"{c.blocks:,}", f"{c.num_requests:,}") for c in plan.concurrency]
     fitting = Table("How many requests fit at a time", ("length", "tokens", "blocks of each", "requests at a time"), rows)
     layout = memory_charts.memory_layout(plan.parts, plan.memory_bytes, devices)
-    return Section("plan", f"Plan: {settings.model} on {devices}", figures, _there(layout), [fitting] if plan.fits else [])
+    return Section("plan", f"Plan: {settings.model} on {devices}", metrics, _there(layout), [fitting] if plan.fits else [])
 
 
 def _policy_section(results: Sequence[PolicyResult], workload: str | None) -> Section:
     """Results of one kind, replayed or measured, for their speeds are of different machines.
 
-    `workload`: what the paper's figures beside replayed ones are of; None: they are left out.
+    `workload`: the one whose published results are shown beside replayed ones; None: they are left out.
     """
     measured, usual = results[0].measured, _usual_block_size(results)
     distinct = {
@@ -145,19 +145,21 @@ def _policy_section(results: Sequence[PolicyResult], workload: str | None) -> Se
     kind, word = ("measured-policies", "Measured") if measured else ("replay", "Replayed")
     charts = [replace(chart, name=f"{kind}-{chart.name}") for chart in charts]
     ratios = _ratios(compared) if measured else []
-    claimed = Table("Paging over the others, beside what is claimed", ("policy", "measured", "claimed"), ratios)
-    return Section(kind, f"{word}: the same work under other memory policies", [], charts, [claimed] if ratios else [])
+    speedups = Table(
+        "Speed-up of paging over other policies, measured and published", ("policy", "measured", "published"), ratios
+    )
+    return Section(kind, f"{word}: the same work under other memory policies", [], charts, [speedups] if ratios else [])
 
 
 def _ratios(results: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
-    """Output tokens/s of paged memory over each other policy's, and the paper's and the announcement's claims."""
+    """Output tokens/s of paged memory over each other policy's, and the published ones."""
     paged = next((r for r in results if r.policy == "paged" and r.batching == "continuous"), None)
     rows: list[tuple[str, ...]] = []
     for other in results:
-        claim = claim_for(other)
-        if paged and claim and other.output_tokens_per_second > 0:
+        published = published_speedup(other)
+        if paged and published and other.output_tokens_per_second > 0:
             ratio = paged.output_tokens_per_second / other.output_tokens_per_second
-            rows.append((memory_charts.label_of(other, results), f"{ratio:.2f}x", claim.text))
+            rows.append((memory_charts.label_of(other, results), f"{ratio:.2f}x", published.text))
     return rows
 
 
@@ -171,7 +173,7 @@ def _run_section(recording: Recording) -> Section:
     return Section(
         "run",
         "Measured: what happened in the run",
-        run_key_figures(recording),
+        run_metrics(recording),
         _there(
             run_charts.kv_over_time(recording),
             run_charts.batch_over_time(recording),
@@ -193,14 +195,14 @@ def _kept_note(recording: Recording) -> str:
     )
 
 
-def run_key_figures(recording: Recording) -> list[tuple[str, str]]:
-    """(name, value) of what is looked for first in a run."""
+def run_metrics(recording: Recording) -> list[tuple[str, str]]:
+    """(name, value): the key metrics of a run."""
     seconds, count = end_seconds(recording.steps), num_steps(recording)
     output = recording.totals.get("output_tokens", sum(request.output_tokens for request in recording.requests))
-    figures = [("requests", f"{num_requests(recording):,}"), ("output tokens", f"{output:,.0f}")]
+    metrics = [("requests", f"{num_requests(recording):,}"), ("output tokens", f"{output:,.0f}")]
     if not count:
-        return figures
-    figures += [
+        return metrics
+    metrics += [
         ("output tokens/s", f"{output / seconds:,.1f}" if seconds else "not measured"),
         ("time", seconds_text(seconds)),
         ("steps", f"{count:,}"),
@@ -209,13 +211,13 @@ def run_key_figures(recording: Recording) -> list[tuple[str, str]]:
     ]
     block_size, used = block_size_of(recording), total(recording, "blocks_used")
     if block_size and used:
-        figures.append(("slots filled", f"{100 * total(recording, 'slots_filled') / (used * block_size):.1f} % of used blocks"))
+        metrics.append(("slots filled", f"{100 * total(recording, 'slots_filled') / (used * block_size):.1f} % of used blocks"))
     if unshared := total(recording, "blocks_unshared"):
-        figures.append(("saved by sharing", f"{100 * (1 - used / unshared):.1f} % of blocks"))
+        metrics.append(("saved by sharing", f"{100 * (1 - used / unshared):.1f} % of blocks"))
     joules = joules_per_token(hardware_summary(recording.hardware), int(output))
     if joules is not None:
-        figures.append(("energy", f"{joules:.3g} J a token"))
-    return figures
+        metrics.append(("energy", f"{joules:.3g} J a token"))
+    return metrics
 
 
 def _hardware_section(recording: Recording) -> Section | None:

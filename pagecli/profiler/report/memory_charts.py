@@ -1,4 +1,4 @@
-"""Charts of memory: where a device's bytes go, where each policy's KV slots went, and what block sizes and policies cost."""
+"""Charts of memory: a device's bytes by part, each policy's KV slots by state, and the cost of block sizes and policies."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ _LABEL_FITS = 4.5  # percent of the bar's length
 
 
 def memory_layout(parts: Sequence[MemoryPart], memory_bytes: int, devices: str) -> Chart | None:
-    """Where the bytes of the devices go (the paper's figure 1, left), in the order given; what is too much passes 100 %."""
+    """The devices' memory by part (the paper's figure 1, left), in the order given; an excess passes 100 %."""
     if not parts or memory_bytes <= 0:
         return None
     figure, (axes,) = new_figure(1.5 + 0.12 * len(parts))
@@ -93,7 +93,7 @@ def _part_colours(parts: Sequence[MemoryPart]) -> list[str]:
 
 
 def label_of(result: PolicyResult, results: Sequence[PolicyResult]) -> str:
-    """policy, batching and what else tells this result from the others."""
+    """policy, batching and every other setting that distinguishes this result from the others."""
     words = [result.policy, result.batching]
     paged = [other for other in results if other.policy == result.policy == "paged"]
     if len({other.block_size for other in paged}) > 1:
@@ -112,7 +112,7 @@ def _shares(result: PolicyResult) -> tuple[float, ...]:
 
 
 def waste(results: Sequence[PolicyResult], beside_paper: bool = True) -> Chart | None:
-    """Where each policy's KV slots went; `beside_paper`: the paper's systems below ours (its figure 2)."""
+    """Each policy's KV slots by state; `beside_paper`: the paper's systems below ours (its figure 2)."""
     if not results:
         return None
     lines: list[tuple[str, tuple[float | None, ...], bool]] = []
@@ -126,8 +126,8 @@ def waste(results: Sequence[PolicyResult], beside_paper: bool = True) -> Chart |
     for row, (label, shares, from_paper) in enumerate(lines):
         parts = [(share or 0.0, colour) for share, (_, colour) in zip(shares, SHARES, strict=True)]
         texts = [f"{share:.1f}" if share and share > _LABEL_FITS else "" for share in shares]
-        look: dict[str, float] = {"height": 0.5, "alpha": 0.6} if from_paper else {"height": 0.78}
-        stacked_bar(axes, row, parts, f"share-{row}", texts, **look)
+        style: dict[str, float] = {"height": 0.5, "alpha": 0.6} if from_paper else {"height": 0.78}
+        stacked_bar(axes, row, parts, f"share-{row}", texts, **style)
         for index, share in enumerate(shares):
             tooltips[f"share-{row}-{index}"] = f"{label}: {SHARES[index][0]} {share or 0:.1f} %"
     _name_rows(axes, [label for label, _, _ in lines], [from_paper for _, _, from_paper in lines])
@@ -239,7 +239,7 @@ def _policy_row(label: str, result: PolicyResult) -> tuple[str, ...]:
 
 
 def block_sizes(results: Sequence[PolicyResult]) -> Chart | None:
-    """What paged memory wastes by its block size; None unless there are two sizes of otherwise equal results."""
+    """Waste of paged memory by its block size; None unless there are two sizes of otherwise equal results."""
     paged = [result for result in results if result.policy == "paged" and result.batching == "continuous"]
     alike = [{r.block_size: r for r in paged if r.prefix_caching == sharing} for sharing in (False, True)]
     chosen = max(alike, key=len)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from pagecli.profiler.recording.downsampling import Series, bucket_edges, bucketed, column
 from pagecli.profiler.recording.latency import PERCENTILES, LatencyKind, latencies
 from pagecli.profiler.recording.records import Recording, RequestRecord, StepRecord
-from pagecli.profiler.recording.run_totals import block_size_of, end_seconds, num_steps, total, whole_fact
+from pagecli.profiler.recording.run_totals import block_size_of, end_seconds, metadata_int, num_steps, total
 from pagecli.profiler.report.chart_style import (
     BLUE,
     GREEN,
@@ -53,7 +53,7 @@ def kv_over_time(recording: Recording) -> Chart | None:
     pool = np.maximum(column(steps, "blocks_total"), 1)
     series = {
         "used blocks": (100 * column(steps, "blocks_used") / pool, BLUE),
-        "cached, held by nobody": (100 * column(steps, "blocks_cached") / pool, PURPLE),
+        "cached, in no block table": (100 * column(steps, "blocks_cached") / pool, PURPLE),
         "shared blocks": (100 * column(steps, "blocks_shared") / pool, ORANGE),
     }
     if block_size:
@@ -98,7 +98,7 @@ def batch_over_time(recording: Recording) -> Chart | None:
     running, decode = column(steps, "num_running"), column(steps, "decode_tokens")
     figure, (batch, tokens, queue) = new_figure(5.2, 3, 1, sharex=True, height_ratios=[1.3, 1, 0.8])
     draw_steps(batch, starts, running, end, colour=BLUE, filled=True, label="running sequences", gid="running")
-    limit = whole_fact(recording, "max_num_seqs")
+    limit = metadata_int(recording, "max_num_seqs")
     if limit and limit <= 3 * running.max():
         batch.axhline(limit, color=INK, linewidth=0.8, linestyle="--", label=f"max_num_seqs {limit:,}")
     _mark_preemptions(batch, starts, column(steps, "num_preemptions"))
@@ -148,7 +148,7 @@ def _batch_row(step: StepRecord) -> tuple[str, ...]:
 
 
 def step_time(recording: Recording) -> Chart | None:
-    """What a step's time goes to, stacked."""
+    """The phases of a step's time, stacked."""
     steps = recording.steps
     if not steps:
         return None
@@ -166,7 +166,7 @@ def step_time(recording: Recording) -> Chart | None:
     axes.set_ylabel("Milliseconds a step")
     axes.set_ylim(
         0, min(1.05 * float(below.max()), 3 * float(np.percentile(below, 98))) or 1.0
-    )  # one slow step flattens nothing
+    )  # one slow step must not flatten the rest
     number_axis(axes.yaxis)
     time_axis(axes, end)
     outside_legend(axes, reverse=True)
@@ -192,7 +192,7 @@ def step_time(recording: Recording) -> Chart | None:
 
 
 def latency_percentiles(requests: Sequence[RequestRecord]) -> Chart | None:
-    """How large a share of the requests was served within a time, for the three latencies."""
+    """Cumulative share of requests by latency, for the three latencies."""
     kinds = latencies(requests)
     if not kinds:
         return None

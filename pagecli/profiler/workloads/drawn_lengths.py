@@ -1,4 +1,4 @@
-"""Requests of drawn lengths, with a fixed seed: what a comparison needs is the same requests for everybody.
+"""Requests of drawn lengths, with a fixed seed, so that every comparison has the same requests.
 
 The real samples of the PagedAttention paper are not at hand; these are log-normal draws with its published means.
 """

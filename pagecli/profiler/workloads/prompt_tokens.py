@@ -1,4 +1,4 @@
-"""Token ids for requests of which only lengths and shared prefixes are known: what the real KV manager and model are fed."""
+"""Token ids for requests of which only lengths and shared prefixes are known: the input of the KV manager and the model."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Workloads out of files: lengths as CSV, traces with prefix hashes as JSON Lines. A bad line is named and ends it."""
+"""Workloads out of files: lengths as CSV, traces with prefix hashes as JSON Lines. A bad line raises InputError."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ OUTPUT_NAMES = (
     *("output_tokens", "output_length", "output_len", "completion_tokens", "num_output_tokens", "max_tokens"),
     *("generatedtokens", "generated_tokens", "response_tokens", "num_decode_tokens", "decode_tokens"),
 )
-# and what one of their units is in seconds; "timestamp" is seconds or a date in CSV, milliseconds in traces of block hashes
+# and their unit in seconds; "timestamp" is seconds or a date in CSV, milliseconds in traces of block hashes
 ARRIVAL_NAMES = {"arrival_s": 1.0, "arrival_seconds": 1.0, "arrived_at": 1.0, "arrival_time": 1.0, "arrival_ms": 0.001}
 TIMESTAMP = "timestamp"
 HASH_NAMES = ("hash_ids", "prefix_hashes", "block_hashes")
@@ -117,15 +117,15 @@ def read_trace(path: Path, limit: int | None = None, default_output_tokens: int 
                 break
             if not line.strip():
                 continue
-            place = f"{path}: line {number}"
+            source = f"{path}: line {number}"
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise InputError(f"{place}: not JSON: {error}") from error
+                raise InputError(f"{source}: not JSON: {error}") from error
             columns = _Columns.among(list(record), 0.001) if isinstance(record, dict) else None
             if columns is None:
-                raise InputError(f"{place}: no prompt's length", "each line is an object with input_length or prompt_tokens")
-            requests.append(_request(record, columns, place, default_output_tokens))
+                raise InputError(f"{source}: no prompt's length", "each line is an object with input_length or prompt_tokens")
+            requests.append(_request(record, columns, source, default_output_tokens))
     return _workload(path, requests, _prefix_block_size(path, requests))
 
 
@@ -138,38 +138,38 @@ def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
         raise InputError(f"{path} cannot be read: {error}", "the file may be cut short; check it with gzip -t") from error
 
 
-def _request(row: Mapping[str, Any], columns: _Columns, place: str, default_output: int | None) -> WorkloadRequest:
-    prompt = _tokens(row[columns.prompt], columns.prompt, place)
+def _request(row: Mapping[str, Any], columns: _Columns, source: str, default_output: int | None) -> WorkloadRequest:
+    prompt = _tokens(row[columns.prompt], columns.prompt, source)
     if columns.output is not None and row[columns.output] is not None:
-        output = _tokens(row[columns.output], columns.output, place)
+        output = _tokens(row[columns.output], columns.output, source)
     elif default_output is not None:
         output = default_output
     else:
-        raise InputError(f"{place}: no output length", "name a column output_tokens, or give --max-tokens")
+        raise InputError(f"{source}: no output length", "name a column output_tokens, or give --max-tokens")
     arrival = None
     if columns.arrival is not None:
-        arrival = _seconds(row[columns.arrival], columns.arrival, columns.arrival_unit, place)
+        arrival = _seconds(row[columns.arrival], columns.arrival, columns.arrival_unit, source)
     hashes = row.get(columns.hashes) if columns.hashes is not None else ()
     if not isinstance(hashes, list | tuple) or not all(type(item) is int for item in hashes):
-        raise InputError(f"{place}: {columns.hashes} is not a list of whole numbers")
+        raise InputError(f"{source}: {columns.hashes} is not a list of whole numbers")
     return WorkloadRequest(prompt, output, arrival, tuple(hashes))
 
 
-def _tokens(value: Any, name: str, place: str) -> int:
+def _tokens(value: Any, name: str, source: str) -> int:
     """A length of at least 1. An output of 0 tokens counts as 1: its prompt is computed, which gives the first."""
     try:
         number = int(value) if not isinstance(value, float) or value.is_integer() else None
     except (TypeError, ValueError):
         number = None
     if number is None or isinstance(value, bool):
-        raise InputError(f"{place}: {name} is {str(value)[:40]!r}, not a whole number")
+        raise InputError(f"{source}: {name} is {str(value)[:40]!r}, not a whole number")
     least = 0 if _key(name) in OUTPUT_NAMES else 1
     if not least <= number <= MAX_TOKENS:
-        raise InputError(f"{place}: {name} is {number}", f"lengths are from {least} to {MAX_TOKENS:,} tokens")
+        raise InputError(f"{source}: {name} is {number}", f"lengths are from {least} to {MAX_TOKENS:,} tokens")
     return max(1, number)
 
 
-def _seconds(value: Any, name: str, unit: float, place: str) -> float:
+def _seconds(value: Any, name: str, unit: float, source: str) -> float:
     """Seconds, from a number of units or a date and time."""
     try:
         if math.isfinite(number := float(value)):
@@ -179,7 +179,7 @@ def _seconds(value: Any, name: str, unit: float, place: str) -> float:
     try:
         return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(value).strip())).timestamp()
     except ValueError:
-        raise InputError(f"{place}: {name} is {str(value)[:40]!r}, neither a number nor a date and time") from None
+        raise InputError(f"{source}: {name} is {str(value)[:40]!r}, neither a number nor a date and time") from None
 
 
 def _workload(path: Path, requests: list[WorkloadRequest], prefix_block_size: int) -> Workload:

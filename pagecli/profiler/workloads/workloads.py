@@ -1,4 +1,4 @@
-"""What a plan is made for and a replay runs: requests as lengths, when they arrive, and which prompts begin alike."""
+"""Workloads of plans and replays: requests as lengths, when they arrive, and which prompts begin alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

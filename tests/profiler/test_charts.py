@@ -1,4 +1,4 @@
-"""The charts: what is drawn of few, many and no steps, and the numbers beside them."""
+"""Charts of few, many and no steps, and the numbers beside them."""
 
 import re
 from types import SimpleNamespace
@@ -84,9 +84,9 @@ def test_buckets_keep_the_mean_and_the_range():
     assert not bucketed(x[:600], y[:600]).is_reduced
 
 
-def test_what_was_used_is_drawn_above_what_was_filled():
+def test_used_blocks_are_drawn_above_filled_slots():
     chart = run_charts.kv_over_time(full_recording())
-    assert {"used blocks", "filled slots", "shared blocks", "cached, held by nobody"} <= words(chart)
+    assert {"used blocks", "filled slots", "shared blocks", "cached, in no block table"} <= words(chart)
     assert "Used blocks at most 60.0 %, 60.0 % on average, filled slots 58.1 % on average" in chart.description
     assert chart.rows[0] == ("0 ms", "600", "50", "100", "300", "9,300")
 
@@ -94,7 +94,7 @@ def test_what_was_used_is_drawn_above_what_was_filled():
 def test_without_the_block_size_there_are_no_filled_slots():
     made = full_recording()
     made.block_maps.clear()
-    made.facts.clear()
+    made.metadata.clear()
     assert "filled slots" not in words(run_charts.kv_over_time(made))
 
 
