@@ -1,4 +1,4 @@
-"""What the host does for a decoding sequence in a step beside the model: microseconds of plan, inputs, choice and commit.
+"""Host time of a decoding sequence in a step, without the model: microseconds of plan, inputs, choice and commit.
 
     python benchmarks/host_cost.py --save                    # 128, 256 and 512 sequences, contexts of 100 and 2,000 tokens
     python benchmarks/host_cost.py --widths 128 --rounds 9
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="128,256,512", help="numbers of sequences, such as 128,256,512")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
+    parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/results/")
     options = parser.parse_args()
     print(f"{'choice':8}{'context':>8}{'sequences':>10}" + "".join(f"{name:>8}" for name in (*PARTS, "all")))
     results = measure([int(width) for width in options.widths.split(",")], options.rounds)

@@ -1,4 +1,4 @@
-"""What the journal costs: the same job with it and without it, by turns, at about 500 rows a second through a 2-layer model.
+"""The cost of the journal: the same job with it and without it, by turns, at about 500 rows a second through a 2-layer model.
 
     python benchmarks/journal_cost.py --save
 

@@ -3,7 +3,7 @@
     python benchmarks/linear.py --save                       # both dtypes, all shapes, about two minutes on two cores
     python benchmarks/linear.py --dtype bfloat16 --shape 768x3072
 
-The two are measured in turn (A B A B). A figure is the lower quartile of the calls' times: other programs' turns on the cores
+The two are measured in turn (A B A B). Each time is the lower quartile of the calls': other programs' turns on the cores
 only ever add to them. Each call takes another copy of the weight, 128 MiB in all, so that weights come from memory as they do
 in a model. The last column is how fast M = 1 reads them, and which share that is of the fastest that torch reads 256 MiB.
 """
@@ -93,9 +93,9 @@ def packing() -> dict[str, float]:
 def print_row(result: dict[str, object], bandwidth: float) -> None:
     for name in ("pagecli", "torch"):
         label = f"{result['shape']:>10} {result['dtype']:8}" if name == "pagecli" else " " * 19
-        figures = "".join(f"{result['batches'][batch][name]:7.0f}" for batch in BATCHES)
+        rates = "".join(f"{result['batches'][batch][name]:7.0f}" for batch in BATCHES)
         print(
-            f"{label} {name:8}{figures}   {result['read_gb_s'][name]:5.1f} GB/s {result['read_gb_s'][name] / bandwidth:5.0%}",
+            f"{label} {name:8}{rates}   {result['read_gb_s'][name]:5.1f} GB/s {result['read_gb_s'][name] / bandwidth:5.0%}",
             flush=True,
         )
 

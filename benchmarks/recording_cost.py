@@ -1,10 +1,10 @@
-"""What recording every step costs: the same requests with and without a recorder, in turn, on one loaded model.
+"""The cost of recording every step: the same requests with and without a recorder, in turn, on one loaded model.
 
     python benchmarks/recording_cost.py --save                                  # smollm2-135m, 64 requests, 5 rounds
     python benchmarks/recording_cost.py --model opt-125m --load-format dummy
 
-With a recorder means all that `generate --profile` does during a run: every step to a Parquet file, every request, pictures of
-the pool, the hardware read in a thread. Two figures: the medians of whole runs (noise of the machine included), and the time
+With a recorder means all that `generate --profile` does during a run: every step to a Parquet file, every request, snapshots of
+the pool, the hardware read in a thread. Two measures: the medians of whole runs (noise of the machine included), and the time
 spent inside the recorder's own calls as a share of the steps' time (which noise hardly touches).
 """
 

@@ -1,4 +1,4 @@
-"""Replays in the PagedAttention paper's setting, its figures beside ours, and how long a long replay takes.
+"""Replays in the PagedAttention paper's setting, its results beside ours, and how long a long replay takes.
 
     python benchmarks/replay.py --save
     python benchmarks/replay.py --requests 2000 --long 0

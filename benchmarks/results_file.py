@@ -1,4 +1,4 @@
-"""Where a benchmark keeps what it measured: one JSON file a run, with date, machine and versions."""
+"""Results of benchmarks: one JSON file a run, with date, machine and versions."""
 
 import json
 import os
@@ -11,10 +11,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def machine() -> dict[str, object]:
-    """CPU, cores, memory and the versions a figure depends on."""
+    """CPU, cores, memory and the versions a measurement depends on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    named = {key.strip(): value.strip() for key, value in facts.items()}
+    entries = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in entries.items()}
     flags = named.get("flags", "").split()
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile")
     return {

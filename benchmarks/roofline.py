@@ -50,7 +50,7 @@ def generate(engine: Engine, lengths: list[tuple[int, int]]) -> tuple[float, int
 
 
 def run(engine: Engine, lengths: list[tuple[int, int]], dtype: str, rounds: int = 1) -> dict:
-    """Everything that was measured, of the round in the middle: a round is the requests and the machine before and after."""
+    """The measurements of the middle round: a round is the requests and the machine before and after."""
     generate(engine, lengths[:2])  # first uses
     peaks, took = [machine_peak.measure(dtype)], []
     for _ in range(rounds):
@@ -78,7 +78,7 @@ def run(engine: Engine, lengths: list[tuple[int, int]], dtype: str, rounds: int 
 
 
 def highest(peaks: list[Peak]) -> Peak:
-    """The highest of each figure."""
+    """The highest of each rate."""
     return Peak(*(max(values) for values in zip(*map(dataclasses.astuple, peaks), strict=True)))
 
 
@@ -109,7 +109,7 @@ def summary(totals: dict[str, Total], seconds: float, num_tokens: int, before: P
 
 
 def least_seconds(name: str, total: Total, peak: Peak) -> float:
-    """What the operation takes at the peak of its multiply-adds or of reading, whichever is longer."""
+    """Seconds of the operation at the peak of its multiply-adds or of reading, whichever is longer."""
     best = peak.linear if name.startswith("linear") else peak.float32
     return max(total.operations / best, total.num_bytes / peak.read)
 

@@ -1,10 +1,10 @@
-"""How far a reader walks: which files, functions and lines of pagecli a row of `generate` runs through, and a decode step.
+"""The files, functions and lines of pagecli that a row of `generate` runs through, and a decode step.
 
     python benchmarks/route.py                  # a tiny random Llama, made for this
     python benchmarks/route.py --model DIR --files --save
 
 The row goes through the real command line in this process, from a JSON Lines file to a JSON Lines file, on every thread. The
-command runs twice, first with pagecli's imports under the trace, then without, and gives three figures:
+command runs twice, first with pagecli's imports under the trace, then without, and gives three counts:
 
     row                     the second run: files in which a function runs for the row, and the lines that run in functions
     row, with definitions   the same files, with the lines that ran when they were imported (definitions, constants)
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model's directory or name (a tiny random Llama is made if left out)")
     parser.add_argument("--files", action="store_true", help="list the files of each route and their lines")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
+    parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/results/")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         routes = measure(options.model or _tiny_model(Path(folder)))

@@ -1,4 +1,4 @@
-"""What sharing KV blocks saves, in memory and in time, beside the PagedAttention paper's figures (Kwon et al., SOSP 2023).
+"""Memory and time that sharing KV blocks saves, beside the PagedAttention paper's results (Kwon et al., SOSP 2023).
 
     python benchmarks/sharing.py --save                          # every part
     python benchmarks/sharing.py --parts saving --requests 64    # blocks saved by n samples and by beams (Figure 15)
@@ -229,8 +229,8 @@ def prefix_arithmetic(prompts: list[list[int]], block_size: int) -> dict[str, ob
     common = next(i for i in range(len(first)) if any(p[i : i + 1] != first[i : i + 1] for p in prompts))
     in_blocks, total = common // block_size * block_size, sum(map(len, prompts))
     least = (total - (len(prompts) - 1) * in_blocks) / total
-    facts = {"common_tokens": common, "common_in_blocks": in_blocks, "mean_prompt_tokens": total / len(prompts)}
-    return facts | {"least_computed_share": least}
+    tokens = {"common_tokens": common, "common_in_blocks": in_blocks, "mean_prompt_tokens": total / len(prompts)}
+    return tokens | {"least_computed_share": least}
 
 
 PARTS = {"saving": measure_saving, "samples": measure_samples, "beams": measure_beams, "prefix": measure_prefix}

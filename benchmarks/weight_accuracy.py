@@ -3,7 +3,7 @@
     python benchmarks/weight_accuracy.py --save       # SmolLM2, the 64 sample prompts, 64 tokens each; some three minutes
     python benchmarks/weight_accuracy.py --dtypes float32/bfloat16,float32/int8 --save      # weights / KV cache
 
-Two figures for each dtype: the mean log probability, under float32, of the text that it writes greedily, beside that of
+Two measures for each dtype: the mean log probability, under float32, of the text that it writes greedily, beside that of
 float32's own text (a text of worse choices has a lower one); and, over float32's text, how often both would choose the same
 next token.
 """

@@ -1,4 +1,4 @@
-"""Runs one system once, in a process of its own, and checks what it made."""
+"""Runs one system once, in a process of its own, and checks its output."""
 
 import json
 import os
@@ -33,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one system; `error` says why there are no figures."""
+    """One run of one system; `error` says why there are no results."""
 
     error: str | None = None
     seconds: float = 0.0  # generation alone, or from the start of the process to the last token

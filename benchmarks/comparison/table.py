@@ -38,7 +38,7 @@ def same_rows(name: str, runs: Runs) -> str:
 
 
 def rows(runs: Runs, whole_process: bool) -> list[list[str]]:
-    """The table's cells, its heading first; systems in order of speed, those without figures last."""
+    """The table's cells, its heading first; systems in order of speed, those without results last."""
     measure = "seconds, start to last token" if whole_process else "output tokens/s"
     heading = ["system", measure, "pagecli is faster by", "rows", "as pagecli's", "loaded in s", "peak MiB", "computes in"]
     faster = ratios(runs)
@@ -82,7 +82,7 @@ def versions(runs: Runs) -> str:
 
 
 def closing_lines(runs: Runs, missing: dict[str, str]) -> Iterable[str]:
-    """The ratio to the fastest peer, and why each system without figures has none."""
+    """The ratio to the fastest peer, and why each system without results has none."""
     faster = ratios(runs)
     if faster:
         fastest = min(faster, key=lambda name: faster[name])
@@ -97,14 +97,14 @@ def closing_lines(runs: Runs, missing: dict[str, str]) -> Iterable[str]:
 
 
 def kept(runs: Runs, missing: dict[str, str]) -> dict[str, object]:
-    """What a results file holds: every run's figures, without the tokens."""
+    """The content of a results file: every run's metrics, without the tokens."""
     systems = {
-        name: {"runs": [figures(run) for run in done], "same_rows": same_rows(name, runs)} for name, done in runs.items()
+        name: {"runs": [metrics(run) for run in done], "same_rows": same_rows(name, runs)} for name, done in runs.items()
     }
     return {"pagecli_faster_by": ratios(runs), "systems": systems, "not_run": missing}
 
 
-def figures(run: Run) -> dict[str, object]:
+def metrics(run: Run) -> dict[str, object]:
     if run.error is not None:
         return {"error": run.error}
     return {

@@ -1,4 +1,4 @@
-"""Runs pagecli's engine over requests, for a limited time, and counts what its steps must read and compute."""
+"""Runs pagecli's engine over requests, for a limited time, and counts the bytes and operations that its steps need."""
 
 import time
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class StepCounter:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run came to; `whole` if no request was left when its time was over."""
+    """The result of a run; `whole` if no request was left when its time was over."""
 
     seconds: float
     output_tokens: int

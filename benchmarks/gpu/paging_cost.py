@@ -1,4 +1,4 @@
-"""What paging costs attention on a GPU: the decode kernel over blocks of every size, lying in order and shuffled, beside the
+"""Cost of paging in attention on a GPU: the decode kernel over blocks of every size, lying in order and shuffled, beside the
 same kernel over contiguous memory (one block for a sequence) and torch's attention; and moving a sequence's blocks to the host
 and back. Kwon et al., SOSP 2023, section 7.1 and figures 18 and 19: their kernel is 20-26 % slower than one without paging."""
 

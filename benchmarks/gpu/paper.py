@@ -1,11 +1,11 @@
-"""Part 4: the PagedAttention paper's figures (Kwon et al., SOSP 2023) on this GPU: what paging costs attention, block sizes, KV
-use and mean batch of paged and of reserved memory, swapping against recomputing.
+"""Part 4: the PagedAttention paper's measurements (Kwon et al., SOSP 2023) on this GPU: cost of paging in attention, block
+sizes, KV use and mean batch of paged and of reserved memory, swapping against recomputing.
 
     python paper.py --out DIR [--limit SECONDS] [--tiny]
 
-OPT-13B's shape with dummy weights, and for the engine's figures the 12 GiB of KV memory that the paper's 40 GB GPU leaves it.
+OPT-13B's shape with dummy weights, and for the engine's part the 12 GiB of KV memory that the paper's 40 GB GPU leaves it.
 The engine's runs are cut to a share of the time; all requests are there from the start, while the paper's arrive at a rate.
-DIR/paper.json and .md are written after every figure.
+DIR/paper.json and .md are written after every measurement.
 """
 
 import argparse
@@ -40,8 +40,8 @@ PAPER = {  # figure 2, percent of KV memory that holds tokens; figure 13, mean b
 RECOMPUTED_TOKENS = 1000
 
 
-class Figures:
-    """The engine's figures, on weights that are loaded once."""
+class EngineMeasurements:
+    """The paper's measurements of the engine, on weights that are loaded once."""
 
     def __init__(self, folder: Path, tiny: bool, seconds: float) -> None:
         self.tiny, self.seconds = tiny, seconds  # of one run
@@ -101,18 +101,18 @@ class Figures:
 
 
 def sources(folder: Path, tiny: bool, seconds: float) -> Iterator[tuple[str, Callable[[], Iterator[dict[str, Any]]]]]:
-    """Every figure's name and rows, the quick ones first."""
+    """Every measurement's name and rows, the quick ones first."""
     yield "attention", partial(paging_cost.attention_rows, tiny)
     yield "swap", partial(paging_cost.swap_rows, tiny, 20 if tiny else RECOMPUTED_TOKENS)
-    figures = Figures(folder, tiny, seconds)
-    yield "recompute", figures.recompute
+    engine = EngineMeasurements(folder, tiny, seconds)
+    yield "recompute", engine.recompute
     for kind in ("sharegpt",) if tiny else ("sharegpt", "alpaca"):
         for policy in POLICIES:
-            yield f"{kind}, {policy}", partial(figures.policies, kind, policy)
+            yield f"{kind}, {policy}", partial(engine.policies, kind, policy)
     for size in paging_cost.block_sizes(tiny):
-        yield f"block size {size}", partial(figures.block_sizes, size)
+        yield f"block size {size}", partial(engine.block_sizes, size)
     for kind in ("recompute", "swap"):
-        yield f"preemption by {kind}", partial(figures.preemption, kind)
+        yield f"preemption by {kind}", partial(engine.preemption, kind)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=float, default=90.0, help="seconds for all of it; each engine run gets a share")
-    parser.add_argument("--only", help="only figures whose name has this in it")
+    parser.add_argument("--only", help="only measurements whose name contains this")
     parser.add_argument("--tiny", action="store_true", help="the same at next to no size: shows that it runs")
     options = parser.parse_args()
     started = time.perf_counter()

@@ -60,7 +60,7 @@ sanitizer() {  # a small set: every instruction runs many times slower
     done
 }
 
-measured() {  # measured SCRIPT PART...: told to end 5 seconds before it would be ended
+measured() {  # measured SCRIPT PART...: its own limit is 5 seconds below that of the process
     local script=$1 name=$2 limit
     shift
     limit=$(limit_of "$name")

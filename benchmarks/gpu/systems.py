@@ -1,5 +1,5 @@
 """One system over one model shape with dummy weights, in a process of its own, for a limited time; prints a line of JSON for
-each measurement as it is made, so that a process that is stopped has told what it knows.
+each measurement as it is made, so that a stopped process has printed those before.
 
     python systems.py pagecli|transformers|vllm --model opt-13b --requests 1000 --seconds 60 --out DIR
 """
@@ -42,7 +42,7 @@ def report_failure(way: str, error: Exception) -> None:
 
 
 def metered(work: Callable[[], Any]) -> tuple[Any, float, float | None]:
-    """What `work` returns, the seconds it took, and the joules that the GPUs took (None where NVML does not tell)."""
+    """The result of `work`, the seconds it took, and the joules that the GPUs took (None where NVML has no reading)."""
     started = time.perf_counter()
     with HardwareMonitor(started) as monitor:
         timing.synchronize()

@@ -82,7 +82,7 @@ def limits(folder: Path, tiny: bool = False, measure_again: bool = False) -> dic
     file = folder / "ceilings.json"
     if measure_again or not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"device": kernels.extension().current_device(), "torch": torch.__version__, "emulated": EMULATED}
-        file.write_text(json.dumps(ceilings(tiny) | facts, indent=2) + "\n")
+        machine = {"device": kernels.extension().current_device(), "torch": torch.__version__, "emulated": EMULATED}
+        file.write_text(json.dumps(ceilings(tiny) | machine, indent=2) + "\n")
     found = json.loads(file.read_text())
     return {name: found[name] for name in ("copy_bytes_per_s", "bf16_flops_per_s")}

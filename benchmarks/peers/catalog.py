@@ -29,7 +29,7 @@ class Peer:
     refusals: dict[str, str] = field(default_factory=dict)  # dtype: why it is not tried
     models: tuple[str, ...] = MODELS
     slow: bool = False  # takes a sample of the rows when --sample says so
-    settings: dict[str, object] = field(default_factory=dict)  # what the driver is told beside the workload
+    settings: dict[str, object] = field(default_factory=dict)  # of the driver, beside the workload
     variables: dict[str, str] = field(default_factory=dict)  # of its process; {home} is the peers' home
     preload: tuple[str, ...] = ()  # libraries to preload where the environment or the system has them
 

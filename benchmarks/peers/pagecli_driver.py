@@ -8,7 +8,7 @@ from pagecli.engine.engine import Engine
 
 
 def load(task: dict) -> Loaded:
-    # No prompt begins like another; with sharing off the warm-up cannot help anybody either.
+    # No prompt begins like another; with sharing off the warm-up cannot speed up any request either.
     engine = Engine(
         EngineConfig(
             model=task["model"],

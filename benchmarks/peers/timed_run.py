@@ -1,4 +1,4 @@
-"""What every driver does around its library: load, warm up, generate, write what was measured. Standard library only.
+"""The part that all drivers share: load, warm up, generate, write what was measured. Standard library only.
 
 A driver is run by its peer's own Python as `DRIVER TASK.json` and calls `main` with its function `load`.
 """
@@ -18,7 +18,7 @@ Generate = Callable[[list[list[int]], list[int]], list[list[int]]]  # prompts, o
 
 class Loaded(NamedTuple):
     generate: Generate
-    precision: str  # what it computes in, asked of the library where it tells
+    precision: str  # of its computations, as the library reports it
 
 
 def main(load: Callable[[dict], Loaded], *distributions: str) -> None:
