@@ -23,8 +23,7 @@ from pagecli.model.program import Add, Linear
 from pagecli.model.program import Attention as AttentionOperation
 from pagecli.model.program import Norm as NormOperation
 from pagecli.model.registry import resolve_model
-from pagecli.model.weights.open import open_weights
-from pagecli.model.weights.reader import WeightReader
+from pagecli.model.weights.reader import WeightReader, open_weights
 
 PROMPTS = {0: [5, 6, 7, 8, 9, 10, 11, 12, 13], 1: [20], 2: [30 + i for i in range(25)]}
 

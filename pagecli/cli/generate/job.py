@@ -103,7 +103,8 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         if claim is not None and outcome is not None:
             monitor.end(outcome.exit_code)
             return _already_complete(claim, outcome, console)
-        check_profile_directory(job.profile)
+        if job.profile is not None:
+            check_profile_directory(job.profile)
         source = open_rows(job, console.warning)
         try:
             return _run_claimed(_Run(job, source, claim, console, signals, monitor, stats_file, started), rows_fd)
@@ -184,7 +185,7 @@ def _run(
                 write_stats(run.stats_file, redact_values(stats_so_far()))
 
         try:
-            with recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console):
+            with _recorded(job, engine, console):
                 code, place = _run_to_the_end(run, job_run, writer, prepare)
         except BaseException:
             guarded(write_stats_file, console)
@@ -196,6 +197,12 @@ def _run(
         print_summary(console, stats, place)
         _say_errors(job_run.result, console)
     return code
+
+
+def _recorded(job: GenerateJob, engine: "Engine", console: Console) -> contextlib.AbstractContextManager[None]:
+    if job.profile is None:
+        return contextlib.nullcontext()
+    return recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console)
 
 
 def _load(job: GenerateJob, console: Console) -> "Engine":

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 STEPS, TRACE, SUMMARY, REPORT = PROFILE_FILES
 
 
-def check_profile_directory(directory: Path | None) -> None:
+def check_profile_directory(directory: Path) -> None:
     """Make the directory, before anything is loaded. Raises InputError if that is not possible."""
-    if directory is None:
-        return
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,11 +30,8 @@ def check_profile_directory(directory: Path | None) -> None:
 
 
 @contextmanager
-def recorded_job(directory: Path | None, engine: "Engine", title: str, console: Console) -> Iterator[None]:
-    """Records what the engine does inside, and writes the files however that ends; without a directory it does nothing."""
-    if directory is None:
-        yield
-        return
+def recorded_job(directory: Path, engine: "Engine", title: str, console: Console) -> Iterator[None]:
+    """Records what the engine does inside, and writes the files however that ends."""
     from pagecli.profiler.hardware.monitor import HardwareMonitor
     from pagecli.profiler.recording.engine_settings import run_metadata
     from pagecli.profiler.recording.recorder import Recorder

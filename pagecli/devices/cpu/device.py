@@ -10,8 +10,7 @@ from pagecli.devices.cpu.weights import CpuWeights
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
-from pagecli.model.weights.open import open_weights
-from pagecli.model.weights.reader import WeightReader
+from pagecli.model.weights.reader import WeightReader, open_weights
 
 _HEAD_DIMS = range(32, 257)  # what the attention kernels take
 

@@ -19,7 +19,7 @@ from pagecli.devices.cuda.weights import CudaWeightReader, CudaWeights
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
-from pagecli.model.weights.open import open_weights
+from pagecli.model.weights.reader import open_weights
 
 
 class CudaDevice:

@@ -11,8 +11,7 @@ from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
-from pagecli.model.weights.open import open_weights
-from pagecli.model.weights.reader import WeightReader
+from pagecli.model.weights.reader import WeightReader, open_weights
 
 
 class ReferenceDevice:

@@ -1,4 +1,5 @@
-"""Reads a model's weights one after the other, keeps count of them, and joins those that are used as one."""
+"""Opens a model's weights, whatever kind of file holds them, and reads them one after the other, those that are used as one
+joined, and keeps count of them."""
 
 import math
 import re
@@ -10,6 +11,7 @@ from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.errors import ModelError
 from pagecli.model.program import Program
+from pagecli.model.registry import ModelSource
 from pagecli.model.weights import WeightSource
 
 _HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "lm_head.weight", "output.weight", "rope_freqs.weight")  # ends of names
@@ -51,3 +53,23 @@ class WeightReader:
         if len(self._join_buffer) < num_bytes:
             self._join_buffer = arrays.empty((num_bytes,), np.uint8)
         return np.concatenate(parts, out=self._join_buffer[:num_bytes].view(dtype).reshape(shape))
+
+
+def open_weights(source: ModelSource) -> WeightSource:
+    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s, pickles need torch."""
+    if source.kind == "dummy":
+        from pagecli.model.weights.dummy import DummySource
+
+        return DummySource()
+    assert source.weights_path is not None
+    if source.kind == "gguf":
+        from pagecli.model.weights.gguf_file import GgufSource
+
+        return GgufSource(source.weights_path, source.config)
+    if source.kind == "pickle":
+        from pagecli.model.weights.pickle_file import PickleSource
+
+        return PickleSource(source.weights_path)
+    from pagecli.model.weights.safetensors_file import SafetensorsSource
+
+    return SafetensorsSource(source.weights_path)
