@@ -14,7 +14,7 @@ from pagecli.engine import loaded_model, threads
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.stopping import FinishCheck, StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
-from pagecli.engine.listener import BlockPicture, EngineListener, Step, StepSnapshot, StepTimes
+from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.admission import Admission
@@ -52,7 +52,7 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._search: FailureSearch | None = None  # after a step that failed
         self._stats = EngineStats()
-        self.isolates_failures = True  # False: step() raises what failed, and its requests start again; for measurements
+        self.isolates_failures = True  # False: step() raises the error, and its requests start again; for measurements
         self.listener: EngineListener | None = None
         self.scheduler, self._overlapped = self._make_scheduler(reservations)
         self.load_seconds = time.perf_counter() - started
@@ -105,7 +105,7 @@ class Engine:
         self._stats.prompt_tokens += len(prompt_token_ids)
 
     def _enter(self, request: Request) -> None:
-        """Make the request known; it is not in the scheduler yet."""
+        """Register the request under its id; the scheduler does not have it yet."""
         if request.params.stop:
             request.live[0].stop_search = StopSearch(request.params.stop, self.tokenizer.decode)
         decoding.start_beam_search(request, self._finish_check)
@@ -148,16 +148,16 @@ class Engine:
         return Step(plan, committed.finished, StepTimes(started, planned, *self._runner.times, ended))
 
     def _count(self, plan: StepPlan, memory: KVUsage) -> None:
-        """The plan's tokens are computed; the sequences that finish in it still hold their blocks."""
+        """Add a computed step to the statistics and notify the listener; its finished sequences still hold their blocks."""
         self._stats.record_step(plan, memory, self._kv.block_size)
         listener, scheduler = self.listener, self.scheduler
         if listener is not None:
-            blocks = BlockPicture(self._kv.filled_slots(), *self._kv.pool.snapshot()) if listener.wants_blocks else None
+            blocks = BlockSnapshot(self._kv.filled_slots(), *self._kv.pool.snapshot()) if listener.wants_blocks else None
             waiting, preemptions = scheduler.num_waiting, scheduler.preemptions.count
             listener.step_computed(StepSnapshot(plan, memory, self._kv.block_size, waiting, preemptions, blocks))
 
     def _record(self, step: Step, outputs: list[RequestOutput]) -> None:
-        """The step is over, and its requests have left."""
+        """Notify the listener that the step is over and its finished requests have left."""
         self._stats.record_seconds(step.plan, step.times.committed - step.times.started)
         self._stats.output_tokens += sum(len(s.token_ids) for output in outputs for s in output.sequences)
         for output in outputs:
@@ -196,7 +196,7 @@ class Engine:
                 self._search = None
 
     def _reset(self, error: BaseException) -> None:
-        """No request holds memory, and no step is pending. Raises `error` if that cannot be done."""
+        """Release all requests' memory and forget the pending step. Raises `error` if that fails."""
         try:
             if self._overlapped is not None:
                 self._overlapped.reset()
@@ -205,7 +205,7 @@ class Engine:
             raise error from None
 
     def _again(self, request: Request) -> Request:
-        """The same request from its start."""
+        """A copy of the request, to run from its prompt again."""
         if self.listener is not None:
             self.listener.request_aborted(request.request_id)
         again = Request(request.request_id, request.prompt_token_ids, request.params, request.row_key)

@@ -51,7 +51,7 @@ class FailureSearch:
         return None
 
     def add(self, request: Request) -> None:
-        """A newcomer waits for the end of the search."""
+        """Keep a new request until the search ends."""
         self._rest.append(request)
 
     def next_group(self) -> list[Request]:

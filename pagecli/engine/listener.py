@@ -1,4 +1,4 @@
-"""What an engine tells its listener about requests and steps: frozen snapshots, which can change nothing in the engine.
+"""Events of an engine for its listener: requests and steps as frozen snapshots.
 
 The engine has no listener unless one is given; then the only cost is the test for it.
 """
@@ -15,11 +15,11 @@ from pagecli.engine.request import Request
 class StepTimes(NamedTuple):
     """When the parts of one step ended, on time.perf_counter(); never before the step in front of it ended.
 
-    What the host did for this step while that one ran is no time of this one: steps do not overlap in these times.
+    Host time for this step during the one before is left out: steps do not overlap in these times.
     """
 
     started: float
-    planned: float  # what runs is decided, and its blocks are reserved
+    planned: float  # the step is planned, and its blocks are reserved
     prepared: float  # blocks moved, input tensors built
     forwarded: float  # logits computed
     sampled: float  # tokens chosen
@@ -36,7 +36,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockPicture:
+class BlockSnapshot:
     """Every block of the pool at one moment."""
 
     filled: list[int]  # slots that hold a token's K and V
@@ -46,7 +46,7 @@ class BlockPicture:
 
 @dataclass(frozen=True, slots=True)
 class StepSnapshot:
-    """The engine when a step's tokens are in the cache, or will be when the step under way has run; sequences that finish in
+    """The engine when a step's tokens are in the cache, or will be when the pending step has run; sequences that finish in
     this step still hold their blocks, and nothing is reserved for the step after it."""
 
     plan: StepPlan
@@ -54,7 +54,7 @@ class StepSnapshot:
     block_size: int
     num_waiting: int  # requests
     num_preemptions: int  # since the engine was made
-    blocks: BlockPicture | None  # where the listener wants them
+    blocks: BlockSnapshot | None  # where the listener wants them
 
 
 class EngineListener(Protocol):

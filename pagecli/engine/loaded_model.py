@@ -1,4 +1,4 @@
-"""A model in memory with its tokenizer: what engines of different settings, one after the other, can work with."""
+"""A model in memory with its tokenizer: shared by engines of different settings, one after the other."""
 
 from dataclasses import dataclass
 
@@ -50,7 +50,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """What settings name, before any weight is read."""
+    """The model that settings name, before any weight is read."""
 
     source: ModelSource
     device: str  # its name
@@ -59,7 +59,7 @@ class ResolvedModel:
 
 
 def resolve(config: EngineConfig) -> ResolvedModel:
-    """Find what the settings name. Raises ModelError, UsageError where `load` would for more than the weights themselves."""
+    """Find the model that the settings name. Raises ModelError, UsageError as `load` does, but for the weights."""
     device = registry.choose(config.device)
     source = resolve_model(config.model, config.load_format)
     dtype = device.resolve_dtype(config.dtype)
@@ -68,7 +68,7 @@ def resolve(config: EngineConfig) -> ResolvedModel:
 
 
 def load(config: EngineConfig) -> LoadedModel:
-    """Find and load what the settings name. Raises ModelError if it cannot be loaded or does not fit."""
+    """Find and load the model that the settings name. Raises ModelError if it cannot be loaded or does not fit."""
     found = resolve(config)
     source, device, dtype = found.source, registry.find(found.device), found.dtype
     num_parameters, available = build(source.config).num_parameters, device.available_bytes()

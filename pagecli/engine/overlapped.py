@@ -5,7 +5,7 @@
 
 That needs a step whose tokens the device chooses without the host (can_pipeline): the next one is fed them on the device. After
 any other step, and where memory is so short that a request must be preempted, the loop waits: it commits before it plans. An
-engine on a CPU never comes here: its cores have nothing to spare for planning while a step runs.
+engine on a CPU never comes here: its cores are all busy while a step runs.
 
 A step that was launched will have computed its tokens when the next one starts, so planning assumes them computed. What it
 chose is not known: each sequence that it chooses one token for gets a PLACEHOLDER as its last token, which the next step is fed
@@ -33,7 +33,7 @@ class MemoryIsShort(Exception):
 def feeding_rows(plan: StepPlan) -> dict[int, int]:
     """seq_id -> row among the plan's sampled tokens, of the sequences that it chooses exactly one token for.
 
-    Sequences that fork, and beams, have nothing to go on with before commit(): they sit out the step planned meanwhile.
+    Sequences that fork, and beams, have no next token before commit(): the step planned meanwhile leaves them out.
     """
     rows, row = {}, 0
     for chunk in plan.chunks:
@@ -44,9 +44,9 @@ def feeding_rows(plan: StepPlan) -> dict[int, int]:
 
 
 class OverlappedScheduler(Scheduler):
-    """A Scheduler that can plan past one pending step.
+    """A Scheduler that can plan a step while one is pending, and assumes that one's tokens computed.
 
-    plan(), launch; assume_computed(), plan_ahead(), launch, commit() of the first; assume_computed() of the second, and so on.
+    plan(), launch; assume_computed(), plan_next(), launch, commit() of the first; assume_computed() of the second, and so on.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -72,12 +72,12 @@ class OverlappedScheduler(Scheduler):
         self._assumed = plan
         return self.kv.snapshot()
 
-    def plan_ahead(self) -> StepPlan | None:
+    def plan_next(self) -> StepPlan | None:
         """The step after the one assumed computed. None if that one's results are needed first: memory is short, and the blocks
         of a sequence in a pending step cannot be taken away."""
         try:
             plan = self.plan()
-        except MemoryIsShort:  # what was reserved until here stays reserved, and the next plan() finds it
+        except MemoryIsShort:  # the slots reserved so far stay reserved; the next plan() uses them
             return None
         if plan.chunks:
             self._add_pending(plan)
@@ -89,7 +89,7 @@ class OverlappedScheduler(Scheduler):
         return any(chunk.seq_id in by_id for chunk in plan.chunks)
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
-        """As Scheduler.commit; the placeholders of the plan's sequences give way to the tokens."""
+        """As Scheduler.commit; the tokens replace the placeholders of the plan's sequences."""
         by_id = self._live_by_id()
         if self._assumed is not plan:
             self._record_computed(plan, by_id)
@@ -136,8 +136,8 @@ class OverlappedScheduler(Scheduler):
         """Whether the pending token is the sequence's last, whatever it is."""
         return sequence in self._expected and sequence.num_output_tokens >= sequence.request.params.max_tokens
 
-    def _num_places_taken(self) -> int:
-        return super()._num_places_taken() - self._num_ending
+    def _num_sequences_taken(self) -> int:
+        return super()._num_sequences_taken() - self._num_ending
 
     def _before_preempting(self) -> None:
         if self._pending:
@@ -160,7 +160,7 @@ class OverlappedScheduler(Scheduler):
             sequence.token_ids.pop()
 
     def _add_pending(self, plan: StepPlan) -> None:
-        """The plan is about to be launched: what its sequences hold is not given away before it was committed."""
+        """Add the plan to the pending ones: its sequences' blocks are not freed before it is committed."""
         if all(known is not plan for known, _ in self._pending):
             self._pending.append((plan, {chunk.seq_id for chunk in plan.chunks}))
 
@@ -175,25 +175,25 @@ class _Launched:
 
 
 class OverlappedLoop:
-    """Runs the scheduler's steps, one of them ahead where that is possible."""
+    """Runs the scheduler's steps; where possible, launches the next one while a step is pending."""
 
     def __init__(self, scheduler: OverlappedScheduler, runner: Any, count: Callable[[StepPlan, KVUsage], None]) -> None:
         """`count`: called when a plan's tokens are computed, or assumed so, and nothing is reserved for a later step."""
         self._scheduler = scheduler
         self._runner = runner
         self._count = count
-        self._ahead: _Launched | None = None  # launched before the step in front of it was committed
+        self._next: _Launched | None = None  # launched while the step before it was pending
         self._last_end = 0.0
 
     def step(self) -> Step | None:
         """Commit one step, the next one launched meanwhile; None if there was nothing to run. Raises what the runner raises."""
-        launched, self._ahead = self._ahead or self._launch(), None
+        launched, self._next = self._next or self._launch(), None
         if launched is None:
             return None
         if self._runner.can_pipeline(launched.plan):
             self._count(launched.plan, self._scheduler.assume_computed(launched.plan))
             launched.is_computed = True
-            self._ahead = self._launch(ahead=True)
+            self._next = self._launch(after_pending=True)
         results = self._runner.collect(launched.pending)
         prepared, forwarded, sampled = self._runner.times
         committed = self._scheduler.commit(launched.plan, results)
@@ -207,20 +207,20 @@ class OverlappedLoop:
         return Step(launched.plan, committed.finished, self._without_overlap(times))
 
     def drop_unwanted(self) -> None:
-        """Collect the step ahead at once if all it computes is one token too many; it is counted nowhere."""
-        launched = self._ahead
+        """Collect the next step at once if all its sequences have ended; its tokens are dropped and not counted."""
+        launched = self._next
         if launched is not None and not self._scheduler.is_wanted(launched.plan):
-            self._ahead = None
+            self._next = None
             self._scheduler.commit(launched.plan, self._runner.collect(launched.pending))
 
     def reset(self) -> None:
         """After a step that failed: no step is pending any more."""
-        self._ahead = None
+        self._next = None
 
-    def _launch(self, ahead: bool = False) -> _Launched | None:
+    def _launch(self, after_pending: bool = False) -> _Launched | None:
         """Plan and launch a step; None if there is nothing to run, or not yet."""
         started = time.perf_counter()
-        plan = self._scheduler.plan_ahead() if ahead else self._scheduler.plan()
+        plan = self._scheduler.plan_next() if after_pending else self._scheduler.plan()
         planned = time.perf_counter()
         if plan is None:
             return None
@@ -230,7 +230,7 @@ class OverlappedLoop:
         return _Launched(plan, self._runner.launch(plan), started, planned)
 
     def _without_overlap(self, times: StepTimes) -> StepTimes:
-        """The step's times, but for what was hidden behind the step in front of it."""
+        """The step's times without those that overlap the step before it."""
         shown = StepTimes(*(max(self._last_end, at) for at in times))
         self._last_end = shown.committed
         return shown

@@ -52,7 +52,7 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     def fork(self, sample: int) -> "Sequence":
-        """A sequence that goes on from here on its own; its slots in the cache are the caller's business."""
+        """A copy of the sequence that continues independently. Its KV slots are not copied: KVManager.fork() shares them."""
         stop_search = self.stop_search.copy() if self.stop_search else None
         return Sequence(
             self.request,
@@ -76,7 +76,7 @@ class Request:
     prompt_token_ids: list[int]
     params: SamplingParams
     row_key: int  # with the seed, the sample and the position: what its random draws depend on
-    live: list[Sequence] = field(default_factory=list)  # sequences that go on
+    live: list[Sequence] = field(default_factory=list)  # unfinished sequences
     done: list[Sequence] = field(default_factory=list)  # finished ones
     leaving: list[Sequence] = field(default_factory=list)  # finished or dropped ones whose blocks are still held
     running: bool = False  # in the batch, as opposed to waiting for its first or next turn

@@ -1,4 +1,4 @@
-"""How many threads compute."""
+"""The number of compute threads: flag, OMP_NUM_THREADS, or the physical cores of this process."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def usable_cores() -> int:
 
 
 def _core_of(cpu: int) -> tuple[str, str]:
-    """What tells a CPU's core from others: hardware threads of one core give the same answer."""
+    """A key of the CPU's physical core, equal for its hardware threads."""
     topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
     try:
         return (topology / "physical_package_id").read_text(), (topology / "core_id").read_text()

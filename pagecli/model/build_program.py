@@ -125,7 +125,7 @@ def _embedding_weight(decoder: Decoder, config: ModelConfig) -> Weight:
 
 
 def _norm(decoder: Decoder, config: ModelConfig, name: str) -> "functools.partial[Norm]":
-    """The norm of that name, still without what it reads and writes."""
+    """The norm of that name, its input and output not set yet."""
     weight = bias = None
     if config.norm_affine:
         weight = _vector(f"{name}.weight", config.hidden_size)

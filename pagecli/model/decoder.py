@@ -1,4 +1,4 @@
-"""The description of a decoder-only architecture: what it is made of, how config.json spells it, what its tensors are called.
+"""The description of a decoder-only architecture: its layers, the keys of config.json it reads, the names of its tensors.
 
 A family file (model/families) holds nothing else: no device, no rank, no dtype. `model/program.py` turns a description and the
 sizes of one model into operations, which devices execute. Where a field is a Key, the model's own config.json decides.
@@ -16,11 +16,11 @@ REQUIRED: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of config.json and what stands for it where it is left out (None: see the field; REQUIRED: an error)."""
+    """A key of config.json and its default where it is left out (None: see the field; REQUIRED: an error)."""
 
     name: str
     default: Any = REQUIRED
-    values: tuple[tuple[Any, Any], ...] = ()  # (what config.json may say, what it means); empty: what it says
+    values: tuple[tuple[Any, Any], ...] = ()  # (value in config.json, value of the field); empty: the value itself
 
 
 @dataclass(frozen=True, slots=True)

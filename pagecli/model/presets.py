@@ -65,7 +65,7 @@ _SMOLLM2 = {
     "eos": 2,
 } | {"tie_word_embeddings": True}
 
-# name: (hub id, architecture, what its series shares, hidden, intermediate, layers, heads, KV heads)
+# name: (hub id, architecture, settings of its series, hidden, intermediate, layers, heads, KV heads)
 _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
     "llama-7b": ("huggyllama/llama-7b", "Llama", _LLAMA_1, 4096, 11008, 32, 32, 32),
     "llama-13b": ("huggyllama/llama-13b", "Llama", _LLAMA_1, 5120, 13824, 40, 40, 40),

@@ -2,7 +2,7 @@
 
 Values are matrices of float numbers with a row for each token of a step ("hidden", "normed", ...), the arrays of the step
 ("token_ids", "positions", ...) and the KV cache, which `Attention` writes and reads. An operation overwrites its `out`, which
-may be what it reads. devices/reference defines every operation.
+may be its input. devices/reference defines every operation.
 """
 
 import math
@@ -95,7 +95,7 @@ class Rotary:
     k: str
     rope: RopeConfig
     max_positions: int
-    factors: Weight | None = None  # [rotary_dim / 2], by which frequencies are divided (RopeConfig: "frequency_factors")
+    factors: Weight | None = None  # [rotary_dim / 2], divisors of the frequencies (RopeConfig: "frequency_factors")
 
 
 @dataclass(frozen=True, slots=True)

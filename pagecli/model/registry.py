@@ -1,4 +1,4 @@
-"""From what the user wrote after --model to a loaded model. Resolving is cheap and imports no torch."""
+"""Resolves --model to a model's files, and loads it. Resolving is cheap and imports no torch."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,7 @@ from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.readers.hf_config import from_hf_config, token_id_tuple
 
-# In the order transformers looks for them.
+# In transformers' search order.
 _WEIGHT_FILES = {
     "model.safetensors": "safetensors",
     "model.safetensors.index.json": "safetensors",

@@ -8,29 +8,29 @@ from pagecli.engine.overlapped import OverlappedScheduler
 
 
 class LateMachine(SimulatedMachine):
-    """Every step without beams is planned past. `num_overlapped`: steps launched while the one in front was in flight."""
+    """After a step without beams the next is planned before its results. `num_overlapped`: launched while one is pending."""
 
     scheduler_class = OverlappedScheduler
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        self._ahead = None
+        self._next = None
         self._sampled = []  # by the step that ran last
         self.num_overlapped = self.num_dropped = 0
 
     @property
-    def is_in_flight(self):
-        return self._ahead is not None
+    def has_pending_step(self):
+        return self._next is not None
 
     def step(self):
-        plan, self._ahead = self._ahead or self._plan(), None
+        plan, self._next = self._next or self._plan(), None
         if not plan.chunks:
             self._move(plan.moves)
             return plan, []
         if not any(spec.num_candidates for chunk in plan.chunks for spec in chunk.specs):
-            self._plan_past(plan)
-        finished = self._land(plan)
-        if self._ahead is not None and not self.scheduler.is_wanted(self._ahead):
+            self._plan_next(plan)
+        finished = self._collect(plan)
+        if self._next is not None and not self.scheduler.is_wanted(self._next):
             self.drain()
         return plan, finished
 
@@ -40,34 +40,34 @@ class LateMachine(SimulatedMachine):
         return plan
 
     def drain(self):
-        """Collect the step in flight."""
-        plan, self._ahead = self._ahead, None
-        return [] if plan is None else self._land(plan)
+        """Collect the pending step."""
+        plan, self._next = self._next, None
+        return [] if plan is None else self._collect(plan)
 
-    def _plan_past(self, plan):
+    def _plan_next(self, plan):
         self.scheduler.assume_computed(plan)
         held = {block_id for chunk in plan.chunks for block_id in chunk.block_ids}
         idle = {block_id for block_id in held if self.kv.pool.ref_count(block_id) == 0}
-        assert not idle, "a launched step uses a block that nobody holds"
-        ahead = self.scheduler.plan_ahead()
+        assert not idle, "a launched step uses a free block"
+        after = self.scheduler.plan_next()
         self.kv.check_integrity()
-        if ahead is None:
+        if after is None:
             return
-        self.check_writes(ahead)
-        assert ahead.num_tokens <= self.scheduler.limits.max_batch_tokens
-        assert len(ahead.chunks) <= self.scheduler.limits.max_num_seqs
+        self.check_writes(after)
+        assert after.num_tokens <= self.scheduler.limits.max_batch_tokens
+        assert len(after.chunks) <= self.scheduler.limits.max_num_seqs
         mine = {chunk.seq_id for chunk in plan.chunks}
-        for chunk in ahead.chunks:  # nobody else writes what the launched step uses
+        for chunk in after.chunks:  # no other sequence writes blocks that the launched step uses
             if chunk.seq_id not in mine:
                 written = chunk.block_ids[chunk.start // self.kv.block_size : -(-chunk.context_len // self.kv.block_size)]
                 assert not held & set(written), "a block is given away while a launched step uses it"
-        if ahead.chunks:
-            self._ahead = ahead
+        if after.chunks:
+            self._next = after
             self.num_overlapped += 1
         else:
-            assert not ahead.moves
+            assert not after.moves
 
-    def _land(self, plan):
+    def _collect(self, plan):
         self._move(plan.moves)
         self._feed(plan)
         for chunk in plan.chunks:

@@ -14,7 +14,7 @@ from pagecli.core.sampling_params import SamplingParams
 
 
 class AnyUseWithLateResults(RequestsOfAnyKind):
-    """As AnyUseOfTheScheduler, with one step in flight between the operations."""
+    """As AnyUseOfTheScheduler, with one pending step between the operations."""
 
     def make_machine(self, block_size, spare, swap_blocks, caching):
         return LateMachine(3 * -(-18 // block_size) + spare, block_size, 6, 10, swap_blocks, caching)

@@ -1,7 +1,7 @@
-"""Beam search over one request's sequences: which continuations live on, which hypotheses are kept, when to end.
+"""Beam search over one request's sequences: which continuations become beams, which hypotheses are kept, when to end.
 
-What transformers' generate(num_beams=k) means by it, so that its results can be compared token by token: the best
-max(2, 1 + number of end tokens) * k continuations are looked at; finished ones among the best k become hypotheses, scored by
+The definition is that of transformers' generate(num_beams=k), so that results can be compared token by token: the best
+max(2, 1 + number of end tokens) * k continuations are considered; finished ones among the best k become hypotheses, scored by
 sum of log probabilities / output length ** length_penalty; the best k unfinished ones are the next beams.
 """
 
@@ -46,15 +46,15 @@ class BeamSearch:
 
     @property
     def num_candidates(self) -> int:
-        """Continuations to look at in a step, and so the next tokens to get of every beam."""
+        """Continuations considered in a step, and so the candidates to compute for every beam."""
         return max(2, 1 + len(self.end_ids)) * self.width
 
     def offer(self, sequence: Sequence, candidates: BeamCandidates) -> None:
-        """A beam's next tokens are known. The search goes on when all beams' are."""
+        """Add a beam's candidates; advance() continues when those of all beams are there."""
         self._offered[sequence.seq_id] = candidates
 
     def withdraw(self) -> None:
-        """The beams lose their blocks and offer again when they have been computed again."""
+        """Drop all candidates: the beams were preempted and offer again when they have been recomputed."""
         self._offered.clear()
 
     def advance(self, beams: list[Sequence]) -> list[Continuation] | None:

@@ -1,5 +1,5 @@
-"""What is chosen from a sequence's logits, what becomes of the sequence (one more token, several samples, or beams), and what
-a finished request returns: which of its sequences, in which order, with which text."""
+"""Decoding of one sequence: the specs of its next choice, the effect of a choice (a token, forked samples, beams), and the
+output of a finished request: which of its sequences, in which order, with which text."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Decode = Callable[[list[int]], str]
 
 
 def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ...]:
-    """What to choose from the sequence's next logits: one token, one for each sample at the fork, or a beam's candidates.
+    """The choices to make from the sequence's next logits: one token, one for each sample at the fork, or a beam's candidates.
 
     Kept in `sequence.specs` when it will stay the same to the sequence's end.
     """
@@ -44,7 +44,7 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
         request.forked = True
         sequence.token_ids.append(result)
         if result in request.end_ids or len(sequence.token_ids) >= request.max_num_tokens or sequence.stop_search is not None:
-            _finish_or_go_on(sequence, finish_check)
+            _finish_if_ended(sequence, finish_check)
         return
     if _has_no_token(result):
         _fail(sequence)
@@ -61,10 +61,10 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
     request.forked = True
     for member, token in zip(members, result, strict=True):
         _append(member, token)
-        _finish_or_go_on(member, finish_check)
+        _finish_if_ended(member, finish_check)
 
 
-def _finish_or_go_on(sequence: Sequence, finish_check: FinishCheck) -> None:
+def _finish_if_ended(sequence: Sequence, finish_check: FinishCheck) -> None:
     """Take the sequence out of its request's live ones if its last token ends it."""
     finish_check(sequence)
     if sequence.finish_reason is not None:
@@ -84,7 +84,7 @@ def _has_no_token(result: StepResult) -> bool:
 
 
 def _fail(sequence: Sequence) -> None:
-    """The model computed logits for the sequence that no token can be chosen from: its request ends without output."""
+    """End the request without output: the model computed logits from which no token can be chosen."""
     request = sequence.request
     request.failure = RowError(
         f"the model's logits for output token {sequence.num_output_tokens + 1} are not finite (NaN or infinity)",
@@ -124,7 +124,7 @@ def _advance_beams(request: Request, kv: KVMemory) -> None:
     for c in continuations:
         beams.append(_fork(c.parent, 0, kv) if c.parent.seq_id in taken else c.parent)
         taken.add(c.parent.seq_id)
-    for beam, c in zip(beams, continuations, strict=True):  # after all forks: a parent goes on as its own first successor
+    for beam, c in zip(beams, continuations, strict=True):  # after all forks: a parent becomes its own first successor
         beam.token_ids.append(c.token_id)
         beam.sum_logprob = c.score
     request.leaving += [parent for parent in parents if parent.seq_id not in taken]

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from pagecli.engine.request import Sequence
 
 Decode = Callable[[list[int], bool], str]  # token ids, and whether to leave out special tokens
-_INCOMPLETE = "\ufffd"  # what a decoder puts for bytes that are not yet a whole character
+_INCOMPLETE = "\ufffd"  # the decoder's replacement for an incomplete character
 
 
 @dataclass(slots=True)
 class StopSearch:
-    """Decodes output tokens as they come and looks for stop strings, each token's text once. As in transformers, special tokens
-    are looked for too: a stop string may be one, or contain one.
+    """Decodes output tokens incrementally and searches each token's text once for stop strings. As in transformers, special
+    tokens are searched too: a stop string may be one, or contain one.
 
     Tokens decode differently at the start of a text than inside it (leading spaces, characters of several tokens), so a few
     earlier tokens are decoded again as context and their text is taken off.
@@ -33,11 +33,11 @@ class StopSearch:
     _pieces: list[tuple[int, int]] = field(default_factory=list)  # tokens and characters up to the end of each text added
 
     def copy(self) -> "StopSearch":
-        """The same search, to go on with other text."""
+        """A copy of the search, which continues with another sequence's tokens."""
         return replace(self, _pieces=list(self._pieces))
 
     def extend(self, output_ids: list[int], ignore: bool = False) -> bool:
-        """`output_ids` is the whole output; True if a stop string ends in its new text. `ignore`: look past this text."""
+        """`output_ids`: the whole output. True if a stop string ends in its new text. `ignore`: do not search."""
         context = self.decode(output_ids[self._context_start : self._num_read], False)
         extended = self.decode(output_ids[self._context_start :], False)
         if extended.endswith(_INCOMPLETE) or len(extended) <= len(context):

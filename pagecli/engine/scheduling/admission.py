@@ -1,4 +1,4 @@
-"""Whether a request can ever run: what is refused at the door, with the sum that shows why."""
+"""Admission check: requests that can never run are refused, with the sum that shows why."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Admission:
         if self.reservations is not None:
             self._check_reservation(self.reservations, num_prompt_tokens, params)
             return
-        num_slots = num_prompt_tokens + params.max_tokens - 1  # the last token's K and V are never needed
+        num_slots = num_prompt_tokens + params.max_tokens - 1  # the last token's K and V are never stored
         shared = num_prompt_tokens // self.kv.block_size if width > 1 else 0  # whole blocks of the prompt are held once
         needed = shared + width * (self.kv.num_blocks_for(num_slots) - shared)
         total = self.kv.pool.num_blocks

@@ -1,4 +1,4 @@
-"""Who is in the batch: which waiting requests are let in, what memory they are started with, and which leave for others.
+"""The batch: which waiting requests are admitted, the memory they start with, and which are preempted.
 
 Requests are let in while all they know fits beside what is promised already, preempted ones first, then newcomers in the order
 of their prefixes. A preempted request leaves with all its sequences, by recomputation or by swapping (Kwon et al., SOSP 2023,
@@ -27,7 +27,7 @@ MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is bei
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """What bounds a step.
+    """The limits of a step.
 
     Batching: continuous lets a newcomer in as soon as there is room. static forms a batch, of all that fit, when the one before
     has ended, and what finished sequences hold is kept until then; none runs one request after the other.
@@ -66,7 +66,7 @@ def by_prefix(requests: list[Request]) -> list[Request]:
 
 
 class WaitingQueue:
-    """What the scheduler admits from, in order."""
+    """The waiting requests, in the order of admission."""
 
     def __init__(self) -> None:
         self._preempted: deque[Request] = deque()
@@ -118,9 +118,9 @@ class Batch:
         self.preemptions = PreemptionLog()
         self.num_cached_prompt_tokens = 0  # found in the cache when their request started
         self._waiting = WaitingQueue()
-        self.full = False  # the last plan() looked for newcomers, and none fits until somebody leaves
+        self.full = False  # the last plan() found no newcomer that fits; none will until a sequence leaves
         self._running: list[Request] = []  # in order of admission: the last one is preempted first
-        self._ended: list[Sequence] = []  # finished ones of a static batch that goes on: they keep what they hold
+        self._ended: list[Sequence] = []  # finished ones of a running static batch: they keep their memory
         self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
 
     @property
@@ -148,7 +148,7 @@ class Batch:
         return self._ended
 
     def add(self, request: Request) -> None:
-        """Queue the request. The caller has checked that it fits into the empty pool."""
+        """Queue the request. Precondition: it fits into the empty pool (Admission.check)."""
         request.prefix_hashes = self.kv.prompt_hashes(request.prompt_token_ids)
         self._waiting.add(request)
 
@@ -219,7 +219,7 @@ class Batch:
             sequence.num_computed = 0
 
     def _release_ended(self) -> None:
-        """Free what finished sequences of a static batch hold."""
+        """Free the memory that finished sequences of a static batch hold."""
         self.full = self.full and not self._ended
         for sequence in self._ended:
             self._free(sequence.seq_id)
@@ -236,7 +236,7 @@ class Batch:
             if self.full:
                 return
             self._release_ended()
-        room = self.limits.max_num_seqs - self._num_places_taken()
+        room = self.limits.max_num_seqs - self._num_sequences_taken()
         promised = sum(self._num_missing_blocks(r) for r in behind)
         while (budget > 0 or at_once) and (request := self._waiting.next_preempted()) is not None:
             if request.max_live > room or self._alone() or not self._resume(request, promised):
@@ -247,13 +247,13 @@ class Batch:
             promised += self._num_missing_blocks(request)
         self._admit_newcomers(lengths, budget, room, promised)
 
-    def _num_places_taken(self) -> int:
+    def _num_sequences_taken(self) -> int:
         """Sequences that the running requests may have in a step."""
         return sum(r.max_live for r in self._running)
 
     def _admit_newcomers(self, lengths: dict[Sequence, int], budget: int, room: int, promised: int) -> None:
         at_once = self.limits.batching != "continuous"
-        in_flight = set() if at_once else self._hashes_in_flight()
+        being_computed = set() if at_once else self._hashes_being_computed()
         num_deferred = 0
         for request in self._waiting.newcomers():
             if (budget <= 0 and not at_once) or num_deferred == MAX_DEFERRED:
@@ -262,7 +262,7 @@ class Batch:
                 self.full = num_deferred == 0
                 return
             found, idle = self.kv.num_cached_blocks(request.prefix_hashes)
-            if found < len(request.prefix_hashes) and request.prefix_hashes[found] in in_flight and not at_once:
+            if found < len(request.prefix_hashes) and request.prefix_hashes[found] in being_computed and not at_once:
                 num_deferred += 1
                 continue
             for_forks = request.max_live - 1 if self._running else 0  # alone, a request that was let in always fits
@@ -272,14 +272,14 @@ class Batch:
                 return
             self._enter(request)
             room -= request.max_live
-            in_flight.update(request.prefix_hashes[found:])
+            being_computed.update(request.prefix_hashes[found:])
             self._start(request.live[0])
             self.num_cached_prompt_tokens += request.live[0].num_computed
             budget -= self._schedule_admitted(request, budget, lengths)
             promised += self._num_missing_blocks(request)
 
     def _alone(self) -> bool:
-        """Whether somebody runs who is to run alone."""
+        """Whether a request of the batch is to run alone."""
         return self.limits.batching == "none" and bool(self._running)
 
     def _fits(self, request: Request, num_blocks: int, promised: int) -> bool:
@@ -308,7 +308,7 @@ class Batch:
         return True
 
     def _schedule_admitted(self, request: Request, budget: int, lengths: dict[Sequence, int]) -> int:
-        """The newcomer's part of the step; it takes what is free and preempts nobody."""
+        """The newcomer's part of the step; it takes free blocks only and preempts no request."""
         used = 0
         for sequence in request.live:
             if self._ready(sequence):
@@ -331,7 +331,7 @@ class Batch:
                 total += blocks - self._shared_slots(request.live[0], sequence) // self.kv.block_size
         return total
 
-    def _hashes_in_flight(self) -> set[bytes]:
-        """Blocks of prompts that running requests are about to compute: a newcomer with the same ones had better wait."""
+    def _hashes_being_computed(self) -> set[bytes]:
+        """Hashes of prompt blocks that running requests are about to compute: newcomers with the same prefix wait."""
         behind = (r for r in self._running if not r.forked and r.live[0].num_computed < r.num_prompt_tokens)
         return {h for r in behind for h in r.prefix_hashes[r.live[0].num_computed // self.kv.block_size :]}

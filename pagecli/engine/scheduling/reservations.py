@@ -1,4 +1,4 @@
-"""How much contiguous KV memory a request is given at its start, by policy; the paged policy has none of this.
+"""How much contiguous KV memory a request is given at its start, by policy; the paged policy reserves nothing.
 
 prompt of 100, 25 output tokens:   reserve-max 2048     reserve-pow2 100 + 32     reserve-oracle 100 + 25 - 1
 """

@@ -1,9 +1,9 @@
-"""Continuous batching: which sequences run in the next step, with how many tokens, and who is preempted when blocks run out.
+"""Continuous batching: which sequences run in the next step, with how many tokens, and which are preempted.
 
 There are no phases. Every sequence has known tokens and computed tokens, and a step lets the computed ones catch up: a decode
-is a sequence one token behind, a prefill chunk one further behind, a prefix found in the cache a sequence that starts ahead,
-and a preempted one fell back to zero (Yu et al., OSDI 2022: iteration-level scheduling; Kwon et al., SOSP 2023, section 4.5:
-all sequences of a request preempted together, last in first preempted, by recomputation or by swapping).
+is a sequence one token behind, a prefill chunk one further behind, one with a cached prefix starts with computed tokens, and a
+preempted one starts again at zero (Yu et al., OSDI 2022: iteration-level scheduling; Kwon et al., SOSP 2023, section 4.5: all
+sequences of a request preempted together, last in first preempted, by recomputation or by swapping).
 State changes in two places: plan() reserves, commit() records. Where steps overlap: engine/overlapped.py.
 """
 
@@ -20,7 +20,7 @@ from pagecli.kv.memory import KVMemory
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a step came to: the requests that finished in it, and the KV memory while they still hold theirs."""
+    """The result of a commit: the requests that finished in the step, and the KV memory before they release theirs."""
 
     finished: list[Request]
     memory: KVUsage
@@ -108,7 +108,7 @@ class Scheduler(Batch):
     def _record_chosen(self, plan: StepPlan, results: list[StepResult], by_id: dict[int, Sequence]) -> list[Request]:
         """Extend, fork and finish sequences by the step's results; returns the requests that finished.
 
-        What was chosen for a sequence that has ended since the plan was made is one token too many, and dropped.
+        A token chosen for a sequence that has ended since the plan was made is dropped.
         """
         finished: dict[Request, None] = {}
         for chunk, result in zip([c for c in plan.chunks if c.specs], results, strict=True):
@@ -168,7 +168,7 @@ class Scheduler(Batch):
         """Reserve slots for the sequence's next tokens, preempting the youngest for them; False if that was its own request."""
         while not self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
             self._before_preempting()
-            if self._ended:  # nobody is preempted for a sequence that has ended
+            if self._ended:  # no request is preempted for a sequence that has ended
                 self._release_ended()
                 continue
             victim = self._running.pop()
@@ -180,7 +180,7 @@ class Scheduler(Batch):
         return True
 
     def _before_preempting(self) -> None:
-        """Memory is about to be taken from a running request, or from a sequence that has ended."""
+        """Hook, called before a running request is preempted or an ended sequence loses its memory."""
 
     def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
         start, token_ids, seq_id = sequence.num_computed, sequence.token_ids, sequence.seq_id

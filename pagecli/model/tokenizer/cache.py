@@ -1,6 +1,6 @@
-"""Files that spare the next start transformers: one a tokenizer, in a folder of the user's. Whatever goes wrong, there is none.
+"""Cached copies of tokenizers, one file each, so that a start needs no transformers. On any error there is no copy.
 
-A file is a line of JSON, which says what it is and what the rest hashes to, and the rest. Others' files are not read.
+A file is a line of JSON, which says what it is and what the rest hashes to, and the rest. Files of other users are not read.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _SUFFIX, _UNFINISHED = ".json", ".tmp"
 
 
 def cache_folder() -> Path | None:
-    """Where they lie: under $PAGECLI_CACHE_DIR, else $XDG_CACHE_HOME/pagecli, else ~/.cache/pagecli. None: nothing is kept."""
+    """The folder: under $PAGECLI_CACHE_DIR, else $XDG_CACHE_HOME/pagecli, else ~/.cache/pagecli. None: nothing is kept."""
     named = os.environ.get("PAGECLI_CACHE_DIR")
     if named is not None and not named.strip():
         return None
@@ -30,7 +30,7 @@ def cache_folder() -> Path | None:
         caches = os.environ.get("XDG_CACHE_HOME", "")
         home = Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
         return home / "pagecli" / "tokenizers"
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # no home directory
         return None
 
 
@@ -90,7 +90,7 @@ def write(folder: Path, name: str, content: bytes) -> None:
 
 
 def _is_own(status: os.stat_result) -> bool:
-    """A plain file that this user wrote and that nobody else can write."""
+    """Whether it is a regular file of this user that no other user can write."""
     mode = status.st_mode
     return stat.S_ISREG(mode) and status.st_uid == os.geteuid() and not mode & 0o022 and status.st_size <= 2 * _MAX_BYTES
 
@@ -108,7 +108,7 @@ def _checked(file: bytes, name: str) -> bytes | None:
 def _tidy(folder: Path) -> None:
     kept = []
     for path in folder.iterdir():
-        with contextlib.suppress(OSError):  # another process tidies too
+        with contextlib.suppress(OSError):  # another process removed it first
             changed = path.lstat().st_mtime
             if path.name.endswith(_SUFFIX):
                 kept.append((changed, path))

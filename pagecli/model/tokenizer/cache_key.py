@@ -1,7 +1,7 @@
-"""A name for everything that decides what transformers makes of a model's tokenizer: equal names, equal tokenizers.
+"""The cache key of a model's tokenizer: a digest of all that transformers builds it from; equal keys, equal tokenizers.
 
-transformers looks at more than tokenizer.json: the configs, the names of files and even the directory's own. So all of it goes
-in that is not weights, with the packages at work. Where something may lie outside of what is read here, there is no name.
+transformers reads more than tokenizer.json: the configs, the names of files and even the directory's own. So the key covers all
+files but weights, and the versions of the packages. Where transformers may read files outside of these, there is no key.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 from pagecli import __version__
 from pagecli.model.readers.gguf_header import read_gguf_header
 
-FORMAT = 1  # of what is kept under such a name, and of the name
+FORMAT = 1  # of the cached files and of the key
 # Those whose presence or version changes how transformers reads tokenizers.
 _PACKAGES = ("transformers", "tokenizers", "huggingface_hub", "gguf", "sentencepiece", "protobuf", "tiktoken", "mistral-common")
 _ABOUT_MESSAGES = ("TRANSFORMERS_VERBOSITY", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
@@ -30,7 +30,7 @@ _GGUF_PREFIXES = (4 << 20, 32 << 20)  # bytes; most headers are within the first
 
 
 class _Unsure(Exception):
-    """Something that counts cannot be taken in."""
+    """An input of the tokenizer cannot be part of the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _add_surroundings(digest: Any) -> None:
             _add(digest, package.encode(), b"")
             continue
         origin = found.read_text("direct_url.json") or ""
-        if "dir_info" in origin or "dev" in found.version:  # somebody works on it: its version says nothing
+        if "dir_info" in origin or "dev" in found.version:  # an editable install: its version says nothing about its code
             raise _Unsure
         _add(digest, package.encode(), found.version.encode(), origin.encode())
     for name, value in sorted(os.environ.items()):

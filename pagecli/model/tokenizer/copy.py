@@ -1,4 +1,4 @@
-"""A copy of a transformers tokenizer that works without transformers: made only if it is seen to do the same."""
+"""A copy of a transformers tokenizer that works without transformers: made only if a comparison shows the same results."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -94,7 +94,7 @@ def _same_results(parts: TokenizerParts, copy: TokenizerParts) -> bool:
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
-    """What it returns, or the kind of exception it raises."""
+    """The call's result, or the type of exception it raises."""
     try:
         with panics_as_errors:
             return call()

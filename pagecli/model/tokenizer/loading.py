@@ -32,7 +32,7 @@ def load_with_transformers(path: Path) -> Any:
     try:
         with panics_as_errors:
             tokenizer = _from_gguf(path) if path.suffix == ".gguf" and path.is_file() else _from_directory(path)
-    except Exception as error:  # transformers raises whatever a broken file leads to
+    except Exception as error:  # a broken file can raise any exception in transformers
         raise ModelError(
             f"{path}: no usable tokenizer ({one_line(error)})", "expected tokenizer.json beside the weights"
         ) from error
@@ -48,7 +48,7 @@ def one_line(error: Exception) -> str:
 
 
 def _from_directory(directory: Path) -> Any:
-    """Told not to trust, transformers asks nobody on the terminal whether to run the Python code beside a model."""
+    """With trust_remote_code=False transformers does not prompt on the terminal whether to run the model's Python code."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -68,7 +68,7 @@ def _read(folder: Path, key: TokenizerKey) -> TokenizerParts | None:
     try:
         with panics_as_errors:
             return TokenizerParts.from_bytes(content)
-    except Exception:  # whole, but not ours
+    except Exception:  # undamaged, but not written by this version
         return None
 
 

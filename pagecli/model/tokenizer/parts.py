@@ -1,4 +1,4 @@
-"""What pagecli takes of a transformers tokenizer, its Rust part and the little that Python adds. Can be written down."""
+"""The parts of a transformers tokenizer that pagecli uses: the Rust part and Python's settings. They can be serialized."""
 
 import json
 from collections.abc import Callable

@@ -4,7 +4,7 @@ from types import TracebackType
 
 
 class TokenizerPanic(Exception):
-    """The tokenizers package gave up on this text or file; its next call works again."""
+    """The tokenizers package panicked on this text or file; its next call works again."""
 
 
 class PanicsAsErrors:

@@ -32,7 +32,7 @@ def token_bytes_of(backend: Any) -> Callable[[int], bytes | None]:
 
 
 def _steps(state: dict[str, Any] | None) -> list[Callable[[str], str | bytes]]:
-    """What a decoder does to one token alone; not what it does to the text's ends and between tokens."""
+    """The decoder's steps on one token alone, without those on the text's ends and between tokens."""
     if state is None:
         return [lambda token: " " + token]  # tokens are words
     kind = state["type"]

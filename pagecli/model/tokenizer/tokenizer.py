@@ -52,7 +52,7 @@ def load_tokenizer(source: ModelSource) -> Tokenizer:
 
 
 class TransformersTokenizer:
-    """Does what the transformers tokenizer of these parts does. Its Rust part's calls used here change nothing in it."""
+    """The same results as the transformers tokenizer of these parts. Its Rust part's calls used here change nothing in it."""
 
     def __init__(self, parts: TokenizerParts, eos_token_ids: tuple[int, ...] = ()) -> None:
         self._parts = parts

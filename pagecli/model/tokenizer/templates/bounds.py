@@ -1,7 +1,7 @@
-"""What a chat template may build: operations are refused before they make a value that memory or time is too short for.
+"""Bounds on a chat template's values: an operation is refused before it builds one that is too large.
 
-They are checked one by one, by the sizes of what they are given. What gets past them costs the process that renders, whose
-memory and time are limited as a whole (process.py).
+Operations are checked one by one, by the sizes of their operands. A template that passes them all is still bounded by the
+memory and time limits of the process that renders it (process.py).
 """
 
 import functools

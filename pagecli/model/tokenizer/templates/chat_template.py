@@ -30,7 +30,7 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 class ChatTemplate:
     """A compiled template. One thread renders at a time. Raises jinja2's TemplateError if it cannot be compiled.
 
-    `now` is what it sees as the time, always: prompts of one job must not depend on when a row is reached.
+    `now` is the time it sees in every rendering: prompts of a job must not depend on when a row is reached.
     """
 
     def __init__(self, text: str, special_tokens: Mapping[str, Any], now: datetime | None = None) -> None:

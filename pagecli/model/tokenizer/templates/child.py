@@ -47,7 +47,7 @@ def _answer(answers: BinaryIO, kind: bytes, text: str) -> None:
 
 
 class _refusing:
-    """A context manager: what the template raises is the answer."""
+    """A context manager: sends an exception of the template as the answer."""
 
     def __init__(self, answers: BinaryIO) -> None:
         self._answers = answers

@@ -1,4 +1,4 @@
-"""How long a chat template may run, and how much of what it may build. A template that keeps to its task stays far below."""
+"""Limits of a chat template: run time, and sizes of the values it builds. Usual templates stay far below."""
 
 MAX_STEPS = 1_000_000  # loop passes and calls; a message of a usual template takes under 50
 MAX_SECONDS = 10.0
