@@ -237,15 +237,13 @@ def test_rows_that_begin_alike_share_block_hashes():
     assert _block_hashes(first)[1] != _block_hashes(second)[1]
 
 
-def test_plan_and_replay_take_no_torch_and_little_time():
+def test_plan_and_replay_take_no_torch():
     code = (
-        "import os, sys\n"
+        "import sys\n"
         "from pagecli.cli.app import main\n"
         "try: main(['profile', '--model', 'opt-13b', '--json'])\n"
-        "finally: print({'torch', 'transformers'} & set(sys.modules), sum(os.times()[:2]), file=sys.stderr)"
+        "finally: print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    loaded, seconds = done.stderr.rsplit(maxsplit=1)
-    assert (done.returncode, loaded) == (0, "set()")
+    assert (done.returncode, done.stderr.strip()) == (0, "set()")
     assert json.loads(done.stdout)["plan"]["kv_slots"] > 0
-    assert float(seconds) < 2.5  # of CPU on a busy machine; 1.1 s on one that is not
