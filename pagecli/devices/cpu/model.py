@@ -55,7 +55,6 @@ class Values(dict[str, Array]):
     """The values of a program for a step of `num_rows` rows, cut from the workspace when they are first used."""
 
     def __init__(self, workspace: Workspace, num_rows: int) -> None:
-        super().__init__()
         self.workspace, self.num_rows = workspace, num_rows
 
     def __missing__(self, name: str) -> Array:
@@ -63,7 +62,7 @@ class Values(dict[str, Array]):
         return rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Step:
     """What the bound operations of one step read and write."""
 
@@ -119,9 +118,9 @@ class CpuModel:
             self._run_recorded(step)
         else:
             _run(self._layers, step)
-        last = _Step(Values(self.workspace, inputs.logit_rows.shape[0]), inputs, kv, cos_sin)
-        _run(self._head, last)
-        return last.values[self._last]
+        step.values = Values(self.workspace, inputs.logit_rows.shape[0])
+        _run(self._head, step)
+        return step.values[self._last]
 
     def _run_recorded(self, step: _Step) -> None:
         """The layers without Python between their operations, which a thin model's step would mostly be."""
