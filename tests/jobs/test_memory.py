@@ -21,7 +21,7 @@ from pagecli.jobs.run.job_loop import JobRun, Window
 from pagecli.jobs.monitoring.summary import peak_rss_bytes
 from pagecli.jobs.writers.open_output import open_output
 claim = claim_output(Path({output!r}))
-journal = claim.open_journal({{"input": {{}}, "model": {{}}, "parameters": {{}}}}, restart=False)
+journal = claim.open_journal({{"weights": [], "uses_time": False}}, [], restart=False)
 source = open_input({source!r})
 writer = open_output({output!r}, True, ResultColumns(), source.schema, print)
 preparer = RowPreparer(FakeTokenizer(), 256, PromptOptions(), SamplingParams())
