@@ -55,7 +55,7 @@ app.command(cls=HelpCommand)(config)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the program and ends the process with its exit code; given `args`, for a caller that goes on, raises SystemExit."""
+    """Runs the program and ends the process with its exit code; given `args`, raises SystemExit instead."""
     if args is None:
         open_standard_streams()
     arguments = sys.argv[1:] if args is None else args

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"complete": 0, "running": 10, "stopped": 11, "killed": 12, "none": 13}
 EPILOG = (
-    "Exit codes: 0 complete; 10 running; 11 stopped before its last row, the same command goes on; 12 killed, the same command "
-    "goes on; 13 neither output nor job; 2 and 3 it cannot be told."
+    "Exit codes: 0 complete; 10 running; 11 stopped before its last row, the same command resumes it; 12 killed, the same "
+    "command resumes it; 13 neither output nor job; 2 and 3 it cannot be told."
 )
 TIMES = ("checkpoint_at", "started", "updated")
 
@@ -70,7 +70,7 @@ def status_lines(found: "JobStatus", now: float) -> list[tuple[str, str]]:
     if found.state == "running" and found.updated is not None:
         lines.append(("heard of", f"{duration_text(now - found.updated)} ago"))
     if found.state in ("stopped", "killed"):
-        lines.append(("go on", "run the same command again"))
+        lines.append(("resume", "run the same command again"))
     return lines
 
 

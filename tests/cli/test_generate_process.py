@@ -87,7 +87,7 @@ def test_signal_keeps_finished_rows_and_says_how_to_go_on(start, tmp_path, signu
     assert time.monotonic() - asked < 5
     assert process.returncode == code, err
     assert f"stopped by {signum.name}; the finished rows of this job are kept" in err.decode()
-    assert f"go on with: pagecli generate {source} out.jsonl" in err.decode()
+    assert f"resume with: pagecli generate {source} out.jsonl" in err.decode()
     assert json.loads((tmp_path / "stats.json").read_text())["interrupted_by_signal"] == signum
     assert sorted(os.listdir(tmp_path)) == [".out.jsonl.pagecli-journal", "in.jsonl", "stats.json"]
     assert sorted(os.listdir(tmp_path / ".out.jsonl.pagecli-journal")) == ["heartbeat.json", "journal", "lock"]

@@ -117,6 +117,6 @@ def test_a_log_that_cannot_be_written_is_one_line_at_the_start_and_no_failure_la
         for _ in range(3):
             LogListener(full).on_event("checkpoint", JobSnapshot(checkpoint_rows=1))
             full.write(logging.ERROR, "lost")
-        assert capsys.readouterr().err.count("the job goes on") == 1
+        assert capsys.readouterr().err.count("the job continues") == 1
         full._handler.stream = None
         full.close()

@@ -56,7 +56,7 @@ def test_a_run_compares_policies_and_writes_steps_and_timeline(profile, tmp_path
     assert "written: steps.parquet" in err
 
 
-def test_people_see_the_ratios_beside_the_claims(profile):
+def test_the_table_shows_the_ratios_beside_published_speedups(profile):
     code, out, _ = profile("--run", "--workload", "lengths.csv", "--max-seconds", "0")
     assert code == 0
     for words in (

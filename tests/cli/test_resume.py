@@ -171,7 +171,7 @@ def test_rows_of_a_pipe_are_known_by_their_content(generate, tmp_path, stop_at):
     stop_at(8)
     code, _, err = piped(PROMPTS)
     assert code == 130
-    assert "pipe the same rows to it again to go on" in err
+    assert "pipe the same rows to it again to resume" in err
     stop_at(10**6)
     code, _, err = piped([{"prompt": "another"}, *PROMPTS])
     assert code == 2
@@ -226,7 +226,7 @@ def test_full_disk_keeps_what_was_finished_and_goes_on_when_there_is_room(genera
     code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED)
     assert code == 3
     assert "no space left to write to" in err
-    assert "the same command goes on from" in err
+    assert "the same command resumes from" in err
     monkeypatch.setattr(os, "pwrite", pwrite)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 0
     assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
@@ -238,7 +238,7 @@ def test_error_policies_stop_the_job_and_a_milder_one_goes_on(generate, tmp_path
     code, _, err = generate(rows, "out.jsonl", *SAMPLED, "--on-error", "stop")
     assert code == 5
     assert "stopped: a row failed, and --on-error is stop; the first, line 11: column prompt is int, not text" in err
-    assert "go on with" in err
+    assert "resume with" in err
     assert not (tmp_path / "out.jsonl").exists()
     assert generate("in.jsonl", "out.jsonl", *SAMPLED, "--max-error-rate", "0")[0] == 5
     assert not (tmp_path / "out.jsonl").exists()

@@ -14,7 +14,7 @@ from pagecli.devices.cpu import kernels
 from pagecli.engine.engine import Engine
 from pagecli.errors import InputError
 from pagecli.jobs.journal import journal as journal_module
-from pagecli.jobs.journal import output_claim
+from pagecli.jobs.journal import locked_output
 from pagecli.jobs.journal.journal_status import read_journal_status
 from pagecli.jobs.shards.merge import merge_outputs
 from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter
@@ -113,7 +113,7 @@ def dated_model(tiny_model, tmp_path, monkeypatch):
     def set_now(text: str) -> str:
         now = datetime.fromisoformat(text)
         clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: now)})
-        for module in ("pagecli.cli.generate.job", "pagecli.jobs.journal.output_claim", "pagecli.model.tokenizer.tokenizer"):
+        for module in ("pagecli.cli.generate.job", "pagecli.jobs.journal.locked_output", "pagecli.model.tokenizer.tokenizer"):
             monkeypatch.setattr(f"{module}.datetime", clock)
         monkeypatch.setattr(chat_template, "datetime", clock)
         return str(folder)
@@ -157,8 +157,8 @@ def test_weights_written_anew_between_runs_are_refused_and_the_same_ones_elsewhe
     model = tmp_path / "model"
     shutil.copytree(tiny_model("llama"), model)
     noted = threading.Event()
-    note = output_claim.OutputClaim._note_weights
-    monkeypatch.setattr(output_claim.OutputClaim, "_note_weights", lambda self, found: (note(self, found), noted.set()))
+    note = locked_output.LockedOutput._note_weights
+    monkeypatch.setattr(locked_output.LockedOutput, "_note_weights", lambda self, found: (note(self, found), noted.set()))
 
     def interrupt():
         assert noted.wait(10)

@@ -89,7 +89,7 @@ def test_a_pipe_without_a_reader_is_refused_where_waiting_makes_no_sense(generat
     os.mkfifo(tmp_path / "pipe")
     for flag in ("--stats", "--log-file", "--progress-json"):
         code, _, err = generate(ROWS, "out.jsonl", flag, "pipe")
-        assert (code, "nobody reads this pipe" in err) == (3, True), flag
+        assert (code, "no process reads this pipe" in err) == (3, True), flag
         assert not (tmp_path / "out.jsonl").exists()
 
 

@@ -16,15 +16,15 @@ import pytest
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal import job_lock
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
-from pagecli.jobs.journal.output_claim import claim_output
+from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.storage.atomic_file import create_temporary, publish
 from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, read_outcome
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pagecli.jobs.journal.output_claim import claim_output
-claim = claim_output(Path(sys.argv[1]))
+from pagecli.jobs.journal.locked_output import lock_output
+locked = lock_output(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
 """
@@ -44,7 +44,7 @@ def test_second_run_is_refused_while_the_first_lives_and_taken_in_when_it_was_ki
     output = tmp_path / "out.jsonl"
     other = held_by_another(output)
     with pytest.raises(UsageError, match=f"another run is writing .*out.jsonl: process {other.pid}, for 0 min") as caught:
-        claim_output(output)
+        lock_output(output)
     assert "wait for it" in caught.value.hint
     other.send_signal(signal.SIGKILL)
     other.communicate()
@@ -52,13 +52,13 @@ def test_second_run_is_refused_while_the_first_lives_and_taken_in_when_it_was_ki
     owner = read_owner(directory)
     directory.close()
     assert (owner.pid, owner.is_here, owner.is_running) == (other.pid, True, False)
-    claim = claim_output(output)
-    claim.close()
+    locked = lock_output(output)
+    locked.close()
     assert os.listdir(tmp_path) == []
 
 
-def test_claim_without_a_job_makes_nothing(tmp_path):
-    assert claim_output(tmp_path / "out.jsonl", create=False) is None
+def test_lock_without_a_job_makes_nothing(tmp_path):
+    assert lock_output(tmp_path / "out.jsonl", create=False) is None
     assert os.listdir(tmp_path) == []
 
 
@@ -74,11 +74,11 @@ def test_run_on_another_host_counts_as_alive_until_it_has_been_silent_for_a_minu
     monkeypatch.setattr(job_lock, "is_on_local_file_system", lambda path: False)
     write_owner(tmp_path, "elsewhere", age=10)
     with pytest.raises(UsageError, match="process 1 on elsewhere, for 2 h 1 min") as caught:
-        claim_output(tmp_path / "out.jsonl")
+        lock_output(tmp_path / "out.jsonl")
     assert "60 s after its last sign of life" in caught.value.hint
     stale = time.time() - 61
     os.utime(place(tmp_path) / "lock", (stale, stale))
-    claim_output(tmp_path / "out.jsonl").close()
+    lock_output(tmp_path / "out.jsonl").close()
 
 
 @pytest.mark.parametrize("is_local", [True, False])
@@ -87,19 +87,19 @@ def test_lock_of_a_killed_container_is_taken_at_once_by_the_next_one(tmp_path, m
     """Another host name, the same kernel or at least a disk that no other machine has: flock has decided."""
     output = tmp_path / "out.jsonl"
     monkeypatch.setattr(job_lock.socket, "gethostname", lambda: "container-1")
-    claim = claim_output(output)
+    locked = lock_output(output)
     values = json.loads((place(tmp_path) / "lock").read_text())
     if note == "of an older version":
         values.update(boot_id=None, pid_namespace=None)
-    claim._lock.release()  # as the kernel does for a killed process
+    locked._lock.release()  # as the kernel does for a killed process
     (place(tmp_path) / "lock").write_text(json.dumps(values))
     monkeypatch.setattr(job_lock.socket, "gethostname", lambda: "container-2")
     monkeypatch.setattr(job_lock, "is_on_local_file_system", lambda path: is_local)
     if is_local or note == "with boot id":
-        claim_output(output).close()
+        lock_output(output).close()
     else:
         with pytest.raises(UsageError, match="on container-1"):
-            claim_output(output)
+            lock_output(output)
 
 
 def test_file_systems_of_this_machine_are_told_from_network_ones(tmp_path, monkeypatch):
@@ -129,9 +129,9 @@ def test_without_flock_the_owner_is_looked_for_by_pid_and_start(tmp_path, monkey
     (place(tmp_path) / "lock").write_text(json.dumps(values))
     if alive:
         with pytest.raises(UsageError, match=f"process {os.getpid()}"):
-            claim_output(tmp_path / "out.jsonl")
+            lock_output(tmp_path / "out.jsonl")
     else:
-        claim_output(tmp_path / "out.jsonl").close()
+        lock_output(tmp_path / "out.jsonl").close()
 
 
 def test_heartbeat_touches_the_lock_now_and_then(tmp_path, monkeypatch):
@@ -147,18 +147,18 @@ def test_heartbeat_touches_the_lock_now_and_then(tmp_path, monkeypatch):
     directory.close()
 
 
-def claim_and_close(output: Path, count: int, results) -> None:
-    """Whether two claims were ever held at once shows by a file that only the holder may create."""
+def lock_and_close(output: Path, count: int, results) -> None:
+    """Whether two locks were ever held at once shows by a file that only the holder may create."""
     token = output.with_suffix(".held")
     won = 0
     for _ in range(count):
         try:
-            claim = claim_output(output)
+            locked = lock_output(output)
         except UsageError:
             continue
         os.close(os.open(token, os.O_CREAT | os.O_EXCL))
         os.unlink(token)
-        claim.close()
+        locked.close()
         won += 1
     results.put(won)
 
@@ -166,7 +166,7 @@ def claim_and_close(output: Path, count: int, results) -> None:
 def test_directories_that_come_and_go_never_let_two_runs_in(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    runs = [context.Process(target=claim_and_close, args=(tmp_path / "out.jsonl", 100, results)) for _ in range(3)]
+    runs = [context.Process(target=lock_and_close, args=(tmp_path / "out.jsonl", 100, results)) for _ in range(3)]
     for run in runs:
         run.start()
     won = [results.get(timeout=60) for _ in runs]
@@ -190,7 +190,7 @@ def test_directory_that_somebody_planted_is_refused_and_left_alone(tmp_path, pla
     else:
         place(tmp_path).symlink_to(victim if planted == "link to a directory" else victim / "rows")
     with pytest.raises(UsageError, match="not this user's own"):
-        claim_output(tmp_path / "out.jsonl")
+        lock_output(tmp_path / "out.jsonl")
     assert (victim / "rows").read_text() == "precious"
     temporary, file = create_temporary(tmp_path / "out.jsonl")
     file.close()
@@ -207,8 +207,8 @@ def test_links_in_the_directory_are_never_followed(tmp_path, name, link):
         (place(tmp_path) / name).symlink_to(victim)
     else:
         (place(tmp_path) / name).hardlink_to(victim)
-    with contextlib.suppress(UsageError), contextlib.closing(claim_output(tmp_path / "out.jsonl")) as claim:
-        claim.open_journal({"weights": [], "uses_time": False}, [], restart=False).sync()
+    with contextlib.suppress(UsageError), contextlib.closing(lock_output(tmp_path / "out.jsonl")) as locked:
+        locked.open_journal({"weights": [], "uses_time": False}, [], restart=False).sync()
     assert victim.read_text() == "precious"
 
 
@@ -220,7 +220,7 @@ def test_output_planted_as_a_link_while_the_job_runs_is_refused(tmp_path):
         temporary, file = create_temporary(output)
         with file:
             file.write(b"rows")
-        with pytest.raises(UsageError, match="is a link" if overwrite else "somebody else"):
+        with pytest.raises(UsageError, match="is a link" if overwrite else "another process"):
             publish(temporary, output, overwrite)
     assert victim.read_text() == "precious"
     assert output.is_symlink()
@@ -228,14 +228,14 @@ def test_output_planted_as_a_link_while_the_job_runs_is_refused(tmp_path):
 
 def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
     output = tmp_path / "out.jsonl"
-    claim = claim_output(output)
+    locked = lock_output(output)
     temporary, file = create_temporary(output)
     file.close()
     assert temporary.parent == place(tmp_path)
-    claim._lock.release()  # as the kernel does for a killed process
-    claim = claim_output(output)
+    locked._lock.release()  # as the kernel does for a killed process
+    locked = lock_output(output)
     assert not temporary.exists()
-    claim.close()
+    locked.close()
 
 
 def test_temporaries_beside_a_file_go_when_they_are_old_and_nobodys(tmp_path):
@@ -253,33 +253,33 @@ def test_temporaries_beside_a_file_go_when_they_are_old_and_nobodys(tmp_path):
 
 def test_published_output_is_known_by_its_file_not_by_its_name(tmp_path):
     output = tmp_path / "out.jsonl"
-    claim = claim_output(output)
+    locked = lock_output(output)
     temporary, file = create_temporary(output)
     with file:
         file.write(b"rows")
-    assert not read_outcome(claim._directory)[1]
+    assert not read_outcome(locked._directory)[1]
     publish(temporary, output, overwrite=False)
-    assert read_outcome(claim._directory)[1]
+    assert read_outcome(locked._directory)[1]
     copy = tmp_path / "copy"
     copy.write_bytes(b"rows")
     os.replace(copy, output)
-    assert not read_outcome(claim._directory)[1]
-    claim.close()
+    assert not read_outcome(locked._directory)[1]
+    locked.close()
 
 
 def test_long_names_have_a_journal_too(tmp_path):
     output = tmp_path / ("é" * 120 + ".jsonl")
-    claim = claim_output(output)
+    locked = lock_output(output)
     temporary, file = create_temporary(output)
     file.close()
     publish(temporary, output, overwrite=False)
-    claim.complete()
-    claim.close()
+    locked.complete()
+    locked.close()
     assert os.listdir(tmp_path) == [output.name]
 
 
 def test_directory_that_cannot_take_a_journal_is_said_in_one_line(tmp_path):
     with pytest.raises(InputError, match="no such directory"):
-        claim_output(tmp_path / "none" / "out.jsonl")
+        lock_output(tmp_path / "none" / "out.jsonl")
     with pytest.raises(InputError):
-        claim_output(Path("/proc/out.jsonl"))
+        lock_output(Path("/proc/out.jsonl"))

@@ -272,7 +272,7 @@ def test_write_that_fails_keeps_what_was_written_and_says_what_to_do(opened, mon
     journal.append(finished(10))
     with pytest.raises(InputError, match="no space left") as caught:
         journal.commit()
-    assert "goes on from 10 finished rows" in caught.value.hint
+    assert "resumes from 10 finished rows" in caught.value.hint
     with pytest.raises(InputError):
         journal.commit()
     monkeypatch.undo()

@@ -16,19 +16,19 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.jobs.rows.output_row import ResultColumns
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
-from pagecli.jobs.journal.output_claim import claim_output
+from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.run.job_loop import JobRun, Window
 from pagecli.jobs.monitoring.summary import peak_rss_bytes
 from pagecli.jobs.writers.open_output import open_output
-claim = claim_output(Path({output!r}))
-journal = claim.open_journal({{"weights": [], "uses_time": False}}, [], restart=False)
+locked = lock_output(Path({output!r}))
+journal = locked.open_journal({{"weights": [], "uses_time": False}}, [], restart=False)
 source = open_input({source!r})
 writer = open_output({output!r}, True, ResultColumns(), source.schema, print)
 preparer = RowPreparer(FakeTokenizer(), 256, PromptOptions(), SamplingParams())
 result = JobRun(FakeEngine(128), preparer.prepare, writer, Window.for_engine(128), journal=journal).run(source)
 writer.finish()
-claim.complete()
-claim.close()
+locked.complete()
+locked.close()
 print(result.num_rows, peak_rss_bytes() // 2**20)
 """
 

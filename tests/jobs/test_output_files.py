@@ -35,7 +35,7 @@ def test_output_created_by_somebody_else_meanwhile_is_not_replaced(tmp_path):
     writer = open_writer(tmp_path / "out.jsonl")
     writer.write(results(ROWS)[0])
     (tmp_path / "out.jsonl").write_text("precious")
-    with pytest.raises(UsageError, match="somebody else"):
+    with pytest.raises(UsageError, match="another process"):
         writer.finish()
     assert writer.keep_partial() == tmp_path / "out.partial.jsonl"
     assert (tmp_path / "out.jsonl").read_text() == "precious"

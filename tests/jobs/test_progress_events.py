@@ -141,7 +141,7 @@ def test_targets_that_cannot_be_written_are_refused_in_one_line(tmp_path):
         (str(read), "open for reading only"),
         (str(tmp_path), "is a directory"),
         (str(tmp_path / "none" / "e"), "cannot be written"),
-        (str(tmp_path / "pipe"), "nobody reads this pipe"),
+        (str(tmp_path / "pipe"), "no process reads this pipe"),
     ):
         with pytest.raises((UsageError, InputError), match=says):
             open_event_stream(target)
@@ -166,5 +166,5 @@ def test_a_listener_that_fails_is_said_once_and_the_job_goes_on(tmp_path):
     monitor.end(1)
     monitor.close()
     assert len(said) == 1
-    assert "disk gone; the job goes on" in said[0]
+    assert "disk gone; the job continues" in said[0]
     assert [line["exit_code"] for line in lines((tmp_path / "e").read_text())] == [0]

@@ -69,7 +69,7 @@ def test_output_is_not_there_before_it_is_complete_and_an_existing_one_is_kept(s
         writer.write(row)
         assert not fs.exists("/out/x.jsonl")
     memory("out/x.jsonl", b"precious")
-    with pytest.raises(UsageError, match="created by somebody else") as caught:
+    with pytest.raises(UsageError, match="created by another process") as caught:
         writer.finish()
     assert str(state) in caught.value.hint
     kept = writer.keep_partial()

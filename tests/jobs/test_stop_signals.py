@@ -45,7 +45,7 @@ def wait(pid: int) -> tuple[int, float]:
 def long_step(ready) -> None:
     """Goes on sleeping after a signal, as a step does that is deep in a kernel."""
     with stop_signals() as signals:
-        signals.last_words = lambda signum: os.write(1, b"")
+        signals.on_deadline = lambda signum: os.write(1, b"")
         with signals.deferred():
             ready()
             time.sleep(30)
@@ -61,13 +61,13 @@ def test_step_that_takes_too_long_is_not_waited_for(monkeypatch, signum):
     assert seconds < 3
 
 
-def test_last_words_are_spoken_before_the_end(monkeypatch, tmp_path):
+def test_the_deadlines_callback_runs_before_the_end(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
     said = tmp_path / "said"
 
     def run(ready):
         with stop_signals() as signals:
-            signals.last_words = lambda signum: said.write_text(f"saved at {signum}")
+            signals.on_deadline = lambda signum: said.write_text(f"saved at {signum}")
             with signals.deferred():
                 ready()
                 time.sleep(30)
@@ -83,7 +83,7 @@ def test_job_that_ends_by_itself_in_time_is_left_alone(monkeypatch):
 
     def run(ready):
         with stop_signals() as signals:
-            signals.last_words = lambda signum: None
+            signals.on_deadline = lambda signum: None
             with signals.deferred():
                 ready()
                 while signals.received is None:
@@ -152,14 +152,14 @@ def hold_the_interpreter() -> None:
     sum([[1]] * 300_000, [])  # noqa: RUF017 (that is what takes long)
 
 
-@pytest.mark.parametrize("last_words", [None, lambda signum: None])
+@pytest.mark.parametrize("on_deadline", [None, lambda signum: None])
 @pytest.mark.parametrize("signum", module.SIGNALS)
-def test_an_operation_that_holds_the_interpreter_ends_in_time_too(monkeypatch, signum, last_words):
+def test_an_operation_that_holds_the_interpreter_ends_in_time_too(monkeypatch, signum, on_deadline):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
 
     def run(ready):
         with stop_signals() as signals, signals.deferred():
-            signals.last_words = last_words
+            signals.on_deadline = on_deadline
             ready()
             hold_the_interpreter()
 
@@ -187,7 +187,7 @@ def test_the_second_signal_ends_what_holds_the_interpreter_at_once():
 
 
 def test_a_program_that_saves_for_long_is_not_cut_short(monkeypatch):
-    """Without last words it ends by itself, however long that takes, if the interpreter is free."""
+    """Without a callback it ends by itself, however long that takes, if the interpreter is free."""
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(module, "HELD_SECONDS", 0.3)
 

@@ -10,7 +10,7 @@ Restart = Annotated[bool, option("Begin anew: drop what an earlier run finished.
 Journal = Annotated[
     bool,
     option(
-        "Keep finished rows beside OUTPUT until it is complete, so that the same command goes on after any end.",
+        "Keep finished rows beside OUTPUT until it is complete, so that the same command resumes it after any end.",
         PANEL,
         "--journal/--no-journal",
     ),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "Exit codes: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
     "output not writable; 4 model cannot be loaded or does not fit; 5 finished, but with error rows, or stopped for them; 129, "
-    "130 and 143 ended by SIGHUP, SIGINT or SIGTERM (finished rows are kept; the same command goes on); 141 nobody reads "
-    "standard output any more."
+    "130 and 143 ended by SIGHUP, SIGINT or SIGTERM (finished rows are kept; the same command resumes it); 141 no process "
+    "reads standard output any more."
 )
 
 
@@ -70,7 +70,7 @@ def _job(options: GenerateOptions) -> "GenerateJob":
     """Raises UsageError. Slow imports (pyarrow) come only after the flags have been found good."""
     engine, params = options.engine_config(), options.sampling_params()
     from pagecli.cli.generate.job import GenerateJob
-    from pagecli.cli.generate.output_claim import JournalOptions
+    from pagecli.cli.generate.locked_output import JournalOptions
     from pagecli.cli.generate.rows import Formats, parse_template_time
     from pagecli.jobs.rows.output_row import ResultColumns
     from pagecli.jobs.rows.row_preparer import PromptOptions

@@ -1,4 +1,4 @@
-"""`generate --dry-run`: every row checked, where memory would go, how long it would take at best; nothing is written."""
+"""`generate --dry-run`: checks every row and shows the memory plan and the least time; nothing is written."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def run_dry(job: "GenerateJob", console: Console) -> int:
-    """Prints what was found; returns 0, or 5 if there would be error rows. Raises PagecliError where the job would."""
+    """Prints the results; returns 0, or 5 if there would be error rows. Raises PagecliError where the job would."""
     check_writable(job.output, job.overwrite)
     check_fits(job.engine)
     rows = open_rows(job, console.warning)
@@ -70,7 +70,7 @@ def _check_cache(config: EngineConfig, found: ResolvedModel, max_model_len: int)
 
 
 def _admission(config: EngineConfig, model: ModelConfig, plan: Plan, max_model_len: int) -> Admission:
-    """What the engine would refuse a row for."""
+    """The admission check that the engine would make for each row."""
     if config.kv_policy == "paged":
         kv: KVMemory = KVManager(max(1, plan.kv_blocks), config.block_size)
         return Admission(kv, model.vocab_size, max_model_len, config.max_num_seqs)

@@ -1,4 +1,4 @@
-"""Which job it is that was asked for: its files, its device and its time, put together for the journal and for --shard."""
+"""The job's identity for the journal and for --shard: its files, its device and its time."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +27,7 @@ class IdentifiedJob:
     weights: list[Path]
 
     def key(self, template_time: datetime) -> str:
-        """What parts of one job have in common. Raises ModelError."""
+        """The key that all shards of one job share. Raises ModelError."""
         time = template_time.isoformat(timespec="seconds") if self.identity["uses_time"] else None
         more = {"limit": self.job.selection.limit, "output_format": self.job.formats.output_format}
         try:
@@ -36,7 +36,7 @@ class IdentifiedJob:
             raise ModelError(f"{error.filename} cannot be read: {error.strerror}", "check the model's files") from error
 
     def check_loaded(self) -> None:
-        """After loading: that the weights are still those that were identified before. Raises ModelError."""
+        """To be called after loading: checks that the weights files have not changed since identify(). Raises ModelError."""
         changed = model_files.rewritten(self.identity["weights"], self.weights)
         if changed is not None:
             raise ModelError(f"{changed} was changed while it was loaded", "run the same command again when it is complete")

@@ -1,4 +1,4 @@
-"""A job that ends before its last row: what is kept of it, and what is said: how to go on."""
+"""A job that ends before its last row: saves its finished rows and prints how to resume it."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import ExitCode, PagecliError, UsageError
 from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.journal.output_claim import OutputClaim
+from pagecli.jobs.journal.locked_output import LockedOutput
 from pagecli.jobs.rows.input_row import InputSource
 from pagecli.jobs.run.job_loop import JobRun, RunResult
 from pagecli.jobs.run.stop_signals import StopRequested
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
 
 
-def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, console: Console, job: "GenerateJob") -> str:
-    """Saves what was finished: in the journal, or without one as a .partial file. Says where, and how to go on.
+def keep_finished(run: JobRun, writer: RowWriter, locked: LockedOutput | None, console: Console, job: "GenerateJob") -> str:
+    """Saves the finished rows: in the journal, or without one as a .partial file. Prints where, and how to resume.
 
-    Returns what the summary calls the output.
+    Returns the summary's text for the output.
     """
     result = run.result
     why = stop_reason(result)
-    if claim is not None and claim.has_journal:
-        num_rows = claim.save()
+    if locked is not None and locked.has_journal:
+        num_rows = locked.save()
         if num_rows:
             kept = f"the finished rows of this job are kept ({num_rows:,} input rows)"
-            console.error(f"{why}; {kept}" if why else kept, how_to_go_on(job.input))
+            console.error(f"{why}; {kept}" if why else kept, how_to_resume(job.input))
         elif why:
             console.error(f"{why}; no row was finished")
         return "not there yet; the journal has the finished rows" if num_rows else "none"
@@ -45,16 +45,16 @@ def keep_finished(run: JobRun, writer: RowWriter, claim: OutputClaim | None, con
         return str(path)
     if why:
         console.error(why)
-    return "none" if claim is not None else shown_stream(job.output)
+    return "none" if locked is not None else shown_stream(job.output)
 
 
 def shown_stream(output: str) -> str:
-    """What the summary calls an output that is a stream."""
+    """The summary's text for an output that is a stream."""
     return STANDARD_OUTPUT if is_stdout(output) else output
 
 
 def stop_reason(result: RunResult) -> str | None:
-    """Why a run ended before its input did; None if something failed, which is said elsewhere."""
+    """Why a run ended before its input did; None if an error ended it, which is reported elsewhere."""
     if result.stopped_by is not None:
         return f"stopped by {signal.Signals(result.stopped_by).name}"
     if result.too_many_errors is not None:
@@ -62,43 +62,43 @@ def stop_reason(result: RunResult) -> str | None:
     return None
 
 
-def how_to_go_on(input_path: str) -> str:
+def how_to_resume(input_path: str) -> str:
     """The command that continues the job: this one, without --restart and without secrets."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
     command = redact(shlex.join(["pagecli", *arguments]))
-    return f"pipe the same rows to it again to go on: {command}" if is_stream(input_path) else f"go on with: {command}"
+    return f"pipe the same rows to it again to resume: {command}" if is_stream(input_path) else f"resume with: {command}"
 
 
-def last_words(claim: OutputClaim | None, input_path: str) -> Callable[[int], None]:
-    """For a process that does not come to an end by itself: saves what was finished, and says so. Runs in another thread."""
+def save_at_deadline(locked: LockedOutput | None, input_path: str) -> Callable[[int], None]:
+    """The watchdog's callback: saves the finished rows and prints how to resume. Runs in another thread than the job."""
 
-    def speak(signum: int) -> None:
+    def save(signum: int) -> None:
         text = f"error: ended by {signal.Signals(signum).name} in the middle of a step"
-        if claim is not None and claim.has_journal:
-            num_rows = claim.save_from_outside()
-            text += f"; {num_rows:,} finished rows are kept\nhint: {how_to_go_on(input_path)}"
+        if locked is not None and locked.has_journal:
+            num_rows = locked.save_from_outside()
+            text += f"; {num_rows:,} finished rows are kept\nhint: {how_to_resume(input_path)}"
         os.write(2, f"{text}\n".encode())
 
-    return speak
+    return save
 
 
 @contextmanager
-def resumable_loading(claim: OutputClaim | None, console: Console, input_path: str) -> Iterator[None]:
-    """A signal inside, before the run, leaves an earlier run's rows as they are, and says so."""
+def resumable_loading(locked: LockedOutput | None, console: Console, input_path: str) -> Iterator[None]:
+    """On a signal inside, before the run, syncs an earlier run's rows and prints how to resume."""
     try:
         yield
     except StopRequested as request:
-        num_rows = 0 if claim is None else claim.save()
+        num_rows = 0 if locked is None else locked.save()
         why = f"stopped by {signal.Signals(request.signum).name} while loading"
         if num_rows:
-            console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_go_on(input_path))
+            console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_resume(input_path))
         else:
             console.error(f"{why}; no row was finished")
         raise
 
 
 def guarded(action: Callable[[], object], console: Console) -> None:
-    """Saving after a failure may fail in its turn (the disk is still full); the first failure is the one to report."""
+    """Run `action`, which saves after an error; an error of its own (the disk is still full) is only logged."""
     try:
         action()
     except (PagecliError, OSError) as error:
@@ -106,7 +106,7 @@ def guarded(action: Callable[[], object], console: Console) -> None:
 
 
 def write_partial(source: InputSource, writer: RowWriter, journal: Journal | None, console: Console, output: str) -> int:
-    """--partial: the rows that a stopped job has finished so far, as a file to look at; nothing is generated.
+    """--partial: the rows that a stopped job has finished so far, as a file to read; nothing is generated.
 
     Writes them in the input's order to OUTPUT's .partial file; the journal stays. Raises UsageError if there are none.
     """
@@ -118,5 +118,5 @@ def write_partial(source: InputSource, writer: RowWriter, journal: Journal | Non
             writer.write(finished)
             num_found += 1
     path = writer.keep_partial()
-    console.note(f"{num_found:,} finished rows are in {path}; the job itself goes on without --partial")
+    console.note(f"{num_found:,} finished rows are in {path}; the job itself resumes without --partial")
     return ExitCode.OK

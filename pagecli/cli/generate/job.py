@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pagecli.cli.generate.identity import IdentifiedJob, identify
-from pagecli.cli.generate.interruption import guarded, keep_finished, last_words, resumable_loading, shown_stream, write_partial
+from pagecli.cli.generate.interruption import (
+    guarded,
+    keep_finished,
+    resumable_loading,
+    save_at_deadline,
+    shown_stream,
+    write_partial,
+)
+from pagecli.cli.generate.locked_output import JournalOptions, ResumedRows, completed_before, locked_output, open_journal
 from pagecli.cli.generate.memory_guard import check_descriptors, check_fits
 from pagecli.cli.generate.monitoring import monitored
 from pagecli.cli.generate.options import MonitoringOptions
-from pagecli.cli.generate.output_claim import JournalOptions, TakingOver, claimed_output, completed_before, open_journal
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.rows import Formats, check_chat, open_rows, output_options, prompt_length
 from pagecli.cli.generate.summary import print_summary
@@ -24,7 +31,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ExitCode
 from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.journal.output_claim import Outcome, OutputClaim
+from pagecli.jobs.journal.locked_output import LockedOutput, Outcome
 from pagecli.jobs.monitoring.heartbeat import Heartbeat
 from pagecli.jobs.monitoring.monitor import JobMonitor
 from pagecli.jobs.monitoring.snapshot import JobSnapshot
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GenerateJob:
-    """Everything that was asked for, resolved and checked as far as it can be without the model."""
+    """The job's options, resolved and checked as far as possible without the model."""
 
     input: str
     output: str
@@ -69,11 +76,11 @@ class GenerateJob:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run of a job, and what it goes on among."""
+    """One run of a job: its input, output, console, signals, monitor and statistics file."""
 
     job: GenerateJob
     source: InputSource
-    claim: OutputClaim | None  # None: a stream
+    locked: LockedOutput | None  # None: a stream
     console: Console
     signals: StopSignals
     monitor: JobMonitor
@@ -97,33 +104,33 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         monitored(job.monitoring, begun, console) as monitor,
         contextlib.nullcontext() if job.stats is None else WholeFile(job.stats) as stats_file,
         reserved_stdout() as rows_fd,
-        claimed_output(job.output, job.overwrite, signals) as claim,
+        locked_output(job.output, job.overwrite, signals) as locked,
     ):
-        outcome = None if claim is None else completed_before(claim, job.output)
-        if claim is not None and outcome is not None:
+        outcome = None if locked is None else completed_before(locked, job.output)
+        if locked is not None and outcome is not None:
             monitor.end(outcome.exit_code)
-            return _already_complete(claim, outcome, console)
+            return _already_complete(locked, outcome, console)
         if job.profile is not None:
             check_profile_directory(job.profile)
         source = open_rows(job, console.warning)
         try:
-            return _run_claimed(_Run(job, source, claim, console, signals, monitor, stats_file, started), rows_fd)
+            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, started), rows_fd)
         finally:
             source.close()
 
 
-def _run_claimed(run: _Run, rows_fd: int) -> int:
+def _run_locked(run: _Run, rows_fd: int) -> int:
     job, console = run.job, run.console
     identified = None
-    if job.selection.shard is not None or (run.claim is not None and job.journal.enabled):
+    if job.selection.shard is not None or (run.locked is not None and job.journal.enabled):
         identified = identify(job)
-    journal = open_journal(run.claim, job.journal, job, identified, console)
-    if run.claim is not None:
-        run.monitor.add(Heartbeat(run.claim.output))
+    journal = open_journal(run.locked, job.journal, job, identified, console)
+    if run.locked is not None:
+        run.monitor.add(Heartbeat(run.locked.output))
         run.signals.on_first = run.monitor.stopping
     run.monitor.begin()
-    if journal is not None or run.claim is None:
-        run.signals.last_words = last_words(run.claim, job.input)
+    if journal is not None or run.locked is None:
+        run.signals.on_deadline = save_at_deadline(run.locked, job.input)
     template_time = _template_time(run)
     job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
     schema, options = run.source.schema, output_options(job, run.source, job_key, run.token_texts)
@@ -136,16 +143,16 @@ def _run_claimed(run: _Run, rows_fd: int) -> int:
         writer.discard()
 
 
-def _already_complete(claim: OutputClaim, outcome: Outcome, console: Console) -> int:
-    """The run before was killed when all was done but the tidying up."""
-    claim.complete()
-    console.note(f"{claim.output} is complete, {outcome.num_rows:,} rows of an earlier run; nothing was left to do")
+def _already_complete(locked: LockedOutput, outcome: Outcome, console: Console) -> int:
+    """Remove the journal of an earlier run that was killed after its output was complete."""
+    locked.complete()
+    console.note(f"{locked.output} is complete, {outcome.num_rows:,} rows of an earlier run; nothing was left to do")
     return outcome.exit_code
 
 
 def _template_time(run: _Run) -> datetime:
-    """What chat templates see as the time: of a job that goes on, what they saw before."""
-    begun = None if run.claim is None else run.claim.template_time
+    """The time that chat templates see; a resumed job keeps that of its first run."""
+    begun = None if run.locked is None else run.locked.template_time
     return datetime.fromisoformat(begun) if begun is not None else run.job.prompts.template_time or datetime.now()
 
 
@@ -155,7 +162,7 @@ def _run(
     job, console = run.job, run.console
     with progress_display(console) as display:
         run.monitor.add(display)
-        with resumable_loading(run.claim, console, job.input):
+        with resumable_loading(run.locked, console, job.input):
             engine = _load(job, console)
             if identified is not None:
                 identified.check_loaded()
@@ -164,7 +171,7 @@ def _run(
         engine.tokenizer.template_time = template_time
         length = prompt_length(job, engine.tokenizer, engine.max_model_len)
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)
-        prepare = TakingOver(preparer.prepare, journal, job.params)
+        prepare = ResumedRows(preparer.prepare, journal, job.params)
         job_run = JobRun(
             engine,
             prepare,
@@ -218,30 +225,30 @@ def _load(job: GenerateJob, console: Console) -> "Engine":
     return engine
 
 
-def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: TakingOver) -> tuple[int, str]:
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: ResumedRows) -> tuple[int, str]:
     """Runs all rows and completes the output; whatever ends the job early, finished rows are kept.
 
     Returns the exit code, and where the rows are, in words.
     """
-    console, claim = run.console, run.claim
+    console, locked = run.console, run.locked
     try:
         with run.signals.deferred():
             result = job_run.run(run.source)
             if not result.ended_early:
                 prepare.check_complete(run.job.selection.parse())
                 code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
-                if claim is not None:
-                    claim.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))
+                if locked is not None:
+                    locked.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))
                 writer.finish()
-                if claim is not None:
-                    claim.complete()
-                return code, shown_stream(run.job.output) if claim is None else run.job.output
-        place = keep_finished(job_run, writer, claim, console, run.job)
+                if locked is not None:
+                    locked.complete()
+                return code, shown_stream(run.job.output) if locked is None else run.job.output
+        place = keep_finished(job_run, writer, locked, console, run.job)
         return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, place
     except BrokenPipeError:
         return ExitCode.SIGPIPE, shown_stream(run.job.output)
     except BaseException:
-        guarded(lambda: keep_finished(job_run, writer, claim, console, run.job), console)
+        guarded(lambda: keep_finished(job_run, writer, locked, console, run.job), console)
         raise
 
 

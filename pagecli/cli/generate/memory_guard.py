@@ -1,4 +1,4 @@
-"""Whether a job can fit in this machine, its memory and its open files, found out before torch, weights or a download."""
+"""Checks that a job fits in this machine's memory and open files, before torch, weights or a download are loaded."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""The listeners of a job that the flags ask for, told of its start and its end however that comes about."""
+"""The listeners of a job that the flags ask for; they get its start and, in every case, its end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from pagecli.jobs.writers.open_output import is_stdout
 def monitored(options: MonitoringOptions, job: JobSnapshot, console: Console) -> Iterator[JobMonitor]:
     """The job's monitor; must be entered before standard output is put aside. Raises UsageError, InputError.
 
-    However the job ends, its listeners hear of it.
+    Its listeners get the end event however the job ends.
     """
     monitor = JobMonitor(job, _listeners(options, job.output, console), console.warning)
     try:

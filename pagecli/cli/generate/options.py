@@ -1,4 +1,4 @@
-"""What `pagecli generate` was asked for: its flags, and the settings of engine and sampling that they make."""
+"""The options of `pagecli generate`: its flags, and the engine and sampling settings they make."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pagecli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class MonitoringOptions:
-    """Where a job's state goes; `log_json` without a file makes stderr a log."""
+    """The targets of a job's events, metrics and log; `log_json` without a file makes stderr a log."""
 
     progress_json: str | None = None
     metrics_file: Path | None = None

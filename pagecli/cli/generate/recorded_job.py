@@ -1,4 +1,4 @@
-"""`generate --profile DIR`: records a job and leaves its figures in DIR, without ever being the reason that the job fails."""
+"""`generate --profile DIR`: records a job and writes its metrics into DIR; an error of the recording never ends the job."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def check_profile_directory(directory: Path) -> None:
 
 @contextmanager
 def recorded_job(directory: Path, engine: "Engine", title: str, console: Console) -> Iterator[None]:
-    """Records what the engine does inside, and writes the files however that ends."""
+    """Records the engine inside the block, and writes the files however it ends."""
     from pagecli.profiler.hardware.monitor import HardwareMonitor
     from pagecli.profiler.recording.engine_settings import run_metadata
     from pagecli.profiler.recording.recorder import Recorder

@@ -1,4 +1,4 @@
-"""What a job reads and writes, put together from what was asked for: its selected rows, its output's options, its limits."""
+"""A job's rows by its options: the selected rows of its input, its output's options, its prompt limits."""
 
 import os
 from collections.abc import Callable
@@ -91,5 +91,5 @@ def _modified(path: str) -> int:
 
 
 def prompt_length(job: "GenerateJob", tokenizer: "Tokenizer", max_model_len: int) -> PromptLength:
-    """How long prompts may be, and what happens to longer ones."""
+    """The limit on prompts, and the rule for longer ones."""
     return PromptLength(max_model_len, tokenizer.longest_token_bytes, tokenizer.encode, tokenizer.decode, job.prompts.too_long)

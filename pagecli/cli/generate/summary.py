@@ -10,7 +10,7 @@ from pagecli.jobs.storage.redaction import redact
 
 
 def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> None:
-    """Prints the figures a user looks for first; --stats has them all. `output`: where its rows are, in words."""
+    """Prints the key metrics; --stats has them all. `output`: where its rows are, in words."""
     if console.quiet:
         return
     pairs = [(name, redact(value)) for name, value in summary_lines(stats, output)]

@@ -46,7 +46,7 @@ def profile(context: typer.Context, options: ProfileOptions) -> int:
         for line in notes(context):
             console.warning(line)
         with stop_signals() as signals:
-            signals.last_words = lambda signum: None  # nothing to save, but it ends
+            signals.on_deadline = lambda signum: None  # nothing to save, but it ends
             return _run(options, console)
 
     return exit_code_of(run_all, console)

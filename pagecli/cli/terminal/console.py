@@ -58,7 +58,7 @@ class Console:
         self._traceback(error)
 
     def crash(self, error: BaseException) -> None:
-        """An exception nobody expected."""
+        """Report an unexpected exception: a bug in pagecli."""
         hint = None if self.verbose else "run it again with -v for the traceback, and report it"
         self.error(f"internal error: {type(error).__name__}: {error}", hint)
         self._traceback(error)

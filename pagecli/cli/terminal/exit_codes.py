@@ -86,7 +86,7 @@ def _too_many_files() -> InputError:
 
 
 def flushed(code: int, console: Console) -> int:
-    """The exit code once stdout is written out: `code`; SIGPIPE's, without a complaint, if nobody reads it any more; INPUT's if
+    """The exit code once stdout is written out: `code`; SIGPIPE's, without a message, if its reader has closed it; INPUT's if
     it takes no more."""
     try:
         if sys.stdout is not None:

@@ -31,5 +31,5 @@ def wrapped(text: str, width: int | None) -> list[str]:
 
 
 def terminal_width(stream: TextIO | None) -> int | None:
-    """Columns of the terminal that `stream` is; None of a file or a pipe, whose lines are nobody's to break."""
+    """Columns of the terminal that `stream` is; None of a file or a pipe, whose lines stay whole."""
     return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None

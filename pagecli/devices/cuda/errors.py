@@ -39,7 +39,7 @@ def device_errors(doing: str) -> Iterator[None]:
             raise DeviceMemoryError(f"out of memory while {doing}: {text}", "lower --kv-memory or --swap-memory") from error
         if isinstance(error, _accelerator_error()) or any(word in text for word in _DEVICE_WORDS):
             raise DeviceLostError(
-                f"the GPU failed while {doing}: {text}", "the same command goes on with what is finished; look at nvidia-smi"
+                f"the GPU failed while {doing}: {text}", "the same command resumes with the finished rows; look at nvidia-smi"
             ) from error
         raise
 

@@ -1,4 +1,4 @@
-"""Which job a journal belongs to: the input, the model, the device, the time and every parameter that changes a row's text.
+"""The identity of the job that a journal belongs to: input, model, device, time and every parameter that changes a text.
 
 Kept with the journal, compared when the job is run again. The input is known by its size and by pieces of its content, and each
 finished row is checked against the row it was made of besides; a new modification time alone (a copy, a fresh download) is no
@@ -39,7 +39,7 @@ _KEY_PARTS = ("device", "input", "model", "parameters", "time")
 
 @dataclass(frozen=True, slots=True)
 class DeviceIdentity:
-    """What computes: "cpu" with the name of its instruction set, or "cuda" with the GPU's architecture."""
+    """The device: "cpu" with the name of its instruction set, or "cuda" with the GPU's architecture."""
 
     kind: str
     name: str
@@ -57,7 +57,7 @@ def job_identity(
 ) -> dict[str, Any]:
     """The identity as JSON. `job` is the dataclass of what was asked for. Raises OSError.
 
-    `template_time`: what chat templates are to see as the time (ISO); None: when the job was begun.
+    `template_time`: the time that chat templates see (ISO); None: that of the job's first run.
     """
     dtype, kv_dtype = device.dtype, resolve_kv_dtype(kv_dtype, device.dtype)
     dtypes = {"dtype": dtype} if kv_dtype == KV_DTYPE[dtype] else {"dtype": dtype, "kv_dtype": kv_dtype}
@@ -85,7 +85,7 @@ class Difference:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list[Path]) -> list[Difference]:
-    """What of two identities differs; empty: the same job. `weights` are the files of `now`. Raises OSError."""
+    """Where two identities differ; empty: the same job. `weights` are the files of `now`. Raises OSError."""
     found = []
     inputs, inputs_now = before.get("input", {}), now.get("input", {})
     if {k: v["content"] for k, v in inputs.items()} != {k: v["content"] for k, v in inputs_now.items()}:
@@ -130,7 +130,7 @@ def has_new_time(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def job_key(identity: Mapping[str, Any], weights: list[Path], **more: Any) -> str:
     """One text for all parts of a job, without spaces: the device by name, all else by digests. Raises OSError.
 
-    `more` are parameters that a job may change when it goes on, and that all parts must have in common. Reads the weights
+    `more` are parameters that a job may change when it resumes, and that all parts must have in common. Reads the weights
     through: parts may be made on machines whose files have dates of their own.
     """
     contents = [model_files.content_digest(path) for path in weights]
@@ -145,7 +145,7 @@ def job_key(identity: Mapping[str, Any], weights: list[Path], **more: Any) -> st
 
 
 def key_difference(one: str, other: str) -> tuple[str, str]:
-    """What two different keys of jobs differ in, for people: (what, hint)."""
+    """Where two different job keys differ: (text, hint)."""
     pairs = dict(zip(_KEY_PARTS, zip(one.rsplit("-", 4), other.rsplit("-", 4), strict=False), strict=False))
     different = [name for name, (mine, others) in pairs.items() if mine != others]
     if "device" in different and len(different) <= 2:  # the dtype may follow the instruction set

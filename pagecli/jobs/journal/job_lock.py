@@ -31,7 +31,7 @@ _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """Who holds a lock, or held it last. `process_start` is the kernel's, so that a pid used again is noticed.
+    """The process that holds a lock, or held it last. `process_start` is the kernel's, so that a pid used again is noticed.
 
     `boot_id` names the running kernel, `pid_namespace` what `pid` counts in; both None elsewhere than on Linux.
     """
@@ -54,12 +54,12 @@ class LockOwner:
 
     @property
     def is_here(self) -> bool:
-        """Whether its pid means something to this process."""
+        """Whether its pid belongs to this process's kernel and pid namespace."""
         return self.is_of_this_kernel and self.pid_namespace in (None, _pid_namespace())
 
     @property
     def is_running(self) -> bool:
-        """Whether the process exists; only to be asked of one that `is_here`."""
+        """Whether the process exists; precondition: `is_here`."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -103,20 +103,20 @@ class JobLock:
         os.pwrite(self._fd, json.dumps(asdict(LockOwner.this_process())).encode("ascii"), 0)
 
     def heartbeat(self) -> None:
-        """Touches the lock if it is time. Raises OSError."""
+        """Touches the lock file if its interval has passed. Raises OSError."""
         now = time.monotonic()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             os.utime(self._fd)
 
     def is_current(self) -> bool:
-        """Whether the locked file still has its name; a run that ends takes it away while it holds the lock."""
+        """Whether the locked file still has its name; a run that ends removes it while it holds the lock."""
         return os.fstat(self._fd).st_nlink > 0
 
     def release(self) -> None:
-        """Gives the lock up, and takes the owner's note out of it."""
+        """Releases the lock, and removes the owner's note from it."""
         if self._fd >= 0:
-            with contextlib.suppress(OSError):  # nothing is lost by a note that stays: its process is gone
+            with contextlib.suppress(OSError):  # a note that stays is harmless: its process has ended
                 os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
@@ -135,7 +135,7 @@ class JobLock:
 
 
 def read_owner(directory: JobDirectory) -> LockOwner | None:
-    """Who holds the lock or, if killed, held it last; None after an ordinary end."""
+    """The owner that holds the lock or, if killed, held it last; None after an ordinary end."""
     try:
         with os.fdopen(directory.open(LOCK, os.O_RDONLY), "rb") as file:
             return LockOwner(**json.loads(file.read(4096)))
@@ -144,7 +144,7 @@ def read_owner(directory: JobDirectory) -> LockOwner | None:
 
 
 def is_on_local_file_system(path: Path) -> bool:
-    """Whether only this machine can write there; False where that cannot be told."""
+    """Whether only this machine can write there; False where that is unknown."""
     place, found = os.path.realpath(path), ("", "")
     with contextlib.suppress(OSError, IndexError, ValueError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():

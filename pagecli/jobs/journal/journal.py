@@ -1,6 +1,6 @@
-"""The journal of finished rows: what a job that was killed, in whatever way, takes over when it is run again.
+"""The journal of finished rows, from which a job that was killed in any way resumes.
 
-Why it is made so. A record holds what the engine made of an input row, not the row: on resuming, the input is read again and
+Design. A record holds the engine's output for an input row, not the row: on resuming, the input is read again and
 the ordinary writer writes everything anew, rows that are in the journal without being computed. So every format of output can
 be resumed, none of the writers knows of it, and what comes out is the same to the byte as without interruption. Rows cost two
 writes, but the second one is only the text: the input's columns are never copied here.
@@ -12,7 +12,7 @@ It is a log (storage/checked_log.py) with lines of these kinds:
                                                       errors, a digest of it, the output rows (row_codec.py)
 
 appended after each step in one write and synced to the disk once a second by a thread. Of lines about one row the first counts,
-of those about the job the last. How the job ends stands in a file of its own, which a run that goes on removes.
+of those about the job the last. How the job ends stands in a file of its own, which a resumed run removes.
 """
 
 import io
@@ -37,7 +37,7 @@ MAX_INDEX = 1 << 40
 
 
 class JournalContents:
-    """What a journal holds, read through once; rows are found by their index: 8 bytes of memory a row."""
+    """The content of a journal, read through once; rows are found by their index: 8 bytes of memory a row."""
 
     def __init__(self, directory: JobDirectory) -> None:
         self.job: dict[str, Any] | None = None  # None: no line about it is whole
@@ -131,12 +131,12 @@ class Journal:
         return self._num_written
 
     def set_job(self, job: Mapping[str, Any]) -> None:
-        """What is known of the job from now on: written by the next commit, and again now and then, lest damage hit it."""
+        """Set the job's description: written by the next commit, and again once a megabyte, so that damage cannot lose it."""
         self._job_line = checked_log.json_line(JOB, job)
         self._job_is_due = True
 
     def take(self, row: InputRow) -> list[OutputRow] | None:
-        """What was made of `row` before, or None. Raises UsageError if it was another row that stood there."""
+        """The output rows of `row` from an earlier run, or None. Raises UsageError if its index had another row."""
         record = self.finished.get(row.index)
         if record is None:
             return None
@@ -190,7 +190,7 @@ class Journal:
             raise self._not_writable(error) from error
 
     def close(self) -> None:
-        """Ends the thread; what was committed is left to the system unless it was synced."""
+        """Ends the thread; committed lines that were not synced are left to the operating system."""
         if not self._ending.is_set():
             self._ending.set()
             self._thread.join()
@@ -208,7 +208,7 @@ class Journal:
                 return
 
     def _check_is_there(self) -> None:
-        """Raises InputError if what is written from now on would be lost."""
+        """Raises InputError if the journal file was removed or replaced: lines written from now on would be lost."""
         if not self._directory.is_current() or not os.fstat(self._fd).st_nlink:
             raise InputError(
                 f"{self._directory.path} was removed while the job ran, and with it the finished rows",
@@ -220,7 +220,7 @@ class Journal:
             return error
         problem = not_writable(self._directory.output, error)
         if self._num_written and isinstance(problem, InputError):
-            again = f"the same command goes on from {self._num_written} finished rows"
+            again = f"the same command resumes from {self._num_written} finished rows"
             message = problem.message.split(": ", 1)[-1]
             return InputError(f"{self._directory.path / LOG}: {message}", f"{problem.hint or again}; {again}")
         return problem
@@ -230,5 +230,5 @@ def _hex_digest(row: InputRow) -> bytes:
     return row_digest(row).hex().encode("ascii")
 
 
-# Linux: without the times of the file, which nobody needs; macOS has only the other.
+# Linux: without the file's times, which are not needed; macOS has only the other.
 _flush_to_disk: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)

@@ -1,4 +1,4 @@
-"""How far the job of an output is, read from its journal by another process: no lock is taken, nothing is changed."""
+"""The progress of an output's job, read from its journal by another process: takes no lock, changes nothing."""
 
 import os
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path,
 class JournalStatus:
     """Counts of what is in the journal: rows that are safe whatever happens to the process."""
 
-    job: dict[str, Any]  # which job it is, as job_identity.py describes it; empty if that cannot be read
+    job: dict[str, Any]  # the job's identity (job_identity.py); empty if it cannot be read
     num_input_rows: int  # input rows that are finished
     num_rows: int  # output rows of them
     num_error_rows: int
     last_row_at: float | None  # seconds since 1970; when the journal last grew
-    owner: LockOwner | None  # who runs it, or ran it when it was killed; None: it ended by itself
+    owner: LockOwner | None  # the process that runs it, or ran it when killed; None: it ended by itself
     is_running: bool | None  # None: on another host, cannot be told
-    is_complete: bool  # the output is in place; only the tidying up was missed
+    is_complete: bool  # the output is complete; only the journal was not removed
 
 
 def read_journal_status(output: Path) -> JournalStatus | None:

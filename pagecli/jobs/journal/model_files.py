@@ -1,4 +1,4 @@
-"""Which files a model is made of: their weights by size, dates, inode and digest, and all that makes tokens of text by digest.
+"""Identity of a model's files: weights by size, dates, inode and digest; config, tokenizer and chat template by digest.
 
 A weights file whose size, modification and change times and inode are as they were is taken to be the same file. If one of
 them differs (a copy, a fresh download, another container's view of one disk), its whole content decides, provided that a digest
@@ -36,7 +36,7 @@ def weights_paths(source: ModelSource) -> list[Path]:
 
 
 def weights_identity(source: ModelSource) -> list[dict[str, Any]]:
-    """One entry a file: what tells it from another without reading all of it. Raises OSError."""
+    """One entry a file: size, dates, inode and a digest of a sample. Raises OSError."""
     return [_file_entry(path) for path in weights_paths(source)]
 
 
@@ -62,7 +62,7 @@ def template_shows_time(source: ModelSource) -> bool:
 
 
 def changed_weights(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], paths: list[Path]) -> list[str]:
-    """What is known to differ, or cannot be told, in a few words for people; `paths` are the files of `now`.
+    """Files that differ or cannot be compared, in a few words; `paths` are the files of `now`.
 
     Reads a file through where its dates or inode differ. Raises OSError.
     """
@@ -141,7 +141,7 @@ class ContentDigests:
                 noted.append({**entry, "content": content})
             if rewritten(self._entries, self._paths) is None:  # still the files that were loaded
                 self._noted(noted)
-        except OSError:  # of a file, or stopped: a job that goes on without them
+        except OSError:  # of a file, or stopped: the job continues without them
             return
 
 
@@ -170,6 +170,6 @@ def _shards(index: Path) -> list[Path]:
         return []
     try:
         names = json.loads(index.read_bytes())["weight_map"].values()
-    except (OSError, ValueError, KeyError, AttributeError):  # loading will say what is wrong with it
+    except (OSError, ValueError, KeyError, AttributeError):  # loading reports the fault
         return []
     return [path for path in (index.parent / name for name in dict.fromkeys(map(str, names))) if path.is_file()]

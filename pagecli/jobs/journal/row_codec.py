@@ -1,4 +1,4 @@
-"""What a journal keeps of an input row: the output rows made of it, as JSON, and a digest of the row itself.
+"""The journal's record of an input row: its output rows as JSON, and a digest of the row itself.
 
 The payload is a list with an object for each output row: its fields by their names in OutputRow, those with their default left
 out. Floats come back to the bit, as Python writes the shortest text that reads as the same number.
@@ -42,7 +42,7 @@ def encode(outputs: list[OutputRow], with_token_ids: bool = True) -> bytes:
 
 
 def decode(payload: bytes, row: InputRow) -> list[OutputRow] | None:
-    """The output rows of `row`; None if another version of pagecli wrote them in a way that this one does not know."""
+    """The output rows of `row`; None if another version of pagecli wrote them in a format that this one does not know."""
     try:
         return [OutputRow(row, **_from_dict(values)) for values in json.loads(payload)]
     except (AttributeError, KeyError, TypeError, ValueError):

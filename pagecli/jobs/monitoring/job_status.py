@@ -2,8 +2,8 @@
 
 complete  the output is there, and no job works on it
 running   a process works on it now
-stopped   it ended before its last row in an orderly way: a signal, an error; the same command goes on
-killed    its process is gone without a word (SIGKILL, a power failure); the same command goes on
+stopped   it ended before its last row in an orderly way: a signal, an error; the same command resumes it
+killed    its process is gone without a word (SIGKILL, a power failure); the same command resumes it
 none      neither output nor job
 """
 

@@ -1,6 +1,6 @@
 """Keeps the snapshot of a running job and hands it to every listener: event stream, metrics file, log, heartbeat, progress bar.
 
-A listener can fail (a full disk, a reader that went away); the job goes on, and the failure is said once.
+A listener can fail (a full disk, a reader that went away); the job continues, and the failure is said once.
 """
 
 import os
@@ -101,7 +101,7 @@ class JobMonitor:
         except (OSError, PagecliError) as error:
             if listener.name not in self._failed:
                 self._failed.add(listener.name)
-                self._warn(f"{listener.name}: {error}; the job goes on")
+                self._warn(f"{listener.name}: {error}; the job continues")
 
 
 class Rates:

@@ -118,7 +118,7 @@ def _appended_file(path: str) -> int:
         fd = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise InputError(f"{path}: nobody reads this pipe", "start its reader first") from error
+            raise InputError(f"{path}: no process reads this pipe", "start its reader first") from error
         raise InputError(f"{path} cannot be written: {error.strerror}", "name a file you may create or append to") from error
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.set_blocking(fd, True)

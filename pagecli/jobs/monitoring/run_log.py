@@ -76,7 +76,7 @@ class LogFileHandler(logging.handlers.WatchedFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.has_failed and sys.stderr is not None:
             self.has_failed = True
-            print(f"warning: --log-file {self.baseFilename}: {sys.exc_info()[1]}; the job goes on", file=sys.stderr)
+            print(f"warning: --log-file {self.baseFilename}: {sys.exc_info()[1]}; the job continues", file=sys.stderr)
 
 
 class RunLog:

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: before and after the run they end the program by an exception, during it they ask it to stop.
 
 A second signal ends the program at once. A thread sees signals even while the main one is deep in a long computation: if the
-program has not ended some seconds after the first, the thread ends it, having saved what `last_words` saves. That takes the
+program has not ended some seconds after the first, the thread ends it, having saved what `on_deadline` saves. That takes the
 interpreter's lock, which a call may keep that does not give it back (a tokenizer on megabytes of text): then a thread of C++
 ends the program a little later (csrc/bindings/signal_watchdog.cpp); finished rows are in the journal already. A SIGHUP that is
 ignored, as nohup sets it, stays ignored.
@@ -38,7 +38,7 @@ class StopSignals:
         self.received: int | None = None
         self.numbers: tuple[int, ...] = ()
         # Called with the signal, by another thread, just before the process is ended; None: it is left to end by itself.
-        self.last_words: Callable[[int], None] | None = None
+        self.on_deadline: Callable[[int], None] | None = None
         # Called with the first signal by another thread, the moment it arrives.
         self.on_first: Callable[[int], None] | None = None
         self._deferred = False
@@ -113,9 +113,9 @@ def _watch(read_end: int, write_end: int, signals: StopSignals) -> None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not select.select([read_end], [], [], left)[0]:
             deadline = None
-            if signals.last_words is not None:
+            if signals.on_deadline is not None:
                 with suppress(Exception):
-                    signals.last_words(first)
+                    signals.on_deadline(first)
                 os._exit(128 + first)
             with suppress(OSError):
                 os.write(write_end, _STAND_DOWN)

@@ -74,7 +74,7 @@ def publish(temporary: Path, final: Path, overwrite: bool) -> None:
             _rename_without_replacing(temporary, final)
         sync(final.parent)
     except FileExistsError as error:
-        raise UsageError(f"{final} was created by somebody else meanwhile", "see its .partial file") from error
+        raise UsageError(f"{final} was created by another process meanwhile", "see its .partial file") from error
     except OSError as error:
         raise not_writable(final, error) from error
 

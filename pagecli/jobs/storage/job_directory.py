@@ -7,7 +7,7 @@
     *.tmp           the output while it is being written
 
 Only its owner can read or write it (mode 0700). In a shared directory others may plant things: the directory and the files in
-it are opened without following symbolic links, and one that belongs to somebody else is refused.
+it are opened without following symbolic links, and one that belongs to another user is refused.
 """
 
 import contextlib

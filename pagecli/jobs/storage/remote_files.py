@@ -86,7 +86,7 @@ def upload(source: Path, path: str, overwrite: bool) -> None:
     with translated_errors(path, writing=True):
         system, name = file_system(path)
         if not overwrite and system.exists(name):
-            raise UsageError(f"{shown(path)} was created by somebody else meanwhile", f"the result is in {source}")
+            raise UsageError(f"{shown(path)} was created by another process meanwhile", f"the result is in {source}")
         if scheme_of(path) in WHOLE_OBJECT_STORES:
             system.put_file(str(source), name)
         else:

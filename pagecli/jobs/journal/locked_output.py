@@ -1,14 +1,14 @@
-"""Takes hold of an output for one run of its job: the lock, the journal of an earlier run if there is one, and the end of it.
+"""One run's exclusive access to an output: the lock, the journal of an earlier run if there is one, and the completion.
 
-    claim = claim_output(path)              only one run may write this output; what a killed run left is cleared away
-    journal = claim.open_journal(...)       the finished rows of the same job, or an empty journal
+    locked = lock_output(path)              only one run may write this output; a killed run's temporaries are removed
+    journal = locked.open_journal(...)      the finished rows of the same job, or an empty journal
     ...                                     rows are computed, journaled, written
-    claim.note_outcome(...)                 every row is there
+    locked.note_outcome(...)                every row is in the journal
     writer.finish()                         the output gets its name
-    claim.complete()                        the journal goes
-    claim.close()                           however it ended
+    locked.complete()                       the journal is to be removed
+    locked.close()                          always: removes the journal or keeps it
 
-Killed anywhere in it, the next run goes on from there: before the output has its name, with the rows in the journal; after
+Killed at any point, the next run resumes there: before the output has its name, with the rows in the journal; after
 that, `earlier_outcome` finds that nothing is left to do. Only if it was killed in the last moment, when all traces of the job
 are gone, does the next run find just an output that exists, and refuse to replace it as it always does.
 """
@@ -32,7 +32,7 @@ from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path,
 
 FORMAT = 3
 _OLD_FILES = ("job.json", "rows")  # of formats 1 and 2
-MAX_CLAIMS = 10
+MAX_LOCK_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,17 @@ class Outcome:
     num_error_rows: int
 
 
-class OutputClaim:
-    """This run's hold on the output; made by `claim_output`."""
+class LockedOutput:
+    """An output locked by this run; made by `lock_output`."""
 
     def __init__(self, directory: JobDirectory, lock: JobLock) -> None:
         self.output = directory.output
         self.created = int(time.time())  # when the job was begun, by the run that began it: seconds since 1970
-        self.notes: list[str] = []  # what the user should know of what was found
+        self.notes: list[str] = []  # warnings about the journal of an earlier run
         self._directory = directory
         self._lock = lock
         self._journal: Journal | None = None
-        self._job: dict[str, Any] = {}  # what the journal says of it
+        self._job: dict[str, Any] = {}  # the journal's description of the job
         self._contents = JournalContents(directory)
         self._digests: ContentDigests | None = None
         self._is_complete = False
@@ -64,7 +64,7 @@ class OutputClaim:
         return self._journal is not None
 
     def earlier_outcome(self) -> Outcome | None:
-        """Set if the output was put in place by an earlier run that could not tidy up any more."""
+        """The outcome of an earlier run that completed the output but was ended before it removed the journal; else None."""
         noted, is_in_place = read_outcome(self._directory)
         if noted is None or not is_in_place:
             return None
@@ -72,12 +72,12 @@ class OutputClaim:
 
     @property
     def template_time(self) -> str | None:
-        """What chat templates see as the time, in every run of the job; None where no template asks, or without a journal."""
+        """The time that chat templates see in every run of the job; None if the template shows none, or without a journal."""
         return self._job["identity"]["time"] if self._job else None
 
     @property
     def has_earlier_rows(self) -> bool:
-        """Whether earlier runs finished any, be it those of an older pagecli, whose journals had other files."""
+        """Whether earlier runs finished rows, those of an older pagecli with other journal files included."""
         return self._contents.num_input_rows > 0 or self._has_old_files
 
     @property
@@ -87,12 +87,12 @@ class OutputClaim:
     def open_journal(
         self, identity: Mapping[str, Any], weights: list[Path], restart: bool, with_token_ids: bool = True
     ) -> Journal:
-        """The journal, with what an earlier run of the same job finished. Raises UsageError if it was another job, InputError.
+        """The journal, with the rows of earlier runs of the job. Raises UsageError if it was another job, InputError.
 
-        Another job is no hindrance if nothing of it was finished. `weights` are the files that `identity` describes.
+        A journal of another job without finished rows is replaced. `weights` are the files that `identity` describes.
         """
         try:
-            if restart or not self._goes_on(identity, weights):
+            if restart or not self._resumes(identity, weights):
                 self._begin(identity)
             beat = self._lock.heartbeat
             self._journal = Journal(self._directory, self._job, self._contents, beat, with_token_ids)
@@ -108,11 +108,11 @@ class OutputClaim:
         if self._journal is not None:
             self._journal.set_job(self._job)
 
-    def _goes_on(self, identity: Mapping[str, Any], weights: list[Path]) -> bool:
+    def _resumes(self, identity: Mapping[str, Any], weights: list[Path]) -> bool:
         """Whether an earlier run of this job left finished rows. Raises UsageError if it was another job, OSError."""
         if self._has_old_files:
             raise UsageError(
-                f"the journal of {self.output} was written by an older pagecli, which this one cannot go on from",
+                f"the journal of {self.output} was written by an older pagecli, which this one cannot resume",
                 f"finish the job with that pagecli, begin anew with --restart, or remove {self._directory.path}",
             )
         if not self._contents.num_input_rows:
@@ -139,7 +139,7 @@ class OutputClaim:
         if changed:
             texts = "; ".join(difference.text for difference in changed)
             remedies = [difference.remedy for difference in changed if difference.remedy is not None]
-            as_begun = f"run it as it was begun{' (' + ', '.join(remedies) + ')' if remedies else ''} to go on"
+            as_begun = f"run it as it was begun{' (' + ', '.join(remedies) + ')' if remedies else ''} to resume"
             raise UsageError(
                 f"{self.output} was begun by another job, whose finished rows are kept; what differs: {texts}",
                 f"{as_begun}, begin anew with --restart, or write to another name",
@@ -150,7 +150,7 @@ class OutputClaim:
             self.notes.append(f"this job was begun by pagecli {job.get('version')}; its other rows are made by this version")
 
     def _begin(self, identity: Mapping[str, Any]) -> None:
-        """Drops what is there. Raises OSError."""
+        """Drops the rows of earlier runs and starts a new journal. Raises OSError."""
         self._contents.close()
         self._directory.remove_contents()
         self._contents = JournalContents(self._directory)
@@ -160,7 +160,7 @@ class OutputClaim:
         self._job = {**job, "identity": dict(identity)}
 
     def note_outcome(self, outcome: Outcome) -> None:
-        """Every row is in the journal and the output is about to be complete. Raises InputError."""
+        """Note that every row is in the journal and how the job ends, before the output is complete. Raises InputError."""
         if self._journal is None:
             return
         self._journal.commit()
@@ -171,11 +171,11 @@ class OutputClaim:
             raise not_writable(self.output, error) from error
 
     def complete(self) -> None:
-        """The output is in place: the journal goes."""
+        """Note that the output is complete: close() then removes the journal."""
         self._is_complete = True
 
     def save(self) -> int:
-        """Puts the finished rows on the disk; how many input rows they are. Raises InputError."""
+        """Syncs the finished rows to the disk; returns the number of their input rows. Raises InputError."""
         if self._journal is None:
             return 0
         self._journal.commit()
@@ -183,14 +183,14 @@ class OutputClaim:
         return self._journal.num_rows
 
     def save_from_outside(self) -> int:
-        """As `save`, from another thread than the one that runs the job: what that one has not committed is not touched."""
+        """As `save`, from another thread than the job's: rows that the job has not committed are left out."""
         if self._journal is not None:
             self._journal.sync()
         self._directory.remove_temporaries()
         return 0 if self._journal is None else self._journal.num_rows
 
     def close(self) -> None:
-        """Gives the output up. The journal stays if the job is not complete and any row was finished."""
+        """Releases the output. The journal stays if the job is not complete and any row was finished."""
         if self._digests is not None:
             self._digests.close()
         has_rows = self.has_earlier_rows
@@ -202,26 +202,26 @@ class OutputClaim:
         if keep:
             self._directory.remove_temporaries()
         else:
-            self._directory.remove_itself()  # with the lock held: who waits for it finds its file gone, and looks again
+            self._directory.remove_itself()  # with the lock held: a run that waits for it finds the file gone, and tries again
         self._lock.release()
         self._directory.close()
 
 
-def claim_output(output: Path, create: bool = True) -> OutputClaim | None:
+def lock_output(output: Path, create: bool = True) -> LockedOutput | None:
     """Takes the lock of the output; None if it has no job and none is to be created.
 
-    Raises UsageError if another run has it, or if something is planted in its place; InputError if nothing can be created.
+    Raises UsageError if another run has it, or its place is a link or another user's; InputError if nothing can be created.
     """
-    for attempt in range(MAX_CLAIMS):
+    for attempt in range(MAX_LOCK_TRIES):
         if not create and not os.path.lexists(job_directory_path(output)):
             return None
-        claim = _try_to_claim(output, create, last=attempt == MAX_CLAIMS - 1)
-        if claim is not None:
-            return claim
+        locked = _try_to_lock(output, create, last=attempt == MAX_LOCK_TRIES - 1)
+        if locked is not None:
+            return locked
     raise UsageError(f"{output}: other runs come and go", "see that only one is started at a time")
 
 
-def _try_to_claim(output: Path, create: bool, last: bool) -> OutputClaim | None:
+def _try_to_lock(output: Path, create: bool, last: bool) -> LockedOutput | None:
     """None if the run that had it removed the directory just now."""
     try:
         directory = JobDirectory(output, create)
@@ -246,7 +246,7 @@ def _try_to_claim(output: Path, create: bool, last: bool) -> OutputClaim | None:
         return None
     try:
         directory.remove_temporaries()
-        return OutputClaim(directory, lock)
+        return LockedOutput(directory, lock)
     except BaseException as error:
         lock.release()
         directory.close()

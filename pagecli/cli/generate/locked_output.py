@@ -1,4 +1,4 @@
-"""The output of a job in one run's hands: locked, checked, and with the journal of an earlier run of the same job."""
+"""A run's exclusive access to its output: locks it, checks it, opens the journal of an earlier run of the same job."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from pagecli.cli.terminal.console import Console
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.journal.output_claim import Outcome, OutputClaim, claim_output
+from pagecli.jobs.journal.locked_output import LockedOutput, Outcome, lock_output
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowSelection, Shard
@@ -29,60 +29,60 @@ class JournalOptions:
 
 
 @contextmanager
-def claimed_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[OutputClaim | None]:
-    """The claim, given up at the end; None for a stream. Raises UsageError, InputError if it cannot be written.
+def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[LockedOutput | None]:
+    """The locked output, unlocked at the end; None for a stream. Raises UsageError, InputError if it cannot be written.
 
-    A signal waits while the claim is made or given up, so that nothing half made is left.
+    Signals are deferred while the lock is taken or released, so that neither is left half done.
     """
     if is_stream_output(output):
         check_writable(output, overwrite)
         yield None
         return
     place = remote_files.local_place(output)
-    claim: OutputClaim | None = None
+    locked: LockedOutput | None = None
     try:
         with signals.deferred():
-            claim = claim_output(place, create=False)
-            if claim is None or completed_before(claim, output) is None:
+            locked = lock_output(place, create=False)
+            if locked is None or completed_before(locked, output) is None:
                 check_writable(output, overwrite)
-                claim = claim or claim_output(place)
+                locked = locked or lock_output(place)
         if signals.received is not None:
             raise StopRequested(signals.received)
-        yield claim
+        yield locked
     finally:
-        if claim is not None:
+        if locked is not None:
             with signals.deferred():
-                claim.close()
+                locked.close()
 
 
-def completed_before(claim: OutputClaim, output: str) -> Outcome | None:
+def completed_before(locked: LockedOutput, output: str) -> Outcome | None:
     """How the job ended, if an earlier run put its output in place and was ended before it could remove the journal."""
-    return None if remote_files.is_remote(output) else claim.earlier_outcome()
+    return None if remote_files.is_remote(output) else locked.earlier_outcome()
 
 
 def open_journal(
-    claim: OutputClaim | None, options: JournalOptions, job: Any, identified: IdentifiedJob | None, console: Console
+    locked: LockedOutput | None, options: JournalOptions, job: Any, identified: IdentifiedJob | None, console: Console
 ) -> Journal | None:
     """The journal of `job` (a GenerateJob), if it is to have one. Raises UsageError, InputError."""
-    if claim is None:
+    if locked is None:
         return None
     if not options.enabled:
-        if claim.has_earlier_rows and not options.restart:
+        if locked.has_earlier_rows and not options.restart:
             raise UsageError(
-                f"{job.output} has finished rows of an earlier run", "leave out --no-journal to go on, or add --restart"
+                f"{job.output} has finished rows of an earlier run", "leave out --no-journal to resume, or add --restart"
             )
         return None
     assert identified is not None
-    journal = claim.open_journal(identified.identity, identified.weights, options.restart, job.columns.token_ids)
-    for note in claim.notes:
+    journal = locked.open_journal(identified.identity, identified.weights, options.restart, job.columns.token_ids)
+    for note in locked.notes:
         console.warning(note)
     if journal.num_rows:
         console.note(f"{journal.num_rows:,} rows were finished by an earlier run and are taken over")
     return journal
 
 
-class TakingOver:
-    """`prepare`, but for rows that are in the journal; every row of the input goes through it."""
+class ResumedRows:
+    """Prepares every row of the input: the journal's output for rows it has, `prepare` for the others."""
 
     def __init__(self, prepare: Callable[[InputRow], PreparedRow], journal: Journal | None, params: SamplingParams) -> None:
         self._prepare = prepare
@@ -96,7 +96,7 @@ class TakingOver:
         return self._prepare(row) if finished is None else PreparedRow(row, [], self._params, 0, finished=finished)
 
     def check_complete(self, selection: RowSelection) -> None:
-        """After the last row: that none was finished before which the input no longer has. Raises InputError."""
+        """To be called after the last row: checks that the input still has every row the journal has. Raises InputError."""
         num_expected = 0 if self._journal is None else self._journal.finished.num_indexes
         if selection.limit is not None:
             shard = selection.shard or Shard(1, 1)
