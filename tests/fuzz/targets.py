@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jinja2
 
@@ -160,8 +161,8 @@ def config_file(data: bytes) -> None:
     folder = FOLDER / "config" / "pagecli"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_bytes(data)
-    os.environ["XDG_CONFIG_HOME"] = str(FOLDER / "config")
-    with contextlib.suppress(PagecliError):
+    environment = {"XDG_CONFIG_HOME": str(FOLDER / "config")}  # inside only: later tests must not read the damaged file
+    with patch.dict(os.environ, environment), contextlib.suppress(PagecliError):
         files.read_settings()
 
 
