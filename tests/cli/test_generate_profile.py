@@ -28,7 +28,7 @@ def test_the_directory_has_steps_timeline_figures_and_page(generate, tmp_path):
     assert summary["hardware"]["host"]["process_memory_bytes_peak"] > 0
     slices = [e for e in json.loads((directory / "trace.json").read_text())["traceEvents"] if e["ph"] == "X"]
     assert len([e for e in slices if e["cat"] == "step"]) == stats["num_steps"]
-    assert "the quick brown fox" not in (directory / "report.html").read_text(), "figures, no data"
+    assert "the quick brown fox" not in (directory / "report.html").read_text(), "metrics, no data"
 
 
 def test_a_job_that_fails_leaves_what_was_seen_until_then(generate, tmp_path, monkeypatch):

@@ -24,11 +24,11 @@ def objects(path) -> list[dict]:
 
 def test_one_run_with_every_watcher_and_no_secret_in_any(generate, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    everybody = ("--log-file", "run.log", "--log-json", "--progress-json", "events.jsonl", "--metrics-file", "job.prom")
-    code, out, err = generate(ROWS, "out.jsonl", "--quiet", "--system", SECRET, *everybody, "--kv-memory", "100B")
+    listeners = ("--log-file", "run.log", "--log-json", "--progress-json", "events.jsonl", "--metrics-file", "job.prom")
+    code, out, err = generate(ROWS, "out.jsonl", "--quiet", "--system", SECRET, *listeners, "--kv-memory", "100B")
     assert (code, out) == (4, ""), err
     reason = err.splitlines()[0].removeprefix("error: ")
-    code, out, err = generate([*ROWS, {"prompt": 1}], f"{SECRET}.jsonl", *everybody, "--stats", "stats.json")
+    code, out, err = generate([*ROWS, {"prompt": 1}], f"{SECRET}.jsonl", *listeners, "--stats", "stats.json")
     assert code == 5, err
     events = objects(tmp_path / "events.jsonl")
     names = [event["event"] for event in events]

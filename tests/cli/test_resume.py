@@ -1,4 +1,4 @@
-"""A job that ended early goes on by the same command, and its output is that of a job nobody disturbed."""
+"""The same command resumes a job that ended early, and its output is that of an undisturbed job."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def nothing_but_files_is_left_of_a_run():
     assert new <= threads
     assert shared_memory() <= shared
     with contextlib.suppress(ChildProcessError):
-        assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a process ended that nobody waited for"
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a process ended without being waited for"
 
 
 @pytest.fixture

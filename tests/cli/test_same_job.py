@@ -1,4 +1,4 @@
-"""A job goes on only as the job it is: on the same device, with the same model, time and input; else it says what differs."""
+"""A job resumes only with the same device, model, time and input; else the error names the difference."""
 
 import json
 import os

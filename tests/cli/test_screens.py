@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from pagecli.cli.app import main
 from pagecli.cli.profile.tables import Column, CommandLines, FittingTable
 from pagecli.cli.terminal.name_value_lines import name_value_lines
-from pagecli.cli.terminal.progress import fitting_figures
+from pagecli.cli.terminal.progress import fitting_metrics
 from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.profiler.plan import local_device
 
@@ -125,7 +125,7 @@ def test_values_are_broken_between_words_only_and_on_terminals_only(pairs, width
     room=st.integers(0, 80),
 )
 def test_the_progress_bar_leaves_figures_out_rather_than_cut_them(job, room):
-    whole, text = fitting_figures(job, 1000).split("  "), fitting_figures(job, room)
+    whole, text = fitting_metrics(job, 1000).split("  "), fitting_metrics(job, room)
     assert len(text) <= room
     assert set(filter(None, text.split("  "))) <= set(whole)
     assert "1:18 left" in text or room < len("1:18 left")

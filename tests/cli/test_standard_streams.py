@@ -61,7 +61,7 @@ def test_a_closed_standard_input_is_said(shell):
 
 
 def test_a_standard_output_that_does_not_wait_loses_no_row(shell, tmp_path, tiny_model):
-    """As Node and some terminals leave it: whoever shares the pipe may have set it so."""
+    """As Node and some terminals leave it: another process that shares the pipe may have set it."""
     write_rows(tmp_path / "many.jsonl", [{"id": i, "prompt": "a", "filler": "y" * 4000} for i in range(200)])
     read, write = os.pipe()
     os.set_blocking(write, False)

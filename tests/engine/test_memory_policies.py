@@ -27,7 +27,7 @@ def test_no_reservation_is_longer_than_the_model_or_shorter_than_what_is_needed(
     assert num_reserved_slots("reserve-max", 1000, 600, 100) == 1599
 
 
-def test_with_reservations_a_newcomer_waits_for_a_run_and_nobody_is_preempted():
+def test_with_reservations_a_newcomer_waits_for_a_run_and_no_request_is_preempted():
     machine = SimulatedMachine(num_blocks=32, block_size=1, kv_policy="reserve-max", max_model_len=16)
     for i in range(3):
         machine.add(make_request(i, [i], max_tokens=4 + 2 * i, ignore_eos=True))

@@ -154,7 +154,7 @@ def logits_of(path, rows, monkeypatch, **config):
 
 
 def test_logits_are_the_same_to_the_last_bit(path, monkeypatch):
-    # Whose log probabilities nobody wants is chosen without logits.
+    # A row without log probabilities is chosen without logits.
     params = dataclasses.replace(SamplingParams(), max_tokens=8, ignore_eos=True, logprobs=0)
     rows = [(prompt, params) for prompt, _ in make_rows(24)]
     expected = logits_of(path, rows, monkeypatch)

@@ -3,7 +3,7 @@
     python tests/fuzz/campaign.py --runs 100000 --save      each target so often, then benchmarks/results/fuzzing-DATE.json
     python tests/fuzz/campaign.py --target csv_file --runs 1000000
 
-A target that fails leaves its input in tests/fuzz/crashes/ and the campaign goes on with the next; the exit code is then 1.
+A target that fails leaves its input in tests/fuzz/crashes/ and the campaign continues with the next; the exit code is then 1.
 """
 
 import argparse

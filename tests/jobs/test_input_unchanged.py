@@ -83,7 +83,7 @@ def test_change_while_the_input_is_read_is_found_at_its_end(tmp_path, name, chan
     source.close()
 
 
-def test_input_that_nobody_writes_to_is_the_same_whoever_reads_it(tmp_path):
+def test_input_without_a_writer_is_the_same_to_every_reader(tmp_path):
     path = write(tmp_path / "in.jsonl")
     source = open_input(str(path), limit=100)
     for _ in source:

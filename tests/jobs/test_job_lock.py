@@ -1,4 +1,4 @@
-"""One run for an output at a time; what a dead one left is in nobody's way, and what others planted is refused."""
+"""One run for an output at a time; a dead run's files block no other, and other users' links are refused."""
 
 import contextlib
 import json
@@ -178,7 +178,7 @@ def test_directories_that_come_and_go_never_let_two_runs_in(tmp_path):
 
 
 @pytest.mark.parametrize("planted", ["directory", "link to a directory", "link to a file", "file"])
-def test_directory_that_somebody_planted_is_refused_and_left_alone(tmp_path, planted):
+def test_directory_that_another_user_planted_is_refused_and_left_alone(tmp_path, planted):
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "rows").write_text("precious")
@@ -238,7 +238,7 @@ def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
     locked.close()
 
 
-def test_temporaries_beside_a_file_go_when_they_are_old_and_nobodys(tmp_path):
+def test_temporaries_beside_a_file_go_when_they_are_old_and_have_no_process(tmp_path):
     from pagecli.jobs.storage.atomic_file import check_output
 
     dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()

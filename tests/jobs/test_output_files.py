@@ -31,7 +31,7 @@ def test_existing_output_is_refused_without_overwrite(tmp_path, name):
     assert len(read_back(tmp_path / name)) == len(ROWS)
 
 
-def test_output_created_by_somebody_else_meanwhile_is_not_replaced(tmp_path):
+def test_output_created_by_another_process_meanwhile_is_not_replaced(tmp_path):
     writer = open_writer(tmp_path / "out.jsonl")
     writer.write(results(ROWS)[0])
     (tmp_path / "out.jsonl").write_text("precious")
@@ -96,7 +96,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     assert not (tmp_path / name).exists()
-    write_all(tmp_path / name, results(ROWS))  # what it left is in nobody's way
+    write_all(tmp_path / name, results(ROWS))  # its temporary does not block this run
     assert len(read_back(tmp_path / name)) == len(ROWS)
 
 

@@ -211,7 +211,7 @@ def test_stop_request_is_seen_while_every_row_is_bad():
 
 
 def test_first_rows_run_while_later_ones_are_still_being_read():
-    """The source goes on only when the first row has been written."""
+    """The source continues only when the first row has been written."""
     written = threading.Event()
 
     class Waiting(ListSource):
@@ -231,9 +231,9 @@ class SeenProgress:
         self.estimates: list[RowEstimate] = []
         self.figures: list[dict] = []
 
-    def progress(self, estimate, **figures):
+    def progress(self, estimate, **fields):
         self.estimates.append(estimate)
-        self.figures.append(dataclasses.asdict(dataclasses.replace(JobSnapshot(), **figures)))
+        self.figures.append(dataclasses.asdict(dataclasses.replace(JobSnapshot(), **fields)))
 
     def checkpoint(self, num_rows): ...
 

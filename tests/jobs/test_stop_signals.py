@@ -43,7 +43,7 @@ def wait(pid: int) -> tuple[int, float]:
 
 
 def long_step(ready) -> None:
-    """Goes on sleeping after a signal, as a step does that is deep in a kernel."""
+    """Sleeps on after a signal, as a step inside a kernel does."""
     with stop_signals() as signals:
         signals.on_deadline = lambda signum: os.write(1, b"")
         with signals.deferred():

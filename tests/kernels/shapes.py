@@ -32,7 +32,7 @@ def strided(values: torch.Tensor, before: int = 3, after: int = 5) -> torch.Tens
 
 
 def gaps(view: torch.Tensor) -> torch.Tensor:
-    """What lies between the rows of a `strided` view: all NaN as long as nobody wrote there."""
+    """What lies between the rows of a `strided` view: all NaN unless a kernel wrote there."""
     buffer = view._base
     assert buffer is not None
     first = view.storage_offset()

@@ -249,7 +249,7 @@ def test_what_was_swapped_in_is_found_by_others_again():
     kv.check_integrity()
 
 
-def test_a_shared_block_is_free_only_when_nobody_holds_it():
+def test_a_shared_block_is_free_only_when_no_table_holds_it():
     pool = BlockPool(2)
     block_id = pool.take()
     pool.share(block_id)

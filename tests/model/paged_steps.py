@@ -14,7 +14,7 @@ class PagedSteps:
 
     def __init__(self, model, dtype: torch.dtype = torch.float32, block_size: int = 8, num_blocks: int = 64) -> None:
         config = model.config
-        sizes, junk = (block_size, config.head_dim), 1e4 if dtype.itemsize > 1 else 448.0  # what nobody wrote must not matter
+        sizes, junk = (block_size, config.head_dim), 1e4 if dtype.itemsize > 1 else 448.0  # unwritten slots must not matter
         keys, values = (
             [torch.full((num_blocks, config.num_kv_heads, *slots), junk, dtype=dtype) for _ in range(config.num_layers)]
             for slots in (sizes[::-1], sizes)

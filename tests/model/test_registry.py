@@ -16,7 +16,7 @@ from pagecli.model.registry import resolve_model
 
 @pytest.fixture
 def empty_hub(monkeypatch, tmp_path):
-    """A hub whose cache is empty and which nobody can reach."""
+    """A hub whose cache is empty and which cannot be reached."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

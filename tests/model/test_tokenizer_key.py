@@ -86,7 +86,7 @@ def test_packages_and_their_environment_count(model, monkeypatch):
 
 
 @pytest.mark.parametrize(("version", "origin"), [("5.24.0.dev0", None), ("5.23.0", '{"dir_info": {"editable": true}}')])
-def test_a_transformers_that_somebody_works_on_gives_no_key(model, monkeypatch, version, origin):
+def test_an_editable_transformers_gives_no_key(model, monkeypatch, version, origin):
     class Distribution:
         def __init__(self) -> None:
             self.version = version

@@ -1,4 +1,4 @@
-"""The one line of advice: when each rule speaks, when it does not, and the number it says."""
+"""The one line of advice: when each rule applies, when it does not, and the number it names."""
 
 from dataclasses import replace
 

@@ -88,7 +88,7 @@ def test_steps_taken_at_once_with_shared_prefixes(requests, limits, shared):
     assert run(ReplayClock, workload, SHARING_CASE, limits) == one_by_one
 
 
-def test_steps_taken_at_once_stop_before_somebody_is_preempted():
+def test_steps_taken_at_once_stop_before_a_preemption():
     workload = workload_of([(5 + i % 7, 20 + i % 11, 0.7 * i) for i in range(60)])
     limits = ReplaySettings(96, block_size=4, max_num_seqs=16, max_batch_tokens=24)
     one_by_one = run(ReplayClock, workload, ReplayCase("paged"), dataclasses.replace(limits, fast_forward=False))
@@ -195,7 +195,7 @@ def test_only_contiguous_memory_that_keeps_requests_waiting_is_external_fragment
 
 
 def test_memory_that_no_request_asks_for_is_free_under_every_policy():
-    """Two short requests in a large cache: nobody waits, so what a run of 6 is rounded up by is all that is lost."""
+    """Two short requests in a large cache: no request waits, so only the rounding of a run of 6 is lost."""
     for policy, lost in (("paged", 0), ("reserve-oracle", 2)):
         done = replay_case(workload_of([(4, 3, 0.0)] * 2, at_once=True), ReplaySettings(1024), Timer(), ReplayCase(policy))
         assert done.shares.external_fragmentation == pytest.approx(100 * 2 * lost / 1024)

@@ -174,7 +174,7 @@ PreemptionChoice = Annotated[
 SwapMemory = Annotated[str | None, option("Memory for swapped-out blocks, as 1GiB.", ENGINE, "--swap-memory", metavar="SIZE")]
 Threads = Annotated[int | None, option("CPU threads. Default: the cores this process may use.", ENGINE, "--threads")]
 
-Stats = Annotated[Path | None, option("Write the job's figures as JSON.", TALK, "--stats", metavar="FILE")]
+Stats = Annotated[Path | None, option("Write the job's metrics as JSON.", TALK, "--stats", metavar="FILE")]
 ProgressJson = Annotated[
     str | None,
     option(
@@ -183,7 +183,7 @@ ProgressJson = Annotated[
 ]
 MetricsFile = Annotated[
     Path | None,
-    option("Keep figures for Prometheus here (node_exporter's textfile collector).", TALK, "--metrics-file", metavar="FILE"),
+    option("Keep metrics for Prometheus here (node_exporter's textfile collector).", TALK, "--metrics-file", metavar="FILE"),
 ]
 LogFile = Annotated[
     Path | None, option("Append a log of the run, libraries' warnings included.", TALK, "--log-file", metavar="FILE")

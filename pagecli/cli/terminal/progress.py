@@ -40,9 +40,9 @@ def clock_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def fitting_figures(job: JobSnapshot, room: int) -> str:
-    """As many figures as have room, whole; those that matter least are left out first, the order is always the same."""
-    figures = {
+def fitting_metrics(job: JobSnapshot, room: int) -> str:
+    """As many metrics as have room, whole; the least important are left out first, the order is always the same."""
+    metrics = {
         3: f"{job.output_tokens_per_second:.0f} tok/s",
         5: f"{job.num_running} running",
         6: f"{job.num_waiting} waiting",
@@ -51,7 +51,7 @@ def fitting_figures(job: JobSnapshot, room: int) -> str:
         2: f"{job.num_error_rows} errors" if job.num_error_rows else "",
     }
     for least in range(6, 0, -1):
-        text = "  ".join(figure for rank, figure in figures.items() if rank <= least and figure)
+        text = "  ".join(metric for rank, metric in metrics.items() if rank <= least and metric)
         if len(text) <= room:
             return text
     return ""
@@ -111,13 +111,13 @@ class BarProgress(SilentProgress):
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=self._bar_width),
-            TextColumn("{task.fields[figures]}", markup=False),
+            TextColumn("{task.fields[metrics]}", markup=False),
             console=screen,
             transient=True,
             redirect_stdout=False,
             refresh_per_second=5,
         )
-        self._task = self._bar.add_task("starting", total=None, figures="")
+        self._task = self._bar.add_task("starting", total=None, metrics="")
 
     def __enter__(self) -> "BarProgress":
         self._bar.start()
@@ -136,8 +136,8 @@ class BarProgress(SilentProgress):
             total = None if job.num_rows_total is None else max(job.num_rows_total, 1)
             description = f"{rows_text(job)} rows"
             room = self._bar.console.width - len("| ") - len(description) - 1 - self._bar_width - 1
-            figures = fitting_figures(job, room)
-            self._bar.update(self._task, description=description, total=total, completed=job.num_rows, figures=figures)
+            metrics = fitting_metrics(job, room)
+            self._bar.update(self._task, description=description, total=total, completed=job.num_rows, metrics=metrics)
 
     def _print_above(self, line: str) -> None:
         from rich.text import Text

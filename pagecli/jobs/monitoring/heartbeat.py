@@ -1,6 +1,6 @@
-"""What a running job tells `pagecli status`: `heartbeat.json` in the job's directory, replaced about once a second.
+"""The state of a running job for `pagecli status`: `heartbeat.json` in the job's directory, replaced about once a second.
 
-It is only to look at: nothing of a job depends on it, so that it is not forced to the disk, and a damaged one counts as none.
+It is for display only: no job depends on it, so it is not synced to the disk, and a damaged one counts as none.
 """
 
 import json
@@ -44,7 +44,7 @@ class Heartbeat:
 
 
 def read_heartbeat(output: Path) -> JobSnapshot | None:
-    """The last sign of life of the job of `output`; None if there is none that can be read."""
+    """The last heartbeat of the job of `output`; None if there is none that can be read."""
     try:
         directory = JobDirectory(output, create=False)
     except PagecliError:

@@ -1,9 +1,9 @@
-"""How the job of an output stands, running or not: from its journal, its lock, its last sign of life, and the output itself.
+"""The state of an output's job, running or not: from its journal, its lock, its heartbeat, and the output itself.
 
 complete  the output is there, and no job works on it
 running   a process works on it now
 stopped   it ended before its last row in an orderly way: a signal, an error; the same command resumes it
-killed    its process is gone without a word (SIGKILL, a power failure); the same command resumes it
+killed    its process ended without a record (SIGKILL, a power failure); the same command resumes it
 none      neither output nor job
 """
 
@@ -36,7 +36,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """Rows are input rows while a job runs or waits to go on, rows of the output once it is complete; None: not known."""
+    """Rows are input rows while a job runs or waits to be resumed, rows of the output once it is complete; None: not known."""
 
     output: str
     state: JobState
@@ -50,7 +50,7 @@ class JobStatus:
     output_tokens_per_second: float | None = None  # of a running job, as the two that follow
     rows_per_second: float | None = None
     eta_seconds: float | None = None
-    checkpoint_rows: int | None = None  # input rows that survive whatever happens
+    checkpoint_rows: int | None = None  # input rows that are synced to the disk
     checkpoint_at: float | None = None  # seconds since 1970, as the other times
     pid: int | None = None  # of the process that runs it, or ran it last
     host: str | None = None
@@ -125,7 +125,7 @@ def _without_job(output: str) -> JobStatus:
 
 
 def num_rows_of(path: Path) -> int | None:
-    """Rows of a complete output, where it tells without being read for long. Raises InputError."""
+    """Rows of a complete output; None where counting would read it for long. Raises InputError."""
     try:
         if path.suffix in (".parquet", ".pq"):
             from pyarrow import ArrowException, parquet

@@ -1,6 +1,6 @@
 """Keeps the snapshot of a running job and hands it to every listener: event stream, metrics file, log, heartbeat, progress bar.
 
-A listener can fail (a full disk, a reader that went away); the job continues, and the failure is said once.
+A listener can fail (a full disk, a reader that went away); the job continues, and the failure is reported once.
 """
 
 import os
@@ -15,11 +15,11 @@ from pagecli.errors import PagecliError
 from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, Listener
 from pagecli.jobs.rows.input_row import RowEstimate
 
-MIN_SECONDS = 0.05  # a rate over less says nothing
+MIN_SECONDS = 0.05  # a rate over less is not meaningful
 
 
 class JobMonitor:
-    """`snapshot` is the job's latest; the first call of `end` is the one that counts."""
+    """`snapshot`: the job's latest. Calls of `end` after the first do nothing."""
 
     def __init__(self, job: JobSnapshot, listeners: list[Listener], warn: Callable[[str], None]) -> None:
         self.snapshot = replace(job, pid=os.getpid(), host=socket.gethostname(), started=time.time())
@@ -28,27 +28,27 @@ class JobMonitor:
         self._rates = Rates()
         self._next: dict[str, float] = {}  # when a listener takes the next "progress"
         self._failed: set[str] = set()
-        self._lock = threading.RLock()  # a signal is noted by another thread
+        self._lock = threading.RLock()  # another thread records a signal
 
     def start(self) -> None:
         self._emit("start")
 
     def add(self, listener: Listener) -> None:
-        """A listener that could not be there from the start."""
+        """Add a listener after the start event."""
         self._listeners.append(listener)
         self._tell(listener, "start")
 
     def begin(self) -> None:
-        """The output is this run's own: no other run works on it, and it may be written."""
+        """Event: this run has locked the output and may write it."""
         self._emit("begin")
 
     def loaded(self, stats: Mapping[str, Any]) -> None:
         """`stats` are the engine's."""
         self._emit("loaded", phase="generating" if self.snapshot.phase == "loading" else self.snapshot.phase, engine=stats)
 
-    def progress(self, estimate: RowEstimate | None, **figures: Any) -> None:
-        """Called often; each listener hears of it as often as it wants. `figures` are fields of the snapshot."""
-        self._update(**figures)
+    def progress(self, estimate: RowEstimate | None, **fields: Any) -> None:
+        """Event, called every step; each listener gets it at most once in its own interval. `fields`: of the snapshot."""
+        self._update(**fields)
         if estimate is not None:
             self._update(num_rows_total=max(estimate.num_rows, self.snapshot.num_rows), total_is_exact=estimate.exact)
         self._update(**self._rates.of(self.snapshot))
@@ -60,11 +60,11 @@ class JobMonitor:
                     self._tell(listener, "progress")
 
     def checkpoint(self, num_rows: int) -> None:
-        """`num_rows` rows are safe on the disk now, whatever happens."""
+        """Event: `num_rows` rows are synced to the disk."""
         self._emit("checkpoint", checkpoint_rows=num_rows, checkpoint_at=time.time())
 
     def stopping(self, signum: int) -> None:
-        """A signal came, which any thread may say: however the process ends now, it was not killed without a word."""
+        """Event: a signal arrived (any thread may call this); status then reports `stopped`, not `killed`."""
         self._emit("stopping", phase="stopping", exit_code=128 + signum)
 
     def end(self, exit_code: int, error: str | None = None, stats: Mapping[str, Any] | None = None) -> None:

@@ -47,7 +47,7 @@ END = ("finish_reasons", "prompt_tokens", "output_tokens", "generate_seconds", "
 
 
 class EventStream:
-    """Lines to a descriptor, which it owns and closes; a reader that went away is no error."""
+    """Lines to a descriptor, which it owns and closes; a closed reader is no error."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -86,7 +86,7 @@ class EventStream:
             self._kept.popleft()
 
     def _write(self, line: bytes) -> bool:
-        """False if there is no room, or nobody to read."""
+        """False if there is no room, or no reader."""
         if not self._is_open:
             return False
         ready = self._poll.poll(0)
@@ -149,14 +149,14 @@ class ProgressEvents:
             self._put("checkpoint", {"num_rows": job.checkpoint_rows}, keep=False)
         elif event == "end":
             rows = job.pick("num_rows", "num_error_rows") if job.stats else {"num_rows": None, "num_error_rows": None}
-            figures = rows | {name: job.stats.get(name) for name in END}
-            self._put("end", {**job.pick("exit_code", "error"), **figures, "num_dropped_events": self._stream.num_dropped})
+            fields = rows | {name: job.stats.get(name) for name in END}
+            self._put("end", {**job.pick("exit_code", "error"), **fields, "num_dropped_events": self._stream.num_dropped})
 
     def close(self) -> None:
         self._stream.close()
 
-    def _put(self, event: str, figures: Mapping[str, Any], keep: bool = True) -> None:
-        self._stream.put({"event": event, "time": utc_text(time.time()), **redact_values(figures)}, keep)
+    def _put(self, event: str, fields: Mapping[str, Any], keep: bool = True) -> None:
+        self._stream.put({"event": event, "time": utc_text(time.time()), **redact_values(fields)}, keep)
 
 
 def _encoded(event: Mapping[str, Any]) -> bytes:

@@ -36,7 +36,7 @@ METRICS: dict[str, tuple[str, Source]] = {  # name: (help, value); names that en
     INFO: ("Always 1; input, model and version of the job are its labels.", lambda job: 1),
     "pagecli_job_running": ("1 while the job runs, 0 after it ended.", lambda job: job.phase != "ended"),
     "pagecli_job_start_timestamp_seconds": ("When this run began.", lambda job: job.started),
-    "pagecli_job_last_update_timestamp_seconds": ("When these figures were taken.", lambda job: job.updated),
+    "pagecli_job_last_update_timestamp_seconds": ("When these metrics were taken.", lambda job: job.updated),
     "pagecli_job_load_seconds": ("Time the model took to load.", lambda job: job.engine.get("load_seconds")),
     "pagecli_job_eta_seconds": ("Time until the last row, at the rate so far.", lambda job: job.eta_seconds),
     "pagecli_job_exit_code": ("Exit code of the run, once it has ended.", lambda job: job.exit_code),
@@ -75,13 +75,13 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError, InputError for a file that cannot be written."""
-        self._file = WholeFile(path, takes_pipes=False)  # a slow reader would hold the job
+        self._file = WholeFile(path, takes_pipes=False)  # a slow reader would block the job
         self.name = f"--metrics-file {path}"
         self._kept = {} if self._file.is_stream else last_values(path, (LAST_COMPLETION, LAST_SUCCESS))
         self._has_begun = False
 
     def on_event(self, event: Event, job: JobSnapshot) -> None:
-        """A run that was refused, because another one is at work or by wrong usage, leaves the file as it is."""
+        """A run that is refused (another run has the output, wrong usage) leaves the file as it is."""
         self._has_begun = self._has_begun or event == "begin"
         if event == "end":
             if job.exit_code == ExitCode.USAGE and not self._has_begun:
@@ -148,7 +148,7 @@ def last_values(path: Path, names: tuple[str, ...]) -> dict[str, float]:
 
 
 def resident_memory_bytes() -> int | None:
-    """What the process holds now; None where /proc does not say."""
+    """Resident memory of the process in bytes; None without /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

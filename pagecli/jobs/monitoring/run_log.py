@@ -24,7 +24,7 @@ PROGRESS_SECONDS = 30.0
 LOADED = ("load_seconds", "dtype", "cpu_isa", "num_threads", "kv_blocks_total", "kv_block_size")
 PROGRESS = ("num_rows", "num_rows_total", "num_error_rows", "output_tokens_per_second", "kv_usage", "eta_seconds")
 END = ("prompt_tokens", "output_tokens", "generate_seconds")
-LIBRARIES_WITH_HANDLERS = ("transformers", "huggingface_hub")  # they write to stderr by themselves and tell nobody else
+LIBRARIES_WITH_HANDLERS = ("transformers", "huggingface_hub")  # they write to stderr themselves and do not propagate
 
 
 class LineFormatter(logging.Formatter):
@@ -32,9 +32,9 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = redact(record.getMessage())
-        figures = getattr(record, "figures", None)
-        if figures:
-            text += "".join(f" {name}={_shown(value)}" for name, value in redact_values(figures).items() if value is not None)
+        fields = getattr(record, "fields", None)
+        if fields:
+            text += "".join(f" {name}={_shown(value)}" for name, value in redact_values(fields).items() if value is not None)
         if record.exc_info:
             text += "\n" + redact(self.formatException(record.exc_info))
         source = "" if record.name == LOGGER else f" {record.name}:"
@@ -43,7 +43,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"time": ..., "level": ..., "pid": ..., "logger": ..., "message": ...}` and the figures that belong to the message."""
+    """`{"time": ..., "level": ..., "pid": ..., "logger": ..., "message": ...}` and the message's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "logger": record.name,
             "message": redact(record.getMessage()),
-            **redact_values(getattr(record, "figures", {})),
+            **redact_values(getattr(record, "fields", {})),
         }
         if record.exc_info:
             line["traceback"] = redact(self.formatException(record.exc_info))
@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogFileHandler(logging.handlers.WatchedFileHandler):
-    """A full disk costs lines of the log, not the job; it is said once."""
+    """A full disk loses lines of the log but does not end the job; reported once."""
 
     has_failed = False
 
@@ -80,7 +80,7 @@ class LogFileHandler(logging.handlers.WatchedFileHandler):
 
 
 class RunLog:
-    """The open log: the console writes to it, LogListener what happens in the job. `close` puts logging back as it was."""
+    """The open log: the console writes messages to it, LogListener the job's events. `close` puts logging back as it was."""
 
     def __init__(self, path: Path | None, as_json: bool, lowest_level: int = logging.INFO) -> None:
         """`path` None: stderr. Raises InputError."""
@@ -95,10 +95,10 @@ class RunLog:
         warnings.simplefilter("default")
 
     def write(
-        self, level: int, message: str, figures: Mapping[str, Any] | None = None, error: BaseException | None = None
+        self, level: int, message: str, fields: Mapping[str, Any] | None = None, error: BaseException | None = None
     ) -> None:
         """`level` is one of logging's; `error` adds its traceback."""
-        self._logger.log(level, "%s", message, extra={"figures": dict(figures or {})}, exc_info=error)
+        self._logger.log(level, "%s", message, extra={"fields": dict(fields or {})}, exc_info=error)
 
     def capture_libraries(self) -> None:
         """To be called once they are imported: their warnings go to the log instead of stderr."""
@@ -116,7 +116,7 @@ class RunLog:
 
 
 class LogListener:
-    """Writes what happens in a job: start, loaded, how far it is, checkpoints (with -v), end."""
+    """Writes a job's events: start, loaded, progress, checkpoints (with -v), end."""
 
     interval = PROGRESS_SECONDS
     name = "the log"
@@ -138,13 +138,13 @@ class LogListener:
             self._say("checkpoint", {"num_rows": job.checkpoint_rows}, logging.DEBUG)
         elif event == "end":
             rows = job.pick("num_rows", "num_error_rows") if job.stats else {}
-            figures = {**job.pick("exit_code", "error"), **rows, **{name: job.stats.get(name) for name in END}}
-            self._say("ended", figures, logging.INFO if job.exit_code == 0 else logging.ERROR)
+            fields = {**job.pick("exit_code", "error"), **rows, **{name: job.stats.get(name) for name in END}}
+            self._say("ended", fields, logging.INFO if job.exit_code == 0 else logging.ERROR)
 
     def close(self) -> None: ...
 
-    def _say(self, event: str, figures: Mapping[str, Any], level: int = logging.INFO) -> None:
-        self._log.write(level, event, figures)
+    def _say(self, event: str, fields: Mapping[str, Any], level: int = logging.INFO) -> None:
+        self._log.write(level, event, fields)
 
 
 def _handler(path: Path | None) -> logging.Handler:

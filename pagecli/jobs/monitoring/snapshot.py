@@ -20,7 +20,7 @@ class JobSnapshot:
     started: float = 0.0
     updated: float = 0.0  # when the snapshot was taken
     phase: str = "loading"  # then generating; stopping (a signal came); ended
-    num_rows: int = 0  # finished, whether it was their turn to be written or not
+    num_rows: int = 0  # finished, written or held for their turn
     num_rows_total: int | None = None  # that the input will have yielded at its end
     total_is_exact: bool = False
     num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
@@ -32,7 +32,7 @@ class JobSnapshot:
     output_tokens_per_second: float = 0.0  # since the first progress, as the next
     rows_per_second: float = 0.0
     eta_seconds: float | None = None
-    checkpoint_rows: int | None = None  # that are safe on the disk, whatever happens
+    checkpoint_rows: int | None = None  # synced to the disk
     checkpoint_at: float | None = None
     exit_code: int | None = None  # from here on: once it has ended
     error: str | None = None
@@ -45,13 +45,13 @@ class JobSnapshot:
 
 
 class Listener(Protocol):
-    """What shows or keeps a job's state. Every call must return quickly."""
+    """A consumer of a job's events. Every call must return quickly."""
 
     name: str  # for a warning when it fails
     interval: float  # seconds between two "progress"
 
     def on_event(self, event: Event, job: JobSnapshot) -> None:
-        """start: nothing was read yet. begin: the output is this run's own, and may be written. loaded: the model is.
+        """start: nothing was read yet. begin: this run has locked the output and may write it. loaded: the model is.
 
         progress: at most one an interval. checkpoint: more rows are safe on the disk. stopping: a signal came. end: once,
         however the job ends.

@@ -1,4 +1,4 @@
-"""The figures of a job: what --stats writes and the closing summary shows."""
+"""The metrics of a job: --stats writes them, the closing summary shows them."""
 
 import contextlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The first rows of an input, looked at before the model is loaded: whether they have a prompt where the flags say it is."""
+"""Checks before the model is loaded that the first rows of an input have a prompt in the column that the flags name."""
 
 import itertools
 from collections import deque
@@ -29,9 +29,9 @@ class CheckedPrompts:
         if source.column_names is not None:
             self._check(source.column_names)
         elif not is_stream:
-            self._look()
+            self._read_first()
 
-    def _look(self) -> None:
+    def _read_first(self) -> None:
         """Reads until a row has a prompt."""
         columns: dict[str, None] = {}
         num_bytes = 0
@@ -57,7 +57,7 @@ class CheckedPrompts:
 
     def __iter__(self) -> Iterator[InputRow]:
         if self.column_names is None and not self._seen:
-            self._look()
+            self._read_first()
         while self._seen:
             yield self._seen.popleft()
         yield from self._rows

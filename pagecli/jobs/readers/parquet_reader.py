@@ -1,4 +1,4 @@
-"""Parquet input, streamed in small record batches; columns stay Arrow until somebody asks for a value."""
+"""Parquet input, streamed in small record batches; columns stay Arrow until a value is read."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import unreadable
 from pagecli.jobs.storage.file_version import FileVersion
 
-BATCH_ROWS = 256  # a row that waits for its turn keeps its whole batch in memory
+BATCH_ROWS = 256  # a row held for its turn keeps its whole batch in memory
 BATCH_BYTES = 32 << 20  # batches of large rows are made smaller, to take about so much
 
 

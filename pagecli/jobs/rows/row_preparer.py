@@ -18,7 +18,7 @@ from pagecli.jobs.rows.row_parameters import row_sampling_params
 
 
 class Tokenizer(Protocol):
-    """What jobs needs of a tokenizer."""
+    """The tokenizer's methods that jobs use."""
 
     @property
     def has_chat_template(self) -> bool: ...
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 class PromptOptions:
     """How rows become prompts. `chat` None: plain prompts go through the chat template if the model has one.
 
-    `template_time` None: what chat templates see as the time is when the job was begun.
+    `template_time` None: chat templates see the time at which the job was begun.
     """
 
     prompt_column: str = "prompt"
@@ -56,7 +56,7 @@ class PreparedRow:
 
 
 class RowPreparer:
-    """Turns input rows into requests; a row that cannot be one comes back with `error` set, nothing is raised.
+    """Turns input rows into requests; a row that cannot be one is returned with `error` set; nothing is raised.
 
     `length` None: how long prompts are is left to the engine.
     """
@@ -88,7 +88,7 @@ class RowPreparer:
                 return PreparedRow(row, token_ids, params, key)
             except PagecliError as problem:
                 error, code = problem.one_line, code_of(problem)
-            except Exception as problem:  # a template or tokenizer that chokes on this row must not end the job
+            except Exception as problem:  # an exception of a template or tokenizer must not end the job
                 error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
         return PreparedRow(row, [], self._params, key, error, code)
 
@@ -140,7 +140,7 @@ class RowPreparer:
 
 
 def row_key(row: InputRow) -> int:
-    """What seeds the row's sampling: 64 bits of its id's hash if it has an id, else its index.
+    """The seed of the row's sampling: 64 bits of its id's hash if it has an id, else its index.
 
     So a row keeps its text when the file is reordered, cut or split; rows with the same id draw the same numbers.
     """

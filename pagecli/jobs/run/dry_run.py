@@ -18,7 +18,7 @@ Admit = Callable[[list[int], SamplingParams], SamplingParams]
 
 @dataclass
 class CheckedRows:
-    """What was found. `lengths` are (prompt, most output tokens) of requests, of a fair sample of them if they are many."""
+    """The result of the check. `lengths` are (prompt, most output tokens) of requests, of a uniform sample if they are many."""
 
     num_rows: int = 0
     errors: Counter[ErrorCode] = field(default_factory=Counter)

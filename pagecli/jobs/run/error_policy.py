@@ -14,7 +14,7 @@ class ErrorPolicy:
     max_error_rate: float | None = None
 
     def reason_to_stop(self, num_rows: int, num_error_rows: int) -> str | None:
-        """Why a job with so many output rows, so many of them errors, is to end now; None: it goes on.
+        """Why a job with these numbers of output rows and error rows is to end now; None: it continues.
 
         A rate of 0.05 ends it at the 6th error among the first 100 rows, then when more than 5 % of the rows are errors.
         """

@@ -1,4 +1,4 @@
-"""Keeps the engine fed: rows in while a bounded window is open, one step after the other, finished rows out in order.
+"""The job's loop: admits rows while a bounded window has room, runs steps, releases finished rows in order.
 
 thread that reads    read, tokenize | Feeder
 main thread                         | admit, step, append to the journal | InputOrder or CompletionOrder | write
@@ -43,7 +43,7 @@ class Engine(Protocol):
 
 
 class RowJournal(Protocol):
-    """Where finished rows are kept until the output is complete; see journal/journal.py."""
+    """Stores finished rows until the output is complete; see journal/journal.py."""
 
     @property
     def num_safe_rows(self) -> int: ...
@@ -53,25 +53,25 @@ class RowJournal(Protocol):
         ...
 
     def commit(self) -> None:
-        """From here on what was appended survives the process."""
+        """Write the appended rows to the file: from here on they survive the process."""
         ...
 
 
 class RunMonitor(Protocol):
-    """Hears how far a run is; see monitoring.monitor.JobMonitor."""
+    """Receives a run's progress; see monitoring.monitor.JobMonitor."""
 
-    def progress(self, estimate: RowEstimate | None, **figures: Any) -> None:
-        """`figures` are fields of a JobSnapshot."""
+    def progress(self, estimate: RowEstimate | None, **fields: Any) -> None:
+        """`fields`: of a JobSnapshot."""
         ...
 
     def checkpoint(self, num_rows: int) -> None:
-        """So many input rows are safe on the disk."""
+        """`num_rows` input rows are synced to the disk."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How many rows may be where: memory is bounded by these, not by the size of the input."""
+    """Limits on rows in the engine and in memory: they bound memory, whatever the size of the input."""
 
     max_active: int  # in the engine: enough that it never lacks waiting rows
     max_outstanding: int  # in the engine, or finished and held for their turn
@@ -86,7 +86,7 @@ class Window:
 
 @dataclass
 class RunResult:
-    """What a run did. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did.
+    """The result of a run. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did.
 
     Rows count when they finish, whether it is their turn to be written or not.
     """
@@ -206,7 +206,7 @@ def prepared_bytes(prepared: PreparedRow) -> int:
 
 
 class InputOrder:
-    """Holds what finished early until every row before it has been released."""
+    """Holds rows that finish early until every row before them has been released."""
 
     def __init__(self) -> None:
         self._held: dict[int, list[OutputRow]] = {}
@@ -222,7 +222,7 @@ class InputOrder:
         return ready
 
     def drain(self) -> list[OutputRow]:
-        """What is still held, in order, with gaps where rows have not finished."""
+        """The rows still held, in order, with gaps where rows have not finished."""
         rows = [row for index in sorted(self._held) for row in self._held[index]]
         self._held.clear()
         return rows
@@ -232,7 +232,7 @@ class InputOrder:
 
 
 class CompletionOrder:
-    """Rows as they finish; nothing is ever held."""
+    """Releases rows as they finish, without holding any."""
 
     def push(self, index: int, rows: list[OutputRow]) -> list[OutputRow]:
         return rows
@@ -290,7 +290,7 @@ class JobRun:
         return self.result
 
     def keep_finished(self) -> None:
-        """Writes what finished out of its turn; for a job that ends early."""
+        """Writes the rows held for their turn; for a job that ends early."""
         self._write(self._order.drain())
 
     def _cycle(self, feeder: Feeder) -> bool:

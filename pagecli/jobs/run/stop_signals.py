@@ -1,9 +1,9 @@
 """SIGINT, SIGTERM and SIGHUP: before and after the run they end the program by an exception, during it they ask it to stop.
 
-A second signal ends the program at once. A thread sees signals even while the main one is deep in a long computation: if the
-program has not ended some seconds after the first, the thread ends it, having saved what `on_deadline` saves. That takes the
-interpreter's lock, which a call may keep that does not give it back (a tokenizer on megabytes of text): then a thread of C++
-ends the program a little later (csrc/bindings/signal_watchdog.cpp); finished rows are in the journal already. A SIGHUP that is
+A second signal ends the program at once. A watchdog thread receives signals even while the main thread computes: if the
+program has not ended some seconds after the first, the thread calls `on_deadline` and ends it. That takes the interpreter's
+lock, which a long call may hold (a tokenizer on megabytes of text): then a C++ watchdog thread ends the program a little
+later (csrc/bindings/signal_watchdog.cpp); finished rows are in the journal already. A SIGHUP that is
 ignored, as nohup sets it, stays ignored.
 """
 
@@ -32,12 +32,12 @@ class StopRequested(BaseException):
 
 
 class StopSignals:
-    """What has been asked for so far; made by `stop_signals`."""
+    """The signals received so far; made by `stop_signals`."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.numbers: tuple[int, ...] = ()
-        # Called with the signal, by another thread, just before the process is ended; None: it is left to end by itself.
+        # Called with the signal, by another thread, just before the process is ended; None: the thread does not end it.
         self.on_deadline: Callable[[int], None] | None = None
         # Called with the first signal by another thread, the moment it arrives.
         self.on_first: Callable[[int], None] | None = None
@@ -80,7 +80,7 @@ def stop_signals() -> Iterator[StopSignals]:
 
 @contextmanager
 def _watched(signals: StopSignals) -> Iterator[None]:
-    """Inside, a thread hears of every signal the moment it arrives, through the interpreter's wake-up descriptor."""
+    """Runs a thread that receives every signal at once through the interpreter's wake-up descriptor."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     read_end = _behind_watchdog(read_end, signals)

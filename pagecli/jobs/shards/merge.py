@@ -35,7 +35,7 @@ _LAST_KEY = re.compile(rb', "%s": (\{[^{}]*\})\}\n?\Z' % SHARD_COLUMN.encode())
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What came of a merge."""
+    """The result of a merge."""
 
     num_rows: int
     num_parts: int

@@ -1,7 +1,7 @@
 """Files that appear under their name only when complete: a hidden temporary, fsynced, then renamed.
 
 The temporary lies in the directory of the file's job where there is one (job_directory.py), so that the next run of the job
-clears it away if this one is killed; else beside the file.
+removes it if this one is killed; else beside the file.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
 
 
 def _remove_stale_temporaries(final: Path) -> None:
-    """What processes that were killed left beside `final` of it, such as of --stats."""
+    """Remove temporaries of `final` that killed processes left beside it."""
     for path in final.parent.glob(f".{glob.escape(final.name)}.*-*{TEMPORARY_SUFFIX}"):
         pid = path.name.removeprefix(f".{final.name}.").partition("-")[0]
         with contextlib.suppress(OSError, ValueError, OverflowError):

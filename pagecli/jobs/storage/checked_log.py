@@ -3,9 +3,9 @@
     9ae0daaf row 17 1 0 3f6c1d2e9b7a5c40 [{"text":"Paris","finish_reason":"stop"}]
 
 crc32 of what follows it in hexadecimal, a blank, the kind, a blank, the rest, which has no line break. A line that was cut
-short or damaged fails its checksum and is passed over, and reading goes on at the next line break: damage costs the lines it
-hits. No text of a row can be taken for a line, as JSON has no line break in it. Who opens a log to go on begins with a line
-break, so that a line cut short takes none with it.
+short or damaged fails its checksum and is passed over, and reading continues at the next line break: damage costs the lines it
+hits. No text of a row can be taken for a line, as JSON has no line break in it. A writer that reopens a log begins with a line
+break, so that a line cut short damages no other.
 
 Why no database: SQLite was measured beside it. It takes the same CPU time a row (11 to 14 us, this 9 to 11), but a commit takes
 30 to 180 ms, so that rows would be written by the clock and not in the step in which they finish; of a file cut short it reads

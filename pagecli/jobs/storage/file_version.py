@@ -1,4 +1,4 @@
-"""What tells a file from another, and from itself after a change: device, inode, size and modification time."""
+"""The version of a file, by which a change or exchange is noticed: device, inode, size and modification time."""
 
 import os
 from dataclasses import dataclass

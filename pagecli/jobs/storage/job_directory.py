@@ -1,13 +1,13 @@
 """The hidden directory beside an output while its job is not finished: `.out.parquet.pagecli-journal/`.
 
-    lock            who runs the job (see job_lock.py)
-    journal         which job it is, and its finished rows (see journal.py)
+    lock            the process that runs the job (job_lock.py)
+    journal         the job's identity and its finished rows (journal.py)
     outcome         how it ends, written when every row is there, and which file (device, inode, size) is about to become the
-                    output: a run that finds that file in place knows by it that only the tidying up was missed
+                    output: a run that finds that file in place only removes the journal
     *.tmp           the output while it is being written
 
-Only its owner can read or write it (mode 0700). In a shared directory others may plant things: the directory and the files in
-it are opened without following symbolic links, and one that belongs to another user is refused.
+Only its owner can read or write it (mode 0700). In a shared directory other users may create links: the directory and the files
+in it are opened without following symbolic links, and one that belongs to another user is refused.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class JobDirectory:
         return fd
 
     def sync(self) -> None:
-        with contextlib.suppress(OSError):  # file systems that cannot sync a directory keep it safe by themselves
+        with contextlib.suppress(OSError):  # file systems without directory sync need none
             os.fsync(self._fd)
 
     def names(self) -> list[str]:
@@ -83,19 +83,19 @@ class JobDirectory:
             os.unlink(name, dir_fd=self._fd)
 
     def remove_temporaries(self) -> None:
-        """What a killed run left of an output it was writing; call it with the lock held."""
+        """Remove the temporary output of a killed run; precondition: the lock is held."""
         for name in self.names():
             if name.endswith((TEMPORARY_SUFFIX, ".new")):
                 self.remove(name)
 
     def remove_contents(self) -> None:
-        """Everything but the lock."""
+        """Remove everything but the lock."""
         for name in self.names():
             if name != LOCK:
                 self.remove(name)
 
     def remove_itself(self) -> None:
-        """With all that is in it; what says that the output is in place goes last."""
+        """Remove the directory and its files, the note that the output is complete last."""
         for name in sorted(self.names(), key=lambda name: name == OUTCOME):
             self.remove(name)
         with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def note_publishing(temporary: Path, final: Path) -> None:
 
 
 def note_outcome(directory: JobDirectory, values: Mapping[str, Any]) -> None:
-    """How the job ends; its output is about to be complete. Raises OSError."""
+    """Record how the job ends, before its output is complete. Raises OSError."""
     fd = directory.open(OUTCOME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         append(fd, json_line(_OUTCOME_LINE, values))

@@ -1,6 +1,6 @@
-"""Takes secrets out of text that is kept or shown: logs, the journal's description of its job, figures, messages.
+"""Takes secrets out of text that is kept or shown: logs, the journal's description of its job, metrics, messages.
 
-What counts as one: passwords in URLs, query parameters such as ?token=..., Authorization headers, tokens that are known by
+Secrets are passwords in URLs, query parameters such as ?token=..., Authorization headers, tokens that are known by
 their form (Hugging Face, AWS, GitHub, OpenAI), and the values of environment variables named like HF_TOKEN or ..._SECRET_KEY.
 """
 
@@ -19,7 +19,7 @@ _SECRET_NAME = re.compile(rf"(?:^|[_-]){_SECRET_WORD}$|^(?:authorization|awsacce
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    """(what to look for, what to leave in its place); compiled at first use, which help never comes to."""
+    """(pattern, replacement); compiled at first use, which help never comes to."""
     parameter = rf"[\w.%-]*{_SECRET_WORD}|sig|awsaccesskeyid"
     assigned = rf"{_SECRET_WORD}=['\"]?|{_SECRET_WORD}['\"]\s*:\s*['\"]|(?:api[-_]?key|secret|password):\s*"
     return (

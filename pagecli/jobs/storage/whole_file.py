@@ -1,4 +1,4 @@
-"""A file of which only the whole is ever written, once or again and again: figures, metrics."""
+"""A file that is only ever written whole, once or repeatedly: statistics, metrics."""
 
 import contextlib
 import os

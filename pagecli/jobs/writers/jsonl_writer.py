@@ -153,7 +153,7 @@ class StreamRowWriter:
             while self._pending:
                 try:
                     del self._pending[: os.write(self._fd, self._pending)]
-                except BlockingIOError:  # whoever opened it set it so
+                except BlockingIOError:  # a descriptor that is not ours may be non-blocking
                     wait_for_room(self._fd)
         except BrokenPipeError:
             raise

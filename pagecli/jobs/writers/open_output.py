@@ -83,7 +83,7 @@ def open_output(
         return _open_stream(remote_files.local(path), warn, stdout_fd, _encoder(columns, options))
     suffix, place = suffix_of(path), remote_files.local_place(path)
     is_remote = remote_files.is_remote(path)
-    replaces = overwrite or is_remote  # what is left in the state directory is nobody's
+    replaces = overwrite or is_remote  # a file left in the state directory has no user
     writer: RowWriter
     if suffix in jsonl_writer.SUFFIXES:
         writer = JsonlRowWriter(place, suffix, replaces, _encoder(columns, options))

@@ -1,4 +1,4 @@
-"""What is asked of an output beside its name and columns."""
+"""Options of an output beside its name and columns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
