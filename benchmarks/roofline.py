@@ -6,9 +6,9 @@
 The machine's peak is measured before and after each round of the requests, as clocks and neighbours vary; a round's share is of
 the higher of the two, for a neighbour can only lower them. The roofline is the time that all multiplications and additions
 take at peak, those of attention at float32's. Operations without any, and linear with one row, are held against the bandwidth
-of reading. An LM head with a screen (cpu/screen.py) counts as all of its multiplications and as the screen's bytes: a share
-of that operation beyond 100 % says that it did fewer. Where multiplying is cheap (AMX), a decode step waits for weights and KV
-cache, so a second share holds the run against its operations one by one, each at whichever peak bounds it. Tokens/s and the
+of reading. An LM head with quantized bounds counts as all of its multiplications and as the bounds' bytes: a share of that
+operation beyond 100 % says that it did fewer. Where products are cheap (AMX), a decode step waits for weights and KV cache, so
+a second share holds the run against its operations one by one, each at whichever peak bounds it. Tokens/s and the
 shares are of the round in the middle, run as users have it; the table is of one more run, every operation timed.
 """
 

@@ -95,14 +95,14 @@ def _timing(name: str, original: Callable, layers: dict[int, str], totals: dict[
 def described(name: str, args: tuple, layers: dict[int, str]) -> tuple[str, int, int]:
     """(label, multiplications and additions, bytes): of linear weights read, of attention K and V, else what tensors hold.
 
-    linear_argmax counts as all of its products, by weights; with a screen it does most of them in 8 bits, and reads those.
+    linear_argmax counts as all of its products, by weights; with bounds it does most of them in 8 bits, and reads those.
     """
     if name in ("linear", "linear_argmax"):
         rows, weight = args[1].shape[0], args[2]
         range_name = next(text for most, text in ROW_RANGES if rows <= most)
         label = f"{name} {layers.get(id(weight), 'other')} {weight.num_cols}x{weight.num_rows}, {range_name}"
-        screen = args[3] if name == "linear_argmax" and len(args) > 3 else None
-        return label, 2 * rows * weight.num_rows * weight.num_cols, (screen or weight).nbytes
+        bounds = args[3] if name == "linear_argmax" and len(args) > 3 else None
+        return label, 2 * rows * weight.num_rows * weight.num_cols, (bounds or weight).nbytes
     if name == "paged_attention":
         q, v_cache, lengths, starts = args[1], args[3], args[5], args[6]
         kind = "decode" if q.shape[0] == len(lengths) else "with prompts"

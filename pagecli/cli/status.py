@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"complete": 0, "running": 10, "stopped": 11, "killed": 12, "none": 13}
 EPILOG = (
     "Exit codes: 0 complete; 10 running; 11 stopped before its last row, the same command resumes it; 12 killed, the same "
-    "command resumes it; 13 neither output nor job; 2 and 3 it cannot be told."
+    "command resumes it; 13 neither output nor job; 2 and 3 unknown."
 )
 TIMES = ("checkpoint_at", "started", "updated")
 

@@ -1,4 +1,4 @@
-"""The seam between the engine and what computes: a device takes a model's program and weights once, and gives what runs steps.
+"""The seam between the engine and its device: a device takes a model's program and weights once, and returns a runner of steps.
 
 devices/registry.py knows the devices by name.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """What of an engine's settings its device depends on."""
+    """The engine settings that a device depends on."""
 
     name: str  # of the model
     block_size: int  # KV slots in a block
@@ -26,13 +26,13 @@ class RunSettings:
     max_num_seqs: int
     max_batch_tokens: int
     max_model_len: int
-    kv_memory_bytes: int | None  # None: as much as is useful and there
+    kv_memory_bytes: int | None  # None: as much as is useful and available
     num_swap_blocks: int = 0
     cuda_graphs: bool = True
 
     @property
     def most_useful_blocks(self) -> int:
-        """Blocks that as many sequences as there may be can fill."""
+        """Blocks that max_num_seqs sequences can fill."""
         return self.max_num_seqs * -(-self.max_model_len // self.block_size)
 
 
@@ -59,7 +59,7 @@ class Runner(Protocol):
         ...
 
     def launch(self, plan: "StepPlan") -> Any:
-        """Move the plan's blocks and compute its tokens, writing their K and V; what `collect` takes."""
+        """Move the plan's blocks and compute its tokens, writing their K and V; returns the argument of `collect`."""
         ...
 
     def collect(self, pending: Any) -> "list[StepResult]":
@@ -75,7 +75,7 @@ class Model(Protocol):
 
 
 class HostModel(Protocol):
-    """A model whose forward pass the host computes, or waits for."""
+    """A model whose forward pass returns its results to the host."""
 
     config: ModelConfig
     weight_bytes: int
@@ -85,7 +85,7 @@ class HostModel(Protocol):
         ...
 
     def most_likely(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]") -> "Array":
-        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
+        """token_ids[R], int64: the argmax of `forward`'s logits, which are not stored."""
         ...
 
 
@@ -94,7 +94,7 @@ class Device(Protocol):
 
     @property
     def isa(self) -> str:
-        """The instruction set computed with, such as "avx512" or "sm_90": between two of them bits may differ."""
+        """The instruction set in use, such as "avx512" or "sm_90": between two of them bits may differ."""
         ...
 
     def check_available(self) -> None:

@@ -1,4 +1,4 @@
-"""The devices by name. Each one's modules are imported when it is asked for: those of GPUs take seconds."""
+"""The devices by name. A device's modules are imported when it is looked up: those of GPUs take seconds."""
 
 import importlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _registered: dict[str, Callable[[], Device]] = {}
 
 
 def register(name: str, make: Callable[[], Device]) -> None:
-    """Make a device known, in place of one of that name."""
+    """Register a device, in place of one of that name."""
     _registered[name] = make
     _made.pop(name, None)
 

@@ -17,7 +17,7 @@ class RotaryTable:
     """cos_sin[positions, rotary_dim], grown as longer sequences come: 131,072 positions at once would be 64 MB."""
 
     def __init__(self, config: RopeConfig, max_positions: int, frequency_factors: Array | None = None) -> None:
-        """frequency_factors[rotary_dim / 2]: what each frequency is divided by, for scaling "frequency_factors"."""
+        """frequency_factors[rotary_dim / 2]: the divisor of each frequency, for scaling "frequency_factors"."""
         self._inv_freq = inverse_frequencies(config)
         if frequency_factors is not None:
             self._inv_freq = self._inv_freq / frequency_factors

@@ -1,5 +1,5 @@
-"""What a model's forward pass is told about one step: plain arrays (numpy's on the CPU, torch's tensors on a GPU), handed down
-as an argument, never a global."""
+"""The inputs of a model's forward pass for one step: plain arrays (numpy's on the CPU, torch's tensors on a GPU), passed as an
+argument, never a global."""
 
 from array import array
 from collections.abc import Sequence

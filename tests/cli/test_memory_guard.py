@@ -106,17 +106,17 @@ def test_planned_weights_and_bounds_of_the_lm_head_are_what_a_loaded_model_holds
     loaded = loaded_model.load(EngineConfig(str(tmp_path), load_format="dummy", dtype=dtype))
     bytes_each = WEIGHT_BYTES[dtype]
     weights = memory_needs.weight_bytes(loaded.model.config, bytes_each)
-    bounds = memory_needs.head_screen_bytes(loaded.model.config, bytes_each)
+    bounds = memory_needs.head_bounds_bytes(loaded.model.config, bytes_each)
     assert (bounds > 9000 * 128) == (dtype != "int8")
     assert loaded.model.weight_bytes == pytest.approx(weights + bounds, rel=0.35 if dtype == "int8" else 0.03)
 
 
 @pytest.mark.parametrize("name", ["opt", "llama"])
-def test_the_screen_of_a_head_is_counted_in_every_family(tiny_model, tmp_path, name):
+def test_the_bounds_of_a_head_are_counted_in_every_family(tiny_model, tmp_path, name):
     from pagecli.devices.registry import load_model
 
     config = json.loads((tiny_model(name) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 8192}))
     source = resolve_model(str(tmp_path), "dummy")
-    screen = load_model(source, "float32", 8).lm_head.screen
-    assert memory_needs.head_screen_bytes(source.config, 4) == screen.nbytes > 8192 * 32
+    bounds = load_model(source, "float32", 8).lm_head.bounds
+    assert memory_needs.head_bounds_bytes(source.config, 4) == bounds.nbytes > 8192 * 32

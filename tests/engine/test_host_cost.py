@@ -1,4 +1,4 @@
-"""What a step does for each decoding sequence on the host, counted in calls of functions: figures that no machine changes."""
+"""What a step does for each decoding sequence on the host, counted in calls of functions: counts that no machine changes."""
 
 import sys
 from collections import Counter

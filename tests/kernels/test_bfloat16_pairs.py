@@ -7,8 +7,7 @@ import pytest
 import torch
 from shapes import random
 
-from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu import screen as screens
+from pagecli.devices.cpu import kernels, quantized_bounds
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +47,8 @@ def test_a_row_does_not_depend_on_the_others(linear_by_pairs):
         assert torch.equal(linear_by_pairs(x[row : row + 1], weight)[0], together[row])
 
 
-def test_a_screen_allows_for_the_rounding_of_x(library, linear_by_pairs):
-    """x has whole steps of the screen, but bfloat16 rounds all of it the way that makes one output the largest."""
+def test_bounds_allow_for_the_rounding_of_x(library, linear_by_pairs):
+    """x has whole steps of the bounds, but bfloat16 rounds all of it the way that makes one output the largest."""
     rows, cols = 8000, 256
     up, down = [*range(50, 62), *range(107, 115)], [*range(66, 90)]  # steps of 1/127 that bfloat16 rounds so; sums much alike
     x = torch.tensor([step for k in range(cols // 2) for step in (up[k % len(up)], down[k % len(down)])]) / 127
@@ -58,14 +57,17 @@ def test_a_screen_allows_for_the_rounding_of_x(library, linear_by_pairs):
     way, gain = rounding.sign(), rounding.abs().sum()
     weight = torch.full((rows, cols), -0.05)
     weight[5000], weight[[30, 700, 6000]] = way, -way
-    excess = (x * way).sum() + 0.8 * gain  # the screen's sums are to be 0.8 of the gain apart, on the wrong side
+    excess = (x * way).sum() + 0.8 * gain  # the bounds' sums are to be 0.8 of the gain apart, on the wrong side
     weight[5000, ::64] = -(excess / 4 * 63).round() / 63
     weight[[30, 700, 6000], ::64] = (excess / 4 * 63).round() / 63
     sums = linear_by_pairs(x[None], weight)[0]
     assert sums.argmax() == 5000
     assert weight.abs().max() == 1.0
-    packed, screen = kernels.pack_weight(weight, "bfloat16"), torch.empty(screens.num_bytes(rows, cols) // 4, dtype=torch.int32)
+    packed, bounds = (
+        kernels.pack_weight(weight, "bfloat16"),
+        torch.empty(quantized_bounds.num_bytes(rows, cols) // 4, dtype=torch.int32),
+    )
     out = torch.full((1,), -7)
-    args = out.data_ptr(), x.data_ptr(), packed.data.ctypes.data, screen.data_ptr(), 1, rows, cols
+    args = out.data_ptr(), x.data_ptr(), packed.data.ctypes.data, bounds.data_ptr(), 1, rows, cols
     assert 1 < library.emulated_screened(*args) < 30
     assert out.item() == 5000

@@ -1,4 +1,4 @@
-"""The LM head's argmax: by its screen as long as that saves work; the same tokens with it and after it was let go."""
+"""The LM head's argmax: pruned as long as that saves work; the same tokens with bounds and after they were disabled."""
 
 import numpy as np
 import pytest
@@ -25,51 +25,51 @@ def head():
 
 
 def test_it_names_the_tokens_with_the_largest_logits(head):
-    assert head.screen is not None
+    assert head.bounds is not None
     for num_rows in (0, 1, 5, 70):
         x = random(num_rows, num_rows, SIZE)
         assert head.argmax(x).tolist() == logits_argmax(head, x)
-    assert head.screen is not None
+    assert head.bounds is not None
 
 
-def test_a_screen_that_leaves_much_is_let_go_and_the_tokens_stay_the_same(head):
-    flat = random(1, 1, SIZE) + 1e-4 * random(2, NUM_TOKENS, SIZE)  # tokens so alike that a screen cannot tell them apart
+def test_bounds_that_prune_too_little_are_disabled_and_the_tokens_stay_the_same(head):
+    flat = random(1, 1, SIZE) + 1e-4 * random(2, NUM_TOKENS, SIZE)  # tokens too alike for the bounds to prune
     head = LMHead(kernels.pack_weight(flat, "float32"))
-    assert head.screen is not None
+    assert head.bounds is not None
     for step in range(9):
         x = random(3 + step, 10, SIZE)
         assert head.argmax(x).tolist() == logits_argmax(head, x)
-        assert (head.screen is None) == (step >= 6)  # judged after 64 rows
+        assert (head.bounds is None) == (step >= 6)  # judged after 64 rows
 
 
-def test_a_hard_row_among_many_costs_no_screen(head):
+def test_one_hard_row_among_many_does_not_disable_the_bounds(head):
     for step in range(3):
         x = random(4 + step, 128, SIZE)
-        x[step] = 0.0  # all logits are equal: the screen tells nothing, and all are computed
+        x[step] = 0.0  # all logits are equal: nothing is pruned
         assert head.argmax(x).tolist() == logits_argmax(head, x)
-    assert head.screen is not None
+    assert head.bounds is not None
 
 
 def test_small_vocabularies_and_weights_that_are_not_finite_have_none():
     few = kernels.pack_weight(random(5, lm_head.MIN_TOKENS - 1, 8), "float32")
-    assert LMHead(few).screen is None
+    assert LMHead(few).bounds is None
     broken = random(6, NUM_TOKENS, SIZE)
     broken[77, 5] = np.nan
     head = LMHead(kernels.pack_weight(broken, "float32"))
-    assert head.screen is None
+    assert head.bounds is None
     assert 77 not in head.argmax(random(7, 20, SIZE))
 
 
 @pytest.mark.parametrize(("num_tokens", "size"), [(9000, 96), (8192, 64), (50272, 768)])
 def test_its_size_is_known_from_the_shape(num_tokens, size):
-    screen = LMHead(kernels.pack_weight(random(8, num_tokens, size), "bfloat16")).screen
-    assert screen.nbytes == lm_head.screen_bytes(num_tokens, size, 2)
-    assert lm_head.screen_bytes(lm_head.MIN_TOKENS - 1, size, 2) == 0
+    bounds = LMHead(kernels.pack_weight(random(8, num_tokens, size), "bfloat16")).bounds
+    assert bounds.nbytes == lm_head.bounds_bytes(num_tokens, size, 2)
+    assert lm_head.bounds_bytes(lm_head.MIN_TOKENS - 1, size, 2) == 0
 
 
 def test_int8_weights_have_none():
     weight = kernels.pack_weight(random(9, NUM_TOKENS, SIZE), "int8")
     head = LMHead(weight)
-    assert head.screen is None
-    assert lm_head.screen_bytes(NUM_TOKENS, SIZE, weight.nbytes / (NUM_TOKENS * SIZE)) == 0
+    assert head.bounds is None
+    assert lm_head.bounds_bytes(NUM_TOKENS, SIZE, weight.nbytes / (NUM_TOKENS * SIZE)) == 0
     assert head.argmax(random(10, 30, SIZE)).tolist() == logits_argmax(head, random(10, 30, SIZE))

@@ -79,7 +79,7 @@ StopTokenIds = Annotated[
         "End at this token; may be given several times.", SAMPLING, "--stop-token-id", metavar="ID", allow_from_autoenv=False
     ),
 ]
-IgnoreEos = Annotated[bool, option("Go on to --max-tokens past the model's end token.", SAMPLING, "--ignore-eos")]
+IgnoreEos = Annotated[bool, option("Continue to --max-tokens past the model's end token.", SAMPLING, "--ignore-eos")]
 Logprobs = Annotated[
     int | None,
     option(

@@ -42,7 +42,7 @@ def check_fits(config: EngineConfig) -> None:
     dtype_bytes = WEIGHT_BYTES[dtype]
     needs = memory_needs.MemoryNeeds(
         weights=memory_needs.weight_bytes(source.config, dtype_bytes),
-        head_screen=memory_needs.head_screen_bytes(source.config, dtype_bytes),
+        head_bounds=memory_needs.head_bounds_bytes(source.config, dtype_bytes),
         activations=memory_needs.activation_bytes(source.config, config.max_batch_tokens),
         logits=memory_needs.logits_bytes(source.config, config.max_num_seqs),
         kv=config.kv_memory_bytes or 0,

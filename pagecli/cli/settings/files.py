@@ -74,9 +74,9 @@ def ignored_files() -> list[str]:
 def foreign_reason(path: Path) -> str | None:
     """Why the file is not this user's alone: it could name a model to load and files to write. None of one that is, or is not
     there. Both the file and a link to it count."""
-    for look in (os.lstat, os.stat):
+    for read in (os.lstat, os.stat):
         try:
-            found = look(path)
+            found = read(path)
         except OSError:
             return None
         if found.st_uid not in (os.geteuid(), 0):
@@ -153,7 +153,7 @@ def _check_allowed(setting: Setting) -> None:
 
 
 class KeyLines:
-    """Finds the line of a key; TOML's parser does not tell. Right for a key on a line of its own, None for other ways."""
+    """Finds the line of a key (TOML's parser does not). Right for a key on a line of its own, None for other ways."""
 
     _HEADER = re.compile(r"^\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
     _KEY = re.compile(r"^\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=")

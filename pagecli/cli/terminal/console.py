@@ -92,7 +92,7 @@ class Console:
 
 
 def _to_stderr(line: str) -> None:
-    if sys.stderr is not None:  # closed by whoever started the program
+    if sys.stderr is not None:  # closed by the parent process
         print(line, file=sys.stderr, flush=True)
 
 

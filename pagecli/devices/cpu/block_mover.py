@@ -1,4 +1,4 @@
-"""Carries out what the KV manager decided to move: copies on write, and swaps between the cache and the swap pool."""
+"""Carries out the KV manager's block moves: copies on write, and swaps between the cache and the swap pool."""
 
 import time
 from itertools import groupby

@@ -12,7 +12,7 @@ from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
 
-_HEAD_DIMS = range(32, 257)  # what the attention kernels take
+_HEAD_DIMS = range(32, 257)  # block sizes of the attention kernels
 
 
 class CpuDevice:

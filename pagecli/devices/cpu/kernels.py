@@ -10,10 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from pagecli.core.arrays import Tensor
-from pagecli.devices.cpu import packed_weight
-from pagecli.devices.cpu import screen as screens
+from pagecli.devices.cpu import packed_weight, quantized_bounds
 from pagecli.devices.cpu.packed_weight import PackedWeight
-from pagecli.devices.cpu.screen import Screen
+from pagecli.devices.cpu.quantized_bounds import QuantizedBounds
 from pagecli.errors import UsageError
 
 
@@ -98,23 +97,23 @@ def linear(
     _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, _recorded(program))
 
 
-def pack_screen(weight: PackedWeight) -> Screen | None:
-    """The screen of weight[N, K]; None where a weight is not finite or so large that nothing can be bounded."""
-    packed = screens.allocate(weight.num_rows, weight.num_cols)
+def pack_bounds(weight: PackedWeight) -> QuantizedBounds | None:
+    """The quantized upper bounds of weight[N, K]; None where a weight is not finite or too large to be bounded."""
+    packed = quantized_bounds.allocate(weight.num_rows, weight.num_cols)
     usable = _native.pack_screen(packed.data, weight.data, weight.num_rows, weight.num_cols)
     return packed if usable else None
 
 
-def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, screen: Screen | None = None) -> int:
+def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, bounds: QuantizedBounds | None = None) -> int:
     """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T: of `linear`'s sums, to the bit, but never in memory.
 
-    With the weight's screen only the sums are computed that could be the largest. Returns how many panels (16 outputs of a row)
-    were.
+    With the weight's bounds only sums that could be the largest are computed. Returns the number of panels (16 outputs of a
+    row) that were.
     """
-    if screen is None:
+    if bounds is None:
         _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
         return x.shape[0] * -(-weight.num_rows // packed_weight.PANEL_WIDTH)
-    return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, screen.data)
+    return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, bounds.data)
 
 
 def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:

@@ -1,4 +1,4 @@
-"""The last layer: logits of every token, or only which is the largest, for which most tokens need not be computed."""
+"""The last layer: logits of every token, or their argmax alone, for which most logits need not be computed."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ import sys
 import numpy as np
 
 from pagecli.core.arrays import Array
-from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu import screen as screens
+from pagecli.devices.cpu import kernels, quantized_bounds
 from pagecli.devices.cpu.packed_weight import PANEL_WIDTH
 
-MIN_TOKENS = 8192  # smaller vocabularies are not worth a screen
-# Shares of the weights that a screen may leave. A panel takes 18 times as long for one row alone as in a batch of 64 (Zen 3);
-# with few rows it is the weights' bytes that take the time, of which a screen has half (bfloat16) or a quarter.
-MOST_LEFT, MOST_LEFT_OF_FEW = 1 / 32, 1 / 8
-# A matrix unit (AMX) multiplies all bfloat16 weights by more rows than these as fast as a screen bounds them.
+MIN_TOKENS = 8192  # smaller vocabularies have no bounds
+# Largest share of the weights to be computed. A panel takes 18 times as long for one row alone as in a batch of 64 (Zen 3);
+# with few rows reading the weights takes the time, of which the bounds have half (bfloat16) or a quarter.
+MOST_COMPUTED, MOST_COMPUTED_OF_FEW = 1 / 32, 1 / 8
+# A matrix unit (AMX) multiplies all bfloat16 weights by more rows than these as fast as the bounds are computed.
 MOST_ROWS_BESIDE_UNIT = 32
 
 
 class LMHead:
     """logits[M, N] = x[M, K] @ weight[N, K].T, and their argmax.
 
-    The argmax goes by a screen of the weights (cpu/screen.py): 8-bit sums bound every logit, and only those are computed
-    that could be the largest. The tokens are the same, to the bit; a model whose bounds leave too much loses its screen. int8
+    The argmax prunes by quantized upper bounds (cpu/quantized_bounds.py): 8-bit sums bound every logit, and only those that
+    could be the largest are computed. The tokens are the same, to the bit; bounds that prune too little are disabled. int8
     weights have none: they are as small and, on Zen 3, nearly as fast.
     """
 
     def __init__(self, weight: kernels.PackedWeight) -> None:
         self.weight = weight
-        self.screen = kernels.pack_screen(weight) if weight.num_rows >= MIN_TOKENS and weight.dtype != "int8" else None
+        self.bounds = kernels.pack_bounds(weight) if weight.num_rows >= MIN_TOKENS and weight.dtype != "int8" else None
         beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
-        self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that is screened
-        self._rows = self._panels = 0  # screened, and computed all the same
+        self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds
+        self._rows = self._panels = 0  # with bounds, and panels computed in spite of them
         self._allowed = 0.0  # panels
 
     def __call__(self, out: Array, x: Array) -> None:
@@ -41,24 +40,26 @@ class LMHead:
     def argmax(self, x: Array) -> Array:
         """[M] int64: the first of the largest of each row's N logits."""
         indices = np.empty(x.shape[0], dtype=np.int64)
-        screen = self.screen if x.shape[0] <= self._most_rows else None
-        num_panels = kernels.linear_argmax(indices, x, self.weight, screen)
-        if screen is not None:
+        bounds = self.bounds if x.shape[0] <= self._most_rows else None
+        num_panels = kernels.linear_argmax(indices, x, self.weight, bounds)
+        if bounds is not None:
             self._judge(x.shape[0], num_panels)
         return indices
 
     def _judge(self, num_rows: int, num_panels: int) -> None:
-        """Lets go of a screen that leaves too much of the weights to be computed row by row."""
+        """Disables bounds that prune too little: too many panels are computed."""
         self._rows += num_rows
         self._panels += num_panels
-        self._allowed += num_rows * self.weight.num_rows / PANEL_WIDTH * (MOST_LEFT if num_rows > 4 else MOST_LEFT_OF_FEW)
+        self._allowed += (
+            num_rows * self.weight.num_rows / PANEL_WIDTH * (MOST_COMPUTED if num_rows > 4 else MOST_COMPUTED_OF_FEW)
+        )
         if self._rows >= 64:
             if self._panels > self._allowed:
-                self.screen = None
+                self.bounds = None
             self._rows = self._panels = 0
             self._allowed = 0.0
 
 
-def screen_bytes(vocab_size: int, hidden_size: int, bytes_each: float) -> int:
-    """What the screen of an LM head takes beside weights of `bytes_each`."""
-    return screens.num_bytes(vocab_size, hidden_size) if vocab_size >= MIN_TOKENS and bytes_each >= 2 else 0
+def bounds_bytes(vocab_size: int, hidden_size: int, bytes_each: float) -> int:
+    """Bytes of an LM head's bounds, beside weights of `bytes_each`."""
+    return quantized_bounds.num_bytes(vocab_size, hidden_size) if vocab_size >= MIN_TOKENS and bytes_each >= 2 else 0

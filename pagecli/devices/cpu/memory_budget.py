@@ -1,10 +1,10 @@
-"""How many KV blocks the cache may have: what was asked for, or a share of the memory this process may still take."""
+"""The number of KV blocks: from --kv-memory, or a share of the memory this process can still allocate."""
 
 from pathlib import Path
 
 from pagecli.errors import ModelError
 
-AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and the neighbours
+AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and other processes
 
 
 def available_bytes(root: Path = Path("/")) -> int:

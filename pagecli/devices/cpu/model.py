@@ -83,10 +83,10 @@ class CpuModel:
     def __init__(self, program: Program, weights: CpuWeights, max_batch_tokens: int) -> None:
         self.program, self.config, self.weights = program, program.config, weights
         self.lm_head = LMHead(weights.matrix(program.head_weight))
-        screen = self.lm_head.screen
-        self.weight_bytes = weights.num_bytes + (screen.nbytes if screen is not None else 0)
+        bounds = self.lm_head.bounds
+        self.weight_bytes = weights.num_bytes + (bounds.nbytes if bounds is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program))
-        # False: every operation is called from Python, where something watches them, or one of them is not of the kernels.
+        # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(op, _NOT_RECORDED) for layer in program.layers for op in fuse_adds(layer))
         self._rotary = table_of(program, weights.vector)
         self._cos_sin: Array | None = None  # as far as the longest context until now
@@ -108,7 +108,7 @@ class CpuModel:
         return self.lm_head.argmax(self._last_hidden(inputs, kv))
 
     def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
-        """The rows that the LM head takes, of the tokens whose next tokens are wanted."""
+        """The rows of the LM head's input: those of the tokens whose next tokens are wanted."""
         cos_sin = self._cos_sin
         if self._rotary is not None and (cos_sin is None or inputs.context_lens.max() > cos_sin.shape[0]):
             cos_sin = self._cos_sin = self._rotary.up_to(int(inputs.context_lens.max()))

@@ -78,7 +78,7 @@ class ModelRunner:
 
 
 def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
-    """Whether every row's token is the most likely one and nothing else is asked: an LM head can tell it without its logits."""
+    """Whether every row takes the most likely token without log probabilities: the LM head's argmax needs no logits."""
     return all(spec.is_argmax for row in specs for spec in row)
 
 

@@ -1,12 +1,12 @@
-"""The formats of weights, screens and KV slots that the kernels keep numbers in, defined in plain torch.
+"""The kernels' formats of weights, quantized bounds and KV slots, defined in plain torch.
 
-T tokens, N outputs, K inputs, D head size. Layouts: devices/cpu/packed_weight.py, devices/cpu/screen.py.
+T tokens, N outputs, K inputs, D head size. Layouts: devices/cpu/packed_weight.py, devices/cpu/quantized_bounds.py.
 """
 
 import torch
 
 from pagecli.devices.cpu.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
-from pagecli.devices.cpu.screen import LIMIT, ZERO, Screen
+from pagecli.devices.cpu.quantized_bounds import LIMIT, ZERO, QuantizedBounds
 from pagecli.devices.reference.tensors import as_tensor
 
 
@@ -34,7 +34,7 @@ def quantize(values: torch.Tensor, limit: int = 127) -> tuple[torch.Tensor, torc
 
 
 def dequantize(q: torch.Tensor, scale: torch.Tensor, num_cols: int) -> torch.Tensor:
-    """The values that q and scale stand for, [R, num_cols]."""
+    """The values of q and scale, [R, num_cols]."""
     return (q.float() * scale.unsqueeze(-1)).view(q.shape[0], q.shape[1] * GROUP_K)[:, :num_cols]
 
 
@@ -70,8 +70,8 @@ def unpack_weight(weight: PackedWeight) -> torch.Tensor:
     return panels.reshape(rows, cols)[: weight.num_rows, : weight.num_cols].contiguous()
 
 
-def pack_screen(weight: PackedWeight) -> Screen:
-    """The screen of finite weight[N, K]: each row by its largest size / 63, rounded to the nearest, even on ties."""
+def pack_bounds(weight: PackedWeight) -> QuantizedBounds:
+    """The bounds of finite weight[N, K]: each row by its largest size / 63, rounded to the nearest, even on ties."""
     padding = (0, -weight.num_cols % GROUP_K, 0, -weight.num_rows % PANEL_WIDTH)
     values = torch.nn.functional.pad(unpack_weight(weight).float(), padding)
     size = values.abs().amax(-1, keepdim=True)
@@ -82,7 +82,7 @@ def pack_screen(weight: PackedWeight) -> Screen:
     quads = (q + ZERO).to(torch.uint8).view(rows // PANEL_WIDTH, PANEL_WIDTH, cols // 4, 4).permute(0, 2, 1, 3)
     floats = [scale.flatten(), kept.norm(dim=-1).float(), (values.double() - kept).norm(dim=-1).float()]
     words = [quads.contiguous().view(torch.int32).flatten(), *(each.view(torch.int32) for each in floats)]
-    return Screen(torch.cat(words))
+    return QuantizedBounds(torch.cat(words))
 
 
 def quantize_slots(values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A program executed line by line in plain torch, float32 or float64: what the logits of every device are compared with."""
+"""A program executed line by line in plain torch, float32 or float64: the logits of every device are compared with its own."""
 
 import torch
 

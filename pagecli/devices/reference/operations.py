@@ -1,7 +1,7 @@
-"""The definition of every operation, in plain torch: slow, obvious, and what the kernels of every device are tested against.
+"""The definition of every operation, in plain torch: slow and obvious; the kernels of every device are tested against it.
 
 T tokens, M rows, H hidden size, D head size, S sequences of the step. Operations write into the outputs they are given, compute
-in the type of what they read (float32 or float64) and return nothing. Weights are tensors, or packed as the CPU's kernels take
+in the type of their inputs (float32 or float64) and return nothing. Weights are tensors, or packed as the CPU's kernels take
 them. A KV cache's layout is [num_blocks, kv_heads, block_size, D], as on a GPU; the CPU keeps V so and K transposed,
 `formats.keys_by_dimension` of that.
 """
@@ -11,7 +11,7 @@ import torch
 from pagecli.core.sampling_params import MIN_TEMPERATURE
 from pagecli.devices import random_draws
 from pagecli.devices.cpu.packed_weight import PANEL_WIDTH, PackedWeight
-from pagecli.devices.cpu.screen import Screen
+from pagecli.devices.cpu.quantized_bounds import QuantizedBounds
 from pagecli.devices.reference.formats import dequantize_slots, quantize_slots, unpack_weight
 
 _ACTIVATIONS = {
@@ -137,7 +137,7 @@ def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     out.copy_((x == largest).int().argmax(dim=-1).masked_fill(~largest[:, 0].isfinite(), -1))
 
 
-def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight, screen: Screen | None = None) -> int:
+def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight, bounds: QuantizedBounds | None = None) -> int:
     """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T; N > 0. Returns how many panels were computed: all."""
     logits = torch.empty(x.shape[0], weight.num_rows)
     linear(logits, x, weight)

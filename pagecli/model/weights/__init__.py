@@ -1,4 +1,4 @@
-"""Where a model's weights come from; every source answers the same questions, one tensor at a time.
+"""Sources of a model's weights, with one interface, read one tensor at a time.
 
 A source gives tensors by the names transformers uses, whatever the file calls them, as views of the mapped file where it can.
 """
@@ -18,7 +18,7 @@ class WeightSource(Protocol):
     def where(self) -> Path | str: ...
 
     def stored_name(self, name: str) -> str | None:
-        """What the checkpoint calls the tensor that transformers calls `name`; None where it has none."""
+        """The checkpoint's name of the tensor that transformers calls `name`; None where it has none."""
         ...
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
@@ -26,11 +26,11 @@ class WeightSource(Protocol):
         ...
 
     def release(self) -> None:
-        """What was read so far is packed: its memory may go."""
+        """Free the memory of the tensors read so far; they have been packed."""
         ...
 
     def names(self) -> list[str]:
-        """What the checkpoint holds, by its own names; empty when it holds whatever is asked for."""
+        """The checkpoint's tensors by its own names; empty for a source that has any tensor (dummy)."""
         ...
 
 

@@ -9,7 +9,7 @@ from pagecli.core.arrays import Array
 
 
 class MappedFile:
-    """`path`, mapped copy-on-write: on their way to a GPU torch warns of read-only views, though nobody writes to these."""
+    """`path`, mapped copy-on-write: copied to a GPU, read-only views make torch warn."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -26,5 +26,5 @@ class MappedFile:
         return np.frombuffer(self._map, dtype=np.uint8, count=end - start, offset=start)
 
     def release(self) -> None:
-        """Let go of the pages read so far: they would stand beside the packed weights until the end. Views stay valid."""
+        """Release the pages read so far, which would else stay in memory beside the packed weights. Views stay valid."""
         self._map.madvise(mmap.MADV_DONTNEED)

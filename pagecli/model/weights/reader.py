@@ -18,7 +18,7 @@ _HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "lm_head.weight", "output.wei
 
 
 class WeightReader:
-    """What the loaders for the CPU and for a GPU share."""
+    """Reads a program's tensors for the CPU's and the GPU's loaders."""
 
     def __init__(self, source: WeightSource) -> None:
         self.source = source

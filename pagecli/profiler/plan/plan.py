@@ -140,10 +140,10 @@ def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
         note = f"context, allocator: with the two above {GPU_STEP_BYTES // 2**20:,} MiB"
     else:
         runtime, note = memory_needs.HOST_RUNTIME_BYTES, "Python and libraries"
-    screen = 0 if on_gpu else memory_needs.head_screen_bytes(settings.config, settings.dtype_bytes)
+    bounds = 0 if on_gpu else memory_needs.head_bounds_bytes(settings.config, settings.dtype_bytes)
     each = f" on each of {settings.num_devices}" if settings.num_devices > 1 else ""
     return [
-        MemoryPart("LM head's bounds", screen, "a byte for each of its weights"),
+        MemoryPart("LM head's bounds", bounds, "a byte for each of its weights"),
         MemoryPart("activations", activations * settings.num_devices, f"{settings.max_batch_tokens:,} tokens a step{each}"),
         MemoryPart("logits, sampling", logits * settings.num_devices, f"{settings.max_num_seqs:,} sequences{each}"),
         MemoryPart("runtime", runtime * settings.num_devices, note + each),

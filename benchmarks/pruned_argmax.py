@@ -1,10 +1,10 @@
-"""What the LM head's screen (cpu/screen.py) is worth: the same greedy requests with and without it, in turn, on one model.
+"""Speed of the LM head's bound-and-prune argmax (cpu/quantized_bounds.py): the same greedy requests with and without, in turn.
 
-    python benchmarks/head_screen.py --model opt-125m --dtype float32 --save           # 64 requests of mean length 60 + 80
-    python benchmarks/head_screen.py --dtype bfloat16 --requests 1 --rounds 15 --save  # smollm2-135m, sample prompts, one alone
+    python benchmarks/pruned_argmax.py --model opt-125m --dtype float32 --save           # 64 requests of mean length 60 + 80
+    python benchmarks/pruned_argmax.py --dtype bfloat16 --requests 1 --rounds 15 --save  # smollm2-135m, one prompt
 
 Prints the ratio of each round's two runs, and how many of the head's panels (16 tokens of a row) were computed from the weights
-although there is a screen. The tokens of both are compared.
+in spite of the bounds. The tokens of both are compared.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def generate(engine: Engine, requests: Requests) -> tuple[float, dict[int, list[
     return sum(map(len, tokens.values())) / (time.perf_counter() - started), tokens
 
 
-def panels_left(engine: Engine, requests: Requests) -> tuple[int, int]:
-    """(panels computed from the weights, rows) of one more run, with the screen."""
+def panels_computed(engine: Engine, requests: Requests) -> tuple[int, int]:
+    """(panels computed from the weights, rows) of one more run, with the bounds."""
     original, counted = kernels.linear_argmax, [0, 0]
 
-    def counting(out, x, weight, screen):
-        computed = original(out, x, weight, screen)
+    def counting(out, x, weight, bounds):
+        computed = original(out, x, weight, bounds)
         counted[0] += computed
         counted[1] += x.shape[0]
         return computed
@@ -73,27 +73,27 @@ def panels_left(engine: Engine, requests: Requests) -> tuple[int, int]:
 
 def run(engine: Engine, requests: Requests, rounds: int) -> dict:
     head = engine.loaded.model.lm_head
-    screen, pairs = head.screen, []
+    bounds, pairs = head.bounds, []
     generate(engine, requests[:2])  # first uses
     for i in range(rounds):
         speeds, texts = {}, {}
-        for used in (None, screen) if i % 2 == 0 else (screen, None):
-            head.screen = used
-            speeds[used is screen], texts[used is screen] = generate(engine, requests)
-        assert texts[True] == texts[False], "the screen changed a token"
+        for used in (None, bounds) if i % 2 == 0 else (bounds, None):
+            head.bounds = used
+            speeds[used is bounds], texts[used is bounds] = generate(engine, requests)
+        assert texts[True] == texts[False], "the bounds changed a token"
         pairs.append((speeds[False], speeds[True]))
         print(
             f"without {pairs[-1][0]:.1f} tokens/s, with {pairs[-1][1]:.1f}: {pairs[-1][1] / pairs[-1][0]:.3f} times", flush=True
         )
-    head.screen = screen
-    computed, rows = panels_left(engine, requests)
+    head.bounds = bounds
+    computed, rows = panels_computed(engine, requests)
     return {
         "ratio": statistics.median(after / before for before, after in pairs),
         "tokens_per_second": {"without": [before for before, _ in pairs], "with": [after for _, after in pairs]},
-        "panels_left_per_row": computed / rows,
+        "panels_computed_per_row": computed / rows,
         "panels": -(-head.weight.num_rows // 16),
-        "kept": head.screen is not None,
-        "screen_bytes": screen.nbytes,
+        "kept": head.bounds is not None,
+        "bounds_bytes": bounds.nbytes,
     }
 
 
@@ -108,12 +108,12 @@ def main() -> None:
     engine = Engine(EngineConfig(args.model, load_format=MODELS[args.model], dtype=args.dtype, prefix_caching=False))
     result = run(engine, requests_for(engine, args.requests), args.rounds)
     print(
-        f"{args.model}, {args.dtype}, {args.requests} requests: {result['ratio']:.2f} times as fast with the screen (median); "
-        f"{result['panels_left_per_row']:.1f} of {result['panels']:,} panels a row computed from the weights; same tokens"
+        f"{args.model}, {args.dtype}, {args.requests} requests: {result['ratio']:.2f} times as fast with the bounds (median); "
+        f"{result['panels_computed_per_row']:.1f} of {result['panels']:,} panels a row computed from the weights; same tokens"
     )
     if args.save:
-        command = " ".join(["python", "benchmarks/head_screen.py", *sys.argv[1:]])
-        print(results_file.save(f"head-screen-{args.model}-{args.dtype}-{args.requests}", command, result))
+        command = " ".join(["python", "benchmarks/pruned_argmax.py", *sys.argv[1:]])
+        print(results_file.save(f"pruned-argmax-{args.model}-{args.dtype}-{args.requests}", command, result))
 
 
 if __name__ == "__main__":

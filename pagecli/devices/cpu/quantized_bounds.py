@@ -1,4 +1,4 @@
-"""A screen: an LM head's weights once more, in 7 bits, from which `linear_argmax` learns which outputs can be the largest.
+"""Quantized upper bounds: a 7-bit copy of an LM head, by which `linear_argmax` prunes outputs that cannot be the largest.
 
 Layout, 32-bit words, for weight[N, K], N padded to a multiple of 16 and K to one of 64:
 
@@ -19,8 +19,8 @@ ZERO = 64  # the byte of q = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
-    """Of a PackedWeight: `data` is flat, int32, laid out as above."""
+class QuantizedBounds:
+    """The bounds of a PackedWeight: `data` is flat, int32, laid out as above."""
 
     data: Tensor
 
@@ -30,11 +30,11 @@ class Screen:
 
 
 def num_bytes(num_rows: int, num_cols: int) -> int:
-    """Of the screen of weight[num_rows, num_cols]."""
+    """Bytes of the bounds of weight[num_rows, num_cols]."""
     rows, cols = -(-num_rows // PANEL_WIDTH) * PANEL_WIDTH, -(-num_cols // GROUP_K) * GROUP_K
     return rows * (cols + 3 * 4)
 
 
-def allocate(num_rows: int, num_cols: int) -> Screen:
-    """Room for the screen of weight[num_rows, num_cols], not filled."""
-    return Screen(empty((num_bytes(num_rows, num_cols) // 4,), np.int32))
+def allocate(num_rows: int, num_cols: int) -> QuantizedBounds:
+    """Memory for the bounds of weight[num_rows, num_cols], not filled."""
+    return QuantizedBounds(empty((num_bytes(num_rows, num_cols) // 4,), np.int32))
