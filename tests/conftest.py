@@ -10,7 +10,9 @@ import tiny_models
 import torch
 
 torch.set_num_threads(1)  # tests run side by side: teams of threads that wait for each other's cores take many times longer
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where tests run under nohup, it is ignored by every process they start
+# Under nohup, or in the background of a script, these are ignored by every process that the tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
