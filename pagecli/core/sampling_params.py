@@ -14,7 +14,7 @@ from pagecli.errors import UsageError
 
 MAX_LOGPROBS = 100
 MAX_SEQUENCES = 64  # samples or beams of one request
-MIN_TEMPERATURE = 1e-5  # greedy below; kMinTemperature of csrc/include/pagecli/sample.h
+MIN_TEMPERATURE = 1e-5  # greedy below; kMinTemperature of csrc/include/pagecli/sampling/sample.h
 MAX_TOP_K = 2**31 - 1
 # So far logits of every size stay finite in float32, and what is added to them leaves their differences visible.
 MAX_REPETITION_PENALTY = 1e6

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = ROOT / "csrc" / "cuda"
-KERNEL_FILES = sorted(CUDA.glob("*.cu"))
+KERNEL_FILES = sorted(CUDA.rglob("*.cu"))
 TARGETS = {"sm_80", "sm_90a"}
 # Most registers a thread may take: 65,536 on a multiprocessor let this many threads run at once.
 MAX_REGISTERS = {
@@ -61,9 +61,9 @@ def readable(symbol: str) -> str:
 
 def reports() -> list[Path]:
     """One report for each kernel file, newer than all of csrc/cuda; built here where no install has left them."""
-    newest_source = max(path.stat().st_mtime for path in [*CUDA.glob("*.cu"), *CUDA.glob("*.h")])
+    newest_source = max(path.stat().st_mtime for path in [*CUDA.rglob("*.cu"), *CUDA.rglob("*.h")])
     for directory in [*(ROOT / "build").glob("*/cuda/CMakeFiles/pagecli_cuda.dir")]:
-        found = [directory / f"{path.name}.o.report" for path in KERNEL_FILES]
+        found = [directory / f"{path.relative_to(CUDA)}.o.report" for path in KERNEL_FILES]
         if all(path.is_file() and path.stat().st_mtime > newest_source for path in found):
             return found
     build = ROOT / "build" / "cuda-check"
@@ -78,7 +78,7 @@ def reports() -> list[Path]:
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return [build / "cuda" / "CMakeFiles" / "pagecli_cuda.dir" / f"{path.name}.o.report" for path in KERNEL_FILES]
+    return [build / "cuda" / "CMakeFiles" / "pagecli_cuda.dir" / f"{path.relative_to(CUDA)}.o.report" for path in KERNEL_FILES]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def usages() -> list[Usage]:
 def test_every_kernel_is_compiled_for_every_target(usages):
     assert {usage.target for usage in usages} == TARGETS
     names = {usage.kernel.split("<")[0] for usage in usages}
-    sources = [path.read_text() for path in [*KERNEL_FILES, *CUDA.glob("*.h")]]
+    sources = [path.read_text() for path in [*KERNEL_FILES, *CUDA.rglob("*.h")]]
     assert {name for source in sources for name in re.findall(r"__global__[^;{]*?(\w+_kernel)\(", source)} == names
 
 

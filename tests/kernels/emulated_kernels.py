@@ -10,7 +10,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("cpu/linear.cpp", "cpu/pack_screen.cpp", "cpu/pack_weight.cpp", "cpu/scratch.cpp", "cpu/threads.cpp")
+SOURCES = (
+    "cpu/linear/linear.cpp",
+    "cpu/linear/pack_screen.cpp",
+    "cpu/linear/pack_weight.cpp",
+    "cpu/scratch.cpp",
+    "cpu/threads.cpp",
+)
 TYPES = ("float32", "bfloat16", "int8")  # WeightType of packed_weight.h
 
 

@@ -1,7 +1,8 @@
 // linear and pack_weight compiled for instructions that are emulated (emulated_kernels.py says which), behind a C interface.
-#include "pagecli/linear.h"
-#include "pagecli/pack_weight.h"
-#include "pagecli/screen.h"
+#include "pagecli/linear/linear.h"
+#include "pagecli/linear/pack_screen.h"
+#include "pagecli/linear/pack_weight.h"
+#include "pagecli/linear/screened_argmax.h"
 
 namespace pagecli::emulated {
 void linear(const LinearArgs&);

@@ -5,7 +5,7 @@
 
 #include "bind.h"
 #include "device_tensor.h"
-#include "pagecli/cuda/attention_plan.h"
+#include "pagecli/cuda/attention/attention_plan.h"
 
 namespace nb = nanobind;
 
@@ -117,12 +117,12 @@ void prefill(const TensorView& out, const TensorView& q, const TensorView& k_cac
 
 }  // namespace
 
-void bind_cuda_attention(nb::module_& module) {
+void bind_attention_plan(nb::module_& module) {
     module.def("choose_run_length", choose_run_length);
     module.def("cut_into_runs", cut_into_runs);
     module.def("cut_into_tiles", cut_into_tiles);
-    module.def("paged_attention_decode", decode);
-    module.def("paged_attention_prefill", prefill);
 }
+void bind_paged_attention_decode(nb::module_& module) { module.def("paged_attention_decode", decode); }
+void bind_paged_attention_prefill(nb::module_& module) { module.def("paged_attention_prefill", prefill); }
 
 }  // namespace pagecli

@@ -4,8 +4,8 @@
 
 #include <initializer_list>
 
-#include "../check.h"
 #include "pagecli/cuda/device.h"
+#include "tensors/check.h"
 
 namespace pagecli {
 

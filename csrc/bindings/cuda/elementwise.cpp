@@ -3,10 +3,12 @@
 
 #include "bind.h"
 #include "device_tensor.h"
-#include "pagecli/cuda/activation.h"
-#include "pagecli/cuda/embedding.h"
-#include "pagecli/cuda/norm.h"
-#include "pagecli/cuda/quantize.h"
+#include "pagecli/cuda/elementwise/bias_activation.h"
+#include "pagecli/cuda/elementwise/embedding.h"
+#include "pagecli/cuda/elementwise/gated_activation.h"
+#include "pagecli/cuda/elementwise/layer_norm.h"
+#include "pagecli/cuda/elementwise/quantize_rows.h"
+#include "pagecli/cuda/elementwise/rms_norm.h"
 
 namespace nb = nanobind;
 
@@ -111,14 +113,22 @@ void embedding(const TensorView& out, const TensorView& token_ids, const TensorV
 
 }  // namespace
 
-void bind_cuda_elementwise(nb::module_& module) {
+void bind_rms_norm(nb::module_& module) {
     module.def("rms_norm", rms_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("added").none());
+}
+void bind_layer_norm(nb::module_& module) {
     module.def("layer_norm", layer_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"),
                nb::arg("added").none());
+}
+void bind_bias_activation(nb::module_& module) {
     module.def("bias_activation", bias_activation, nb::arg("out"), nb::arg("x"), nb::arg("name"), nb::arg("bias").none());
+}
+void bind_gated_activation(nb::module_& module) {
     module.def("gated_activation", gated_activation, nb::arg("out"), nb::arg("gate_up"), nb::arg("name"),
                nb::arg("bias").none());
-    module.def("quantize_rows", quantize_rows);
+}
+void bind_quantize_rows(nb::module_& module) { module.def("quantize_rows", quantize_rows); }
+void bind_embedding(nb::module_& module) {
     module.def("embedding", embedding, nb::arg("out"), nb::arg("token_ids"), nb::arg("weight"), nb::arg("positions").none(),
                nb::arg("positions_weight").none(), nb::arg("position_offset"));
 }

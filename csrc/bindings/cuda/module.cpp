@@ -13,10 +13,9 @@ void bind_emulator(nb::module_& module);
 NB_MODULE(_cuda, module) {
     using namespace pagecli;
     module.doc() = "pagecli's CUDA kernels";
-    bind_cuda_elementwise(module);
-    bind_cuda_paged_cache(module);
-    bind_cuda_attention(module);
-    bind_cuda_sampling(module);
+#define CUDA_OPERATION(name, source) bind_##name(module);
+#include "pagecli/operations.def"
+    bind_attention_plan(module);
     module.def("num_devices", cuda::num_devices, "GPUs this process can use; 0 without a driver.");
     module.def("current_device", [] {
         const cuda::DeviceProperties device = cuda::current_device();

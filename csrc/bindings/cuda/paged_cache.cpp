@@ -1,5 +1,7 @@
 // Bindings of what writes into the paged KV cache.
-#include "pagecli/cuda/paged_cache.h"
+#include "pagecli/cuda/attention/copy_blocks.h"
+#include "pagecli/cuda/attention/rotary_store_kv.h"
+#include "pagecli/cuda/attention/store_kv.h"
 
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
@@ -85,11 +87,9 @@ void copy(const TensorView& planes, const Pairs& pairs, int64_t block_bytes) {
 
 }  // namespace
 
-void bind_cuda_paged_cache(nb::module_& module) {
-    module.def("store_kv", store_kv);
-    module.def("rotary_store_kv", rotary_store_kv);
-    module.def("copy_blocks", copy<cuda::copy_blocks>);
-    module.def("swap_blocks", copy<cuda::swap_blocks>);
-}
+void bind_store_kv(nb::module_& module) { module.def("store_kv", store_kv); }
+void bind_rotary_store_kv(nb::module_& module) { module.def("rotary_store_kv", rotary_store_kv); }
+void bind_copy_blocks(nb::module_& module) { module.def("copy_blocks", copy<cuda::copy_blocks>); }
+void bind_swap_blocks(nb::module_& module) { module.def("swap_blocks", copy<cuda::swap_blocks>); }
 
 }  // namespace pagecli

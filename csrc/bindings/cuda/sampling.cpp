@@ -1,8 +1,8 @@
 // Bindings of the operations that choose tokens.
 #include "bind.h"
 #include "device_tensor.h"
-#include "pagecli/cuda/argmax.h"
-#include "pagecli/cuda/sample_tokens.h"
+#include "pagecli/cuda/sampling/argmax.h"
+#include "pagecli/cuda/sampling/sample_tokens.h"
 
 namespace nb = nanobind;
 
@@ -50,9 +50,7 @@ void sample_tokens(const TensorView& out, const TensorView& logits, const Tensor
 
 }  // namespace
 
-void bind_cuda_sampling(nb::module_& module) {
-    module.def("argmax", argmax);
-    module.def("sample_tokens", sample_tokens);
-}
+void bind_argmax(nb::module_& module) { module.def("argmax", argmax); }
+void bind_sample_tokens(nb::module_& module) { module.def("sample_tokens", sample_tokens); }
 
 }  // namespace pagecli

@@ -8,11 +8,14 @@
 #include <variant>
 #include <vector>
 
-#include "pagecli/activation.h"
-#include "pagecli/linear.h"
-#include "pagecli/norm.h"
-#include "pagecli/paged_kv.h"
-#include "pagecli/rotary_embedding.h"
+#include "pagecli/attention/paged_attention.h"
+#include "pagecli/attention/store_kv.h"
+#include "pagecli/elementwise/activation.h"
+#include "pagecli/elementwise/gated_activation.h"
+#include "pagecli/elementwise/layer_norm.h"
+#include "pagecli/elementwise/rms_norm.h"
+#include "pagecli/elementwise/rotary_embedding.h"
+#include "pagecli/linear/linear.h"
 
 namespace pagecli {
 

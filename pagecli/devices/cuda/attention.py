@@ -32,7 +32,7 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class AttentionTables:
-    """A step's work as the host plans it (csrc/include/pagecli/cuda/paged_attention.h); window as in `reference`."""
+    """A step's work as the host plans it (csrc/include/pagecli/cuda/attention/paged_attention.h); window as in `reference`."""
 
     runs: np.ndarray  # [runs, 5] int32: sequence, row, first key, end key, partial
     merges: np.ndarray  # [merges, 3] int32: row, first partial, number of partials
@@ -58,7 +58,7 @@ class AttentionPlan:
 def spare_runs(shape: AttentionShape) -> int:
     """How many runs beyond one for each row a cut may have: twice as many thread blocks as run at once.
 
-    A finer cut shortens no step (csrc/include/pagecli/cuda/attention_plan.h). H200, 8 KV heads: 99 runs; 40 KV heads: 20.
+    A finer cut shortens no step (csrc/include/pagecli/cuda/attention/attention_plan.h). H200, 8 KV heads: 99 runs; 40: 20.
     """
     return -(-2 * shape.multiprocessors * BLOCKS_PER_MULTIPROCESSOR // shape.kv_heads)
 

@@ -1,9 +1,9 @@
 // Kernels with one fault each, and what they would be without it: the tests show that the emulator finds them.
 #include <nanobind/nanobind.h>
 
-#include "../../../csrc/bindings/check.h"
-#include "../../../csrc/cuda/launch.h"
-#include "../../../csrc/cuda/reduce.h"
+#include "../../../csrc/bindings/tensors/check.h"
+#include "../../../csrc/cuda/device/launch.h"
+#include "../../../csrc/cuda/device/reduce.h"
 #include "machine.h"
 
 namespace nb = nanobind;

@@ -1,0 +1,121 @@
+// Bindings of the operations on packed weights.
+#include "bind.h"
+#include "pagecli/isa.h"
+#include "recording.h"
+#include "tensors/check.h"
+
+namespace nb = nanobind;
+
+namespace pagecli {
+namespace {
+
+// Elements of weight.data: floats, bfloat16, or, of int8 groups, 32-bit words.
+int64_t packed_elements(int64_t rows, int64_t cols, WeightType type) {
+    const int64_t panels = (rows + kPanelWidth - 1) / kPanelWidth;
+    if (type == WeightType::int8)
+        return panels * ((cols + kGroupK - 1) / kGroupK) * static_cast<int64_t>(sizeof(Int8Group) / sizeof(int32_t));
+    return panels * kPanelWidth * ((cols + 1) / 2 * 2);
+}
+
+PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) {
+    if (rows < 0 || cols < 0)
+        refuse("weight: expected a shape, got [%lld, %lld]", static_cast<long long>(rows), static_cast<long long>(cols));
+    const WeightType type = data.dtype == DType::float32    ? WeightType::float32
+                            : data.dtype == DType::bfloat16 ? WeightType::bfloat16
+                                                            : WeightType::int8;
+    check(data, "weight.data", {DType::float32, DType::bfloat16, DType::int32}, {packed_elements(rows, cols, type)});
+    return {data.data, rows, cols, type};
+}
+
+void pack_weight(const TensorView& packed, const TensorView& weight) {
+    check(weight, "weight", {DType::float32, DType::bfloat16, DType::float16}, {"rows", "cols"});
+    const PackedWeightView view = check_weight(packed, weight.shape[0], weight.shape[1]);
+    const SourceType source = weight.dtype == DType::float32    ? SourceType::float32
+                              : weight.dtype == DType::bfloat16 ? SourceType::bfloat16
+                                                                : SourceType::float16;
+    const PackWeightArgs args = {packed.data, weight.data, weight.stride[0], view.rows, view.cols, source, view.type};
+    nb::gil_scoped_release release;
+    kernels().pack_weight(args);
+}
+
+void embedding(const TensorView& out, const TensorView& token_ids, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(token_ids, "token_ids", DType::int32, {"tokens"});
+    check(out, "out", DType::float32, {token_ids.shape[0], cols});
+    check_ids(token_ids, "token_ids", rows);
+    const EmbeddingArgs args = {out.as<float>(), token_ids.as<const int32_t>(), out.stride[0], token_ids.shape[0], weight};
+    nb::gil_scoped_release release;
+    kernels().embedding(args);
+}
+
+void linear(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
+            const TensorView& bias, const char* activation, bool accumulate, RecordedProgram* program) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(x, "x", DType::float32, {"tokens", cols});
+    check(out, "out", DType::float32, {x.shape[0], rows});
+    if (bias.given()) check(bias, "bias", DType::float32, {rows});
+    const LinearArgs args = {out.as<float>(),
+                             x.as<const float>(),
+                             bias.as<const float>(),
+                             out.stride[0],
+                             x.stride[0],
+                             x.shape[0],
+                             weight,
+                             activation_named(activation),
+                             accumulate};
+    perform(args, kernels().linear, program);
+}
+
+void check_argmax(const TensorView& out, const TensorView& x, int64_t rows, int64_t cols) {
+    check(x, "x", DType::float32, {"tokens", cols});
+    check(out, "out", DType::int64, {x.shape[0]});
+    check_contiguous(out, "out");
+    if (rows < 1 || rows > int64_t{0xffffffff}) refuse("weight: expected 1 row to 2^32 - 1, got %lld", static_cast<long long>(rows));
+}
+
+void linear_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check_argmax(out, x, rows, cols);
+    const LinearArgmaxArgs args = {out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight};
+    nb::gil_scoped_release release;
+    kernels().linear_argmax(args);
+}
+
+// How many panels were computed from the weights.
+int64_t screened_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
+                        const TensorView& screen) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check_argmax(out, x, rows, cols);
+    check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    int64_t num_computed = 0;
+    const ScreenedArgmaxArgs args = {
+        out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight, screen.data, &num_computed};
+    nb::gil_scoped_release release;
+    kernels().screened_argmax(args);
+    return num_computed;
+}
+
+// Whether the screen may be used.
+bool pack_screen(const TensorView& screen, const TensorView& data, int64_t rows, int64_t cols) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    bool usable = false;
+    const PackScreenArgs args = {screen.data, weight, &usable};
+    nb::gil_scoped_release release;
+    kernels().pack_screen(args);
+    return usable;
+}
+
+}  // namespace
+
+void bind_pack_weight(nb::module_& module) { module.def("pack_weight", pack_weight); }
+void bind_embedding(nb::module_& module) { module.def("embedding", embedding); }
+void bind_linear(nb::module_& module) {
+    module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
+               nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none());
+}
+void bind_linear_argmax(nb::module_& module) { module.def("linear_argmax", linear_argmax); }
+void bind_pack_screen(nb::module_& module) { module.def("pack_screen", pack_screen); }
+void bind_screened_argmax(nb::module_& module) { module.def("screened_argmax", screened_argmax); }
+
+}  // namespace pagecli

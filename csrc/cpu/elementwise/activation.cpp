@@ -1,0 +1,76 @@
+// relu, gelu, gelu_tanh and silu over rows, plain and gated.
+#include "pagecli/elementwise/activation.h"
+#include "pagecli/elementwise/gated_activation.h"
+
+#include "activation_vec.h"
+#include "parallel.h"
+
+namespace pagecli::PAGECLI_ISA {
+namespace {
+
+template <Activation kind>
+void activate_row(float* out, const float* x, int64_t dim) {
+    int64_t i = 0;
+    for (; i + VecF::width <= dim; i += VecF::width) store(out + i, activate<kind>(load(x + i)));
+    const int rest = static_cast<int>(dim - i);
+    if (rest > 0) store_partial(out + i, activate<kind>(load_partial(x + i, rest)), rest);
+}
+
+template <Activation kind>
+void gated_row(float* out, const float* gate, const float* up, int64_t dim) {
+    int64_t i = 0;
+    for (; i + VecF::width <= dim; i += VecF::width) store(out + i, activate<kind>(load(gate + i)) * load(up + i));
+    const int rest = static_cast<int>(dim - i);
+    if (rest > 0) store_partial(out + i, activate<kind>(load_partial(gate + i, rest)) * load_partial(up + i, rest), rest);
+}
+
+template <Activation kind>
+void activate_rows(const ActivationArgs& a) {
+    parallel_for(a.tokens, row_grain(a.dim), [&a](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) activate_row<kind>(a.out + t * a.out_stride, a.x + t * a.x_stride, a.dim);
+    });
+}
+
+template <Activation kind>
+void gated_rows(const GatedActivationArgs& a) {
+    parallel_for(a.tokens, row_grain(2 * a.dim), [&a](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            const float* gate = a.gate_up + t * a.gate_up_stride;
+            gated_row<kind>(a.out + t * a.out_stride, gate, gate + a.dim, a.dim);
+        }
+    });
+}
+
+}  // namespace
+
+void activation(const ActivationArgs& a) {
+    switch (a.kind) {
+        case Activation::none:
+            return activate_rows<Activation::none>(a);
+        case Activation::relu:
+            return activate_rows<Activation::relu>(a);
+        case Activation::gelu:
+            return activate_rows<Activation::gelu>(a);
+        case Activation::gelu_tanh:
+            return activate_rows<Activation::gelu_tanh>(a);
+        case Activation::silu:
+            return activate_rows<Activation::silu>(a);
+    }
+}
+
+void gated_activation(const GatedActivationArgs& a) {
+    switch (a.kind) {
+        case Activation::none:
+            return gated_rows<Activation::none>(a);
+        case Activation::relu:
+            return gated_rows<Activation::relu>(a);
+        case Activation::gelu:
+            return gated_rows<Activation::gelu>(a);
+        case Activation::gelu_tanh:
+            return gated_rows<Activation::gelu_tanh>(a);
+        case Activation::silu:
+            return gated_rows<Activation::silu>(a);
+    }
+}
+
+}  // namespace pagecli::PAGECLI_ISA

@@ -1,0 +1,17 @@
+// linear: out (+)= activation(x @ weight^T + bias), and linear_argmax, which keeps the largest of each row's sums instead.
+#include "pagecli/linear/linear.h"
+
+#include "linear_argmax.h"
+#include "linear_epilogue.h"
+#include "linear_run.h"
+#include "screened_argmax.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+void linear(const LinearArgs& a) { run(plan_of(a, finish_function(a.activation))); }
+
+void linear_argmax(const LinearArgmaxArgs& a) { argmax_of_all(a); }
+
+void screened_argmax(const ScreenedArgmaxArgs& a) { argmax_of_screened(a); }
+
+}  // namespace pagecli::PAGECLI_ISA

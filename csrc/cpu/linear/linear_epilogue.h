@@ -1,0 +1,45 @@
+// What follows the sums of linear: bias, activation, residual, and the way out of a tile into rows.
+#pragma once
+
+#include <stdint.h>
+
+#include "elementwise/activation_vec.h"
+#include "pagecli/linear/linear.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+template <Activation kind>
+void finish_tile(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
+    const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
+    for (int r = 0; r < rows; ++r) {
+        float* out = a.out + (row + r) * a.out_stride + col;
+        for (int c = 0; c < count; c += VecF::width) {
+            const int lanes = min_int(VecF::width, count - c);
+            const bool whole = lanes == VecF::width;
+            VecF v = load(sums + r * cols + c);
+            if (a.bias != nullptr) v = v + (whole ? load(a.bias + col + c) : load_partial(a.bias + col + c, lanes));
+            v = activate<kind>(v);
+            if (a.accumulate) v = v + (whole ? load(out + c) : load_partial(out + c, lanes));
+            if (whole)
+                store(out + c, v);
+            else
+                store_partial(out + c, v, lanes);
+        }
+    }
+}
+
+// sums[rows, cols], cols whole panels, belongs to out[row.., col..]; columns beyond the weight's rows are padding.
+using FinishFunction = void (*)(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols);
+
+inline FinishFunction finish_function(Activation kind) {
+    switch (kind) {
+        case Activation::relu: return finish_tile<Activation::relu>;
+        case Activation::gelu: return finish_tile<Activation::gelu>;
+        case Activation::gelu_tanh: return finish_tile<Activation::gelu_tanh>;
+        case Activation::silu: return finish_tile<Activation::silu>;
+        case Activation::none: break;
+    }
+    return finish_tile<Activation::none>;
+}
+
+}  // namespace pagecli::PAGECLI_ISA

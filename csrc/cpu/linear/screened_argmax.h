@@ -1,0 +1,173 @@
+// linear_argmax over all outputs, and over those that a screen (screen.h) leaves.
+//
+// Of a row x and a weight w, quantized to x' and w' (the screen's), Cauchy-Schwarz bounds what the screen does not see:
+//   x.w = x'.w' + (x - x').w' + x.(w - w')  <=  x'.w' + |x - x'| |w'| + |x| |w - w'|
+// and linear's own rounding adds at most rounding_of(weight) * |x| * (|w'| + |w - w'|). The panel with the largest x'.w' is
+// computed from the weights; only panels whose bound is not below its largest sum can hold the argmax, and those are computed
+// too. So the result is that of all outputs, to the bit, equal sums included.
+#pragma once
+
+#include <math.h>
+
+#include <memory>
+
+#include "linear_argmax.h"
+#include "linear_run.h"
+#include "pagecli/linear/screened_argmax.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+static inline void argmax_of_all(const LinearArgmaxArgs& a) {
+    for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = 0;
+    run(plan_of({nullptr, a.x, nullptr, 0, a.x_stride, a.tokens, a.weight, Activation::none, false, a.out}, keep_largest));
+    for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = token_of(a.out[row]);
+}
+
+// At most how far linear's sum of x and w is from x.w, and the screen's from x'.w', in |x| |w|: half a unit in the last place for
+// each k, twice that for what is added here; and where linear quantizes x, that. Here x is what linear multiplies: rounded to
+// bfloat16 where it rounds it so, for which the worst of all roundings, 2^-8, would leave a quarter of a flat head's panels.
+static inline double rounding_of(const PackedWeightView& weight) {
+    const double sums = (2.0 * static_cast<double>(weight.cols) + 64.0) * 0x1p-24;
+    return weight.type == WeightType::int8 ? sums + 0x1p-11 : sums;
+}
+
+static inline bool rounds_x(const PackedWeightView& weight) { return weight.type == WeightType::bfloat16 && has_pair_dot; }
+
+// The two factors of row x; of_error is 0 where the row cannot be bounded: not finite, huge or all zero.
+static inline void bound_row(float* of_norm, float* of_error, const float* x, const PackedWeightView& weight) {
+    const int64_t cols = weight.cols;
+    const double rounding = rounding_of(weight);
+    const bool rounded = rounds_x(weight);
+    constexpr double kUp = 1.0 + 0x1p-20, kLargest = 1e18;
+    double squares = 0.0, missed = 0.0;
+    for (int64_t first = 0; first < cols; first += kGroupK) {
+        alignas(64) float values[kGroupK] = {};
+        alignas(64) int32_t q[kGroupK];
+        const int64_t width = cols - first < kGroupK ? cols - first : kGroupK;
+        memcpy(values, x + first, static_cast<size_t>(width) * sizeof(float));
+        const double scale = static_cast<double>(quantize_group(q, values, kLargestByteX));
+        for (int k = 0; k < kGroupK; ++k) {
+            const double value = static_cast<double>(rounded ? widen_bf16(round_to_bf16(values[k])) : values[k]);
+            const double miss = value - scale * q[k];
+            squares += value * value;
+            missed += miss * miss;
+        }
+    }
+    const double size = ::sqrt(squares);
+    const bool bounded = size > 0.0 && size < kLargest;
+    *of_norm = bounded ? static_cast<float>((::sqrt(missed) + rounding * size) * kUp) : 0.0f;
+    *of_error = bounded ? static_cast<float>(size * (1.0 + rounding) * kUp) : 0.0f;
+}
+
+// A FinishFunction: sums[rows, cols] of the screen's bytes become the highest bound of each panel.
+static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
+    constexpr float kUnderflow = 1e-30f;  // more than all that is lost where numbers become too small for float
+    const UpperBounds& b = *a.bounds;
+    const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
+    for (int r = 0; r < rows; ++r, sums += cols) {
+        const int64_t index = a.first_row + row + r;
+        const VecF of_norm = broadcast(b.of_norm[index]), of_error = broadcast(b.of_error[index]);
+        for (int c = 0; c < count; c += static_cast<int>(kPanelWidth)) {
+            alignas(64) float estimate[kPanelWidth], bound[kPanelWidth];
+            for (int i = 0; i < kPanelWidth; i += VecF::width) {
+                const int64_t at = col + c + i;
+                const VecF apart = fmadd(of_error, load(b.screen.error + at), broadcast(kUnderflow));
+                const VecF sum = load(sums + c + i) * load(b.screen.scale + at);
+                store(estimate + i, sum);
+                store(bound + i, fmadd(of_norm, load(b.screen.norm + at), apart) + sum);
+            }
+            const int here = min_int(static_cast<int>(kPanelWidth), count - c);
+            const int64_t panel = (col + c) / kPanelWidth;
+            b.upper[index * b.num_panels + panel] = largest_number(bound, here);
+            const uint64_t likely = key_of(largest_number(estimate, here), panel);
+            raise_to(b.likeliest + index, likely);
+        }
+    }
+}
+
+// Key of row x's largest sum: of panel `first` and of those that `upper` then leaves; 0 where those would be more than 1 in 16.
+static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, const float* upper, int64_t num_panels,
+                                 int64_t first, int64_t* num_computed) {
+    constexpr int kMost = 1024;
+    const int64_t most = num_panels / 16 < kMost ? num_panels / 16 : kMost;
+    int64_t key = 0, left[kMost];
+    const Plan plan = plan_of({nullptr, x, nullptr, 0, a.x_stride, 1, a.weight, Activation::none, false, &key}, keep_largest);
+    const RowTiles one(1, plan.tiles);
+    const Activations cells = lay_out_x(plan, one);
+    run_item(plan, cells, one, 0, 1, first, first + 1);
+    if (key == 0 || static_cast<uint64_t>(key) == kRefused) return 0;  // settle_rest looks at all of the row
+    const float reached = value_of(key);
+    int64_t count = 0;
+    for (int64_t panel = 0; panel < num_panels; ++panel) {
+        if (upper[panel] < reached || panel == first) continue;
+        if (count == most) return 0;
+        left[count++] = panel;
+    }
+    *num_computed = 1;
+    for (int64_t i = 0; i < count; ++i) {
+        if (upper[left[i]] < value_of(key)) continue;
+        run_item(plan, cells, one, 0, 1, left[i], left[i] + 1);
+        ++*num_computed;
+    }
+    return key;
+}
+
+// Rows whose out is -1, together, by all weights; returns how many.
+static inline int64_t settle_rest(const ScreenedArgmaxArgs& a) {
+    int64_t count = 0;
+    for (int64_t row = 0; row < a.tokens; ++row) count += a.out[row] < 0 ? 1 : 0;
+    if (count == 0) return 0;
+    const int64_t cols = a.weight.cols;
+    const std::unique_ptr<float[]> x(new float[static_cast<size_t>(count * cols)]);
+    const std::unique_ptr<int64_t[]> out(new int64_t[static_cast<size_t>(count)]);
+    int64_t next = 0;
+    for (int64_t row = 0; row < a.tokens; ++row)
+        if (a.out[row] < 0) memcpy(x.get() + next++ * cols, a.x + row * a.x_stride, static_cast<size_t>(cols) * sizeof(float));
+    argmax_of_all({out.get(), x.get(), cols, count, a.weight});
+    next = 0;
+    for (int64_t row = 0; row < a.tokens; ++row)
+        if (a.out[row] < 0) a.out[row] = out[static_cast<size_t>(next++)];
+    return count;
+}
+
+static inline void screen_rows(const ScreenedArgmaxArgs& a) {
+    const int64_t num_panels = screen_panels(a.weight.rows), tokens = a.tokens;
+    int64_t* likeliest = static_cast<int64_t*>(thread_scratch(tokens * ((num_panels + 2) * 4 + 8), ScratchUse::bounds));
+    float* of_norm = reinterpret_cast<float*>(likeliest + tokens);
+    float *of_error = of_norm + tokens, *upper = of_error + tokens;
+    memset(likeliest, 0, static_cast<size_t>(tokens) * sizeof(int64_t));
+    parallel_for(tokens, row_grain(4 * a.weight.cols), [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row)
+            bound_row(of_norm + row, of_error + row, a.x + row * a.x_stride, a.weight);
+    });
+    const ScreenView screen(a.screen, a.weight.rows, a.weight.cols);
+    const UpperBounds bounds = {screen, of_norm, of_error, upper, likeliest, num_panels};
+    const PackedWeightView bytes = {screen.bytes, a.weight.rows, a.weight.cols, a.weight.type};
+    const LinearArgs args = {nullptr, a.x, nullptr, 0, a.x_stride, tokens, bytes, Activation::none, false, nullptr, &bounds};
+    run(plan_of_screen(args, keep_upper_bounds));
+    parallel_for(tokens, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            const float* x = a.x + row * a.x_stride;
+            int64_t computed = 0, key = 0;
+            if (of_error[row] > 0.0f)
+                key = settle_row(a, x, upper + row * num_panels, num_panels, index_of(likeliest[row]), &computed);
+            a.out[row] = token_of(key);
+            __atomic_fetch_add(a.num_computed, computed, __ATOMIC_RELAXED);
+        }
+    });
+    *a.num_computed += settle_rest(a) * num_panels;
+}
+
+static inline void argmax_of_screened(ScreenedArgmaxArgs a) {
+    constexpr int64_t kMostRows = 128;  // bounds of more would not stay in the cache
+    const int64_t all = a.tokens, parts = (all + kMostRows - 1) / kMostRows;
+    *a.num_computed = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+        a.tokens = all * (part + 1) / parts - all * part / parts;
+        screen_rows(a);
+        a.out += a.tokens;
+        a.x += a.tokens * a.x_stride;
+    }
+}
+
+}  // namespace pagecli::PAGECLI_ISA

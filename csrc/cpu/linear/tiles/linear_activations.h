@@ -1,0 +1,164 @@
+// x as the tiles of linear read it: cells of 32 bits, those of a tile's rows side by side, so that a tile reads one stream
+// instead of a row each. A cell is a float, the bfloat16 or 16-bit integers of two k, or the bytes of four.
+//
+//   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
+//
+// where the second scale, of bytes only, is where their sum starts, in bits: -64 * the sum of the group's bytes (screen.h).
+// For a matrix unit: linear_activations_unit.h.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "isa/vec.h"
+#include "linear/quantize.h"
+#include "linear_tile.h"
+#include "pagecli/linear/packed_weight.h"
+#include "pagecli/linear/screen.h"
+#include "parallel.h"
+
+namespace pagecli::PAGECLI_ISA {
+
+enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad, bfloat16_unit, int16_unit };
+
+constexpr bool is_of_unit(CellType type) { return type == CellType::bfloat16_unit || type == CellType::int16_unit; }
+constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : type == CellType::int8_quad ? 4 : 2; }
+constexpr int scales_per_group(CellType type) {
+    return type == CellType::int16_pair || type == CellType::int16_unit ? 1 : type == CellType::int8_quad ? 2 : 0;
+}
+constexpr int64_t kCellsPerLine = 16;  // 64 bytes: of a row, what a matrix unit takes at once
+// Cells of a row of `cols` k.
+constexpr int64_t cells_of(CellType type, int64_t cols) {
+    const int64_t cells = (cols + k_per_cell(type) - 1) / k_per_cell(type);
+    return type == CellType::bfloat16_unit ? (cells + kCellsPerLine - 1) / kCellsPerLine * kCellsPerLine : cells;
+}
+
+template <CellType type>
+using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
+
+// 16-bit products cost the same with 15 bits of x as with 8 (whose rounding shows in the text a model writes), and 64 of them
+// fit 32 bits: 64 * 127 * 16383 < 2^31.
+constexpr float kLargestX = 16383.0f;
+constexpr float kLargestByteX = 127.0f;
+
+// M rows as tiles of nearly equal height (with 6 at most, 7 rows are 4 + 3, not 6 + 1), or of all but the last as high as can be.
+struct RowTiles {
+    int64_t total, count, height, num_higher;  // the first num_higher tiles have height + 1 rows
+    RowTiles(int64_t rows, const Tiles& tiles)
+        : total(rows), count((rows + tiles.max_rows - 1) / tiles.max_rows), height(rows / count), num_higher(rows % count) {
+        if (tiles.rows_per_entry == 1) return;
+        height = tiles.max_rows;
+        num_higher = 0;
+    }
+    int64_t first_row(int64_t tile) const {
+        const int64_t row = tile * height + (tile < num_higher ? tile : num_higher);
+        return row < total ? row : total;
+    }
+    int rows(int64_t tile) const { return static_cast<int>(first_row(tile + 1) - first_row(tile)); }
+    int max_rows() const { return rows(0); }
+};
+
+struct Activations {
+    const void* cells;
+    int64_t cells_per_row;
+    const float* scale;  // of integers: [rows, num_scales] in the order of the cells
+    int64_t num_scales;
+};
+
+// The cells of one row's `width` k, at most 64, from `x`; those beyond, to an even k, are zero.
+PAGECLI_INLINE void bfloat16_pairs(uint32_t* pairs, const float* x, int width) {
+    uint16_t rounded[kGroupK] = {};
+    int k = 0;
+    for (; k + VecF::width <= width; k += VecF::width) store_bf16(rounded + k, load(x + k));
+    for (; k < width; ++k) rounded[k] = round_to_bf16(x[k]);
+    memcpy(pairs, rounded, sizeof rounded);
+}
+
+// Integers of a whole group from `x`, zeros beyond `width`, in [-limit, limit]; returns the scale.
+template <class Integer>
+PAGECLI_INLINE float narrow_group(uint32_t* cells, const float* x, int width, float limit) {
+    alignas(64) float values[kGroupK] = {};
+    alignas(64) int32_t q[kGroupK];
+    Integer narrow[kGroupK];
+    memcpy(values, x, static_cast<size_t>(width) * sizeof(float));
+    const float scale = quantize_group(q, values, limit);
+    for (int k = 0; k < kGroupK; ++k) narrow[k] = static_cast<Integer>(q[k]);
+    memcpy(cells, narrow, sizeof narrow);
+    return scale;
+}
+
+// -64 * the sum of a group's bytes, as the bits of a float.
+PAGECLI_INLINE float start_of_bytes(const uint32_t* quads) {
+    int8_t q[kGroupK];
+    memcpy(q, quads, sizeof q);
+    int32_t sum = 0;
+    for (const int8_t byte : q) sum += byte;
+    sum *= -kScreenZero;
+    float bits;
+    memcpy(&bits, &sum, sizeof bits);
+    return bits;
+}
+
+// to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
+template <int ROWS, class Cell>
+PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int count) {
+    for (int c = 0; c < count; ++c) {
+        PAGECLI_UNROLL
+        for (int r = 0; r < ROWS; ++r) to[c * ROWS + r] = from[r * stride + c];
+    }
+}
+
+// ROWS rows of x, one tile's, into its cells and scales.
+template <CellType type, int ROWS>
+void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride, int64_t cols, int64_t cells_per_row) {
+    if constexpr (type == CellType::float32) {
+        interleave<ROWS>(cells, x, x_stride, static_cast<int>(cols));
+    } else {
+        constexpr int kPerGroup = static_cast<int>(kGroupK) / k_per_cell(type);
+        uint32_t group[ROWS][kPerGroup];
+        for (int64_t k = 0, cell = 0; cell < cells_per_row; k += kGroupK, cell += kPerGroup) {
+            const int width = static_cast<int>(cols - k < kGroupK ? cols - k : kGroupK);
+            for (int r = 0; r < ROWS; ++r) {
+                const float* from = x + r * x_stride + k;
+                if constexpr (type == CellType::bfloat16_pair) bfloat16_pairs(group[r], from, width);
+                if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
+                if constexpr (type == CellType::int8_quad) {
+                    scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByteX);
+                    scale[ROWS + r] = start_of_bytes(group[r]);
+                }
+            }
+            scale += scales_per_group(type) * ROWS;
+            const int count = static_cast<int>(cells_per_row - cell < kPerGroup ? cells_per_row - cell : kPerGroup);
+            interleave<ROWS>(cells + cell * ROWS, group[0], kPerGroup, count);
+        }
+    }
+}
+
+template <CellType type, int ROWS = kMaxTileRows>
+void lay_tile_of(int rows, Cell<type>* cells, float* scale, const float* x, int64_t x_stride, int64_t cols,
+                 int64_t cells_per_row) {
+    if (rows == ROWS) return lay_tile<type, ROWS>(cells, scale, x, x_stride, cols, cells_per_row);
+    if constexpr (ROWS > 1) lay_tile_of<type, ROWS - 1>(rows, cells, scale, x, x_stride, cols, cells_per_row);
+}
+
+// x[tokens, cols] laid out in `memory`: tokens * (cells_per_row + num_scales) * 4 bytes.
+template <CellType type>
+Activations lay_out(void* memory, const RowTiles& tiles, const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
+                    int64_t cells_per_row) {
+    Cell<type>* cells = static_cast<Cell<type>*>(memory);
+    constexpr int kScales = scales_per_group(type);
+    const int64_t num_scales = kScales * ((cols + kGroupK - 1) / kGroupK);
+    float* scale = kScales > 0 ? reinterpret_cast<float*>(cells + tokens * cells_per_row) : nullptr;
+    parallel_for(tiles.count, row_grain(2 * tiles.max_rows() * cols), [=, &tiles](int64_t begin, int64_t end) {
+        for (int64_t tile = begin; tile < end; ++tile) {
+            const int64_t row = tiles.first_row(tile);
+            lay_tile_of<type>(tiles.rows(tile), cells + row * cells_per_row, kScales > 0 ? scale + row * num_scales : nullptr,
+                              x + row * x_stride, x_stride, cols, cells_per_row);
+        }
+    });
+    return {cells, cells_per_row, scale, num_scales};
+}
+
+}  // namespace pagecli::PAGECLI_ISA

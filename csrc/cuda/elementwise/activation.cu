@@ -1,0 +1,81 @@
+// Activation functions, plain and gated, with the bias of the layer before them: bound by memory, so one pass over it.
+#include "device/element.h"
+#include "device/launch.h"
+#include "pagecli/cuda/elementwise/bias_activation.h"
+#include "pagecli/cuda/elementwise/gated_activation.h"
+
+namespace pagecli::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ inline float activate(Activation kind, float x) {
+    switch (kind) {
+        case Activation::none:
+            return x;
+        case Activation::relu:
+            return x > 0.0f || x != x ? x : 0.0f;  // NaN stays NaN
+        case Activation::gelu:
+            return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+        case Activation::gelu_tanh:
+            return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+        case Activation::silu:
+            return x / (1.0f + expf(-x));
+    }
+    return x;
+}
+
+__device__ inline void add_bias(float (&x)[kVec], const float* bias, int64_t at) {
+    if (bias == nullptr) return;
+    float more[kVec];
+    load_floats(more, bias + at);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) x[i] += more[i];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) bias_activation_kernel(BiasActivationArgs a) {
+    const int64_t at = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVec, token = blockIdx.x;
+    if (at >= a.dim) return;
+    float x[kVec];
+    load_floats(x, static_cast<const T*>(a.x) + token * a.x_stride + at);
+    add_bias(x, a.bias, at);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) x[i] = activate(a.kind, x[i]);
+    store_floats(static_cast<T*>(a.out) + token * a.out_stride + at, x);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) gated_activation_kernel(GatedActivationArgs a) {
+    const int64_t at = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVec, token = blockIdx.x;
+    if (at >= a.dim) return;
+    const T* row = static_cast<const T*>(a.gate_up) + token * a.gate_up_stride;
+    float gate[kVec], up[kVec];
+    load_floats(gate, row + at);
+    load_floats(up, row + a.dim + at);
+    add_bias(gate, a.bias, at);
+    add_bias(up, a.bias, a.dim + at);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) gate[i] = activate(a.kind, gate[i]) * up[i];
+    store_floats(static_cast<T*>(a.out) + token * a.out_stride + at, gate);
+}
+
+LaunchShape one_thread_a_vec(int64_t tokens, int64_t dim, Stream stream) {
+    return {tokens, divide_up(dim, kThreads * kVec), 1, kThreads, 0, stream};
+}
+
+}  // namespace
+
+void bias_activation(const BiasActivationArgs& a, Stream stream) {
+    if (a.tokens == 0 || a.dim == 0) return;
+    const LaunchShape shape = one_thread_a_vec(a.tokens, a.dim, stream);
+    with_element_type(a.type, [&](auto element) { launch<bias_activation_kernel<decltype(element)>>(shape, a); });
+}
+
+void gated_activation(const GatedActivationArgs& a, Stream stream) {
+    if (a.tokens == 0 || a.dim == 0) return;
+    const LaunchShape shape = one_thread_a_vec(a.tokens, a.dim, stream);
+    with_element_type(a.type, [&](auto element) { launch<gated_activation_kernel<decltype(element)>>(shape, a); });
+}
+
+}  // namespace pagecli::cuda

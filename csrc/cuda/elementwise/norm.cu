@@ -1,0 +1,94 @@
+// RMSNorm and LayerNorm, one block of threads for a row, which stays in registers between the statistics and the writing: a
+// row is read once and written once (twice with a residual).
+#include "device/element.h"
+#include "device/launch.h"
+#include "device/reduce.h"
+#include "pagecli/cuda/elementwise/layer_norm.h"
+#include "pagecli/cuda/elementwise/rms_norm.h"
+
+namespace pagecli::cuda {
+namespace {
+
+constexpr int kMaxThreads = 1024, kUsualThreads = 256;
+constexpr int kMaxVecs = kMaxNormDim / kVec / kMaxThreads;  // of a thread
+
+template <class T>
+__device__ T* row_at(const void* tensor, const int64_t (&stride)[2], int64_t token, int64_t head) {
+    return static_cast<T*>(const_cast<void*>(tensor)) + token * stride[0] + head * stride[1];
+}
+
+template <class T, bool kCentered>
+__global__ void __launch_bounds__(kMaxThreads) norm_kernel(RmsNormArgs a, const float* bias) {
+    PAGECLI_SHARED_ARRAY(float, partial, 2 * kMaxWarps);
+    const int64_t token = blockIdx.x, head = blockIdx.y;
+    T* x = row_at<T>(a.x, a.x_stride, token, head);
+    const T* added = a.added != nullptr ? row_at<T>(a.added, a.added_stride, token, head) : nullptr;
+    T* out = row_at<T>(a.out, a.out_stride, token, head);
+    const int num_vecs = static_cast<int>(a.dim / kVec), step = static_cast<int>(blockDim.x);
+    const int first = static_cast<int>(threadIdx.x);
+    float values[kMaxVecs][kVec];
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kMaxVecs; ++j) {
+        const int vec = first + j * step;
+        if (vec >= num_vecs) break;
+        load_floats(values[j], x + vec * kVec);
+        if (added != nullptr) {
+            float more[kVec];
+            load_floats(more, added + vec * kVec);
+#pragma unroll
+            for (int i = 0; i < kVec; ++i) values[j][i] = to_float(from_float<T>(values[j][i] + more[i]));
+            store_floats(x + vec * kVec, values[j]);
+        }
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) sum += kCentered ? values[j][i] : values[j][i] * values[j][i];
+    }
+    const float dim = static_cast<float>(a.dim);
+    float mean = 0.0f, mean_square = block_sum(sum, partial) / dim;
+    if (kCentered) {
+        mean = mean_square;
+        float squares = 0.0f;
+#pragma unroll
+        for (int j = 0; j < kMaxVecs; ++j) {
+            if (first + j * step >= num_vecs) break;
+#pragma unroll
+            for (int i = 0; i < kVec; ++i) squares += (values[j][i] - mean) * (values[j][i] - mean);
+        }
+        mean_square = block_sum(squares, partial + kMaxWarps) / dim;
+    }
+    const float scale = rsqrtf(mean_square + a.eps);
+#pragma unroll
+    for (int j = 0; j < kMaxVecs; ++j) {
+        const int vec = first + j * step;
+        if (vec >= num_vecs) break;
+        float weight[kVec], shift[kVec] = {};
+        load_floats(weight, a.weight + vec * kVec);
+        if (kCentered) load_floats(shift, bias + vec * kVec);
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) values[j][i] = (values[j][i] - mean) * scale * weight[i] + shift[i];
+        store_floats(out + vec * kVec, values[j]);
+    }
+}
+
+// A vector or a few for each of about 256 threads; long rows take more threads.
+int threads_for(int64_t dim) {
+    const int64_t vecs = dim / kVec;
+    int64_t each = divide_up(vecs, kUsualThreads);
+    if (each > kMaxVecs) each = kMaxVecs;
+    return static_cast<int>(divide_up(divide_up(vecs, each), kWarp) * kWarp);
+}
+
+template <bool kCentered>
+void normalize(const RmsNormArgs& a, const float* bias, Stream stream) {
+    if (a.tokens == 0 || a.heads == 0) return;
+    const LaunchShape shape = {a.tokens, a.heads, 1, threads_for(a.dim), 0, stream};
+    with_element_type(a.type, [&](auto element) { launch<norm_kernel<decltype(element), kCentered>>(shape, a, bias); });
+}
+
+}  // namespace
+
+void rms_norm(const RmsNormArgs& a, Stream stream) { normalize<false>(a, nullptr, stream); }
+
+void layer_norm(const LayerNormArgs& a, Stream stream) { normalize<true>(a.rows, a.bias, stream); }
+
+}  // namespace pagecli::cuda

@@ -1,0 +1,22 @@
+// Arguments of the activation functions on the GPU, with the bias of the layer before them.
+#pragma once
+
+#include "pagecli/cuda/device.h"
+#include "pagecli/elementwise/activation.h"
+
+namespace pagecli::cuda {
+
+// out = kind(x + bias); out may be x.
+struct BiasActivationArgs {
+    void* out;          // [tokens, dim]
+    const void* x;      // [tokens, dim]
+    const float* bias;  // [dim], or null
+    int64_t out_stride, x_stride;
+    int64_t tokens, dim;  // dim a multiple of 8
+    Activation kind;
+    ElementType type;
+};
+
+void bias_activation(const BiasActivationArgs& args, Stream stream);
+
+}  // namespace pagecli::cuda

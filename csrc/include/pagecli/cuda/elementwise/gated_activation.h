@@ -1,0 +1,22 @@
+// Arguments of the gated activation functions on the GPU, with the bias of the layer before them.
+#pragma once
+
+#include "pagecli/cuda/device.h"
+#include "pagecli/elementwise/activation.h"
+
+namespace pagecli::cuda {
+
+// out = kind(gate + bias) * (up + bias)
+struct GatedActivationArgs {
+    void* out;            // [tokens, dim]
+    const void* gate_up;  // [tokens, 2 * dim]: gate, then up
+    const float* bias;    // [2 * dim], or null
+    int64_t out_stride, gate_up_stride;
+    int64_t tokens, dim;
+    Activation kind;
+    ElementType type;
+};
+
+void gated_activation(const GatedActivationArgs& args, Stream stream);
+
+}  // namespace pagecli::cuda

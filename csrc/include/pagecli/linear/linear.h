@@ -1,0 +1,29 @@
+// Arguments of linear: out (+)= activation(x @ weight^T + bias), sums in float32.
+//
+// out[m, n] is summed over k in ascending order whatever the batch, the tiling and the number of threads are, so a row's
+// result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 and amx round x for
+// bfloat16 weights, and amx sums 32 k at a time. For int8 weights x is quantized to 15 bits, 64 k of a row with one scale.
+#pragma once
+
+#include <stdint.h>
+
+#include "pagecli/elementwise/activation.h"
+#include "pagecli/linear/packed_weight.h"
+
+namespace pagecli {
+
+struct LinearArgs {
+    float* out;         // [tokens, weight.rows], rows out_stride elements apart; must not overlap x
+    const float* x;     // [tokens, weight.cols], rows x_stride elements apart
+    const float* bias;  // [weight.rows], or null
+    int64_t out_stride, x_stride;
+    int64_t tokens;
+    PackedWeightView weight;
+    Activation activation;
+    bool accumulate;  // add to out (a residual) instead of overwriting it
+    int64_t* best = nullptr;  // of linear_argmax: keys of the largest sums so far, in place of out
+    const struct UpperBounds* bounds = nullptr;  // of a screen: in place of out too
+    int64_t first_row = 0;                       // of x, in best and bounds
+};
+
+}  // namespace pagecli
