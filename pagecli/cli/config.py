@@ -60,8 +60,8 @@ def shown_settings(context: typer.Context, commands: dict[tuple[str, ...], Any],
     found = {}
     for name, parameter in options_of(command).items():
         if name not in HIDDEN:
-            value, source, place = value_in_effect(inner, parameter)
-            found[key_of(parameter)] = {"value": _plain(value), "source": source, "place": place}
+            value, source, origin = value_in_effect(inner, parameter)
+            found[key_of(parameter)] = {"value": _plain(value), "source": source, "place": origin}
     return redact_values(found)
 
 
@@ -70,10 +70,10 @@ def _print_table(found: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     screen = terminal_width(sys.stdout)
     if screen is None or sum(widths) + 4 <= screen:
-        for name, value, place in rows:
-            print(f"{name.ljust(widths[0])}  {value.ljust(widths[1])}  {place}")
+        for name, value, origin in rows:
+            print(f"{name.ljust(widths[0])}  {value.ljust(widths[1])}  {origin}")
     else:
-        print("\n".join(name_value_lines([(name, f"{value} ({place})") for name, value, place in rows], sys.stdout)))
+        print("\n".join(name_value_lines([(name, f"{value} ({origin})") for name, value, origin in rows], sys.stdout)))
 
 
 def _files() -> dict[str, Any]:

@@ -37,11 +37,11 @@ def identity_of(path: str) -> Identity | None:
 
 def _identity_of_new(path: str) -> Identity | None:
     try:
-        place = Path(os.path.realpath(path))
-        folder = place.parent.stat()
+        resolved = Path(os.path.realpath(path))
+        folder = resolved.parent.stat()
     except (OSError, ValueError):
         return ("path", os.path.realpath(path)) if "\0" not in path else None
-    return folder.st_dev, folder.st_ino, place.name
+    return folder.st_dev, folder.st_ino, resolved.name
 
 
 def exists(path: str) -> bool:

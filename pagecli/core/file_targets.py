@@ -59,7 +59,7 @@ def is_stream_target(path: Path | str) -> bool:
     return mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))
 
 
-def real_place(path: Path) -> Path:
+def resolved_target(path: Path) -> Path:
     """`path`, or the file that its symbolic link leads to, which need not exist. Raises UsageError, InputError.
 
     As Linux itself does (protected_symlinks), it follows no link in a world-writable directory unless the link

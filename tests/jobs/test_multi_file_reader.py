@@ -36,7 +36,7 @@ def test_rows_are_counted_on_from_file_to_file_in_the_order_of_names(folder, pat
     source.close()
     assert [row.columns.get("prompt") for row in rows] == ["a", "b", "c", None, "d", "e"][: len(rows)]
     assert [row.index for row in rows] == list(range(5 if files == "ab" else 6))
-    assert (rows[3].place, rows[3].error.split(": ")[0]) == ("b.jsonl, line 2", "b.jsonl, line 2")
+    assert (rows[3].location, rows[3].error.split(": ")[0]) == ("b.jsonl, line 2", "b.jsonl, line 2")
     assert source.estimate().num_rows == len(rows)
 
 

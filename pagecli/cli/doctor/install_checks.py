@@ -103,13 +103,13 @@ def temporary_directory() -> Check:
 def configuration(commands: dict[tuple[str, ...], Any], root: Any) -> Check:
     """The settings of every command are known and of the right type."""
     try:
-        places = {setting.place for setting in read_settings()}
+        origins = {setting.origin for setting in read_settings()}
         for path, command in commands.items():
             settings = command.context_settings
             context = command.context_class(command, info_name=" ".join(path), parent=root, **settings)
             apply_settings(context, commands, path)
             values = [value_in_effect(context, parameter) for parameter in options_of(command).values()]
-            places |= {place for _, _, place in values if place is not None}
+            origins |= {origin for _, _, origin in values if origin is not None}
     except PagecliError as error:
         return Check("settings", Health.fail, error.message, error.hint)
     unknown = unknown_variables(commands)
@@ -118,8 +118,8 @@ def configuration(commands: dict[tuple[str, ...], Any], root: Any) -> Check:
     ignored = ignored_files()
     if ignored:
         return Check("settings", Health.warn, "; ".join(ignored), "make it your own, or remove it")
-    found = f"{len(places)} given; see pagecli config" if places else "all defaults"
-    return Check("settings", Health.ok, found, None, {"places": sorted(places)})
+    found = f"{len(origins)} given; see pagecli config" if origins else "all defaults"
+    return Check("settings", Health.ok, found, None, {"places": sorted(origins)})
 
 
 def size_of(path: Path, seconds: float = MAX_WALK_SECONDS) -> tuple[int, bool]:

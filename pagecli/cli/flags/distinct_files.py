@@ -91,7 +91,7 @@ def _journal_files(output: str) -> Iterator[NamedPath]:
     from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, job_directory_path
 
     try:  # a temporary of a run that was killed may be the output itself, which just got its name
-        folder = job_directory_path(remote_files.local_place(output))
+        folder = job_directory_path(remote_files.local_output_path(output))
         kept = [path for path in folder.iterdir() if not path.name.endswith(TEMPORARY_SUFFIX)]
         yield from (NamedPath("the job's journal,", str(path)) for path in kept)
     except (OSError, PagecliError):

@@ -8,7 +8,7 @@ import typer
 from pagecli.cli.flags.distinct_files import check_generate_files
 from pagecli.cli.flags.options_command import options_command
 from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions
-from pagecli.cli.settings.resolve import notes, with_place
+from pagecli.cli.settings.resolve import notes, with_origin
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
@@ -44,7 +44,7 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
         try:
             job = _job(options)
         except UsageError as error:
-            raise with_place(error, context) from error
+            raise with_origin(error, context) from error
         from pagecli.cli.generate.job import run_generate
 
         return run_generate(job, console)

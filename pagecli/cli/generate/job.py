@@ -193,7 +193,7 @@ def _run(
 
         try:
             with _recorded(job, engine, console):
-                code, place = _run_to_the_end(run, job_run, writer, prepare)
+                code, shown = _run_to_the_end(run, job_run, writer, prepare)
         except BaseException:
             guarded(write_stats_file, console)
             raise
@@ -201,7 +201,7 @@ def _run(
         stats = stats_so_far()
     run.monitor.end(code, stats=stats)
     if code != ExitCode.SIGPIPE:
-        print_summary(console, stats, place)
+        print_summary(console, stats, shown)
         _say_errors(job_run.result, console)
     return code
 
@@ -243,8 +243,8 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: Resu
                 if locked is not None:
                     locked.complete()
                 return code, shown_stream(run.job.output) if locked is None else run.job.output
-        place = keep_finished(job_run, writer, locked, console, run.job)
-        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, place
+        shown = keep_finished(job_run, writer, locked, console, run.job)
+        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, shown
     except BrokenPipeError:
         return ExitCode.SIGPIPE, shown_stream(run.job.output)
     except BaseException:

@@ -38,14 +38,14 @@ def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterato
         check_writable(output, overwrite)
         yield None
         return
-    place = remote_files.local_place(output)
+    path = remote_files.local_output_path(output)
     locked: LockedOutput | None = None
     try:
         with signals.deferred():
-            locked = lock_output(place, create=False)
+            locked = lock_output(path, create=False)
             if locked is None or completed_before(locked, output) is None:
                 check_writable(output, overwrite)
-                locked = locked or lock_output(place)
+                locked = locked or lock_output(path)
         if signals.received is not None:
             raise StopRequested(signals.received)
         yield locked
@@ -56,7 +56,7 @@ def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterato
 
 
 def completed_before(locked: LockedOutput, output: str) -> Outcome | None:
-    """How the job ended, if an earlier run put its output in place and was ended before it could remove the journal."""
+    """How the job ended, if an earlier run put its output in path and was ended before it could remove the journal."""
     return None if remote_files.is_remote(output) else locked.earlier_outcome()
 
 

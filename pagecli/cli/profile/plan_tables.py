@@ -76,8 +76,8 @@ def _heading(plan: Plan) -> "RenderableType":
     settings = plan.settings
     count = f"{settings.num_devices} x " if settings.num_devices > 1 else ""
     kv = "" if settings.kv_dtype == settings.dtype else f", KV cache {settings.kv_dtype}"
-    place = f" on {count}{settings.device.title}, {settings.dtype}{kv}"
-    return Text.assemble((settings.model, "bold"), place)
+    device = f" on {count}{settings.device.title}, {settings.dtype}{kv}"
+    return Text.assemble((settings.model, "bold"), device)
 
 
 def _line(text: str, style: str = "") -> "RenderableType":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.core.file_targets import check_replaceable, is_stream_target, real_place
+from pagecli.core.file_targets import check_replaceable, is_stream_target, resolved_target
 from pagecli.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def check_target(flag: str, path: Path) -> None:
     """Raises InputError, UsageError for a path that cannot become a file and is no stream."""
     if is_stream_target(path):
         return
-    place = real_place(path)
-    if place.is_dir() or not place.absolute().parent.is_dir():
+    target = resolved_target(path)
+    if target.is_dir() or not target.absolute().parent.is_dir():
         raise InputError(f"{flag} {path}: not a file in a directory that exists", "name a file")
-    check_replaceable(place)
+    check_replaceable(target)
 
 
 def advice_section(sections: Sequence[Section]) -> Section:

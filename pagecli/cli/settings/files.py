@@ -1,4 +1,4 @@
-"""Settings out of pagecli.toml in the current directory and the user's own file, each with the place it stands at.
+"""Settings out of pagecli.toml in the current directory and the user's own file, each with the origin it stands at.
 
 A file has flags without their dashes, for every command that has them, or in a table for one command:
 
@@ -35,13 +35,13 @@ class Setting:
     name: str  # as a parameter: with underscores
     value: Any
     source: str  # project, user, environment
-    place: str  # pagecli.toml:3, or the variable's name
+    origin: str  # pagecli.toml:3, or the variable's name
     table: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
         """`pagecli.toml:3: max-tokens`, or the variable's name."""
-        return self.place if self.source == "environment" else f"{self.place}: {self.name.replace('_', '-')}"
+        return self.origin if self.source == "environment" else f"{self.origin}: {self.name.replace('_', '-')}"
 
 
 def project_file() -> Path:
@@ -104,7 +104,7 @@ def _read(source: str, path: Path) -> list[Setting]:
         raise UsageError(f"{path}: nested too deeply", "a file has flags, and tables of flags") from error
     lines = KeyLines(text)
     settings = [
-        Setting(name.replace("-", "_"), value, source, _place(path, lines.find(table, name)), table)
+        Setting(name.replace("-", "_"), value, source, _origin(path, lines.find(table, name)), table)
         for table, name, value in _flattened(values, ())
     ]
     for setting in settings:
@@ -149,7 +149,7 @@ def _check_allowed(setting: Setting) -> None:
     reason = FLAGS_ONLY.get(setting.name)
     if reason is not None:
         flag = setting.name.replace("_", "-")
-        raise UsageError(f"{setting.place}: {flag} is a flag only: {reason}", f"remove the line; give --{flag} by hand")
+        raise UsageError(f"{setting.origin}: {flag} is a flag only: {reason}", f"remove the line; give --{flag} by hand")
 
 
 class KeyLines:
@@ -175,7 +175,7 @@ def _parts(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
-def _place(path: Path, line: int | None) -> str:
+def _origin(path: Path, line: int | None) -> str:
     return str(path) if line is None else f"{path}:{line}"
 
 

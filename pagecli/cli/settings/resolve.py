@@ -1,7 +1,7 @@
 """What a flag is when it is not given: from the environment, else the project's file, else the user's, else its default.
 
 Files and environment are click's own default_map and auto_envvar_prefix: values are converted and checked as if they had been
-given as flags. What is added here: keys like flags, one table a command, places in messages, "did you mean".
+given as flags. What is added here: keys like flags, one table a command, origins in messages, "did you mean".
 """
 
 import os
@@ -74,7 +74,7 @@ def _as_given(setting: Setting, item: Any, parameter: Any) -> Any:
 
 
 def value_in_effect(context: typer.Context, parameter: Any) -> tuple[Any, str, str | None]:
-    """(value, source, place) of a flag that is not given. Raises UsageError if it is set to what the flag does not take."""
+    """(value, source, origin) of a flag that is not given. Raises UsageError if it is set to what the flag does not take."""
     raw, source = parameter.consume_value(context, {})
     context.set_parameter_source(parameter.name, source)
     kind = source_of(context, parameter.name)
@@ -89,23 +89,23 @@ def value_in_effect(context: typer.Context, parameter: Any) -> tuple[Any, str, s
     if kind == "ENVIRONMENT":
         return value, "environment", variable_of(context, parameter)
     setting = context.meta[SETTINGS][parameter.name]
-    return value, setting.source, setting.place
+    return value, setting.source, setting.origin
 
 
-def with_place(error: UsageError, context: typer.Context) -> UsageError:
+def with_origin(error: UsageError, context: typer.Context) -> UsageError:
     """`error` about a flag, with where its value comes from if it was not given on the command line."""
     for name, parameter in options_of(context.command).items():
         if f"--{name.replace('_', '-')} " in f"{error.message} ":
-            place = _place(context, parameter)
-            return error if place is None else UsageError(f"{error.message} (set by {place})", error.hint)
+            origin = _origin(context, parameter)
+            return error if origin is None else UsageError(f"{error.message} (set by {origin})", error.hint)
     return error
 
 
-def _place(context: typer.Context, parameter: Any) -> str | None:
+def _origin(context: typer.Context, parameter: Any) -> str | None:
     kind = source_of(context, parameter.name)
     if kind == "ENVIRONMENT":
         return variable_of(context, parameter)
-    return context.meta[SETTINGS][parameter.name].place if kind == "DEFAULT_MAP" else None
+    return context.meta[SETTINGS][parameter.name].origin if kind == "DEFAULT_MAP" else None
 
 
 def notes(context: typer.Context) -> list[str]:
@@ -169,18 +169,18 @@ def _check_known(setting: Setting, commands: dict[tuple[str, ...], Any]) -> None
     if setting.table and setting.table not in commands:
         name = ".".join(setting.table)
         near = _near(name, {".".join(path) for path in commands})
-        raise UsageError(f"{setting.place}: [{name}] is no command of pagecli{near}", "tables are named like commands")
+        raise UsageError(f"{setting.origin}: [{name}] is no command of pagecli{near}", "tables are named like commands")
     targets = [commands[setting.table]] if setting.table else list(commands.values())
     parameters = {name: parameter for command in targets for name, parameter in options_of(command).items()}
     if parameter_name(parameters, setting.name) is not None:
         return
     key = setting.name.replace("_", "-")
     if any(f"--{key}" in parameter.secondary_opts for parameter in parameters.values()):
-        raise UsageError(f"{setting.place}: {key} is written the other way round", f"write {key.removeprefix('no-')} = false")
+        raise UsageError(f"{setting.origin}: {key} is written the other way round", f"write {key.removeprefix('no-')} = false")
     known = {key_of(parameter).replace("_", "-") for name, parameter in parameters.items() if name not in FLAGS_ONLY}
     where = f"pagecli {' '.join(setting.table)}" if setting.table else "pagecli"
     hint = f"see {where} --help" if setting.table else "the keys are the flags without dashes; see pagecli generate --help"
-    raise UsageError(f"{setting.place}: {key} is no setting of {where}{_near(key, known)}", hint)
+    raise UsageError(f"{setting.origin}: {key} is no setting of {where}{_near(key, known)}", hint)
 
 
 def _near(name: str, known: set[str]) -> str:

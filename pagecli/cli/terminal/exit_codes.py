@@ -72,11 +72,11 @@ def _file_failure(error: BaseException) -> PagecliError | None:
     from pagecli.core.file_targets import unusable_path
     from pagecli.jobs.storage.atomic_file import not_writable
 
-    place = "a file or standard output" if error.filename is None else str(error.filename)
+    path = "a file or standard output" if error.filename is None else str(error.filename)
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return unusable_path(place, error)
+        return unusable_path(path, error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-        return not_writable(place, error)
+        return not_writable(path, error)
     return None
 
 

@@ -19,9 +19,9 @@ def message_of(error: Any) -> str:
     """`Invalid value for '--top-k': ...`; of a value elsewhere, `pagecli.toml:3: top-k is 'many': ...`."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is not None and parameter is not None and type(error).__name__ == "BadParameter":
-        place = _place_of(context, parameter)
-        if place is not None:
-            return f"{place}: {without_library_words(str(error.message))}"
+        origin = _origin_of(context, parameter)
+        if origin is not None:
+            return f"{origin}: {without_library_words(str(error.message))}"
     return without_library_words(error.format_message())
 
 
@@ -53,7 +53,7 @@ def variable_of(context: Any, parameter: Any) -> str:
     return f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
 
 
-def _place_of(context: Any, parameter: Any) -> str | None:
+def _origin_of(context: Any, parameter: Any) -> str | None:
     """`pagecli.toml:3: top-k is 'many'`, `PAGECLI_TOP_K is 'many'`; None of a value on the command line."""
     source = source_of(context, parameter.name)
     if source == "ENVIRONMENT":

@@ -145,12 +145,12 @@ def read_owner(directory: JobDirectory) -> LockOwner | None:
 
 def is_on_local_file_system(path: Path) -> bool:
     """Whether only this machine can write there; False where that is unknown."""
-    place, found = os.path.realpath(path), ("", "")
+    resolved, found = os.path.realpath(path), ("", "")
     with contextlib.suppress(OSError, IndexError, ValueError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
             mount_point = before.split()[4].replace("\\040", " ")  # as the kernel writes a space
-            is_above = place == mount_point or place.startswith(mount_point.rstrip("/") + "/")
+            is_above = resolved == mount_point or resolved.startswith(mount_point.rstrip("/") + "/")
             if is_above and len(mount_point) >= len(found[0]):
                 found = mount_point, after.split()[0]
     return found[1] in _LOCAL_FILE_SYSTEMS

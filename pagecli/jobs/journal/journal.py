@@ -142,7 +142,7 @@ class Journal:
             return None
         if record[0] != _hex_digest(row):
             raise UsageError(
-                f"{row.place} is not the row that was finished before: the input has changed since",
+                f"{row.location} is not the row that was finished before: the input has changed since",
                 f"run it on the input it was begun with, or begin anew with --restart ({self._directory.output})",
             )
         return decode(record[1], row)

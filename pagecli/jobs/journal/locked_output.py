@@ -210,7 +210,7 @@ class LockedOutput:
 def lock_output(output: Path, create: bool = True) -> LockedOutput | None:
     """Takes the lock of the output; None if it has no job and none is to be created.
 
-    Raises UsageError if another run has it, or its place is a link or another user's; InputError if nothing can be created.
+    Raises UsageError if another run has it, or the path is a link or another user's; InputError if nothing can be created.
     """
     for attempt in range(MAX_LOCK_TRIES):
         if not create and not os.path.lexists(job_directory_path(output)):

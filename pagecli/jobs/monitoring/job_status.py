@@ -61,14 +61,14 @@ class JobStatus:
 
 def job_status(output: str) -> JobStatus:
     """Raises InputError, UsageError if the journal or the output cannot be read."""
-    place = remote_files.local_place(output)
-    journal = read_journal_status(place)
+    local_path = remote_files.local_output_path(output)
+    journal = read_journal_status(local_path)
     if journal is None or (journal.is_complete and not journal.is_running):
         return _without_job(output)
-    heartbeat = read_heartbeat(place)
+    heartbeat = read_heartbeat(local_path)
     status = JobStatus(
         output=output,
-        state=_state(place, journal, heartbeat),
+        state=_state(local_path, journal, heartbeat),
         num_rows=journal.num_input_rows,
         num_error_rows=journal.num_error_rows,
         checkpoint_rows=journal.num_input_rows,
@@ -76,18 +76,18 @@ def job_status(output: str) -> JobStatus:
     )
     if journal.owner is not None:
         owner = journal.owner
-        status = replace(status, pid=owner.pid, host=owner.host, started=owner.started, updated=_lock_time(place))
+        status = replace(status, pid=owner.pid, host=owner.host, started=owner.started, updated=_lock_time(local_path))
     if heartbeat is None or (journal.owner is not None and heartbeat.pid != journal.owner.pid):
         return status
     return _with_heartbeat(status, heartbeat)
 
 
-def _state(place: Path, journal: JournalStatus, heartbeat: JobSnapshot | None) -> JobState:
+def _state(local_path: Path, journal: JournalStatus, heartbeat: JobSnapshot | None) -> JobState:
     if journal.owner is None:
         return JobState.stopped
     running = journal.is_running
     if running is None:  # on another host: its lock is touched as long as it lives
-        running = time.time() - (_lock_time(place) or 0.0) < STALE_SECONDS
+        running = time.time() - (_lock_time(local_path) or 0.0) < STALE_SECONDS
     if running:
         return JobState.running
     was_told = heartbeat is not None and heartbeat.pid == journal.owner.pid and heartbeat.phase in ("stopping", "ended")
@@ -142,8 +142,8 @@ def num_rows_of(path: Path) -> int | None:
     return None
 
 
-def _lock_time(place: Path) -> float | None:
+def _lock_time(local_path: Path) -> float | None:
     try:
-        return os.stat(job_directory_path(place) / LOCK, follow_symlinks=False).st_mtime
+        return os.stat(job_directory_path(local_path) / LOCK, follow_symlinks=False).st_mtime
     except OSError:
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pagecli
-from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, real_place
+from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, resolved_target
 from pagecli.errors import InputError
 from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact, redact_values
@@ -69,7 +69,7 @@ class LogFileHandler(logging.handlers.WatchedFileHandler):
         path = Path(self.baseFilename)
         if is_stream_target(path):
             return os.fdopen(open_stream(path), "w", encoding=self.encoding, errors=self.errors)
-        path = real_place(path)
+        path = resolved_target(path)
         check_replaceable(path)
         return open(path, "a", encoding=self.encoding, errors=self.errors)
 

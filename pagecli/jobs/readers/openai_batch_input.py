@@ -122,7 +122,7 @@ def from_batch_row(row: InputRow) -> InputRow:
         return dataclasses.replace(row, columns=columns, batch_url=canonical_url(columns["url"]))
     except RowError as problem:
         text = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
-        error = f"{row.place}: {text}"
+        error = f"{row.location}: {text}"
         return dataclasses.replace(row, columns=columns, batch_url=known_url, error=error, error_code=problem.code)
 
 

@@ -29,9 +29,9 @@ class InputRow:
         return self.index if self.source_index is None else self.source_index
 
     @property
-    def place(self) -> str:
-        place = f"line {self.line}" if self.line is not None else f"row {self.number}"
-        return f"{self.file}, {place}" if self.file is not None else place
+    def location(self) -> str:
+        location = f"line {self.line}" if self.line is not None else f"row {self.number}"
+        return f"{self.file}, {location}" if self.file is not None else location
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,8 +70,8 @@ class ResultColumns:
 
 def error_row(row: InputRow, error: str, prompt_tokens: int | None = None, code: ErrorCode | None = None) -> OutputRow:
     """The output of a row that failed; its message begins with the line the row is on, where the input has lines."""
-    if row.line is not None and not error.startswith(row.place):
-        error = f"{row.place}: {error}"
+    if row.line is not None and not error.startswith(row.location):
+        error = f"{row.location}: {error}"
     return OutputRow(row, prompt_tokens=prompt_tokens, error=error, error_code=code or ErrorCode.ENGINE_FAILURE)
 
 

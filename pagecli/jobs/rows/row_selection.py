@@ -17,13 +17,13 @@ from pagecli.jobs.rows.row_filter import Condition, is_selected, parse_condition
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `number` (from 1) of `count`: the rows whose place among the selected ones is number - 1 modulo count."""
+    """Part `number` (from 1) of `count`: the rows whose position among the selected ones is number - 1 modulo count."""
 
     number: int
     count: int
 
     def position(self, index: int) -> int:
-        """The place among all selected rows of the shard's row `index`."""
+        """The position among all selected rows of the shard's row `index`."""
         return index * self.count + self.number - 1
 
 

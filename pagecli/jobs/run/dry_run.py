@@ -74,5 +74,5 @@ def _count(checked: CheckedRows, prepared: PreparedRow, params: SamplingParams, 
         length = (num_tokens, params.max_tokens)
         if len(checked.lengths) < SAMPLE_SIZE:
             checked.lengths.append(length)
-        elif (place := chance.randrange(checked.num_requests)) < SAMPLE_SIZE:
-            checked.lengths[place] = length
+        elif (index := chance.randrange(checked.num_requests)) < SAMPLE_SIZE:
+            checked.lengths[index] = length

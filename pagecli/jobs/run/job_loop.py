@@ -116,8 +116,8 @@ class RunResult:
                 continue
             self.num_error_rows += 1
             if self.first_error_index is None or row.row.index < self.first_error_index:
-                has_place = row.error.startswith(row.row.place)
-                self.first_error = row.error if has_place else f"{row.row.place}: {row.error}"
+                has_location = row.error.startswith(row.row.location)
+                self.first_error = row.error if has_location else f"{row.row.location}: {row.error}"
                 self.first_error_index = row.row.index
 
     @property

@@ -1,6 +1,6 @@
 """Outputs of --shard parts put together in the order of the whole input, as one output; a part that is missing is found.
 
-Every row of a part bears a label: which part of how many it is of, its place in the part and in the whole, and the job. Rows
+Every row of a part bears a label: which part of how many it is of, its position in the part and in the whole, and the job. Rows
 are put back in order and the label is taken off, so that the result is what a run without --shard writes.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pagecli.core.file_targets import real_place
+from pagecli.core.file_targets import resolved_target
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.json_text import to_json
 from pagecli.jobs.rows.output_row import SHARD_COLUMN
@@ -44,7 +44,7 @@ class Merged:
 def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: Compression = "zstd") -> Merged:
     """Writes the rows of all parts to `output`, which appears when it is complete. Raises UsageError, InputError."""
     suffix = suffix_of(output)
-    final = real_place(Path(output))
+    final = resolved_target(Path(output))
     if len(set(map(str, map(Path, paths)))) < len(paths):
         raise UsageError("a part is named more than once", "name each of them once")
     are_parquet = {suffix_of(path) not in SUFFIXES for path in paths}
@@ -128,7 +128,7 @@ class _Lines:
             line = self._next()
 
 
-def _parsed(line: bytes, place: str) -> _Line:
+def _parsed(line: bytes, location: str) -> _Line:
     """A line without its last key. One that another program has written again is read and written as JSON."""
     match = _LAST_KEY.search(line)
     try:
@@ -139,4 +139,4 @@ def _parsed(line: bytes, place: str) -> _Line:
         content = to_json(record).encode("utf-8", "replace") + b"\n"
         return _Line(content, label)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{place} is no row of a part", NO_PART) from error
+        raise InputError(f"{location} is no row of a part", NO_PART) from error

@@ -67,13 +67,13 @@ class _Part:
         self.rows = np.concatenate([self.rows, np.asarray(batch.column(SHARD_COLUMN).field("row"))])
 
     def complete_up_to(self) -> float:
-        """The place up to which no row is still to be read."""
+        """The position up to which no row is still to be read."""
         if not self.has_more:
             return float("inf")
         return float(self.rows[-1]) - 1 if len(self.rows) else -1.0
 
     def take(self, last: float) -> tuple[pa.Table, Any]:
-        """The rows up to the place `last`, and their places."""
+        """The rows up to the position `last`, and their positions."""
         count = int(np.searchsorted(self.rows, last, side="right"))
         taken = self.table.slice(0, count), self.rows[:count]
         self.table, self.rows = self.table.slice(count), self.rows[count:]
@@ -84,12 +84,12 @@ def _in_order(parts: list[_Part], schema: pa.Schema, order: ShardOrder) -> Itera
     while any(part.has_more or len(part.rows) for part in parts):
         last = min(part.complete_up_to() for part in parts)
         taken = [part.take(last) for part in parts]
-        places = np.concatenate([rows for _, rows in taken])
-        for row in np.unique(places).tolist():
+        positions = np.concatenate([rows for _, rows in taken])
+        for row in np.unique(positions).tolist():
             order.next(row)
-        if len(places):
+        if len(positions):
             table = pa.concat_tables([_as_schema(table, schema) for table, _ in taken])
-            yield table.take(pa.array(np.argsort(places, kind="stable")))
+            yield table.take(pa.array(np.argsort(positions, kind="stable")))
         for part in parts:
             if part.has_more and part.complete_up_to() <= last:
                 part.read_more()

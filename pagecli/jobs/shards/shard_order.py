@@ -16,8 +16,8 @@ class ShardLabel:
 
     number: int
     count: int
-    row: int  # the input row's place among those of all parts, from 0
-    line: int  # the output row's place in its part, from 0
+    row: int  # the input row's position among those of all parts, from 0
+    line: int  # the output row's position in its part, from 0
     job: str
     rows: int | None = None  # of the last one in JSON Lines: input rows of all parts
 
@@ -63,7 +63,7 @@ class PartOrder:
 
 
 class ShardOrder:
-    """Takes the places of rows as they are written; several rows may have one place (samples)."""
+    """Takes the positions of rows as they are written; several rows may have one position (samples)."""
 
     def __init__(self) -> None:
         self.last = -1

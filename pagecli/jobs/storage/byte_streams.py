@@ -75,7 +75,7 @@ def open_raw(path: str) -> io.RawIOBase:
 
 
 def size_of(raw: io.RawIOBase) -> int:
-    """Bytes of an opened file that can be read from any place."""
+    """Bytes of an opened file that can be read at any offset."""
     size = raw.seek(0, io.SEEK_END)
     raw.seek(0)
     return size

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pagecli.core.file_targets import real_place
+from pagecli.core.file_targets import resolved_target
 from pagecli.errors import InputError, PagecliError, UsageError
 
 # Stores that show an uploaded object only when it is whole; elsewhere it is uploaded under another name and moved.
@@ -56,7 +56,7 @@ def normalized(path: str) -> str:
 
 
 def open_for_reading(path: str) -> Any:
-    """The remote file, open for reading from any place. Raises InputError."""
+    """The remote file, open for reading at any offset. Raises InputError."""
     with translated_errors(path):
         system, name = file_system(path)
         return system.open(name, "rb", block_size=READ_BLOCK_BYTES)
@@ -94,11 +94,11 @@ def upload(source: Path, path: str, overwrite: bool) -> None:
             system.mv(f"{name}.uploading", name)
 
 
-def local_place(output: str) -> Path:
+def local_output_path(output: str) -> Path:
     """Where an output is written on this machine, its journal beside it: itself, or where its symbolic link leads; for a
     URL, in the state directory. Raises UsageError, InputError."""
     if not is_remote(output):
-        return real_place(Path(local(output)))
+        return resolved_target(Path(local(output)))
     name = shown(output).rstrip("/").rpartition("/")[2] or "output"
     digest = hashlib.blake2b(shown(output).encode("utf-8", "replace"), digest_size=8).hexdigest()
     return state_directory() / "outputs" / digest / name

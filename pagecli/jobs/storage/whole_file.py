@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from types import TracebackType
 
-from pagecli.core.file_targets import is_stream_target, open_stream, real_place
+from pagecli.core.file_targets import is_stream_target, open_stream, resolved_target
 from pagecli.errors import UsageError
 from pagecli.jobs.storage.atomic_file import check_output, not_writable, write_atomically
 from pagecli.jobs.storage.byte_streams import write_all
@@ -27,8 +27,8 @@ class WholeFile:
                 self.close()
                 raise UsageError(f"{path} is a pipe", "name a file")
         else:
-            self._place = real_place(path)
-            check_output(self._place, overwrite=True)
+            self._path = resolved_target(path)
+            check_output(self._path, overwrite=True)
 
     @property
     def is_stream(self) -> bool:
@@ -37,7 +37,7 @@ class WholeFile:
     def write(self, content: bytes, durable: bool = True) -> None:
         """`durable`: forced to the disk before it gets its name. Raises InputError."""
         if self._fd < 0:
-            write_atomically(self._place, content, durable)
+            write_atomically(self._path, content, durable)
             return
         try:
             write_all(self._fd, content)

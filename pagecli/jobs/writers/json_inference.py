@@ -34,9 +34,9 @@ def is_bounded(values: list[Any], max_leaves: int) -> bool:
     groups = [values]  # of values that lie in one place of the type
     for _ in range(MAX_LEVELS + 1):
         inner: dict[tuple[int, str | None], list[Any]] = {}
-        for place, group in enumerate(groups):
+        for index, group in enumerate(groups):
             for name, value in _inner_values(group):
-                inner.setdefault((place, name), []).append(value)
+                inner.setdefault((index, name), []).append(value)
                 if len(inner) > max_leaves:
                     return False
         groups = list(inner.values())

@@ -65,7 +65,7 @@ def check_writable(path: str, overwrite: bool) -> None:
     if remote_files.is_remote(path):
         check_remote_output(path, overwrite)
     else:
-        check_output(remote_files.local_place(path), overwrite)
+        check_output(remote_files.local_output_path(path), overwrite)
 
 
 def open_output(
@@ -81,15 +81,15 @@ def open_output(
     check_writable(path, overwrite)
     if is_stream_output(path):
         return _open_stream(remote_files.local(path), warn, stdout_fd, _encoder(columns, options))
-    suffix, place = suffix_of(path), remote_files.local_place(path)
+    suffix, local_path = suffix_of(path), remote_files.local_output_path(path)
     is_remote = remote_files.is_remote(path)
     replaces = overwrite or is_remote  # a file left in the state directory has no user
     writer: RowWriter
     if suffix in jsonl_writer.SUFFIXES:
-        writer = JsonlRowWriter(place, suffix, replaces, _encoder(columns, options))
+        writer = JsonlRowWriter(local_path, suffix, replaces, _encoder(columns, options))
     else:
-        writer = ParquetRowWriter(place, suffix, replaces, columns, input_schema, warn, options)
-    return RemoteRowWriter(writer, place, path, overwrite) if is_remote else writer
+        writer = ParquetRowWriter(local_path, suffix, replaces, columns, input_schema, warn, options)
+    return RemoteRowWriter(writer, local_path, path, overwrite) if is_remote else writer
 
 
 def _open_stream(path: str, warn: Warn, stdout_fd: int, encode: LineEncoder) -> StreamRowWriter:

@@ -58,14 +58,14 @@ def _slices(rows: list[OutputRow]) -> list[pa.RecordBatch]:
     first: ArrowColumns | None = None
     length = 0
     for row in rows:
-        place = row.row.columns
-        assert isinstance(place, ArrowColumns)
-        if first is not None and place.batch is first.batch and place.offset == first.offset + length:
+        columns = row.row.columns
+        assert isinstance(columns, ArrowColumns)
+        if first is not None and columns.batch is first.batch and columns.offset == first.offset + length:
             length += 1
             continue
         if first is not None:
             slices.append(first.batch.slice(first.offset, length))
-        first, length = place, 1
+        first, length = columns, 1
     if first is not None:
         slices.append(first.batch.slice(first.offset, length))
     return slices

@@ -13,19 +13,19 @@ def check_remote_output(path: str, overwrite: bool) -> None:
     """Finds out before the model loads whether the store can be reached and the name is free. Raises UsageError, InputError."""
     if remote_files.exists(path) and not overwrite:
         raise UsageError(f"{remote_files.shown(path)} already exists", "give another name, or --overwrite to replace it")
-    place = remote_files.local_place(path)
+    local_path = remote_files.local_output_path(path)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        local_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise not_writable(place, error) from error
+        raise not_writable(local_path, error) from error
 
 
 class RemoteRowWriter:
-    """A writer to `place`, whose file goes to `url` in finish(). If the upload fails, the complete file stays where it is."""
+    """A writer to `local_path`, uploaded to `url` in finish(). If the upload fails, the complete file stays where it is."""
 
-    def __init__(self, writer: Any, place: Path, url: str, overwrite: bool) -> None:
+    def __init__(self, writer: Any, local_path: Path, url: str, overwrite: bool) -> None:
         self._writer = writer
-        self._place = place
+        self._local_path = local_path
         self._url = url
         self._overwrite = overwrite
         self._is_complete = False
@@ -39,15 +39,15 @@ class RemoteRowWriter:
         self._writer.finish()
         self._is_complete = True
         try:
-            remote_files.upload(self._place, self._url, self._overwrite)
+            remote_files.upload(self._local_path, self._url, self._overwrite)
         except PagecliError as error:
-            hint = f"the complete output is kept in {self._place}"
+            hint = f"the complete output is kept in {self._local_path}"
             raise type(error)(error.message, f"{error.hint}; {hint}" if error.hint else hint) from error
-        remove(self._place)
+        remove(self._local_path)
 
     def keep_partial(self) -> Path | None:
         """After a failed upload: the complete file, which is no part."""
-        return self._place if self._is_complete else self._writer.keep_partial()
+        return self._local_path if self._is_complete else self._writer.keep_partial()
 
     def discard(self) -> None:
         if not self._is_complete:

@@ -1,4 +1,4 @@
-"""The label that every row of a shard's output bears: which part it is of, its place in the part and in the whole, the job.
+"""The label that every row of a shard's output bears: which part it is of, its position in the part and in the whole, the job.
 
 `pagecli merge` puts parts in order by it and takes it off. `line` counts the part's output rows from 0, so that one that is
 missing or there twice shows; in JSON Lines the last one also has `rows`, how many input rows all parts have together, so that
@@ -24,8 +24,8 @@ class ShardLabels:
     def label(self, row: OutputRow) -> dict[str, Any]:
         line, self._line = self._line, self._line + 1
         number, count = self._shard.number, self._shard.count
-        place = self._shard.position(row.row.index)
-        return {"number": number, "count": count, "row": place, "line": line, "job": self._job_key}
+        position = self._shard.position(row.row.index)
+        return {"number": number, "count": count, "row": position, "line": line, "job": self._job_key}
 
 
 class LabelledLines:

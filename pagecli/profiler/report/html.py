@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import pagecli
-from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, real_place
+from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, resolved_target
 from pagecli.errors import InputError
 from pagecli.profiler.plan.plan import Plan
 from pagecli.profiler.recording.records import PolicyResult, Recording
@@ -39,7 +39,7 @@ def write_report(
             with os.fdopen(open_stream(path), "w", encoding="utf-8") as stream:
                 stream.write(page)
             return
-        place = real_place(path)
+        place = resolved_target(path)
         check_replaceable(place)
         partial = place.with_name(f".{place.name[:100]}.{os.getpid()}.partial")
         partial.write_text(page, encoding="utf-8")
