@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as functional
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda.attention import attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.linear import float8_linear
 
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
@@ -35,7 +35,6 @@ class Case:
 class Sizes:
     device: torch.device
     small: bool
-    multiprocessors: int
     rotate_bytes: int = 512 * 2**20  # several times a GPU's level-2 cache
 
     def of(self, real: int, small: int) -> int:
@@ -137,7 +136,7 @@ def decode_case(
     blocks_each = -(-context // block)
     num_bytes = batch * (2 * context * kv_heads * cache.itemsize + 2 * heads * ELEMENT) * head_dim
     num_operations = 4 * batch * context * heads * head_dim
-    shape = AttentionShape(heads, kv_heads, head_dim, BF16, s.multiprocessors)
+    shape = attention_shape(heads, kv_heads, head_dim, BF16)
     starts, lens = np.arange(batch + 1, dtype=np.int32), np.full(batch, context, dtype=np.int32)
     plan = plan_attention(lens, starts, shape, s.device)
 
@@ -168,7 +167,7 @@ def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_hea
     blocks_each = -(-context // block)
     pairs = batch * (new * cached + new * (new + 1) // 2)  # of a query and a key it sees
     num_bytes = batch * (2 * context * kv_heads + 2 * new * heads) * head_dim * ELEMENT
-    shape = AttentionShape(heads, kv_heads, head_dim, BF16, s.multiprocessors)
+    shape = attention_shape(heads, kv_heads, head_dim, BF16)
     starts, lens = np.arange(0, batch * new + 1, new, dtype=np.int32), np.full(batch, context, dtype=np.int32)
     plan = plan_attention(lens, starts, shape, s.device)
 

@@ -69,7 +69,7 @@ def main() -> None:
         try:
             if time.perf_counter() - started > options.limit:
                 raise RuntimeError("no time was left")
-            rows.append(measure(MAKERS[name](Sizes(DEVICE, options.tiny, device["multiprocessors"])), limits))
+            rows.append(measure(MAKERS[name](Sizes(DEVICE, options.tiny)), limits))
         except (RuntimeError, ValueError) as error:  # the others are still worth having
             traceback.print_exc()
             rows.append({"case": name, "error": str(error).splitlines()[0]})

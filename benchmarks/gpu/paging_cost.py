@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from timing import DEVICE, EMULATED, free_memory, seconds_of
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda.attention import attention_shape, paged_attention, plan_attention
 
 BLOCK_SIZES = (8, 16, 32, 64, 128)
 
@@ -57,8 +57,7 @@ def _decode_seconds(heads: Heads, block_size: int, shuffled: bool) -> float:
     free_memory()
     blocks_each = heads.context // block_size
     num_blocks, count = heads.batch * blocks_each, 1 if EMULATED else ROTATED
-    device = kernels.extension().current_device()
-    shape = AttentionShape(heads.heads, heads.kv_heads, heads.head_dim, torch.bfloat16, device["multiprocessors"])
+    shape = attention_shape(heads.heads, heads.kv_heads, heads.head_dim, torch.bfloat16)
     lens, starts = np.full(heads.batch, heads.context, dtype=np.int32), np.arange(heads.batch + 1, dtype=np.int32)
     plan = plan_attention(lens, starts, shape, DEVICE)
     order = torch.randperm(num_blocks, device=DEVICE) if shuffled else torch.arange(num_blocks, device=DEVICE)

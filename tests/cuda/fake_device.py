@@ -79,8 +79,10 @@ class Activations(TorchDispatchMode):
         self._device, self.live, self.reserved = device, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and not any(a is result for a in args) and not func.is_view:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = (*args, *kwargs.values())  # among them `out`
+        if isinstance(result, torch.Tensor) and not any(a is result for a in given) and not func.is_view:
             self._take(result)
         return result
 
@@ -102,7 +104,7 @@ class FakeDevice:
     capability, name = (9, 0), "fake GPU"
 
     def __init__(self, order: Order = "lazy", total_bytes: int = 2**30, fail_at: tuple[str, int, str] | None = None) -> None:
-        """fail_at: (kind of call, how many of it go well before, "lost" or "memory")"""
+        """fail_at: (kind of call, how many of it go well before, "lost", "refused" or "memory")"""
         self.compute, self.side = FakeStream(self, "compute"), FakeStream(self, "side")
         self.order, self.total_bytes, self.buffer_bytes, self.graph_bytes = order, total_bytes, 0, 0
         self.activations = Activations(self)
@@ -124,6 +126,10 @@ class FakeDevice:
             return
         if self.fail_at[2] == "lost":
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")
+        if self.fail_at[2] == "refused":
+            raise RuntimeError(
+                "CUDA: launching a kernel failed: invalid configuration argument (cudaErrorInvalidConfiguration)"
+            )
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def make_progress(self) -> None:

@@ -24,7 +24,7 @@ def attend_both(
     block_size: int,
     dtype: torch.dtype,
     window: int = 0,
-    multiprocessors: int = 4,
+    decode_slots: int = 12,
     padded_rows: int | None = None,
     query_scale: float = 1.0,
     cache_scales: tuple[float, float] | None = None,
@@ -49,7 +49,7 @@ def attend_both(
     q = random(99, sum(lengths), heads, head_dim, dtype=dtype, scale=query_scale)
     query_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     context_lens = np.array(contexts, dtype=np.int32)
-    model = AttentionShape(heads, kv_heads, head_dim, dtype, multiprocessors)
+    model = AttentionShape(heads, kv_heads, head_dim, dtype, decode_slots)
     plan = plan_attention(context_lens, query_start, model, DEVICE, window, padded_rows)
     plan.partial_out.fill_(float("nan"))
     plan.partial_stats.fill_(float("nan"))
@@ -89,7 +89,7 @@ def attend_both(
 def test_decode(heads, kv_heads, head_dim, block_size, dtype):
     """One-token contexts, contexts that fill blocks and tiles exactly, long ones cut into runs."""
     chunks = [(0, 1), (15, 1), (63, 1), (64, 1), (300, 1)]
-    out, expected = attend_both(chunks, heads, kv_heads, head_dim, block_size, dtype, multiprocessors=16)
+    out, expected = attend_both(chunks, heads, kv_heads, head_dim, block_size, dtype, decode_slots=48)
     assert_near(out, expected, TOLERANCE[dtype])
 
 
@@ -124,9 +124,7 @@ def test_prefill_behind_any_prefix_beside_decodes(heads, kv_heads, head_dim, blo
 def test_a_cache_of_8_bit_floats(heads, kv_heads, head_dim, block_size, dtype):
     """Decodes, short and cut into runs, beside prefills behind prefixes."""
     chunks = [(0, 1), (63, 1), (300, 1), (0, 33), (70, 5)]
-    out, expected = attend_both(
-        chunks, heads, kv_heads, head_dim, block_size, dtype, multiprocessors=16, cache_scales=(0.03, 0.5)
-    )
+    out, expected = attend_both(chunks, heads, kv_heads, head_dim, block_size, dtype, decode_slots=48, cache_scales=(0.03, 0.5))
     assert_near(out, expected, TOLERANCE[dtype])
 
 
@@ -142,7 +140,7 @@ def test_every_8_bit_float_is_read_as_itself(group, dtype):
     caches = [cache.to(DEVICE).view(torch.float8_e4m3fn) for cache in (k_cache, v_cache)]
     for new in (1, 2):
         q, out = random(5, new, group, head_dim, dtype=dtype), poisoned(new, group, head_dim, dtype=dtype)
-        shape = AttentionShape(group, 1, head_dim, dtype, 4)
+        shape = AttentionShape(group, 1, head_dim, dtype, 12)
         plan = plan_attention(np.array([new], dtype=np.int32), np.array([0, new], dtype=np.int32), shape, DEVICE)
         paged_attention(out, q, *caches, int_tensor([[0]]), plan, 1.0, 1.0, 2.0)
         assert torch.equal(out.float(), (2 * codes.to(DEVICE).view(torch.float8_e4m3fn).float()).expand(new, group, -1))
@@ -157,7 +155,7 @@ def test_sliding_window(window, heads, kv_heads):
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dtype"), [(1, 1, BF16), (4, 1, FP16), (1, 1, FP32)], ids=str)
 def test_long_context_cut_into_many_runs(heads, kv_heads, dtype):
-    out, expected = attend_both([(2999, 1), (1024, 1)], heads, kv_heads, 64, 16, dtype, multiprocessors=40, query_scale=8.0)
+    out, expected = attend_both([(2999, 1), (1024, 1)], heads, kv_heads, 64, 16, dtype, decode_slots=120, query_scale=8.0)
     assert_near(out, expected, TOLERANCE[dtype])
 
 
@@ -173,7 +171,7 @@ def test_an_infinite_value_hides_only_rows_that_see_it():
         caches = [random(i, 6, 1, 16, 64, dtype=BF16) for i in range(2)]
         caches[1][at // 16, 0, at % 16] = float("inf")
         q, out = random(3, 90, 1, 64, dtype=BF16), poisoned(90, 1, 64, dtype=BF16)
-        shape = AttentionShape(1, 1, 64, BF16, 4)
+        shape = AttentionShape(1, 1, 64, BF16, 12)
         plan = plan_attention(np.array([90], dtype=np.int32), np.array([0, 90], dtype=np.int32), shape, DEVICE)
         paged_attention(out, q, *caches, int_tensor([[0, 1, 2, 3, 4, 5]]), plan, 0.125)
         assert out[at:].isinf().any(-1).all()
@@ -211,7 +209,7 @@ def test_runs_cover_every_key_once():
 def test_bad_shapes_are_refused():
     caches = [random(i, 2, 1, 12, 64, dtype=BF16) for i in range(2)]
     q = random(3, 1, 1, 64, dtype=BF16)
-    shape = AttentionShape(1, 1, 64, BF16, 4)
+    shape = AttentionShape(1, 1, 64, BF16, 12)
     plan = plan_attention(np.array([3], dtype=np.int32), np.array([0, 1], dtype=np.int32), shape, DEVICE)
     with pytest.raises(ValueError, match="block_size: expected a power of two, got 12"):
         paged_attention(q.clone(), q, *caches, int_tensor([[0, 1]]), plan, 1.0)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cuda
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_case_runs_and_agrees_with_torch(name):
-    case = MAKERS[name](Sizes(DEVICE, small=True, multiprocessors=4))
+    case = MAKERS[name](Sizes(DEVICE, small=True))
     assert case.num_bytes > 0
     for arguments in case.sets:
         copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]

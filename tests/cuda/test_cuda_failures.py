@@ -120,12 +120,24 @@ def test_a_gpu_lost_under_way_ends_the_run_with_one_line(start, undisturbed):
             assert_nothing_is_left(device)
 
 
-def test_out_of_memory_under_way_costs_no_row(start, undisturbed):
+@pytest.mark.parametrize("what", ["memory", "refused"])
+def test_work_that_is_refused_or_has_no_memory_costs_no_row(start, undisturbed, what):
     found, before, calls = undisturbed
     for kind in ("activation", "capture", "submit"):
         for i in indices(calls[kind] - before[kind], 3):
-            device = FakeDevice(fail_at=(kind, before[kind] + i, "memory"))
+            device = FakeDevice(fail_at=(kind, before[kind] + i, what))
             assert run_rows(start(device)) == found
+
+
+def test_what_loading_left_reserved_is_given_to_the_cache(config, loaded, monkeypatch):
+    config = dataclasses.replace(config, kv_memory_bytes=None, preemption="recompute", swap_memory_bytes=0, max_model_len=4096)
+    blocks = []
+    for reserved in (0, 300_000):
+        device = FakeDevice(total_bytes=2**20)
+        device.activations.reserved = reserved
+        monkeypatch.setattr(loaded.model, "gpu", device)
+        blocks.append(Engine(config, loaded).stats()["kv_blocks_total"])
+    assert blocks[0] == blocks[1] > 10
 
 
 def test_the_largest_step_is_measured_before_memory_is_divided(config, loaded, monkeypatch):

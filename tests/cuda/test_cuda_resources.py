@@ -1,4 +1,5 @@
-"""What ptxas says of every kernel: machine code for each GPU, registers within bounds, nothing spilled to local memory. The
+"""What ptxas says of every kernel: machine code for each GPU, registers within bounds, nothing spilled to local memory, and at
+least one block that fits into a multiprocessor of every compute capability that README names. The
 build leaves its reports beside the object files (csrc/cuda/keep_report.py); without nvcc there is nothing to check."""
 
 import os
@@ -16,7 +17,36 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = ROOT / "csrc" / "cuda"
 KERNEL_FILES = sorted(CUDA.rglob("*.cu"))
-TARGETS = {"sm_80", "sm_90a"}
+TARGETS = {"sm_80", "sm_90", "sm_100", "sm_120"}
+
+
+@dataclass(frozen=True)
+class Capability:
+    """A multiprocessor, by the CUDA C++ Programming Guide ("Technical Specifications per Compute Capability")."""
+
+    target: str  # whose machine code it runs
+    block_bytes: int  # of shared memory, at most
+    bytes: int
+    threads: int
+
+
+CAPABILITIES = {
+    "8.0": Capability("sm_80", 163 * 1024, 164 * 1024, 2048),
+    "8.6": Capability("sm_80", 99 * 1024, 100 * 1024, 1536),
+    "8.9": Capability("sm_80", 99 * 1024, 100 * 1024, 1536),
+    "9.0": Capability("sm_90", 227 * 1024, 228 * 1024, 2048),
+    "10.0": Capability("sm_100", 227 * 1024, 228 * 1024, 2048),
+    "12.0": Capability("sm_120", 99 * 1024, 100 * 1024, 1536),
+}
+REGISTERS, RESERVED_BYTES = 65536, 1024  # of a multiprocessor; of shared memory for each block
+THREADS = {"decode_kernel": 128, "mma_decode_kernel": 128, "prefill_kernel": 128}  # others: up to 1,024
+LEAST_BLOCKS = {  # others: 1
+    ("decode_kernel", "8.0"): 2,
+    ("decode_kernel", "9.0"): 3,
+    ("mma_decode_kernel", "8.0"): 2,
+    ("mma_decode_kernel", "9.0"): 2,
+    ("mma_decode_kernel<BFloat16, 128>", "9.0"): 3,
+}
 # Most registers a thread may take: 65,536 on a multiprocessor let this many threads run at once.
 MAX_REGISTERS = {
     "decode_kernel": 128,  # 3 blocks of 128 threads, as the plan counts on, would need no more than 170
@@ -34,6 +64,8 @@ class Usage:
     registers: int
     stack_bytes: int
     spill_bytes: int
+    symbol: str = ""
+    static_bytes: int = 0  # of shared memory
 
 
 def parse(report: str) -> list[Usage]:
@@ -45,7 +77,8 @@ def parse(report: str) -> list[Usage]:
             int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups()
         )
         registers = int(re.search(r"Used (\d+) registers", part)[1])
-        found.append(Usage(readable(symbol), target, registers, stack, stores + loads))
+        static = re.search(r"Used \d+ registers.*?(\d+) bytes smem", part)
+        found.append(Usage(readable(symbol), target, registers, stack, stores + loads, symbol, int(static[1]) if static else 0))
     return found
 
 
@@ -103,6 +136,49 @@ def test_registers_are_bounded_and_nothing_is_spilled(usages):
         assert usage.registers <= MAX_REGISTERS.get(usage.kernel.split("<")[0], MAX_REGISTERS["other"]), usage
 
 
+def demangled(symbols: list[str]) -> list[str]:
+    return subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def dynamic_bytes(usages) -> dict[str, int]:
+    """Shared memory that launches ask for, by a kernel's name as nm writes it: see allow_shared_bytes in csrc/cuda/device/launch.h."""
+    found = {}
+    for path in reports():
+        symbols = subprocess.run(["nm", "-C", path.with_suffix("")], capture_output=True, text=True, check=True).stdout
+        found |= {name: int(size) for name, size in re.findall(r"allow_shared_bytes<&(.*), (\d+)ul>\(\)::allowed", symbols)}
+    return found
+
+
+def resident_blocks(usage: Usage, shared_bytes: int, of: Capability) -> int:
+    """Blocks that a multiprocessor runs at once; 0: the kernel cannot be launched."""
+    threads = THREADS.get(usage.kernel.split("<")[0], 1024)
+    registers = -(-usage.registers // 8) * 8 * threads
+    if shared_bytes > of.block_bytes or registers > REGISTERS:
+        return 0
+    return min(of.bytes // (shared_bytes + RESERVED_BYTES), REGISTERS // registers, of.threads // threads)
+
+
+def test_every_kernel_fits_every_capability(usages, dynamic_bytes):
+    names = demangled([usage.symbol for usage in usages])
+    for capability, of in CAPABILITIES.items():
+        for usage, name in zip(usages, names, strict=True):
+            if usage.target == of.target:
+                dynamic = dynamic_bytes[f"({name})" if "<" in name else name.split("_kernel(")[0] + "_kernel"]
+                blocks = resident_blocks(usage, usage.static_bytes + dynamic, of)
+                alike = LEAST_BLOCKS.get((usage.kernel.split("<")[0], capability), 1)
+                least = LEAST_BLOCKS.get((usage.kernel, capability), alike)
+                assert blocks >= least, (
+                    f"{name} on {capability}: {usage.registers} registers, {dynamic:,} bytes, {blocks} blocks"
+                )
+
+
+def test_a_kernel_too_large_for_a_capability_would_be_seen():
+    """102,400 bytes, which decode with heads of 128 once asked for, are more than 8.6, 8.9 and 12.0 have."""
+    usage = Usage("mma_decode_kernel<BFloat16, 128>", "sm_80", 168, 0, 0)
+    assert {name for name, of in CAPABILITIES.items() if not resident_blocks(usage, 102_400, of)} == {"8.6", "8.9", "12.0"}
+
+
 def test_spills_would_be_seen():
     """The words of ptxas 13.0."""
     text = """ptxas info    : Compiling entry function '_ZN14prefill_kernelINS0_8BFloat16ELi256EEEvNS0_4ArgsE' for 'sm_80'
@@ -110,4 +186,5 @@ ptxas info    : Function properties for _ZN14prefill_kernelINS0_8BFloat16ELi256E
     24 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
 ptxas info    : Used 255 registers, used 1 barriers, 24 bytes cumulative stack size, 512 bytes cmem[0]
 """
-    assert parse(text) == [Usage("prefill_kernel<BFloat16, 256>", "sm_80", 255, 24, 12)]
+    (usage,) = parse(text)
+    assert usage == Usage("prefill_kernel<BFloat16, 256>", "sm_80", 255, 24, 12, usage.symbol)

@@ -58,7 +58,7 @@ def test_tables_have_few_widths(num_blocks, max_width):
 @given(st.integers(1, 8), st.integers(0, 64), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 3))
 def test_the_largest_step_fits_into_the_buffer(num_seqs, more_tokens, dtype, num_windows):
     """The arrays of a step with all the rows, runs, tiles, draws and feeds that there may be."""
-    shape, tokens, width, spare = AttentionShape(4, 2, 64, dtype, 4), num_seqs + more_tokens, 7, 12
+    shape, tokens, width, spare = AttentionShape(4, 2, 64, dtype, 12), num_seqs + more_tokens, 7, 12
     rows = tokens if dtype == torch.float32 else num_seqs
     i4 = [tokens, tokens, num_seqs * width, num_seqs, num_seqs + 1]
     for _ in range(num_windows):

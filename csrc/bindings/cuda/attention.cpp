@@ -1,6 +1,8 @@
 // Bindings of paged attention and of its plan. A plan's tables are int32 tensors, one row for each struct of paged_attention.h.
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
+#include <string_view>
 #include <vector>
 
 #include "bind.h"
@@ -115,12 +117,27 @@ void prefill(const TensorView& out, const TensorView& q, const TensorView& k_cac
                                   stream_of(q));
 }
 
+// The fewest of all caches that go with a model's type, named as torch names it.
+int resident_decode_blocks(const char* dtype, int64_t group, int64_t head_dim) {
+    check_multiple("group", group, 1, 65535);
+    check_multiple("head_dim", head_dim, 8, cuda::kMaxAttentionHeadDim);
+    const std::string_view name = dtype;
+    const auto blocks = [&](cuda::ElementType type, cuda::CacheType cache_type) {
+        return cuda::resident_decode_blocks(group, head_dim, type, cache_type);
+    };
+    if (name == "float32") return blocks(cuda::ElementType::float32, cuda::CacheType::model);
+    if (name != "bfloat16" && name != "float16") refuse("dtype: expected float32, bfloat16 or float16, got %s", dtype);
+    const auto type = name == "bfloat16" ? cuda::ElementType::bfloat16 : cuda::ElementType::float16;
+    return std::min(blocks(type, cuda::CacheType::model), blocks(type, cuda::CacheType::e4m3));
+}
+
 }  // namespace
 
 void bind_attention_plan(nb::module_& module) {
     module.def("choose_run_length", choose_run_length);
     module.def("cut_into_runs", cut_into_runs);
     module.def("cut_into_tiles", cut_into_tiles);
+    module.def("resident_decode_blocks", resident_decode_blocks);
 }
 void bind_paged_attention_decode(nb::module_& module) { module.def("paged_attention_decode", decode); }
 void bind_paged_attention_prefill(nb::module_& module) { module.def("paged_attention_prefill", prefill); }

@@ -50,7 +50,7 @@ void copy_runs(const CopyBlocksArgs& a, int64_t most_blocks, Stream stream) {
         first += list.count;
         int64_t blocks = divide_up(list.count * units_each, 4 * kThreads);
         if (most_blocks > 0 && blocks > most_blocks) blocks = most_blocks;
-        launch<copy_blocks_kernel>({blocks, a.num_planes, 1, kThreads, 0, stream}, a.planes, list,
+        launch<copy_blocks_kernel>({blocks, a.num_planes, 1, kThreads, stream}, a.planes, list,
                                    static_cast<int>(units_each));
     }
 }

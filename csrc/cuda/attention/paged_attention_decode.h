@@ -201,37 +201,52 @@ __global__ void __launch_bounds__(kMaxAttentionHeadDim) merge_kernel(DecodeArgs 
     out[dim] = from_float<T>(value / sum * a.v_scale);
 }
 
-template <class T, class C, int kHeadDim, int kHeads>
-void launch_decode(const DecodeArgs& d, Stream stream) {
+// How launches ask for decode_kernel; as MmaDecode.
+template <class T, class C, int kHeadDim, int kHeadsEach>
+struct VectorDecode {
     using L = Layout<C, kHeadDim>;
-    constexpr int kShareBytes = Shares<L::kShares, kHeadDim>::bytes(kHeads);
-    constexpr int kBytes = L::kStagingBytes > kShareBytes ? L::kStagingBytes : kShareBytes;
-    const int64_t chunks = divide_up(d.attention.heads / d.attention.kv_heads, kHeads);
-    launch<decode_kernel<T, C, kHeadDim, kHeads>>({d.num_runs, d.attention.kv_heads * chunks, 1, kThreads, kBytes, stream}, d);
+    static constexpr auto kKernel = decode_kernel<T, C, kHeadDim, kHeadsEach>;
+    static constexpr int kThreads = cuda::kThreads, kHeads = kHeadsEach;
+    static constexpr int kShareBytes = Shares<L::kShares, kHeadDim>::bytes(kHeads);
+    static constexpr size_t kSharedBytes = L::kStagingBytes > kShareBytes ? L::kStagingBytes : kShareBytes;
+};
+
+// use(kernel) with the kernel for `group` query heads a KV head.
+template <class T, class C, int kHeadDim, class Use>
+auto with_kernel_for_group(int64_t group, const Use& use) {
+    if constexpr (sizeof(T) == 2) {
+        if (group >= 4) return use(MmaDecode<T, C, kHeadDim>());
+        if (group == 1) return use(VectorDecode<T, C, kHeadDim, 1>());
+    }
+    return use(VectorDecode<T, C, kHeadDim, sizeof(C) == 1 ? 2 : 4>());
 }
 
-template <class T, class C, int kHeadDim>
-void choose_heads(const DecodeArgs& d, Stream stream) {
-    const int64_t group = d.attention.heads / d.attention.kv_heads;
-    if constexpr (sizeof(T) == 2) {
-        if (group >= 4) return launch_mma_decode<T, C, kHeadDim>(d, stream);
-        if (group == 1) return launch_decode<T, C, kHeadDim, 1>(d, stream);
-    }
-    launch_decode<T, C, kHeadDim, sizeof(C) == 1 ? 2 : 4>(d, stream);
+template <class T, class C, class Use>
+auto with_decode_kernel(int64_t group, int64_t head_dim, const Use& use) {
+    if (head_dim <= 64) return with_kernel_for_group<T, C, 64>(group, use);
+    if (head_dim <= 128) return with_kernel_for_group<T, C, 128>(group, use);
+    return with_kernel_for_group<T, C, 256>(group, use);
+}
+
+template <class T, class C>
+int resident_decode_blocks(int64_t group, int64_t head_dim) {
+    return with_decode_kernel<T, C>(group, head_dim, [](auto kernel) {
+        using K = decltype(kernel);
+        return resident_blocks<K::kKernel, K::kSharedBytes>(K::kThreads);
+    });
 }
 
 template <class T, class C>
 void decode(const DecodeArgs& d, Stream stream) {
-    if (d.attention.head_dim <= 64) {
-        choose_heads<T, C, 64>(d, stream);
-    } else if (d.attention.head_dim <= 128) {
-        choose_heads<T, C, 128>(d, stream);
-    } else {
-        choose_heads<T, C, 256>(d, stream);
-    }
+    const PagedAttentionArgs& a = d.attention;
+    const int64_t group = a.heads / a.kv_heads;
+    with_decode_kernel<T, C>(group, a.head_dim, [&](auto kernel) {
+        using K = decltype(kernel);
+        launch<K::kKernel, K::kSharedBytes>({d.num_runs, a.kv_heads * divide_up(group, K::kHeads), 1, K::kThreads, stream}, d);
+    });
     if (d.num_merges == 0) return;
-    const int threads = static_cast<int>(divide_up(d.attention.head_dim, kWarp) * kWarp);
-    launch<merge_kernel<T>>({d.num_merges, d.attention.heads, 1, threads, 0, stream}, d);
+    const int threads = static_cast<int>(divide_up(a.head_dim, kWarp) * kWarp);
+    launch<merge_kernel<T>>({d.num_merges, a.heads, 1, threads, stream}, d);
 }
 
 }  // namespace pagecli::cuda

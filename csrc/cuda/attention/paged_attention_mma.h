@@ -1,6 +1,6 @@
 // Attention on the tensor cores, for prefill (64 rows: 16 for each of 4 warps) and for decode with groups of 4 and more query
-// heads (16 rows: the 4 warps share out the keys of a tile). Rows against tiles of 64 keys, copied to shared memory ahead;
-// softmax online, in registers (Dao, FlashAttention-2, 2023). T, of Q and the products' operands: 16 bits, sums in float32. C,
+// heads (16 rows: the warps share out the keys of a tile). Rows against tiles of 64 keys, of 32 where a head is too large for
+// that, copied to shared memory ahead; softmax online, in registers (Dao, FlashAttention-2, 2023). T, of Q and the products' operands: 16 bits, sums in float32. C,
 // of the cache: T, or e4m3, widened between shared memory and the multiplication.
 //
 // A row of Q, K or V in shared memory is kHeadDim elements in chunks of 16 bytes; chunk c of row r lies at c ^ (r % 8) (where a
@@ -16,7 +16,7 @@
 
 namespace pagecli::cuda {
 
-constexpr int kMmaThreads = 128, kMmaWarps = kMmaThreads / kWarp, kMmaRows = 16;
+constexpr int kMmaRows = 16;  // of a warp's products
 
 __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], BFloat16) {
     ptx::mma_bf16(d, a, b);
@@ -33,10 +33,12 @@ __device__ inline uint32_t packed(float low, float high) {
 template <class C, int kHeadDim, bool kSplitKeys>
 struct MmaShape {
     static constexpr bool kNarrow = sizeof(C) == 1;
-    static constexpr int kTileKeys = kHeadDim > 128 && !kSplitKeys ? 32 : 64;
-    static constexpr int kWarpKeys = kSplitKeys ? kTileKeys / kMmaWarps : kTileKeys;  // that a warp multiplies
-    static constexpr int kRows = kSplitKeys ? kMmaRows : kMmaRows * kMmaWarps;
-    static constexpr int kStages = kSplitKeys && kHeadDim <= 128 ? (kNarrow ? 4 : 3) : 2;
+    static constexpr int kTileKeys = kHeadDim > 128 && !(kSplitKeys && kNarrow) ? 32 : 64;
+    static constexpr int kWarps = kSplitKeys ? kTileKeys / 16 : 4, kThreads = kWarps * kWarp;
+    static constexpr int kWarpKeys = kSplitKeys ? 16 : kTileKeys;  // that a warp multiplies
+    static constexpr int kRows = kSplitKeys ? kMmaRows : kMmaRows * kWarps;
+    static constexpr int kStages = kSplitKeys && kNarrow && kHeadDim <= 128 ? 4 : 2;
+    static constexpr int kLeastBlocks = kSplitKeys && !kNarrow && kHeadDim <= 128 ? 3 : 1;  // that registers leave room for
     static constexpr int kChunks = kHeadDim / kVec;  // of a row of Q
     static constexpr int kChunkDims = 16 / static_cast<int>(sizeof(C)), kKeyChunks = kHeadDim / kChunkDims;
     static constexpr int kTileBytes = kTileKeys * kHeadDim * static_cast<int>(sizeof(C));
@@ -217,7 +219,7 @@ __device__ inline void copy_tile(C* stage, const PagedAttentionArgs& a, const Ke
     using S = MmaShape<C, kHeadDim, kSplitKeys>;
     const Rows<C, S::kKeyChunks> keys = {stage}, values = {stage + S::kTileKeys * kHeadDim};
 #pragma unroll(kHeadDim > 128 ? 2 : 8)  // each copy in flight takes registers for its addresses
-    for (int i = static_cast<int>(threadIdx.x); i < S::kTileKeys * S::kKeyChunks; i += kMmaThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < S::kTileKeys * S::kKeyChunks; i += S::kThreads) {
         const int row = i / S::kKeyChunks, chunk = i % S::kKeyChunks, key = first + row;
         const bool wanted = key < end && chunk * S::kChunkDims < a.head_dim;
         const int64_t offset = wanted ? places.offset(places.block_of(key), key) + chunk * S::kChunkDims : 0;
@@ -281,7 +283,8 @@ __device__ inline void attend_tiles(MmaState<C, kHeadDim>& state, T* memory, con
 
 // Decode of up to 16 query heads of a KV head. blockIdx as in decode_kernel.
 template <class T, class C, int kHeadDim>
-__global__ void __launch_bounds__(kMmaThreads) mma_decode_kernel(DecodeArgs d) {
+__global__ void __launch_bounds__(MmaShape<C, kHeadDim, true>::kThreads, MmaShape<C, kHeadDim, true>::kLeastBlocks)
+    mma_decode_kernel(DecodeArgs d) {
     using S = MmaShape<C, kHeadDim, true>;
     const KeyRun run = d.runs[blockIdx.x];
     if (run.sequence < 0) return;
@@ -292,7 +295,7 @@ __global__ void __launch_bounds__(kMmaThreads) mma_decode_kernel(DecodeArgs d) {
     const int num_heads = group - chunk * kMmaRows < kMmaRows ? group - chunk * kMmaRows : kMmaRows;
     T* memory = static_cast<T*>(ptx::dynamic_shared());
     const Rows<T, S::kChunks> q = {memory};
-    for (int i = static_cast<int>(threadIdx.x); i < kMmaRows * S::kChunks; i += kMmaThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kMmaRows * S::kChunks; i += S::kThreads) {
         const int row = i / S::kChunks, dim = i % S::kChunks * kVec;
         Vec<T> values = {};
         if (row < num_heads && dim < a.head_dim)
@@ -303,7 +306,7 @@ __global__ void __launch_bounds__(kMmaThreads) mma_decode_kernel(DecodeArgs d) {
     attend_tiles<T, C, kHeadDim, true>(state, memory, a, key_places(a, run.sequence, kv_head), run.first_key, run.end_key,
                                        run.first_key, run.end_key, [&](int, int key) { return key >= run.end_key; });
 
-    const Shares<kMmaWarps, kHeadDim> shares(memory, kMmaRows);
+    const Shares<S::kWarps, kHeadDim> shares(memory, kMmaRows);
     const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -323,12 +326,13 @@ __global__ void __launch_bounds__(kMmaThreads) mma_decode_kernel(DecodeArgs d) {
     write_run<T>(d, run, shares, first_head, num_heads);
 }
 
+// How launches ask for it.
 template <class T, class C, int kHeadDim>
-void launch_mma_decode(const DecodeArgs& d, Stream stream) {
-    constexpr int kStaging = MmaShape<C, kHeadDim, true>::kBytes, kShareBytes = Shares<kMmaWarps, kHeadDim>::bytes(kMmaRows);
-    constexpr size_t kBytes = kStaging > kShareBytes ? kStaging : kShareBytes;
-    const int64_t chunks = divide_up(d.attention.heads / d.attention.kv_heads, kMmaRows);
-    launch<mma_decode_kernel<T, C, kHeadDim>>({d.num_runs, d.attention.kv_heads * chunks, 1, kMmaThreads, kBytes, stream}, d);
-}
+struct MmaDecode {
+    using S = MmaShape<C, kHeadDim, true>;
+    static constexpr auto kKernel = mma_decode_kernel<T, C, kHeadDim>;
+    static constexpr int kThreads = S::kThreads, kHeads = kMmaRows, kShareBytes = Shares<S::kWarps, kHeadDim>::bytes(kMmaRows);
+    static constexpr size_t kSharedBytes = S::kBytes > kShareBytes ? S::kBytes : kShareBytes;
+};
 
 }  // namespace pagecli::cuda

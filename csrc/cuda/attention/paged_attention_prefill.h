@@ -8,7 +8,7 @@ namespace pagecli::cuda {
 
 // blockIdx.x: tile of rows; blockIdx.y: KV head.
 template <class T, class C, int kHeadDim>
-__global__ void __launch_bounds__(kMmaThreads) prefill_kernel(PrefillArgs p) {
+__global__ void __launch_bounds__(MmaShape<C, kHeadDim, false>::kThreads) prefill_kernel(PrefillArgs p) {
     using S = MmaShape<C, kHeadDim, false>;
     const RowTile tile = p.tiles[blockIdx.x];
     if (tile.sequence < 0) return;
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kMmaThreads) prefill_kernel(PrefillArgs p) {
 
     T* memory = static_cast<T*>(ptx::dynamic_shared());
     const Rows<T, S::kChunks> q = {memory};
-    for (int i = static_cast<int>(threadIdx.x); i < S::kRows * S::kChunks; i += kMmaThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < S::kRows * S::kChunks; i += S::kThreads) {
         const int row = i / S::kChunks, dim = i % S::kChunks * kVec, packed_row = tile.first_row + row;
         Vec<T> values = {};
         if (row < num_rows && dim < a.head_dim)
@@ -57,18 +57,17 @@ __global__ void __launch_bounds__(kMmaThreads) prefill_kernel(PrefillArgs p) {
     }
 }
 
+template <class T, class C, int kHeadDim>
+void launch_prefill(const PrefillArgs& p, Stream stream) {
+    using S = MmaShape<C, kHeadDim, false>;
+    launch<prefill_kernel<T, C, kHeadDim>, S::kBytes>({p.num_tiles, p.attention.kv_heads, 1, S::kThreads, stream}, p);
+}
+
 template <class T, class C>
 void prefill(const PrefillArgs& p, Stream stream) {
-    const auto shape = [&](int shared_bytes) {
-        return LaunchShape{p.num_tiles, p.attention.kv_heads, 1, kMmaThreads, static_cast<size_t>(shared_bytes), stream};
-    };
-    if (p.attention.head_dim <= 64) {
-        launch<prefill_kernel<T, C, 64>>(shape(MmaShape<C, 64, false>::kBytes), p);
-    } else if (p.attention.head_dim <= 128) {
-        launch<prefill_kernel<T, C, 128>>(shape(MmaShape<C, 128, false>::kBytes), p);
-    } else {
-        launch<prefill_kernel<T, C, 256>>(shape(MmaShape<C, 256, false>::kBytes), p);
-    }
+    if (p.attention.head_dim <= 64) return launch_prefill<T, C, 64>(p, stream);
+    if (p.attention.head_dim <= 128) return launch_prefill<T, C, 128>(p, stream);
+    launch_prefill<T, C, 256>(p, stream);
 }
 
 }  // namespace pagecli::cuda

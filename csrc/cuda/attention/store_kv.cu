@@ -103,7 +103,7 @@ int threads_for(int64_t units) {
 
 void store_kv(const StoreKVArgs& a, Stream stream) {
     if (a.tokens == 0) return;
-    const LaunchShape shape = {a.tokens, 1, 1, threads_for(a.kv_heads * a.head_dim / kVec), 0, stream};
+    const LaunchShape shape = {a.tokens, 1, 1, threads_for(a.kv_heads * a.head_dim / kVec), stream};
     with_cache_type(a.type, a.cache_type, [&](auto element, auto cached) {
         launch<store_kv_kernel<decltype(element), decltype(cached)>>(shape, a);
     });
@@ -112,7 +112,7 @@ void store_kv(const StoreKVArgs& a, Stream stream) {
 void rotary_store_kv(const RotaryStoreKVArgs& a, Stream stream) {
     if (a.store.tokens == 0) return;
     const int64_t units = (a.heads + a.store.kv_heads) * a.rotary_dim / 2 / kVec;
-    const LaunchShape shape = {a.store.tokens, 1, 1, threads_for(units), 0, stream};
+    const LaunchShape shape = {a.store.tokens, 1, 1, threads_for(units), stream};
     with_cache_type(a.store.type, a.store.cache_type, [&](auto element, auto cached) {
         launch<rotary_store_kv_kernel<decltype(element), decltype(cached)>>(shape, a);
     });

@@ -19,7 +19,7 @@ void throw_device_error(const char* doing, const char* name, const char* explana
 
 int num_devices() { return 1; }
 
-DeviceProperties current_device() { return {0, 4, 8, 0, "emulated on the CPU"}; }
+DeviceProperties current_device() { return {0, 4, 8, 6, "emulated on the CPU"}; }
 
 #else
 

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) gated_activation_kernel(GatedActivat
 }
 
 LaunchShape one_thread_a_vec(int64_t tokens, int64_t dim, Stream stream) {
-    return {tokens, divide_up(dim, kThreads * kVec), 1, kThreads, 0, stream};
+    return {tokens, divide_up(dim, kThreads * kVec), 1, kThreads, stream};
 }
 
 }  // namespace

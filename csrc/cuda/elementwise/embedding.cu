@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingArgs a) {
 
 void embedding(const EmbeddingArgs& a, Stream stream) {
     if (a.tokens == 0 || a.dim == 0) return;
-    const LaunchShape shape = {a.tokens, divide_up(a.dim, kThreads * kVec), 1, kThreads, 0, stream};
+    const LaunchShape shape = {a.tokens, divide_up(a.dim, kThreads * kVec), 1, kThreads, stream};
     with_element_type(a.type, [&](auto element) { launch<embedding_kernel<decltype(element)>>(shape, a); });
 }
 

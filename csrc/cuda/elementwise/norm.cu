@@ -81,7 +81,7 @@ int threads_for(int64_t dim) {
 template <bool kCentered>
 void normalize(const RmsNormArgs& a, const float* bias, Stream stream) {
     if (a.tokens == 0 || a.heads == 0) return;
-    const LaunchShape shape = {a.tokens, a.heads, 1, threads_for(a.dim), 0, stream};
+    const LaunchShape shape = {a.tokens, a.heads, 1, threads_for(a.dim), stream};
     with_element_type(a.type, [&](auto element) { launch<norm_kernel<decltype(element), kCentered>>(shape, a, bias); });
 }
 

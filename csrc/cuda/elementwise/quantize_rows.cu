@@ -42,7 +42,7 @@ void quantize_rows(const QuantizeRowsArgs& a, Stream stream) {
     if (a.tokens == 0) return;
     const int64_t vecs = a.dim / kVec;
     const int threads = vecs >= kMaxThreads ? kMaxThreads : static_cast<int>(divide_up(vecs, kWarp) * kWarp);
-    const LaunchShape shape = {a.tokens, 1, 1, threads, 0, stream};
+    const LaunchShape shape = {a.tokens, 1, 1, threads, stream};
     with_element_type(a.type, [&](auto element) { launch<quantize_rows_kernel<decltype(element)>>(shape, a); });
 }
 

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
 
 void argmax(const ArgmaxArgs& a, Stream stream) {
     if (a.rows == 0) return;
-    const LaunchShape shape = {a.rows, 1, 1, kThreads, 0, stream};
+    const LaunchShape shape = {a.rows, 1, 1, kThreads, stream};
     with_element_type(a.type, [&](auto element) { launch<argmax_kernel<decltype(element)>>(shape, a); });
 }
 

@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(kThreads) sample_tokens_kernel(SampleTokensArg
 
 void sample_tokens(const SampleTokensArgs& a, Stream stream) {
     if (a.draws == 0) return;
-    const LaunchShape shape = {a.draws, 1, 1, kThreads, 0, stream};
+    const LaunchShape shape = {a.draws, 1, 1, kThreads, stream};
     with_element_type(a.type, [&](auto element) { launch<sample_tokens_kernel<decltype(element)>>(shape, a); });
 }
 

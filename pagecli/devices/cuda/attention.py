@@ -12,7 +12,6 @@ import torch
 from pagecli.devices.cuda.kernels import extension, raw
 
 TILE_ROWS = 64  # query rows of a prefill tile
-BLOCKS_PER_MULTIPROCESSOR = 3  # thread blocks of decode that run at once; their staging memory is 64 KiB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class AttentionShape:
     kv_heads: int
     head_dim: int
     dtype: torch.dtype
-    multiprocessors: int
+    slots: int  # thread blocks of decode that run at once
 
     @property
     def group(self) -> int:
@@ -55,12 +54,24 @@ class AttentionPlan:
     window: int
 
 
+def attention_shape(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> AttentionShape:
+    """For the GPU of this process, whose multiprocessors hold as many blocks as their registers and shared memory allow."""
+    module = extension()
+    resident = module.resident_decode_blocks(str(dtype).removeprefix("torch."), heads // kv_heads, head_dim)
+    return AttentionShape(heads, kv_heads, head_dim, dtype, module.current_device()["multiprocessors"] * resident)
+
+
 def spare_runs(shape: AttentionShape) -> int:
     """How many runs beyond one for each row a cut may have: twice as many thread blocks as run at once.
 
-    A finer cut shortens no step (csrc/include/pagecli/cuda/attention/attention_plan.h). H200, 8 KV heads: 99 runs; 40: 20.
+    A finer cut shortens no step (csrc/include/pagecli/cuda/attention/attention_plan.h). 396 slots, 8 KV heads: 99 runs; 40: 20.
     """
-    return -(-2 * shape.multiprocessors * BLOCKS_PER_MULTIPROCESSOR // shape.kv_heads)
+    return -(-2 * shape.slots // shape.kv_heads)
+
+
+def most_partial_bytes(shape: AttentionShape, num_rows: int) -> int:
+    """Bytes of the shares of a step's runs, at most, for one sliding window; num_rows: of the step, that are decoded."""
+    return (num_rows + spare_runs(shape)) * shape.heads * (shape.head_dim + 2) * 4
 
 
 def plan_tables(
@@ -129,8 +140,8 @@ def _cut(rows: np.ndarray, shape: AttentionShape, padded_rows: int | None) -> tu
     if padded_rows is not None and len(rows) > padded_rows:
         raise ValueError(f"{len(rows)} decode rows do not fit into {padded_rows}")
     num_keys = np.ascontiguousarray(rows[:, 3] - rows[:, 2])
-    slots, spare = shape.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, spare_runs(shape)
-    length = extension().choose_run_length(num_keys, shape.kv_heads, slots, len(rows) + spare)
+    spare = spare_runs(shape)
+    length = extension().choose_run_length(num_keys, shape.kv_heads, shape.slots, len(rows) + spare)
     counts = -(-num_keys // length)
     num_runs, num_merges = int(counts.sum()), int((counts > 1).sum())
     if padded_rows is not None:

@@ -1,5 +1,5 @@
 """What can go wrong on a GPU, in pagecli's own words: torch and the kernels raise RuntimeErrors of many texts, here they become
-two kinds. Both end a run that cannot go on with one line and exit code 4; finished rows are in the journal."""
+three kinds. Each ends a run that cannot go on with one line and exit code 4; finished rows are in the journal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,33 @@ import torch
 from pagecli.errors import ModelError
 
 _DEVICE_WORDS = ("CUDA", "cuda", "cuBLAS", "CUBLAS", "NVRM", "device-side assert")
+# What CUDA (CUDA Runtime API, "Error handling") and cuBLAS say of a call that they did not carry out. Every other error is one
+# of work that ran, after which the process must end.
+_REFUSALS = (
+    "invalid argument",
+    "invalid configuration argument",
+    "invalid device function",
+    "invalid resource handle",
+    "no kernel image is available",
+    "device kernel image is invalid",
+    "unsupported toolchain",
+    "too many resources requested for launch",
+    "operation not permitted",
+    "operation not supported",
+    "captur",  # a stream's work is being recorded, or could not be
+    "CUBLAS_STATUS_INVALID_VALUE",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_ARCH_MISMATCH",
+)
+_MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class DeviceMemoryError(ModelError):
     """The GPU has no room for something. The device itself is well."""
+
+
+class DeviceRefusedError(ModelError):
+    """The GPU did not take a piece of work, such as a launch with sizes it has not. The device itself is well."""
 
 
 class DeviceLostError(ModelError):
@@ -25,7 +48,7 @@ class DeviceLostError(ModelError):
 
 @contextmanager
 def device_errors(doing: str) -> Iterator[None]:
-    """Inside it, what torch and the kernels raise about the GPU is raised as one of the two; `doing` completes "while ..."."""
+    """Inside it, what torch and the kernels raise about the GPU is raised as one of these; `doing` completes "while ..."."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -35,9 +58,14 @@ def device_errors(doing: str) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         text = _first_line(error)
-        if "out of memory" in text:  # of pinned memory, and from drivers that say no more
+        if any(words in text for words in _MEMORY_WORDS):  # of pinned memory, and from drivers that say no more
             raise DeviceMemoryError(f"out of memory while {doing}: {text}", "lower --kv-memory or --swap-memory") from error
         if isinstance(error, _accelerator_error()) or any(word in text for word in _DEVICE_WORDS):
+            if any(words in text for words in _REFUSALS):
+                raise DeviceRefusedError(
+                    f"the GPU refused work while {doing}: {text}",
+                    "a fault of pagecli or its build: use --device cpu",
+                ) from error
             raise DeviceLostError(
                 f"the GPU failed while {doing}: {text}", "the same command resumes with the finished rows; look at nvidia-smi"
             ) from error

@@ -1,6 +1,7 @@
 """The GPU of streams.py on torch.cuda, with two streams of its own."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -92,8 +93,11 @@ class TorchGpu:
                 graph.capture_begin(pool=self._graph_pool, capture_error_mode="thread_local")
                 try:
                     work()
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # it would complain that the capture failed, and not say why
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
             return CudaGraph(graph)
 
     def free_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pagecli.devices.cuda.errors import DeviceMemoryError
+from pagecli.devices.cuda.errors import DeviceMemoryError, DeviceRefusedError
 from pagecli.devices.cuda.step_buffers import GraphKey
 from pagecli.devices.cuda.streams import Gpu, Graph
 
@@ -40,6 +40,6 @@ class GraphStore:
             return None
         try:
             graph = self._graphs[key] = self._device.capture(work)
-        except DeviceMemoryError:  # somebody else took it: go on without more graphs
+        except (DeviceMemoryError, DeviceRefusedError):  # the memory is gone, or a capture failed: go on without more graphs
             self.max_graphs = len(self._graphs)
         return graph

@@ -14,6 +14,14 @@ _CAPABILITY = (8, 9)  # of the first GPUs that multiply 8-bit floats
 _MULTIPLE = 16  # of both sizes of a weight, for such a product
 
 
+def logits(out: torch.Tensor, x: torch.Tensor, head: torch.Tensor) -> None:
+    """out[R, vocab] (float32) = x[R, hidden] @ head[vocab, hidden].T, never rounded to 16 bits, where logits would be equal."""
+    if x.device.type == "cuda" and x.dtype != torch.float32:
+        torch.mm(x, head.t(), out_dtype=torch.float32, out=out)
+    else:  # the host's products have no other type than their factors'
+        torch.mm(x.float(), head.t().float(), out=out)
+
+
 @dataclass(frozen=True, slots=True)
 class CudaLinear:
     """x[M, K] -> x @ weight[N, K].T (+ bias[N])"""

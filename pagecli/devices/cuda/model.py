@@ -8,8 +8,9 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import AttentionPlan, AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
+from pagecli.devices.cuda.linear import logits
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.cuda.weights import CudaWeights
 from pagecli.devices.rotary_table import table_of
@@ -56,12 +57,10 @@ class CudaModel:
     """A loaded model; `compute` is one step, and a CUDA graph may hold it."""
 
     def __init__(self, program: Program, weights: CudaWeights, gpu: Gpu) -> None:
-        multiprocessors = kernels.extension().current_device()["multiprocessors"]
         config = self.config = program.config
         self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype
-        heads, kv_heads = config.num_heads, config.num_kv_heads
-        self.attention_shape = AttentionShape(heads, kv_heads, config.head_dim, weights.dtype, multiprocessors)
+        self.attention_shape = attention_shape(config.num_heads, config.num_kv_heads, config.head_dim, weights.dtype)
         self.windows = tuple(sorted({op.window for op in program.operations() if isinstance(op, Attention)}))
         self.weight_bytes = weights.num_bytes
         self._weights = weights
@@ -119,7 +118,7 @@ class CudaModel:
                 return lambda step: step.values.__setitem__(out, step.values[x].index_select(0, step.inputs.logit_rows))
             case Head(x, weight):
                 head = self._weights.tensor(weight)
-                return lambda step: step.logits.copy_(torch.nn.functional.linear(step.values[x], head))
+                return lambda step: logits(step.logits, step.values[x], head)
         raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
 
     def _linear(self, operation: Linear) -> _Bound:

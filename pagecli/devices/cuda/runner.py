@@ -123,7 +123,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def launch(self, plan: "StepPlan") -> PendingStep:
-        """Queue the step. Raises DeviceMemoryError or DeviceLostError; then nothing is under way any more."""
+        """Queue the step. Raises the errors of devices/cuda/errors.py; then nothing is under way any more."""
         try:
             return self._launch(plan)
         except BaseException:

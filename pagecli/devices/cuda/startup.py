@@ -12,6 +12,7 @@ from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kv_cache
 from pagecli.devices.cuda import graphs
+from pagecli.devices.cuda.attention import most_partial_bytes
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
 from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
 from pagecli.devices.cuda.model import CudaModel
@@ -31,6 +32,7 @@ def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
     check_block_size(settings.block_size)
     device = model.gpu
     device.synchronize()  # the weights are there
+    device.release_reserve()  # of what loading them took besides
     free = device.free_bytes()
     memory = GpuMemoryPlan(settings.name, model.weight_bytes, free, 0, 0)
     try:
@@ -91,7 +93,9 @@ def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMe
     graphs = _measure_graphs(runner, device, settings) if settings.cuda_graphs else 0
     del runner
     device.release_reserve()
-    return replace(memory, step=max(0, memory.free - after_steps), graphs=graphs)
+    rows = settings.max_batch_tokens if model.dtype == torch.float32 else settings.max_num_seqs
+    partials = len(model.windows) * most_partial_bytes(model.attention_shape, rows)  # contexts here are too short to be cut
+    return replace(memory, step=max(0, memory.free - after_steps) + partials, graphs=graphs)
 
 
 def _measure_graphs(runner: CudaRunner, device: Gpu, settings: RunSettings) -> int:

@@ -2,7 +2,7 @@
 
 A stream does its work in order, some time after `submit` returned; two streams know nothing of each other unless one waits for
 an event of the other. Work touches buffers only, never what the host changes after submitting it. All of it raises
-DeviceMemoryError and DeviceLostError (pagecli.devices.cuda.errors); errors of the work itself may come at any later call.
+the errors of pagecli/devices/cuda/errors.py; errors of the work itself may come at any later call.
 """
 
 from collections.abc import Callable

@@ -160,12 +160,15 @@ void set_order(Order order, uint32_t seed) {
     machine.random.seed(seed);
 }
 
+// Shared memory of compute capability 8.6: of a block, of a multiprocessor, and what the system keeps of it for each block.
+constexpr size_t kBlockBytes = 99 * 1024, kMultiprocessorBytes = 100 * 1024, kReservedBytes = 1024;
+
 void launch(Index3 grid, unsigned block_threads, size_t shared_bytes, const std::function<void()>& kernel) {
     if (block_threads == 0 || block_threads > 1024 || block_threads % kWarpSize != 0)
         throw Fault("a block needs a multiple of 32 threads, at most 1024");
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535)
         throw Fault("invalid configuration: the grid is empty or too large");
-    if (shared_bytes > 227 * 1024) throw Fault("more shared memory than a block may have");
+    if (shared_bytes > kBlockBytes) throw Fault("more shared memory than a block may have");
     while (machine.threads.size() < block_threads) machine.threads.push_back(std::make_unique<Thread>());
     Running running;
     machine.kernel = &kernel;
@@ -195,6 +198,10 @@ void launch(Index3 grid, unsigned block_threads, size_t shared_bytes, const std:
                     throw;
                 }
             }
+}
+
+int resident_blocks(size_t shared_bytes) {
+    return static_cast<int>(kMultiprocessorBytes / (shared_bytes + kReservedBytes));
 }
 
 void* dynamic_shared() { return machine.dynamic.get(); }

@@ -34,6 +34,7 @@ void set_order(Order order, uint32_t seed = 0);
 
 // Run `kernel` once for every thread of every block. Raises Fault.
 void launch(Index3 grid, unsigned block_threads, size_t shared_bytes, const std::function<void()>& kernel);
+int resident_blocks(size_t shared_bytes);  // of one multiprocessor, by its shared memory
 
 // The block's memory of launch()'s shared_bytes, and a named array besides: the same memory for one `key` in all its threads.
 void* dynamic_shared();

@@ -63,18 +63,18 @@ void run(const char* which, const TensorView& out, const TensorView& x) {
     float* to = out.as<float>();
     const float* from = x.as<const float>();
     const std::string_view name = which;
-    const pagecli::cuda::LaunchShape block = {1, 1, 1, 64, 0, nullptr}, warp = {1, 1, 1, 32, 128, nullptr};
+    const pagecli::cuda::LaunchShape block = {1, 1, 1, 64, nullptr}, warp = {1, 1, 1, 32, nullptr};
     if (name == "reverse") launch<reverse_kernel>(block, to, from, 0, true);
     if (name == "write past the end") launch<reverse_kernel>(block, to, from, 1, true);
     if (name == "missing barrier") launch<reverse_kernel>(block, to, from, 0, false);
     if (name == "copy") launch<copy_kernel>(block, to, from, 0);
     if (name == "unwritten output") launch<copy_kernel>(block, to, from, 1);
     if (name == "barrier for half") launch<part_kernel>(block, to, from);
-    if (name == "async") launch<async_kernel>(warp, to, from, true, true);
-    if (name == "async without wait") launch<async_kernel>(warp, to, from, false, true);
-    if (name == "async without sync") launch<async_kernel>(warp, to, from, true, false);
-    if (name == "atomic count") launch<count_kernel>({4, 1, 1, 32, 0, nullptr}, to, true);
-    if (name == "racing count") launch<count_kernel>({4, 1, 1, 32, 0, nullptr}, to, false);
+    if (name == "async") launch<async_kernel, 128>(warp, to, from, true, true);
+    if (name == "async without wait") launch<async_kernel, 128>(warp, to, from, false, true);
+    if (name == "async without sync") launch<async_kernel, 128>(warp, to, from, true, false);
+    if (name == "atomic count") launch<count_kernel>({4, 1, 1, 32, nullptr}, to, true);
+    if (name == "racing count") launch<count_kernel>({4, 1, 1, 32, nullptr}, to, false);
 }
 
 void set_order(const char* name, uint32_t seed) {

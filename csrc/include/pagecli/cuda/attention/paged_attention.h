@@ -66,4 +66,9 @@ void paged_attention_prefill(const PrefillArgs& args, Stream stream);
 void paged_attention_decode_e4m3(const DecodeArgs& args, Stream stream);  // where the cache is e4m3
 void paged_attention_prefill_e4m3(const PrefillArgs& args, Stream stream);
 
+// Thread blocks of decode that a multiprocessor of the current device runs at once, by its registers and shared memory; group:
+// query heads of a KV head.
+int resident_decode_blocks(int64_t group, int64_t head_dim, ElementType type, CacheType cache_type);
+int resident_decode_blocks_e4m3(int64_t group, int64_t head_dim, ElementType type);
+
 }  // namespace pagecli::cuda
