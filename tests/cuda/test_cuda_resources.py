@@ -142,12 +142,12 @@ def demangled(symbols: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def dynamic_bytes(usages) -> dict[str, int]:
-    """Shared memory that launches ask for, by a kernel's name as nm writes it: see allow_shared_bytes in csrc/cuda/device/launch.h."""
-    found = {}
+    """Shared memory that launches ask for, by a kernel's name as nm writes it (allow_shared_bytes, csrc/cuda/device/launch.h)."""
+    found: dict[str, str] = {}
     for path in reports():
         symbols = subprocess.run(["nm", "-C", path.with_suffix("")], capture_output=True, text=True, check=True).stdout
-        found |= {name: int(size) for name, size in re.findall(r"allow_shared_bytes<&(.*), (\d+)ul>\(\)::allowed", symbols)}
-    return found
+        found |= dict(re.findall(r"allow_shared_bytes<&(.*), (\d+)ul>\(\)::allowed", symbols))
+    return {name: int(size) for name, size in found.items()}
 
 
 def resident_blocks(usage: Usage, shared_bytes: int, of: Capability) -> int:

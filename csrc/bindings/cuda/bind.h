@@ -11,6 +11,6 @@ namespace pagecli {
 #define CUDA_OPERATION(name, source) void bind_##name(nanobind::module_& module);
 #include "pagecli/operations.def"
 
-void bind_attention_plan(nanobind::module_& module);  // choose_run_length, cut_into_runs, cut_into_tiles
+void bind_attention_plan(nanobind::module_& module);  // choose_run_length, cut_into_runs, cut_into_tiles, resident_decode_blocks
 
 }  // namespace pagecli
