@@ -142,7 +142,7 @@ def demangled(symbols: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def dynamic_bytes(usages) -> dict[str, int]:
-    """Shared memory that launches ask for, by a kernel's name as nm writes it (allow_shared_bytes, csrc/cuda/device/launch.h)."""
+    """Shared memory of a kernel's launches, by its name as nm writes it (allow_shared_bytes, csrc/cuda/device/launch.h)."""
     found: dict[str, str] = {}
     for path in reports():
         symbols = subprocess.run(["nm", "-C", path.with_suffix("")], capture_output=True, text=True, check=True).stdout
