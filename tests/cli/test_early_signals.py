@@ -10,6 +10,8 @@ import time
 import pytest
 from input_files import write_rows
 
+from pagecli.cli.app import main
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -108,3 +110,27 @@ def test_merge_leaves_nothing_behind(tmp_path, signum):
     assert process.returncode == CODES[signum]
     assert f"stopped by {signum.name}" in err.decode()
     assert sorted(os.listdir(tmp_path)) == ["p1.jsonl", "p2.jsonl"]
+
+
+@pytest.mark.parametrize("moment", ["unlink", "open"])
+def test_merge_leaves_nothing_behind_when_a_signal_meets_its_temporary(tmp_path, monkeypatch, moment):
+    """Just after the file is there and just before it is removed, when no name of it is known, or nobody will try again."""
+    call, signalled = getattr(os, moment), []
+
+    def meeting(path, *args, **named):
+        is_temporary = str(path).endswith(".tmp") and not signalled
+        signalled.extend([True] * is_temporary)
+        if is_temporary and moment == "unlink":
+            os.kill(os.getpid(), signal.SIGTERM)
+        result = call(path, *args, **named)
+        if is_temporary and moment == "open":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    write_rows(tmp_path / "p1.jsonl", [{"prompt": "no row of a part"}])
+    monkeypatch.setattr(os, moment, meeting)
+    with pytest.raises(SystemExit) as ended:
+        main(["merge", str(tmp_path / "p1.jsonl"), str(tmp_path / "all.jsonl")])
+    assert signalled
+    assert ended.value.code == 143
+    assert os.listdir(tmp_path) == ["p1.jsonl"]

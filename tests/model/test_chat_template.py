@@ -179,6 +179,20 @@ def test_a_process_that_ended_while_it_had_nothing_to_do_is_started_again():
     assert rendered.render(CHAT) == "fine"
 
 
+def test_a_conversation_that_was_broken_off_does_not_answer_the_next_row(monkeypatch):
+    template = process_of("{{ messages[0].content }}")
+    assert template.render([{"content": "first"}]) == "first"
+    with monkeypatch.context() as patch:
+        patch.setattr(TemplateProcess, "_read", broken_off)
+        with pytest.raises(OSError, match="broken off"):
+            template.render([{"content": "second"}])
+    assert template.render([{"content": "third"}]) == "third"
+
+
+def broken_off(*args):
+    raise OSError("broken off")
+
+
 def test_where_no_process_can_be_started_templates_are_rendered_all_the_same(monkeypatch):
     def fail(*args, **settings):
         raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -22,6 +22,10 @@ def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
     try:
         return int(command() or ExitCode.OK)
     except (Exception, StopRequested, KeyboardInterrupt) as error:
+        if isinstance(error, StopRequested):
+            from pagecli.jobs.storage.atomic_file import remove_temporaries
+
+            remove_temporaries()
         _say(error, console)
         return exit_code_for(error)
     finally:

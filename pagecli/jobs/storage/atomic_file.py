@@ -18,6 +18,7 @@ from pagecli.errors import InputError, PagecliError, UsageError
 from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
 
 STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
+_temporaries: set[Path] = set()  # created by this process, or about to be
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -35,6 +36,7 @@ def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
     """A new hidden file on the file system of `final`, with the permissions a plain new file would get. Raises InputError."""
     name = os.fsdecode(os.fsencode(final.name)[:200])
     temporary = temporary_home(final) / f".{name}.{os.getpid()}-{secrets.token_hex(3)}{TEMPORARY_SUFFIX}"
+    _temporaries.add(temporary)
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -127,6 +129,15 @@ def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
 def remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+    _temporaries.discard(path)
+
+
+def remove_temporaries() -> None:
+    """All that are left of this process, after an exception that a signal raised: it may come before a caller knows the name of
+    its temporary, and while it removes it."""
+    for path in list(_temporaries):
+        with contextlib.suppress(OSError):
+            remove(path)
 
 
 def partial_path(final: Path, suffix: str) -> Path:

@@ -100,6 +100,15 @@ class TemplateProcess:
             raise TemplateRefused(self._never) from None
 
     def _ask(self, request: bytes, seconds: float) -> str:
+        try:
+            return self._exchange(request, seconds)
+        except (_Ended, TemplateRefused):
+            raise
+        except BaseException:  # an answer may be under way, which the next request must not get
+            self._stop()
+            raise
+
+    def _exchange(self, request: bytes, seconds: float) -> str:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
