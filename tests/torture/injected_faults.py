@@ -1,88 +1,72 @@
-"""Faults at a chosen call of the operating system: the process is killed there, or the call fails, or writes too little.
+"""Faults at a chosen call of the operating system: a signal arrives there, or the call fails, or writes too little.
 
-Installed in a process that is about to run a job and then to die; nothing is put back.
+The calls are those of the whole process on files of one folder, whoever makes them (Python, SQLite, Arrow): failing_calls.c is
+compiled and preloaded. A fault is installed in a process that is about to run a job and then to end; nothing is put back.
 """
 
+import ctypes
 import errno
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-# What a job does to the file system, by the names of the os module that pagecli calls.
-CALLS = ("pwrite", "fsync", "fdatasync", "link", "replace", "unlink", "rmdir", "mkdir", "ftruncate", "open", "close", "listdir")
-Action = Literal["kill before", "kill within", "kill after", "ENOSPC", "EIO", "short write"]
+# As failing_calls.c numbers them.
+CALLS = ("open", "read", "write", "sync", "truncate", "close", "link", "rename", "unlink", "mkdir", "rmdir")
+_ACTIONS = ("count", "before", "within", "after", "fail", "short write")
+SIGNAL_PLACES = ("before", "within", "after")
+Action = Literal["before", "within", "after", "ENOSPC", "EIO", "short write", "file size"]
+_PRELOADED = "LD_PRELOAD"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`action` at the `number`-th call (from 1) of os.`call`; "file size": files may not grow beyond `number` bytes."""
+    """`action` at the `number`-th call (from 1) of kind `call`; "file size": files may not grow beyond `number` bytes."""
 
     call: str
     number: int
-    action: Action | Literal["file size"]
+    action: Action
+    signum: int = signal.SIGKILL  # for before, within, after
 
 
-def count_calls() -> Counter[str]:
-    """From now on every call of CALLS is counted here."""
-    counts: Counter[str] = Counter()
-    for name in CALLS:
-        _replace(name, lambda call, name=name: _counting(call, name, counts))
-    return counts
+def preload() -> None:
+    """Runs this program again with failing_calls.c in it, unless it is there already."""
+    if hasattr(ctypes.CDLL(None), "calls_arm"):
+        library = Path(os.environ.pop(_PRELOADED))  # processes that are started do not need it
+        shutil.rmtree(library.parent)
+        return
+    library = Path(tempfile.mkdtemp(prefix="torture-")) / "failing_calls.so"
+    source = Path(__file__).with_name("failing_calls.c")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", library, source, "-ldl"], check=True)
+    os.environ[_PRELOADED] = str(library)
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-def install(fault: Fault) -> None:
+def count_calls(folder: Path) -> None:
+    """From now on calls on files of `folder` are counted."""
+    _arm(folder, len(CALLS), 0, 0, 0)
+
+
+def counts() -> Counter[str]:
+    return Counter({name: ctypes.CDLL(None).calls_count(number) for number, name in enumerate(CALLS)})
+
+
+def install(fault: Fault, folder: Path) -> None:
     if fault.action == "file size":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.number, resource.RLIM_INFINITY))
         return
-    seen = [0]
-    _replace(fault.call, lambda call: _faulty(call, fault, seen))
+    fails = fault.action in ("ENOSPC", "EIO")
+    action = _ACTIONS.index("fail" if fails else fault.action)
+    _arm(folder, CALLS.index(fault.call), fault.number, action, getattr(errno, fault.action) if fails else fault.signum)
 
 
-def _replace(name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    from pagecli.jobs.journal import journal
-
-    wrapped = wrap(getattr(os, name))
-    setattr(os, name, wrapped)
-    if name == "fdatasync":
-        journal._flush_to_disk = wrapped
-
-
-def _counting(call: Callable[..., Any], name: str, counts: Counter[str]) -> Callable[..., Any]:
-    def counted(*args: Any, **named: Any) -> Any:
-        counts[name] += 1
-        return call(*args, **named)
-
-    return counted
-
-
-def _faulty(call: Callable[..., Any], fault: Fault, seen: list[int]) -> Callable[..., Any]:
-    def faulty(*args: Any, **named: Any) -> Any:
-        seen[0] += 1
-        if seen[0] != fault.number:
-            return call(*args, **named)
-        if fault.action == "kill before":
-            _die()
-        if fault.action in ("ENOSPC", "EIO"):
-            number = getattr(errno, fault.action)
-            raise OSError(number, os.strerror(number))
-        if fault.call == "pwrite" and fault.action in ("kill within", "short write"):
-            fd, data, offset = args
-            written = call(fd, data[: max(1, len(data) // 2)], offset)
-            if fault.action == "short write":
-                return written
-            _die()
-        result = call(*args, **named)
-        if fault.action.startswith("kill"):
-            _die()
-        return result
-
-    return faulty
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _arm(folder: Path, call: int, number: int, action: int, value: int) -> None:
+    ctypes.CDLL(None).calls_arm(os.fsencode(folder), call, number, action, value)

@@ -1,4 +1,4 @@
-"""A small torture campaign: kills, faults and damaged journals; the full one is `python tests/torture/kill.py`."""
+"""A small torture campaign: kills, faults, changes and damaged journals; the full one is `python tests/torture/kill.py`."""
 
 import json
 import subprocess
@@ -11,11 +11,14 @@ import pytest
 @pytest.mark.slow
 def test_job_that_is_killed_starved_and_damaged_comes_out_unharmed():
     script = Path(__file__).with_name("kill.py")
-    command = [sys.executable, str(script), "--kills", "9", "--rows", "150", "--processes", "1", "--seed", "11"]
+    command = [sys.executable, str(script), "--kills", "16", "--rows", "100", "--processes", "1", "--seed", "11"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = json.loads(ended.stdout[ended.stdout.index("{") :])["counts"]
-    assert counts["kills"] >= 9
+    assert counts["kills"] >= 16
     assert counts["faults"] > 0
-    assert counts["outputs identical to the undisturbed run"] == counts["jobs"] >= 2
+    assert counts["changes"] > 0
+    assert counts["targets"] > 0
+    assert counts["merges identical to the whole"] == counts["merges"] > 0
+    assert counts["outputs identical to an undisturbed run"] >= counts["jobs"] >= 4
     assert counts["losses"] == 0
