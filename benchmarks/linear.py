@@ -16,7 +16,7 @@ import results_file
 import torch
 
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.packed_weight import PackedWeight
+from pagecli.devices.cpu.weights.packed_weight import PackedWeight
 
 BATCHES = (1, 4, 12, 24, 60, 128, 252)
 SHAPES = ("768x3072", "3072x768", "768x50272", "576x1536")  # K x N: OPT-125m's layers and LM head, SmolLM2's

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as functional
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import attention_shape, paged_attention, plan_attention
-from pagecli.devices.cuda.linear import float8_linear
+from pagecli.devices.cuda.model.attention import attention_shape, paged_attention, plan_attention
+from pagecli.devices.cuda.model.linear import float8_linear
 
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes

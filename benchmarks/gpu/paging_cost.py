@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from timing import DEVICE, EMULATED, free_memory, seconds_of
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import attention_shape, paged_attention, plan_attention
+from pagecli.devices.cuda.model.attention import attention_shape, paged_attention, plan_attention
 
 BLOCK_SIZES = (8, 16, 32, 64, 128)
 

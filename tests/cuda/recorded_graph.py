@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pagecli.devices.cuda import attention, kernels
+from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.model import attention
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], torch.Tensor | None]  # the last: where its result belongs
 

@@ -7,7 +7,7 @@ import torch
 from gpu_tensors import DEVICE, as_e4m3, assert_near, int_tensor, poisoned, random
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import AttentionShape, paged_attention, plan_attention
+from pagecli.devices.cuda.model.attention import AttentionShape, paged_attention, plan_attention
 from pagecli.devices.reference import operations as reference
 
 pytestmark = pytest.mark.cuda

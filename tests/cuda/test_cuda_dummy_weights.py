@@ -4,8 +4,8 @@ and back, and by their values."""
 import pytest
 import torch
 
-from pagecli.devices.cuda.dummy_weights import CudaDummySource
-from pagecli.devices.cuda.weights import CudaWeightReader
+from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
+from pagecli.devices.cuda.model.weights import CudaWeightReader
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Weight
 from pagecli.model.weights.dummy import DummySource

@@ -7,8 +7,9 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, DTYPES, assert_near, poisoned, random, strided
 
-from pagecli.devices.cuda import kernels, linear
-from pagecli.devices.cuda.linear import CudaFloat8Linear, float8_linear
+from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.model import linear
+from pagecli.devices.cuda.model.linear import CudaFloat8Linear, float8_linear
 from pagecli.devices.reference import operations as reference
 from pagecli.errors import UsageError
 

@@ -8,7 +8,7 @@ import torch
 
 from pagecli.devices.cuda.errors import DeviceLostError, DeviceMemoryError, DeviceRefusedError, device_errors
 from pagecli.devices.cuda.gpu import TorchGpu
-from pagecli.devices.cuda.graphs import GraphStore
+from pagecli.devices.cuda.steps.graphs import GraphStore
 from pagecli.errors import ModelError
 
 INVALIDATED = "CUDA error: operation failed due to a previous error during capture"

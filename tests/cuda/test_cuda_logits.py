@@ -6,7 +6,7 @@ from gpu_tensors import DEVICE, assert_near, random
 from torch._subclasses import FakeTensorMode
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.linear import logits
+from pagecli.devices.cuda.model.linear import logits
 
 
 @pytest.mark.cuda

@@ -8,7 +8,7 @@ from gpu_tensors import DEVICE, EMULATED
 from model.paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
-from pagecli.devices.cuda.model import CudaModel
+from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import ModelError, UsageError

@@ -12,8 +12,8 @@ from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import StepPlan
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cuda.block_mover import CudaBlockMover
-from pagecli.devices.cuda.runner import CudaRunner
+from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
+from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.registry import find, load_model
 from pagecli.model.registry import resolve_model
 

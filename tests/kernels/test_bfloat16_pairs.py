@@ -7,7 +7,8 @@ import pytest
 import torch
 from shapes import random
 
-from pagecli.devices.cpu import kernels, quantized_bounds
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.weights import quantized_bounds
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shapes import examples, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.quantized_bounds import num_bytes
+from pagecli.devices.cpu.weights.quantized_bounds import num_bytes
 from pagecli.devices.reference import formats
 
 DTYPES = ("float32", "bfloat16", "int8")

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.devices.cuda import graphs, step_buffers
-from pagecli.devices.cuda.attention import AttentionShape
+from pagecli.devices.cuda.model.attention import AttentionShape
+from pagecli.devices.cuda.steps import graphs, step_buffers
 
 ARRAY = st.tuples(st.sampled_from(["int32", "int64", "float32"]), st.lists(st.integers(0, 5), min_size=1, max_size=2))
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
+from pagecli.devices.cuda.steps.memory_plan import GpuMemoryPlan
 from pagecli.errors import ModelError
 
 GIB = 2**30

@@ -6,7 +6,7 @@ from pagecli.devices.cpu import kernels, kv_cache
 from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.devices.cpu.model import CpuModel
 from pagecli.devices.cpu.runner import ModelRunner, start
-from pagecli.devices.cpu.weights import CpuWeights
+from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource

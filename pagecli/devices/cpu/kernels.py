@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from pagecli.core.arrays import Tensor
-from pagecli.devices.cpu import packed_weight, quantized_bounds
-from pagecli.devices.cpu.packed_weight import PackedWeight
-from pagecli.devices.cpu.quantized_bounds import QuantizedBounds
+from pagecli.devices.cpu.weights import packed_weight, quantized_bounds
+from pagecli.devices.cpu.weights.packed_weight import PackedWeight
+from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
 from pagecli.errors import UsageError
 
 

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 
 from pagecli.core.arrays import Array
-from pagecli.devices.cpu import kernels, quantized_bounds
-from pagecli.devices.cpu.packed_weight import PANEL_WIDTH
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.weights import quantized_bounds
+from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH
 
 MIN_TOKENS = 8192  # smaller vocabularies have no bounds
 # Largest share of the weights to be computed. A panel takes 18 times as long for one row alone as in a batch of 64 (Zen 3);

@@ -11,7 +11,7 @@ from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
-from pagecli.devices.cpu.weights import CpuWeights
+from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.devices.rotary_table import table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (

@@ -6,16 +6,16 @@ import torch
 
 from pagecli.core.dtypes import GPU_DTYPES, KV_DTYPE, KV_DTYPES, check_known
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cuda import startup
-from pagecli.devices.cuda.dummy_weights import CudaDummySource
 from pagecli.devices.cuda.errors import device_errors
 from pagecli.devices.cuda.gpu import open_gpu
-from pagecli.devices.cuda.linear import check_multiplies_float8
-from pagecli.devices.cuda.model import CudaModel
+from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
+from pagecli.devices.cuda.model.linear import check_multiplies_float8
+from pagecli.devices.cuda.model.model import CudaModel
+from pagecli.devices.cuda.model.weights import CudaWeightReader, CudaWeights
 from pagecli.devices.cuda.presence import check_block_size
-from pagecli.devices.cuda.runner import CudaRunner
+from pagecli.devices.cuda.steps import startup
+from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.cuda.weights import CudaWeightReader, CudaWeights
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import ModelSource

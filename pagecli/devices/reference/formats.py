@@ -5,8 +5,8 @@ T tokens, N outputs, K inputs, D head size. Layouts: devices/cpu/packed_weight.p
 
 import torch
 
-from pagecli.devices.cpu.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
-from pagecli.devices.cpu.quantized_bounds import LIMIT, ZERO, QuantizedBounds
+from pagecli.devices.cpu.weights.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
+from pagecli.devices.cpu.weights.quantized_bounds import LIMIT, ZERO, QuantizedBounds
 from pagecli.devices.reference.tensors import as_tensor
 
 

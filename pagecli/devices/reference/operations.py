@@ -10,8 +10,8 @@ import torch
 
 from pagecli.core.sampling_params import MIN_TEMPERATURE
 from pagecli.devices import random_draws
-from pagecli.devices.cpu.packed_weight import PANEL_WIDTH, PackedWeight
-from pagecli.devices.cpu.quantized_bounds import QuantizedBounds
+from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, PackedWeight
+from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
 from pagecli.devices.reference.formats import dequantize_slots, quantize_slots, unpack_weight
 
 _ACTIVATIONS = {

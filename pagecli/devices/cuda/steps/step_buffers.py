@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pagecli.devices import step_inputs
-from pagecli.devices.cuda.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
-from pagecli.devices.cuda.model import CudaStep
+from pagecli.devices.cuda.model.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
+from pagecli.devices.cuda.model.model import CudaStep
 from pagecli.devices.step_inputs import StepInputs
 
 if TYPE_CHECKING:

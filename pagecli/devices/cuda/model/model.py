@@ -8,11 +8,11 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
-from pagecli.devices.cuda.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
-from pagecli.devices.cuda.linear import logits
+from pagecli.devices.cuda.model.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
+from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
+from pagecli.devices.cuda.model.linear import logits
+from pagecli.devices.cuda.model.weights import CudaWeights
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.cuda.weights import CudaWeights
 from pagecli.devices.rotary_table import table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (

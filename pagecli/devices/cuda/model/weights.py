@@ -3,8 +3,8 @@ that a kernel adds in float32."""
 
 import torch
 
-from pagecli.devices.cuda.dummy_weights import CudaDummySource
-from pagecli.devices.cuda.linear import CudaLinear, float8_linear
+from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
+from pagecli.devices.cuda.model.linear import CudaLinear, float8_linear
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Embedding, Head, Linear, Operation, Program, Weight, weights_of
 from pagecli.model.weights import WeightSource

@@ -12,10 +12,10 @@ import torch
 
 from pagecli.core.step_plan import SampledToken, StepResult
 from pagecli.devices.cpu import sampler
-from pagecli.devices.cuda import graphs, sampling, step_buffers
-from pagecli.devices.cuda.attention import spare_runs
-from pagecli.devices.cuda.block_mover import CudaBlockMover
-from pagecli.devices.cuda.model import CudaModel
+from pagecli.devices.cuda.model.attention import spare_runs
+from pagecli.devices.cuda.model.model import CudaModel
+from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
+from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.streams import Event, Gpu, Graph
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import PagecliError

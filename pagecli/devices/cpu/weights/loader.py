@@ -5,7 +5,7 @@ import numpy as np
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.packed_weight import PackedWeight
+from pagecli.devices.cpu.weights.packed_weight import PackedWeight
 from pagecli.model.program import Program, Weight
 from pagecli.model.weights.reader import WeightReader
 

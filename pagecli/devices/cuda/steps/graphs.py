@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from pagecli.devices.cuda.errors import DeviceMemoryError, DeviceRefusedError
-from pagecli.devices.cuda.step_buffers import GraphKey
+from pagecli.devices.cuda.steps.step_buffers import GraphKey
 from pagecli.devices.cuda.streams import Gpu, Graph
 
 STEP = 8  # of batch sizes beyond it

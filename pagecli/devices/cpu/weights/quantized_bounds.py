@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pagecli.core.arrays import Tensor, empty
-from pagecli.devices.cpu.packed_weight import GROUP_K, PANEL_WIDTH
+from pagecli.devices.cpu.weights.packed_weight import GROUP_K, PANEL_WIDTH
 
 LIMIT = 63  # the largest size of q
 ZERO = 64  # the byte of q = 0

@@ -11,13 +11,13 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kv_cache
-from pagecli.devices.cuda import graphs
-from pagecli.devices.cuda.attention import most_partial_bytes
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
-from pagecli.devices.cuda.memory_plan import GpuMemoryPlan
-from pagecli.devices.cuda.model import CudaModel
+from pagecli.devices.cuda.model.attention import most_partial_bytes
+from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.presence import check_block_size
-from pagecli.devices.cuda.runner import CudaRunner, RunnerLimits
+from pagecli.devices.cuda.steps import graphs
+from pagecli.devices.cuda.steps.memory_plan import GpuMemoryPlan
+from pagecli.devices.cuda.steps.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.step_inputs import KVCache
 
