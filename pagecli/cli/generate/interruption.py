@@ -83,11 +83,19 @@ def save_at_deadline(locked: LockedOutput | None, input_path: str) -> Callable[[
 
 
 @contextmanager
-def resumable_loading(locked: LockedOutput | None, console: Console, input_path: str) -> Iterator[None]:
-    """On a signal inside, before the run, syncs an earlier run's rows and prints how to resume."""
+def resumable_loading(locked: LockedOutput | None, console: Console, input_path: str) -> Iterator[Callable[[], None]]:
+    """On a signal inside, before the function it gives is called, syncs an earlier run's rows and prints how to resume."""
+    is_loading = True
+
+    def loaded() -> None:
+        nonlocal is_loading
+        is_loading = False
+
     try:
-        yield
+        yield loaded
     except StopRequested as request:
+        if not is_loading:
+            raise
         num_rows = 0 if locked is None else locked.save()
         why = f"stopped by {signal.Signals(request.signum).name} while loading"
         if num_rows:

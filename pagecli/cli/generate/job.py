@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -85,6 +86,7 @@ class _Run:
     signals: StopSignals
     monitor: JobMonitor
     stats_file: WholeFile | None
+    loaded: Callable[[], None]  # ends what a signal interrupts as loading
     started: float
     token_texts: TokenTexts = field(default_factory=TokenTexts)
 
@@ -113,10 +115,8 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         if job.profile is not None:
             check_profile_directory(job.profile)
         source = open_rows(job, console.warning)
-        try:
-            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, started), rows_fd)
-        finally:
-            source.close()
+        with contextlib.closing(source), resumable_loading(locked, console, job.input) as loaded:
+            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, loaded, started), rows_fd)
 
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
@@ -137,6 +137,7 @@ def _run_locked(run: _Run, rows_fd: int) -> int:
     writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
     try:
         if job.journal.partial:
+            run.loaded()
             return write_partial(run.source, writer, journal, console, job.output)
         return _run(run, writer, journal, identified, template_time)
     finally:
@@ -162,10 +163,9 @@ def _run(
     job, console = run.job, run.console
     with progress_display(console) as display:
         run.monitor.add(display)
-        with resumable_loading(run.locked, console, job.input):
-            engine = _load(job, console)
-            if identified is not None:
-                identified.check_loaded()
+        engine = _load(job, console)
+        if identified is not None:
+            identified.check_loaded()
         run.monitor.loaded(engine.stats())
         run.token_texts.bind(engine.tokenizer.token_bytes)
         engine.tokenizer.template_time = template_time
@@ -233,6 +233,7 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: Resu
     console, locked = run.console, run.locked
     try:
         with run.signals.deferred():
+            run.loaded()
             result = job_run.run(run.source)
             if not result.ended_early:
                 prepare.check_complete(run.job.selection.parse())
