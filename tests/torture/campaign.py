@@ -43,6 +43,8 @@ class Job:
     worlds: set[str] = field(default_factory=set)
     was_killed: bool = False
     was_damaged: bool = False
+    may_be_unknown: bool = False  # it may be refused from now on, as it may have been begun in other surroundings
+    begins_anew: bool = False  # its next run has --restart, as the last one was told
     done: bool = False
 
     @property
@@ -147,7 +149,8 @@ class Campaign:
             closed = tuple(fd for fd in (0, 1, 2) if self.random.random() < 0.5)
             self.counts["runs without a standard descriptor"] += bool(closed)
             around = Surroundings(closed=closed)
-        if restart or (job.case.restarts and self.random.random() < 0.2):
+        if restart or job.begins_anew or (job.case.restarts and self.random.random() < 0.2):
+            job.begins_anew = False
             self.counts["runs with --restart"] += 1
             return ForkedRun(job.folder, [*job.case.arguments(), "--restart"], fault, around=around)
         return ForkedRun(job.folder, job.case.arguments(), fault, around=around)
@@ -213,10 +216,12 @@ class Campaign:
         self.counts["changes"] += 1
         self.counts[f"changes: {name}"] += 1
         before = self._num_finished(job)
+        job.may_be_unknown |= change.leaves_traces
         if change.environment or self.random.random() < 0.5:
             change.make(job.folder)
             if self.random.random() < 0.3:
                 self._kill_once(job, change)
+                job.may_be_unknown = True  # begun as another job, if nothing was finished before
             else:
                 self.judge(job, self._start(job, change=change).wait(), is_changed=True)
         else:
@@ -226,8 +231,6 @@ class Campaign:
         change.restore(job.folder, self._as_it_was(job.case))
         if not job.done and not job.was_damaged and self._num_finished(job) < before:
             raise LossError(f"{before} rows were finished before {name}, {self._num_finished(job)} after it")
-        if change.leaves_traces and not job.done and self.random.random() < 0.8:
-            self.judge(job, self._start(job).wait(), is_changed=True)
 
     def judge(self, job: Job, ended: Ended, what: str = "undisturbed", is_changed: bool = False) -> None:
         """Of a run that no signal ended: done, or refused where that is right. Raises LossError."""
@@ -238,11 +241,12 @@ class Campaign:
         elif ended.code == REFUSED and job.was_killed and "already exists" in ended.said and job.has_output():
             self.counts["outputs found complete after a kill while tidying up"] += 1
             job.done = True
-        elif not (is_changed or job.was_damaged) or ended.code not in (REFUSED, *FAILED_WELL):
+        elif not (is_changed or job.was_damaged or job.may_be_unknown) or ended.code not in (REFUSED, *FAILED_WELL):
             raise LossError(f"{job.case.name}: a run ({what}) ended with {ended.code}: {ended.said}")
         else:
             self._expect_well_said(job, ended, what)
             self.counts["runs refused"] += 1
+            job.begins_anew = not is_changed and ended.code == REFUSED and "--restart" in ended.said
 
     def _expect_well_said(self, job: Job, ended: Ended, what: str) -> None:
         if not ended.is_well_said and not (job.case.closes and not ended.said):
@@ -257,11 +261,9 @@ class Campaign:
     def _run_to_the_end(self, job: Job) -> None:
         """The surroundings are as they were; a job that is damaged or cannot be known again begins anew."""
         ended = self._start(job, closes=False).wait()
-        leaves_traces = any(CHANGES[name].leaves_traces for name in job.case.changes)
-        if ended.code == REFUSED and "--restart" in ended.said and (job.was_damaged or leaves_traces):
-            self.counts["jobs begun anew"] += 1
+        if ended.code == REFUSED and "--restart" in ended.said and (job.was_damaged or job.may_be_unknown):
             ended = self._start(job, restart=True, closes=False).wait()
-        job.was_damaged = False
+        job.was_damaged = job.may_be_unknown = False
         self.judge(job, ended)
 
     def _damage(self, job: Job) -> None:
