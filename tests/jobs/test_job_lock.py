@@ -17,6 +17,8 @@ from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal import job_lock
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
 from pagecli.jobs.journal.locked_output import lock_output
+from pagecli.jobs.monitoring.heartbeat import Heartbeat
+from pagecli.jobs.monitoring.snapshot import JobSnapshot
 from pagecli.jobs.storage.atomic_file import create_temporary, publish
 from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, read_outcome
 
@@ -265,6 +267,26 @@ def test_published_output_is_known_by_its_file_not_by_its_name(tmp_path):
     os.replace(copy, output)
     assert not read_outcome(locked._directory)[1]
     locked.close()
+
+
+def test_heartbeat_in_the_moment_the_job_ends_leaves_no_directory_behind(tmp_path, monkeypatch):
+    """As a signal's does, in a thread of its own: before the directory goes, and after it."""
+    locked = lock_output(tmp_path / "out.jsonl")
+    heartbeat, remove = Heartbeat(tmp_path / "out.jsonl"), os.rmdir
+
+    def beat_and_remove(path):
+        heartbeat.on_event("stopping", JobSnapshot())
+        monkeypatch.undo()
+        remove(path)
+
+    monkeypatch.setattr(os, "rmdir", beat_and_remove)
+    locked.complete()
+    locked.close()
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(heartbeat._directory, "is_current", iter([True, False]).__next__)
+    heartbeat.on_event("stopping", JobSnapshot())
+    heartbeat.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_long_names_have_a_journal_too(tmp_path):

@@ -11,9 +11,8 @@ from typing import Any
 
 from pagecli.errors import PagecliError
 from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot
-from pagecli.jobs.storage.job_directory import JobDirectory
+from pagecli.jobs.storage.job_directory import HEARTBEAT, JobDirectory
 
-HEARTBEAT = "heartbeat.json"
 HEARTBEAT_SECONDS = 1.0
 MAX_BYTES = 1 << 16
 LEFT_OUT = ("input", "output", "model", "error", "engine", "stats")  # long, or of no use to status
@@ -31,7 +30,16 @@ class Heartbeat:
 
     def on_event(self, event: Event, job: JobSnapshot) -> None:
         """Raises OSError. A directory that has gone meanwhile belonged to a job that is complete."""
-        if event in ("begin", "checkpoint") or not self._directory.is_current():
+        if event in ("begin", "checkpoint"):
+            return
+        try:
+            self._write(job)
+        except FileNotFoundError:
+            if self._directory.is_current():
+                raise
+
+    def _write(self, job: JobSnapshot) -> None:
+        if not self._directory.is_current():
             return
         fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(fd, "wb") as file:

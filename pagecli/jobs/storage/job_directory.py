@@ -28,6 +28,8 @@ TEMPORARY_SUFFIX = ".tmp"
 LOG, OUTCOME = "journal", "outcome"  # logs of checked lines (checked_log.py)
 _OUTCOME_LINE, _PUBLISHED_LINE = b"outcome", b"published"
 LOCK = "lock"
+HEARTBEAT = "heartbeat.json"
+REMOVE_TRIES = 3
 
 
 def job_directory_path(output: Path) -> Path:
@@ -98,8 +100,14 @@ class JobDirectory:
         """Remove the directory and its files, the note that the output is complete last."""
         for name in sorted(self.names(), key=lambda name: name == OUTCOME):
             self.remove(name)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.path)
+        for _ in range(REMOVE_TRIES):
+            try:
+                os.rmdir(self.path)
+            except OSError:  # a signal's heartbeat came meanwhile; anything else is another run's
+                self.remove(HEARTBEAT)
+                self.remove(f"{HEARTBEAT}.new")
+            else:
+                return
 
     def is_current(self) -> bool:
         """Whether the directory still has its name: another run may have removed it between our opening and locking it."""
