@@ -46,6 +46,7 @@ class Job:
     may_be_unknown: bool = False  # it may be refused from now on, as it may have been begun in other surroundings
     begins_anew: bool = False  # its next run has --restart, as the last one was told
     done: bool = False
+    last_run: str = ""  # for messages
 
     @property
     def output(self) -> Path:
@@ -137,6 +138,7 @@ class Campaign:
     def _start(
         self, job: Job, fault: Fault | None = None, change: Change | None = None, restart: bool = False, closes: bool = True
     ) -> ForkedRun:
+        job.last_run = f"{fault}, {change}"
         around = USUAL if change is None else Surroundings(environment=change.environment)
         if job.case.has_days:
             day = self.random.choice(sorted(cases.DAYS))
@@ -315,7 +317,9 @@ class Campaign:
     def _check(self, job: Job) -> None:
         expected = sorted({*os.listdir(self._as_it_was(job.case)), job.case.output})
         if sorted(os.listdir(job.folder)) != expected:
-            raise LossError(f"{job.case.name}: there is {sorted(os.listdir(job.folder))}, not {expected}")
+            left = {path.name: sorted(os.listdir(path)) for path in job.journal_paths() if path.is_dir()}
+            what = f"{sorted(os.listdir(job.folder))}, not {expected} ({left}); the last run: {job.last_run}"
+            raise LossError(f"{job.case.name}: there is {what}")
         self._check_content(job)
         self.counts["outputs identical to an undisturbed run"] += 1
 
