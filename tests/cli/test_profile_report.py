@@ -28,7 +28,7 @@ def profile(tmp_path, monkeypatch, capfd):
 def test_the_page_and_the_pictures_are_written(profile, tmp_path):
     code, out, err = profile("--html", "report.html", "--plots", "plots", "--json")
     assert code == 0
-    assert json.loads(out)["schema_version"] == 1
+    assert json.loads(out)["schema_version"] == 2
     assert "written: report.html" in err
     assert "opt-13b" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "plots" / "memory-layout.png").read_bytes().startswith(b"\x89PNG")

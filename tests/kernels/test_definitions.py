@@ -14,7 +14,9 @@ DEVICES = Path(operations.__file__).parents[1]
 NO_OPERATIONS = {
     "cpu/kernels.py": {"isa_name", "supported_isas", "set_num_threads", "peak_operations", "read_memory"},
     "cuda/kernels.py": {"extension", "raw", "block_planes"},
-    "cuda/attention.py": {"spare_runs", "plan_tables", "plan_on_device", "plan_attention"},
+    "cuda/model/attention.py": {
+        *("spare_runs", "plan_tables", "plan_on_device", "plan_attention", "attention_shape", "most_partial_bytes"),
+    },
 }
 SAME = {"swap_blocks": "copy_blocks"}
 # Arguments that say how, not what: where to record, and what a GPU takes in place of the definition's.

@@ -45,7 +45,7 @@ return [...document.querySelectorAll("svg[role=img]")].map(svg => {
   };
 });
 """
-BARS = "return [0, 6].map(row => document.getElementById(`replay-kv-waste-share-${row}-0`).getBoundingClientRect().width)"
+BARS = "return [0, 3].map(row => document.getElementById(`replay-kv-waste-share-${row}-0`).getBoundingClientRect().width)"
 INK = "return getComputedStyle(document.querySelector('svg text')).fill"
 
 
