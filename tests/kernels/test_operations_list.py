@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecli.devices.cpu import _native
+from pagecli.devices.cpu import kernels
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 LIST = (CSRC / "include/pagecli/operations.def").read_text()
@@ -25,7 +25,7 @@ def test_operation_of_the_cpu_has_all_that_belongs_to_it(name):
     room, _, _ = CPU_SOURCES[name].partition("/")
     assert (CSRC / "cpu" / CPU_SOURCES[name]).is_file()
     assert (CSRC / "include" / "pagecli" / room / f"{name}.h").is_file()
-    assert hasattr(_native, BOUND_AS.get(name, name))
+    assert hasattr(kernels._native, BOUND_AS.get(name, name))
 
 
 @pytest.mark.parametrize("name", CUDA_SOURCES)
