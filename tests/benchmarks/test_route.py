@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (115, 2_700),
-    "row, with definitions": (115, 6_600),
-    "everything imported": (208, 8_460),
+    "row": (115, 2_740),
+    "row, with definitions": (115, 6_660),
+    "everything imported": (214, 8_640),
     "decode step": (12, 215),
 }
 

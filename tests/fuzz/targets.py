@@ -49,7 +49,7 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
+    def apply_chat_template(self, messages: list[dict[str, Any]], variables: Any = None) -> list[int]:
         return list(json.dumps(messages, ensure_ascii=False, default=str).encode())
 
 

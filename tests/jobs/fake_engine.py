@@ -1,7 +1,9 @@
 """An engine that follows the engine's protocol without a model: its text is made of the prompt, its timing of a seed."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pagecli.core.outputs import RequestOutput, SequenceOutput
 from pagecli.core.sampling_params import SamplingParams
@@ -17,7 +19,7 @@ class FakeTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def apply_chat_template(self, messages: list[dict]) -> list[int]:
+    def apply_chat_template(self, messages: list[dict], variables: Mapping[str, Any] | None = None) -> list[int]:
         if not self.has_chat_template:
             raise RowError("the model has no chat template")
         return list("".join(f"<{m['role']}>{m['content']}" for m in messages).encode())

@@ -24,7 +24,7 @@ class Counting(FakeTokenizer):
         self.num_bytes += len(text)
         return [1, *text.encode()]
 
-    def apply_chat_template(self, messages):
+    def apply_chat_template(self, messages, variables=None):
         return [2, *"".join(f"<{m['role']}>{m['content']}" for m in messages).encode(), 3]
 
 

@@ -139,7 +139,7 @@ def test_what_would_hold_the_interpreter_or_fill_memory_is_refused_before_it_is_
 
 
 def process_of(template):
-    return TemplateProcess(template, {}, datetime(2026, 1, 1))
+    return TemplateProcess("chat", text=template, special_tokens={}, now=datetime(2026, 1, 1))
 
 
 def test_what_no_bound_sees_is_killed_and_the_next_row_is_rendered(monkeypatch):
@@ -211,7 +211,7 @@ def test_surrogates_dates_and_long_texts_go_there_and_back():
 def test_the_process_ends_with_the_one_that_started_it():
     code = (
         "import os, sys; from datetime import datetime; from pagecli.model.tokenizer.templates.process import TemplateProcess\n"
-        "t = TemplateProcess('{{ ([[1]] * 1000000) | sum(start=[]) if messages else 1 }}', {}, datetime(2026, 1, 1))\n"
+        "t = TemplateProcess('chat', text='{{ ([[1]] * 1000000) | sum(start=[]) if messages else 1 }}', special_tokens={})\n"
         "t.render([]); print(t._process.pid, flush=True); t.render([1])"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

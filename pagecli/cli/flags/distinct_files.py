@@ -1,8 +1,9 @@
 """What each flag reads and writes: no file that a command writes may be one that it reads, or writes for another flag."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pagecli.cli.settings.files import project_file, user_file
@@ -16,9 +17,15 @@ PROFILE_FILES = ("steps.parquet", "trace.json", "summary.json", "report.html")
 
 
 def check_generate_files(
-    input: str, output: str, model: str, stats: Path | None, profile: Path | None, monitoring: "MonitoringOptions"
+    input: str,
+    output: str,
+    model: str,
+    stats: Path | None,
+    profile: Path | None,
+    monitoring: "MonitoringOptions",
+    prompt_files: Mapping[str, Path | str | None] = MappingProxyType({}),
 ) -> None:
-    """Raises UsageError, before anything is opened."""
+    """`prompt_files`: flag -> the file that it names. Raises UsageError, before anything is opened."""
     from pagecli.jobs.storage import remote_files
 
     events = monitoring.progress_json
@@ -36,7 +43,8 @@ def check_generate_files(
     else:
         written.insert(0, NamedPath("OUTPUT", "/dev/stdout" if output == "-" else remote_files.local(output)))
     journal = [] if remote_files.is_remote(output) or output == "-" else _journal_files(output)
-    check_distinct(written, chain(_inputs(input), journal, model_files(model), _settings()))
+    read = [NamedPath(flag, str(path)) for flag, path in prompt_files.items() if path is not None]
+    check_distinct(written, chain(_inputs(input), read, journal, model_files(model), _settings()))
 
 
 def check_profile_files(

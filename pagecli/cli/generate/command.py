@@ -37,7 +37,8 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
 
     def run() -> int:
         monitoring = options.monitoring
-        check_generate_files(options.input, options.output, options.model, options.stats, options.profile, monitoring)
+        files = (options.input, options.output, options.model, options.stats, options.profile, monitoring)
+        check_generate_files(*files, options.prompt_files)
         _open_log(monitoring, console)
         for line in notes(context):
             console.warning(line)
@@ -71,9 +72,8 @@ def _job(options: GenerateOptions) -> "GenerateJob":
     engine, params = options.engine_config(), options.sampling_params()
     from pagecli.cli.generate.job import GenerateJob
     from pagecli.cli.generate.locked_output import JournalOptions
-    from pagecli.cli.generate.rows import Formats, parse_template_time
+    from pagecli.cli.generate.rows import Formats, prompt_options
     from pagecli.jobs.rows.output_row import ResultColumns
-    from pagecli.jobs.rows.row_preparer import PromptOptions
     from pagecli.jobs.rows.row_selection import RowChoice
     from pagecli.jobs.run.error_policy import ErrorPolicy
 
@@ -83,7 +83,7 @@ def _job(options: GenerateOptions) -> "GenerateJob":
         output=o.output,
         engine=engine,
         params=params,
-        prompts=PromptOptions(o.prompt_column, o.system, o.chat, o.too_long, parse_template_time(o.template_time)),
+        prompts=prompt_options(o),
         columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None),
         order=o.order,
         selection=RowChoice(o.where, o.sample, o.sample_seed, o.limit, o.shard),

@@ -1,6 +1,7 @@
-"""`generate --dry-run`: checks every row and shows the memory plan and the least time; nothing is written."""
+"""`generate --dry-run`: checks every row, shows the first prompts, the memory plan and the least time; nothing is written."""
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from pagecli.cli.generate.memory_guard import check_fits
@@ -28,6 +29,9 @@ from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
+    from pagecli.model.tokenizer.tokenizer import Tokenizer
+
+SHOWN_CHARACTERS = 4000  # of a prompt
 
 
 def run_dry(job: "GenerateJob", console: Console) -> int:
@@ -55,6 +59,8 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
         rows.close()
     lines = _row_lines(checked) + _memory_lines(plan) + _time_lines(job, found, checked)
     print("\n".join(name_value_lines(lines, sys.stdout)))
+    for location, token_ids in checked.first:
+        print(_shown_prompt(location, token_ids, tokenizer))
     console.note("nothing was written")
     return ExitCode.ROWS if checked.num_error_rows else ExitCode.OK
 
@@ -103,6 +109,16 @@ def _row_lines(checked: CheckedRows) -> list[tuple[str, str]]:
     lines.append(("prompt tokens", f"{checked.prompt_tokens:,}{mean}"))
     lines.append(("output tokens", f"{checked.max_output_tokens:,} at most"))
     return lines
+
+
+def _shown_prompt(location: str, token_ids: list[int], tokenizer: "Tokenizer") -> str:
+    """The prompt as the model gets it, special tokens included; the middle of a long one is left out."""
+    text = tokenizer.decode(token_ids, skip_special_tokens=False)
+    if len(text) > SHOWN_CHARACTERS:
+        half = SHOWN_CHARACTERS // 2
+        text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"
+    plain = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+    return f"\nprompt of {location}, {len(token_ids):,} tokens:\n" + textwrap.indent(plain, "    ", lambda line: True)
 
 
 def _memory_lines(plan: Plan) -> list[tuple[str, str]]:

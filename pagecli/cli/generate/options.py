@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.cli.flags import engine_and_sampling as flags
+from pagecli.cli.flags import prompt_options as prompt_flags
 from pagecli.cli.flags import recording_options as run_flags
 from pagecli.cli.flags import resume_options as resume_flags
 from pagecli.cli.flags import row_options as row_flags
@@ -47,7 +48,12 @@ class GenerateOptions:
     shard: row_flags.ShardPart = None
     dry_run: row_flags.DryRun = False
     prompt_column: flags.PromptColumn = "prompt"
+    template: prompt_flags.Template = None
+    template_file: prompt_flags.TemplateFile = None
     system: flags.System = None
+    system_file: prompt_flags.SystemFile = None
+    few_shot: prompt_flags.FewShot = None
+    chat_template_arg: prompt_flags.ChatTemplateArg = None
     chat: flags.Chat = None
     too_long: row_flags.TooLong = "error"
     template_time: row_flags.TemplateTime = None
@@ -104,6 +110,12 @@ class GenerateOptions:
     @property
     def monitoring(self) -> MonitoringOptions:
         return MonitoringOptions(self.progress_json, self.metrics_file, self.log_file, self.log_json)
+
+    @property
+    def prompt_files(self) -> dict[str, Path | str | None]:
+        """Flag -> the file that it names, which prompts are made of."""
+        files = {"--template-file": self.template_file, "--system-file": self.system_file}
+        return {**files, "--few-shot": self.few_shot}
 
     def engine_config(self) -> EngineConfig:
         """The engine's settings. Raises UsageError."""

@@ -7,6 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pagecli.errors import ModelError, UsageError
+from pagecli.jobs.prompts.few_shot import read_examples
+from pagecli.jobs.prompts.prompt_files import text_of
+from pagecli.jobs.prompts.prompt_options import PromptOptions
+from pagecli.jobs.prompts.row_prompts import template_columns
+from pagecli.jobs.prompts.template_variables import parse_arguments
 from pagecli.jobs.readers.first_rows import CheckedPrompts
 from pagecli.jobs.readers.open_input import InputFormat, ReadOptions, open_input
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
@@ -21,6 +26,7 @@ from pagecli.jobs.writers.output_options import Compression, OutputFormat, Outpu
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
+    from pagecli.cli.generate.options import GenerateOptions
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 
@@ -42,14 +48,35 @@ def open_rows(job: "GenerateJob", warn: Callable[[str], None]) -> InputSource:
         raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
     options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
     source = open_input(job.input, selection.limit if selection.takes_all else None, options)
-    prompts = tuple(dict.fromkeys((job.prompts.prompt_column, "messages", "prompt_token_ids")))
+    template, needed = job.prompts.template, job.prompts.prompt_columns
+    if template is not None:
+        needed = template_columns(template).needed
     try:
         check_condition(selection.where, source)
-        source = CheckedPrompts(source, prompts, is_stream(remote_files.local(job.input)))
+        source = CheckedPrompts(source, needed, is_stream(remote_files.local(job.input)), all_of=template is not None)
     except BaseException:
         source.close()
         raise
     return source if selection.takes_all else SelectedRows(source, selection)
+
+
+def prompt_options(options: "GenerateOptions") -> PromptOptions:
+    """How rows become prompts, by the flags and the files that they name. Raises UsageError, InputError."""
+    o = options
+    template, system = text_of("--template", o.template, o.template_file), text_of("--system", o.system, o.system_file)
+    if template is not None and o.prompt_column != "prompt":
+        raise UsageError("--template and --prompt-column are both given", "write the column into the template: {{ name }}")
+    made_of = (o.prompt_column,) if template is None else template_columns(template).needed
+    return PromptOptions(
+        prompt_column=o.prompt_column,
+        system=system,
+        chat=o.chat,
+        too_long=o.too_long,
+        template_time=parse_template_time(o.template_time),
+        template=template,
+        few_shot=() if o.few_shot is None else read_examples(o.few_shot, made_of),
+        chat_template_arg=parse_arguments(o.chat_template_arg or ()),
+    )
 
 
 def parse_template_time(text: str | None) -> datetime | None:

@@ -113,5 +113,5 @@ class _BytesCounted:
         data = text.encode()
         return [int.from_bytes(data[i : i + BYTES_PER_TOKEN], "big") for i in range(0, len(data), BYTES_PER_TOKEN)]
 
-    def apply_chat_template(self, messages: list[dict]) -> list[int]:
+    def apply_chat_template(self, messages: list[dict], variables: object = None) -> list[int]:
         return self.encode("".join(str(message.get("content") or "") for message in messages))

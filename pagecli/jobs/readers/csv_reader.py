@@ -1,6 +1,6 @@
 """CSV and TSV input with a header line, read record by record; a record that does not fit the header is an error row.
 
-Cells are text. Those of columns that pagecli itself looks at (sampling parameters, messages, prompt_token_ids) are read as
+Cells are text. Those of columns that pagecli itself looks at (sampling parameters, messages, prompt_token_ids, ...) are read as
 JSON where they are JSON, and an empty one is null; all others are carried as they are.
 """
 
@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
+from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, LineTooLongError, TextInput, TextRows
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.json_text import is_too_deep
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
-JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids"}
+JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids", TEMPLATE_VARIABLES}
 
 
 class CsvSource(TextRows):

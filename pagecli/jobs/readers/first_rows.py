@@ -12,15 +12,20 @@ SHOWN_COLUMNS = 12
 
 
 class CheckedPrompts:
-    """A source whose rows are to have one of the columns `names`. Raises InputError if neither the header nor a first row has.
+    """A source whose rows are to have one of the columns `names`, or `all_of` them. Raises InputError if neither the header
+    nor a first row has.
 
     A file is looked at when it is opened; a stream, which may begin late, when its rows are taken. Rows that cannot be read and
     those of batch files say themselves what is wrong.
     """
 
-    def __init__(self, source: InputSource, names: tuple[str, ...], is_stream: bool) -> None:
+    def __init__(self, source: InputSource, names: tuple[str, ...], is_stream: bool, all_of: bool = False) -> None:
         self._source = source
         self._names = names
+        self._enough = all if all_of else any
+        self._hint = "--template needs it; write {{ name | default('...') }} where it may be missing"
+        if not all_of:
+            self._hint = "name the column of the prompts with --prompt-column"
         self.name = source.name
         self.schema = source.schema
         self.column_names = source.column_names
@@ -32,12 +37,12 @@ class CheckedPrompts:
             self._read_first()
 
     def _read_first(self) -> None:
-        """Reads until a row has a prompt."""
+        """Reads until a row has what its prompt needs."""
         columns: dict[str, None] = {}
         num_bytes = 0
         for row in itertools.islice(self._rows, MAX_ROWS):
             self._seen.append(row)
-            if row.batch_url is not None or (row.error is None and any(name in row.columns for name in self._names)):
+            if row.batch_url is not None or (row.error is None and self._enough(name in row.columns for name in self._names)):
                 return
             columns.update(dict.fromkeys(row.columns))
             num_bytes += row.num_bytes
@@ -47,12 +52,13 @@ class CheckedPrompts:
             self._check(list(columns))
 
     def _check(self, found: list[str]) -> None:
-        if not any(name in found for name in self._names):
+        if not self._enough(name in found for name in self._names):
+            missing = ", ".join(name for name in self._names if name not in found)
             more = ", ..." if len(found) > SHOWN_COLUMNS else ""
             shown = ", ".join(found[:SHOWN_COLUMNS]) + more if found else "no columns"
             raise InputError(
-                f"{self.name} has no column {', '.join(self._names)}; it has {shown}",
-                "name the column of the prompts with --prompt-column",
+                f"{self.name} has no column {missing}; it has {shown}",
+                self._hint,
             )
 
     def __iter__(self) -> Iterator[InputRow]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pagecli.errors import ErrorCode, RowError
+from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
@@ -52,7 +53,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": ([],),
     "truncate_prompt_tokens": (),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "mm_processor_kwargs": ({},),
     "documents": ([],),
     "guided_json": (),
@@ -93,7 +93,7 @@ class IgnoredKeys:
 
 def _is_ignored(name: str) -> bool:
     known = name in WITHOUT_EFFECT or name in NEUTRAL or name in RENAMED or name in SAMPLING_FIELDS
-    return not known and name not in ("messages", "prompt", "top_logprobs")
+    return not known and name not in ("messages", "prompt", "top_logprobs", TEMPLATE_VARIABLES)
 
 
 def canonical_url(url: Any) -> str | None:
@@ -188,7 +188,7 @@ def _parameters(body: Mapping[str, Any], url: str) -> dict[str, Any]:
         if name in taken or asks_for_nothing or _is_ignored(name):
             continue
         new_name = RENAMED.get(name, name)
-        if new_name not in SAMPLING_FIELDS:
+        if new_name not in SAMPLING_FIELDS and new_name != TEMPLATE_VARIABLES:
             raise RowError(f"body.{name} is not supported", f"leave {name} out", ErrorCode.UNSUPPORTED)
         if columns.get(new_name, value) != value:
             raise RowError(f"body has {name} and {new_name}, which differ", "leave one of them out")

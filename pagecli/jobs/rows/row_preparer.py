@@ -4,16 +4,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, PagecliError, RowError
+from pagecli.jobs.prompts.json_columns import json_column
+from pagecli.jobs.prompts.prompt_options import MESSAGES, TOKEN_IDS, PromptOptions
+from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
+from pagecli.jobs.prompts.template_variables import row_variables
 from pagecli.jobs.rows.arrow_values import json_default
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.output_row import OutputRow
-from pagecli.jobs.rows.prompt_length import PromptLength, TooLong
+from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row_parameters import row_sampling_params
 
 
@@ -25,21 +29,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PromptOptions:
-    """How rows become prompts. `chat` None: plain prompts go through the chat template if the model has one.
-
-    `template_time` None: chat templates see the time at which the job was begun.
-    """
-
-    prompt_column: str = "prompt"
-    system: str | None = None
-    chat: bool | None = None
-    too_long: TooLong = "error"
-    template_time: datetime | None = None
+    def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +65,15 @@ class RowPreparer:
         self._params = params
         self._length = length
         self._chat = tokenizer.has_chat_template if options.chat is None else options.chat
+        self._prompts = self._few_shot = None
+        if options.template is not None:
+            from pagecli.jobs.prompts.row_prompts import RowPrompts
+
+            self._prompts = RowPrompts(options.template)
+        if options.few_shot:
+            from pagecli.jobs.prompts.few_shot import FewShot
+
+            self._few_shot = FewShot(options.few_shot, self._example_prompt)
 
     def prepare(self, row: InputRow) -> PreparedRow:
         key = row_key(row)
@@ -95,18 +94,21 @@ class RowPreparer:
     def _prompt_token_ids(self, columns: Mapping[str, Any], prompt_column: str, chat: bool, max_tokens: int) -> list[int]:
         name, value = self._prompt(columns, prompt_column)
         if name == "messages":
-            token_ids = self._chat_token_ids(_checked_messages(value), max_tokens)
+            token_ids = self._chat_token_ids(_checked_messages(json_column(name, value)), columns, max_tokens)
         elif name == "prompt_token_ids":
-            token_ids = self._cut(_checked_token_ids(value), max_tokens)
+            token_ids = self._cut(_checked_token_ids(json_column(name, value)), max_tokens)
         elif not isinstance(value, str):
             raise RowError(f"column {name} is {type(value).__name__}, not text", code=ErrorCode.INVALID_TYPE)
         elif chat:
-            token_ids = self._chat_token_ids([{"role": "user", "content": value}], max_tokens)
+            token_ids = self._chat_token_ids([{"role": "user", "content": value}], columns, max_tokens)
         else:
+            if self._few_shot is not None:
+                value = self._few_shot.before(value)
             text = value if self._length is None else self._length.checked_text(value)
             token_ids = self._cut(self._tokenizer.encode(text), max_tokens)
         if not token_ids:
-            raise RowError(f"column {name} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
+            what = f"column {name}" if self._prompts is None else f"the text of {name}"
+            raise RowError(f"{what} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
         if max(token_ids) >= self._vocab_size:
             message = f"token id {max(token_ids)} is outside the model's vocabulary of {self._vocab_size}"
             raise RowError(message, code=ErrorCode.INVALID_TYPE)
@@ -115,13 +117,28 @@ class RowPreparer:
     def _cut(self, token_ids: list[int], max_tokens: int) -> list[int]:
         return token_ids if self._length is None else self._length.cut(token_ids, max_tokens)
 
-    def _chat_token_ids(self, messages: list[dict[str, Any]], max_tokens: int) -> list[int]:
+    def _example_prompt(self, columns: Mapping[str, Any]) -> str:
+        """The prompt of an example of --few-shot. Raises RowError."""
+        if self._prompts is not None:
+            return self._prompts.prompt(columns)
+        prompt = columns[self._options.prompt_column]
+        if not isinstance(prompt, str):
+            raise RowError(f"column {self._options.prompt_column} is no text", code=ErrorCode.INVALID_TYPE)
+        return prompt
+
+    def _chat_token_ids(self, messages: list[dict[str, Any]], columns: Mapping[str, Any], max_tokens: int) -> list[int]:
         messages, template = self._with_system(messages), self._tokenizer.apply_chat_template
+        if self._few_shot is not None:
+            messages = self._few_shot.in_chat(messages)
+        if self._options.chat_template_arg or TEMPLATE_VARIABLES in columns:
+            template = partial(template, variables=row_variables(self._options.chat_template_arg, columns))
         return template(messages) if self._length is None else self._length.cut_messages(messages, max_tokens, template)
 
     def _prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:
-        """The one column that holds the prompt, and its value."""
-        names = dict.fromkeys((prompt_column, "messages", "prompt_token_ids"))
+        """The one column that holds the prompt, and its value; of a template its flag, and its text."""
+        if self._prompts is not None:
+            return "--template", self._prompts.prompt(columns)
+        names = dict.fromkeys((prompt_column, MESSAGES, TOKEN_IDS))
         given = [(name, columns[name]) for name in names if name in columns]
         given = [(name, value) for name, value in given if value is not None]
         if len(given) > 1:

@@ -12,6 +12,7 @@ from pagecli.jobs.rows.output_row import error_row
 from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
 
 SAMPLE_SIZE = 10_000
+SHOWN_PROMPTS = 3
 
 Admit = Callable[[list[int], SamplingParams], SamplingParams]
 
@@ -28,6 +29,7 @@ class CheckedRows:
     longest_prompt: int = 0
     max_output_tokens: int = 0
     lengths: list[tuple[int, int]] = field(default_factory=list)
+    first: list[tuple[str, list[int]]] = field(default_factory=list)  # where the first good rows are, and their prompts
 
     @property
     def num_error_rows(self) -> int:
@@ -49,6 +51,8 @@ def check_rows(
             if error is None:
                 try:
                     _count(checked, prepared, admit(prepared.prompt_token_ids, prepared.params), chance)
+                    if len(checked.first) < SHOWN_PROMPTS:
+                        checked.first.append((row.location, prepared.prompt_token_ids))
                     continue
                 except RowError as problem:
                     error, code = problem.one_line, code_of(problem)

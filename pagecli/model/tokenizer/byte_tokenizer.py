@@ -1,5 +1,6 @@
 """A tokenizer for models that have none, used with random weights only: every UTF-8 byte is a token."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return [byte % self.vocab_size for byte in text.encode("utf-8", errors="replace")]
 
-    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
+    def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         raise RowError(
             "this model has no tokenizer, so no chat template",
             "give prompts instead of messages, or use --no-chat",

@@ -1,6 +1,6 @@
 """Text to token ids and back, as transformers' tokenizers do it, and the model's own chat template."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,8 +29,11 @@ class Tokenizer(Protocol):
         """Ids of `text` with the model's special tokens, as transformers adds them by default."""
         ...
 
-    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Ids of a conversation, ready for the assistant's answer; RowError when there is no template or it refuses."""
+    def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
+        """Ids of a conversation, ready for the assistant's answer; RowError when there is no template or it refuses.
+
+        `variables`: what else the template is given, as `enable_thinking`.
+        """
         ...
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
@@ -68,7 +71,7 @@ class TransformersTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._encode(text, add_special_tokens=True)
 
-    def apply_chat_template(self, messages: list[dict[str, Any]]) -> list[int]:
+    def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         if not self.has_chat_template:
             raise RowError(
                 "the model's tokenizer has no chat template",
@@ -78,7 +81,7 @@ class TransformersTokenizer:
         try:
             if self._chat_template is None:
                 self._chat_template = _template_of(self._parts, self.template_time or datetime.now())
-            text = self._chat_template.render(messages)
+            text = self._chat_template.render(messages, variables)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
                 f"the chat template refuses these messages: {one_line(error)}",
@@ -121,4 +124,5 @@ def _template_of(parts: TokenizerParts, now: datetime) -> "TemplateProcess":
 
     if parts.chat_template is None:
         raise ValueError(parts.chat_template_error)
-    return TemplateProcess(parts.chat_template, parts.special_tokens, now)
+    plain_now = datetime.fromisoformat(now.isoformat())  # of any subclass: it is pickled
+    return TemplateProcess("chat", text=parts.chat_template, special_tokens=dict(parts.special_tokens), now=plain_now)

@@ -34,17 +34,19 @@ class ChatTemplate:
     """
 
     def __init__(self, text: str, special_tokens: Mapping[str, Any], now: datetime | None = None) -> None:
-        self._environment = _CountingEnvironment(now or datetime.now())
+        self._environment = CountingEnvironment(now or datetime.now())
         self._template = self._environment.from_string(text)
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The conversation as text, ready for the assistant's answer. Raises whatever the template raises."""
+    def render(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
+        """The conversation as text, ready for the assistant's answer. Raises whatever the template raises.
+
+        `variables`: what else the template is given, as transformers' `apply_chat_template(**kwargs)`.
+        """
         self._environment.start()
         messages = [_with_reasoning({k: v for k, v in message.items() if v is not None}) for message in messages]
-        return self._template.render(
-            **self._special_tokens, messages=messages, tools=None, documents=None, add_generation_prompt=True
-        )
+        given = {**self._special_tokens, "tools": None, "documents": None, "add_generation_prompt": True, **(variables or {})}
+        return self._template.render(**given | {"messages": messages})
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
@@ -63,13 +65,17 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _CountingEnvironment(ImmutableSandboxedEnvironment):
+class CountingEnvironment(ImmutableSandboxedEnvironment):
+    """The sandbox. `now` None: templates have no time."""
+
     intercepted_binops = bounds.OPERATORS
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(self, now: datetime | None) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         del self.globals["lipsum"]
-        self.globals.update(raise_exception=_raise_exception, strftime_now=now.strftime, namespace=_namespace)
+        self.globals.update(raise_exception=_raise_exception, namespace=_namespace)
+        if now is not None:
+            self.globals["strftime_now"] = now.strftime
         self.filters.update(tojson=_tojson, random=self._random_item)
         self.filters = {name: bounds.checked_filter(name, function) for name, function in self.filters.items()}
         self.filters.update(pagecli_counted=self._counted, pagecli_text=bounds.check_text)

@@ -1,4 +1,4 @@
-"""The process that renders a chat template for process.py: it answers one conversation after the other until its input ends."""
+"""The process that renders a template for process.py: it answers one request after the other until its input ends."""
 
 import contextlib
 import os
@@ -6,19 +6,20 @@ import pickle
 import resource
 import signal
 import struct
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+Kind = Literal["chat", "row"]  # of a template: ChatTemplate, RowTemplate
 RENDERED, REFUSED = b"T", b"E"
 HEAD = struct.Struct("<cQ")  # kind and length in bytes of an answer
 
 
 def serve() -> None:
-    """Reads pickles: a template with its limits, then messages; answers each, and once before all when it has imported."""
+    """Reads pickles: a template with its limits, then what to render; answers each, and first that it has imported."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the parent decides
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
-    from pagecli.model.tokenizer.templates import chat_template, limits
+    from pagecli.model.tokenizer.templates import chat_template, limits  # noqa: F401 (imported before memory is limited)
 
     setup = pickle.load(requests)
     _limit(resource.RLIMIT_AS, limits.MAX_MEMORY_BYTES)
@@ -27,16 +28,27 @@ def serve() -> None:
     _limit_seconds(limits.MAX_SECONDS)
     template: Any = None
     with _refusing(answers):
-        template = chat_template.ChatTemplate(**setup)
+        template = make_template(**setup)
         _answer(answers, RENDERED, "")
     while template is not None:
         try:
-            messages = pickle.load(requests)
+            arguments = pickle.load(requests)
         except EOFError:
             return
         _limit_seconds(limits.MAX_SECONDS)
         with _refusing(answers):
-            _answer(answers, RENDERED, template.render(messages))
+            _answer(answers, RENDERED, template.render(*arguments))
+
+
+def make_template(kind: Kind, **setup: Any) -> Any:
+    """A template of this kind, to be rendered in this process. Raises jinja2's TemplateError."""
+    if kind == "row":
+        from pagecli.model.tokenizer.templates.row_template import RowTemplate
+
+        return RowTemplate(**setup)
+    from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
+
+    return ChatTemplate(**setup)
 
 
 def _answer(answers: BinaryIO, kind: bytes, text: str) -> None:

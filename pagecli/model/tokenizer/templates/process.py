@@ -1,13 +1,13 @@
-"""Renders a chat template in a process of its own, which is killed when it takes too long.
+"""Renders a template in a process of its own, which is killed when it takes too long.
 
-A template is a program of the model's author. Jinja runs it in the interpreter, where one operation on a huge value holds
+A chat template is a program of the model's author. Jinja runs it in the interpreter, where one operation on a huge value holds
 everything: no other thread runs, no signal is handled. In a process of its own it holds nothing but itself; its memory and its
 processor time are limited by the kernel, and what it did to that process ends with it. Numbers in jobs/README.md.
 
     parent                                         child
-    pickled: template, special tokens, limits ->
+    pickled: kind of template, text, limits   ->
                                                 <- ready, when it has imported; rendered or refused, when it has compiled
-    pickled: messages                         ->
+    pickled: arguments of `render`            ->
                                                 <- rendered text, or refused and why
 """
 
@@ -20,16 +20,11 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pagecli.model.tokenizer.templates import limits
-from pagecli.model.tokenizer.templates.child import HEAD, RENDERED
-
-if TYPE_CHECKING:
-    from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
+from pagecli.model.tokenizer.templates.child import HEAD, RENDERED, Kind, make_template
 
 START_SECONDS = 60.0  # for a Python that starts from a slow disk
 MARGIN_SECONDS = 0.5  # the template's own deadline comes first, with a better reason
@@ -37,7 +32,7 @@ _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from pagecli.model.tokenizer.t
 
 
 class TemplateRefused(Exception):
-    """The template cannot be compiled, or refused the messages; the message says why."""
+    """The template cannot be compiled, or refused what it was given; the message says why."""
 
 
 class _Ended(Exception):
@@ -45,23 +40,20 @@ class _Ended(Exception):
 
 
 class TemplateProcess:
-    """A ChatTemplate, rendered elsewhere. The process is started when it is first needed, and anew after it was killed."""
+    """A template, rendered elsewhere. The process is started when it is first needed, and anew after it was killed."""
 
-    def __init__(self, text: str, special_tokens: Mapping[str, Any], now: datetime) -> None:
-        self._setup: dict[str, Any] = {
-            "text": text,
-            "special_tokens": dict(special_tokens),
-            "now": datetime.fromisoformat(now.isoformat()),
-        }
+    def __init__(self, kind: Kind, **setup: Any) -> None:
+        """`setup`: the arguments of the template's class (child.make_template)."""
+        self._setup: dict[str, Any] = {"kind": kind, **setup}
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., TemplateProcess] | None = None
-        self._lock = threading.Lock()  # one conversation at a time
+        self._lock = threading.Lock()  # one request at a time
         self._never: str | None = None  # why it cannot be compiled
-        self._here: ChatTemplate | None = None  # where the system starts no more processes
+        self._here: Any = None  # where the system starts no more processes
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The conversation as text, ready for the assistant's answer. Raises TemplateRefused, or what ChatTemplate raises."""
-        request = pickle.dumps(messages)
+    def render(self, *arguments: Any) -> str:
+        """The text that the template's class renders of `arguments`. Raises TemplateRefused, or what that class raises."""
+        request = pickle.dumps(arguments)
         with self._lock:
             if self._process is not None:
                 try:
@@ -71,7 +63,7 @@ class TemplateProcess:
             try:
                 self._start()
                 if self._here is not None:
-                    return self._here.render(messages)
+                    return self._here.render(*arguments)
                 return self._ask(request, limits.MAX_SECONDS)
             except _Ended as ended:
                 self._stop()
@@ -85,9 +77,7 @@ class TemplateProcess:
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
         except OSError:  # limits of processes or memory: no reason to refuse a row
-            from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
-
-            self._here = self._here or ChatTemplate(**self._setup)
+            self._here = self._here or make_template(**self._setup)
             return
         self._end = weakref.finalize(self, _end, self._process)  # at the latest when the interpreter exits
         setup = self._setup | {"max_seconds": limits.MAX_SECONDS, "max_steps": limits.MAX_STEPS}
