@@ -22,3 +22,14 @@ def test_job_that_is_killed_starved_and_damaged_comes_out_unharmed():
     assert counts["merges identical to the whole"] == counts["merges"] > 0
     assert counts["outputs identical to an undisturbed run"] >= counts["jobs"] >= 4
     assert counts["losses"] == 0
+
+
+@pytest.mark.slow
+def test_parts_of_killed_processes_are_merged_to_what_one_process_writes():
+    script = Path(__file__).with_name("kill_parts.py")
+    command = [sys.executable, str(script), "--parts", "6", "--processes", "3", "--kills", "3", "--rows", "90", "--seed", "5"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    counts = json.loads(ended.stdout[ended.stdout.index("{") :])["counts"]
+    assert counts["outputs identical to one process's"] == 1
+    assert counts["processes that saw the job complete"] >= 1

@@ -89,7 +89,7 @@ class ForkedRun:
         """Acts after so many seconds of the run; not, and False, if it has ended by itself before."""
         deadline = self._started + seconds
         while time.monotonic() < deadline:
-            if self._has_ended():
+            if self.has_ended():
                 return False
             time.sleep(min(0.002, max(0.0, deadline - time.monotonic())))
         act()
@@ -102,7 +102,7 @@ class ForkedRun:
     def wait(self, limit: float = 120.0) -> Ended:
         """Kills it with SIGABRT, and so fails the campaign, if it hangs."""
         deadline = self._started + limit
-        while not self._has_ended():
+        while not self.has_ended():
             if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGABRT)
             time.sleep(0.002)
@@ -110,7 +110,7 @@ class ForkedRun:
         with os.fdopen(self._said, errors="replace") as said:
             return Ended(os.waitstatus_to_exitcode(status), said.read(), time.monotonic() - self._started)
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

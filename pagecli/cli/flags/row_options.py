@@ -43,10 +43,11 @@ SampleSeed = Annotated[int, option("Another seed takes other rows.", ROWS, "--sa
 ShardPart = Annotated[
     str | None,
     option(
-        "Take every Nth row, from the Ith, for job I of N; pagecli merge puts the outputs together.",
+        "Take every Nth row, from the Ith, for job I of N; pagecli merge puts the outputs together. auto/N: take one free part "
+        "after the other, with any number of other processes; the last one merges.",
         ROWS,
         "--shard",
-        metavar="I/N",
+        metavar="I/N|auto/N",
     ),
 ]
 TemplateTime = Annotated[

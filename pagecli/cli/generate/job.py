@@ -50,6 +50,7 @@ from pagecli.jobs.writers.open_output import RowWriter, open_output
 from pagecli.jobs.writers.openai_batch_output import TokenTexts
 
 if TYPE_CHECKING:
+    from pagecli.cli.generate.parts import OnePart
     from pagecli.engine.engine import Engine
 
 
@@ -88,11 +89,12 @@ class _Run:
     stats_file: WholeFile | None
     loaded: Callable[[], None]  # ends what a signal interrupts as loading
     started: float
+    part: "OnePart | None" = None  # of a job in automatic parts
     token_texts: TokenTexts = field(default_factory=TokenTexts)
 
 
-def run_generate(job: GenerateJob, console: Console) -> int:
-    """Runs the job; returns the exit code. Raises PagecliError, StopRequested."""
+def run_generate(job: GenerateJob, console: Console, part: "OnePart | None" = None) -> int:
+    """Runs the job, or one part of it; returns the exit code. Raises PagecliError, StopRequested."""
     started = time.perf_counter()
     quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
     check_descriptors()
@@ -100,6 +102,10 @@ def run_generate(job: GenerateJob, console: Console) -> int:
         from pagecli.cli.generate.dry_run import run_dry
 
         return run_dry(job, console)
+    if job.selection.num_parts is not None:
+        from pagecli.cli.generate.parts import run_parts
+
+        return run_parts(job, console)
     begun = JobSnapshot(job.input, job.output, job.engine.model)
     with (
         stop_signals() as signals,
@@ -116,7 +122,7 @@ def run_generate(job: GenerateJob, console: Console) -> int:
             check_profile_directory(job.profile)
         source = open_rows(job, console.warning)
         with contextlib.closing(source), resumable_loading(locked, console, job.input) as loaded:
-            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, loaded, started), rows_fd)
+            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part), rows_fd)
 
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
@@ -163,7 +169,7 @@ def _run(
     job, console = run.job, run.console
     with progress_display(console) as display:
         run.monitor.add(display)
-        engine = _load(job, console)
+        engine = load_engine(job, console) if run.part is None else run.part.load()
         if identified is not None:
             identified.check_loaded()
         run.monitor.loaded(engine.stats())
@@ -200,7 +206,9 @@ def _run(
         write_stats_file()
         stats = stats_so_far()
     run.monitor.end(code, stats=stats)
-    if code != ExitCode.SIGPIPE:
+    if run.part is not None:
+        run.part.report(stats)
+    elif code != ExitCode.SIGPIPE:
         print_summary(console, stats, shown)
         _say_errors(job_run.result, console)
     return code
@@ -212,7 +220,8 @@ def _recorded(job: GenerateJob, engine: "Engine", console: Console) -> contextli
     return recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console)
 
 
-def _load(job: GenerateJob, console: Console) -> "Engine":
+def load_engine(job: GenerateJob, console: Console) -> "Engine":
+    """Raises ModelError, UsageError."""
     console.detail(f"loading {job.engine}")
     check_fits(job.engine)
     from pagecli.engine.engine import Engine

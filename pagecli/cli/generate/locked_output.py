@@ -45,7 +45,9 @@ def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterato
             locked = lock_output(path, create=False)
             if locked is None or completed_before(locked, output) is None:
                 check_writable(output, overwrite)
-                locked = locked or lock_output(path)
+                if locked is None:
+                    locked = lock_output(path)
+                    check_writable(output, overwrite)  # a run that ended meanwhile may have written it
         if signals.received is not None:
             raise StopRequested(signals.received)
         yield locked

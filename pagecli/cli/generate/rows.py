@@ -44,8 +44,8 @@ class Formats:
 def open_rows(job: "GenerateJob", warn: Callable[[str], None]) -> InputSource:
     """The rows that the job takes. Raises UsageError, InputError."""
     selection = job.selection.parse()
-    if selection.shard is not None and job.order != "input":
-        raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
+    if selection.shard is not None:
+        check_parts_order(job.order)
     options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
     source = open_input(job.input, selection.limit if selection.takes_all else None, options)
     template, needed = job.prompts.template, job.prompts.prompt_columns
@@ -77,6 +77,12 @@ def prompt_options(options: "GenerateOptions") -> PromptOptions:
         few_shot=() if o.few_shot is None else read_examples(o.few_shot, made_of),
         chat_template_arg=parse_arguments(o.chat_template_arg or ()),
     )
+
+
+def check_parts_order(order: str) -> None:
+    """Raises UsageError."""
+    if order != "input":
+        raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
 
 
 def parse_template_time(text: str | None) -> datetime | None:

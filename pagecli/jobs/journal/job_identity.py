@@ -133,7 +133,7 @@ def job_key(identity: Mapping[str, Any], weights: list[Path], **more: Any) -> st
     `more` are parameters that a job may change when it resumes, and that all parts must have in common. Reads the weights
     through: parts may be made on machines whose files have dates of their own.
     """
-    contents = [model_files.content_digest(path) for path in weights]
+    contents = [model_files.kept_content_digest(path) for path in weights]
     parameters = {name: value for name, value in identity["parameters"].items() if name != SHARD}
     parts = {
         "input": [entry["content"] for entry in identity["input"].values()],

@@ -69,8 +69,12 @@ class LockOwner:
         return self.process_start == _process_start(self.pid)
 
 
+class OutputLocked(UsageError):
+    """Another run has the lock of the output."""
+
+
 class JobLock:
-    """Holds the lock from its making until `release`. Raises UsageError if another run has it, OSError."""
+    """Holds the lock from its making until `release`. Raises OutputLocked if another run has it, OSError."""
 
     def __init__(self, directory: JobDirectory) -> None:
         self._directory = directory
@@ -121,17 +125,17 @@ class JobLock:
             os.close(self._fd)
             self._fd = -1
 
-    def _busy(self) -> UsageError:
+    def _busy(self) -> OutputLocked:
         owner, output = read_owner(self._directory), self._directory.output
         if owner is None:
-            return UsageError(f"another run is writing {output}", "wait for it, or write to another name")
+            return OutputLocked(f"another run is writing {output}", "wait for it, or write to another name")
         since = max(0, int(time.time() - owner.started))
         age = f"{since // 3600} h {since % 3600 // 60} min" if since >= 3600 else f"{since // 60} min {since % 60} s"
         where = "" if owner.is_here else f" on {owner.host}"
         hint = "wait for it, stop it, or write to another name"
         if not owner.is_here:
             hint += f"; if it has died, its lock is free {STALE_SECONDS:.0f} s after its last sign of life"
-        return UsageError(f"another run is writing {output}: process {owner.pid}{where}, for {age}", hint)
+        return OutputLocked(f"another run is writing {output}: process {owner.pid}{where}, for {age}", hint)
 
 
 def read_owner(directory: JobDirectory) -> LockOwner | None:

@@ -6,6 +6,7 @@ of it was noted: `ContentDigests` computes those in a thread, once a job is old 
 directories do not count, so that another spelling of a path (a link, a named model) is the same model.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -114,6 +115,16 @@ def content_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> s
                 raise InterruptedError
             digest.update(piece)
     return digest.hexdigest()
+
+
+def kept_content_digest(path: Path) -> str:
+    """content_digest, computed once in a process as long as the file's dates stay. Raises OSError."""
+    return _content_digest_at(path, tuple(_dates(path).values()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _content_digest_at(path: Path, dates: tuple[int, ...]) -> str:
+    return content_digest(path)
 
 
 class ContentDigests:

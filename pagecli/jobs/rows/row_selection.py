@@ -52,10 +52,24 @@ class RowChoice:
     limit: int | None = None
     shard: str | None = None
 
+    @property
+    def num_parts(self) -> int | None:
+        """N of `auto/N`, of which processes take one part after the other (jobs/shards/part_directory.py); None: not given so.
+
+        Raises UsageError.
+        """
+        if self.shard is None or not self.shard.startswith("auto"):
+            return None
+        match = re.fullmatch(r"auto/(\d{1,6})", self.shard)
+        if match is None or int(match[1]) < 1:
+            raise UsageError(f"--shard is {self.shard!r}", "give the number of parts: auto/64")
+        return int(match[1])
+
     def parse(self) -> RowSelection:
-        """Raises UsageError."""
+        """The rows; of a job in automatic parts those of all parts. Raises UsageError."""
         condition = None if self.where is None else parse_condition(self.where)
-        return RowSelection(condition, _parse_sample(self.sample), self.sample_seed, self.limit, _parse_shard(self.shard))
+        shard = None if self.num_parts is not None else _parse_shard(self.shard)
+        return RowSelection(condition, _parse_sample(self.sample), self.sample_seed, self.limit, shard)
 
 
 def _parse_sample(text: str | None) -> int | float | None:
@@ -73,7 +87,7 @@ def _parse_shard(text: str | None) -> Shard | None:
         return None
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"--shard is {text!r}", "give its number, from 1, and how many there are: 3/16")
+        raise UsageError(f"--shard is {text!r}", "give its number, from 1, and how many there are: 3/16; or auto/16")
     return Shard(int(match[1]), int(match[2]))
 
 

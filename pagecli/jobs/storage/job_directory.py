@@ -32,11 +32,11 @@ HEARTBEAT = "heartbeat.json"
 REMOVE_TRIES = 3
 
 
-def job_directory_path(output: Path) -> Path:
-    """Where the journal of `output` is or would be."""
-    name = f".{output.name}{SUFFIX}"
+def job_directory_path(output: Path, suffix: str = SUFFIX) -> Path:
+    """Where the journal of `output` is or would be; its hidden directory of another kind by another suffix."""
+    name = f".{output.name}{suffix}"
     if len(os.fsencode(name)) > NAME_BYTES:
-        name = f".{hashlib.blake2b(os.fsencode(output.name), digest_size=16).hexdigest()}{SUFFIX}"
+        name = f".{hashlib.blake2b(os.fsencode(output.name), digest_size=16).hexdigest()}{suffix}"
     return output.parent / name
 
 
