@@ -3,8 +3,8 @@
     python tests/torture/kill_parts.py --parts 64 --processes 8 --kills 20 --save
 
 As many processes as asked for run the same command side by side. At random moments one of them is killed with SIGKILL, and a
-new one takes its place. Every process that ends by itself must say that the job is complete; the output must equal, byte for byte,
-that of a run without parts, with nothing left of parts and journals. Counts go to tests/torture/results/ with --save.
+new one takes its place. Every process that ends by itself must say that the job is complete; the output must equal, byte for
+byte, that of a run without parts, with nothing left of parts and journals. Counts go to tests/torture/results/ with --save.
 """
 
 import argparse

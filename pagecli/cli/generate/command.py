@@ -46,6 +46,10 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
             job = _job(options)
         except UsageError as error:
             raise with_origin(error, context) from error
+        if job.selection.num_parts is not None and not job.dry_run:
+            from pagecli.cli.generate.parts import run_parts
+
+            return run_parts(job, console)
         from pagecli.cli.generate.job import run_generate
 
         return run_generate(job, console)

@@ -102,10 +102,6 @@ def run_generate(job: GenerateJob, console: Console, part: "OnePart | None" = No
         from pagecli.cli.generate.dry_run import run_dry
 
         return run_dry(job, console)
-    if job.selection.num_parts is not None:
-        from pagecli.cli.generate.parts import run_parts
-
-        return run_parts(job, console)
     begun = JobSnapshot(job.input, job.output, job.engine.model)
     with (
         stop_signals() as signals,

@@ -13,6 +13,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.generate.identity import identify
+from pagecli.cli.generate.job import GenerateJob, load_engine, run_generate
 from pagecli.cli.generate.rows import check_parts_order
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import ExitCode, UsageError
@@ -24,7 +25,6 @@ from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import is_stream_output, suffix_of
 
 if TYPE_CHECKING:
-    from pagecli.cli.generate.job import GenerateJob
     from pagecli.engine.engine import Engine
 
 WAIT_SECONDS = 0.5  # between two looks for a part, when there was none
@@ -38,7 +38,7 @@ class OnePart:
     report: Callable[[Mapping[str, Any]], None]
 
 
-def run_parts(job: "GenerateJob", console: Console) -> int:
+def run_parts(job: GenerateJob, console: Console) -> int:
     """Runs parts until the job is complete; returns its exit code. Raises PagecliError, StopRequested."""
     _check(job)
     count = job.selection.num_parts
@@ -66,14 +66,12 @@ def run_parts(job: "GenerateJob", console: Console) -> int:
 class _Parts:
     """Runs parts one after the other with one engine."""
 
-    def __init__(self, job: "GenerateJob", parts: PartDirectory, template_time: datetime, console: Console) -> None:
+    def __init__(self, job: GenerateJob, parts: PartDirectory, template_time: datetime, console: Console) -> None:
         self._job, self._parts, self._time, self._console = job, parts, template_time, console
         self._engine: Engine | None = None
 
     def run(self, number: int) -> int:
         """Its exit code; 0 too if another process has taken or completed it meanwhile."""
-        from pagecli.cli.generate.job import run_generate
-
         part = OnePart(self._load, lambda stats: self._report(number, stats))
         try:
             code = run_generate(_part(self._job, self._parts, number, self._time), self._console, part)
@@ -87,8 +85,6 @@ class _Parts:
 
     def _load(self) -> "Engine":
         if self._engine is None:
-            from pagecli.cli.generate.job import load_engine
-
             self._engine = load_engine(self._job, self._console)
         return self._engine
 
@@ -98,7 +94,7 @@ class _Parts:
         self._console.note(f"part {number}/{self._parts.count}: {stats['num_rows']:,} rows{errors}, {speed}")
 
 
-def _part(job: "GenerateJob", parts: PartDirectory, number: int, template_time: datetime) -> "GenerateJob":
+def _part(job: GenerateJob, parts: PartDirectory, number: int, template_time: datetime) -> GenerateJob:
     """The job of one part."""
     return dataclasses.replace(
         job,
@@ -109,7 +105,7 @@ def _part(job: "GenerateJob", parts: PartDirectory, number: int, template_time: 
     )
 
 
-def _merge_or_wait(job: "GenerateJob", parts: PartDirectory, console: Console) -> None:
+def _merge_or_wait(job: GenerateJob, parts: PartDirectory, console: Console) -> None:
     """Merges if every part is complete, else waits a while for a part."""
     with stop_signals() as signals:
         try:
@@ -135,7 +131,7 @@ def _complete(parts: PartDirectory, done: MergedRecord, console: Console) -> int
     return done.exit_code
 
 
-def _check(job: "GenerateJob") -> None:
+def _check(job: GenerateJob) -> None:
     """Raises UsageError for what does not go with parts that many processes write."""
     check_parts_order(job.order)
     if is_stream_output(job.output) or remote_files.is_remote(job.output):
