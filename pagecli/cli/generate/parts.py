@@ -143,8 +143,8 @@ def _check(job: GenerateJob) -> None:
     for flag, given in own_files.items():
         if given is not None:
             raise UsageError(f"{flag} is one process's, and --shard auto has many", f"leave out {flag}, or give --shard I/N")
-    for flag, given in {"--restart": job.journal.restart, "--partial": job.journal.partial}.items():
-        if given:
+    for flag, is_given in {"--restart": job.journal.restart, "--partial": job.journal.partial}.items():
+        if is_given:
             raise UsageError(f"{flag} does not go with --shard auto", "remove the output's hidden directory of parts")
     if not job.journal.enabled:
         raise UsageError("--no-journal does not go with --shard auto", "parts of lost processes resume from their journals")
