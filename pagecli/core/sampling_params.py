@@ -32,6 +32,7 @@ class SamplingParams:
     top_p: float = 1.0  # 0: the likeliest token
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0  # 0: off; k: no k tokens in a row that prompt and output have already; 1: no token twice
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = 0
@@ -63,6 +64,7 @@ class SamplingParams:
                 1 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY,
                 f"in [{1 / MAX_REPETITION_PENALTY:g}, {MAX_REPETITION_PENALTY:,.0f}]",
             ),
+            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "an integer >= 0 (0: off)"),
             *(
                 (name, -MAX_ADDED_PENALTY <= getattr(self, name) <= MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}")
                 for name in ("presence_penalty", "frequency_penalty")
@@ -107,7 +109,9 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
-        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        """Whether the choice depends on the tokens before it."""
+        added = self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        return added or self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
 
 
 def as_float32(value: float) -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pagecli.core.block_moves import BlockMove
     from pagecli.core.step_plan import StepPlan, StepResult
     from pagecli.devices.step_inputs import KVCache, StepInputs
-    from pagecli.model.registry import ModelSource
+    from pagecli.model.source import ModelSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,7 @@ class Model(Protocol):
 
     config: ModelConfig
     weight_bytes: int
+    notes: tuple[str, ...]  # what of the checkpoint was not as its config says
 
 
 class HostModel(Protocol):

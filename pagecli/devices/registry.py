@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pagecli.devices.base import Device, Model
 from pagecli.devices.cuda.presence import may_have_gpu
 from pagecli.errors import ModelError, UsageError
-from pagecli.model.registry import ModelSource
+from pagecli.model.source import ModelSource
 
 _OWN = {
     "cpu": ("pagecli.devices.cpu.device", "CpuDevice"),

@@ -9,7 +9,8 @@ from pagecli.devices.base import Device, Model
 from pagecli.devices.cpu import memory_budget
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
-from pagecli.model.registry import ModelSource, resolve_model
+from pagecli.model.registry import resolve_model
+from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 

@@ -46,7 +46,7 @@ class Window:
 
     size: Key = Key("sliding_window", 4096)  # null: no layer slides
     enabled: Key | bool = True
-    layers: Literal["all", "listed"] = "all"  # listed: by layer_types or, where that is left out, from max_window_layers on
+    first: Key | int = 0  # where layer_types is left out: the layers from this one on slide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +97,7 @@ class Decoder:
     """One architecture; names of tensors without ".weight" and ".bias", those of a layer behind `layer` and its number."""
 
     architectures: tuple[str, ...]  # as config.json names it
+    model_type: str = ""  # the same where config.json names no architecture
     gguf: Gguf | None = None
     embedding: Embedding = Embedding()
     layer: str = "model.layers"

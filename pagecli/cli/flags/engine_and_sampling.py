@@ -14,6 +14,7 @@ from pagecli.core.sampling_params import SamplingParams
 IO, CHAT, SAMPLING, SHARING = "Input and output", "Prompts", "Sampling", "Samples and beams"
 MODEL, ENGINE, TALK = "Model", "Engine", "Reporting"
 SAMPLING_HELP = " A column of this name overrides it for its row."
+OF_MODEL = " Default: the model's, else {}."
 
 ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
 SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
@@ -52,15 +53,40 @@ Chat = Annotated[
 
 MaxTokens = Annotated[int, option("The most tokens to generate for a row." + SAMPLING_HELP, SAMPLING, "--max-tokens")]
 MinTokens = Annotated[int, option("The fewest tokens before a row may end.", SAMPLING, "--min-tokens")]
-Temperature = Annotated[
-    float,
-    option("0 (and below 1e-5) always takes the likeliest token; 1 samples as the model says.", SAMPLING, "--temperature"),
+GenerationConfigChoice = Annotated[
+    Literal["auto", "none"],
+    option(
+        "auto: what the model's generation_config.json says of sampling is the default. none: leave it out.",
+        SAMPLING,
+        "--generation-config",
+    ),
 ]
-TopK = Annotated[int, option("Sample among the K likeliest tokens; 0: all.", SAMPLING, "--top-k")]
-TopP = Annotated[float, option("Sample among the likeliest tokens that together have this probability.", SAMPLING, "--top-p")]
-MinP = Annotated[float, option("Leave out tokens below this share of the likeliest one's probability.", SAMPLING, "--min-p")]
+Temperature = Annotated[
+    float | None,
+    option(
+        "0 (and below 1e-5) always takes the likeliest token; 1 samples as the model says." + OF_MODEL.format(0),
+        SAMPLING,
+        "--temperature",
+    ),
+]
+TopK = Annotated[int | None, option("Sample among the K likeliest tokens; 0: all." + OF_MODEL.format(0), SAMPLING, "--top-k")]
+TopP = Annotated[
+    float | None,
+    option("Sample among the likeliest tokens that together have this probability." + OF_MODEL.format(1), SAMPLING, "--top-p"),
+]
+MinP = Annotated[
+    float | None,
+    option("Leave out tokens below this share of the likeliest one's probability." + OF_MODEL.format(0), SAMPLING, "--min-p"),
+]
 RepetitionPenalty = Annotated[
-    float, option("Above 1, makes tokens of the prompt and output less likely.", SAMPLING, "--repetition-penalty")
+    float | None,
+    option(
+        "Above 1, makes tokens of the prompt and output less likely." + OF_MODEL.format(1), SAMPLING, "--repetition-penalty"
+    ),
+]
+NoRepeatNgramSize = Annotated[
+    int | None,
+    option("Write no run of so many tokens a second time; 0: off." + OF_MODEL.format(0), SAMPLING, "--no-repeat-ngram-size"),
 ]
 PresencePenalty = Annotated[
     float, option("Taken off the logit of tokens already in the output.", SAMPLING, "--presence-penalty")

@@ -87,6 +87,7 @@ def _job(options: GenerateOptions) -> "GenerateJob":
         output=o.output,
         engine=engine,
         params=params,
+        open_to_model=o.open_to_model(),
         prompts=prompt_options(o),
         columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None),
         order=o.order,

@@ -5,6 +5,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from pagecli.cli.generate.memory_guard import check_fits
+from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.generate.rows import check_chat, open_rows, prompt_length
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.name_value_lines import name_value_lines
@@ -41,6 +42,7 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
     rows = open_rows(job, console.warning)
     try:
         found = loaded_model.resolve(job.engine)
+        job = with_model_defaults(job, found.source, console)
         from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(found.source)
@@ -52,7 +54,7 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
         plan = _plan(job, found, Workload("one row", (WorkloadRequest(1, 1),)))
         admission = _admission(job.engine, config, plan, max_model_len)
         preparer = RowPreparer(
-            tokenizer, config.vocab_size, job.prompts, job.params, prompt_length(job, tokenizer, max_model_len)
+            tokenizer, config.vocab_size, job.prompts, job.params, prompt_length(job, tokenizer, max_model_len), job.of_model
         )
         checked = check_rows(rows, preparer.prepare, admission.check)
     finally:

@@ -12,7 +12,7 @@ from pagecli.errors import InputError, ModelError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
 from pagecli.jobs.readers.open_input import input_files
-from pagecli.model.registry import resolve_model
+from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
@@ -42,9 +42,8 @@ class IdentifiedJob:
             raise ModelError(f"{changed} was changed while it was loaded", "run the same command again when it is complete")
 
 
-def identify(job: "GenerateJob") -> IdentifiedJob:
+def identify(job: "GenerateJob", source: ModelSource) -> IdentifiedJob:
     """Raises UsageError, InputError, ModelError."""
-    source = resolve_model(job.engine.model, job.engine.load_format)
     time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job.engine)
     shown_time = None if time is None else time.isoformat(timespec="seconds")
     try:

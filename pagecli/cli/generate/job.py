@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from pagecli.cli.generate.interruption import (
 )
 from pagecli.cli.generate.locked_output import JournalOptions, ResumedRows, completed_before, locked_output, open_journal
 from pagecli.cli.generate.memory_guard import check_descriptors, check_fits
+from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.generate.monitoring import monitored
 from pagecli.cli.generate.options import MonitoringOptions
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
@@ -48,6 +49,7 @@ from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.storage.whole_file import WholeFile
 from pagecli.jobs.writers.open_output import RowWriter, open_output
 from pagecli.jobs.writers.openai_batch_output import TokenTexts
+from pagecli.model.registry import resolve_model
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.parts import OnePart
@@ -74,6 +76,8 @@ class GenerateJob:
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
+    open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
+    of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,13 @@ def run_generate(job: GenerateJob, console: Console, part: "OnePart | None" = No
 
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
-    job, console = run.job, run.console
+    console, model = run.console, run.job.engine
+    model_source = resolve_model(model.model, model.load_format)
+    job = with_model_defaults(run.job, model_source, console)
+    run = replace(run, job=job)
     identified = None
     if job.selection.shard is not None or (run.locked is not None and job.journal.enabled):
-        identified = identify(job)
+        identified = identify(job, model_source)
     journal = open_journal(run.locked, job.journal, job, identified, console)
     if run.locked is not None:
         run.monitor.add(Heartbeat(run.locked.output))
@@ -172,7 +179,7 @@ def _run(
         run.token_texts.bind(engine.tokenizer.token_bytes)
         engine.tokenizer.template_time = template_time
         length = prompt_length(job, engine.tokenizer, engine.max_model_len)
-        preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length)
+        preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
         prepare = ResumedRows(preparer.prepare, journal, job.params)
         job_run = JobRun(
             engine,
@@ -187,7 +194,8 @@ def _run(
         )
 
         def stats_so_far() -> dict[str, Any]:
-            return job_stats(engine.stats(), job_run.result, run.started, job.engine.model)
+            of_model = {name: getattr(job.params, name) for name in job.of_model}
+            return job_stats(engine.stats(), job_run.result, run.started, job.engine.model, of_model)
 
         def write_stats_file() -> None:
             if run.stats_file is not None:
@@ -225,6 +233,8 @@ def load_engine(job: GenerateJob, console: Console) -> "Engine":
     if console.log is not None:
         console.log.capture_libraries()
     engine = Engine(job.engine)
+    for note in engine.loaded.model.notes:
+        console.warning(note)
     check_chat(job, engine.tokenizer)
     console.detail(f"loaded: {engine.stats()}")
     return engine

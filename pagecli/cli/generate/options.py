@@ -14,6 +14,7 @@ from pagecli.cli.flags.memory_size import parse_memory_size
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
+from pagecli.model.readers.generation_config import SAMPLING_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ class GenerateOptions:
     template_time: row_flags.TemplateTime = None
     max_tokens: flags.MaxTokens = SAMPLING_DEFAULTS["max_tokens"]
     min_tokens: flags.MinTokens = SAMPLING_DEFAULTS["min_tokens"]
-    temperature: flags.Temperature = SAMPLING_DEFAULTS["temperature"]
-    top_k: flags.TopK = SAMPLING_DEFAULTS["top_k"]
-    top_p: flags.TopP = SAMPLING_DEFAULTS["top_p"]
-    min_p: flags.MinP = SAMPLING_DEFAULTS["min_p"]
-    repetition_penalty: flags.RepetitionPenalty = SAMPLING_DEFAULTS["repetition_penalty"]
+    generation_config: flags.GenerationConfigChoice = "auto"
+    temperature: flags.Temperature = None
+    top_k: flags.TopK = None
+    top_p: flags.TopP = None
+    min_p: flags.MinP = None
+    repetition_penalty: flags.RepetitionPenalty = None
+    no_repeat_ngram_size: flags.NoRepeatNgramSize = None
     presence_penalty: flags.PresencePenalty = SAMPLING_DEFAULTS["presence_penalty"]
     frequency_penalty: flags.FrequencyPenalty = SAMPLING_DEFAULTS["frequency_penalty"]
     seed: flags.Seed = SAMPLING_DEFAULTS["seed"]
@@ -124,6 +127,12 @@ class GenerateOptions:
             sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
         return EngineConfig(**{name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)}, **sizes)
 
+    def open_to_model(self) -> tuple[str, ...]:
+        """The sampling parameters that the model's generation_config.json may set: those that no flag sets."""
+        if self.generation_config == "none":
+            return ()
+        return tuple(name for name in SAMPLING_KEYS if getattr(self, name) is None)
+
     def row_limit(self) -> int:
         """--max-row-bytes in bytes. Raises UsageError."""
         size = parse_memory_size("--max-row-bytes", self.max_row_bytes)
@@ -132,8 +141,8 @@ class GenerateOptions:
         return size
 
     def sampling_params(self) -> SamplingParams:
-        """The sampling parameters of rows that bring none. Raises UsageError naming the flag."""
-        chosen = {name: getattr(self, name) for name in SAMPLING_DEFAULTS if hasattr(self, name)}
+        """The sampling parameters of rows that bring none, those of the model aside. Raises UsageError naming the flag."""
+        chosen = {name: getattr(self, name) for name in SAMPLING_DEFAULTS if getattr(self, name, None) is not None}
         lists = {"stop": tuple(self.stop or ()), "stop_token_ids": tuple(self.stop_token_id or ())}
         try:
             return SamplingParams(**chosen | lists)

@@ -25,10 +25,12 @@ def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]
     first_row, used = stats["time_to_first_row_seconds"], stats["kv_slot_utilization"]
     blocks = f"peak {stats['kv_blocks_peak']:,} of {stats['kv_blocks_total']:,} blocks of {stats['kv_block_size']}"
     slots = "no slot used" if used is None else f"{used:.1%} of slots used"
+    sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
     sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
     return [
         ("rows", f"{stats['num_rows']:,}" + (f" ({reasons})" if reasons else "")),
         *([("taken over", f"{taken_over:,} rows of an earlier run")] if taken_over else []),
+        *([("sampling", f"{sampling} (the model's generation_config.json)")] if sampling else []),
         ("error rows", f"{stats['num_error_rows']:,}"),
         ("tokens", f"{stats['prompt_tokens']:,} in, {stats['output_tokens']:,} out"),
         ("speed", f"{stats['output_tokens_per_second']:,.1f} output tokens/s over {stats['generate_seconds']:.1f} s"),

@@ -8,8 +8,7 @@ from pagecli.devices.cpu.model import CpuModel
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.errors import ModelError, UsageError
-from pagecli.model.build_program import build
-from pagecli.model.registry import ModelSource
+from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
 
 _HEAD_DIMS = range(32, 257)  # block sizes of the attention kernels
@@ -51,10 +50,11 @@ class CpuDevice:
         if source.config.head_dim not in _HEAD_DIMS:
             size = source.config.head_dim
             raise ModelError(f"{source.name}: heads of size {size} are not supported", "sizes 32 to 256 are")
-        program, reader = build(source.config), WeightReader(open_weights(source))
+        reader = WeightReader(open_weights(source))
+        program = reader.program(source.config)
         weights = CpuWeights(program, reader, dtype)
         reader.check_nothing_left(program)
-        return CpuModel(program, weights, max_batch_tokens)
+        return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes))
 
     def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:
         return start(model, settings, kv_cache.allocate)

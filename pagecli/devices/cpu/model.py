@@ -80,7 +80,8 @@ _NOT_RECORDED = (Add, Embedding, Select)
 class CpuModel:
     """A loaded model; `forward` or `most_likely` is one step, of at most `max_batch_tokens` tokens."""
 
-    def __init__(self, program: Program, weights: CpuWeights, max_batch_tokens: int) -> None:
+    def __init__(self, program: Program, weights: CpuWeights, max_batch_tokens: int, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes
         self.program, self.config, self.weights = program, program.config, weights
         self.lm_head = LMHead(weights.matrix(program.head_weight))
         bounds = self.lm_head.bounds

@@ -68,7 +68,8 @@ def sample(logits: Array, specs: "list[SampleSpec]") -> list[SampledToken]:
 
 
 def _apply_penalties(row: Array, spec: "SampleSpec") -> None:
-    """Repetition penalty over prompt and output (Keskar et al., 2019), presence and frequency over the output, sparsely."""
+    """Repetition penalty over prompt and output (Keskar et al., 2019), presence and frequency over the output, sparsely; no
+    n-gram of prompt and output a second time (Paulus et al., 2017)."""
     params = spec.params
     if params.repetition_penalty != 1.0:
         seen = np.unique(np.array(spec.known_token_ids))
@@ -79,6 +80,18 @@ def _apply_penalties(row: Array, spec: "SampleSpec") -> None:
         ids, counts = np.unique(output, return_counts=True)
         penalty = params.presence_penalty + params.frequency_penalty * counts.astype(np.float32)
         row[ids] -= penalty
+    if params.no_repeat_ngram_size > 0:
+        row[_ngram_ends(spec.known_token_ids, params.no_repeat_ngram_size)] = float("-inf")
+
+
+def _ngram_ends(token_ids: list[int], size: int) -> Array:
+    """The tokens that followed wherever the last `size` - 1 tokens stood before."""
+    known = np.array(token_ids, dtype=np.int64)
+    if len(known) < size:
+        return known[:0]
+    windows = np.lib.stride_tricks.sliding_window_view(known, size)
+    same = (windows[:, :-1] == known[len(known) - size + 1 :]).all(axis=1)
+    return windows[same, -1]
 
 
 def _choose(logits: Array, specs: "list[SampleSpec]") -> list[int]:

@@ -17,8 +17,7 @@ from pagecli.devices.cuda.steps import startup
 from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.errors import ModelError, UsageError
-from pagecli.model.build_program import build
-from pagecli.model.registry import ModelSource
+from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import open_weights
 
 
@@ -76,10 +75,11 @@ class CudaDevice:
         with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
             opened = CudaDummySource(gpu.place) if source.kind == "dummy" else open_weights(source)
             computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
-            program, reader = build(config), CudaWeightReader(opened, computed, gpu.place)
+            reader = CudaWeightReader(opened, computed, gpu.place)
+            program = reader.program(config)
             weights = CudaWeights(program, reader, float8=dtype == "fp8")
             reader.check_nothing_left(program)
-            return CudaModel(program, weights, gpu)
+            return CudaModel(program, weights, gpu, tuple(reader.notes))
 
     def start(self, model: CudaModel, settings: RunSettings) -> CudaRunner:
         return startup.start(model, settings)

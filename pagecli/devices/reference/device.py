@@ -9,8 +9,7 @@ from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.reference.model import ReferenceModel
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import UsageError
-from pagecli.model.build_program import build
-from pagecli.model.registry import ModelSource
+from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
 
 
@@ -36,7 +35,8 @@ class ReferenceDevice:
             raise UsageError(f"--kv-dtype {kv_dtype} is not that of the reference", "leave out --kv-dtype")
 
     def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> ReferenceModel:
-        program, reader = build(source.config), WeightReader(open_weights(source))
+        reader = WeightReader(open_weights(source))
+        program = reader.program(source.config)
         model = ReferenceModel(program, reader)
         reader.check_nothing_left(program)
         return model

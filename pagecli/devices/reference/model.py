@@ -32,6 +32,7 @@ class ReferenceModel:
 
     def __init__(self, program: Program, reader: WeightReader, dtype: torch.dtype = torch.float32) -> None:
         self.program, self.config, self.dtype = program, program.config, dtype
+        self.notes = tuple(reader.notes)
         self._weights = {
             weight: as_tensor(reader.joined(weight.names, weight.shapes)).to(dtype, copy=True) for weight in program.weights()
         }

@@ -18,8 +18,15 @@ SCHEMA_VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
 
-def job_stats(engine_stats: Mapping[str, Any], result: RunResult, started: float, model: str) -> dict[str, Any]:
-    """Everything --stats documents. `started` is the command's own start on time.perf_counter()."""
+def job_stats(
+    engine_stats: Mapping[str, Any],
+    result: RunResult,
+    started: float,
+    model: str,
+    of_model: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Everything --stats documents. `started` is the command's own start on time.perf_counter(); `of_model` are the sampling
+    parameters that the model's generation_config.json set."""
     seconds = result.generate_seconds
     # Of a job that ended early, the tokens of rows that did not finish took time too.
     num_tokens = int(engine_stats["num_sampled_tokens" if result.ended_early else "output_tokens"])
@@ -27,6 +34,7 @@ def job_stats(engine_stats: Mapping[str, Any], result: RunResult, started: float
     return {
         "schema_version": SCHEMA_VERSION,
         "model": model,
+        "sampling_of_model": dict(of_model or {}),
         **engine_stats,
         "generate_seconds": seconds,
         "output_tokens_per_second": num_tokens / seconds if seconds > 0 else 0.0,

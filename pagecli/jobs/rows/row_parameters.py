@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -12,9 +12,12 @@ from pagecli.errors import RowError, UsageError
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 
 
-def row_sampling_params(base: SamplingParams, columns: Mapping[str, Any], ignore: str) -> SamplingParams:
+def row_sampling_params(
+    base: SamplingParams, columns: Mapping[str, Any], ignore: str, of_model: Collection[str] = ()
+) -> SamplingParams:
     """`base` with the row's own values; null means not given, the column `ignore` (the prompt's) is left alone.
 
+    `of_model`: values of `base` that are the model's defaults: its temperature does not reach a row that searches by beams.
     Raises RowError naming the column.
     """
     overrides = {}
@@ -26,6 +29,8 @@ def row_sampling_params(base: SamplingParams, columns: Mapping[str, Any], ignore
             overrides[name] = _CONVERTERS[name](name, value)
     if not overrides:
         return base
+    if "temperature" in of_model and overrides.get("beam_width", 1) > 1:
+        overrides.setdefault("temperature", 0.0)
     try:
         return dataclasses.replace(base, **overrides)
     except UsageError as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -58,12 +58,15 @@ class RowPreparer:
         options: PromptOptions,
         params: SamplingParams,
         length: PromptLength | None = None,
+        of_model: Collection[str] = (),
     ) -> None:
+        """`of_model`: names of `params` that are the model's own defaults."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._options = options
         self._params = params
         self._length = length
+        self._of_model = of_model
         self._chat = tokenizer.has_chat_template if options.chat is None else options.chat
         self._prompts = self._few_shot = None
         if options.template is not None:
@@ -82,7 +85,7 @@ class RowPreparer:
             prompt_column = self._options.prompt_column if row.batch_url is None else "prompt"
             chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
-                params = row_sampling_params(self._params, row.columns, ignore=prompt_column)
+                params = row_sampling_params(self._params, row.columns, prompt_column, self._of_model)
                 token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
                 return PreparedRow(row, token_ids, params, key)
             except PagecliError as problem:

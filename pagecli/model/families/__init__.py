@@ -19,6 +19,11 @@ def find(architecture: str) -> Decoder | None:
     return next((decoder for decoder in _known() if architecture in decoder.architectures), None)
 
 
+def find_model_type(name: str) -> Decoder | None:
+    """The description of an architecture by the `model_type` of config.json, such as "llama"."""
+    return next((decoder for decoder in _known() if decoder.model_type == name), None)
+
+
 def find_gguf(name: str) -> Decoder | None:
     """The description of an architecture by the name that GGUF files give it, such as "llama"."""
     return next((decoder for decoder in _known() if decoder.gguf is not None and decoder.gguf.name == name), None)

@@ -6,6 +6,7 @@ _BIAS = Key("enable_bias", True)
 
 OPT = Decoder(
     architectures=("OPTForCausalLM",),
+    model_type="opt",
     embedding=Embedding(
         name="model.decoder.embed_tokens",
         size=Key("word_embed_proj_dim", None),

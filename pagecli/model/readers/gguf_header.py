@@ -5,8 +5,9 @@ Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length is check
 """
 
 import mmap
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,33 @@ class GgufHeader:
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value of the architecture's own key, such as block_count for llama.block_count."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
+
+
+def gguf_parts(path: Path) -> list[Path]:
+    """The files of one model, of which `path` is any: llama.cpp splits NAME.gguf into NAME-00001-of-00003.gguf and so on."""
+    found = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if found is None or int(found[2]) == 0:
+        return [path]
+    return [path.with_name(f"{found[1]}-{number:05d}-of-{found[2]}.gguf") for number in range(1, int(found[2]) + 1)]
+
+
+def read_gguf_parts(path: Path) -> list[GgufHeader]:
+    """The headers of all files of a model, in order; the first has the metadata. ModelError where one is missing or damaged."""
+    parts = gguf_parts(path)
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise ModelError(
+            f"{path}: {missing[0]}, a part of the same model, is not beside it ({len(missing)} of {len(parts)} missing)",
+            "download every part into one directory",
+        )
+    return [read_gguf_header(part) for part in parts]
+
+
+def joined(parts: list[GgufHeader]) -> GgufHeader:
+    """The first part's header, with the tensors of all."""
+    if len(parts) == 1:
+        return parts[0]
+    return replace(parts[0], tensors={name: tensor for part in parts for name, tensor in part.tensors.items()})
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

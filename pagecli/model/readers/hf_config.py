@@ -7,6 +7,7 @@ from pagecli.core.model_config import ModelConfig, RopeConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.decoder import REQUIRED, Decoder, Key, Window
+from pagecli.model.readers import text_keys
 
 _ACTIVATIONS = {
     "relu": "relu",
@@ -24,10 +25,18 @@ _MAX_SIZE = 2**31  # of any single number in a config; far above every model
 def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int, ...] = ()) -> ModelConfig:
     """Read a config.json already parsed; `where` names it in errors; eos_token_ids, if any, replace the config's own.
 
-    Raises ModelError for an architecture, a quantization, a rope scaling or a number that pagecli does not support.
+    Raises ModelError for an architecture, a quantization, a rope scaling or a number that pagecli does not support, and for a
+    key that changes text and was not read.
     """
     fields = _Fields(config, where)
     architecture, decoder = _architecture(config, where)
+    model = _read(fields, architecture, decoder, eos_token_ids)
+    text_keys.check_read(config, fields.read, architecture, where)
+    return model
+
+
+def _read(fields: "_Fields", architecture: str, decoder: Decoder, eos_token_ids: tuple[int, ...]) -> ModelConfig:
+    config, where = fields.config, fields.where
     if config.get("quantization_config"):
         method = fields.child("quantization_config").get("quant_method") or "unknown"
         raise ModelError(
@@ -72,8 +81,10 @@ class _Fields:
     def __init__(self, config: dict[str, Any], where: str) -> None:
         self.config = config
         self.where = where
+        self.read: set[str] = set()  # keys that were asked for
 
     def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
         value = self.config.get(key)
         return default if value is None else value
 
@@ -135,13 +146,16 @@ def token_id_tuple(value: Any) -> tuple[int, ...]:
 
 
 def _architecture(config: dict[str, Any], where: str) -> tuple[str, Decoder]:
+    """By `architectures` or, where that is left out, by `model_type`."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    decoder = families.find(name) if isinstance(name, str) else None
-    if not isinstance(name, str) or decoder is None:
-        what = f"architecture {name}" if name else "no architecture named"
-        raise ModelError(f"{where}: {what} is not supported", f"supported: {', '.join(families.architectures())}")
-    return name, decoder
+    if isinstance(name, str) and (decoder := families.find(name)) is not None:
+        return name, decoder
+    kind = config.get("model_type")
+    if name is None and isinstance(kind, str) and (decoder := families.find_model_type(kind)) is not None:
+        return decoder.architectures[0], decoder
+    what = f"architecture {name}" if name else f"model_type {kind}" if kind else "no architecture named"
+    raise ModelError(f"{where}: {what} is not supported", f"supported: {', '.join(families.architectures())}")
 
 
 def _heads(fields: _Fields, key: Key) -> tuple[int, int]:
@@ -195,12 +209,22 @@ def _layer_windows(fields: _Fields, window: Window) -> tuple[int, ...]:
     if not fields.choice(window.enabled) or (name in fields.config and fields.get(name) is None):
         return ()
     size = fields.size(window.size)
-    if window.layers == "all":
-        return (size,) * num_layers
-    kinds = fields.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == num_layers:
+    kinds = _layer_types(fields, num_layers)
+    if kinds:
         return tuple(size if kind == "sliding_attention" else 0 for kind in kinds)
-    first = fields.get("max_window_layers", 28)
+    first = fields.get(window.first.name, window.first.default) if isinstance(window.first, Key) else window.first
     if not isinstance(first, int):
         raise ModelError(f"{fields.where}: max_window_layers is {first!r}, expected an integer", "is the file complete?")
     return tuple(size if layer >= first else 0 for layer in range(num_layers))
+
+
+def _layer_types(fields: _Fields, num_layers: int) -> list[str]:
+    """Of each layer what it attends to; empty where config.json does not say."""
+    kinds = fields.get("layer_types", [])
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or (kinds and len(kinds) != num_layers) or any(kind not in known for kind in kinds):
+        raise ModelError(
+            f"{fields.where}: layer_types is not one of {' or '.join(known)} for each of {num_layers} layers",
+            "layers of other kinds are not supported",
+        )
+    return kinds

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.model.registry import ModelSource
+from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.byte_tokenizer import ByteTokenizer
 from pagecli.model.tokenizer.loading import load_parts, one_line
 from pagecli.model.tokenizer.parts import TokenizerParts

@@ -1,4 +1,4 @@
-"""Weights in a GGUF file: mapped, and dequantized one tensor at a time by the gguf package."""
+"""Weights in a model's GGUF file or files: mapped, and dequantized one tensor at a time by the gguf package."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from pagecli.core.arrays import Array, stored_as, to_float32
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
-from pagecli.model.readers.gguf_header import GgufTensor, read_gguf_header
+from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
 from pagecli.model.weights import check_tensor, missing_tensor
 from pagecli.model.weights.mapped_file import MappedFile
 
@@ -25,23 +25,26 @@ _ROWS_AT_ONCE = 32  # rows joined into one for dequantization: the gguf package 
 
 
 class GgufSource:
-    """One .gguf file, by transformers' tensor names."""
+    """A model's .gguf files, of which `path` is the first, by transformers' tensor names."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
         self.where = path
         self._config = config
-        self._header = read_gguf_header(path)
+        parts = read_gguf_parts(path)
+        self._header = joined(parts)
+        self._part_of = {name: number for number, part in enumerate(parts) for name in part.tensors}
+        self._parts = [(part, MappedFile(part.path)) for part in parts]
         self._names = gguf.get_tensor_name_map(_model_arch(self._header.architecture), config.num_layers)
         gguf_format = families.describe(config.architecture).gguf
         self._interleaved = gguf_format is not None and gguf_format.interleaved
-        self._data = MappedFile(path)
 
     def stored_name(self, name: str) -> str | None:
         stored = self._stored_name(name)
         return stored if stored in self._header.tensors else None
 
     def release(self) -> None:
-        self._data.release()
+        for _, data in self._parts:
+            data.release()
 
     def names(self) -> list[str]:
         return list(self._header.tensors)
@@ -68,13 +71,14 @@ class GgufSource:
             raise ModelError(
                 f"{self.where}: tensor {tensor.name} of shape {list(tensor.shape)} is not whole {kind.name} blocks"
             )
-        start = self._header.data_start + tensor.offset
+        header, data = self._parts[self._part_of[tensor.name]]
+        start = header.data_start + tensor.offset
         end = start + math.prod(tensor.shape) // block_size * type_size
-        if end > len(self._data):
+        if end > len(data):
             raise ModelError(
-                f"{self.where}: truncated: {tensor.name} ends {end - len(self._data)} bytes past the end", "download it again"
+                f"{header.path}: truncated: {tensor.name} ends {end - len(data)} bytes past the end", "download it again"
             )
-        stored = self._data.view(start, end)
+        stored = data.view(start, end)
         if kind in _PLAIN:
             return stored.view(stored_as(_PLAIN[kind])).reshape(tensor.shape)
         num_rows = math.prod(tensor.shape[:-1])

@@ -4,17 +4,22 @@ joined, and keeps count of them."""
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
+from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
+from pagecli.model import families
+from pagecli.model.build_program import build
 from pagecli.model.program import Program
-from pagecli.model.registry import ModelSource
+from pagecli.model.source import ModelSource
 from pagecli.model.weights import WeightSource
 
-_HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "lm_head.weight", "output.weight", "rope_freqs.weight")  # ends of names
+_HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "rope_freqs.weight")  # ends of names
+_ROWS_AT_ONCE = 4096  # of tensors that are compared
 
 
 class WeightReader:
@@ -22,7 +27,37 @@ class WeightReader:
 
     def __init__(self, source: WeightSource) -> None:
         self.source = source
+        self.notes: list[str] = []  # for the user
         self._join_buffer = arrays.empty((0,), np.uint8)
+
+    def program(self, config: ModelConfig) -> Program:
+        """The model's program. Where config ties the LM head to the embeddings and the checkpoint has another head of its own
+        (merged adapters, extended vocabularies), that one is kept, as transformers does from 5.8 on.
+        """
+        if config.tie_embeddings and self._has_own_head(config):
+            head = families.describe(config.architecture).head
+            self.notes.append(
+                f"{self.source.where}: {head}.weight is not the embeddings, which the config ties it to; it is kept "
+                "(tie_word_embeddings: false in config.json would say so)"
+            )
+            config = replace(config, tie_embeddings=False)
+        return build(config)
+
+    def _has_own_head(self, config: ModelConfig) -> bool:
+        decoder, shape = families.describe(config.architecture), (config.vocab_size, config.embedding_size)
+        names = [f"{name}.weight" for name in (decoder.head, decoder.embedding.name)]
+        if any(self.source.stored_name(name) not in self.source.names() for name in names):
+            return False
+        head, embedding = (self.source.read(name, shape) for name in names)
+        same = head.dtype == embedding.dtype and (
+            head.ctypes.data == embedding.ctypes.data
+            or all(
+                np.array_equal(head[first : first + _ROWS_AT_ONCE], embedding[first : first + _ROWS_AT_ONCE])
+                for first in range(0, len(head), _ROWS_AT_ONCE)
+            )
+        )
+        self.source.release()
+        return not same
 
     def joined(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Array:
         """Tensors `names`, of `shapes`, joined: a view of the file, or of memory that the next call reuses."""
@@ -32,9 +67,10 @@ class WeightReader:
     def check_nothing_left(self, program: Program) -> None:
         """Raise ModelError where the checkpoint has tensors that the program does not read: a bias or a norm more means another
         architecture than its config says, and wrong text, silently. Layers beyond the last one and what old files hold besides
-        (tables that are computed here, an LM head beside tied embeddings) are let alone.
+        (tables that are computed here, the embeddings once more as the LM head) are let alone.
         """
         read = {self.source.stored_name(name) for weight in program.weights() for name in weight.names}
+        read.add(self.source.stored_name(f"{families.describe(program.config.architecture).head}.weight"))
         for name in self.source.names():
             layer = re.search(r"\.(\d+)\.", name)
             beyond = layer is not None and int(layer[1]) >= program.config.num_layers

@@ -56,7 +56,8 @@ _Bound = Callable[[_Step], object]
 class CudaModel:
     """A loaded model; `compute` is one step, and a CUDA graph may hold it."""
 
-    def __init__(self, program: Program, weights: CudaWeights, gpu: Gpu) -> None:
+    def __init__(self, program: Program, weights: CudaWeights, gpu: Gpu, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes
         config = self.config = program.config
         self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype

@@ -1,0 +1,19 @@
+"""A model that was found: its config, and where its weights, its tokenizer and its sampling defaults are."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pagecli.core.model_config import ModelConfig
+from pagecli.model.readers.generation_config import GenerationDefaults
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What model/registry.py makes of --model."""
+
+    name: str
+    kind: str  # "safetensors", "pickle", "gguf" or "dummy"
+    config: ModelConfig
+    weights_path: Path | None  # file, or index of a sharded checkpoint; None for dummy
+    tokenizer_path: Path | None  # directory, or .gguf file; None: bytes stand for tokens
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
