@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (115, 2_740),
-    "row, with definitions": (115, 6_660),
-    "everything imported": (214, 8_640),
+    "row": (118, 2_800),
+    "row, with definitions": (118, 6_760),
+    "everything imported": (220, 8_760),
     "decode step": (12, 215),
 }
 
