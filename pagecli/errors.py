@@ -29,6 +29,7 @@ class ErrorCode(StrEnum):
     EMPTY_PROMPT = "empty_prompt"
     PROMPT_TOO_LONG = "prompt_too_long"
     INVALID_PARAMETER = "invalid_parameter"  # a sampling parameter of the wrong type or out of range
+    INVALID_OUTPUT = "invalid_output"  # cut before it satisfied the row's schema, expression, grammar or choice; text is kept
     UNSUPPORTED = "unsupported"  # asked for in a way that is right, but that pagecli does not have
     NOT_TOKENIZABLE = "not_tokenizable"  # the tokenizer or the chat template refuses it
     KV_TOO_SMALL = "kv_too_small"  # the KV cache could never hold it

@@ -21,7 +21,8 @@ class TokenLogprobs:
 class SequenceOutput:
     """One continuation of the prompt; `sample` 0 is the first or best.
 
-    `token_ids` includes an end or stop token; `text` has neither it nor the stop string.
+    `token_ids` includes an end or stop token; `text` has neither it nor the stop string. `error` is set beside the text where
+    that does not satisfy what the row asked for.
     """
 
     sample: int
@@ -30,6 +31,9 @@ class SequenceOutput:
     finish_reason: FinishReason
     logprobs: list[TokenLogprobs] | None = None
     score: float | None = None  # of a beam search's hypothesis, or the mean log probability that best_of ranks by
+    error: str | None = None
+    error_code: ErrorCode | None = None
+    attempts: int = 1  # of its request, until it was there
 
 
 @dataclass(frozen=True, slots=True)

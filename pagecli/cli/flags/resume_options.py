@@ -1,4 +1,4 @@
-"""The flags --restart, --no-journal, --partial, --on-error and --max-error-rate: a job that is run again, or that fails."""
+"""The flags of jobs and rows that fail or are run again: --restart, --no-journal, --partial, --on-error, --retry, ..."""
 
 from typing import Annotated, Literal
 
@@ -30,4 +30,26 @@ MaxErrorRate = Annotated[
         min=0.0,
         max=1.0,
     ),
+]
+Retry = Annotated[
+    int,
+    option(
+        "Run a row again, up to N times with other draws, while its output is no good; column attempts says how often.",
+        PANEL,
+        "--retry",
+        metavar="N",
+    ),
+]
+RetryOn = Annotated[
+    str,
+    option(
+        "What is no good: some of invalid_output, length (cut), repetition (ends in a loop).",
+        PANEL,
+        "--retry-on",
+        metavar="LIST",
+    ),
+]
+RetryTemperature = Annotated[
+    float | None,
+    option("Temperature of later attempts; greedy rows are run again with it only.", PANEL, "--retry-temperature", metavar="X"),
 ]

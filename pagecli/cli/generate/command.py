@@ -80,6 +80,7 @@ def _job(options: GenerateOptions) -> "GenerateJob":
     from pagecli.jobs.rows.output_row import ResultColumns
     from pagecli.jobs.rows.row_selection import RowChoice
     from pagecli.jobs.run.error_policy import ErrorPolicy
+    from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
 
     o = options
     return GenerateJob(
@@ -89,7 +90,7 @@ def _job(options: GenerateOptions) -> "GenerateJob":
         params=params,
         open_to_model=o.open_to_model(),
         prompts=prompt_options(o),
-        columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None),
+        columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None, o.retry > 0),
         order=o.order,
         selection=RowChoice(o.where, o.sample, o.sample_seed, o.limit, o.shard),
         formats=Formats(o.input_format, o.output_format, o.compression, o.row_group_rows, o.row_limit()),
@@ -100,4 +101,5 @@ def _job(options: GenerateOptions) -> "GenerateJob":
         monitoring=o.monitoring,
         journal=JournalOptions(o.journal, o.restart, o.partial),
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
+        retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
     )

@@ -44,6 +44,7 @@ from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.rows.row_selection import RowChoice
 from pagecli.jobs.run.error_policy import ErrorPolicy
 from pagecli.jobs.run.job_loop import JobRun, RunResult, Window
+from pagecli.jobs.run.retries import RetryingEngine, RetryPolicy
 from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.storage.whole_file import WholeFile
@@ -76,6 +77,7 @@ class GenerateJob:
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
@@ -182,7 +184,7 @@ def _run(
         preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
         prepare = ResumedRows(preparer.prepare, journal, job.params)
         job_run = JobRun(
-            engine,
+            engine if not job.retries.retry else RetryingEngine(engine, job.retries),
             prepare,
             writer,
             Window.for_engine(job.engine.max_num_seqs),

@@ -100,6 +100,9 @@ class GenerateOptions:
     partial: resume_flags.Partial = False
     on_error: resume_flags.OnErrorChoice = "row"
     max_error_rate: resume_flags.MaxErrorRate = None
+    retry: resume_flags.Retry = 0
+    retry_on: resume_flags.RetryOn = "invalid_output,length,repetition"
+    retry_temperature: resume_flags.RetryTemperature = None
     stats: flags.Stats = None
     profile: run_flags.ProfileDirectory = None
     progress_json: flags.ProgressJson = None

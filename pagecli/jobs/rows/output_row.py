@@ -1,14 +1,14 @@
 """One row of the output, and how its columns are named."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecli.core.outputs import FinishReason, RequestOutput, TokenLogprobs
 from pagecli.errors import ErrorCode
 from pagecli.jobs.rows.input_row import InputRow
 
-# Columns that pagecli writes after the input's; `token_ids`, `score` and `logprobs` only when asked for, but always reserved.
+# Columns that pagecli writes after the input's; some (ResultColumns) only when asked for, but always reserved.
 RESULT_COLUMNS = (
     "sample",
     "text",
@@ -18,6 +18,7 @@ RESULT_COLUMNS = (
     "output_tokens",
     "score",
     "logprobs",
+    "attempts",
     "error",
     "error_code",
 )
@@ -41,6 +42,7 @@ class OutputRow:
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
     error_code: ErrorCode | None = None
+    attempts: int = 1  # until the row had this output (--retry)
     num_samples: int = 1  # how many output rows the input row has; they follow each other
 
     @property
@@ -61,11 +63,12 @@ class ResultColumns:
     token_ids: bool = False
     score: bool = False
     logprobs: bool = False
+    attempts: bool = False
 
     def widened_for(self, row: OutputRow) -> "ResultColumns":
         """These columns and those that the row brings: a row may ask for them by its own parameters."""
         score, logprobs = self.score or row.score is not None, self.logprobs or row.logprobs is not None
-        return self if (score, logprobs) == (self.score, self.logprobs) else ResultColumns(self.token_ids, score, logprobs)
+        return self if (score, logprobs) == (self.score, self.logprobs) else replace(self, score=score, logprobs=logprobs)
 
 
 def error_row(row: InputRow, error: str, prompt_tokens: int | None = None, code: ErrorCode | None = None) -> OutputRow:
@@ -91,6 +94,9 @@ def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
             output_tokens=len(sequence.token_ids),
             score=sequence.score,
             logprobs=sequence.logprobs,
+            error=sequence.error,
+            error_code=sequence.error_code,
+            attempts=sequence.attempts,
             num_samples=len(output.sequences),
         )
         for sequence in output.sequences

@@ -182,6 +182,8 @@ class RowEncoder:
             record["score"] = row.score
         if self._columns.logprobs or row.logprobs is not None:
             record["logprobs"] = logprob_records(row.logprobs)
+        if self._columns.attempts:
+            record["attempts"] = row.attempts
         record["error"] = row.error
         record["error_code"] = row.error_code
         return (to_json(record) + "\n").encode("utf-8", "replace")

@@ -162,6 +162,8 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns, labels: ShardLa
         arrays["score"] = pa.array([row.score for row in rows], pa.float64())
     if columns.logprobs:
         arrays["logprobs"] = pa.array([logprob_records(row.logprobs) for row in rows], LOGPROBS_TYPE)
+    if columns.attempts:
+        arrays["attempts"] = pa.array([row.attempts for row in rows], pa.int32())
     arrays["error"] = pa.array([row.error for row in rows], pa.string())
     arrays["error_code"] = pa.array([row.error_code for row in rows], pa.string())
     if labels is not None:
