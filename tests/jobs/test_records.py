@@ -79,7 +79,7 @@ def test_token_ids_and_a_renamed_prompt_column():
         ({"prompt": 3}, "column prompt is int, not text"),
         ({"prompt": ""}, "column prompt is empty"),
         ({"messages": []}, "not a list of at least one message"),
-        ({"messages": "hi"}, "not a list of at least one message"),
+        ({"messages": "hi"}, "column messages is text that is no JSON"),
         ({"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}, "message 1 is not an object with a role"),
         ({"messages": [{"role": "user"}]}, "message 0 has no content"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no chat template"),
