@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pagecli.core.block_moves import BlockMove
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.token_masks import MaskSource
 
 NO_TOKEN = -1  # chosen where no token can be: a logit is NaN or +inf, or all are -inf
 
@@ -23,14 +24,17 @@ class SampleSpec:
     num_prompt_tokens: int
     forbidden_ids: tuple[int, ...]  # end and stop tokens while output is shorter than min_tokens
     num_candidates: int = 0  # of a beam: how many of the most likely next tokens are wanted; 0: one token is chosen
+    mask: MaskSource | None = None  # the tokens to choose among; None: all. The specs of one chunk have one source
+    is_plain: bool = field(init=False)  # one token by the logits, the mask and the draw; no log probabilities are wanted
     needs_no_host: bool = field(init=False)  # the choice depends on the logits and the draw alone, not on earlier tokens
-    is_argmax: bool = field(init=False)  # the choice is the most likely token, and no log probabilities are wanted
+    is_argmax: bool = field(init=False)  # the most likely of the allowed tokens; no log probabilities are wanted
 
     def __post_init__(self) -> None:
         params = self.params
         wants_logprobs = params.logprobs is not None or params.best_of is not None
         needs_host = wants_logprobs or params.has_penalties or self.forbidden_ids or self.num_candidates
-        object.__setattr__(self, "needs_no_host", not needs_host)
+        object.__setattr__(self, "is_plain", not needs_host)
+        object.__setattr__(self, "needs_no_host", not needs_host and self.mask is None)
         object.__setattr__(self, "is_argmax", params.greedy and not needs_host)
 
     @property
