@@ -18,6 +18,16 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A given token under the model: its log probability (no penalties, no temperature), the most likely ones best first."""
+
+    token_id: int
+    logprob: float
+    is_greedy: bool  # the most likely token, the first of equal ones
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceOutput:
     """One continuation of the prompt; `sample` 0 is the first or best.
 
@@ -34,6 +44,7 @@ class SequenceOutput:
     error: str | None = None
     error_code: ErrorCode | None = None
     attempts: int = 1  # of its request, until it was there
+    token_scores: list[TokenScore] | None = None  # of a given continuation: one for each of its tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +56,4 @@ class RequestOutput:
     sequences: tuple[SequenceOutput, ...]
     error: str | None = None
     error_code: ErrorCode | None = None  # None beside an error: ENGINE_FAILURE
+    prompt_scores: list[TokenScore] | None = None  # with prompt_logprobs: of the prompt's tokens from the second on

@@ -42,6 +42,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None  # None: off; k: the chosen token and the k most likely
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens from the second on
     n: int = 1  # continuations to return
     best_of: int | None = None  # sample so many and return the n with the highest mean log probability
     beam_width: int = 1  # > 1: beam search; returns the n best hypotheses
@@ -74,7 +75,10 @@ class SamplingParams:
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, f"in [0, max_tokens = {self.max_tokens}]"),
             ("stop", all(self.stop), "non-empty strings"),
             ("stop_token_ids", all(i >= 0 for i in self.stop_token_ids), "token ids >= 0"),
-            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]"),
+            *(
+                (name, (value := getattr(self, name)) is None or 0 <= value <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]")
+                for name in ("logprobs", "prompt_logprobs")
+            ),
             *self._sharing_rules(),
         ]
 

@@ -6,11 +6,18 @@ from functools import cached_property
 from typing import NamedTuple
 
 from pagecli.core.block_moves import BlockMove
-from pagecli.core.outputs import TokenLogprobs
+from pagecli.core.outputs import TokenLogprobs, TokenScore
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.token_masks import MaskSource
 
+MAX_SCORES = 256  # tokens scored in a step, where their logits take no more than MAX_SCORE_BYTES
+MAX_SCORE_BYTES = 64 << 20
 NO_TOKEN = -1  # chosen where no token can be: a logit is NaN or +inf, or all are -inf
+
+
+def max_scores(vocab_size: int) -> int:
+    """Tokens that a step scores at most, beside those that it chooses: so many rows of float32 logits are bounded in bytes."""
+    return min(MAX_SCORES, max(16, MAX_SCORE_BYTES // (4 * vocab_size)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,26 @@ class SampleSpec:
         return len(self.known_token_ids) - self.num_prompt_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """Given tokens whose log probabilities are wanted: token_ids[i] follows the chunk's token `first` + i."""
+
+    first: int  # the chunk's tokens from this one on give logits, up to its last if that has specs or choices
+    token_ids: list[int]
+    num_top: int  # the most likely tokens that are wanted beside each
+    choice_ids: tuple[int, ...] = ()  # several tokens that may each follow the chunk's last one
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSpec:
+    """The chunk's tokens behind `first` are drafts: guesses of what the specs choose, one from each logits from `first` on.
+
+    A choice counts if all drafts before it are what was chosen (Leviathan et al., ICML 2023, with a draft that is certain).
+    """
+
+    first: int
+
+
 class Chunk(NamedTuple):
     """Consecutive tokens of one sequence from position `start` on; each of `specs` chooses from the last one's logits.
 
@@ -56,10 +83,21 @@ class Chunk(NamedTuple):
     block_ids: Sequence[int]
     specs: tuple[SampleSpec, ...]  # one; several where samples fork; none where the chunk does not reach the last known token
     num_repeated: int = 0  # tokens that had been computed before a preemption
+    wanted: ScoreSpec | DraftSpec | None = None  # where logits of several tokens are
 
     @property
     def context_len(self) -> int:
         return self.start + len(self.token_ids)
+
+    @property
+    def num_known(self) -> int:
+        """The chunk's tokens but for drafts."""
+        return self.wanted.first + 1 if isinstance(self.wanted, DraftSpec) else len(self.token_ids)
+
+    @property
+    def num_logits(self) -> int:
+        """How many of the chunk's last tokens give logits."""
+        return int(bool(self.specs)) if self.wanted is None else len(self.token_ids) - self.wanted.first
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +124,18 @@ class StepPlan:
     """(row of this step's flat token ids, row among the previous launched step's sampled tokens): tokens the host does not
     know yet. The plan holds a placeholder 0; the runner puts the token there on the device."""
     memory: KVUsage | None = None  # with the plan's blocks reserved; None in a plan that no scheduler made
+    has_wanted: bool = False  # a chunk wants logits of several tokens
 
     @cached_property
     def num_tokens(self) -> int:
         return sum(len(c.token_ids) for c in self.chunks)
+
+    @property
+    def answered(self) -> list[Chunk]:
+        """The chunks that the step gives a result for, in order."""
+        if self.has_wanted:
+            return [c for c in self.chunks if c.specs or c.wanted is not None]
+        return [c for c in self.chunks if c.specs]
 
     @cached_property
     def num_sampled(self) -> int:
@@ -120,4 +166,23 @@ class BeamCandidates:
 
 # Of one chunk that has specs: the token (or NO_TOKEN) where one is chosen and nothing else asked, else one for each spec, or a
 # beam's candidates.
-StepResult = int | tuple[SampledToken, ...] | BeamCandidates
+Choice = int | tuple[SampledToken, ...] | BeamCandidates
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """Of a chunk with a ScoreSpec: its tokens' scores, its choices' scores, and what its specs chose."""
+
+    scores: list[TokenScore]
+    choices: list[TokenScore]
+    chosen: Choice | None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftResult:
+    """Of a chunk with a DraftSpec: what each of its specs chose, whether the drafts before it hold or not."""
+
+    chosen: list[Choice]
+
+
+StepResult = Choice | ScoreResult | DraftResult

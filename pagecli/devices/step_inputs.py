@@ -52,8 +52,13 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     rows = np.repeat(np.arange(len(chunks)), lengths)
     positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
     slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    sampled = np.array([bool(c.specs) for c in chunks], dtype=bool)
-    logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
+    if plan.has_wanted:
+        counts = np.array([c.num_logits for c in chunks], dtype=np.int64)
+        ends = np.cumsum(counts)
+        logit_rows = np.arange(ends[-1]) + np.repeat(query_start[1:] - ends, counts)
+    else:
+        sampled = np.array([bool(c.specs) for c in chunks], dtype=bool)
+        logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
     return StepInputs(
         token_ids=token_ids,
         positions=positions,

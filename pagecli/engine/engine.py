@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import KVUsage, StepPlan
+from pagecli.core.step_plan import KVUsage, StepPlan, max_scores
 from pagecli.devices import registry
 from pagecli.devices.base import Model, Runner, RunSettings
 from pagecli.devices.cpu import kernels, memory_budget
 from pagecli.engine import loaded_model, threads
-from pagecli.engine.generation import decoding
+from pagecli.engine.generation import decoding, scoring
 from pagecli.engine.generation.stopping import FinishCheck, StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
@@ -81,7 +81,12 @@ class Engine:
     def _make_scheduler(self, reservations: Reservations | None) -> "tuple[Scheduler, OverlappedLoop | None]":
         config = self.config
         limits = SchedulerLimits(
-            config.max_num_seqs, config.max_batch_tokens, config.preemption, config.batching, config.check_integrity
+            config.max_num_seqs,
+            config.max_batch_tokens,
+            config.preemption,
+            config.batching,
+            config.check_integrity,
+            max_scores(self.model_config.vocab_size),
         )
         if not self._runner.is_asynchronous:
             return Scheduler(self._kv, limits, self._finish_check, reservations), None
@@ -98,17 +103,32 @@ class Engine:
         Raises RowError if it can never run: an empty or too long prompt, a token id out of range, more KV than there is.
         """
         params = self._admission.check(prompt_token_ids, params)
-        request = Request(request_id, prompt_token_ids, params, request_id if row_key is None else row_key)
+        self._add(Request(request_id, prompt_token_ids, params, request_id if row_key is None else row_key))
+
+    def add_score_request(
+        self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]], num_top: int | None = None
+    ) -> None:
+        """Queue a request for the log probabilities of each of these continuations of the prompt, which is computed once.
+
+        `num_top`: the most likely tokens wanted beside each. Raises RowError as add_request, and for a continuation that is
+        empty, too long or has an id out of range.
+        """
+        params = self._admission.check_choices(prompt_token_ids, choices, num_top)
+        self._add(Request(request_id, prompt_token_ids, params, request_id, choices=tuple(choices)))
+
+    def _add(self, request: Request) -> None:
         self._enter(request)
         (self._search or self.scheduler).add(request)
         self._stats.num_requests += 1
-        self._stats.prompt_tokens += len(prompt_token_ids)
+        self._stats.prompt_tokens += request.num_prompt_tokens
 
     def _enter(self, request: Request) -> None:
         """Register the request under its id; the scheduler does not have it yet."""
         if request.params.stop:
             request.live[0].stop_search = StopSearch(request.params.stop, self.tokenizer.decode)
         decoding.start_beam_search(request, self._finish_check)
+        if request.choices or request.params.prompt_logprobs is not None:
+            scoring.start(request)
         self._requests[request.request_id] = request
         if self.listener is not None:
             self.listener.request_added(request.request_id, request.num_prompt_tokens, request.live[0].seq_id)
@@ -143,9 +163,9 @@ class Engine:
         ended = time.perf_counter()
         if not plan.chunks:
             return None
-        self._count(plan, committed.memory)
+        self._count(committed.plan, committed.memory)
         self.scheduler.release_finished()
-        return Step(plan, committed.finished, StepTimes(started, planned, *self._runner.times, ended))
+        return Step(committed.plan, committed.finished, StepTimes(started, planned, *self._runner.times, ended))
 
     def _count(self, plan: StepPlan, memory: KVUsage) -> None:
         """Add a computed step to the statistics and notify the listener; its finished sequences still hold their blocks."""
@@ -208,7 +228,7 @@ class Engine:
         """A copy of the request, to run from its prompt again."""
         if self.listener is not None:
             self.listener.request_aborted(request.request_id)
-        again = Request(request.request_id, request.prompt_token_ids, request.params, request.row_key)
+        again = Request(request.request_id, request.prompt_token_ids, request.params, request.row_key, choices=request.choices)
         again.num_failures = request.num_failures
         self._enter(again)
         return again
@@ -272,4 +292,6 @@ class Engine:
         }
 
     def _output(self, request: Request) -> RequestOutput:
+        if request.choices and request.failure is None:
+            return scoring.output_of(request, self.tokenizer.decode)
         return decoding.output_of(request, self.tokenizer.decode, self._finish_check)

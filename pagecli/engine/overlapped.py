@@ -15,7 +15,7 @@ stop string, is seen one step late: what the next step computes for it is droppe
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecli.core.step_plan import KVUsage, StepPlan, StepResult
@@ -104,7 +104,7 @@ class OverlappedScheduler(Scheduler):
             self._expected.clear()  # what is left belongs to sequences that ended
             self._num_ending = 0
         self._free_waiting()
-        return Committed(finished, self.kv.snapshot())
+        return Committed(finished, self.kv.snapshot(), plan)
 
     def reset(self) -> None:
         """As Scheduler.reset; no step is pending any more, and no placeholder will be replaced."""
@@ -126,7 +126,7 @@ class OverlappedScheduler(Scheduler):
             row += num_tokens
             if sequence in self._expected:
                 feeds.append((row - 1, self._expected[sequence]))
-        return StepPlan(plan.chunks, plan.moves, feeds, plan.memory)
+        return replace(plan, feeds=feeds)
 
     def _split_running(self) -> tuple[list[Sequence], list[Request]]:
         decoding, behind = super()._split_running()

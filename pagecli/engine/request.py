@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
-from pagecli.core.outputs import FinishReason, TokenLogprobs
+from pagecli.core.outputs import FinishReason, TokenLogprobs, TokenScore
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.generation.stopping import StopSearch
 from pagecli.errors import RowError
@@ -12,6 +12,7 @@ from pagecli.errors import RowError
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
     from pagecli.engine.generation.beam_search import BeamSearch
+    from pagecli.engine.generation.scoring import Scoring
 
 _next_seq_id = count()
 
@@ -33,6 +34,7 @@ class Sequence:
     stop_search: StopSearch | None = None  # set where the request has stop strings
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
+    scoring: "Scoring | None" = None  # set while log probabilities of given tokens are wanted
     seq_id: int = field(default_factory=_next_seq_id.__next__)
 
     @property
@@ -86,6 +88,8 @@ class Request:
     end_ids: frozenset[int] = frozenset()  # every token that ends a sequence, once min_tokens are there
     failure: RowError | None = None  # why it ended without output
     num_failures: int = 0  # steps that failed while it ran alone
+    choices: tuple[list[int], ...] = ()  # continuations to score; then no token is chosen
+    prompt_scores: list[TokenScore] | None = None
 
     max_num_tokens: int = field(init=False)  # of a sequence, prompt and output
 

@@ -243,6 +243,13 @@ class KVManager:
         table.block_ids.append(block_id)
         self._num_table_entries += 1
 
+    def shrink(self, seq_id: int) -> None:
+        """Give back the sequence's last blocks that have no filled slot: those that were reserved for drafts."""
+        table = self._tables[seq_id]
+        for _ in range(len(table.block_ids) - self.num_blocks_for(table.num_filled)):
+            self._release(table.block_ids.pop())
+            self._num_table_entries -= 1
+
     def fork(self, parent_id: int, child_id: int, num_slots: int) -> None:
         """The child's first `num_slots` slots are the parent's: the blocks are shared, nothing is copied."""
         parent, child = self._tables[parent_id], _Table(num_filled=num_slots)

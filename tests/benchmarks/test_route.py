@@ -8,10 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (118, 2_800),
-    "row, with definitions": (118, 6_760),
-    "everything imported": (220, 8_900),
-    "decode step": (12, 215),
+    "row": (118, 2_830),
+    "row, with definitions": (118, 6_860),
+    "everything imported": (220, 8_940),
+    "decode step": (12, 218),
 }
 
 

@@ -118,3 +118,27 @@ def test_without_a_gpu_the_run_ends_with_one_clear_line(tiny_model, monkeypatch)
         Engine(EngineConfig(str(tiny_model("llama")), device="cuda"))
     assert raised.value.exit_code == 4
     assert Engine(EngineConfig(str(tiny_model("llama")), device="auto", kv_memory_bytes=2**20)).stats()["device"] == "cpu"
+
+
+@pytest.mark.cuda
+def test_scores_equal_the_cpus_and_leave_other_rows_as_they_are(tiny_model):
+    """In steps with more logits than sequences, between steps that are launched ahead."""
+    config = EngineConfig(str(tiny_model("llama")), dtype="float32", check_integrity=True, **SMALL)
+    found = {}
+    for device in ("cpu", "cuda"):
+        engine = Engine(dataclasses.replace(config, device=device))
+        for i, (prompt, params) in enumerate(zip(PROMPTS, PARAMS, strict=True)):
+            engine.add_request(i, prompt, dataclasses.replace(params, prompt_logprobs=1))
+            engine.add_score_request(10 + i, prompt, [[7], [8, 9, 10], list(range(40, 60))], num_top=2)
+            engine.add_request(20 + i, prompt, params, row_key=i)
+        done = {}
+        while engine.has_unfinished():
+            done |= {output.request_id: output for output in engine.step()}
+        assert [done[i].sequences for i in range(4)] == [done[20 + i].sequences for i in range(4)]
+        scores = [s for i in range(4) for s in done[i].prompt_scores]
+        scores += [s for i in range(4) for sequence in done[10 + i].sequences for s in sequence.token_scores]
+        found[device] = scores
+    assert [score.token_id for score in found["cuda"]] == [score.token_id for score in found["cpu"]]
+    assert [score.is_greedy for score in found["cuda"]] == [score.is_greedy for score in found["cpu"]]
+    expected = [score.logprob for score in found["cpu"]]
+    assert [score.logprob for score in found["cuda"]] == pytest.approx(expected, abs=2e-5)

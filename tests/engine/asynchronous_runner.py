@@ -11,7 +11,7 @@ class AsynchronousRunner(ModelRunner):
     _sampled = ()
 
     def can_pipeline(self, plan):
-        return all(spec.needs_no_host for chunk in plan.chunks for spec in chunk.specs)
+        return not plan.has_wanted and all(spec.needs_no_host for chunk in plan.chunks for spec in chunk.specs)
 
     def launch(self, plan):
         rows = [(chunk, i) for chunk in plan.chunks for i in range(len(chunk.token_ids))]
@@ -19,6 +19,8 @@ class AsynchronousRunner(ModelRunner):
             chunk, at = rows[row]
             chunk.token_ids[at] = max(0, self._sampled[source])  # of a request that ends where there was NO_TOKEN
         pending = super().launch(plan)
+        if plan.has_wanted:  # no step is fed by it
+            return pending
         chosen = [[r] if isinstance(r, int) else r for r in pending.results if not isinstance(r, BeamCandidates)]
         self._sampled = [t if isinstance(t, int) else t.token_id for tokens in chosen for t in tokens]
         return pending

@@ -13,7 +13,7 @@ from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import memory_budget, sampler
 from pagecli.devices.cpu.block_mover import BlockMover
 from pagecli.devices.cpu.kv_cache import block_bytes
-from pagecli.devices.step_inputs import KVCache
+from pagecli.devices.step_inputs import KVCache, StepInputs
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec, StepPlan
@@ -65,6 +65,9 @@ class ModelRunner:
             return PendingStep([], (time.perf_counter(),) * 3)
         inputs = step_inputs.build(plan, self.block_size)
         prepared = time.perf_counter()
+        if plan.has_wanted:
+            results, forwarded = self._several_logits(plan, inputs)
+            return PendingStep(results, (prepared, forwarded, time.perf_counter()))
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
         if needs_no_logits(specs):
             token_ids = self.model.most_likely(inputs, self.kv_cache)
@@ -75,6 +78,17 @@ class ModelRunner:
             forwarded = time.perf_counter()
             results = sampler.choose(logits, specs)
         return PendingStep(results, (prepared, forwarded, time.perf_counter()))
+
+    def _several_logits(self, plan: "StepPlan", inputs: StepInputs[Array]) -> tuple[list[StepResult], float]:
+        """The results of a plan that wants logits of several tokens of a chunk, and the time when the logits were there."""
+        from pagecli.devices import several_logits
+
+        if several_logits.needs_no_logits(plan):
+            token_ids = self.model.most_likely(inputs, self.kv_cache)
+            return several_logits.same_for_all(token_ids, plan), time.perf_counter()
+        logits = self.model.forward(inputs, self.kv_cache)
+        forwarded = time.perf_counter()
+        return several_logits.choose(logits, plan), forwarded
 
 
 def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:

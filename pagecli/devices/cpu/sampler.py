@@ -40,7 +40,7 @@ def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepRes
 
 def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
     """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
-    logprobs = _log_softmax(logits)  # all NaN where no token can be chosen
+    logprobs = log_softmax(logits)  # all NaN where no token can be chosen
     _apply_penalties(logprobs, spec)
     if spec.forbidden_ids:
         logprobs[list(spec.forbidden_ids)] = float("-inf")
@@ -53,7 +53,7 @@ def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
 def sample(logits: Array, specs: "list[SampleSpec]") -> list[SampledToken]:
     """One token for each row of logits[R, vocab] (float32; changed in place where penalties apply)."""
     wanted = [row for row, spec in enumerate(specs) if spec.params.logprobs is not None or spec.params.best_of is not None]
-    raw_logprobs = {row: _log_softmax(logits[row]) for row in wanted}
+    raw_logprobs = {row: log_softmax(logits[row]) for row in wanted}
     for row, spec in enumerate(specs):
         _apply_penalties(logits[row], spec)
         if spec.forbidden_ids:
@@ -134,12 +134,16 @@ def _draw(logits: Array, rows: list[int], specs: "list[SampleSpec]") -> list[int
 
 def _logprobs(row: Array, token_id: int, spec: "SampleSpec") -> TokenLogprobs:
     """Log probabilities under the model itself: before penalties, temperature and filters."""
-    num_top = spec.params.logprobs or 0
-    ids = _largest(row, num_top)
-    return TokenLogprobs(token_id, float(row[token_id]), tuple(zip(ids.tolist(), row[ids].tolist(), strict=True)))
+    return TokenLogprobs(token_id, float(row[token_id]), most_likely(row, spec.params.logprobs or 0))
 
 
-def _log_softmax(row: Array) -> Array:
+def most_likely(row: Array, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` tokens of the highest log probabilities in row[vocab], and these, best first."""
+    ids = _largest(row, count)
+    return tuple(zip(ids.tolist(), row[ids].tolist(), strict=True))
+
+
+def log_softmax(row: Array) -> Array:
     """In float32, its sum in float64. All NaN where row has NaN or +inf, or nothing but -inf."""
     shifted = row - row.max()
     return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))

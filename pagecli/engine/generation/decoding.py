@@ -47,7 +47,7 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
             _finish_if_ended(sequence, finish_check)
         return
     if _has_no_token(result):
-        _fail(sequence)
+        fail(sequence, f"output token {sequence.num_output_tokens + 1}")
         return
     if isinstance(result, BeamCandidates):
         assert request.beam_search is not None
@@ -57,7 +57,7 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
     assert isinstance(result, tuple)
     members = [sequence]
     for sample in range(1, len(result)):
-        members.append(_fork(sequence, sample, kv))
+        members.append(fork(sequence, sample, kv))
     request.forked = True
     for member, token in zip(members, result, strict=True):
         _append(member, token)
@@ -68,10 +68,15 @@ def _finish_if_ended(sequence: Sequence, finish_check: FinishCheck) -> None:
     """Take the sequence out of its request's live ones if its last token ends it."""
     finish_check(sequence)
     if sequence.finish_reason is not None:
-        request = sequence.request
-        request.live.remove(sequence)
-        request.done.append(sequence)
-        request.leaving.append(sequence)
+        leave(sequence)
+
+
+def leave(sequence: Sequence) -> None:
+    """Move a sequence that has finished out of its request's live ones."""
+    request = sequence.request
+    request.live.remove(sequence)
+    request.done.append(sequence)
+    request.leaving.append(sequence)
 
 
 def _has_no_token(result: StepResult) -> bool:
@@ -80,14 +85,14 @@ def _has_no_token(result: StepResult) -> bool:
         return result == NO_TOKEN
     if isinstance(result, BeamCandidates):
         return not result.token_ids
-    return any(token.token_id == NO_TOKEN for token in result)
+    return isinstance(result, tuple) and any(token.token_id == NO_TOKEN for token in result)
 
 
-def _fail(sequence: Sequence) -> None:
-    """End the request without output: the model computed logits from which no token can be chosen."""
+def fail(sequence: Sequence, token: str) -> None:
+    """End the request without output: the model computed logits from which no token can be chosen, or given a probability."""
     request = sequence.request
     request.failure = RowError(
-        f"the model's logits for output token {sequence.num_output_tokens + 1} are not finite (NaN or infinity)",
+        f"the model's logits for {token} are not finite (NaN or infinity)",
         "are the weights damaged, or too large for this --dtype?",
         ErrorCode.LOGITS_NOT_FINITE,
     )
@@ -102,7 +107,7 @@ def _append(sequence: Sequence, token: SampledToken) -> None:
         sequence.sum_logprob += token.logprobs.logprob
 
 
-def _fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:
+def fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:
     """A new live sequence of the request that shares all computed slots with its parent."""
     child = parent.fork(sample)
     kv.fork(parent.seq_id, child.seq_id, parent.num_computed)
@@ -122,7 +127,7 @@ def _advance_beams(request: Request, kv: KVMemory) -> None:
     taken: set[int] = set()
     beams = []
     for c in continuations:
-        beams.append(_fork(c.parent, 0, kv) if c.parent.seq_id in taken else c.parent)
+        beams.append(fork(c.parent, 0, kv) if c.parent.seq_id in taken else c.parent)
         taken.add(c.parent.seq_id)
     for beam, c in zip(beams, continuations, strict=True):  # after all forks: a parent becomes its own first successor
         beam.token_ids.append(c.token_id)
@@ -153,7 +158,7 @@ def output_of(request: Request, decode: Decode, finish_check: FinishCheck) -> Re
         if request.params.best_of is not None:
             ranked.sort(key=lambda s: -_mean_logprob(s))
         sequences = [_sample(s, i, decode, finish_check) for i, s in enumerate(ranked[:n])]
-    return RequestOutput(request.request_id, request.num_prompt_tokens, tuple(sequences))
+    return RequestOutput(request.request_id, request.num_prompt_tokens, tuple(sequences), prompt_scores=request.prompt_scores)
 
 
 def _mean_logprob(sequence: Sequence) -> float:

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from pagecli.core.sampling_params import SamplingParams, short_repr
+from pagecli.core.sampling_params import MAX_SEQUENCES, SamplingParams, short_repr
 from pagecli.engine.scheduling.reservations import Reservations, num_reserved_slots
 from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.memory import KVMemory
@@ -26,6 +26,26 @@ class Admission:
         room = self.max_model_len - len(prompt_token_ids)
         if params.max_tokens > room:
             params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
+        self._check_fits(len(prompt_token_ids), params)
+        return params
+
+    def check_choices(self, prompt_token_ids: list[int], choices: list[list[int]], num_top: int | None) -> SamplingParams:
+        """The parameters of a request that scores these continuations of the prompt; RowError if it can never run."""
+        self._check_prompt(prompt_token_ids)
+        if not choices or not all(choices):
+            raise RowError("a continuation to score has no tokens", "give a continuation that is not empty")
+        longest = max(map(len, choices))
+        if len(prompt_token_ids) + longest > self.max_model_len:
+            raise RowError(
+                f"prompt and continuation have {len(prompt_token_ids) + longest} tokens; the limit is {self.max_model_len}",
+                "shorten them, or raise --max-model-len up to what the model allows",
+                ErrorCode.PROMPT_TOO_LONG,
+            )
+        if any(min(choice) < 0 or max(choice) >= self.vocab_size for choice in choices):
+            raise RowError("a continuation has an id outside the vocabulary", f"ids must be in [0, {self.vocab_size})")
+        if len(choices) > MAX_SEQUENCES:
+            raise RowError(f"{len(choices)} choices are more than a row may have, {MAX_SEQUENCES}", "split the row")
+        params = SamplingParams(max_tokens=longest, n=len(choices), ignore_eos=True, logprobs=num_top)
         self._check_fits(len(prompt_token_ids), params)
         return params
 
@@ -54,7 +74,7 @@ class Admission:
         if width > self.max_num_seqs:
             raise RowError(
                 f"{width} sequences side by side are more than a step takes, {self.max_num_seqs}",
-                "raise --max-num-seqs or lower n, best_of or beam_width",
+                "raise --max-num-seqs or lower n, best_of, beam_width or the number of choices",
             )
         if self.reservations is not None:
             self._check_reservation(self.reservations, num_prompt_tokens, params)

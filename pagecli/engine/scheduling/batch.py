@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pagecli.core.engine_config import Batching
+from pagecli.core.step_plan import MAX_SCORES
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.kv.memory import KVMemory
@@ -38,6 +39,7 @@ class SchedulerLimits:
     preemption: Literal["recompute", "swap"] = "recompute"
     batching: Batching = "continuous"
     check_integrity: bool = False  # of the KV memory, at every plan
+    max_scores: int = MAX_SCORES  # logits of given tokens that a step computes beside those that tokens are chosen from
 
 
 @dataclass(slots=True)
@@ -122,6 +124,8 @@ class Batch:
         self._running: list[Request] = []  # in order of admission: the last one is preempted first
         self._ended: list[Sequence] = []  # finished ones of a running static batch: they keep their memory
         self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
+        self.has_scores = False  # a request wanted log probabilities of given tokens
+        self._num_scores_left = limits.max_scores  # that the step being planned may still compute
 
     @property
     def num_waiting(self) -> int:
@@ -149,7 +153,10 @@ class Batch:
 
     def add(self, request: Request) -> None:
         """Queue the request. Precondition: it fits into the empty pool (Admission.check)."""
-        request.prefix_hashes = self.kv.prompt_hashes(request.prompt_token_ids)
+        scoring = request.live[0].scoring
+        prompt = request.prompt_token_ids
+        request.prefix_hashes = self.kv.prompt_hashes(prompt if scoring is None else scoring.may_be_cached(prompt))
+        self.has_scores = self.has_scores or scoring is not None
         self._waiting.add(request)
 
     def abort(self, request: Request) -> None:
@@ -183,19 +190,22 @@ class Batch:
 
     def _shared_slots(self, sibling: Sequence, sequence: Sequence) -> int:
         """Slots in the whole blocks that both sequences begin with, a token to compute left over."""
-        limit = min(sibling.num_tokens, sequence.num_tokens) - 1
+        known = sequence.token_ids if sequence.scoring is None else sequence.scoring.may_be_cached(sequence.token_ids)
+        limit = min(sibling.num_tokens, len(known)) - 1
         common = next((i for i in range(limit) if sibling.token_ids[i] != sequence.token_ids[i]), limit)
         return common // self.kv.block_size * self.kv.block_size
 
     def _start(self, sequence: Sequence) -> None:
         """Give a sequence without blocks those of its text that the cache still has."""
-        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence), sequence.token_ids)
+        scoring, token_ids = sequence.scoring, sequence.token_ids
+        known = token_ids if scoring is None else scoring.may_be_cached(token_ids)
+        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence, known), known)
 
-    def _hashes(self, sequence: Sequence) -> list[bytes]:
+    def _hashes(self, sequence: Sequence, known: list[int]) -> list[bytes]:
         request = sequence.request
-        if sequence.num_tokens == request.num_prompt_tokens:
+        if len(known) == request.num_prompt_tokens:
             return request.prefix_hashes
-        return self.kv.prompt_hashes(sequence.token_ids)
+        return self.kv.prompt_hashes(known)
 
     def _preempt(self, request: Request) -> None:
         """Take the whole request out of the batch: its blocks move to the swap pool, or are dropped to be computed again."""
@@ -312,11 +322,21 @@ class Batch:
         used = 0
         for sequence in request.live:
             if self._ready(sequence):
-                num_tokens = min(sequence.num_uncomputed, budget - used)
+                num_tokens = self._num_to_run(sequence, budget - used)
                 if num_tokens > 0 and self.kv.reserve(sequence.seq_id, sequence.num_computed + num_tokens):
                     lengths[sequence] = num_tokens
                     used += num_tokens
         return used
+
+    def _num_to_run(self, sequence: Sequence, budget: int) -> int:
+        """How many of the sequence's tokens run in the step being planned, of at most `budget`."""
+        num_tokens = min(sequence.num_uncomputed, budget)
+        if sequence.scoring is None:
+            return num_tokens
+        num_scores = sequence.scoring.num_logits(sequence.num_computed, num_tokens)
+        too_many = max(0, num_scores - self._num_scores_left)
+        self._num_scores_left -= num_scores - too_many
+        return num_tokens - too_many
 
     def _num_missing_blocks(self, request: Request) -> int:
         """Blocks that the request's known tokens still need, what its sequences share counted once."""

@@ -8,14 +8,18 @@ State changes in two places: plan() reserves, commit() records. Where steps over
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pagecli.core.step_plan import Chunk, KVUsage, SampleSpec, StepPlan, StepResult
+from pagecli.core.step_plan import Chunk, DraftResult, KVUsage, SampleSpec, ScoreResult, StepPlan, StepResult
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.batch import Batch, SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.kv.memory import KVMemory
+
+if TYPE_CHECKING:
+    from pagecli.engine.generation.drafts import Drafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Committed:
 
     finished: list[Request]
     memory: KVUsage
+    plan: StepPlan  # without the drafts that did not hold
 
 
 class Scheduler(Batch):
@@ -34,6 +39,7 @@ class Scheduler(Batch):
     ) -> None:
         super().__init__(kv, limits, reservations)
         self._finish_check = finish_check
+        self.drafter: Drafter | None = None  # guesses tokens where few sequences run
 
     def add(self, request: Request) -> None:
         request.end_ids = self._finish_check.end_ids(request.params)
@@ -86,7 +92,35 @@ class Scheduler(Batch):
     def _plan_of(self, lengths: dict[Sequence, int]) -> StepPlan:
         """The step that runs so many tokens of each sequence."""
         chunks = [self._chunk(sequence, n) for sequence, n in lengths.items()]
-        return StepPlan(chunks, self.kv.take_moves(), memory=self.kv.snapshot())
+        has_wanted = False
+        if self.has_scores:
+            chunks, has_wanted = self._with_scores(chunks, lengths)
+        if self.drafter is not None and len(chunks) <= self.drafter.max_sequences:
+            chunks, has_wanted = self._with_drafts(self.drafter, chunks, lengths)
+        return StepPlan(chunks, self.kv.take_moves(), memory=self.kv.snapshot(), has_wanted=has_wanted)
+
+    def _with_scores(self, chunks: list[Chunk], lengths: dict[Sequence, int]) -> tuple[list[Chunk], bool]:
+        """The step's chunks with what they are to score, and whether there is any."""
+        from pagecli.engine.generation import scoring
+
+        chunks = [scoring.with_wanted(sequence, chunk) for sequence, chunk in zip(lengths, chunks, strict=True)]
+        self._num_scores_left = self.limits.max_scores
+        return chunks, any(chunk.wanted is not None for chunk in chunks)
+
+    def _with_drafts(self, drafter: "Drafter", chunks: list[Chunk], lengths: dict[Sequence, int]) -> tuple[list[Chunk], bool]:
+        """The step's chunks with the drafts behind them, as far as the step takes more tokens, and whether any want logits."""
+        from pagecli.engine.generation import drafts
+
+        budget = self.limits.max_batch_tokens - sum(lengths.values())
+        found = []
+        for sequence, chunk in zip(lengths, chunks, strict=True):
+            room = min(budget, sequence.request.max_num_tokens - sequence.num_tokens - 1)
+            draft_ids = drafter.propose(sequence, room) if room > 0 and drafts.may_have(chunk) else []
+            if draft_ids:
+                chunk = drafts.with_drafts(sequence, chunk, draft_ids, self.kv, self._finish_check)
+                budget -= len(draft_ids)
+            found.append(chunk)
+        return found, any(chunk.wanted is not None for chunk in found)
 
     def _live_by_id(self) -> dict[int, Sequence]:
         return {s.seq_id: s for request in self._running for s in request.live}
@@ -96,14 +130,16 @@ class Scheduler(Batch):
         for chunk in plan.chunks:
             sequence = by_id.get(chunk.seq_id)
             if sequence is not None:
-                sequence.num_computed = num_filled = chunk.start + len(chunk.token_ids)
+                num_tokens = chunk.num_known if plan.has_wanted else len(chunk.token_ids)
+                sequence.num_computed = num_filled = chunk.start + num_tokens
                 self.kv.record_filled(chunk.seq_id, num_filled, sequence.token_ids)
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
         """Record what the step computed and chose: one result for each chunk that samples, in order."""
         by_id = self._live_by_id()
         self._record_computed(plan, by_id)
-        return Committed(self._record_chosen(plan, results, by_id), self.kv.snapshot())
+        finished = self._record_chosen(plan, results, by_id)
+        return Committed(finished, self.kv.snapshot(), plan if not plan.has_wanted else self._without_rejected(plan, by_id))
 
     def _record_chosen(self, plan: StepPlan, results: list[StepResult], by_id: dict[int, Sequence]) -> list[Request]:
         """Extend, fork and finish sequences by the step's results; returns the requests that finished.
@@ -111,13 +147,36 @@ class Scheduler(Batch):
         A token chosen for a sequence that has ended since the plan was made is dropped.
         """
         finished: dict[Request, None] = {}
-        for chunk, result in zip([c for c in plan.chunks if c.specs], results, strict=True):
+        for chunk, result in zip(plan.answered, results, strict=True):
             sequence = by_id.get(chunk.seq_id)
             if sequence is not None:
-                decoding.apply(sequence, result, self.kv, self._finish_check)
+                if plan.has_wanted:
+                    self._apply_wanted(sequence, chunk, result)
+                else:
+                    decoding.apply(sequence, result, self.kv, self._finish_check)
                 if not sequence.request.live:
                     finished[sequence.request] = None
         return list(finished)
+
+    def _apply_wanted(self, sequence: Sequence, chunk: Chunk, result: StepResult) -> None:
+        """As decoding.apply, in a step with scores or drafts."""
+        from pagecli.engine.generation import drafts, scoring
+
+        if isinstance(result, ScoreResult):
+            scoring.apply(sequence, result, self.kv, self._finish_check)
+        elif isinstance(result, DraftResult):
+            num_accepted = drafts.apply(sequence, chunk, result, self.kv, self._finish_check)
+            if self.drafter is not None:
+                self.drafter.record(sequence, chunk.context_len - chunk.start - chunk.num_known, num_accepted)
+        else:
+            decoding.apply(sequence, result, self.kv, self._finish_check)
+
+    def _without_rejected(self, plan: StepPlan, by_id: dict[int, Sequence]) -> StepPlan:
+        """A committed plan with those drafts that held."""
+        from pagecli.engine.generation import drafts
+
+        chunks = [drafts.accepted_part(by_id[chunk.seq_id], chunk) if chunk.seq_id in by_id else chunk for chunk in plan.chunks]
+        return StepPlan(chunks, plan.moves, plan.feeds, plan.memory, plan.has_wanted)
 
     def reset(self) -> None:
         """After a step that failed: every request starts again from the tokens it knows. No block is trusted, as the failed
@@ -154,7 +213,7 @@ class Scheduler(Batch):
                 return 0
             if self._sits_out(sequence) or not self._ready(sequence):
                 continue
-            num_tokens = min(sequence.num_uncomputed, budget - used)
+            num_tokens = self._num_to_run(sequence, budget - used)
             if num_tokens > 0 and self._reserve_or_preempt(sequence, num_tokens, lengths):
                 lengths[sequence] = num_tokens
                 used += num_tokens

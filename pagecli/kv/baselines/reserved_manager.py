@@ -176,6 +176,9 @@ class ReservedManager:
         self._num_filled += num_slots - held.num_filled
         held.num_filled = num_slots
 
+    def shrink(self, seq_id: int) -> None:
+        """Nothing: a sequence keeps its run."""
+
     def fork(self, parent_id: int, child_id: int, num_slots: int) -> None:
         """The child takes one of the spare runs; the parent's first `num_slots` slots are copied into it."""
         parent = self._held[parent_id]

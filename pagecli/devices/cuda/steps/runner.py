@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pagecli.core.step_plan import SampledToken, StepResult
+from pagecli.core.step_plan import SampledToken, StepResult, max_scores
+from pagecli.devices import several_logits
 from pagecli.devices.cpu import sampler
 from pagecli.devices.cuda.model.attention import spare_runs
 from pagecli.devices.cuda.model.model import CudaModel
@@ -21,7 +22,7 @@ from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import PagecliError
 
 if TYPE_CHECKING:
-    from pagecli.core.step_plan import SampleSpec, StepPlan
+    from pagecli.core.step_plan import StepPlan
 
 NUM_SLOTS = 2  # steps that may be under way: one runs while the host makes the next
 
@@ -30,7 +31,7 @@ NUM_SLOTS = 2  # steps that may be under way: one runs while the host makes the 
 class PendingStep:
     """A step that was launched; `results` once it was collected."""
 
-    specs: list["tuple[SampleSpec, ...]"]  # of the chunks that have any
+    plan: "StepPlan"
     on_device: bool  # the tokens are chosen there; else the logits come to the host
     slot: "_Slot"
     event: Event
@@ -105,6 +106,7 @@ class CudaRunner:
         self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
         self._num_launched = 0
         self.num_blocks = cache.values[0].shape[0]
+        self._many_logits: torch.Tensor | None = None
         self.graphs = graphs.GraphStore(device, limits.max_graphs)
         self.mover = CudaBlockMover(device, cache, swap)
 
@@ -115,7 +117,7 @@ class CudaRunner:
 
     def can_pipeline(self, plan: "StepPlan") -> bool:
         """Whether the step's tokens are chosen on the GPU, so that a later step can be fed them before the host has them."""
-        return sampling.can_choose(plan, self.model.config.vocab_size)
+        return not plan.has_wanted and sampling.can_choose(plan, self.model.config.vocab_size)
 
     def run(self, plan: "StepPlan") -> list[StepResult]:
         """Move the plan's blocks, compute its tokens, writing their K and V; one result for each chunk with specs, in order."""
@@ -156,21 +158,20 @@ class CudaRunner:
             work.graph = self.graphs.find(step.key, self._forward(work))
         prepared = time.perf_counter()
         self._device.compute.submit(lambda: self._do(work, slot))
-        specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
-        slot.pending = PendingStep(specs, work.rows_to_host == 0, slot, self._device.compute.record(), prepared)
+        slot.pending = PendingStep(plan, work.rows_to_host == 0, slot, self._device.compute.record(), prepared)
         self._num_launched += 1
         return slot.pending
 
     def _plan_work(self, plan: "StepPlan", step: step_buffers.HostStep, slot: _Slot, before: _Slot) -> _Work:
         """Pack the step's inputs into the slot's pinned memory, those of feeding and drawing after the model's."""
-        sampling_rows = [row for row, chunk in enumerate(plan.chunks) if chunk.specs]
         num_rows = len(step.arrays["logit_rows"])
-        rows = sampling_rows if step.key is not None else list(range(len(sampling_rows)))  # of the logits
+        padded = step.key is not None  # each chunk has one row, then come those that do nothing
+        rows = [row for row, chunk in enumerate(plan.chunks) if chunk.num_logits] if padded else list(range(num_rows))
         arrays, num_sampled, rows_to_host = dict(step.arrays), 0, 0
         if plan.feeds:
             arrays["fed_rows"], arrays["fed_from"] = np.array(plan.feeds, dtype=np.int64).T
         if self.can_pipeline(plan):
-            num_sampled = sum(len(plan.chunks[row].specs) for row in sampling_rows)
+            num_sampled = plan.num_sampled
             arrays |= sampling.draw_arrays(plan, rows)
         elif rows:
             arrays["host_rows"] = np.array(rows, dtype=np.int64)
@@ -186,9 +187,18 @@ class CudaRunner:
 
     def _forward(self, work: _Work) -> Callable[[], None]:
         """The part of a step that a graph can hold: from the inputs on the device to the logits."""
-        tensors, num_partials, out = work.tensors, work.num_partials, self._logits[: work.num_rows]
+        tensors, num_partials, out = work.tensors, work.num_partials, self._logits_of(work.num_rows)
         model, cache, shape = self.model, self.kv_cache, self._shape
         return lambda: model.compute(step_buffers.on_device(tensors, num_partials, shape), cache, out)
+
+    def _logits_of(self, num_rows: int) -> torch.Tensor:
+        """[num_rows, vocab]; a larger buffer is made for the first step that scores given tokens."""
+        if num_rows > self._logits.shape[0] and self._many_logits is None:
+            most, vocab = self._logits.shape
+            self._many_logits = self._device.empty(most + max_scores(vocab), vocab, dtype=torch.float32)
+        logits = self._logits if num_rows <= self._logits.shape[0] else self._many_logits
+        assert logits is not None
+        return logits[:num_rows]
 
     def _do(self, work: _Work, slot: _Slot) -> None:
         """One step, on the compute stream."""
@@ -203,11 +213,11 @@ class CudaRunner:
             self._forward(work)()
         if work.num_sampled:
             sampled = slot.sampled[: work.num_sampled]
-            sampling.choose(sampled, self._logits[: work.num_rows], tensors)
+            sampling.choose(sampled, self._logits_of(work.num_rows), tensors)
             slot.pinned_sampled[: work.num_sampled].copy_(sampled, non_blocking=True)
         if work.rows_to_host:
             assert slot.pinned_logits is not None
-            chosen = self._logits.index_select(0, tensors["host_rows"])
+            chosen = self._logits_of(work.num_rows).index_select(0, tensors["host_rows"])
             slot.pinned_logits[: work.rows_to_host].copy_(chosen, non_blocking=True)
 
     def _finish(self, pending: PendingStep) -> None:
@@ -215,13 +225,19 @@ class CudaRunner:
         pending.event.wait()
         forwarded, slot = time.perf_counter(), pending.slot
         if pending.on_device:
-            tokens = iter(slot.pinned_sampled[: sum(map(len, pending.specs))].tolist())
+            tokens = iter(slot.pinned_sampled[: pending.plan.num_sampled].tolist())
             pending.results = [
-                next(tokens) if len(specs) == 1 else tuple(SampledToken(next(tokens)) for _ in specs) for specs in pending.specs
+                next(tokens) if len(chunk.specs) == 1 else tuple(SampledToken(next(tokens)) for _ in chunk.specs)
+                for chunk in pending.plan.answered
             ]
         else:
             assert slot.pinned_logits is not None
-            pending.results = sampler.choose(slot.pinned_logits[: len(pending.specs)].numpy(), pending.specs)
+            plan, logits = pending.plan, slot.pinned_logits.numpy()
+            if plan.has_wanted:
+                pending.results = several_logits.choose(logits, plan)
+            else:
+                specs = [chunk.specs for chunk in plan.answered]
+                pending.results = sampler.choose(logits[: len(specs)], specs)
         self.times = (pending.prepared, forwarded, time.perf_counter())
 
     def _drop_all(self) -> None:

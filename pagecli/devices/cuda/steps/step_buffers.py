@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pagecli.core.step_plan import MAX_SCORES
 from pagecli.devices import step_inputs
 from pagecli.devices.cuda.model.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
 from pagecli.devices.cuda.model.model import CudaStep
@@ -115,4 +116,4 @@ def most_bytes(max_tokens: int, max_seqs: int, max_width: int, num_windows: int,
     model = max_tokens * (4 + 4 + 8) + max_seqs * (4 * max_width + 4 + 4 + 8) + 4
     attention = (rows + spare_runs) * 20 + rows * 12 + (max_tokens * shape.group // 64 + max_seqs + 1) * 8
     drawing = max_seqs * (8 + 8 + 8 + 4 * 5 + 8 * 4)
-    return model + num_windows * attention + drawing + 32 * ALIGNMENT
+    return model + num_windows * attention + drawing + 16 * MAX_SCORES + 32 * ALIGNMENT
