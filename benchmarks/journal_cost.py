@@ -20,8 +20,7 @@ import results_file
 from streaming_memory import write_job
 
 from pagecli.jobs.journal.journal import Journal, JournalContents
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow
+from pagecli.jobs.rows.row import InputRow, OutputRow
 from pagecli.jobs.storage.job_directory import JobDirectory
 
 

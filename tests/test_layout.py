@@ -38,7 +38,7 @@ TORCH_FREE = [
     "pagecli.profiler.plan.estimate",
     "pagecli.profiler.plan.local_device",
     "pagecli.cli.profile.plan_tables",
-    "pagecli.cli.generate.memory_guard",
+    "pagecli.devices.memory",
 ]
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -18,7 +18,7 @@ from pagecli.cli.status import status
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import end_process, exit_code_of, flushed
 from pagecli.cli.terminal.help import HelpCommand, HelpGroup
-from pagecli.cli.terminal.standard_output import open_standard_streams
+from pagecli.cli.terminal.standard_streams import open_standard_streams
 
 app = typer.Typer(
     name="pagecli",

@@ -11,9 +11,8 @@ import typer
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.settings.files import ignored_files, project_file, user_file
 from pagecli.cli.settings.resolve import all_commands, apply_settings, key_of, options_of, unknown_variables, value_in_effect
-from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.console import Console, name_value_lines, terminal_width
 from pagecli.cli.terminal.exit_codes import exit_code_of
-from pagecli.cli.terminal.name_value_lines import name_value_lines, terminal_width
 from pagecli.errors import UsageError
 from pagecli.jobs.storage.redaction import redact_values
 

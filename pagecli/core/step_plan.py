@@ -2,16 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from typing import NamedTuple
 
-from pagecli.core.block_moves import BlockMove
 from pagecli.core.outputs import TokenLogprobs, TokenScore
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.token_masks import MaskSource
 
 MAX_SCORES = 256  # tokens scored in a step, where their logits take no more than MAX_SCORE_BYTES
 MAX_SCORE_BYTES = 64 << 20
+
+
+class MoveKind(Enum):
+    COPY = "copy"  # cache block -> cache block
+    SWAP_OUT = "swap out"  # cache block -> swap block
+    SWAP_IN = "swap in"  # swap block -> cache block
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMove:
+    """All layers' K and V of block `source` go to block `target`; later moves see what earlier ones did."""
+
+    kind: MoveKind
+    source: int
+    target: int
+
+
 NO_TOKEN = -1  # chosen where no token can be: a logit is NaN or +inf, or all are -inf
 
 

@@ -10,8 +10,7 @@ from pagecli.core.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from pagecli.core.arrays import Array
-    from pagecli.core.block_moves import BlockMove
-    from pagecli.core.step_plan import StepPlan, StepResult
+    from pagecli.core.step_plan import BlockMove, StepPlan, StepResult
     from pagecli.devices.step_inputs import KVCache, StepInputs
     from pagecli.model.source import ModelSource
 

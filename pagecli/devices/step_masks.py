@@ -26,7 +26,6 @@ class RowMasks:
         at = self.mask_of[index]
         return None if at < 0 else self.words[at]
 
-
     def of_rows(self, rows: list[int]) -> "RowMasks":
         """The masks of these rows of the logits, in this order."""
         return RowMasks(self.words, self.mask_of[rows])

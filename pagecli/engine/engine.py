@@ -7,12 +7,13 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import KVUsage, StepPlan, max_scores
-from pagecli.devices import registry
+from pagecli.devices import memory, registry
 from pagecli.devices.base import Model, Runner, RunSettings
-from pagecli.devices.cpu import kernels, memory_budget
-from pagecli.engine import loaded_model, threads
+from pagecli.devices.cpu import kernels
+from pagecli.engine import loaded_model
 from pagecli.engine.generation import decoding, scoring
-from pagecli.engine.generation.stopping import FinishCheck, StopSearch
+from pagecli.engine.generation.decoding import FinishCheck
+from pagecli.engine.generation.stopping import StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel
@@ -37,7 +38,7 @@ class Engine:
         """`loaded`: the model of an engine that is not run any more; UsageError if it does not serve these settings."""
         started = time.perf_counter()
         self.config = config
-        self.num_threads = threads.configure(config.threads)
+        self.num_threads = loaded_model.configure(config.threads)
         self.loaded = loaded_model.load(config) if loaded is None else loaded
         self.loaded.check_serves(config)
         model, self.tokenizer, self.dtype = self.loaded.model, self.loaded.tokenizer, self.loaded.dtype
@@ -60,7 +61,7 @@ class Engine:
     def _build_cache(self, model: Model) -> tuple[Runner, KVMemory]:
         config, kv_dtype = self.config, self.loaded.kv_dtype(self.config)
         bytes_each = self.loaded.kv_bytes_per_token(config) * config.block_size
-        num_swap_blocks = memory_budget.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
+        num_swap_blocks = memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
         settings = RunSettings(
             name=config.model,
             block_size=config.block_size,

@@ -83,7 +83,7 @@ class Request:
     leaving: list[Sequence] = field(default_factory=list)  # finished or dropped ones whose blocks are still held
     running: bool = False  # in the batch, as opposed to waiting for its first or next turn
     forked: bool = False
-    beam_search: "BeamSearch | None" = None
+    beam_search: "BeamSearch[Sequence] | None" = None
     prefix_hashes: list[bytes] = field(default_factory=list)  # of the prompt's full blocks
     end_ids: frozenset[int] = frozenset()  # every token that ends a sequence, once min_tokens are there
     failure: RowError | None = None  # why it ended without output

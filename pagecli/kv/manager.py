@@ -13,10 +13,8 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pagecli.core.block_moves import BlockMove, MoveKind
-from pagecli.core.step_plan import KVUsage
-from pagecli.kv.block_pool import BlockPool
-from pagecli.kv.prefix_index import PrefixIndex, block_hashes, chain_hash
+from pagecli.core.step_plan import BlockMove, KVUsage, MoveKind
+from pagecli.kv.block_pool import BlockPool, PrefixIndex, block_hashes, chain_hash
 
 
 @dataclass(slots=True)

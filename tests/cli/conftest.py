@@ -21,7 +21,7 @@ def _libraries_speak_again():
 @pytest.fixture
 def generate(tiny_model, tmp_path, monkeypatch, capfd):
     """generate(rows or path, output, *flags) -> (exit code, stdout, stderr); the model is the tiny Llama unless named."""
-    monkeypatch.setattr("pagecli.cli.generate.job.quieten", lambda *args, **settings: None)
+    monkeypatch.setattr("pagecli.cli.generate.run.quieten", lambda *args, **settings: None)
     monkeypatch.chdir(tmp_path)
 
     def run(rows, output, *flags, model="llama"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from pagecli.cli.app import app, main
-from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.flags.engine_and_sampling import parse_memory_size
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import UsageError
 

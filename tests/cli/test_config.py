@@ -68,7 +68,7 @@ def effective(run):
 def job(run, monkeypatch):
     """job(*flags): what `pagecli generate` would run."""
     jobs = []
-    monkeypatch.setattr("pagecli.cli.generate.job.run_generate", lambda job, console: jobs.append(job) or 0)
+    monkeypatch.setattr("pagecli.cli.generate.run.run_generate", lambda job, console: jobs.append(job) or 0)
 
     def start(*flags):
         code, _, err = run("generate", "in.jsonl", "out.jsonl", *flags)

@@ -77,7 +77,7 @@ def test_secrets_are_not_shown(doctor, monkeypatch):
 
 @pytest.mark.parametrize(("gigabytes", "health"), [(0.1, "fail"), (1, "warn"), (16, "ok")])
 def test_memory(monkeypatch, gigabytes, health):
-    monkeypatch.setattr("pagecli.devices.cpu.memory_budget.available_bytes", lambda: int(gigabytes * 2**30))
+    monkeypatch.setattr("pagecli.devices.memory.available_bytes", lambda: int(gigabytes * 2**30))
     assert machine_checks.memory().health == health
 
 

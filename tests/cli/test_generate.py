@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pagecli.jobs.monitoring.summary import SCHEMA_VERSION
+from pagecli.jobs.run.run_result import SCHEMA_VERSION
 
 PROMPTS = [{"id": f"row {i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(20)]
 STATS = (

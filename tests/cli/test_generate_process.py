@@ -10,7 +10,7 @@ import time
 import pytest
 from input_files import write_rows
 
-from pagecli.jobs.journal.journal_status import read_journal_status
+from pagecli.jobs.monitoring.job_status import read_journal_status
 
 LONG = ["--ignore-eos", "--no-chat"]
 

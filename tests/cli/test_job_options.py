@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import pytest
 
-from pagecli.cli.generate import job as job_module
+from pagecli.cli.generate import run as job_module
 
 PROMPTS = [{"prompt": "The quick", "id": 1}, {"prompt": "brown fox", "temperature": 0.5}]
 

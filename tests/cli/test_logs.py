@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pagecli.errors import InputError
+from pagecli.jobs.monitoring.monitor import JobSnapshot
 from pagecli.jobs.monitoring.run_log import LogListener, RunLog
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
 
 ROWS = [{"prompt": f"the quick brown fox {i}"} for i in range(6)]
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \[\d+\] ")

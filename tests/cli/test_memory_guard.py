@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from pagecli.cli.generate import memory_guard
-from pagecli.cli.generate.memory_guard import check_fits
 from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices import memory_needs
+from pagecli.devices import memory
+from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model
 from pagecli.errors import ExitCode, ModelError
 from pagecli.model.registry import resolve_model
@@ -21,7 +20,7 @@ def available(monkeypatch):
     """available(bytes): as much memory as this machine has left."""
 
     def set_to(num_bytes: int) -> None:
-        monkeypatch.setattr(memory_guard, "available_bytes", lambda: num_bytes)
+        monkeypatch.setattr(memory, "available_bytes", lambda: num_bytes)
 
     return set_to
 
@@ -81,8 +80,8 @@ def test_the_sum_counts_the_buffers_a_model_really_has(tiny_model, name):
 
     source = resolve_model(str(tiny_model(name)))
     model = load_model(source, "float32", 24)
-    assert memory_needs.activation_bytes(source.config, 24) == model.workspace.num_bytes
-    assert memory_needs.weight_bytes(source.config, 4) == pytest.approx(model.weight_bytes, rel=0.05)
+    assert memory.activation_bytes(source.config, 24) == model.workspace.num_bytes
+    assert memory.weight_bytes(source.config, 4) == pytest.approx(model.weight_bytes, rel=0.05)
 
 
 LLAMA_LIKE = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96, "rms_norm_eps": 1e-5}
@@ -105,8 +104,8 @@ def test_planned_weights_and_bounds_of_the_lm_head_are_what_a_loaded_model_holds
     config.write_text(json.dumps(shape | {"max_position_embeddings": 128, "do_layer_norm_before": True} | SHAPES[architecture]))
     loaded = loaded_model.load(EngineConfig(str(tmp_path), load_format="dummy", dtype=dtype))
     bytes_each = WEIGHT_BYTES[dtype]
-    weights = memory_needs.weight_bytes(loaded.model.config, bytes_each)
-    bounds = memory_needs.head_bounds_bytes(loaded.model.config, bytes_each)
+    weights = memory.weight_bytes(loaded.model.config, bytes_each)
+    bounds = memory.head_bounds_bytes(loaded.model.config, bytes_each)
     assert (bounds > 9000 * 128) == (dtype != "int8")
     assert loaded.model.weight_bytes == pytest.approx(weights + bounds, rel=0.35 if dtype == "int8" else 0.03)
 
@@ -119,4 +118,4 @@ def test_the_bounds_of_a_head_are_counted_in_every_family(tiny_model, tmp_path, 
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 8192}))
     source = resolve_model(str(tmp_path), "dummy")
     bounds = load_model(source, "float32", 8).lm_head.bounds
-    assert memory_needs.head_bounds_bytes(source.config, 4) == bounds.nbytes > 8192 * 32
+    assert memory.head_bounds_bytes(source.config, 4) == bounds.nbytes > 8192 * 32

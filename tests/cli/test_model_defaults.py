@@ -67,7 +67,7 @@ def test_other_defaults_are_another_job(generate, model, monkeypatch):
     assert {"open_to_model", "of_model"} <= set(NOT_IDENTITY)
     seen = []
     monkeypatch.setattr(
-        "pagecli.cli.generate.job.with_model_defaults",
+        "pagecli.cli.generate.run.with_model_defaults",
         lambda job, source, console: seen.append(with_model_defaults(job, source, console)) or seen[-1],
     )
     generate(ROWS, "a.jsonl", *model(REPEATS_NOT))

@@ -15,7 +15,7 @@ from input_files import write_rows
 
 from pagecli.devices.registry import find
 from pagecli.engine.engine import Engine
-from pagecli.jobs.journal.journal_status import read_journal_status
+from pagecli.jobs.monitoring.job_status import read_journal_status
 from pagecli.jobs.storage.job_directory import JobDirectory
 
 PROMPTS = [
@@ -259,7 +259,7 @@ def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monk
             raise RuntimeError("kernel on fire")
         return launch(self, plan)
 
-    from pagecli.jobs.rows.input_row import InputRow
+    from pagecli.jobs.rows.row import InputRow
     from pagecli.jobs.rows.row_preparer import row_key
 
     poisoned = row_key(InputRow(17, PROMPTS[17]))

@@ -15,7 +15,7 @@ from pagecli.engine.engine import Engine
 from pagecli.errors import InputError
 from pagecli.jobs.journal import journal as journal_module
 from pagecli.jobs.journal import locked_output
-from pagecli.jobs.journal.journal_status import read_journal_status
+from pagecli.jobs.monitoring.job_status import read_journal_status
 from pagecli.jobs.shards.merge import merge_outputs
 from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter
 from pagecli.model.tokenizer.templates import chat_template
@@ -112,8 +112,9 @@ def dated_model(tiny_model, tmp_path, monkeypatch):
 
     def set_now(text: str) -> str:
         now = datetime.fromisoformat(text)
-        clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: now)})
-        for module in ("pagecli.cli.generate.job", "pagecli.jobs.journal.locked_output", "pagecli.model.tokenizer.tokenizer"):
+        own = {"now": classmethod(lambda cls, tz=None: now), "fromisoformat": staticmethod(datetime.fromisoformat)}
+        clock = type("Clock", (datetime,), own)  # whose times are plain ones: a template's process gets them
+        for module in ("pagecli.cli.generate.run", "pagecli.jobs.journal.locked_output", "pagecli.model.tokenizer.tokenizer"):
             monkeypatch.setattr(f"{module}.datetime", clock)
         monkeypatch.setattr(chat_template, "datetime", clock)
         return str(folder)
@@ -260,7 +261,7 @@ def test_full_disk_is_what_is_said_though_the_stats_cannot_be_written_either(gen
         raise InputError(f"{path}: no space left to write to")
 
     monkeypatch.setattr(JsonlRowWriter, "write", lambda self, row: full("out.jsonl"))
-    monkeypatch.setattr("pagecli.cli.generate.job.write_stats", full)
+    monkeypatch.setattr("pagecli.cli.generate.run.write_stats", full)
     code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, "--stats", "stats.json")
     assert code == 3
     assert "out.jsonl: no space left" in err

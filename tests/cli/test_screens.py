@@ -10,9 +10,9 @@ from rich.console import Console as RichConsole
 
 from pagecli.cli.app import main
 from pagecli.cli.profile.tables import Column, CommandLines, FittingTable
-from pagecli.cli.terminal.name_value_lines import name_value_lines
+from pagecli.cli.terminal.console import name_value_lines
 from pagecli.cli.terminal.progress import fitting_metrics
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
+from pagecli.jobs.monitoring.monitor import JobSnapshot
 from pagecli.profiler.plan import local_device
 
 WIDTHS = [60, 80, 120]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 
 from pagecli.devices import registry
-from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.devices.cuda.device import CudaDevice
+from pagecli.devices.memory import available_bytes
 
 
 class HostEvent:

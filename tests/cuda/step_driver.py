@@ -3,9 +3,8 @@ collected before the next is launched, or one step later, its token fed on the d
 
 from dataclasses import dataclass, field
 
-from pagecli.core.block_moves import BlockMove
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
+from pagecli.core.step_plan import BlockMove, Chunk, SampleSpec, StepPlan
 
 
 @dataclass

@@ -8,9 +8,8 @@ from fake_device import FakeDevice
 from host_gpu import HostGpu
 from step_driver import DrivenSequence, StepDriver
 
-from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import StepPlan
+from pagecli.core.step_plan import BlockMove, MoveKind, StepPlan
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.runner import CudaRunner

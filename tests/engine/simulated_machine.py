@@ -5,11 +5,9 @@ must be its own tokens: a block that was overwritten, moved wrongly or shared wr
 the text so far, so a wrong token anywhere changes everything after it.
 """
 
-from pagecli.core.block_moves import MoveKind
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import BeamCandidates, SampledToken
-from pagecli.engine.generation.decoding import start_beam_search
-from pagecli.engine.generation.stopping import FinishCheck
+from pagecli.core.step_plan import BeamCandidates, MoveKind, SampledToken
+from pagecli.engine.generation.decoding import FinishCheck, start_beam_search
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations

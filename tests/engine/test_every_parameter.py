@@ -8,7 +8,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
 from pagecli.errors import ErrorCode, RowError
-from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.row import InputRow
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 

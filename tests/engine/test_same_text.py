@@ -180,7 +180,7 @@ def run_files(tiny_model, tmp_path, monkeypatch, num_rows, names):
     """The output file and the statistics of the same rows under different flags."""
     from pagecli.cli.app import main
 
-    monkeypatch.setattr("pagecli.cli.generate.job.quieten", lambda *args, **settings: None)
+    monkeypatch.setattr("pagecli.cli.generate.run.quieten", lambda *args, **settings: None)
     words = ("the quick", "brown fox", "jumps", "over", "the lazy dog", "and", "sleeps on", "the capital of", "France", "...")
     kinds = [{key: value for key, value in kind.items() if key != "logprobs"} for kind in KINDS]
     rows = [

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine.generation.stopping import FinishCheck, StopSearch
+from pagecli.engine.generation.decoding import FinishCheck
+from pagecli.engine.generation.stopping import StopSearch
 from pagecli.engine.request import Request
 from pagecli.errors import UsageError
 

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pagecli.core.outputs import TokenLogprobs
-from pagecli.jobs.journal import row_codec
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow
-from pagecli.jobs.storage.checked_log import log_line
+from pagecli.jobs.journal import journal
+from pagecli.jobs.rows.row import InputRow, OutputRow
+from pagecli.jobs.storage.job_directory import log_line
 
 REQUEST = {"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions"}
 BODY = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "max_tokens": 5, "n": 2}
@@ -36,7 +35,7 @@ def seeds_of(target: str) -> list[bytes]:
         "condition": [b"a == 1 and (b != 'x' or c is null)", b'not d.e in (1, 2.5, true) or `b` contains "t"'],
         "merge_part": [shard % 0 + shard % 1, shard % 0 + shard % 0],
         "journal_file": [_log(), _log()[:-20]],
-        "journal_payload": [row_codec.encode(_outputs())],
+        "journal_payload": [journal.encode(_outputs())],
         "config_file": [b'temperature = 0.5\nstop = ["a"]\n[generate]\nmax_tokens = 3\n', b'model = "x"\n[profile]\n'],
         "secrets": [b"https://user:pass@host/p?token=abcdef Bearer abcdefgh12 hf_abcdefghijklmnopqrst AKIAABCDEFGHIJKLMNOP"],
         "gguf_header": [_gguf()],
@@ -57,8 +56,8 @@ def _outputs() -> list[OutputRow]:
 
 def _log() -> bytes:
     outputs = _outputs()
-    digest = row_codec.row_digest(outputs[0].row).hex().encode()
-    lines = (b"job", b'{"format":3}'), (b"row", b"3 1 0 %b %b" % (digest, row_codec.encode(outputs))), (b"outcome", b"{}")
+    digest = journal.row_digest(outputs[0].row).hex().encode()
+    lines = (b"job", b'{"format":3}'), (b"row", b"3 1 0 %b %b" % (digest, journal.encode(outputs))), (b"outcome", b"{}")
     return b"".join(log_line(kind, rest) for kind, rest in (*lines, (b"published", b'{"inode":1}')))
 
 

@@ -17,17 +17,16 @@ import jinja2
 from pagecli.cli.settings import files
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, InputError, ModelError, PagecliError, UsageError
-from pagecli.jobs.journal import row_codec
+from pagecli.jobs.journal import journal
 from pagecli.jobs.journal.journal import JournalContents
 from pagecli.jobs.readers.jsonl_reader import parse_line
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.readers.openai_batch_input import CHAT_URL, from_batch_row
-from pagecli.jobs.rows.input_row import InputRow, InputSource
-from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, error_row
+from pagecli.jobs.rows.row import InputRow, InputSource, OutputRow, ResultColumns, error_row
 from pagecli.jobs.rows.row_filter import is_selected, parse_condition
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.shards.merge import merge_outputs
-from pagecli.jobs.storage import checked_log
+from pagecli.jobs.storage import job_directory
 from pagecli.jobs.storage.job_directory import LOG, OUTCOME, JobDirectory, read_outcome
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.jsonl_writer import RowEncoder
@@ -72,7 +71,7 @@ def check_row(row: InputRow) -> None:
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
         line.decode("utf-8")
-    row_codec.row_digest(row)
+    journal.row_digest(row)
 
 
 def jsonl_line(data: bytes) -> None:
@@ -129,7 +128,7 @@ def merge_part(data: bytes) -> None:
 def journal_file(data: bytes) -> None:
     """Whatever the file has, a line behind it is found, and each line read again by its offset is the same."""
     row = InputRow(3, {"prompt": "a"})
-    rest = b"3 1 0 %b %b" % (row_codec.row_digest(row).hex().encode(), row_codec.encode([OutputRow(row, text="t")]))
+    rest = b"3 1 0 %b %b" % (journal.row_digest(row).hex().encode(), journal.encode([OutputRow(row, text="t")]))
     directory = JobDirectory(FOLDER / "out.jsonl")
     with open(directory.path / OUTCOME, "wb") as file:
         file.write(data)
@@ -137,13 +136,13 @@ def journal_file(data: bytes) -> None:
     fd = directory.open(LOG, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         os.write(fd, data)
-        checked_log.append(fd, b"\n" + checked_log.log_line(b"row", rest))
+        job_directory.append(fd, b"\n" + job_directory.log_line(b"row", rest))
         with open(fd, "rb", closefd=False) as file:
             file.seek(0)
-            lines = list(checked_log.read_log(file))
+            lines = list(job_directory.read_log(file))
             assert lines[-1][1:] == (b"row", rest)
             for offset, *line in lines:
-                assert checked_log.read_line(file, offset) == tuple(line)
+                assert job_directory.read_line(file, offset) == tuple(line)
         contents = JournalContents(directory)
         assert contents.num_input_rows > 0
         contents.get(3)
@@ -154,7 +153,7 @@ def journal_file(data: bytes) -> None:
 
 
 def journal_payload(data: bytes) -> None:
-    row_codec.decode(data, InputRow(0, {}))
+    journal.decode(data, InputRow(0, {}))
 
 
 def config_file(data: bytes) -> None:

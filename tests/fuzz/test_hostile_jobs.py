@@ -8,7 +8,7 @@ from hostile_jobs import Jobs, Tally, damaged_job, json_job, parquet_job
 
 @pytest.fixture
 def jobs(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("pagecli.cli.generate.job.quieten", lambda *args, **settings: None)
+    monkeypatch.setattr("pagecli.cli.generate.run.quieten", lambda *args, **settings: None)
     with Jobs(tiny_model("opt"), tmp_path) as jobs:
         yield jobs
 

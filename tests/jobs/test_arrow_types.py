@@ -12,13 +12,11 @@ from whole_jobs import run_job
 from writing import read_back
 
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.jobs.journal.journal import Journal, JournalContents
-from pagecli.jobs.journal.row_codec import row_digest
+from pagecli.jobs.journal.journal import Journal, JournalContents, row_digest
 from pagecli.jobs.readers.open_input import open_input
-from pagecli.jobs.readers.parquet_types import as_schema, plain_schema
+from pagecli.jobs.readers.parquet_reader import as_schema, plain_schema
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import ResultColumns
+from pagecli.jobs.rows.row import InputRow, ResultColumns
 from pagecli.jobs.rows.row_preparer import PreparedRow, PromptOptions, RowPreparer
 from pagecli.jobs.run.job_loop import JobRun, Window
 from pagecli.jobs.shards.merge import merge_outputs

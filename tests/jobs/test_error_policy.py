@@ -4,7 +4,7 @@ import pytest
 from fake_engine import FakeEngine
 from test_runner import ListSource, ListWriter, make_run, prompts
 
-from pagecli.jobs.run.error_policy import ErrorPolicy
+from pagecli.jobs.run.run_result import ErrorPolicy
 
 
 @pytest.mark.parametrize(

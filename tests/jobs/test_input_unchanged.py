@@ -11,7 +11,7 @@ import pytest
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError
 from pagecli.jobs.readers.open_input import open_input
-from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.row import InputRow
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
 from pagecli.jobs.run.dry_run import check_rows

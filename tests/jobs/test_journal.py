@@ -11,14 +11,11 @@ from hypothesis import strategies as st
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
 from pagecli.jobs.journal import journal as journal_module
-from pagecli.jobs.journal.journal import Journal, JournalContents
-from pagecli.jobs.journal.journal_status import read_journal_status
-from pagecli.jobs.journal.row_codec import decode, encode, row_digest
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow, error_row
+from pagecli.jobs.journal.journal import Journal, JournalContents, decode, encode, row_digest
+from pagecli.jobs.monitoring.job_status import read_journal_status
+from pagecli.jobs.rows.row import InputRow, OutputRow, error_row
 from pagecli.jobs.storage.atomic_file import create_temporary, publish
-from pagecli.jobs.storage.checked_log import append, log_line, read_log
-from pagecli.jobs.storage.job_directory import LOG, JobDirectory, note_outcome, read_outcome
+from pagecli.jobs.storage.job_directory import LOG, JobDirectory, append, log_line, note_outcome, read_log, read_outcome
 
 JOB = {"format": 3, "identity": {"input": {}}}
 

@@ -13,12 +13,12 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 from fake_engine import FakeEngine, FakeTokenizer
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.jobs.rows.output_row import ResultColumns
+from pagecli.jobs.rows.row import ResultColumns
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.run.job_loop import JobRun, Window
-from pagecli.jobs.monitoring.summary import peak_rss_bytes
+from pagecli.jobs.run.run_result import peak_rss_bytes
 from pagecli.jobs.writers.open_output import open_output
 locked = lock_output(Path({output!r}))
 journal = locked.open_journal({{"weights": [], "uses_time": False}}, [], restart=False)

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from pagecli.errors import ExitCode, InputError
-from pagecli.jobs.monitoring.monitor import JobMonitor
+from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
 from pagecli.jobs.monitoring.prometheus import LAST_SUCCESS, METRICS, MetricsFile, last_values, metrics_text
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
-from pagecli.jobs.rows.input_row import RowEstimate
+from pagecli.jobs.rows.row import RowEstimate
 
 STATS = {"load_seconds": 1.5, "kv_blocks_total": 100, "num_input_rows": 10, "num_error_rows": 1, "prompt_tokens": 40}
 STATS |= {"output_tokens": 60, "num_sampled_tokens": 60, "num_preemptions": 2}

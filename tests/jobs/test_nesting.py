@@ -11,7 +11,7 @@ from writing import read_back, results, write_all
 
 from pagecli.jobs.readers.jsonl_reader import parse_line
 from pagecli.jobs.rows.json_text import MAX_DEPTH
-from pagecli.jobs.rows.output_row import OTHER_COLUMNS
+from pagecli.jobs.rows.row import OTHER_COLUMNS
 from pagecli.jobs.writers.parquet_columns import MAX_LEAVES
 
 NESTS = {

@@ -12,10 +12,10 @@ from openai.types.chat import ChatCompletion
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode
+from pagecli.jobs.readers.jsonl_reader import is_batch_row
 from pagecli.jobs.readers.open_input import ReadOptions, open_input
-from pagecli.jobs.readers.openai_batch_input import CHAT_URL, COMPLETIONS_URL, from_batch_row, is_batch_row
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow, error_row
+from pagecli.jobs.readers.openai_batch_input import CHAT_URL, COMPLETIONS_URL, from_batch_row
+from pagecli.jobs.rows.row import InputRow, OutputRow, error_row
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
 

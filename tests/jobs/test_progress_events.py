@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.monitoring.monitor import JobMonitor
+from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
 from pagecli.jobs.monitoring.progress_json import MAX_EVENT_BYTES, ProgressEvents, open_event_stream
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
-from pagecli.jobs.rows.input_row import RowEstimate
+from pagecli.jobs.rows.row import RowEstimate
 
 JOB = JobSnapshot("in.jsonl", "out.parquet", "m", pid=os.getpid())
 STATS = {"load_seconds": 1.5, "num_input_rows": 10, "num_error_rows": 1, "output_tokens": 60, "finish_reasons": {"stop": 10}}

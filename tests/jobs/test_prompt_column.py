@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.readers.first_rows import MAX_ROWS, CheckedPrompts
-from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.readers.open_input import MAX_ROWS, CheckedPrompts, open_input
 from pagecli.jobs.rows.row_filter import check_condition, parse_condition
 
 NAMES = ("prompt", "messages", "prompt_token_ids")

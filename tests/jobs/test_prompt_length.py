@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.prompt_length import PromptLength
-from pagecli.jobs.rows.row_preparer import PreparedRow, PromptOptions, RowPreparer
+from pagecli.jobs.rows.row import InputRow
+from pagecli.jobs.rows.row_preparer import PreparedRow, PromptLength, PromptOptions, RowPreparer
 from pagecli.jobs.run.job_loop import Feeder
 
 
@@ -146,7 +145,7 @@ def test_reading_ahead_is_bounded_in_bytes_and_a_larger_row_goes_alone():
 
 
 def test_bound_on_a_tokens_bytes_is_never_passed(tiny_tokenizer):
-    from pagecli.model.tokenizer.token_length import longest_token_bytes
+    from pagecli.model.tokenizer.token_bytes import longest_token_bytes
 
     longest = longest_token_bytes(tiny_tokenizer.backend_tokenizer)
     assert longest is not None
@@ -158,7 +157,7 @@ def test_bound_on_a_tokens_bytes_is_never_passed(tiny_tokenizer):
 def test_bound_is_unknown_where_text_may_vanish():
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    from pagecli.model.tokenizer.token_length import longest_token_bytes
+    from pagecli.model.tokenizer.token_bytes import longest_token_bytes
 
     backend = Tokenizer(models.BPE({"a": 0, "ab": 1}, [], byte_fallback=True))
     backend.decoder = decoders.ByteFallback()

@@ -6,7 +6,7 @@ from fake_engine import FakeTokenizer
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.row import InputRow
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
-from pagecli.jobs.monitoring.summary import job_stats
-from pagecli.jobs.rows.input_row import InputRow, RowEstimate
+from pagecli.jobs.monitoring.monitor import JobSnapshot
+from pagecli.jobs.rows.row import InputRow, RowEstimate
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
 from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.run_result import job_stats
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
 

@@ -15,8 +15,7 @@ from writing import open_writer, read_back, result, results, write_all
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import UsageError
 from pagecli.jobs.readers.open_input import open_input
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import RESULT_COLUMNS, carried_name, error_row
+from pagecli.jobs.rows.row import RESULT_COLUMNS, InputRow, carried_name, error_row
 from pagecli.jobs.writers import parquet_writer
 
 FORMATS = ["out.parquet", "out.jsonl", "out.jsonl.gz", "out.jsonl.zst"]

@@ -6,12 +6,11 @@ from fake_engine import FakeEngine, FakeTokenizer
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.jobs.readers.open_input import open_input
-from pagecli.jobs.rows.output_row import ResultColumns
+from pagecli.jobs.rows.row import ResultColumns
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
 from pagecli.jobs.run.job_loop import JobRun, Window
-from pagecli.jobs.writers.open_output import open_output
-from pagecli.jobs.writers.output_options import OutputOptions
+from pagecli.jobs.writers.open_output import OutputOptions, open_output
 
 
 def run_job(

@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow, ResultColumns
+from pagecli.jobs.rows.row import InputRow, OutputRow, ResultColumns
 from pagecli.jobs.writers.open_output import open_output
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.core.block_moves import BlockMove, MoveKind
+from pagecli.core.step_plan import BlockMove, MoveKind
 from pagecli.kv.block_pool import BlockPool
 from pagecli.kv.manager import KVManager
 

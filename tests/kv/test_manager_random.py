@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from pagecli.core.block_moves import MoveKind
+from pagecli.core.step_plan import MoveKind
 from pagecli.kv.manager import KVManager
 
 NUM_OPERATIONS = Counter()

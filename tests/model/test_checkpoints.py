@@ -15,7 +15,7 @@ from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
-from pagecli.model.weights.mapped_file import MappedFile
+from pagecli.model.weights.source import MappedFile
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
 

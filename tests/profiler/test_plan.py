@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecli.devices.cpu.memory_budget import AUTO_SHARE
+from pagecli.devices.memory import AUTO_SHARE
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.estimate import estimate, generate_flags

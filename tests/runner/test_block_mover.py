@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pagecli.core.block_moves import BlockMove, MoveKind
-from pagecli.devices.cpu.block_mover import BlockMover
+from pagecli.core.step_plan import BlockMove, MoveKind
+from pagecli.devices.cpu.runner import BlockMover
 from pagecli.devices.step_inputs import KVCache
 
 LAYERS = 2

@@ -54,7 +54,7 @@ def import_what_jobs_need() -> None:
     import transformers  # noqa: F401
 
     import pagecli.cli.app
-    import pagecli.cli.generate.job
+    import pagecli.cli.generate.run
     import pagecli.engine.engine
     import pagecli.jobs.shards.merge
     import pagecli.model.tokenizer.tokenizer  # noqa: F401
@@ -156,7 +156,7 @@ def _surround(around: Surroundings) -> None:
         os.close(fd)
         setattr(sys, ("stdin", "stdout", "stderr")[fd], None)
     if around.closed:
-        from pagecli.cli.terminal.standard_output import open_standard_streams
+        from pagecli.cli.terminal.standard_streams import open_standard_streams
 
         open_standard_streams()  # as the program does, where it does not return to a caller
 

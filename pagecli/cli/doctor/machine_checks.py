@@ -33,7 +33,7 @@ def native_kernels() -> Check:
 
 def cores() -> Check:
     """CPUs that the affinity mask and the cgroup allow this process."""
-    from pagecli.engine.threads import usable_cores
+    from pagecli.engine.loaded_model import usable_cores
 
     num_cpus, num_allowed, num_usable = os.cpu_count() or 1, len(os.sched_getaffinity(0)), usable_cores()
     limit = os.environ.get("OMP_NUM_THREADS")
@@ -46,7 +46,7 @@ def cores() -> Check:
 
 def memory() -> Check:
     """Memory that this process can still allocate, cgroup limits included."""
-    from pagecli.devices.cpu.memory_budget import available_bytes
+    from pagecli.devices.memory import available_bytes
 
     available = available_bytes()
     details = {"available_bytes": available}

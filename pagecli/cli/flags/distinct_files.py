@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pagecli.cli.settings.files import project_file, user_file
-from pagecli.core.file_identity import NamedPath, check_distinct
+from pagecli.core.file_targets import NamedPath, check_distinct
 from pagecli.errors import PagecliError, UsageError
 
 if TYPE_CHECKING:

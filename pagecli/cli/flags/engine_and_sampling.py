@@ -1,15 +1,19 @@
 """Every flag of the program, defined once: commands take these types as parameters. Defaults come from the dataclasses
-that the flags fill."""
+that the flags fill; a command gets its flags as the fields of one (`options_command`)."""
 
 import dataclasses
+import re
+from collections.abc import Callable
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from pagecli.cli.settings.resolve import use_configuration
 from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import UsageError
 
 IO, CHAT, SAMPLING, SHARING = "Input and output", "Prompts", "Sampling", "Samples and beams"
 MODEL, ENGINE, TALK = "Model", "Engine", "Reporting"
@@ -230,3 +234,44 @@ NoConfig = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, option("Say nothing but errors.", TALK, "--quiet", "-q")]
 Verbose = Annotated[bool, option("Say more; show tracebacks.", TALK, "--verbose", "-v")]
+
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_memory_size(flag: str, text: str) -> int | None:
+    """Bytes, or None for auto. 1 GiB (or G) is 1024**3 bytes, 1 GB is 1000**3. Raises UsageError."""
+    if text.strip().lower() == "auto":
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b|)\s*", text, re.IGNORECASE)
+    if match is None or not (match[2] or match[3]):
+        raise UsageError(f"{flag} is {text!r}, not a size", "write a number and a unit, as in 4GiB or 512MB, or auto")
+    base = 1000 if match[2] and match[3].lower() == "b" else 1024
+    size = int(float(match[1]) * base ** _POWERS[match[2].lower()])
+    if size < 1:
+        raise UsageError(f"{flag} is {text!r}: no memory at all", "write a size above zero, or auto")
+    return size
+
+
+Options = TypeVar("Options")
+
+
+def options_command(
+    options: type[Options],
+) -> Callable[[Callable[[typer.Context, Options], int]], Callable[..., int]]:
+    """Decorates run(context, options): what comes out is for typer, which sees a parameter for every field of `options`."""
+
+    def decorate(run: Callable[[typer.Context, Options], int]) -> Callable[..., int]:
+        def command(context: typer.Context, **values: Any) -> int:
+            return run(context, options(**values))
+
+        parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+        for field in dataclasses.fields(options):  # type: ignore[arg-type]
+            default = Parameter.empty if field.default is dataclasses.MISSING else field.default
+            parameters.append(Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.type))
+        command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        return command
+
+    return decorate

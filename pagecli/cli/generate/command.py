@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pagecli.cli.flags.distinct_files import check_generate_files
-from pagecli.cli.flags.options_command import options_command
+from pagecli.cli.flags.engine_and_sampling import options_command
 from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions
 from pagecli.cli.settings.resolve import notes, with_origin
 from pagecli.cli.terminal.console import Console
@@ -50,7 +50,7 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
             from pagecli.cli.generate.parts import run_parts
 
             return run_parts(job, console)
-        from pagecli.cli.generate.job import run_generate
+        from pagecli.cli.generate.run import run_generate
 
         return run_generate(job, console)
 
@@ -74,13 +74,11 @@ def _open_log(options: MonitoringOptions, console: Console) -> None:
 def _job(options: GenerateOptions) -> "GenerateJob":
     """Raises UsageError. Slow imports (pyarrow) come only after the flags have been found good."""
     engine, params = options.engine_config(), options.sampling_params()
-    from pagecli.cli.generate.job import GenerateJob
-    from pagecli.cli.generate.locked_output import JournalOptions
-    from pagecli.cli.generate.rows import Formats, prompt_options
-    from pagecli.jobs.rows.output_row import ResultColumns
+    from pagecli.cli.generate.job import Formats, GenerateJob, JournalOptions, prompt_options
+    from pagecli.jobs.rows.row import ResultColumns
     from pagecli.jobs.rows.row_selection import RowChoice
-    from pagecli.jobs.run.error_policy import ErrorPolicy
     from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
+    from pagecli.jobs.run.run_result import ErrorPolicy
 
     o = options
     return GenerateJob(

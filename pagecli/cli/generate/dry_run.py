@@ -4,14 +4,14 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from pagecli.cli.generate.memory_guard import check_fits
+from pagecli.cli.generate.job import GenerateJob, check_chat, open_rows, prompt_length
 from pagecli.cli.generate.model_defaults import with_model_defaults
-from pagecli.cli.generate.rows import check_chat, open_rows, prompt_length
-from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.name_value_lines import name_value_lines
+from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.model_config import ModelConfig
-from pagecli.devices.cpu import kv_cache, memory_budget
+from pagecli.devices import memory
+from pagecli.devices.cpu import kv_cache
+from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel
 from pagecli.engine.scheduling.admission import Admission
@@ -29,13 +29,12 @@ from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 
 if TYPE_CHECKING:
-    from pagecli.cli.generate.job import GenerateJob
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 SHOWN_CHARACTERS = 4000  # of a prompt
 
 
-def run_dry(job: "GenerateJob", console: Console) -> int:
+def run_dry(job: GenerateJob, console: Console) -> int:
     """Prints the results; returns 0, or 5 if there would be error rows. Raises PagecliError where the job would."""
     check_writable(job.output, job.overwrite)
     check_fits(job.engine)
@@ -70,11 +69,9 @@ def run_dry(job: "GenerateJob", console: Console) -> int:
 def _check_cache(config: EngineConfig, found: ResolvedModel, max_model_len: int) -> None:
     """Raises ModelError where the engine would for a KV cache, or swap memory, of no block or of too many."""
     bytes_each = kv_cache.block_bytes(found.source.config, config.block_size, found.kv_dtype)
-    memory_budget.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
+    memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
     if found.device == "cpu":
-        memory_budget.num_kv_blocks(
-            config.kv_memory_bytes, bytes_each, config.max_num_seqs * -(-max_model_len // config.block_size)
-        )
+        memory.num_kv_blocks(config.kv_memory_bytes, bytes_each, config.max_num_seqs * -(-max_model_len // config.block_size))
 
 
 def _admission(config: EngineConfig, model: ModelConfig, plan: Plan, max_model_len: int) -> Admission:
@@ -87,7 +84,7 @@ def _admission(config: EngineConfig, model: ModelConfig, plan: Plan, max_model_l
     return Admission(kv, model.vocab_size, max_model_len, config.max_num_seqs, reservations)
 
 
-def _plan(job: "GenerateJob", found: ResolvedModel, workload: Workload) -> Plan:
+def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:
     gpu = find_gpus().device if found.device == "cuda" else None
     settings = PlanSettings(
         job.engine.model,
@@ -128,7 +125,7 @@ def _memory_lines(plan: Plan) -> list[tuple[str, str]]:
     return [("memory", f"{plan.memory_bytes / 2**20:,.0f} MiB available"), *parts]
 
 
-def _time_lines(job: "GenerateJob", found: ResolvedModel, checked: CheckedRows) -> list[tuple[str, str]]:
+def _time_lines(job: GenerateJob, found: ResolvedModel, checked: CheckedRows) -> list[tuple[str, str]]:
     """Of a sample if there are many requests, and then for all of them."""
     if not checked.lengths:
         return []

@@ -1,60 +1,62 @@
-"""The work behind `pagecli generate`: check everything cheap, load the model, run the job, report."""
+"""A job of `generate`: its options, and by them its rows, its output, its limits and its identity."""
 
-import contextlib
-import time
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pagecli.cli.generate.identity import IdentifiedJob, identify
-from pagecli.cli.generate.interruption import (
-    guarded,
-    keep_finished,
-    resumable_loading,
-    save_at_deadline,
-    shown_stream,
-    write_partial,
-)
-from pagecli.cli.generate.locked_output import JournalOptions, ResumedRows, completed_before, locked_output, open_journal
-from pagecli.cli.generate.memory_guard import check_descriptors, check_fits
-from pagecli.cli.generate.model_defaults import with_model_defaults
-from pagecli.cli.generate.monitoring import monitored
-from pagecli.cli.generate.options import MonitoringOptions
-from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
-from pagecli.cli.generate.rows import Formats, check_chat, open_rows, output_options, prompt_length
-from pagecli.cli.generate.summary import print_summary
-from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.progress import progress_display
-from pagecli.cli.terminal.quiet_libraries import quieten
-from pagecli.cli.terminal.standard_output import reserved_stdout
+from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.errors import ExitCode
-from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.journal.locked_output import LockedOutput, Outcome
-from pagecli.jobs.monitoring.heartbeat import Heartbeat
-from pagecli.jobs.monitoring.monitor import JobMonitor
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
-from pagecli.jobs.monitoring.summary import job_stats, write_stats
-from pagecli.jobs.rows.input_row import InputSource
-from pagecli.jobs.rows.output_row import ResultColumns
-from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
-from pagecli.jobs.rows.row_selection import RowChoice
-from pagecli.jobs.run.error_policy import ErrorPolicy
-from pagecli.jobs.run.job_loop import JobRun, RunResult, Window
-from pagecli.jobs.run.retries import RetryingEngine, RetryPolicy
-from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
-from pagecli.jobs.storage.redaction import redact_values
-from pagecli.jobs.storage.whole_file import WholeFile
-from pagecli.jobs.writers.open_output import RowWriter, open_output
-from pagecli.jobs.writers.openai_batch_output import TokenTexts
-from pagecli.model.registry import resolve_model
+from pagecli.devices import registry
+from pagecli.devices.cpu import kernels
+from pagecli.errors import InputError, ModelError, UsageError
+from pagecli.jobs.journal import model_files
+from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
+from pagecli.jobs.prompts.few_shot import read_examples
+from pagecli.jobs.prompts.prompt_files import text_of
+from pagecli.jobs.prompts.prompt_options import PromptOptions
+from pagecli.jobs.prompts.row_prompts import template_columns
+from pagecli.jobs.prompts.template_variables import parse_arguments
+from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
+from pagecli.jobs.rows.prompt_length import PromptLength
+from pagecli.jobs.rows.row import InputSource, ResultColumns
+from pagecli.jobs.rows.row_filter import check_condition
+from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
+from pagecli.jobs.run.retries import RetryPolicy
+from pagecli.jobs.run.run_result import ErrorPolicy
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import is_stream
+from pagecli.jobs.writers.open_output import Compression, OutputFormat, OutputOptions
+from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:
-    from pagecli.cli.generate.parts import OnePart
-    from pagecli.engine.engine import Engine
+    from pagecli.model.tokenizer.tokenizer import Tokenizer
+
+TokenBytes = Callable[[int], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Of what the rows come from and go to."""
+
+    input_format: InputFormat = "auto"
+    output_format: OutputFormat = "auto"
+    compression: Compression = "zstd"
+    row_group_rows: int | None = None
+    max_row_bytes: int = MAX_ROW_BYTES  # of the input
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOptions:
+    """`restart` drops what an earlier run finished; `partial` only writes that, and generates nothing."""
+
+    enabled: bool = True
+    restart: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,197 +84,137 @@ class GenerateJob:
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
+def open_rows(job: GenerateJob, warn: Callable[[str], None]) -> InputSource:
+    """The rows that the job takes. Raises UsageError, InputError."""
+    selection = job.selection.parse()
+    if selection.shard is not None:
+        check_parts_order(job.order)
+    options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
+    source = open_input(job.input, selection.limit if selection.takes_all else None, options)
+    template, needed = job.prompts.template, job.prompts.prompt_columns
+    if template is not None:
+        needed = template_columns(template).needed
+    try:
+        if selection.where is not None:
+            check_condition(selection.where, source)
+        source = CheckedPrompts(source, needed, is_stream(remote_files.local(job.input)), all_of=template is not None)
+    except BaseException:
+        source.close()
+        raise
+    return source if selection.takes_all else SelectedRows(source, selection)
+
+
+def prompt_options(options: GenerateOptions) -> PromptOptions:
+    """How rows become prompts, by the flags and the files that they name. Raises UsageError, InputError."""
+    o = options
+    template, system = text_of("--template", o.template, o.template_file), text_of("--system", o.system, o.system_file)
+    if template is not None and o.prompt_column != "prompt":
+        raise UsageError("--template and --prompt-column are both given", "write the column into the template: {{ name }}")
+    made_of = (o.prompt_column,) if template is None else template_columns(template).needed
+    return PromptOptions(
+        prompt_column=o.prompt_column,
+        system=system,
+        chat=o.chat,
+        too_long=o.too_long,
+        template_time=parse_template_time(o.template_time),
+        template=template,
+        few_shot=() if o.few_shot is None else read_examples(o.few_shot, made_of),
+        chat_template_arg=parse_arguments(o.chat_template_arg or ()),
+    )
+
+
+def check_parts_order(order: str) -> None:
+    """Raises UsageError."""
+    if order != "input":
+        raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
+
+
+def parse_template_time(text: str | None) -> datetime | None:
+    """--template-time. Raises UsageError."""
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--template-time is {text!r}", "give a date or a time, as 2026-11-29 or 2026-11-29T12:30") from error
+
+
+def check_chat(job: GenerateJob, tokenizer: "Tokenizer") -> None:
+    """Raises ModelError if the flags need a chat template and the model has none."""
+    if not tokenizer.has_chat_template and (job.prompts.chat or job.prompts.system is not None):
+        flag = "--chat" if job.prompts.chat else "--system"
+        raise ModelError(f"{job.engine.model} has no chat template, which {flag} needs", f"leave out {flag}")
+
+
+def output_options(job: GenerateJob, source: InputSource, job_key: str, token_bytes: TokenBytes) -> OutputOptions:
+    """How the output is written; `job_key` is for parts; `token_bytes` is called once the model is loaded."""
+    return OutputOptions(
+        format=job.formats.output_format,
+        model=job.engine.model,
+        created=_modified(job.input),
+        token_bytes=token_bytes,
+        compression=job.formats.compression,
+        row_group_rows=job.formats.row_group_rows,
+        shard=job.selection.parse().shard,
+        job_key=job_key,
+        num_selected=lambda: source.num_selected if isinstance(source, SelectedRows) else None,
+    )
+
+
+def _modified(path: str) -> int:
+    """When the input was written, in Unix seconds; 0 of what has no such time. It is the same when the job is run again."""
+    try:
+        return int(os.stat(remote_files.local(path)).st_mtime) if os.path.isfile(remote_files.local(path)) else 0
+    except OSError:
+        return 0
+
+
+def prompt_length(job: GenerateJob, tokenizer: "Tokenizer", max_model_len: int) -> PromptLength:
+    """The limit on prompts, and the rule for longer ones."""
+    return PromptLength(max_model_len, tokenizer.longest_token_bytes, tokenizer.encode, tokenizer.decode, job.prompts.too_long)
+
+
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """One run of a job: its input, output, console, signals, monitor and statistics file."""
+class IdentifiedJob:
+    """`identity` is job_identity's; `weights` are the files that it describes."""
 
     job: GenerateJob
-    source: InputSource
-    locked: LockedOutput | None  # None: a stream
-    console: Console
-    signals: StopSignals
-    monitor: JobMonitor
-    stats_file: WholeFile | None
-    loaded: Callable[[], None]  # ends what a signal interrupts as loading
-    started: float
-    part: "OnePart | None" = None  # of a job in automatic parts
-    token_texts: TokenTexts = field(default_factory=TokenTexts)
+    identity: dict[str, Any]
+    weights: list[Path]
 
-
-def run_generate(job: GenerateJob, console: Console, part: "OnePart | None" = None) -> int:
-    """Runs the job, or one part of it; returns the exit code. Raises PagecliError, StopRequested."""
-    started = time.perf_counter()
-    quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
-    check_descriptors()
-    if job.dry_run:
-        from pagecli.cli.generate.dry_run import run_dry
-
-        return run_dry(job, console)
-    begun = JobSnapshot(job.input, job.output, job.engine.model)
-    with (
-        stop_signals() as signals,
-        monitored(job.monitoring, begun, console) as monitor,
-        contextlib.nullcontext() if job.stats is None else WholeFile(job.stats) as stats_file,
-        reserved_stdout() as rows_fd,
-        locked_output(job.output, job.overwrite, signals) as locked,
-    ):
-        outcome = None if locked is None else completed_before(locked, job.output)
-        if locked is not None and outcome is not None:
-            monitor.end(outcome.exit_code)
-            return _already_complete(locked, outcome, console)
-        if job.profile is not None:
-            check_profile_directory(job.profile)
-        source = open_rows(job, console.warning)
-        with contextlib.closing(source), resumable_loading(locked, console, job.input) as loaded:
-            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part), rows_fd)
-
-
-def _run_locked(run: _Run, rows_fd: int) -> int:
-    console, model = run.console, run.job.engine
-    model_source = resolve_model(model.model, model.load_format)
-    job = with_model_defaults(run.job, model_source, console)
-    run = replace(run, job=job)
-    identified = None
-    if job.selection.shard is not None or (run.locked is not None and job.journal.enabled):
-        identified = identify(job, model_source)
-    journal = open_journal(run.locked, job.journal, job, identified, console)
-    if run.locked is not None:
-        run.monitor.add(Heartbeat(run.locked.output))
-        run.signals.on_first = run.monitor.stopping
-    run.monitor.begin()
-    if journal is not None or run.locked is None:
-        run.signals.on_deadline = save_at_deadline(run.locked, job.input)
-    template_time = _template_time(run)
-    job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
-    schema, options = run.source.schema, output_options(job, run.source, job_key, run.token_texts)
-    writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
-    try:
-        if job.journal.partial:
-            run.loaded()
-            return write_partial(run.source, writer, journal, console, job.output)
-        return _run(run, writer, journal, identified, template_time)
-    finally:
-        writer.discard()
-
-
-def _already_complete(locked: LockedOutput, outcome: Outcome, console: Console) -> int:
-    """Remove the journal of an earlier run that was killed after its output was complete."""
-    locked.complete()
-    console.note(f"{locked.output} is complete, {outcome.num_rows:,} rows of an earlier run; nothing was left to do")
-    return outcome.exit_code
-
-
-def _template_time(run: _Run) -> datetime:
-    """The time that chat templates see; a resumed job keeps that of its first run."""
-    begun = None if run.locked is None else run.locked.template_time
-    return datetime.fromisoformat(begun) if begun is not None else run.job.prompts.template_time or datetime.now()
-
-
-def _run(
-    run: _Run, writer: RowWriter, journal: Journal | None, identified: IdentifiedJob | None, template_time: datetime
-) -> int:
-    job, console = run.job, run.console
-    with progress_display(console) as display:
-        run.monitor.add(display)
-        engine = load_engine(job, console) if run.part is None else run.part.load()
-        if identified is not None:
-            identified.check_loaded()
-        run.monitor.loaded(engine.stats())
-        run.token_texts.bind(engine.tokenizer.token_bytes)
-        engine.tokenizer.template_time = template_time
-        length = prompt_length(job, engine.tokenizer, engine.max_model_len)
-        preparer = RowPreparer(engine.tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
-        prepare = ResumedRows(preparer.prepare, journal, job.params)
-        job_run = JobRun(
-            engine if not job.retries.retry else RetryingEngine(engine, job.retries),
-            prepare,
-            writer,
-            Window.for_engine(job.engine.max_num_seqs),
-            job.order,
-            run.monitor,
-            lambda: run.signals.received,
-            journal,
-            job.errors,
-        )
-
-        def stats_so_far() -> dict[str, Any]:
-            of_model = {name: getattr(job.params, name) for name in job.of_model}
-            return job_stats(engine.stats(), job_run.result, run.started, job.engine.model, of_model)
-
-        def write_stats_file() -> None:
-            if run.stats_file is not None:
-                write_stats(run.stats_file, redact_values(stats_so_far()))
-
+    def key(self, template_time: datetime) -> str:
+        """The key that all shards of one job share. Raises ModelError."""
+        time = template_time.isoformat(timespec="seconds") if self.identity["uses_time"] else None
+        more = {"limit": self.job.selection.limit, "output_format": self.job.formats.output_format}
         try:
-            with _recorded(job, engine, console):
-                code, shown = _run_to_the_end(run, job_run, writer, prepare)
-        except BaseException:
-            guarded(write_stats_file, console)
-            raise
-        write_stats_file()
-        stats = stats_so_far()
-    run.monitor.end(code, stats=stats)
-    if run.part is not None:
-        run.part.report(stats)
-    elif code != ExitCode.SIGPIPE:
-        print_summary(console, stats, shown)
-        _say_errors(job_run.result, console)
-    return code
+            return job_key({**self.identity, "time": time}, self.weights, **more)
+        except OSError as error:
+            raise ModelError(f"{error.filename} cannot be read: {error.strerror}", "check the model's files") from error
+
+    def check_loaded(self) -> None:
+        """To be called after loading: checks that the weights files have not changed since identify(). Raises ModelError."""
+        changed = model_files.rewritten(self.identity["weights"], self.weights)
+        if changed is not None:
+            raise ModelError(f"{changed} was changed while it was loaded", "run the same command again when it is complete")
 
 
-def _recorded(job: GenerateJob, engine: "Engine", console: Console) -> contextlib.AbstractContextManager[None]:
-    if job.profile is None:
-        return contextlib.nullcontext()
-    return recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console)
-
-
-def load_engine(job: GenerateJob, console: Console) -> "Engine":
-    """Raises ModelError, UsageError."""
-    console.detail(f"loading {job.engine}")
-    check_fits(job.engine)
-    from pagecli.engine.engine import Engine
-
-    if console.log is not None:
-        console.log.capture_libraries()
-    engine = Engine(job.engine)
-    for note in engine.loaded.model.notes:
-        console.warning(note)
-    check_chat(job, engine.tokenizer)
-    console.detail(f"loaded: {engine.stats()}")
-    return engine
-
-
-def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: ResumedRows) -> tuple[int, str]:
-    """Runs all rows and completes the output; whatever ends the job early, finished rows are kept.
-
-    Returns the exit code, and where the rows are, in words.
-    """
-    console, locked = run.console, run.locked
+def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
+    """Raises UsageError, InputError, ModelError."""
+    time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job.engine)
+    shown_time = None if time is None else time.isoformat(timespec="seconds")
     try:
-        with run.signals.deferred():
-            run.loaded()
-            result = job_run.run(run.source)
-            if not result.ended_early:
-                prepare.check_complete(run.job.selection.parse())
-                code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
-                if locked is not None:
-                    locked.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))
-                writer.finish()
-                if locked is not None:
-                    locked.complete()
-                return code, shown_stream(run.job.output) if locked is None else run.job.output
-        shown = keep_finished(job_run, writer, locked, console, run.job)
-        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, shown
-    except BrokenPipeError:
-        return ExitCode.SIGPIPE, shown_stream(run.job.output)
-    except BaseException:
-        guarded(lambda: keep_finished(job_run, writer, locked, console, run.job), console)
-        raise
-
-
-def _say_errors(result: RunResult, console: Console) -> None:
-    if result.num_error_rows and not result.ended_early:
-        console.error(
-            f"{result.num_error_rows} of {result.num_rows} rows are error rows; the first, {result.first_error}",
-            "their column error says why",
+        identity = job_identity(job, inputs, source, device, job.engine.kv_dtype, shown_time)
+    except OSError as error:
+        kind = InputError if error.filename in inputs else ModelError
+        raise kind(f"{error.filename} cannot be read: {error.strerror}", "check that it is there and readable") from error
+    if job.selection.shard is not None and identity["uses_time"] and time is None:
+        today = datetime.now().date().isoformat()
+        raise UsageError(
+            "--shard: the model's chat template shows the time, which all parts must have in common",
+            f"give each of them one time: --template-time {today}",
         )
+    return IdentifiedJob(job, identity, model_files.weights_paths(source))
+
+
+def _device_identity(config: EngineConfig) -> DeviceIdentity:
+    device = registry.choose(config.device)
+    supported = tuple(kernels.supported_isas()) if device.name == "cpu" else ()
+    return DeviceIdentity(device.name, device.isa, device.resolve_dtype(config.dtype), supported)

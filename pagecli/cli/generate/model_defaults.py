@@ -1,17 +1,14 @@
 """The model's own sampling defaults (generation_config.json) in a job's parameters, where no flag set them."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from pagecli.cli.generate.job import GenerateJob
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.source import ModelSource
 
-if TYPE_CHECKING:
-    from pagecli.cli.generate.job import GenerateJob
 
-
-def with_model_defaults(job: "GenerateJob", source: ModelSource, console: Console) -> "GenerateJob":
+def with_model_defaults(job: GenerateJob, source: ModelSource, console: Console) -> GenerateJob:
     """The job, `params` completed and `of_model` what was taken. Raises ModelError for a value out of range.
 
     Beams are never sampled: with --beam-width the model's temperature stays out.

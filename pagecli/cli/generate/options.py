@@ -9,8 +9,7 @@ from pagecli.cli.flags import prompt_options as prompt_flags
 from pagecli.cli.flags import recording_options as run_flags
 from pagecli.cli.flags import resume_options as resume_flags
 from pagecli.cli.flags import row_options as row_flags
-from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
-from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS, parse_memory_size
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError

@@ -6,15 +6,15 @@ finds no free part waits until the job is complete, and takes over the part of a
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from pagecli.cli.generate.identity import identify
-from pagecli.cli.generate.job import GenerateJob, load_engine, run_generate
-from pagecli.cli.generate.rows import check_parts_order
+from pagecli.cli.generate.job import GenerateJob, check_parts_order, identify
+from pagecli.cli.generate.model_defaults import with_model_defaults
+from pagecli.cli.generate.run import OnePart, load_engine, run_generate
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import ExitCode, UsageError
 from pagecli.jobs.journal.job_lock import OutputLocked
@@ -23,19 +23,12 @@ from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import is_stream_output, suffix_of
+from pagecli.model.registry import resolve_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
 
 WAIT_SECONDS = 0.5  # between two looks for a part, when there was none
-
-
-@dataclasses.dataclass(slots=True)
-class OnePart:
-    """What a part's run shares with those of the other parts: the engine, and how its end is told."""
-
-    load: Callable[[], "Engine"]
-    report: Callable[[Mapping[str, Any]], None]
 
 
 def run_parts(job: GenerateJob, console: Console) -> int:
@@ -45,10 +38,11 @@ def run_parts(job: GenerateJob, console: Console) -> int:
     assert count is not None
     parts = PartDirectory(Path(remote_files.local(job.output)), count)
     parts.check_output_is_free(job.overwrite)
-    asked = job.prompts.template_time
+    asked, source = job.prompts.template_time, resolve_model(job.engine.model, job.engine.load_format)
 
     def key_at(now: datetime) -> str:
-        return identify(_part(job, parts, 1, asked or now)).key(asked or now)
+        part = with_model_defaults(_part(job, parts, 1, asked or now), source, Console(quiet=True))  # each part's run warns
+        return identify(part, source).key(asked or now)
 
     shared = parts.agree(asked or datetime.now().replace(microsecond=0), key_at, job.overwrite)
     runner = _Parts(job, parts, asked or shared, console)

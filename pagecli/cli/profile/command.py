@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pagecli.cli.flags.distinct_files import check_profile_files
-from pagecli.cli.flags.options_command import options_command
+from pagecli.cli.flags.engine_and_sampling import options_command
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.settings.resolve import notes
 from pagecli.cli.terminal.console import Console

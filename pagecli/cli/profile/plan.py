@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.flags.engine_and_sampling import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.model_config import ModelConfig

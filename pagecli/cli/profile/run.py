@@ -3,12 +3,11 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS
-from pagecli.cli.flags.memory_size import parse_memory_size
+from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.report import Section, check_target
 from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.quiet_libraries import quieten
+from pagecli.cli.terminal.standard_streams import quieten
 from pagecli.core.dtypes import CPU_KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.errors import UsageError

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from pagecli.cli.settings.files import FLAGS_ONLY, Setting, ignored_files, read_settings
-from pagecli.cli.terminal.usage_errors import NOTES, SETTINGS, hint_of, is_usage_error, message_of, source_of, variable_of
+from pagecli.cli.terminal.exit_codes import NOTES, SETTINGS, hint_of, is_usage_error, message_of, source_of, variable_of
 from pagecli.errors import UsageError
 
 PREFIX = "PAGECLI_"

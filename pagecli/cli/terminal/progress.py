@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Protocol
 
 from pagecli.cli.terminal.console import Console
-from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, Listener
+from pagecli.jobs.monitoring.monitor import Event, JobSnapshot, Listener
 
 LINE_SECONDS = 10.0
 

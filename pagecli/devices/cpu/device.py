@@ -3,10 +3,10 @@
 from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, check_known
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels, kv_cache
-from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.devices.cpu.model import CpuModel
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights.loader import CpuWeights
+from pagecli.devices.memory import available_bytes
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights

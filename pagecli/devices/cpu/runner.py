@@ -1,23 +1,50 @@
-"""Runs one step's plan on the model: block moves, inputs, forward pass, choosing tokens."""
+"""Runs one step's plan on the model: block moves (copies on write, swaps), inputs, forward pass, choosing tokens."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.core.model_config import ModelConfig
-from pagecli.core.step_plan import SampledToken, StepResult
-from pagecli.devices import step_inputs
+from pagecli.core.step_plan import BlockMove, MoveKind, SampledToken, StepResult
+from pagecli.devices import memory, step_inputs
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu import memory_budget, sampler
-from pagecli.devices.cpu.block_mover import BlockMover
+from pagecli.devices.cpu import kernels, sampler
 from pagecli.devices.cpu.kv_cache import block_bytes
 from pagecli.devices.step_inputs import KVCache, StepInputs
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec, StepPlan
     from pagecli.devices.base import HostModel
+
+
+class BlockMover:
+    """Moves blocks of all layers, in the order given. `swap` has the cache's shape but for its number of blocks."""
+
+    def __init__(self, cache: KVCache[Array], swap: KVCache[Array] | None = None) -> None:
+        self.swap_seconds = 0.0
+        self._planes = list(zip(cache.keys + cache.values, self._tensors(swap, cache), strict=True))
+
+    @staticmethod
+    def _tensors(swap: KVCache[Array] | None, cache: KVCache[Array]) -> list[Array]:
+        return swap.keys + swap.values if swap is not None else cache.keys + cache.values
+
+    def carry_out(self, moves: list[BlockMove]) -> None:
+        """Run the moves, those of one kind that follow each other in one call for each layer's K and V."""
+        for kind, group in groupby(moves, key=lambda move: move.kind):
+            pairs = np.array([(move.source, move.target) for move in group], dtype=np.int64)
+            started = time.perf_counter()
+            for cache, swap in self._planes:
+                target = swap if kind is MoveKind.SWAP_OUT else cache
+                source = swap if kind is MoveKind.SWAP_IN else cache
+                kernels.copy_blocks(target, source, pairs)
+            if kind is not MoveKind.COPY:
+                self.swap_seconds += time.perf_counter() - started
+
 
 Allocate = Callable[[ModelConfig, int, int, str], KVCache[Array]]  # config, num_blocks, block_size, kv_dtype
 
@@ -108,6 +135,6 @@ def start(
     """A runner whose cache and swap pool `allocate`(config, num_blocks, block_size, kv_dtype) makes in the host's memory."""
     block_size, kv_dtype = settings.block_size, settings.kv_dtype
     bytes_each = block_bytes(model.config, block_size, kv_dtype)
-    num_blocks = memory_budget.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
+    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
     cache, swap = (allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, settings.num_swap_blocks))
     return ModelRunner(model, cache, block_size, swap)

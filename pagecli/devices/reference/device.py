@@ -4,8 +4,8 @@ from pagecli.core.arrays import Array, empty
 from pagecli.core.dtypes import check_known
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu.memory_budget import available_bytes
 from pagecli.devices.cpu.runner import ModelRunner, start
+from pagecli.devices.memory import available_bytes
 from pagecli.devices.reference.model import ReferenceModel
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import UsageError

@@ -6,12 +6,28 @@ sum of log probabilities / output length ** length_penalty; the best k unfinishe
 """
 
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from pagecli.core.sampling_params import EarlyStopping
 from pagecli.core.step_plan import BeamCandidates
-from pagecli.engine.request import Sequence
+
+
+class Beam(Protocol):
+    """A sequence, as far as the search reads it."""
+
+    seq_id: int
+    sum_logprob: float
+
+    @property
+    def num_output_tokens(self) -> int: ...
+
+    @property
+    def output_token_ids(self) -> list[int]: ...
+
+
+B = TypeVar("B", bound=Beam)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +40,16 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class Continuation(Generic[B]):
     """A beam of the next step: this sequence with this token, and the sum of its log probabilities."""
 
-    parent: Sequence
+    parent: B
     token_id: int
     score: float
 
 
 @dataclass(slots=True)
-class BeamSearch:
+class BeamSearch(Generic[B]):
     """The search of one request. Scores are added in float32, as transformers does."""
 
     width: int
@@ -49,7 +65,7 @@ class BeamSearch:
         """Continuations considered in a step, and so the candidates to compute for every beam."""
         return max(2, 1 + len(self.end_ids)) * self.width
 
-    def offer(self, sequence: Sequence, candidates: BeamCandidates) -> None:
+    def offer(self, sequence: B, candidates: BeamCandidates) -> None:
         """Add a beam's candidates; advance() continues when those of all beams are there."""
         self._offered[sequence.seq_id] = candidates
 
@@ -57,7 +73,7 @@ class BeamSearch:
         """Drop all candidates: the beams were preempted and offer again when they have been recomputed."""
         self._offered.clear()
 
-    def advance(self, beams: list[Sequence]) -> list[Continuation] | None:
+    def advance(self, beams: list[B]) -> list[Continuation[B]] | None:
         """The next beams, best first; empty when the search has ended; None while a beam's candidates are missing."""
         if any(beam.seq_id not in self._offered for beam in beams):
             return None
@@ -71,7 +87,7 @@ class BeamSearch:
             return []
         return running
 
-    def _best_continuations(self, beams: list[Sequence]) -> list[Continuation]:
+    def _best_continuations(self, beams: list[B]) -> list[Continuation[B]]:
         every = []
         for beam in beams:
             candidates = self._offered[beam.seq_id]
@@ -79,7 +95,7 @@ class BeamSearch:
             every += [Continuation(beam, t, float(s)) for t, s in zip(candidates.token_ids, scores, strict=True)]
         return sorted(every, key=lambda c: -c.score)[: self.num_candidates]
 
-    def _keep_hypotheses(self, finished: list[Continuation], length: int) -> None:
+    def _keep_hypotheses(self, finished: list[Continuation[B]], length: int) -> None:
         if self.early_stopping == "true" and len(self.hypotheses) == self.width:
             return
         for c in finished:

@@ -2,16 +2,45 @@
 output of a finished request: which of its sequences, in which order, with which text."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pagecli.core.outputs import RequestOutput, SequenceOutput
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, SampleSpec, StepResult
 from pagecli.engine.generation.beam_search import BeamSearch
-from pagecli.engine.generation.stopping import FinishCheck
 from pagecli.engine.request import Request, Sequence
 from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.memory import KVMemory
 
 Decode = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishCheck:
+    """Sets `finish_reason` on a sequence whose last token ends it."""
+
+    eos_token_ids: frozenset[int]
+
+    def __call__(self, sequence: Sequence) -> None:
+        params = sequence.request.params
+        token_id = sequence.token_ids[-1]
+        too_early = sequence.num_output_tokens < params.min_tokens
+        search = sequence.stop_search
+        if (search is not None and search.extend(sequence.output_token_ids, ignore=too_early)) or (
+            not too_early and self.ends(token_id, sequence)
+        ):
+            sequence.finish_reason = "stop"
+        elif sequence.num_output_tokens >= params.max_tokens:
+            sequence.finish_reason = "length"
+
+    def ends(self, token_id: int, sequence: Sequence) -> bool:
+        """Whether this token is an end or stop token of the sequence's request."""
+        params = sequence.request.params
+        return token_id in params.stop_token_ids or (not params.ignore_eos and token_id in self.eos_token_ids)
+
+    def end_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Every end and stop token of a request with these parameters."""
+        return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids)
 
 
 def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ...]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pagecli.core.step_plan import NO_TOKEN, Choice, Chunk, DraftResult, DraftSpec, SampleSpec
 from pagecli.engine.generation import decoding
-from pagecli.engine.generation.stopping import FinishCheck
+from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Sequence
 from pagecli.kv.memory import KVMemory
 

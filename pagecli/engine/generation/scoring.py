@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pagecli.core.outputs import RequestOutput, SequenceOutput, TokenScore
 from pagecli.core.step_plan import Chunk, ScoreResult, ScoreSpec, StepResult
 from pagecli.engine.generation import decoding
-from pagecli.engine.generation.stopping import FinishCheck
+from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Request, Sequence
 from pagecli.kv.memory import KVMemory
 

@@ -1,14 +1,8 @@
-"""When a sequence ends: end and stop tokens, stop strings, the length limit. And the search for stop strings in new text."""
+"""The search for stop strings in the text of an output, token by token."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
-
-from pagecli.core.sampling_params import SamplingParams
-
-if TYPE_CHECKING:
-    from pagecli.engine.request import Sequence
 
 Decode = Callable[[list[int], bool], str]  # token ids, and whether to leave out special tokens
 _INCOMPLETE = "\ufffd"  # the decoder's replacement for an incomplete character
@@ -64,31 +58,3 @@ class StopSearch:
         piece = self.decode(output_ids[:end], True)[len(before) :]  # the stop string begins in it
         common = takewhile(lambda pair: pair[0] == pair[1], zip(piece, self.text[num_chars : self.found_at], strict=False))
         return before + "".join(character for character, _ in common)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishCheck:
-    """Sets `finish_reason` on a sequence whose last token ends it."""
-
-    eos_token_ids: frozenset[int]
-
-    def __call__(self, sequence: "Sequence") -> None:
-        params = sequence.request.params
-        token_id = sequence.token_ids[-1]
-        too_early = sequence.num_output_tokens < params.min_tokens
-        search = sequence.stop_search
-        if (search is not None and search.extend(sequence.output_token_ids, ignore=too_early)) or (
-            not too_early and self.ends(token_id, sequence)
-        ):
-            sequence.finish_reason = "stop"
-        elif sequence.num_output_tokens >= params.max_tokens:
-            sequence.finish_reason = "length"
-
-    def ends(self, token_id: int, sequence: "Sequence") -> bool:
-        """Whether this token is an end or stop token of the sequence's request."""
-        params = sequence.request.params
-        return token_id in params.stop_token_ids or (not params.ignore_eos and token_id in self.eos_token_ids)
-
-    def end_ids(self, params: SamplingParams) -> frozenset[int]:
-        """Every end and stop token of a request with these parameters."""
-        return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pagecli.core.step_plan import Chunk, DraftResult, KVUsage, SampleSpec, ScoreResult, StepPlan, StepResult
 from pagecli.engine.generation import decoding
-from pagecli.engine.generation.stopping import FinishCheck
+from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.batch import Batch, SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations

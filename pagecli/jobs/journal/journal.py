@@ -1,34 +1,103 @@
 """The journal of finished rows, from which a job that was killed in any way resumes.
 
-Design. A record holds the engine's output for an input row, not the row: on resuming, the input is read again and
+Design. A line holds the engine's output for an input row, not the row: on resuming, the input is read again and
 the ordinary writer writes everything anew, rows that are in the journal without being computed. So every format of output can
 be resumed, none of the writers knows of it, and what comes out is the same to the byte as without interruption. Rows cost two
 writes, but the second one is only the text: the input's columns are never copied here.
 
-It is a log (storage/checked_log.py) with lines of these kinds:
+It is a log of checked lines (storage/job_directory.py) of these kinds:
 
     job  {...}                                        which job it is (job_identity.py); again after each megabyte
     row  index num_rows num_error_rows digest [...]   of an input row: its index from 0, its output rows, how many of those are
-                                                      errors, a digest of it, the output rows (row_codec.py)
+                                                      errors, a digest of it, the output rows as JSON
 
 appended after each step in one write and synced to the disk once a second by a thread. Of lines about one row the first counts,
 of those about the job the last. How the job ends stands in a file of its own, which a resumed run removes.
+
+The output rows of a line are a list with an object for each: its fields by their names in OutputRow, those with their default
+left out. Floats come back to the bit, as Python writes the shortest text that reads as the same number.
 """
 
+import dataclasses
+import hashlib
 import io
+import json
+import operator
 import os
 import threading
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from pagecli.errors import InputError, UsageError
-from pagecli.jobs.journal.row_codec import decode, encode, row_digest
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow
-from pagecli.jobs.storage import checked_log
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.errors import ErrorCode, InputError, UsageError
+from pagecli.jobs.rows.arrow_values import ArrowColumns, json_default, row_bytes
+from pagecli.jobs.rows.row import InputRow, OutputRow
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import LOG, OUTCOME, JobDirectory
+from pagecli.jobs.storage.job_directory import (
+    LOG,
+    OUTCOME,
+    JobDirectory,
+    append,
+    json_line,
+    json_of,
+    log_line,
+    read_line,
+    read_log,
+)
+
+_FIELDS = [field for field in dataclasses.fields(OutputRow) if field.name != "row"]
+_NAMES, _DEFAULTS = [field.name for field in _FIELDS], [field.default for field in _FIELDS]
+_get_fields = operator.attrgetter(*_NAMES)
+# Made once: json.dumps makes an encoder for every call that is not a plain one, which takes longer than encoding a short row.
+_encode_row = json.JSONEncoder(default=json_default).encode
+_encode_outputs = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def row_digest(row: InputRow) -> bytes:
+    """8 bytes that tell an input row from another: of all its columns, and of why it could not be read."""
+    columns = row.columns
+    if not isinstance(columns, ArrowColumns):
+        return hashlib.blake2b(_encode_row([columns, row.error]).encode("ascii"), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{row.error}".encode("utf-8", "replace"), digest_size=8)
+    for piece in row_bytes(columns.batch, columns.offset):
+        digest.update(piece)
+    return digest.digest()
+
+
+def encode(outputs: list[OutputRow], with_token_ids: bool = True) -> bytes:
+    """The payload; without token_ids where no column wants them."""
+    return _encode_outputs([_as_dict(output, with_token_ids) for output in outputs]).encode("ascii")
+
+
+def decode(payload: bytes, row: InputRow) -> list[OutputRow] | None:
+    """The output rows of `row`; None if another version of pagecli wrote them in a format that this one does not know."""
+    try:
+        return [OutputRow(row, **_from_dict(values)) for values in json.loads(payload)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _as_dict(output: OutputRow, with_token_ids: bool) -> dict[str, Any]:
+    fields = zip(_NAMES, _get_fields(output), _DEFAULTS, strict=True)
+    values = {name: value for name, value, default in fields if value is not default and value != default}
+    if not with_token_ids:
+        values.pop("token_ids", None)
+    if output.logprobs is not None:
+        values["logprobs"] = [(token.token_id, token.logprob, token.top) for token in output.logprobs]
+    return values
+
+
+def _from_dict(values: dict[str, Any]) -> dict[str, Any]:
+    if "logprobs" in values:
+        values["logprobs"] = [
+            TokenLogprobs(token_id, logprob, tuple((other, value) for other, value in top))
+            for token_id, logprob, top in values["logprobs"]
+        ]
+    if "error_code" in values:
+        values["error_code"] = ErrorCode(values["error_code"])
+    return values
+
 
 JOB, ROW = b"job", b"row"
 SYNC_SECONDS = 1.0
@@ -50,11 +119,11 @@ class JournalContents:
         except FileNotFoundError:
             self._file = io.BytesIO()
             return
-        for offset, kind, rest in checked_log.read_log(self._file):
+        for offset, kind, rest in read_log(self._file):
             if kind == ROW:
                 self._add(offset, rest)
             elif kind == JOB:
-                self.job = checked_log.json_of(rest)
+                self.job = json_of(rest)
         self.last_row_at = os.fstat(self._file.fileno()).st_mtime if self.num_input_rows else None
 
     def _add(self, offset: int, rest: bytes) -> None:
@@ -79,7 +148,7 @@ class JournalContents:
         """(digest, output rows) of input row `index`; None where there is none, or it can no longer be read."""
         if index >= len(self._offsets) or not self._offsets[index]:
             return None
-        line = checked_log.read_line(self._file, self._offsets[index] - 1)
+        line = read_line(self._file, self._offsets[index] - 1)
         if line is None or line[0] != ROW or not line[1].startswith(b"%d " % index):
             return None
         _, _, _, digest, payload = line[1].split(b" ", 4)
@@ -112,10 +181,10 @@ class Journal:
         self._num_written = self.num_safe_rows = contents.num_input_rows  # input rows: in the file; synced
         self._pending: list[bytes] = []
         self._failure: OSError | InputError | None = None
-        self._job_line, self._job_is_due = checked_log.json_line(JOB, job), False
+        self._job_line, self._job_is_due = json_line(JOB, job), False
         try:
             directory.remove(OUTCOME)  # of a run that came close to the end, but not to it
-            checked_log.append(self._fd, b"\n" + self._job_line)
+            append(self._fd, b"\n" + self._job_line)
             _flush_to_disk(self._fd)
         except OSError:
             os.close(self._fd)
@@ -132,7 +201,7 @@ class Journal:
 
     def set_job(self, job: Mapping[str, Any]) -> None:
         """Set the job's description: written by the next commit, and again once a megabyte, so that damage cannot lose it."""
-        self._job_line = checked_log.json_line(JOB, job)
+        self._job_line = json_line(JOB, job)
         self._job_is_due = True
 
     def take(self, row: InputRow) -> list[OutputRow] | None:
@@ -152,7 +221,7 @@ class Journal:
         row = outputs[0].row
         numbers = (row.index, len(outputs), sum(output.error is not None for output in outputs))
         payload = encode(outputs, self._with_token_ids)
-        self._pending.append(checked_log.log_line(ROW, b"%d %d %d %b %b" % (*numbers, _hex_digest(row), payload)))
+        self._pending.append(log_line(ROW, b"%d %d %d %b %b" % (*numbers, _hex_digest(row), payload)))
 
     def commit(self) -> None:
         """Writes what was appended: from here on a kill loses nothing of it, and from the next sync on a power failure.
@@ -167,7 +236,7 @@ class Journal:
         self._pending.clear()
         try:
             self._write_job_if_due()
-            checked_log.append(self._fd, data)
+            append(self._fd, data)
         except OSError as error:
             self._failure = error
             raise self._not_writable(error) from error
@@ -177,7 +246,7 @@ class Journal:
     def _write_job_if_due(self) -> None:
         if self._job_is_due or self._bytes_since_job > JOB_AGAIN_BYTES:
             self._job_is_due, self._bytes_since_job = False, 0
-            checked_log.append(self._fd, self._job_line)
+            append(self._fd, self._job_line)
 
     def sync(self) -> None:
         """Puts on the disk what was committed. Raises InputError."""

@@ -3,24 +3,136 @@
 complete  the output is there, and no job works on it
 running   a process works on it now
 stopped   it ended before its last row in an orderly way: a signal, an error; the same command resumes it
-killed    its process ended without a record (SIGKILL, a power failure); the same command resumes it
+killed    its process ended without a note (SIGKILL, a power failure); the same command resumes it
 none      neither output nor job
+
+The heartbeat is a file in the directory of the job, `heartbeat.json`, which a running job replaces about once a second. No job
+depends on it, so it is not synced to the disk, and a damaged one counts as none. Another process reads all of this without a
+lock and changes nothing.
 """
 
+import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pagecli.errors import InputError
-from pagecli.jobs.journal.job_lock import STALE_SECONDS
-from pagecli.jobs.journal.journal_status import JournalStatus, read_journal_status
-from pagecli.jobs.monitoring.heartbeat import read_heartbeat
-from pagecli.jobs.monitoring.snapshot import JobSnapshot
+from pagecli.errors import InputError, PagecliError
+from pagecli.jobs.journal.job_lock import STALE_SECONDS, LockOwner, read_owner
+from pagecli.jobs.journal.journal import JournalContents
+from pagecli.jobs.monitoring.monitor import Event, JobSnapshot
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.job_directory import LOCK, job_directory_path
+from pagecli.jobs.storage.job_directory import HEARTBEAT, LOCK, JobDirectory, job_directory_path, read_outcome
+
+HEARTBEAT_SECONDS = 1.0
+MAX_BYTES = 1 << 16
+LEFT_OUT = ("input", "output", "model", "error", "engine", "stats")  # long, or of no use to status
+FIELDS = tuple(field.name for field in fields(JobSnapshot) if field.name not in LEFT_OUT)
+
+
+class Heartbeat:
+    """The listener that writes the file; made once the job's directory is there. Raises InputError, UsageError."""
+
+    interval = HEARTBEAT_SECONDS
+    name = "the heartbeat for pagecli status"
+
+    def __init__(self, output: Path) -> None:
+        self._directory = JobDirectory(output, create=False)
+
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        """Raises OSError. A directory that has gone meanwhile belonged to a job that is complete."""
+        if event in ("begin", "checkpoint"):
+            return
+        try:
+            self._write(job)
+        except FileNotFoundError:
+            if self._directory.is_current():
+                raise
+
+    def _write(self, job: JobSnapshot) -> None:
+        if not self._directory.is_current():
+            return
+        fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(fd, "wb") as file:
+            file.write(json.dumps({name: getattr(job, name) for name in FIELDS}).encode("ascii"))
+        folder = self._directory.path
+        os.replace(folder / f"{HEARTBEAT}.new", folder / HEARTBEAT)
+
+    def close(self) -> None:
+        self._directory.close()
+
+
+def read_heartbeat(output: Path) -> JobSnapshot | None:
+    """The last heartbeat of the job of `output`; None if there is none that can be read."""
+    try:
+        directory = JobDirectory(output, create=False)
+    except PagecliError:
+        return None
+    try:
+        with os.fdopen(directory.open(HEARTBEAT, os.O_RDONLY), "rb") as file:
+            values = json.loads(file.read(MAX_BYTES))
+        found = {name: value for name, value in values.items() if name in FIELDS}
+        return JobSnapshot(**found) if _is_sound(found) else None
+    except (OSError, ValueError, TypeError, AttributeError, PagecliError):
+        return None
+    finally:
+        directory.close()
+
+
+def _is_sound(values: dict[str, Any]) -> bool:
+    """Whether every value is of its field's type, as in a file that pagecli wrote."""
+    empty = JobSnapshot()
+    numbers = {"num_rows_total": int, "eta_seconds": float, "checkpoint_rows": int, "checkpoint_at": float, "exit_code": int}
+    for name, value in values.items():
+        default = getattr(empty, name)
+        wanted = numbers[name] if default is None else type(default)
+        number_for_float = wanted is float and type(value) is int
+        if not (type(value) is wanted or number_for_float or (value is None and default is None)):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """Counts of what is in the journal: rows that are safe whatever happens to the process."""
+
+    job: dict[str, Any]  # the job's identity (job_identity.py); empty if it cannot be read
+    num_input_rows: int  # input rows that are finished
+    num_rows: int  # output rows of them
+    num_error_rows: int
+    last_row_at: float | None  # seconds since 1970; when the journal last grew
+    owner: LockOwner | None  # the process that runs it, or ran it when killed; None: it ended by itself
+    is_running: bool | None  # None: on another host, cannot be told
+    is_complete: bool  # the output is complete; only the journal was not removed
+
+
+def read_journal_status(output: Path) -> JournalStatus | None:
+    """None if `output` has no journal: its job is complete, or was never begun. Raises InputError, UsageError.
+
+    Reads the whole journal: about a second for a million rows.
+    """
+    if not os.path.lexists(job_directory_path(output)):
+        return None
+    directory = JobDirectory(output, create=False)
+    try:
+        owner = read_owner(directory)
+        contents = JournalContents(directory)
+        contents.close()
+        return JournalStatus(
+            job=contents.job or {},
+            num_input_rows=contents.num_input_rows,
+            num_rows=contents.num_rows,
+            num_error_rows=contents.num_error_rows,
+            last_row_at=contents.last_row_at,
+            owner=owner,
+            is_running=False if owner is None else (owner.is_running if owner.is_here else None),
+            is_complete=read_outcome(directory)[1],
+        )
+    finally:
+        directory.close()
+
 
 MAX_COUNTED_BYTES = 1 << 30  # a larger JSON Lines output is not read through only to count its lines
 COUNT_BYTES = 1 << 20

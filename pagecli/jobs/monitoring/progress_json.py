@@ -29,7 +29,7 @@ from typing import Any
 import pagecli
 from pagecli.core.file_targets import check_replaceable, descriptor_of, duplicate, is_stream_target, resolved_target
 from pagecli.errors import InputError
-from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, utc_text
+from pagecli.jobs.monitoring.monitor import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact_values
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from typing import Any
 import pagecli
 from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, resolved_target
 from pagecli.errors import InputError
-from pagecli.jobs.monitoring.snapshot import Event, JobSnapshot, utc_text
+from pagecli.jobs.monitoring.monitor import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact, redact_values
 
 LOGGER = "pagecli"

@@ -4,13 +4,12 @@ A file whose first object is a request of an OpenAI batch file is one: its rows 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.readers.openai_batch_input import IgnoredKeys, from_batch_row, is_batch_row
 from pagecli.jobs.readers.text_input import (
     COMPRESSED_SUFFIXES,
     MAX_ROW_BYTES,
@@ -19,8 +18,8 @@ from pagecli.jobs.readers.text_input import (
     TextInput,
     TextRows,
 )
-from pagecli.jobs.rows.input_row import InputRow
 from pagecli.jobs.rows.json_text import MAX_DEPTH, TOO_DEEP, is_too_deep
+from pagecli.jobs.rows.row import InputRow
 
 MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
 
@@ -44,7 +43,8 @@ class JsonlSource(TextRows):
     ) -> None:
         super().__init__(TextInput(path, "JSON Lines", max_row_bytes), limit)
         self._is_batch = is_batch
-        self._ignored_keys = IgnoredKeys(warn)
+        self._warn = warn
+        self._read_request: Callable[[InputRow], InputRow] | None = None  # of a batch file, from its first request on
         text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self._input.start.removeprefix(UTF8_BOM).lstrip()
         if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
             self._input.close()
@@ -71,8 +71,11 @@ class JsonlSource(TextRows):
     def _shaped(self, row: InputRow) -> InputRow:
         if not self._is_batch:
             return row
-        self._ignored_keys.note(row.columns)
-        return from_batch_row(row)
+        if self._read_request is None:
+            from pagecli.jobs.readers.openai_batch_input import BatchRequests
+
+            self._read_request = BatchRequests(self._warn).plain_row
+        return self._read_request(row)
 
     def _plain_rows(self) -> Iterator[InputRow]:
         while self._limit is None or self._num_rows < self._limit:
@@ -89,6 +92,12 @@ class JsonlSource(TextRows):
                 row = InputRow(self._num_rows, {}, number, text, error_code=ErrorCode.ROW_TOO_LARGE)
             self._num_rows += 1
             yield row
+
+
+def is_batch_row(columns: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a request of an OpenAI batch file: an id and a body that is an object, no prompt beside them."""
+    is_plain = any(name in columns for name in ("prompt", "messages", "prompt_token_ids"))
+    return not is_plain and "custom_id" in columns and isinstance(columns.get("body"), Mapping)
 
 
 def parse_line(line: bytes, index: int, line_number: int) -> InputRow:

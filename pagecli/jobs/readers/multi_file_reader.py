@@ -1,47 +1,54 @@
-"""Several files as one input: a directory or a pattern, in the order of their names, rows counted on from file to file."""
+"""Several files as one input: a directory or a pattern, in the order of their names, rows counted on from file to file.
+
+Columns may be in the names of folders, as Hive, Spark and others write them: lang=en/year=2024/part-0.parquet.
+"""
 
 import dataclasses
-import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
 from pagecli.errors import InputError
-from pagecli.jobs.readers.hive_partitions import PartitionColumns, partition_columns
-from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet
-from pagecli.jobs.readers.parquet_types import plain_schema
+from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet, plain_schema
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
-from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.file_version import FileVersion
+from pagecli.jobs.storage.byte_streams import FileVersion
+
+NULL = "__HIVE_DEFAULT_PARTITION__"
+PartitionColumns = dict[str, int | str | None]
 
 
-def is_several(path: str) -> bool:
-    """Whether the path is a directory, or a pattern that is not itself the name of a file."""
-    if remote_files.is_remote(path):
-        return path.endswith("/") or any(char in path for char in "*?[")
-    return os.path.isdir(path) or (any(char in path for char in "*?[") and not os.path.lexists(path))
+def partition_columns(path: str, files: list[str]) -> dict[str, PartitionColumns]:
+    """File -> its columns by the folders between the directory `path` and it; where `path` is a pattern, by all that it names.
+
+    A column whose values are all integers has integers (so that month=01 is 1), as in Spark, DuckDB and Arrow.
+    """
+    texts = {file: dict(_pairs(_folders(path, file))) for file in files}
+    names = dict.fromkeys(name for columns in texts.values() for name in columns)
+    found: dict[str, PartitionColumns] = {file: {} for file in files}
+    for name in names:
+        values = {file: columns.get(name) for file, columns in texts.items()}
+        given = [value for value in values.values() if value is not None]
+        are_integers = bool(given) and all(re.fullmatch(r"-?\d{1,18}", value, re.ASCII) for value in given)
+        for file, value in values.items():
+            found[file][name] = int(value) if are_integers and value is not None else value
+    return found
 
 
-def files_of(path: str, suffixes: tuple[str, ...]) -> list[str]:
-    """The files below a directory (those that begin with . or _ left out), or that match; sorted. Raises InputError."""
-    if remote_files.is_remote(path):
-        files = [file for file in remote_files.matching(path, suffixes) if not _is_hidden(file.rpartition("/")[2])]
-    elif os.path.isdir(path):
-        below = [found for found in Path(path).rglob("*") if not any(map(_is_hidden, found.relative_to(path).parts))]
-        files = sorted(str(found) for found in below if found.name.lower().endswith(suffixes) and found.is_file())
-    else:
-        files = sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
-    if not files:
-        raise InputError(f"{remote_files.shown(path)}: no file found", f"inputs end in {', '.join(suffixes)}")
-    return files
+def _folders(path: str, file: str) -> list[str]:
+    is_directory = path.endswith("/") if remote_files.is_remote(path) else os.path.isdir(path)
+    below = file[len(path.rstrip("/")) :] if is_directory else file
+    return below.split("/")[:-1]
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
+def _pairs(folders: list[str]) -> list[tuple[str, str | None]]:
+    split = [folder.partition("=") for folder in folders]
+    return [(unquote(name), None if value == NULL else unquote(value)) for name, sign, value in split if name and sign]
 
 
 class MultiFileSource:

@@ -1,19 +1,100 @@
-"""Opens an input by its name's end: JSON Lines, CSV (each plain, gzip or zstd), Parquet; a stream; or several files."""
+"""Opens an input by its name's end: JSON Lines, CSV (each plain, gzip or zstd), Parquet; a stream; or several files.
 
+The first rows are read before the model is loaded, to check that they have a prompt in the column that the flags name.
+"""
+
+import glob
+import itertools
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pagecli.errors import InputError
 from pagecli.jobs.readers.csv_reader import CsvSource
 from pagecli.jobs.readers.jsonl_reader import JsonlSource
-from pagecli.jobs.readers.multi_file_reader import MultiFileSource, MultiParquetSource, files_of, is_several
+from pagecli.jobs.readers.multi_file_reader import MultiFileSource, MultiParquetSource
 from pagecli.jobs.readers.parquet_reader import ParquetSource
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
-from pagecli.jobs.rows.input_row import InputSource
+from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
+
+MAX_ROWS, MAX_BYTES = 100, 8 << 20  # looked at, if none of them has a prompt
+SHOWN_COLUMNS = 12
+
+
+class CheckedPrompts:
+    """A source whose rows are to have one of the columns `names`, or `all_of` them. Raises InputError if neither the header
+    nor a first row has.
+
+    A file is looked at when it is opened; a stream, which may begin late, when its rows are taken. Rows that cannot be read and
+    those of batch files say themselves what is wrong.
+    """
+
+    def __init__(self, source: InputSource, names: tuple[str, ...], is_stream: bool, all_of: bool = False) -> None:
+        self._source = source
+        self._names = names
+        self._enough = all if all_of else any
+        self._hint = "--template needs it; write {{ name | default('...') }} where it may be missing"
+        if not all_of:
+            self._hint = "name the column of the prompts with --prompt-column"
+        self.name = source.name
+        self.schema = source.schema
+        self.column_names = source.column_names
+        self._rows: Iterator[InputRow] = iter(source)
+        self._seen: deque[InputRow] = deque()
+        if source.column_names is not None:
+            self._check(source.column_names)
+        elif not is_stream:
+            self._read_first()
+
+    def _read_first(self) -> None:
+        """Reads until a row has what its prompt needs."""
+        columns: dict[str, None] = {}
+        num_bytes = 0
+        for row in itertools.islice(self._rows, MAX_ROWS):
+            self._seen.append(row)
+            if row.batch_url is not None or (row.error is None and self._enough(name in row.columns for name in self._names)):
+                return
+            columns.update(dict.fromkeys(row.columns))
+            num_bytes += row.num_bytes
+            if num_bytes > MAX_BYTES:
+                break
+        if any(row.error is None for row in self._seen):
+            self._check(list(columns))
+
+    def _check(self, found: list[str]) -> None:
+        if not self._enough(name in found for name in self._names):
+            missing = ", ".join(name for name in self._names if name not in found)
+            more = ", ..." if len(found) > SHOWN_COLUMNS else ""
+            shown = ", ".join(found[:SHOWN_COLUMNS]) + more if found else "no columns"
+            raise InputError(
+                f"{self.name} has no column {missing}; it has {shown}",
+                self._hint,
+            )
+
+    def __iter__(self) -> Iterator[InputRow]:
+        if self.column_names is None and not self._seen:
+            self._read_first()
+        while self._seen:
+            yield self._seen.popleft()
+        yield from self._rows
+
+    def estimate(self) -> RowEstimate | None:
+        return self._source.estimate()
+
+    def check_unchanged(self) -> None:
+        self._source.check_unchanged()
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
+
+    def close(self) -> None:
+        self._source.close()
+
 
 InputFormat = Literal["auto", "jsonl", "openai-batch", "csv", "parquet"]
 TEXT_COMPRESSIONS = ("", ".gz", ".zst")
@@ -30,6 +111,31 @@ class ReadOptions:
     input_format: InputFormat = "auto"
     max_row_bytes: int = MAX_ROW_BYTES
     warn: Callable[[str], None] = lambda text: None
+
+
+def is_several(path: str) -> bool:
+    """Whether the path is a directory, or a pattern that is not itself the name of a file."""
+    if remote_files.is_remote(path):
+        return path.endswith("/") or any(char in path for char in "*?[")
+    return os.path.isdir(path) or (any(char in path for char in "*?[") and not os.path.lexists(path))
+
+
+def files_of(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files below a directory (those that begin with . or _ left out), or that match; sorted. Raises InputError."""
+    if remote_files.is_remote(path):
+        files = [file for file in remote_files.matching(path, suffixes) if not _is_hidden(file.rpartition("/")[2])]
+    elif os.path.isdir(path):
+        below = [found for found in Path(path).rglob("*") if not any(map(_is_hidden, found.relative_to(path).parts))]
+        files = sorted(str(found) for found in below if found.name.lower().endswith(suffixes) and found.is_file())
+    else:
+        files = sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
+    if not files:
+        raise InputError(f"{remote_files.shown(path)}: no file found", f"inputs end in {', '.join(suffixes)}")
+    return files
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
 
 
 def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadOptions()) -> InputSource:

@@ -12,7 +12,7 @@ from typing import Any
 from pagecli.errors import ErrorCode, RowError
 from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
 from pagecli.jobs.rows.chat_messages import checked_message
-from pagecli.jobs.rows.input_row import InputRow
+from pagecli.jobs.rows.row import InputRow
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 CHAT_URL, COMPLETIONS_URL = "/v1/chat/completions", "/v1/completions"
@@ -67,20 +67,19 @@ OFF: dict[str, tuple[Any, ...]] = {"top_k": (-1,), "stop": ("", []), "stop_token
 RENAMED = {"max_completion_tokens": "max_tokens"}
 
 
-def is_batch_row(columns: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is a request of a batch file: an id and a body that is an object, and no prompt beside them."""
-    is_plain = any(name in columns for name in ("prompt", "messages", "prompt_token_ids"))
-    return not is_plain and "custom_id" in columns and isinstance(columns.get("body"), Mapping)
-
-
-class IgnoredKeys:
-    """Says once of each key of requests that it is ignored, so that a misspelt parameter shows; of so many, not of all."""
+class BatchRequests:
+    """Turns requests into plain rows, and warns once of each key that is ignored, so that a misspelt parameter shows."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._noted: set[str] = set()
 
-    def note(self, request: Mapping[str, Any]) -> None:
+    def plain_row(self, row: InputRow) -> InputRow:
+        """The row of a request, as `from_batch_row` gives it."""
+        self._warn_of_ignored(row.columns)
+        return from_batch_row(row)
+
+    def _warn_of_ignored(self, request: Mapping[str, Any]) -> None:
         body = request.get("body")
         inner = [f"body.{name}" for name in body if _is_ignored(name)] if isinstance(body, Mapping) else []
         for key in [name for name in request if name not in KEYS] + inner:

@@ -5,10 +5,9 @@ import zlib
 import pyarrow as pa
 
 from pagecli.errors import InputError
-from pagecli.jobs.rows.input_row import RowEstimate
+from pagecli.jobs.rows.row import RowEstimate
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.byte_streams import Content, InterruptibleStream, is_stream, open_raw, size_of
-from pagecli.jobs.storage.file_version import FileVersion
+from pagecli.jobs.storage.byte_streams import Content, FileVersion, InterruptibleStream, is_stream, open_raw, size_of
 
 UTF8_BOM = b"\xef\xbb\xbf"
 START_BYTES = 256

@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any
 
 from pagecli.errors import UsageError
-from pagecli.jobs.rows.input_row import InputSource
+from pagecli.jobs.rows.row import InputSource
 
 Columns = Mapping[str, Any]
 Test = Callable[[Columns], bool | None]  # None: unknown
@@ -67,9 +67,9 @@ def is_selected(condition: Condition, columns: Columns) -> bool:
     return condition.test(columns) is True
 
 
-def check_condition(condition: Condition | None, source: InputSource) -> None:
+def check_condition(condition: Condition, source: InputSource) -> None:
     """Raises UsageError if an input that names its columns has not one that the condition looks at: it would take no row."""
-    if condition is None or source.column_names is None:
+    if source.column_names is None:
         return
     for path in condition.columns:
         found, kind = source.column_names, None

@@ -15,9 +15,8 @@ from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
 from pagecli.jobs.prompts.template_variables import row_variables
 from pagecli.jobs.rows.arrow_values import json_default
 from pagecli.jobs.rows.chat_messages import checked_message
-from pagecli.jobs.rows.input_row import InputRow
-from pagecli.jobs.rows.output_row import OutputRow
 from pagecli.jobs.rows.prompt_length import PromptLength
+from pagecli.jobs.rows.row import InputRow, OutputRow
 from pagecli.jobs.rows.row_parameters import row_sampling_params
 
 

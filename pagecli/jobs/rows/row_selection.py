@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pagecli.errors import UsageError
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.rows.row_filter import Condition, is_selected, parse_condition
 
 

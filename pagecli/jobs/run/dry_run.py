@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, RowError
-from pagecli.jobs.rows.input_row import InputRow, InputSource
-from pagecli.jobs.rows.output_row import error_row
+from pagecli.jobs.rows.row import InputRow, InputSource, error_row
 from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
 
 SAMPLE_SIZE = 10_000

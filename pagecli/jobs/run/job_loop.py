@@ -6,9 +6,9 @@ main thread                         | admit, step, append to the journal | Input
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -16,10 +16,9 @@ from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.stats import EngineStatus
 from pagecli.errors import RowError
-from pagecli.jobs.rows.input_row import InputRow, InputSource, RowEstimate
-from pagecli.jobs.rows.output_row import OutputRow, error_row, output_rows
+from pagecli.jobs.rows.row import InputRow, InputSource, OutputRow, RowEstimate, error_row, output_rows
 from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
-from pagecli.jobs.run.error_policy import ErrorPolicy
+from pagecli.jobs.run.run_result import ErrorPolicy, RunResult
 from pagecli.jobs.writers.open_output import RowWriter
 
 PROGRESS_SECONDS = 0.1
@@ -82,47 +81,6 @@ class Window:
         """One slow row holds back the rows behind it only after 16 batches' worth of them have finished."""
         max_active = 2 * max_num_seqs
         return cls(max_active, max(16 * max_num_seqs, 64), max(max_active, 16))
-
-
-@dataclass
-class RunResult:
-    """The result of a run. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did.
-
-    Rows count when they finish, whether it is their turn to be written or not.
-    """
-
-    num_rows: int = 0  # of the output
-    num_input_rows: int = 0
-    num_error_rows: int = 0
-    finish_reasons: Counter[str] = field(default_factory=Counter)
-    first_row_at: float | None = None  # time.perf_counter() when the first row finished
-    generate_seconds: float = 0.0
-    first_error: str | None = None  # of the error row that comes first in the input
-    first_error_index: int | None = None
-    stopped_by: int | None = None
-    too_many_errors: str | None = None
-    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
-    num_failed_steps: int = 0  # of the engine, each followed by a search for the row that caused it
-
-    def count(self, rows: list[OutputRow]) -> None:
-        """Add the output rows of one input row that has finished."""
-        self.num_input_rows += 1
-        self.num_rows += len(rows)
-        if self.first_row_at is None:
-            self.first_row_at = time.perf_counter()
-        for row in rows:
-            self.finish_reasons[row.finish_reason] += 1
-            if row.error is None:
-                continue
-            self.num_error_rows += 1
-            if self.first_error_index is None or row.row.index < self.first_error_index:
-                has_location = row.error.startswith(row.row.location)
-                self.first_error = row.error if has_location else f"{row.row.location}: {row.error}"
-                self.first_error_index = row.row.index
-
-    @property
-    def ended_early(self) -> bool:
-        return self.stopped_by is not None or self.too_many_errors is not None
 
 
 class Feeder:

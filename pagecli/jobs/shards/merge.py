@@ -20,15 +20,14 @@ import pyarrow as pa
 from pagecli.core.file_targets import resolved_target
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.json_text import to_json
-from pagecli.jobs.rows.output_row import SHARD_COLUMN
+from pagecli.jobs.rows.row import SHARD_COLUMN
 from pagecli.jobs.shards.parquet_shards import merge_parquet
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove
 from pagecli.jobs.storage.byte_streams import decompressed, open_raw
 from pagecli.jobs.writers.jsonl_writer import SUFFIXES
 from pagecli.jobs.writers.open_output import suffix_of
-from pagecli.jobs.writers.output_options import Compression
-from pagecli.jobs.writers.parquet_writer import check_footer
+from pagecli.jobs.writers.parquet_writer import Compression, check_footer
 
 _LAST_KEY = re.compile(rb', "%s": (\{[^{}]*\})\}\n?\Z' % SHARD_COLUMN.encode())
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from pagecli.errors import InputError
 from pagecli.jobs.readers.parquet_reader import open_parquet
 from pagecli.jobs.rows.arrow_values import to_python
-from pagecli.jobs.rows.output_row import RESULT_COLUMNS, SHARD_COLUMN
+from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
 from pagecli.jobs.writers.json_inference import json_text, merged_type, widened
-from pagecli.jobs.writers.output_options import Compression
 from pagecli.jobs.writers.parquet_columns import JSON_TEXT, SHARD_TYPE, is_json_text
+from pagecli.jobs.writers.parquet_writer import Compression
 
 BATCH_ROWS = 1000
 

@@ -1,7 +1,7 @@
 """Files that appear under their name only when complete: a hidden temporary, fsynced, then renamed.
 
 The temporary lies in the directory of the file's job where there is one (job_directory.py), so that the next run of the job
-removes it if this one is killed; else beside the file.
+removes it if this one is killed; else beside the file. WholeFile is such a file that is written again and again.
 """
 
 import contextlib
@@ -9,12 +9,15 @@ import errno
 import glob
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
-from pagecli.core.file_targets import check_replaceable, mode_of
+from pagecli.core.file_targets import check_replaceable, is_stream_target, mode_of, open_stream, resolved_target
 from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.jobs.storage.byte_streams import write_all
 from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
 
 STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
@@ -158,3 +161,48 @@ def not_writable(path: Path | str, error: OSError) -> PagecliError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{path}: the directory is not writable", "write to a directory you may create files in")
     return InputError(f"{path} cannot be written: {error.strerror or error}")
+
+
+class WholeFile:
+    """A regular file is replaced in one step at each `write`; a pipe or device is opened at once and gets each content in turn.
+
+    Raises UsageError, InputError for a path that cannot be written, before there is anything to write.
+    """
+
+    def __init__(self, path: Path, takes_pipes: bool = True) -> None:
+        self.path = path
+        self._fd = -1
+        if is_stream_target(path):
+            self._fd = open_stream(path)
+            if not takes_pipes and stat.S_ISFIFO(os.fstat(self._fd).st_mode):
+                self.close()
+                raise UsageError(f"{path} is a pipe", "name a file")
+        else:
+            self._path = resolved_target(path)
+            check_output(self._path, overwrite=True)
+
+    @property
+    def is_stream(self) -> bool:
+        return self._fd >= 0
+
+    def write(self, content: bytes, durable: bool = True) -> None:
+        """`durable`: forced to the disk before it gets its name. Raises InputError."""
+        if self._fd < 0:
+            write_atomically(self._path, content, durable)
+            return
+        try:
+            write_all(self._fd, content)
+        except OSError as error:
+            raise not_writable(self.path, error) from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def __enter__(self) -> "WholeFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()

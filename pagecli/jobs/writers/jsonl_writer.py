@@ -12,7 +12,7 @@ import pyarrow as pa
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import InputError
 from pagecli.jobs.rows.json_text import to_json
-from pagecli.jobs.rows.output_row import OutputRow, ResultColumns, carried_columns
+from pagecli.jobs.rows.row import OutputRow, ResultColumns, carried_columns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.storage.byte_streams import wait_for_room
 

@@ -2,23 +2,45 @@
 
 import errno
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pyarrow as pa
 
 from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stream
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.rows.output_row import OutputRow, ResultColumns
+from pagecli.jobs.rows.row import OutputRow, ResultColumns
+from pagecli.jobs.rows.row_selection import Shard
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
 from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter, LineEncoder, RowEncoder, StreamRowWriter
-from pagecli.jobs.writers.openai_batch_output import BatchEncoder
-from pagecli.jobs.writers.output_options import OutputOptions
-from pagecli.jobs.writers.parquet_writer import ParquetRowWriter
+from pagecli.jobs.writers.parquet_writer import Compression, ParquetRowWriter
 from pagecli.jobs.writers.remote_writer import RemoteRowWriter, check_remote_output
 from pagecli.jobs.writers.shard_labels import LabelledLines, ShardLabels
+
+OutputFormat = Literal["auto", "rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """`format` auto: in JSON Lines, rows of an OpenAI batch file are answered in its output format; rows: all as rows."""
+
+    format: OutputFormat = "auto"
+    model: str = ""  # what an OpenAI response names as its model
+    created: int = 0  # the Unix time that an OpenAI response has
+    token_bytes: Callable[[int], bytes | None] = lambda token_id: None  # of the vocabulary, once the model is loaded
+    compression: Compression = "zstd"  # of Parquet
+    row_group_rows: int | None = None  # of Parquet; None: as many as are written at once
+    shard: Shard | None = None
+    job_key: str = ""  # of a shard's output: what all parts of its job have in common
+    num_selected: Callable[[], int | None] = lambda: None  # of a shard's: rows of all parts, when the input has been read
+
+    def labels(self) -> ShardLabels | None:
+        """The labels of a shard's rows; None of a whole output."""
+        return None if self.shard is None else ShardLabels(self.shard, self.job_key)
+
 
 Warn = Callable[[str], None]
 PLAIN = OutputOptions()
@@ -88,7 +110,17 @@ def open_output(
     if suffix in jsonl_writer.SUFFIXES:
         writer = JsonlRowWriter(local_path, suffix, replaces, _encoder(columns, options))
     else:
-        writer = ParquetRowWriter(local_path, suffix, replaces, columns, input_schema, warn, options)
+        writer = ParquetRowWriter(
+            local_path,
+            suffix,
+            replaces,
+            columns,
+            input_schema,
+            warn,
+            options.compression,
+            options.row_group_rows,
+            options.labels(),
+        )
     return RemoteRowWriter(writer, local_path, path, overwrite) if is_remote else writer
 
 
@@ -121,18 +153,27 @@ class _Encoder:
 
     def __init__(self, columns: ResultColumns, options: OutputOptions) -> None:
         self._plain = RowEncoder(columns)
-        self._batch = BatchEncoder(options.model, options.created, options.token_text)
-        self._all_plain = options.format == "rows"
+        self._batch: Callable[[OutputRow], bytes] | None = None
+        self._options = options
 
     def __call__(self, row: OutputRow) -> bytes:
-        return self._plain(row) if self._all_plain or row.row.batch_url is None else self._batch(row)
+        if row.row.batch_url is None or self._options.format == "rows":
+            return self._plain(row)
+        if self._batch is None:
+            self._batch = self._batch_encoder()
+        return self._batch(row)
+
+    def _batch_encoder(self) -> Callable[[OutputRow], bytes]:
+        from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
+
+        texts = TokenTexts()
+        texts.bind(self._options.token_bytes)
+        return BatchEncoder(self._options.model, self._options.created, texts)
 
     def end(self, is_complete: bool) -> bytes:
         return b""
 
 
 def _encoder(columns: ResultColumns, options: OutputOptions) -> LineEncoder:
-    encode = _Encoder(columns, options)
-    if options.shard is None:
-        return encode
-    return LabelledLines(encode, ShardLabels(options.shard, options.job_key), options.num_selected)
+    encode, labels = _Encoder(columns, options), options.labels()
+    return encode if labels is None else LabelledLines(encode, labels, options.num_selected)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.jobs.readers.openai_batch_input import COMPLETIONS_URL
-from pagecli.jobs.rows.output_row import OutputRow
+from pagecli.jobs.rows.row import OutputRow
 
 IMPOSSIBLE_LOGPROB = -9999.0  # what the format has for a token that could not be chosen
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.output_row import OTHER_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
+from pagecli.jobs.rows.row import OTHER_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
 from pagecli.jobs.writers.json_inference import MAX_LEVELS, is_bounded, json_text, merged_type, num_leaves, to_array, widened
 from pagecli.jobs.writers.jsonl_writer import logprob_records
 from pagecli.jobs.writers.shard_labels import ShardLabels

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pagecli.jobs.rows.arrow_values import to_python
-from pagecli.jobs.rows.output_row import RESULT_COLUMNS, SHARD_COLUMN
+from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN
 from pagecli.jobs.writers.json_inference import json_text, widened
 from pagecli.jobs.writers.parquet_columns import JSON_TEXT, InferredColumns
 

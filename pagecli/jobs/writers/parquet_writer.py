@@ -7,19 +7,19 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pagecli.errors import InputError, PagecliError
-from pagecli.jobs.rows.output_row import OutputRow, ResultColumns
+from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
-from pagecli.jobs.writers.output_options import OutputOptions
 from pagecli.jobs.writers.parquet_columns import JSON_TEXT, ArrowCarriedColumns, InferredColumns, result_arrays
 from pagecli.jobs.writers.parquet_merge import Segment, merge_segments
 from pagecli.jobs.writers.shard_labels import ShardLabels
 
+Compression = Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"]
 GROUP_ROWS = 1000
 GROUP_BYTES = 16 << 20
 NOT_READABLE = "check the disk; or write JSON Lines"
@@ -37,17 +37,19 @@ class ParquetRowWriter:
         columns: ResultColumns,
         input_schema: pa.Schema | None,
         warn: Callable[[str], None],
-        options: OutputOptions = OutputOptions(),  # noqa: B008 (frozen)
+        compression: Compression = "zstd",
+        row_group_rows: int | None = None,
+        labels: ShardLabels | None = None,
     ) -> None:
         self._path = path
         self._suffix = suffix
         self._overwrite = overwrite
         self._columns = columns
-        self._options = options
-        self._group_rows = options.row_group_rows or GROUP_ROWS
+        self._compression = compression
+        self._group_rows = row_group_rows or GROUP_ROWS
         self._inferred = InferredColumns(warn)
         self._carried = ArrowCarriedColumns(input_schema) if input_schema is not None else None
-        self._labels = None if options.shard is None else ShardLabels(options.shard, options.job_key)
+        self._labels = labels
         self._rows: list[OutputRow] = []
         self._rows_bytes = 0
         self._segments: list[Segment] = []
@@ -138,7 +140,7 @@ class ParquetRowWriter:
     def _open_segment(self, schema: pa.Schema) -> None:
         path, self._reserved = self._reserved or _empty_temporary(self._path), None
         self._segments.append(Segment(path, schema, frozenset(self._inferred.json_columns)))
-        self._writer = pq.ParquetWriter(path, schema, compression=self._options.compression)
+        self._writer = pq.ParquetWriter(path, schema, compression=self._compression)
 
     def _close_segment(self) -> None:
         writer, self._writer = self._writer, None
@@ -155,7 +157,7 @@ class ParquetRowWriter:
         path = _empty_temporary(self._path)
         try:
             check_space = partial(_check_space, self._path)
-            schema = merge_segments(self._segments, path, self._inferred, check_space, self._options.compression)
+            schema = merge_segments(self._segments, path, self._inferred, check_space, self._compression)
         except (OSError, pa.ArrowException) as error:
             remove(path)
             raise _write_error(self._path, error) from error

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import PagecliError, UsageError
-from pagecli.jobs.rows.output_row import OutputRow
+from pagecli.jobs.rows.row import OutputRow
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import not_writable, remove
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from pagecli.jobs.rows.output_row import SHARD_COLUMN, OutputRow
+from pagecli.jobs.rows.row import SHARD_COLUMN, OutputRow
 from pagecli.jobs.rows.row_selection import Shard
 
 

@@ -9,8 +9,7 @@ one prompt copy it (Yu et al., OSDI 2022; baselines of Kwon et al., SOSP 2023, s
 
 from dataclasses import dataclass, field
 
-from pagecli.core.block_moves import BlockMove, MoveKind
-from pagecli.core.step_plan import KVUsage
+from pagecli.core.step_plan import BlockMove, KVUsage, MoveKind
 from pagecli.kv.baselines.buddy import BuddyAllocator
 from pagecli.kv.block_pool import BlockPool
 

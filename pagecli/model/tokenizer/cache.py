@@ -1,20 +1,153 @@
 """Cached copies of tokenizers, one file each, so that a start needs no transformers. On any error there is no copy.
 
 A file is a line of JSON, which says what it is and what the rest hashes to, and the rest. Files of other users are not read.
+
+Its key is a digest of all that transformers builds the tokenizer from: equal keys, equal tokenizers. transformers reads more
+than tokenizer.json: the configs, the names of files and even the directory's own. So the key covers all files but weights, and
+the versions of the packages. Where transformers may read files outside of these, there is no key.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pagecli.model.tokenizer.cache_key import FORMAT
+from pagecli import __version__
+from pagecli.model.readers.gguf_header import read_gguf_header
+
+FORMAT = 1  # of the cached files and of the key
+# Those whose presence or version changes how transformers reads tokenizers.
+_PACKAGES = ("transformers", "tokenizers", "huggingface_hub", "gguf", "sentencepiece", "protobuf", "tiktoken", "mistral-common")
+_ABOUT_MESSAGES = ("TRANSFORMERS_VERBOSITY", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz")
+_TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm")
+_BESIDE_GGUF = re.compile(r"token|tekken|vocab|merges|template|^config\.json$", re.IGNORECASE)
+_MAX_FILE_BYTES = 64 << 20
+_MAX_BYTES, _MAX_FILES = 256 << 20, 4096
+_GGUF_PREFIXES = (4 << 20, 32 << 20)  # bytes; most headers are within the first, none that we know of beyond the second
+
+
+class _Unsure(Exception):
+    """An input of the tokenizer cannot be part of the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerKey:
+    name: str  # 64 hexadecimal digits
+    prefix_bytes: int | None = None  # of a .gguf file: the key stands for it if its header is no longer
+
+    def stands_for(self, path: Path) -> bool:
+        """Whether all is in the key that transformers reads. Raises ModelError for a damaged .gguf file."""
+        if self.prefix_bytes is None:
+            return not _leads_elsewhere(path)
+        return read_gguf_header(path).data_start <= self.prefix_bytes and not _leads_elsewhere(path.parent)
+
+
+def tokenizer_keys(path: Path) -> Iterator[TokenizerKey]:
+    """Of a model directory its key; of a .gguf file one after the other. None at all where nothing should be kept.
+
+    A key is taken of a file's first bytes, for its header's length is costly to find: it may stand for more than the header.
+    """
+    try:
+        digest = hashlib.sha256()
+        _add_surroundings(digest)
+        is_gguf = path.suffix == ".gguf" and path.is_file()
+        _add(digest, b"gguf" if is_gguf else b"directory", os.fsencode(path))
+        if is_gguf:
+            yield from _gguf_keys(digest, path)
+        else:
+            _add_folder(digest, path)
+            yield TokenizerKey(digest.hexdigest())
+    except (OSError, _Unsure):
+        return
+
+
+def _gguf_keys(digest: Any, path: Path) -> Iterator[TokenizerKey]:
+    _add_folder(digest, path.parent, _BESIDE_GGUF)
+    with open(path, "rb") as file:
+        _add(digest, str(os.fstat(file.fileno()).st_size).encode())  # a file cut short is another
+        for num_bytes in _GGUF_PREFIXES:
+            digest.update(file.read(num_bytes - file.tell()))
+            yield TokenizerKey(digest.hexdigest(), num_bytes)
+
+
+def _add(digest: Any, *values: bytes) -> None:
+    for value in values:
+        digest.update(len(value).to_bytes(8, "little"))
+        digest.update(value)
+
+
+def _add_surroundings(digest: Any) -> None:
+    from importlib import metadata
+
+    _add(digest, str(FORMAT).encode(), __version__.encode(), repr(sys.version_info[:3]).encode())
+    for package in _PACKAGES:
+        try:
+            found = metadata.distribution(package)
+        except metadata.PackageNotFoundError:
+            _add(digest, package.encode(), b"")
+            continue
+        origin = found.read_text("direct_url.json") or ""
+        if "dir_info" in origin or "dev" in found.version:  # an editable install: its version says nothing about its code
+            raise _Unsure
+        _add(digest, package.encode(), found.version.encode(), origin.encode())
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("TRANSFORMERS_") and name not in _ABOUT_MESSAGES:
+            _add(digest, os.fsencode(name), os.fsencode(value))
+
+
+def _add_folder(digest: Any, folder: Path, wanted: re.Pattern[str] | None = None) -> None:
+    """Names of all in it that is wanted, and contents of the files in it and its folders that are not weights."""
+    num_bytes = 0
+    for num_files, entry in enumerate(sorted(_entries(folder, wanted), key=lambda entry: entry.path)):
+        _add(digest, os.fsencode(os.path.relpath(entry.path, folder)))
+        if not entry.is_file() or entry.name.lower().endswith(_WEIGHTS):
+            continue
+        size = entry.stat().st_size
+        if size > _MAX_FILE_BYTES and not entry.name.lower().endswith(_TEXTS):
+            _add(digest, b"large", str(size).encode())  # no tokenizer's
+            continue
+        num_bytes += size
+        if size > _MAX_FILE_BYTES or num_bytes > _MAX_BYTES or num_files > _MAX_FILES:
+            raise _Unsure
+        _add(digest, Path(entry.path).read_bytes())
+
+
+def _entries(folder: Path, wanted: re.Pattern[str] | None, depth: int = 0) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if wanted is None or depth > 0 or wanted.search(entry.name):
+                yield entry
+                if depth == 0 and entry.is_dir() and not entry.name.startswith("."):
+                    yield from _entries(Path(entry.path), wanted, 1)
+
+
+def _leads_elsewhere(folder: Path) -> bool:
+    """Whether a config names files that are not in the key, for transformers to read."""
+    for name in ("tokenizer_config.json", "config.json"):
+        try:
+            config = json.loads((folder / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return True
+        if not isinstance(config, dict) or config.get("gguf_file") or config.get("init_inputs"):
+            return True
+        named = [value for key, value in config.items() if key.endswith(("_file", "_files")) and value]
+        if any(not isinstance(value, str) or os.path.exists(value) for value in named):
+            return True
+    return False
+
 
 MAX_FILES = 32
-_MAX_BYTES = 256 << 20
 _STALE_SECONDS = 3600.0  # an unfinished file this old has no writer any more
 _SUFFIX, _UNFINISHED = ".json", ".tmp"
 

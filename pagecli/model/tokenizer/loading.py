@@ -5,9 +5,8 @@ from typing import Any
 
 from pagecli.errors import ModelError
 from pagecli.model.tokenizer import cache
-from pagecli.model.tokenizer.cache_key import TokenizerKey, tokenizer_keys
-from pagecli.model.tokenizer.parts import TokenizerParts, parts_of
-from pagecli.model.tokenizer.rust_panics import panics_as_errors
+from pagecli.model.tokenizer.cache import TokenizerKey, tokenizer_keys
+from pagecli.model.tokenizer.parts import TokenizerParts, panics_as_errors, parts_of
 
 
 def load_parts(path: Path) -> TokenizerParts:

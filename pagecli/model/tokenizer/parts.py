@@ -1,9 +1,31 @@
-"""The parts of a transformers tokenizer that pagecli uses: the Rust part and Python's settings. They can be serialized."""
+"""The parts of a transformers tokenizer that pagecli uses: the Rust part and Python's settings. They can be serialized.
+
+A panic in the Rust part becomes an Exception; PyO3 raises a BaseException, past every `except Exception`.
+"""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
+
+
+class TokenizerPanic(Exception):
+    """The tokenizers package panicked on this text or file; its next call works again."""
+
+
+class PanicsAsErrors:
+    """A context manager: a panic inside it leaves it as TokenizerPanic, everything else as it is."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is not None and (kind.__module__, kind.__name__) == ("pyo3_runtime", "PanicException"):
+            raise TokenizerPanic(str(error)) from None
+
+
+panics_as_errors = PanicsAsErrors()
 
 # What transformers replaces, in this order, where a tokenizer cleans up spaces (PreTrainedTokenizerBase.clean_up_tokenization).
 _CLEAN_UPS = (

@@ -8,10 +8,8 @@ from pagecli.errors import ErrorCode, RowError
 from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.byte_tokenizer import ByteTokenizer
 from pagecli.model.tokenizer.loading import load_parts, one_line
-from pagecli.model.tokenizer.parts import TokenizerParts
-from pagecli.model.tokenizer.rust_panics import TokenizerPanic, panics_as_errors
-from pagecli.model.tokenizer.token_bytes import token_bytes_of
-from pagecli.model.tokenizer.token_length import longest_token_bytes
+from pagecli.model.tokenizer.parts import TokenizerPanic, TokenizerParts, panics_as_errors
+from pagecli.model.tokenizer.token_bytes import longest_token_bytes, token_bytes_of
 
 if TYPE_CHECKING:
     from pagecli.model.tokenizer.templates.process import TemplateProcess

@@ -13,8 +13,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
-from pagecli.model.weights import check_tensor, missing_tensor
-from pagecli.model.weights.mapped_file import MappedFile
+from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor
 
 _PLAIN = {
     gguf.GGMLQuantizationType.F32: "float32",

@@ -16,7 +16,7 @@ from pagecli.model import families
 from pagecli.model.build_program import build
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
-from pagecli.model.weights import WeightSource
+from pagecli.model.weights.source import WeightSource
 
 _HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "rope_freqs.weight")  # ends of names
 _ROWS_AT_ONCE = 4096  # of tensors that are compared

@@ -8,8 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from pagecli.core.arrays import Array, stored_as
 from pagecli.errors import ModelError
-from pagecli.model.weights import check_tensor, missing_tensor, stored_name
-from pagecli.model.weights.mapped_file import MappedFile
+from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor, stored_name
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

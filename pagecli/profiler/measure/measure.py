@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine import loaded_model, threads
+from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.errors import RowError, UsageError
@@ -93,7 +93,7 @@ def measure(
     if cases is None:
         cases = (*DEFAULT_CASES, SHARING_CASE) if workload.prefix_block_size else DEFAULT_CASES
     on_progress(f"loading {settings.engine.model}")
-    threads.configure(settings.engine.threads)
+    loaded_model.configure(settings.engine.threads)
     loaded = loaded_model.load(settings.engine)
     config = replace(settings.engine, kv_memory_bytes=kv_memory_of(settings.engine, loaded))
     prompts = list(prompt_token_ids(workload, loaded.model.config.vocab_size))

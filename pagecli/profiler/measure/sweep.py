@@ -12,7 +12,7 @@ from itertools import product
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine import loaded_model, threads
+from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 from pagecli.errors import UsageError
 from pagecli.profiler.workloads.prompt_tokens import uniform_ids
@@ -86,7 +86,7 @@ def sweep(config: EngineConfig, points: list[SweepPoint]) -> Iterator[SweepResul
         max_num_seqs=batch,
         max_batch_tokens=max(config.max_batch_tokens, batch),
     )
-    threads.configure(config.threads)
+    loaded_model.configure(config.threads)
     loaded = loaded_model.load(config)
     positions = min(config.max_model_len or loaded.model.config.max_positions, loaded.model.config.max_positions)
     longest = max(points, key=lambda p: p.slots_each)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pagecli.devices.cpu.memory_budget import available_bytes
-from pagecli.engine.threads import usable_cores
+from pagecli.devices.memory import available_bytes
+from pagecli.engine.loaded_model import usable_cores
 from pagecli.profiler.plan.gpus import Device, match_gpu
 
 # FLOP/s of a core on float32 and on bfloat16. avx2: a whole run of 128 requests on two Zen 3 cores; avx512bf16 and avx512: a

@@ -18,8 +18,14 @@ from dataclasses import dataclass
 
 from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.core.model_config import ModelConfig
-from pagecli.devices import memory_needs
-from pagecli.devices.cpu.memory_budget import AUTO_SHARE
+from pagecli.devices.memory import (
+    AUTO_SHARE,
+    HOST_RUNTIME_BYTES,
+    activation_bytes,
+    head_bounds_bytes,
+    logits_bytes,
+    weight_bytes,
+)
 from pagecli.model.build_program import build
 from pagecli.profiler.plan.gpus import Device
 from pagecli.profiler.recording.records import MemoryPart
@@ -92,7 +98,7 @@ class Plan:
 def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     """The plan of `settings`, with requests as long as those of `workload`. Nothing is raised when it does not fit."""
     memory = settings.device.memory_bytes * settings.num_devices
-    weights = memory_needs.weight_bytes(settings.config, settings.dtype_bytes)
+    weights = weight_bytes(settings.config, settings.dtype_bytes)
     step_parts = _step_parts(settings)
     step = sum(part.num_bytes for part in step_parts)
     kept_back = int(memory * (1 - GPU_SHARE)) if settings.device.kind == "gpu" else 0
@@ -133,14 +139,14 @@ def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
     """Activations, logits and runtime memory of a step in bytes, over all devices; each device has its own."""
     on_gpu = settings.device.kind == "gpu"
     element_bytes = 2 if on_gpu and settings.dtype_bytes < 4 else 4
-    activations = memory_needs.activation_bytes(settings.config, settings.max_batch_tokens, element_bytes)
-    logits = memory_needs.logits_bytes(settings.config, settings.max_num_seqs)
+    activations = activation_bytes(settings.config, settings.max_batch_tokens, element_bytes)
+    logits = logits_bytes(settings.config, settings.max_num_seqs)
     if on_gpu:
         runtime = max(0, GPU_STEP_BYTES - activations - logits)
         note = f"context, allocator: with the two above {GPU_STEP_BYTES // 2**20:,} MiB"
     else:
-        runtime, note = memory_needs.HOST_RUNTIME_BYTES, "Python and libraries"
-    bounds = 0 if on_gpu else memory_needs.head_bounds_bytes(settings.config, settings.dtype_bytes)
+        runtime, note = HOST_RUNTIME_BYTES, "Python and libraries"
+    bounds = 0 if on_gpu else head_bounds_bytes(settings.config, settings.dtype_bytes)
     each = f" on each of {settings.num_devices}" if settings.num_devices > 1 else ""
     return [
         MemoryPart("LM head's bounds", bounds, "a byte for each of its weights"),

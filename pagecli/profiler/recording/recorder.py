@@ -7,9 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pagecli.core.block_moves import BlockMove, MoveKind
 from pagecli.core.outputs import RequestOutput
-from pagecli.core.step_plan import Chunk
+from pagecli.core.step_plan import BlockMove, Chunk, MoveKind
 from pagecli.engine.listener import StepSnapshot, StepTimes
 from pagecli.errors import InputError
 from pagecli.profiler.recording.bounded_logs import BlockMapLog, RequestLog, StepLog

@@ -16,8 +16,7 @@ import numpy as np
 
 from pagecli.core.engine_config import Batching, KVPolicy
 from pagecli.core.step_plan import Chunk, SampledToken, StepPlan, StepResult
-from pagecli.engine.generation.decoding import start_beam_search
-from pagecli.engine.generation.stopping import FinishCheck
+from pagecli.engine.generation.decoding import FinishCheck, start_beam_search
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations

@@ -7,8 +7,8 @@ from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
 from pagecli.devices.cuda.model.linear import CudaLinear, float8_linear
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Embedding, Head, Linear, Operation, Program, Weight, weights_of
-from pagecli.model.weights import WeightSource
 from pagecli.model.weights.reader import WeightReader
+from pagecli.model.weights.source import WeightSource
 
 
 class CudaWeightReader(WeightReader):

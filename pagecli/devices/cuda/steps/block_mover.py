@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pagecli.core.block_moves import BlockMove, MoveKind
+from pagecli.core.step_plan import BlockMove, MoveKind
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.streams import Event, Gpu
 from pagecli.devices.step_inputs import KVCache

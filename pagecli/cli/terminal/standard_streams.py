@@ -1,13 +1,15 @@
-"""The standard streams: closed ones, ones that cannot take any more, and stdout kept for rows.
+"""The standard streams: closed ones, ones that cannot take any more, stdout kept for rows, libraries kept quiet.
 
 While a job runs, stdout is for rows only: whatever else writes to file descriptor 1 ends up on stderr.
 """
 
 import ctypes
 import io
+import logging
 import os
 import select
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
@@ -105,3 +107,20 @@ def _point_to_stderr(fd: int) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, fd)
         os.close(nowhere)
+
+
+def quieten(verbose: bool, show_downloads: bool, has_log: bool = False) -> None:
+    """Sets what the libraries read at import; a variable the user has set stays. `verbose` leaves their warnings on.
+
+    With a log, their warnings go there instead of nowhere.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one prompt at a time: nothing to share between threads
+    if not show_downloads:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if verbose or has_log:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)

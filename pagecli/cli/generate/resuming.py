@@ -1,0 +1,214 @@
+"""A job that a later run can resume: its exclusive output and journal at the start, its finished rows saved at an early end."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, JournalOptions
+from pagecli.cli.terminal.console import Console
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import ExitCode, InputError, PagecliError, UsageError
+from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.journal.locked_output import LockedOutput, Outcome, lock_output
+from pagecli.jobs.rows.row import InputRow, InputSource
+from pagecli.jobs.rows.row_preparer import PreparedRow
+from pagecli.jobs.rows.row_selection import RowSelection, Shard
+from pagecli.jobs.run.job_loop import JobRun
+from pagecli.jobs.run.run_result import RunResult
+from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
+from pagecli.jobs.storage import remote_files
+from pagecli.jobs.storage.byte_streams import is_stream
+from pagecli.jobs.storage.redaction import redact
+from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, check_writable, is_stdout, is_stream_output
+
+
+@contextmanager
+def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[LockedOutput | None]:
+    """The locked output, unlocked at the end; None for a stream. Raises UsageError, InputError if it cannot be written.
+
+    Signals are deferred while the lock is taken or released, so that neither is left half done.
+    """
+    if is_stream_output(output):
+        check_writable(output, overwrite)
+        yield None
+        return
+    path = remote_files.local_output_path(output)
+    locked: LockedOutput | None = None
+    try:
+        with signals.deferred():
+            locked = lock_output(path, create=False)
+            if locked is None or completed_before(locked, output) is None:
+                check_writable(output, overwrite)
+                if locked is None:
+                    locked = lock_output(path)
+                    check_writable(output, overwrite)  # a run that ended meanwhile may have written it
+        if signals.received is not None:
+            raise StopRequested(signals.received)
+        yield locked
+    finally:
+        if locked is not None:
+            with signals.deferred():
+                locked.close()
+
+
+def completed_before(locked: LockedOutput, output: str) -> Outcome | None:
+    """How the job ended, if an earlier run put its output in path and was ended before it could remove the journal."""
+    return None if remote_files.is_remote(output) else locked.earlier_outcome()
+
+
+def open_journal(
+    locked: LockedOutput | None, options: JournalOptions, job: GenerateJob, identified: IdentifiedJob | None, console: Console
+) -> Journal | None:
+    """The journal of the job, if it is to have one. Raises UsageError, InputError."""
+    if locked is None:
+        return None
+    if not options.enabled:
+        if locked.has_earlier_rows and not options.restart:
+            raise UsageError(
+                f"{job.output} has finished rows of an earlier run", "leave out --no-journal to resume, or add --restart"
+            )
+        return None
+    assert identified is not None
+    journal = locked.open_journal(identified.identity, identified.weights, options.restart, job.columns.token_ids)
+    for note in locked.notes:
+        console.warning(note)
+    if journal.num_rows:
+        console.note(f"{journal.num_rows:,} rows were finished by an earlier run and are taken over")
+    return journal
+
+
+class ResumedRows:
+    """Prepares every row of the input: the journal's output for rows it has, `prepare` for the others."""
+
+    def __init__(self, prepare: Callable[[InputRow], PreparedRow], journal: Journal | None, params: SamplingParams) -> None:
+        self._prepare = prepare
+        self._journal = journal if journal is not None and journal.num_rows else None
+        self._params = params
+        self._num_rows = 0
+
+    def __call__(self, row: InputRow) -> PreparedRow:
+        self._num_rows = row.index + 1
+        finished = None if self._journal is None else self._journal.take(row)
+        return self._prepare(row) if finished is None else PreparedRow(row, [], self._params, 0, finished=finished)
+
+    def check_complete(self, selection: RowSelection) -> None:
+        """To be called after the last row: checks that the input still has every row the journal has. Raises InputError."""
+        num_expected = 0 if self._journal is None else self._journal.finished.num_indexes
+        if selection.limit is not None:
+            shard = selection.shard or Shard(1, 1)
+            num_expected = min(num_expected, -(-(selection.limit - shard.number + 1) // shard.count))
+        if self._num_rows < num_expected:
+            raise InputError(
+                f"the input ended after {self._num_rows:,} rows; of an earlier run row {num_expected:,} is finished",
+                "it was cut short: run the same command with the whole input again",
+            )
+
+
+def keep_finished(run: JobRun, writer: RowWriter, locked: LockedOutput | None, console: Console, job: GenerateJob) -> str:
+    """Saves the finished rows: in the journal, or without one as a .partial file. Prints where, and how to resume.
+
+    Returns the summary's text for the output.
+    """
+    result = run.result
+    why = stop_reason(result)
+    if locked is not None and locked.has_journal:
+        num_rows = locked.save()
+        if num_rows:
+            kept = f"the finished rows of this job are kept ({num_rows:,} input rows)"
+            console.error(f"{why}; {kept}" if why else kept, how_to_resume(job.input))
+        elif why:
+            console.error(f"{why}; no row was finished")
+        return "not there yet; the journal has the finished rows" if num_rows else "none"
+    guarded(run.keep_finished, console)
+    path = writer.keep_partial()
+    if path is not None:
+        console.error(f"{why or 'the job did not end'}; its {result.num_rows} finished rows are in {path}")
+        return str(path)
+    if why:
+        console.error(why)
+    return "none" if locked is not None else shown_stream(job.output)
+
+
+def shown_stream(output: str) -> str:
+    """The summary's text for an output that is a stream."""
+    return STANDARD_OUTPUT if is_stdout(output) else output
+
+
+def stop_reason(result: RunResult) -> str | None:
+    """Why a run ended before its input did; None if an error ended it, which is reported elsewhere."""
+    if result.stopped_by is not None:
+        return f"stopped by {signal.Signals(result.stopped_by).name}"
+    if result.too_many_errors is not None:
+        return f"stopped: {result.too_many_errors}; the first, {result.first_error}"
+    return None
+
+
+def how_to_resume(input_path: str) -> str:
+    """The command that continues the job: this one, without --restart and without secrets."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
+    command = redact(shlex.join(["pagecli", *arguments]))
+    return f"pipe the same rows to it again to resume: {command}" if is_stream(input_path) else f"resume with: {command}"
+
+
+def save_at_deadline(locked: LockedOutput | None, input_path: str) -> Callable[[int], None]:
+    """The watchdog's callback: saves the finished rows and prints how to resume. Runs in another thread than the job."""
+
+    def save(signum: int) -> None:
+        text = f"error: ended by {signal.Signals(signum).name} in the middle of a step"
+        if locked is not None and locked.has_journal:
+            num_rows = locked.save_from_outside()
+            text += f"; {num_rows:,} finished rows are kept\nhint: {how_to_resume(input_path)}"
+        os.write(2, f"{text}\n".encode())
+
+    return save
+
+
+@contextmanager
+def resumable_loading(locked: LockedOutput | None, console: Console, input_path: str) -> Iterator[Callable[[], None]]:
+    """On a signal inside, before the function it gives is called, syncs an earlier run's rows and prints how to resume."""
+    is_loading = True
+
+    def loaded() -> None:
+        nonlocal is_loading
+        is_loading = False
+
+    try:
+        yield loaded
+    except StopRequested as request:
+        if not is_loading:
+            raise
+        num_rows = 0 if locked is None else locked.save()
+        why = f"stopped by {signal.Signals(request.signum).name} while loading"
+        if num_rows:
+            console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_resume(input_path))
+        else:
+            console.error(f"{why}; no row was finished")
+        raise
+
+
+def guarded(action: Callable[[], object], console: Console) -> None:
+    """Run `action`, which saves after an error; an error of its own (the disk is still full) is only logged."""
+    try:
+        action()
+    except (PagecliError, OSError) as error:
+        console.detail(f"while saving finished rows: {error}")
+
+
+def write_partial(source: InputSource, writer: RowWriter, journal: Journal | None, console: Console, output: str) -> int:
+    """--partial: the rows that a stopped job has finished so far, as a file to read; nothing is generated.
+
+    Writes them in the input's order to OUTPUT's .partial file; the journal stays. Raises UsageError if there are none.
+    """
+    if journal is None or not journal.num_rows:
+        raise UsageError(f"{output} has no journal with finished rows", "--partial is for a job that was stopped")
+    num_found = 0
+    for row in source:
+        for finished in journal.take(row) or ():
+            writer.write(finished)
+            num_found += 1
+    path = writer.keep_partial()
+    console.note(f"{num_found:,} finished rows are in {path}; the job itself resumes without --partial")
+    return ExitCode.OK

@@ -1,0 +1,283 @@
+"""The work behind `pagecli generate`: check everything cheap, load the model, run the job, report."""
+
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, check_chat, identify, open_rows, output_options, prompt_length
+from pagecli.cli.generate.model_defaults import with_model_defaults
+from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
+from pagecli.cli.generate.reporting import monitored, print_summary
+from pagecli.cli.generate.resuming import (
+    ResumedRows,
+    completed_before,
+    guarded,
+    keep_finished,
+    locked_output,
+    open_journal,
+    resumable_loading,
+    save_at_deadline,
+    shown_stream,
+    write_partial,
+)
+from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.progress import progress_display
+from pagecli.cli.terminal.standard_streams import quieten, reserved_stdout
+from pagecli.errors import ExitCode, InputError
+from pagecli.jobs.journal.journal import Journal
+from pagecli.jobs.journal.locked_output import LockedOutput, Outcome
+from pagecli.jobs.monitoring.job_status import Heartbeat
+from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
+from pagecli.jobs.rows.row import InputSource
+from pagecli.jobs.rows.row_preparer import RowPreparer
+from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.retries import RetryingEngine
+from pagecli.jobs.run.run_result import RunResult, job_stats, write_stats
+from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
+from pagecli.jobs.storage.atomic_file import WholeFile
+from pagecli.jobs.storage.redaction import redact_values
+from pagecli.jobs.writers.open_output import RowWriter, open_output
+from pagecli.model.registry import resolve_model
+
+if TYPE_CHECKING:
+    from pagecli.engine.engine import Engine
+    from pagecli.model.tokenizer.tokenizer import Tokenizer
+
+
+NUM_DESCRIPTORS = 16  # input, output, journal, lock, signals, weights, and one for each module while it is imported
+
+
+@dataclass(slots=True)
+class OnePart:
+    """What a part's run shares with those of the other parts: the engine, and how its end is told."""
+
+    load: Callable[[], "Engine"]
+    report: Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of a job: its input, output, console, signals, monitor and statistics file."""
+
+    job: GenerateJob
+    source: InputSource
+    locked: LockedOutput | None  # None: a stream
+    console: Console
+    signals: StopSignals
+    monitor: JobMonitor
+    stats_file: WholeFile | None
+    loaded: Callable[[], None]  # ends what a signal interrupts as loading
+    started: float
+    part: OnePart | None = None  # of a job in automatic parts
+    tokenizer: "Tokenizer | None" = None  # once the model is loaded
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The text of a token in UTF-8; None before the model is loaded, or if it is not known."""
+        return None if self.tokenizer is None else self.tokenizer.token_bytes(token_id)
+
+    def stop_signal(self) -> int | None:
+        """The number of the signal that asks the run to end; None so far."""
+        return self.signals.received
+
+
+def _check_descriptors() -> None:
+    """Raises InputError if this process may not open as many files as a job needs."""
+    opened: list[int] = []
+    try:
+        for _ in range(NUM_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raise InputError(f"too few files may be open at a time: the limit is {limit}", "raise it: ulimit -n 1024") from error
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None) -> int:
+    """Runs the job, or one part of it; returns the exit code. Raises PagecliError, StopRequested."""
+    started = time.perf_counter()
+    quieten(console.verbose, console.is_terminal and not console.quiet, has_log=console.log is not None)
+    _check_descriptors()
+    if job.dry_run:
+        from pagecli.cli.generate.dry_run import run_dry
+
+        return run_dry(job, console)
+    begun = JobSnapshot(job.input, job.output, job.engine.model)
+    with (
+        stop_signals() as signals,
+        monitored(job.monitoring, begun, console) as monitor,
+        contextlib.nullcontext() if job.stats is None else WholeFile(job.stats) as stats_file,
+        reserved_stdout() as rows_fd,
+        locked_output(job.output, job.overwrite, signals) as locked,
+    ):
+        outcome = None if locked is None else completed_before(locked, job.output)
+        if locked is not None and outcome is not None:
+            monitor.end(outcome.exit_code)
+            return _already_complete(locked, outcome, console)
+        if job.profile is not None:
+            check_profile_directory(job.profile)
+        source = open_rows(job, console.warning)
+        with contextlib.closing(source), resumable_loading(locked, console, job.input) as loaded:
+            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part), rows_fd)
+
+
+def _run_locked(run: _Run, rows_fd: int) -> int:
+    console, model = run.console, run.job.engine
+    model_source = resolve_model(model.model, model.load_format)
+    job = with_model_defaults(run.job, model_source, console)
+    run = replace(run, job=job)
+    identified = None
+    if job.selection.shard is not None or (run.locked is not None and job.journal.enabled):
+        identified = identify(job, model_source)
+    journal = open_journal(run.locked, job.journal, job, identified, console)
+    if run.locked is not None:
+        run.monitor.add(Heartbeat(run.locked.output))
+        run.signals.on_first = run.monitor.stopping
+    run.monitor.begin()
+    if journal is not None or run.locked is None:
+        run.signals.on_deadline = save_at_deadline(run.locked, job.input)
+    template_time = _template_time(run)
+    job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
+    schema, options = run.source.schema, output_options(job, run.source, job_key, run.token_bytes)
+    writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
+    try:
+        if job.journal.partial:
+            run.loaded()
+            return write_partial(run.source, writer, journal, console, job.output)
+        return _run(run, writer, journal, identified, template_time)
+    finally:
+        writer.discard()
+
+
+def _already_complete(locked: LockedOutput, outcome: Outcome, console: Console) -> int:
+    """Remove the journal of an earlier run that was killed after its output was complete."""
+    locked.complete()
+    console.note(f"{locked.output} is complete, {outcome.num_rows:,} rows of an earlier run; nothing was left to do")
+    return outcome.exit_code
+
+
+def _template_time(run: _Run) -> datetime:
+    """The time that chat templates see; a resumed job keeps that of its first run."""
+    begun = None if run.locked is None else run.locked.template_time
+    return datetime.fromisoformat(begun) if begun is not None else run.job.prompts.template_time or datetime.now()
+
+
+def _run(
+    run: _Run, writer: RowWriter, journal: Journal | None, identified: IdentifiedJob | None, template_time: datetime
+) -> int:
+    job, console = run.job, run.console
+    with progress_display(console) as display:
+        run.monitor.add(display)
+        engine = load_engine(job, console) if run.part is None else run.part.load()
+        if identified is not None:
+            identified.check_loaded()
+        run.monitor.loaded(engine.stats())
+        run.tokenizer = engine.tokenizer
+        engine.tokenizer.template_time = template_time
+        prepare, job_run = _job_run(run, engine, writer, journal)
+
+        def stats_so_far() -> dict[str, Any]:
+            of_model = {name: getattr(job.params, name) for name in job.of_model}
+            return job_stats(engine.stats(), job_run.result, run.started, job.engine.model, of_model)
+
+        with _stats_written(run, stats_so_far), _recorded(job, engine, console):
+            code, shown = _run_to_the_end(run, job_run, writer, prepare)
+        stats = stats_so_far()
+    run.monitor.end(code, stats=stats)
+    if run.part is not None:
+        run.part.report(stats)
+    elif code != ExitCode.SIGPIPE:
+        print_summary(console, stats, shown)
+        _say_errors(job_run.result, console)
+    return code
+
+
+def _job_run(run: _Run, engine: "Engine", writer: RowWriter, journal: Journal | None) -> tuple[ResumedRows, JobRun]:
+    job, tokenizer = run.job, engine.tokenizer
+    length = prompt_length(job, tokenizer, engine.max_model_len)
+    preparer = RowPreparer(tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
+    prepare, window = ResumedRows(preparer.prepare, journal, job.params), Window.for_engine(job.engine.max_num_seqs)
+    computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
+    return prepare, JobRun(computes, prepare, writer, window, job.order, run.monitor, run.stop_signal, journal, job.errors)
+
+
+@contextlib.contextmanager
+def _stats_written(run: _Run, stats: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """Writes the file of --stats at the end of the block; after an exception as far as it can."""
+
+    def write() -> None:
+        if run.stats_file is not None:
+            write_stats(run.stats_file, redact_values(stats()))
+
+    try:
+        yield
+    except BaseException:
+        guarded(write, run.console)
+        raise
+    write()
+
+
+def _recorded(job: GenerateJob, engine: "Engine", console: Console) -> contextlib.AbstractContextManager[None]:
+    if job.profile is None:
+        return contextlib.nullcontext()
+    return recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console)
+
+
+def load_engine(job: GenerateJob, console: Console) -> "Engine":
+    """Raises ModelError, UsageError."""
+    console.detail(f"loading {job.engine}")
+    from pagecli.devices.memory import check_fits
+
+    check_fits(job.engine)
+    from pagecli.engine.engine import Engine
+
+    if console.log is not None:
+        console.log.capture_libraries()
+    engine = Engine(job.engine)
+    for note in engine.loaded.model.notes:
+        console.warning(note)
+    check_chat(job, engine.tokenizer)
+    console.detail(f"loaded: {engine.stats()}")
+    return engine
+
+
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: ResumedRows) -> tuple[int, str]:
+    """Runs all rows and completes the output; whatever ends the job early, finished rows are kept.
+
+    Returns the exit code, and where the rows are, in words.
+    """
+    console, locked = run.console, run.locked
+    try:
+        with run.signals.deferred():
+            run.loaded()
+            result = job_run.run(run.source)
+            if not result.ended_early:
+                prepare.check_complete(run.job.selection.parse())
+                code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
+                if locked is not None:
+                    locked.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))
+                writer.finish()
+                if locked is not None:
+                    locked.complete()
+                return code, shown_stream(run.job.output) if locked is None else run.job.output
+        shown = keep_finished(job_run, writer, locked, console, run.job)
+        return ExitCode.ROWS if result.stopped_by is None else 128 + result.stopped_by, shown
+    except BrokenPipeError:
+        return ExitCode.SIGPIPE, shown_stream(run.job.output)
+    except BaseException:
+        guarded(lambda: keep_finished(job_run, writer, locked, console, run.job), console)
+        raise
+
+
+def _say_errors(result: RunResult, console: Console) -> None:
+    if result.num_error_rows and not result.ended_early:
+        console.error(
+            f"{result.num_error_rows} of {result.num_rows} rows are error rows; the first, {result.first_error}",
+            "their column error says why",
+        )

@@ -1,0 +1,172 @@
+"""Memory of a run: what there is, what a model asks for by its config alone, and how many KV blocks fit.
+
+A plan and the check before weights are loaded use the same sums.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagecli.core.dtypes import WEIGHT_BYTES
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.model_config import ModelConfig
+from pagecli.devices import registry
+from pagecli.devices.cpu.fused_adds import buffer_widths
+from pagecli.devices.cpu.lm_head import bounds_bytes
+from pagecli.errors import ModelError
+from pagecli.model.build_program import build
+from pagecli.model.registry import resolve_model
+
+AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and other processes
+
+
+def available_bytes(root: Path = Path("/")) -> int:
+    """Memory this process can still take: the machine's available memory, or less where a cgroup limits it."""
+    meminfo = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    for limit_path, used_path in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, used = (root / limit_path).read_text().strip(), (root / used_path).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit() and used.isdigit():
+            available = min(available, max(0, int(limit) - int(used)))
+    return available
+
+
+def check_weights_fit(num_parameters: int, bytes_each: float, name: str, available: int | None = None) -> None:
+    """Raise ModelError, before anything is loaded, if the weights alone are more than the memory available."""
+    needed, available = num_parameters * bytes_each, available_bytes() if available is None else available
+    if needed > available:
+        raise ModelError(
+            f"the weights of {name} take {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB of memory are available",
+            "use --dtype bfloat16 or int8, a smaller model or a larger machine",
+        )
+
+
+def num_swap_blocks(swap_memory_bytes: int, preemption: str, block_bytes: int) -> int:
+    """Blocks of `block_bytes` for swapped-out K and V. Raises ModelError if swapping is asked for and not one fits."""
+    if preemption == "swap" and swap_memory_bytes < block_bytes:
+        raise ModelError(f"--swap-memory is less than one KV block of {block_bytes:,} bytes", "raise --swap-memory")
+    return swap_memory_bytes // block_bytes
+
+
+def num_kv_blocks(kv_memory_bytes: int | None, block_bytes: int, max_useful_blocks: int, available: int | None = None) -> int:
+    """Blocks of `block_bytes` in `kv_memory_bytes` (None: AUTO_SHARE of what is available, and no more than could be used).
+
+    `available`: by default, this machine's memory. Raises ModelError if that is not one block, or more than there is.
+    """
+    available = available_bytes() if available is None else available
+    if kv_memory_bytes is None:
+        num_blocks = min(int(available * AUTO_SHARE) // block_bytes, max_useful_blocks)
+    else:
+        num_blocks = kv_memory_bytes // block_bytes
+        if num_blocks * block_bytes > available:
+            raise ModelError(
+                f"KV memory of {kv_memory_bytes / 2**30:.2f} GiB does not fit: {available / 2**30:.2f} GiB are available",
+                f"use --kv-memory {max(1, int(available * AUTO_SHARE) // 2**20)}MiB, or auto",
+            )
+    if num_blocks < 1:
+        given = "the memory available" if kv_memory_bytes is None else f"--kv-memory ({kv_memory_bytes:,} bytes)"
+        raise ModelError(
+            f"{given} is less than one KV block of {block_bytes:,} bytes", "raise --kv-memory or lower --block-size"
+        )
+    return num_blocks
+
+
+FLOAT32_BYTES = 4
+HOST_RUNTIME_BYTES = 150 * 2**20  # Python and its libraries with a tiny model: 123 MiB resident
+SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log probabilities
+
+
+def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
+    return int(build(config).num_parameters * bytes_each)
+
+
+def head_bounds_bytes(config: ModelConfig, bytes_each: float) -> int:
+    """The quantized upper bounds that the CPU's LM head keeps beside its weights."""
+    weight = build(config).head_weight
+    return bounds_bytes(weight.num_rows, weight.columns, bytes_each)
+
+
+def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:
+    """The buffers of a forward pass of so many tokens, one for each value of the program."""
+    return max_batch_tokens * sum(buffer_widths(build(config)).values()) * element_bytes
+
+
+def logits_bytes(config: ModelConfig, max_num_seqs: int) -> int:
+    """Logits in float32 and the copies that sampling makes of them."""
+    return max_num_seqs * config.vocab_size * FLOAT32_BYTES * (1 + SAMPLING_COPIES)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeeds:
+    """Memory of a run on this machine, in bytes, by part; `kv`: --kv-memory, 0 for auto."""
+
+    weights: int
+    activations: int
+    logits: int
+    kv: int
+    swap: int = 0
+    head_bounds: int = 0
+    runtime: int = HOST_RUNTIME_BYTES
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.head_bounds + self.activations + self.logits + self.kv + self.swap + self.runtime
+
+    def describe(self) -> str:
+        """The sum in words, parts under 50 MiB left out."""
+        parts = {
+            "weights": self.weights,
+            "bounds of the LM head": self.head_bounds,
+            "KV cache": self.kv,
+            "swap": self.swap,
+            "activations": self.activations,
+            "logits and sampling": self.logits,
+            "Python and libraries": self.runtime,
+        }
+        return " + ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= 50 * 2**20)
+
+    def check_fit(self, name: str, available: int, dtype_bytes: float) -> None:
+        """Raises ModelError with the sum, and the largest KV cache that fits or another remedy, unless it fits."""
+        if self.total <= available:
+            return
+        room = available - (self.total - self.kv)
+        if self.kv and room >= 2**20:
+            hint = f"the largest that fits is --kv-memory {room // 2**20}MiB"
+        elif self.swap and room + self.swap >= 2**20:
+            hint = f"the largest that fits is --swap-memory {(room + self.swap) // 2**20}MiB"
+        elif dtype_bytes > 2 and self.weights // 2 + self.runtime <= available:
+            hint = "use --dtype bfloat16, or int8"
+        else:
+            hint = "use a smaller model or a larger machine; pagecli profile shows which fits"
+        total = _gib(self.total)
+        raise ModelError(f"{name} does not fit: {self.describe()} = {total}; {_gib(available)} of memory are available", hint)
+
+
+def check_fits(config: EngineConfig) -> None:
+    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
+
+    A GPU's memory is divided when it is there (devices/cuda/startup.py).
+    """
+    device = registry.choose(config.device)
+    if device.name != "cpu":
+        return
+    source = resolve_model(config.model, "dummy")
+    dtype_bytes = WEIGHT_BYTES[device.resolve_dtype(config.dtype)]
+    needs = MemoryNeeds(
+        weights=weight_bytes(source.config, dtype_bytes),
+        head_bounds=head_bounds_bytes(source.config, dtype_bytes),
+        activations=activation_bytes(source.config, config.max_batch_tokens),
+        logits=logits_bytes(source.config, config.max_num_seqs),
+        kv=config.kv_memory_bytes or 0,
+        swap=config.swap_memory_bytes,
+    )
+    needs.check_fit(source.name, available_bytes(), dtype_bytes)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
