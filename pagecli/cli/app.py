@@ -1,7 +1,7 @@
 """The program `pagecli`: its commands, and the one entry point. Nothing slow is imported here, so that help is quick."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from pagecli.cli.status import EPILOG as STATUS_EPILOG
 from pagecli.cli.status import status
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import end_process, exit_code_of, flushed
-from pagecli.cli.terminal.help import HelpCommand, HelpGroup
+from pagecli.cli.terminal.help import HelpCommand, HelpGroup, ShortHelp, help_page
 from pagecli.cli.terminal.standard_streams import open_standard_streams
 
 app = typer.Typer(
@@ -46,12 +46,46 @@ def options(
 
 # Commands with settings: every flag also from PAGECLI_... in the environment, and from files (settings/resolve.py).
 WITH_SETTINGS = {"auto_envvar_prefix": "PAGECLI"}
-app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS)(generate)
-app.command(cls=HelpCommand, epilog=PROFILE_EPILOG, context_settings=WITH_SETTINGS)(profile)
+GENERATE_HELP = ShortHelp(
+    most_used=(
+        *("--model", "--prompt-column", "--template", "--system", "--max-tokens", "--temperature", "--stop", "--n"),
+        *("--limit", "--dry-run", "--overwrite", "--stats", "--quiet"),
+    ),
+    examples=(
+        "pagecli generate in.jsonl out.parquet --model smollm2-135m",
+        "pagecli generate reviews.csv labels.parquet -m ./model --template 'Sentiment of: {{ review }}' --max-tokens 5",
+        "pagecli generate in.jsonl out.parquet -m smollm2-135m --dry-run",
+        "cat in.jsonl | pagecli generate - - -m smollm2-135m --quiet | jq -r .text",
+    ),
+)
+PROFILE_HELP = ShortHelp(
+    most_used=("--model", "--gpu", "--workload", "--dtype", "--max-tokens", "--run", "--html", "--json"),
+    examples=(
+        "pagecli profile --model opt-13b --gpu a100-40gb",
+        "pagecli profile --model llama-3.1-8b --gpu l4 --workload lengths.csv",
+        "pagecli profile --model smollm2-135m --workload in.jsonl --max-tokens 64",
+        "pagecli profile --model smollm2-135m --run --html report.html",
+    ),
+)
+app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"obj": GENERATE_HELP})(generate)
+app.command(cls=HelpCommand, epilog=PROFILE_EPILOG, context_settings=WITH_SETTINGS | {"obj": PROFILE_HELP})(profile)
 app.command(cls=HelpCommand, epilog=STATUS_EPILOG)(status)
 app.command(cls=HelpCommand, context_settings=WITH_SETTINGS)(merge)
 app.command(cls=HelpCommand, epilog=DOCTOR_EPILOG)(doctor)
 app.command(cls=HelpCommand)(config)
+
+
+@app.command(name="help", cls=HelpCommand)
+def show_help(
+    context: typer.Context,
+    command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="The command to explain.")] = None,
+) -> None:
+    """Show the help of a command, or of the program."""
+    found: Any = context.find_root()
+    for name in command or ():
+        inner = found.command.resolve_command(found, [name])[1]
+        found = inner.context_class(inner, info_name=name, parent=found, **inner.context_settings)
+    typer.echo(help_page(found.command, found))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from typer.main import get_command
 from pagecli.cli.app import app, main
 from pagecli.cli.flags.engine_and_sampling import parse_memory_size
 from pagecli.cli.terminal.console import Console
+from pagecli.cli.terminal.help import group_name
 from pagecli.errors import UsageError
 
 PROGRAM = [sys.executable, "-m", "pagecli"]
@@ -43,14 +44,15 @@ def test_overview_names_the_commands_a_line_each(args):
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("generate", "Missing argument 'INPUT'"),
-        ("status", "Missing argument 'OUTPUT'"),
-        ("merge", "Missing argument 'PART... OUTPUT'"),
+        ("generate in.jsonl", "Missing argument 'OUTPUT'"),
+        ("status --json", "Missing argument 'OUTPUT'"),
+        ("merge --quiet", "Missing argument 'PART... OUTPUT'"),
         ("profile", "Missing option '--model' / '-m' (env var: 'PAGECLI_MODEL')"),
     ],
 )
 def test_a_command_without_what_it_needs_says_what_and_shows_its_usage(command, says):
-    done = pagecli(command)
+    done = pagecli(*command.split())
+    command = command.split()[0]
     assert (done.returncode, done.stdout) == (2, "")
     error, hint = done.stderr.splitlines()
     assert error == f"error: {says}"
@@ -61,7 +63,7 @@ def test_a_command_without_what_it_needs_says_what_and_shows_its_usage(command, 
 def help_of(command: str, width: int, monkeypatch, capsys) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     with pytest.raises(SystemExit):
-        main([*command.split(), "--help"])
+        main([*command.split(), "--help=all" if command else "--help"])
     return capsys.readouterr().out
 
 
@@ -83,6 +85,47 @@ def test_help_cuts_no_flag_and_no_number_at_any_width(command, width, monkeypatc
             assert word in words, word
         if isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool):
             assert str(parameter.default) in words
+
+
+def test_a_command_of_many_flags_shows_its_most_used_ones_first_and_where_the_others_are(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in (["generate", "--help"], ["help", "generate"], ["generate"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        said = capsys.readouterr()
+        assert ended.value.code == (0 if len(arguments) == 2 else 2)
+        text = said.out or said.err
+        assert len(text.splitlines()) < 50
+        assert "--max-tokens N" in text
+        assert "--swap-memory" not in text
+        assert "--help=all" in text
+        assert "pagecli generate in.jsonl out.parquet" in text
+
+
+@pytest.mark.parametrize("command", ["generate", "profile"])
+def test_the_groups_of_flags_together_are_all_flags(command, monkeypatch, capsys):
+    whole = help_of(command, 80, monkeypatch, capsys)
+    groups = [group_name(line.rstrip(":")) for line in whole.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    assert "sampling" in groups or command == "profile"
+    shown = ""
+    for group in groups:
+        with pytest.raises(SystemExit):
+            main([command, f"--help={group}"])
+        shown += capsys.readouterr().out
+    flags = r"(?m)^  (?:-\w, )?--[\w-]+"
+    assert re.findall(flags, shown) == re.findall(flags, whole)
+
+
+def test_an_unknown_group_of_flags_or_command_names_those_there_are(capsys):
+    for arguments, named in ((["generate", "--help=nonsense"], "sampling"), (["help", "nonsense"], "pagecli --help")):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert named in capsys.readouterr().err
+
+
+def test_bounds_are_said_in_words(monkeypatch, capsys):
+    assert not re.search(r"<\w+ range>|<=|x>", help_of("generate", 80, monkeypatch, capsys))
 
 
 def wrong_values() -> list[tuple[str, str, str]]:
@@ -114,7 +157,7 @@ def test_no_message_has_a_librarys_words(monkeypatch, capsys, tmp_path):
 
 def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
     text = subprocess.run(
-        [*PROGRAM, "generate", "--help"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=60
+        [*PROGRAM, "generate", "--help=all"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=60
     ).stdout
     for panel in ("Input and output", "Prompts", "Sampling", "Samples and beams", "Model", "Engine", "Reporting"):
         assert panel in text

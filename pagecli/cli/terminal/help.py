@@ -1,5 +1,8 @@
 """Help pages as plain text: sections of flags, wrapped to the terminal's width between words only.
 
+A command of many flags shows a short page (its most used flags, examples, the names of the groups); `--help=GROUP` shows one
+group and `--help=all` everything. A command without arguments shows the same short page on stderr, with exit code 2.
+
 Instead of Rich's help, which is slow to import and shortens flags to `--max-batch-toke…` on a narrow terminal, and of click's,
 which wraps at hyphens: a flag's name and a number are always whole.
 """
@@ -8,16 +11,28 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pagecli.errors import ExitCode
+from pagecli.errors import ExitCode, UsageError
 
 MIN_WIDTH, MAX_WIDTH = 40, 100
 HELP_COLUMN = 30  # help begins in it, or on the next line after a longer flag
 TYPE_NAMES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT", "path": "FILE"}
+
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class ShortHelp:
+    """The short page of a command, given as the `obj` of its context settings: names of flags, and lines to copy."""
+
+    most_used: tuple[str, ...]
+    examples: tuple[str, ...]
 
 
 class HelpCommand(TyperCommand):
@@ -25,6 +40,22 @@ class HelpCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(help_page(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing and any(argument.required for argument in self.params):
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(ExitCode.USAGE)
+        for wanted in args[: args.index("--") if "--" in args else None]:
+            if wanted.startswith("--help="):
+                self._show_group(ctx, wanted.removeprefix("--help="))
+        return super().parse_args(ctx, args)
+
+    def _show_group(self, ctx: Any, group: str) -> None:
+        groups = [group_name(title) for title in sections_of(self, ctx)]
+        if group not in (ALL, *groups):
+            raise UsageError(f"--help={group}: no such group of flags", f"one of {', '.join((ALL, *groups))}")
+        typer.echo(help_page(self, ctx, group))
+        ctx.exit()
 
 
 class HelpGroup(TyperGroup):
@@ -40,20 +71,44 @@ class HelpGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def help_page(command: Any, context: Any) -> str:
-    """The page for a terminal as wide as this one, or as COLUMNS says."""
+def help_page(command: Any, context: Any, group: str = "") -> str:
+    """The page for a terminal as wide as this one, or as COLUMNS says. `group`: "", `all`, or the name of a group of flags."""
     width = max(MIN_WIDTH, min(shutil.get_terminal_size().columns, MAX_WIDTH))
+    sections = sections_of(command, context)
+    short = context.obj if isinstance(context.obj, ShortHelp) and not group else None
+    if group not in ("", ALL):
+        sections = {title: entries for title, entries in sections.items() if group_name(title) == group}
+    elif short is not None:
+        sections = _most_used(sections, short.most_used)
     lines = [usage_line(command, context), ""]
-    for paragraph in (command.help or "").split("\n\n"):
+    for paragraph in (command.help or "").split("\n\n")[: None if group == ALL or short is None else 1]:
         lines += [*_wrapped(paragraph, width), ""]
-    for title, entries in _sections(command, context).items():
+    for title, entries in sections.items():
         lines.append(f"{title}:")
         for name, text in entries:
             lines += _entry(name, text, width)
         lines.append("")
-    for paragraph in (command.epilog or "").split("\n\n"):
-        lines += _wrapped(paragraph, width)
+    if short is not None:
+        lines += ["Examples:", *(f"  {example}" for example in short.examples), ""]
+        groups = ", ".join(group_name(title) for title in sections_of(command, context))
+        lines += _wrapped(f"All flags: --help={ALL}, or --help=GROUP with one of: {groups}.", width)
+    else:
+        for paragraph in (command.epilog or "").split("\n\n"):
+            lines += _wrapped(paragraph, width)
     return "\n".join(lines).rstrip()
+
+
+def group_name(title: str) -> str:
+    """`input-and-output` of `Input and output`: the word that --help= takes."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _most_used(sections: dict[str, list[tuple[str, str]]], names: tuple[str, ...]) -> dict[str, list[tuple[str, str]]]:
+    """The arguments, and the flags of those names in that order."""
+    entries = [entry for title, found in sections.items() if title != "Arguments" for entry in found]
+    by_flag = {flag: entry for entry in entries for flag in entry[0].replace(",", " ").split() if flag.startswith("-")}
+    arguments = {title: found for title, found in sections.items() if title == "Arguments"}
+    return arguments | {"Most used": [by_flag[name] for name in names]}
 
 
 def usage_line(command: Any, context: Any) -> str:
@@ -74,7 +129,7 @@ def _argument_name(argument: Any, in_usage: bool = False) -> str:
     return name if argument.required or not in_usage else f"[{name}]"
 
 
-def _sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
     """title: (name, text) of each entry, in the order of declaration; what has no section comes last."""
     found: dict[str, list[tuple[str, str]]] = {}
     rest: list[tuple[str, str]] = []
@@ -82,7 +137,7 @@ def _sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
         record = parameter.get_help_record(context)
         if record is None:
             continue
-        name, text = _with_plain_type(record[0]), " ".join(record[1].split())
+        name, text = _with_plain_type(record[0]), _with_plain_bounds(" ".join(record[1].split()))
         if parameter.param_type_name == "argument":
             found.setdefault("Arguments", []).append((_argument_name(parameter), text))
         elif panel := getattr(parameter, "rich_help_panel", None):
@@ -100,6 +155,22 @@ def _sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
 def _with_plain_type(name: str) -> str:
     """`--limit N` of `--limit <int range>`, `--order input|completion` of `--order <input|completion>`."""
     return re.sub(r"<([^<>]*)>", lambda found: TYPE_NAMES.get(found[1], found[1]), name)
+
+
+_BOUNDS = (
+    (r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2"),
+    (r"([\d.]+)<x<=([\d.]+)", r"above \1, at most \2"),
+    (r"\bx<=([\d.]+)", r"at most \1"),
+    (r"\bx>=([\d.]+)", r"at least \1"),
+    (r"\bx>([\d.]+)", r"above \1"),
+)
+
+
+def _with_plain_bounds(text: str) -> str:
+    """`[at least 1]` of `[x>=1]`, `[1 to 256]` of `[1<=x<=256]`."""
+    for pattern, words in _BOUNDS:
+        text = re.sub(pattern, words, text)
+    return text
 
 
 def _entry(name: str, text: str, width: int) -> Iterator[str]:
