@@ -8,7 +8,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 
 REQUIREMENTS := import tomllib; found = tomllib.load(open('pyproject.toml', 'rb')); print(*found['project']['dependencies'], *found['build-system']['requires'])
 
-.PHONY: demo test test-fast lint constraints clean
+.PHONY: demo test test-fast lint docs constraints clean
 
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/pagecli generate sample_data/prompts.jsonl demo.parquet --model smollm2-135m --max-tokens 64 --overwrite
@@ -24,6 +24,10 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site, in build/site.
+docs: $(VENV)/.tools
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The program, built and installed. Editable: Python files are used where they are, C++ is built again when it changes.
 $(VENV)/.installed: $(SOURCES) constraints.txt

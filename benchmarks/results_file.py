@@ -3,9 +3,12 @@
 import json
 import os
 import platform
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -28,11 +31,28 @@ def machine() -> dict[str, object]:
 
 
 def save(name: str, command: str, results: object) -> Path:
-    """Write results/NAME-DATE.json and return its path; NAME-DATE-2.json when that is taken, so that nothing is lost."""
+    """Writes results/NAME-DATE.json and returns its path.
+
+    An older result of this name on this kind of CPU goes: the newest of a case is kept, git has the others. Where another CPU's
+    result of the same day has the name, this one becomes NAME-DATE-2.json.
+    """
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
+    body = {"date": now.isoformat(timespec="seconds"), "command": command, "machine": machine(), "results": results}
+    for older in RESULTS.glob(f"{name}-20*.json"):
+        if case_of(older) == name and cpu_of(json.loads(older.read_text())) == cpu_of(body):
+            older.unlink()
     names = (f"{name}-{now:%Y-%m-%d}{again}.json" for again in ("", *(f"-{i}" for i in range(2, 1000))))
     path = next(RESULTS / file for file in names if not (RESULTS / file).exists())
-    body = {"date": now.isoformat(timespec="seconds"), "command": command, "machine": machine(), "results": results}
     path.write_text(json.dumps(body, indent=2) + "\n")
     return path
+
+
+def case_of(path: Path) -> str:
+    """The name that a result was saved under: the file's without its date."""
+    return re.split(r"-\d{4}-\d\d-\d\d", path.stem)[0]
+
+
+def cpu_of(content: Mapping[str, Any]) -> str:
+    """The CPU that a result was measured on; empty where the file does not say."""
+    return str(content.get("machine", {}).get("cpu", ""))

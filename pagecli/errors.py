@@ -4,7 +4,7 @@ from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the program; the README documents each."""
+    """Exit codes of the program; the comments document them."""
 
     OK = 0  # every row good
     INTERNAL = 1  # a bug in pagecli
@@ -12,13 +12,14 @@ class ExitCode(IntEnum):
     INPUT = 3  # input unreadable, or output not writable
     MODEL = 4  # model cannot be loaded or does not fit
     ROWS = 5  # finished, but some rows are error rows
-    SIGINT = 130
+    SIGHUP = 129  # the terminal was closed; finished rows are kept, the same command resumes
+    SIGINT = 130  # Ctrl-C; finished rows are kept, the same command resumes
     SIGPIPE = 141  # the reader of standard output has closed it
-    SIGTERM = 143
+    SIGTERM = 143  # asked to end; finished rows are kept, the same command resumes
 
 
 class ErrorCode(StrEnum):
-    """Why a row is an error row: the column `error_code`, beside the sentence in `error`. The README documents each."""
+    """Why a row is an error row: the column `error_code`, beside the sentence in `error`. The comments document them."""
 
     INVALID_JSON = "invalid_json"  # a line that is no JSON
     INVALID_CSV = "invalid_csv"  # a record with too many or too few fields, or broken quotes
@@ -26,8 +27,8 @@ class ErrorCode(StrEnum):
     INVALID_TYPE = "invalid_type"  # JSON, but not an object; a prompt that is not text; messages that do not form a chat
     ROW_TOO_LARGE = "row_too_large"  # more bytes than --max-row-bytes, or nested too deep
     MISSING_PROMPT = "missing_prompt"  # no prompt, or more than one
-    EMPTY_PROMPT = "empty_prompt"
-    PROMPT_TOO_LONG = "prompt_too_long"
+    EMPTY_PROMPT = "empty_prompt"  # a prompt without any token
+    PROMPT_TOO_LONG = "prompt_too_long"  # more tokens than the model, or --max-model-len, takes
     INVALID_PARAMETER = "invalid_parameter"  # a sampling parameter of the wrong type or out of range
     INVALID_OUTPUT = "invalid_output"  # cut before it satisfied the row's schema, expression, grammar or choice; text is kept
     UNSUPPORTED = "unsupported"  # asked for in a way that is right, but that pagecli does not have

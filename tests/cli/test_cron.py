@@ -94,7 +94,7 @@ def test_systemd_takes_the_units_as_they_are(tmp_path):
     assert subprocess.run(["systemd-analyze", "calendar", when], capture_output=True).returncode == 0
 
 
-def test_readme_gives_the_crontab_line_as_it_is_tested():
-    text = (ROOT / "README.md").read_text()
+def test_the_docs_give_the_crontab_line_as_it_is_tested():
+    text = (ROOT / "docs/guides/nightly.md").read_text()
     [line] = [line for line in (NIGHTLY / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
     assert line in text

@@ -69,17 +69,17 @@ class InputSource(Protocol):
 
 # Columns that pagecli writes after the input's; some (ResultColumns) only when asked for, but always reserved.
 RESULT_COLUMNS = (
-    "sample",
-    "text",
-    "token_ids",
-    "finish_reason",
-    "prompt_tokens",
-    "output_tokens",
-    "score",
-    "logprobs",
-    "attempts",
-    "error",
-    "error_code",
+    "sample",  # number of the continuation, from 0: rows with --n or --beam-width above 1 have several
+    "text",  # the continuation; null in an error row
+    "token_ids",  # its tokens, with --token-ids
+    "finish_reason",  # stop (end token or stop string), length (max_tokens or the model's length) or error
+    "prompt_tokens",  # tokens of the prompt, template included; null if it was never tokenized
+    "output_tokens",  # tokens of the continuation
+    "score",  # of a beam or with --best-of: log probability over length to the power of the length penalty
+    "logprobs",  # with --logprobs K: each token's log probability and the K likeliest tokens at its position
+    "attempts",  # with --retry: how often the row was run
+    "error",  # one line on what is wrong with the row; null in a good row
+    "error_code",  # the kind of the error; null in a good row
 )
 CARRIED_PREFIX = "input_"
 SHARD_COLUMN = "pagecli_shard"  # of a shard's output: {number, count, row}

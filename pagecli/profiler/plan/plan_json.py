@@ -1,4 +1,4 @@
-"""A profile as one JSON object: its fields are documented in the README and change only with `schema_version`."""
+"""A profile as one JSON object: its fields are documented in docs/guides/profiling.md and change only with `schema_version`."""
 
 from dataclasses import asdict
 from typing import Any

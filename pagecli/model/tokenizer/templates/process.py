@@ -2,7 +2,7 @@
 
 A chat template is a program of the model's author. Jinja runs it in the interpreter, where one operation on a huge value holds
 everything: no other thread runs, no signal is handled. In a process of its own it holds nothing but itself; its memory and its
-processor time are limited by the kernel, and what it did to that process ends with it. Numbers in jobs/README.md.
+processor time are limited by the kernel, and what it did to that process ends with it. Numbers in docs/concepts/trust.md.
 
     parent                                         child
     pickled: kind of template, text, limits   ->
