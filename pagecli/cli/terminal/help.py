@@ -42,13 +42,16 @@ class HelpCommand(TyperCommand):
         formatter.write(help_page(self, ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing and any(argument.required for argument in self.params):
+        if not args and not ctx.resilient_parsing and self._needs_arguments():
             typer.echo(ctx.get_help(), err=True)
             ctx.exit(ExitCode.USAGE)
         for wanted in args[: args.index("--") if "--" in args else None]:
             if wanted.startswith("--help="):
                 self._show_group(ctx, wanted.removeprefix("--help="))
         return super().parse_args(ctx, args)
+
+    def _needs_arguments(self) -> bool:
+        return any(parameter.required for parameter in self.params if parameter.param_type_name == "argument")
 
     def _show_group(self, ctx: Any, group: str) -> None:
         groups = [group_name(title) for title in sections_of(self, ctx)]
