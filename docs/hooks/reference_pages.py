@@ -23,7 +23,7 @@ from pagecli.cli.settings.resolve import all_commands, key_of, options_of  # noq
 from pagecli.cli.terminal.help import sections_of  # noqa: E402
 from pagecli.errors import ErrorCode, ExitCode  # noqa: E402
 from pagecli.jobs.monitoring import progress_json  # noqa: E402
-from pagecli.jobs.rows import output_row  # noqa: E402
+from pagecli.jobs.rows import row  # noqa: E402
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -68,9 +68,9 @@ def members(kind: type[Enum]) -> list[tuple[str, str]]:
 
 def columns() -> list[tuple[str, str]]:
     """Each column that pagecli writes, and the comment beside its name in the source."""
-    source = inspect.getsource(output_row)
+    source = inspect.getsource(row)
     rows = []
-    for name in output_row.RESULT_COLUMNS:
+    for name in row.RESULT_COLUMNS:
         found = re.search(rf'^    "{name}",  # (.+)$', source, re.MULTILINE)
         if found is None:
             raise ValueError(f"the column {name} has no comment that says what it holds")

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from pagecli.cli.app import app
 from pagecli.errors import ErrorCode, ExitCode
-from pagecli.jobs.rows.output_row import RESULT_COLUMNS
+from pagecli.jobs.rows.row import RESULT_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
