@@ -23,6 +23,7 @@ test-fast: $(VENV)/.tools
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell pagecli csrc docs benchmarks tests *.md
 	$(BIN)/mypy
 
 # The documentation as a site, in build/site.
