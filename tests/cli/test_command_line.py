@@ -244,7 +244,7 @@ def test_shell_completion_is_offered():
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--top-p", "2"], "--top-p is 2.0"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--kv-memory", "lots"], "--kv-memory is 'lots', not a size"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--block-size", "0"], "block_size is 0"),
-        (["generate", "in.jsonl", "out.csv", "-m", "x"], "out.csv: unknown output format"),
+        (["generate", "in.jsonl", "out.xlsx", "-m", "x"], "out.xlsx: unknown output format"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--n", "0"], "--n is 0"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--n", "3", "--best-of", "2"], "--best-of is 2"),
         (["generate", "in.jsonl", "out.jsonl", "-m", "x", "--n", "3", "--beam-width", "2"], "--n is 3"),

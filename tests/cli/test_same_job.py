@@ -17,7 +17,7 @@ from pagecli.jobs.journal import journal as journal_module
 from pagecli.jobs.journal import locked_output
 from pagecli.jobs.monitoring.job_status import read_journal_status
 from pagecli.jobs.shards.merge import merge_outputs
-from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter
+from pagecli.jobs.writers.jsonl_writer import LineRowWriter
 from pagecli.model.tokenizer.templates import chat_template
 
 PROMPTS = [{"id": f"row {i}", "prompt": f"the quick brown fox {i} " + "jumps " * (i % 4)} for i in range(40)]
@@ -260,7 +260,7 @@ def test_full_disk_is_what_is_said_though_the_stats_cannot_be_written_either(gen
     def full(path, *content):
         raise InputError(f"{path}: no space left to write to")
 
-    monkeypatch.setattr(JsonlRowWriter, "write", lambda self, row: full("out.jsonl"))
+    monkeypatch.setattr(LineRowWriter, "write", lambda self, row: full("out.jsonl"))
     monkeypatch.setattr("pagecli.cli.generate.run.write_stats", full)
     code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, "--stats", "stats.json")
     assert code == 3

@@ -107,7 +107,7 @@ def test_what_is_missing_doubled_or_no_part_is_said_and_nothing_is_written(tmp_p
             merge_outputs(paths, out, overwrite=False)
     with pytest.raises(UsageError, match="named more than once"):
         merge_outputs([*parts, parts[0]], out, overwrite=False)
-    with pytest.raises(UsageError, match="not all Parquet or all JSON Lines"):
+    with pytest.raises(UsageError, match="parts and output are not all"):
         merge_outputs(parts, str(tmp_path / "merged.jsonl.gz") if suffix == ".parquet" else out + ".parquet", overwrite=False)
     with pytest.raises(UsageError, match="already exists"):
         merge_outputs(parts, whole, overwrite=False)

@@ -269,4 +269,4 @@ def test_no_rows_make_an_empty_file(tmp_path):
 
 def test_unknown_output_format_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="unknown output format"):
-        open_writer(tmp_path / "out.csv")
+        open_writer(tmp_path / "out.xlsx")

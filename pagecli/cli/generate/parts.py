@@ -22,7 +22,7 @@ from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
-from pagecli.jobs.writers.open_output import is_stream_output, suffix_of
+from pagecli.jobs.writers.open_output import DATABASE_SUFFIXES, is_stream_output, suffix_of
 from pagecli.model.registry import resolve_model
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def _check(job: GenerateJob) -> None:
     check_parts_order(job.order)
     if is_stream_output(job.output) or remote_files.is_remote(job.output):
         raise UsageError("--shard auto: parts need an output on a file system", "name a file that all processes can reach")
-    suffix_of(job.output)
+    if suffix_of(job.output) in DATABASE_SUFFIXES:
+        raise UsageError("--shard auto: parts are not merged into a database", "write .parquet, .jsonl, .csv or .tsv")
     if is_stream(remote_files.local(job.input)):
         raise UsageError("--shard auto: every process reads the input", "name a file that all processes can reach")
     own_files = {"--stats": job.stats, "--profile": job.profile, "--metrics-file": job.monitoring.metrics_file}

@@ -21,12 +21,15 @@ from pagecli.core.file_targets import resolved_target
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.json_text import to_json
 from pagecli.jobs.rows.row import SHARD_COLUMN
+from pagecli.jobs.shards.delimited_shards import merge_delimited
 from pagecli.jobs.shards.parquet_shards import merge_parquet
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove
 from pagecli.jobs.storage.byte_streams import decompressed, open_raw
+from pagecli.jobs.writers.delimited_writer import SUFFIXES as DELIMITED
+from pagecli.jobs.writers.delimited_writer import delimiter_of
 from pagecli.jobs.writers.jsonl_writer import SUFFIXES
-from pagecli.jobs.writers.open_output import suffix_of
+from pagecli.jobs.writers.open_output import PARQUET_SUFFIXES, suffix_of
 from pagecli.jobs.writers.parquet_writer import Compression, check_footer
 
 _LAST_KEY = re.compile(rb', "%s": (\{[^{}]*\})\}\n?\Z' % SHARD_COLUMN.encode())
@@ -46,27 +49,38 @@ def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: C
     final = resolved_target(Path(output))
     if len(set(map(str, map(Path, paths)))) < len(paths):
         raise UsageError("a part is named more than once", "name each of them once")
-    are_parquet = {suffix_of(path) not in SUFFIXES for path in paths}
-    if are_parquet != {suffix not in SUFFIXES}:
-        raise UsageError("parts and output are not all Parquet or all JSON Lines", "merge writes the format it reads")
+    kind = _format_of(suffix)
+    if kind is None:
+        raise UsageError(f"{output}: parts are not merged into {suffix}", "merge them into .parquet, .jsonl, .csv or .tsv")
+    if {_format_of(suffix_of(path)) for path in paths} != {kind}:
+        raise UsageError(f"parts and output are not all {kind}", "merge writes the format it reads")
     check_output(final, overwrite)
     _allow_open_files(len(paths))
     temporary, file = create_temporary(final)
     try:
         try:
             with file:
-                if suffix in SUFFIXES:
+                if kind == "JSON Lines":
                     num_rows = _merge_lines(paths, file, SUFFIXES[suffix])
-                else:
+                elif kind == "Parquet":
                     num_rows = merge_parquet(paths, file, compression)
+                else:
+                    num_rows = merge_delimited(paths, file, DELIMITED[suffix], delimiter_of(suffix))
         except OSError as error:
             raise not_writable(final, error) from error
-        if suffix not in SUFFIXES:
+        if kind == "Parquet":
             check_footer(temporary, num_rows, final)
         publish(temporary, final, overwrite)
     finally:
         remove(temporary)
     return Merged(num_rows, len(paths))
+
+
+def _format_of(suffix: str) -> str | None:
+    """What messages call the format; None of one that has no parts."""
+    if suffix in PARQUET_SUFFIXES:
+        return "Parquet"
+    return "JSON Lines" if suffix in SUFFIXES else suffix[1:4].upper() if suffix in DELIMITED else None
 
 
 def _allow_open_files(count: int) -> None:

@@ -1,7 +1,6 @@
 """JSON Lines output: to a file, plain or compressed, or to a stream row by row."""
 
 import io
-import math
 import os
 import stat
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import InputError
 from pagecli.jobs.rows.json_text import to_json
-from pagecli.jobs.rows.row import OutputRow, ResultColumns, carried_columns
+from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.storage.byte_streams import wait_for_room
+from pagecli.jobs.writers.row_record import record_of
 
 SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
@@ -31,16 +30,18 @@ class LineEncoder(Protocol):
         ...
 
 
-class JsonlRowWriter:
-    """Writes rows into a hidden file that gets its name in finish(). Raises InputError when the disk refuses."""
+class LineRowWriter:
+    """Writes rows as lines into a hidden file that gets its name in finish(). Raises InputError when the disk refuses."""
 
-    def __init__(self, path: Path, suffix: str, overwrite: bool, encode: "LineEncoder") -> None:
+    lines_are_rows = True  # what reaches to the end of a line is whole rows
+
+    def __init__(self, path: Path, suffix: str, codec: str | None, overwrite: bool, encode: "LineEncoder") -> None:
         self._path = path
         self._suffix = suffix
         self._overwrite = overwrite
         self._encode = encode
         self._temporary, self._disk = create_temporary(path)
-        codec = SUFFIXES[suffix]
+        self._codec = codec
         self._file: Any = pa.CompressedOutputStream(self._disk, codec) if codec else self._disk
         self._good_bytes = 0  # end of the last complete row in a plain file
         self.num_rows = 0
@@ -71,7 +72,7 @@ class JsonlRowWriter:
             self._write(self._encode.end(is_complete=False))
             self._close()
         except InputError:
-            if SUFFIXES[self._suffix] is not None:  # cut short, a compressed stream is no valid file
+            if self._codec is not None or not self.lines_are_rows:  # cut short, a compressed stream is no valid file
                 self.discard()
                 raise
             self._cut_to_whole_rows()
@@ -168,40 +169,4 @@ class RowEncoder:
         self._columns = columns
 
     def __call__(self, row: OutputRow) -> bytes:
-        record: dict[str, Any] = {"id": row.id}
-        for name, new_name in carried_columns(row.row):
-            record[new_name] = row.row.columns[name]
-        record["sample"] = row.sample
-        record["text"] = row.text
-        if self._columns.token_ids:
-            record["token_ids"] = row.token_ids
-        record["finish_reason"] = row.finish_reason
-        record["prompt_tokens"] = row.prompt_tokens
-        record["output_tokens"] = row.output_tokens
-        if self._columns.score or row.score is not None:
-            record["score"] = row.score
-        if self._columns.logprobs or row.logprobs is not None:
-            record["logprobs"] = logprob_records(row.logprobs)
-        if self._columns.attempts:
-            record["attempts"] = row.attempts
-        record["error"] = row.error
-        record["error_code"] = row.error_code
-        return (to_json(record) + "\n").encode("utf-8", "replace")
-
-
-def logprob_records(logprobs: list[TokenLogprobs] | None) -> list[dict[str, Any]] | None:
-    """Log probabilities as plain records, one a token; a token that could not be chosen (-inf) has null."""
-    if logprobs is None:
-        return None
-    return [
-        {
-            "token_id": position.token_id,
-            "logprob": _finite(position.logprob),
-            "top": [{"token_id": token_id, "logprob": _finite(value)} for token_id, value in position.top],
-        }
-        for position in logprobs
-    ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        return (to_json(record_of(row, self._columns)) + "\n").encode("utf-8", "replace")

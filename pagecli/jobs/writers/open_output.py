@@ -1,4 +1,4 @@
-"""Opens an output by what its name ends with: Parquet, JSON Lines; a stream (`-`, a pipe, a device) takes JSON Lines."""
+"""Opens an output by what its name ends with: Parquet, JSON Lines, CSV, SQLite, DuckDB; a stream takes JSON Lines."""
 
 import errno
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pagecli.jobs.rows.row_selection import Shard
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
-from pagecli.jobs.writers.jsonl_writer import JsonlRowWriter, LineEncoder, RowEncoder, StreamRowWriter
+from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, RowEncoder, StreamRowWriter
 from pagecli.jobs.writers.parquet_writer import Compression, ParquetRowWriter
 from pagecli.jobs.writers.remote_writer import RemoteRowWriter, check_remote_output
 from pagecli.jobs.writers.shard_labels import LabelledLines, ShardLabels
@@ -45,7 +45,10 @@ class OutputOptions:
 Warn = Callable[[str], None]
 PLAIN = OutputOptions()
 STANDARD_OUTPUT = "standard output"
-PACKED_SUFFIXES = (".parquet", ".pq", ".gz", ".zst")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+DELIMITED_SUFFIXES = tuple(f"{kind}{end}" for kind in (".csv", ".tsv") for end in ("", ".gz", ".zst"))
+DATABASE_SUFFIXES = (".sqlite", ".sqlite3", ".db", ".duckdb")
+PACKED_SUFFIXES = (*PARQUET_SUFFIXES, ".gz", ".zst", ".csv", ".tsv", *DATABASE_SUFFIXES)
 
 
 class RowWriter(Protocol):
@@ -108,7 +111,10 @@ def open_output(
     replaces = overwrite or is_remote  # a file left in the state directory has no user
     writer: RowWriter
     if suffix in jsonl_writer.SUFFIXES:
-        writer = JsonlRowWriter(local_path, suffix, replaces, _encoder(columns, options))
+        codec = jsonl_writer.SUFFIXES[suffix]
+        writer = LineRowWriter(local_path, suffix, codec, replaces, _encoder(columns, options))
+    elif suffix not in PARQUET_SUFFIXES:
+        writer = _open_other(local_path, suffix, replaces, columns, input_schema, warn, options)
     else:
         writer = ParquetRowWriter(
             local_path,
@@ -122,6 +128,33 @@ def open_output(
             options.labels(),
         )
     return RemoteRowWriter(writer, local_path, path, overwrite) if is_remote else writer
+
+
+def _open_other(
+    path: Path,
+    suffix: str,
+    overwrite: bool,
+    columns: ResultColumns,
+    input_schema: pa.Schema | None,
+    warn: Warn,
+    options: OutputOptions,
+) -> RowWriter:
+    """A writer of the formats whose modules a job of another one does without. Raises UsageError, InputError."""
+    if suffix in DELIMITED_SUFFIXES:
+        from pagecli.jobs.writers.delimited_writer import DelimitedEncoder, DelimitedRowWriter, delimiter_of
+
+        encode = DelimitedEncoder(columns, delimiter_of(suffix), options.labels(), options.num_selected)
+        return DelimitedRowWriter(path, suffix, overwrite, encode)
+    if options.shard is not None:
+        raise UsageError(f"--shard does not go with {suffix} output", "parts are .parquet, .jsonl, .csv or .tsv")
+    if suffix == ".duckdb":
+        from pagecli.jobs.writers.duckdb_writer import DuckdbRowWriter, check_installed
+
+        check_installed()
+        return DuckdbRowWriter(path, suffix, overwrite, columns, input_schema, warn)
+    from pagecli.jobs.writers.sqlite_writer import SqliteRowWriter
+
+    return SqliteRowWriter(path, suffix, overwrite, columns)
 
 
 def _open_stream(path: str, warn: Warn, stdout_fd: int, encode: LineEncoder) -> StreamRowWriter:
@@ -141,11 +174,11 @@ def _open_stream(path: str, warn: Warn, stdout_fd: int, encode: LineEncoder) -> 
 
 def suffix_of(path: str) -> str:
     """What the output's name ends with. Raises UsageError if no format does."""
-    for suffix in (".parquet", ".pq", *jsonl_writer.SUFFIXES):
+    for suffix in (*PARQUET_SUFFIXES, *jsonl_writer.SUFFIXES, *DELIMITED_SUFFIXES, *DATABASE_SUFFIXES):
         if path.endswith(suffix):
             return suffix
     message = f"{remote_files.shown(path)}: unknown output format"
-    raise UsageError(message, "outputs end in .parquet, .jsonl, .jsonl.gz or .jsonl.zst, or are -")
+    raise UsageError(message, "outputs end in .parquet, .jsonl, .csv, .tsv (each also .gz or .zst), .sqlite, .duckdb, or are -")
 
 
 class _Encoder:

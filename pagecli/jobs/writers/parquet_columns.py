@@ -8,7 +8,7 @@ import pyarrow as pa
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.row import OTHER_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
 from pagecli.jobs.writers.json_inference import MAX_LEVELS, is_bounded, json_text, merged_type, num_leaves, to_array, widened
-from pagecli.jobs.writers.jsonl_writer import logprob_records
+from pagecli.jobs.writers.row_record import logprob_records
 from pagecli.jobs.writers.shard_labels import ShardLabels
 
 MAX_LEAVES = 1000  # leaf columns of JSON rows: each takes memory in every row group and in the footer

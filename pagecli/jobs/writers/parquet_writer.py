@@ -71,8 +71,12 @@ class ParquetRowWriter:
         self._close_segment()
         complete = self._complete()
         check_footer(complete, self.num_rows, self._path)
-        publish(complete, self._path, self._overwrite)
+        self._publish(complete, self._path, self._overwrite)
         self.discard()
+
+    def _publish(self, complete: Path, final: Path, overwrite: bool) -> None:
+        """Gives the complete file its name."""
+        publish(complete, final, overwrite)
 
     def keep_partial(self) -> Path | None:
         """Keeps the rows written so far under a name of their own; None if there are none."""
@@ -89,7 +93,7 @@ class ParquetRowWriter:
 
     def _publish_partial(self, temporary: Path) -> Path:
         path = partial_path(self._path, self._suffix)
-        publish(temporary, path, overwrite=False)
+        self._publish(temporary, path, overwrite=False)
         return path
 
     def _save_what_is_there(self) -> None:

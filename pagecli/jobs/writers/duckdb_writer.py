@@ -1,0 +1,46 @@
+"""DuckDB output: one database file with a table `rows`, nested types kept. Needs the package duckdb.
+
+Rows are written as Parquet, whose columns may widen as rows come; the complete file becomes the table.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pagecli.errors import InputError
+from pagecli.jobs.storage.atomic_file import create_temporary, publish, remove
+from pagecli.jobs.writers.parquet_writer import ParquetRowWriter
+
+SUFFIXES = (".duckdb",)
+TABLE = "rows"
+
+
+def check_installed() -> Any:
+    """The package. Raises InputError."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise InputError("a .duckdb output needs a package that is not installed", "pip install pagecli[duckdb]") from error
+    return duckdb
+
+
+class DuckdbRowWriter(ParquetRowWriter):
+    """A ParquetRowWriter whose complete file becomes a table."""
+
+    def _publish(self, complete: Path, final: Path, overwrite: bool) -> None:
+        temporary, file = create_temporary(final)
+        file.close()
+        remove(temporary)  # DuckDB makes its file itself, and a log beside it while it writes
+        duckdb = check_installed()
+        try:
+            with duckdb.connect(str(temporary)) as database:
+                database.execute("SET preserve_insertion_order = true")
+                database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM read_parquet(?)", [str(complete)])
+                (found,) = database.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
+        except duckdb.Error as error:
+            remove(temporary)
+            message = str(error).splitlines()[0]
+            raise InputError(f"{final} cannot be written: {message}", "check the disk; or write Parquet") from error
+        if found != self.num_rows:
+            raise InputError(f"{final}: {found:,} rows can be read back of the {self.num_rows:,} that were written")
+        remove(complete)
+        publish(temporary, final, overwrite)

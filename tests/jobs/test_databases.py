@@ -1,0 +1,124 @@
+"""SQLite and DuckDB output: a table `rows`, its types, columns that come later, ends that come early."""
+
+import sqlite3
+from collections import deque
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from writing import open_writer, results, write_all
+
+from pagecli.errors import InputError, UsageError
+from pagecli.jobs.rows.json_text import to_json
+
+VALUES = [None, True, 3, 2.5, "text", "two\nlines", 2**70, [1, {"a": "ü"}], {"b": None}]
+
+
+def rows_of(path, query="SELECT * FROM rows") -> list[dict]:
+    with sqlite3.connect(path) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(query)]
+
+
+@pytest.mark.parametrize("name", ["out.sqlite", "out.sqlite3", "out.db"])
+def test_sqlite_has_a_table_of_the_rows(tmp_path, name):
+    write_all(tmp_path / name, results([{"id": f"r{i}", "x": value} for i, value in enumerate(VALUES)]))
+    found = rows_of(tmp_path / name)
+    results_of = "sample text finish_reason prompt_tokens output_tokens error error_code"
+    assert list(found[0]) == ["id", "x", *results_of.split()]
+    stored = [None, 1, 3, 2.5, "text", "two\nlines", str(2**70), '[1, {"a": "ü"}]', '{"b": null}']
+    assert [row["x"] for row in found] == stored
+    assert rows_of(tmp_path / name, "SELECT count(*) AS n FROM rows WHERE finish_reason = 'stop'") == [{"n": len(VALUES)}]
+
+
+def test_columns_that_come_later_or_differ_in_case_only_have_their_own(tmp_path):
+    write_all(tmp_path / "out.sqlite", results([{"a": 1}, {"A": 2, 'q"uote': 3}, {"Text": 4, "text": 5}]))
+    found = rows_of(tmp_path / "out.sqlite")
+    assert [(row["a"], row["A_2"], row['q"uote'], row["Text_2"], row["input_text"]) for row in found] == [
+        (1, None, None, None, None),
+        (None, 2, 3, None, None),
+        (None, None, None, 4, 5),
+    ]
+
+
+def test_columns_beyond_the_bound_are_one_of_json(tmp_path):
+    write_all(tmp_path / "out.sqlite", results([{f"c{i}": i for i in range(1500)}, {"late": 1}]))
+    first, second = rows_of(tmp_path / "out.sqlite")
+    assert first["text"] == "text 0"
+    assert '"c1499": 1499' in first["pagecli_other_columns"]
+    assert second["pagecli_other_columns"] == to_json({"late": 1})
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.lists(
+        st.dictionaries(st.text(max_size=4), st.none() | st.text() | st.integers() | st.booleans(), max_size=4), max_size=8
+    )
+)
+def test_sqlite_takes_rows_of_any_columns(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any") / "out.sqlite"
+    write_all(path, results(rows))
+    found = rows_of(path)
+    assert [row["text"] for row in found] == [f"text {i}" for i in range(len(rows))]
+    for row, stored in zip(rows, found, strict=True):
+        values = [value for name, value in row.items() if name != "id"]
+        assert sum(value is not None for value in stored.values()) >= sum(value is not None for value in values)
+
+
+def test_an_end_that_comes_early_leaves_a_whole_database_or_none(tmp_path):
+    writer = open_writer(tmp_path / "out.sqlite")
+    writer.write(results([{"a": 1}])[0])
+    path = writer.keep_partial()
+    assert (path.name, len(rows_of(path))) == ("out.partial.sqlite", 1)
+    writer = open_writer(tmp_path / "other.sqlite")
+    writer.write(results([{"a": 1}])[0])
+    writer.discard()
+    write_all(tmp_path / "empty.sqlite", [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.sqlite", "out.partial.sqlite"]
+    assert rows_of(tmp_path / "empty.sqlite") == []
+
+
+def test_an_existing_database_is_not_replaced_unless_asked(tmp_path):
+    write_all(tmp_path / "out.sqlite", results([{"a": 1}]))
+    with pytest.raises(UsageError, match="already exists"):
+        open_writer(tmp_path / "out.sqlite")
+    writer = open_writer(tmp_path / "out.sqlite", overwrite=True)
+    writer.write(results([{"b": 2}])[0])
+    writer.finish()
+    assert [row["b"] for row in rows_of(tmp_path / "out.sqlite")] == [2]
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    writer = open_writer(tmp_path / "out.sqlite")
+    writer._database.execute("PRAGMA max_page_count = 3")
+    rows = results([{"a": "x" * 3000}] * 20)
+    with pytest.raises(InputError, match="no space left"):
+        deque(map(writer.write, rows))
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_duckdb_keeps_types_and_nested_columns(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    rows = [
+        {"id": i, "tags": ["a", "b"], "who": {"name": "Ann", "age": i}, **({"late": 0.5} if i > 1 else {})} for i in range(4)
+    ]
+    write_all(tmp_path / "out.duckdb", results(rows), token_ids=True)
+    with duckdb.connect(str(tmp_path / "out.duckdb"), read_only=True) as database:
+        found = database.execute(
+            "SELECT id, tags[1], who.name, who.age, late, text, token_ids FROM rows ORDER BY id"
+        ).fetchall()
+        table = database.execute("SELECT * FROM rows").to_arrow_table()
+    assert found == [(i, "a", "Ann", i, 0.5 if i > 1 else None, f"text {i}", [i, 2]) for i in range(4)]
+    assert table.column_names[:5] == ["id", "tags", "who", "late", "sample"]
+    assert table["id"].to_pylist() == [0, 1, 2, 3]
+    assert pa.types.is_integer(table.schema.field("id").type)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.duckdb"]
+
+
+def test_duckdb_that_is_not_installed_is_said_before_the_model_loads(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
+    with pytest.raises(InputError, match="not installed") as caught:
+        open_writer(tmp_path / "out.duckdb")
+    assert caught.value.hint == "pip install pagecli[duckdb]"
