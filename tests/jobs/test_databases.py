@@ -109,7 +109,7 @@ def test_duckdb_keeps_types_and_nested_columns(tmp_path):
         found = database.execute(
             "SELECT id, tags[1], who.name, who.age, late, text, token_ids FROM rows ORDER BY id"
         ).fetchall()
-        table = database.execute("SELECT * FROM rows").to_arrow_table()
+        table = database.sql("SELECT * FROM rows").to_arrow_table()
     assert found == [(i, "a", "Ann", i, 0.5 if i > 1 else None, f"text {i}", [i, 2]) for i in range(4)]
     assert table.column_names[:5] == ["id", "tags", "who", "late", "sample"]
     assert table["id"].to_pylist() == [0, 1, 2, 3]
