@@ -117,6 +117,7 @@ def test_samples_and_beams_write_several_rows_with_their_scores(generate, tmp_pa
     flags = ("--n", "2", "--temperature", "1", "--ignore-eos", "--token-ids", "--stats", "stats.json", "--block-size", "2")
     code, _, err = generate(rows, "out.jsonl", *flags)
     assert code == 5
+    assert "copies on write" in generate(rows, "again.jsonl", *flags, "-v")[2]
     found = records((tmp_path / "out.jsonl").read_text())
     assert [(r["id"], r["sample"]) for r in found] == [
         *(("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1), ("d", 0), ("d", 1), ("d", 2), ("e", 0), ("f", 0))
@@ -132,7 +133,8 @@ def test_samples_and_beams_write_several_rows_with_their_scores(generate, tmp_pa
     assert stats["num_sampled_tokens"] > stats["output_tokens"]
     assert stats["num_copy_on_write"] > 0
     assert 0 < stats["kv_sharing_saving"] < 1
-    assert "copies on write" in err
+    assert err.index("output  ") < err.index("rows  ")
+    assert "copies on write" not in err  # but with -v
     assert len(b) == 1
 
 

@@ -55,16 +55,16 @@ def _listeners(options: MonitoringOptions, output: str, console: Console) -> lis
 
 
 def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> None:
-    """Prints the key metrics; --stats has them all. `output`: where its rows are, in words."""
+    """Prints the key metrics, more of them with -v; --stats has them all. `output`: where its rows are, in words."""
     if console.quiet:
         return
-    pairs = [(name, redact(value)) for name, value in summary_lines(stats, output)]
+    pairs = [(name, redact(value)) for name, value in summary_lines(stats, output, console.verbose)]
     for line in name_value_lines(pairs, sys.stderr if console.is_terminal else None, console.dimmed):
         console.print_line(line)
 
 
-def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]]:
-    """(name, value) of each line."""
+def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[tuple[str, str]]:
+    """(name, value) of each line; `verbose`: what sharing saved, too."""
     reasons = ", ".join(f"{count:,} {name}" for name, count in stats["finish_reasons"].items())
     taken_over = stats.get("num_rows_taken_over", 0)
     first_row, used = stats["time_to_first_row_seconds"], stats["kv_slot_utilization"]
@@ -72,7 +72,9 @@ def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]
     slots = "no slot used" if used is None else f"{used:.1%} of slots used"
     sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
     sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
+    shared = ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache")
     return [
+        ("output", output),
         ("rows", f"{stats['num_rows']:,}" + (f" ({reasons})" if reasons else "")),
         *([("taken over", f"{taken_over:,} rows of an earlier run")] if taken_over else []),
         *([("sampling", f"{sampling} (the model's generation_config.json)")] if sampling else []),
@@ -81,7 +83,6 @@ def summary_lines(stats: Mapping[str, Any], output: str) -> list[tuple[str, str]
         ("speed", f"{stats['output_tokens_per_second']:,.1f} output tokens/s over {stats['generate_seconds']:.1f} s"),
         ("first row", "none" if first_row is None else f"after {first_row:.1f} s, {stats['load_seconds']:.1f} s of it loading"),
         ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
-        ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache"),
+        *([shared] if verbose else []),
         ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
-        ("output", output),
     ]
