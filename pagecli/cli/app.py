@@ -11,6 +11,8 @@ from pagecli.cli.doctor.command import EPILOG as DOCTOR_EPILOG
 from pagecli.cli.doctor.command import doctor
 from pagecli.cli.generate.command import EPILOG, generate
 from pagecli.cli.merge import merge
+from pagecli.cli.models import EPILOG as MODELS_EPILOG
+from pagecli.cli.models import models
 from pagecli.cli.profile.command import EPILOG as PROFILE_EPILOG
 from pagecli.cli.profile.command import profile
 from pagecli.cli.status import EPILOG as STATUS_EPILOG
@@ -71,6 +73,7 @@ app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"o
 app.command(cls=HelpCommand, epilog=PROFILE_EPILOG, context_settings=WITH_SETTINGS | {"obj": PROFILE_HELP})(profile)
 app.command(cls=HelpCommand, epilog=STATUS_EPILOG)(status)
 app.command(cls=HelpCommand, context_settings=WITH_SETTINGS)(merge)
+app.command(cls=HelpCommand, epilog=MODELS_EPILOG)(models)
 app.command(cls=HelpCommand, epilog=DOCTOR_EPILOG)(doctor)
 app.command(cls=HelpCommand)(config)
 

@@ -36,6 +36,18 @@ def cached_files(hub_id: str) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
+def has_weights(hub_id: str) -> bool:
+    """Whether the cache has a revision of the repository with its config and weights; nothing is downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    revisions = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    patterns = (*_SAFETENSORS, *_PICKLES)
+    return any(
+        (found / "config.json").exists() and any(path.exists() for pattern in patterns for path in found.glob(pattern))
+        for found in (revisions.iterdir() if revisions.is_dir() else ())
+    )
+
+
 def _snapshot(hub_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError

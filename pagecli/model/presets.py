@@ -3,6 +3,8 @@
 Numbers as in each hub repository's config.json; the parameter counts they give are tested against the published ones.
 """
 
+import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +117,10 @@ _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
 _LLAMA["llama-33b"] = _LLAMA["llama-30b"]  # the paper says 33B, the files say 30b
 
 
+# Qwen3 says "Base" of those that were not.
+_CHAT = re.compile(r"instruct|chat|-it\b|qwen3(?!.*base)", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
     """A named model: hub_id is None when its weights are not public (opt-175b); config as in config.json."""
@@ -123,10 +129,16 @@ class Preset:
     hub_id: str | None
     config: dict[str, Any]
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether it was trained to answer messages: by the name of its repository."""
+        return self.hub_id is not None and _CHAT.search(self.hub_id) is not None
+
 
 def find_preset(name: str) -> Preset | None:
-    """The preset of that name (case does not matter), or None."""
+    """The preset of that name, or whose repository on the hub has that name (case does not matter); None if there is none."""
     name = name.lower()
+    name = _names_by_repository().get(name, name)
     if name in _OPT:
         return Preset(name, None if name == "opt-175b" else f"facebook/{name}", _opt_config(_OPT[name]))
     if name in _LLAMA:
@@ -137,6 +149,13 @@ def find_preset(name: str) -> Preset | None:
 
 def preset_names() -> list[str]:
     return [*_OPT, *_LLAMA]
+
+
+@functools.cache
+def _names_by_repository() -> dict[str, str]:
+    """Name of a repository without its organization -> name of the preset, where no preset itself is called so."""
+    repositories = {hub_id.partition("/")[2].lower(): name for name, (hub_id, *_) in reversed(_LLAMA.items())}
+    return {repository: name for repository, name in repositories.items() if repository not in preset_names()}
 
 
 def _opt_config(sizes: dict[str, Any]) -> dict[str, Any]:

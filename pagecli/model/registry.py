@@ -164,6 +164,13 @@ def _from_hub(hub_id: str, dummy: bool) -> ModelSource:
     return _from_directory(hub_id, directory, dummy)
 
 
+def is_on_this_machine(preset: Preset) -> bool:
+    """Whether the preset's weights are here: loading it downloads nothing."""
+    if preset.name == _SAMPLE_PRESET and _installed_sample() is not None:
+        return True
+    return preset.hub_id is not None and hub.has_weights(preset.hub_id)
+
+
 def _installed_sample() -> Path | None:
     """The sample model as an installed file; the distribution that carries it is never imported."""
     try:

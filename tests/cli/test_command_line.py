@@ -68,7 +68,7 @@ def help_of(command: str, width: int, monkeypatch, capsys) -> str:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-@pytest.mark.parametrize("command", ["", "generate", "profile", "status", "merge", "doctor", "config"])
+@pytest.mark.parametrize("command", ["", "generate", "profile", "status", "merge", "models", "doctor", "config"])
 def test_help_cuts_no_flag_and_no_number_at_any_width(command, width, monkeypatch, capsys):
     """Every name, choice, default and word of the help texts is whole, and no line is longer than the terminal."""
     text = help_of(command, width, monkeypatch, capsys)

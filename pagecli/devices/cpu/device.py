@@ -6,12 +6,11 @@ from pagecli.devices.cpu import kernels, kv_cache
 from pagecli.devices.cpu.model import CpuModel
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights.loader import CpuWeights
+from pagecli.devices.limits import check_computed
 from pagecli.devices.memory import available_bytes
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import UsageError
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
-
-_HEAD_DIMS = range(32, 257)  # block sizes of the attention kernels
 
 
 class CpuDevice:
@@ -47,9 +46,7 @@ class CpuDevice:
             raise UsageError(f"dtype {dtype!r} is computed {where}", f"use {', '.join(CPU_DTYPES)}")
         if max_batch_tokens < 1:
             raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
-        if source.config.head_dim not in _HEAD_DIMS:
-            size = source.config.head_dim
-            raise ModelError(f"{source.name}: heads of size {size} are not supported", "sizes 32 to 256 are")
+        check_computed(self.name, source.name, source.config)
         reader = WeightReader(open_weights(source))
         program = reader.program(source.config)
         weights = CpuWeights(program, reader, dtype)

@@ -16,7 +16,8 @@ from pagecli.devices.cuda.presence import check_block_size
 from pagecli.devices.cuda.steps import startup
 from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.errors import ModelError, UsageError
+from pagecli.devices.limits import check_computed
+from pagecli.errors import UsageError
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import open_weights
 
@@ -67,11 +68,7 @@ class CudaDevice:
         gpu, config = self.gpu, source.config
         if dtype == "fp8":
             check_multiplies_float8(gpu)
-        if config.head_dim % 8 != 0 or config.head_dim > 256:
-            raise ModelError(f"{source.name}: heads of size {config.head_dim} are not supported", "multiples of 8 to 256 are")
-        if config.rope is not None and config.rope.rotary_dim % 16 != 0:
-            size = config.rope.rotary_dim
-            raise ModelError(f"{source.name}: {size} rotary dimensions are not supported", "multiples of 16 are")
+        check_computed(self.name, source.name, config)
         with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
             opened = CudaDummySource(gpu.place) if source.kind == "dummy" else open_weights(source)
             computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)

@@ -1,0 +1,32 @@
+"""The models that a device computes, by their config alone: loaders refuse the others, `pagecli models` lists by it."""
+
+from pagecli.core.model_config import ModelConfig
+from pagecli.errors import ModelError
+
+CPU_HEAD_DIMS = range(32, 257)  # of the attention kernels
+GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
+GPU_ROTARY_MULTIPLE = 16
+
+
+def check_computed(device: str, name: str, config: ModelConfig) -> None:
+    """Raises ModelError, which calls the model `name`, if the device of that name has no kernels for it."""
+    size = config.head_dim
+    if device == "cpu" and size not in CPU_HEAD_DIMS:
+        raise ModelError(f"{name}: heads of size {size} are not supported", "sizes 32 to 256 are")
+    if device == "cuda":
+        if size % GPU_HEAD_DIM_MULTIPLE != 0 or size > GPU_MAX_HEAD_DIM:
+            raise ModelError(f"{name}: heads of size {size} are not supported", "multiples of 8 to 256 are")
+        if config.rope is not None and config.rope.rotary_dim % GPU_ROTARY_MULTIPLE != 0:
+            raise ModelError(f"{name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
+
+
+def devices_for(config: ModelConfig) -> list[str]:
+    """The names of the devices that compute the model: cpu, cuda."""
+    found = []
+    for device in ("cpu", "cuda"):
+        try:
+            check_computed(device, "", config)
+        except ModelError:
+            continue
+        found.append(device)
+    return found
