@@ -1,3 +1,27 @@
-"""pagecli: offline batch text generation with a paged KV cache, and profiling of that cache."""
+"""pagecli: offline batch text generation with a paged KV cache, and profiling of that cache.
+
+As a library: `pagecli.generate(rows, model)`, `pagecli.LLM(model)`, `pagecli.profile_plan(model)`; importing loads none of it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pagecli.errors import InputError, ModelError, PagecliError, UsageError
+    from pagecli.library.llm import LLM, generate
+    from pagecli.library.plan import profile_plan
 
 __version__ = "0.1.0"
+__all__ = ["LLM", "InputError", "ModelError", "PagecliError", "UsageError", "__version__", "generate", "profile_plan"]
+_HOMES = {"LLM": "library.llm", "generate": "library.llm", "profile_plan": "library.plan"}
+_HOMES |= dict.fromkeys(("PagecliError", "UsageError", "InputError", "ModelError"), "errors")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"pagecli.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pagecli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -14,7 +14,7 @@ from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
 
 if TYPE_CHECKING:
-    from pagecli.cli.generate.job import GenerateJob
+    pass
 
 EPILOG = (
     "Exit codes: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
@@ -43,7 +43,10 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
         for line in notes(context):
             console.warning(line)
         try:
-            job = _job(options)
+            options.engine_config(), options.sampling_params()  # before slow imports (pyarrow)
+            from pagecli.cli.generate.job import generate_job
+
+            job = generate_job(options)
         except UsageError as error:
             raise with_origin(error, context) from error
         if job.selection.num_parts is not None and not job.dry_run:
@@ -69,35 +72,3 @@ def _open_log(options: MonitoringOptions, console: Console) -> None:
     console.log = RunLog(options.log_file, options.log_json, lowest_level)
     if options.log_file is None:
         console.log_replaces_lines()
-
-
-def _job(options: GenerateOptions) -> "GenerateJob":
-    """Raises UsageError. Slow imports (pyarrow) come only after the flags have been found good."""
-    engine, params = options.engine_config(), options.sampling_params()
-    from pagecli.cli.generate.job import Formats, GenerateJob, JournalOptions, prompt_options
-    from pagecli.jobs.rows.row import ResultColumns
-    from pagecli.jobs.rows.row_selection import RowChoice
-    from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
-    from pagecli.jobs.run.run_result import ErrorPolicy
-
-    o = options
-    return GenerateJob(
-        input=o.input,
-        output=o.output,
-        engine=engine,
-        params=params,
-        open_to_model=o.open_to_model(),
-        prompts=prompt_options(o),
-        columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None, o.retry > 0),
-        order=o.order,
-        selection=RowChoice(o.where, o.sample, o.sample_seed, o.limit, o.shard),
-        formats=Formats(o.input_format, o.output_format, o.compression, o.row_group_rows, o.row_limit()),
-        dry_run=o.dry_run,
-        overwrite=o.overwrite,
-        stats=o.stats,
-        profile=o.profile,
-        monitoring=o.monitoring,
-        journal=JournalOptions(o.journal, o.restart, o.partial),
-        errors=ErrorPolicy(o.on_error, o.max_error_rate),
-        retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
-    )

@@ -26,7 +26,7 @@ from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import InputSource, ResultColumns
 from pagecli.jobs.rows.row_filter import check_condition
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
-from pagecli.jobs.run.retries import RetryPolicy
+from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
 from pagecli.jobs.run.run_result import ErrorPolicy
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
@@ -84,20 +84,46 @@ class GenerateJob:
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
-def open_rows(job: GenerateJob, warn: Callable[[str], None]) -> InputSource:
-    """The rows that the job takes. Raises UsageError, InputError."""
+def generate_job(options: GenerateOptions) -> GenerateJob:
+    """The job that the options ask for. Raises UsageError, InputError."""
+    o = options
+    return GenerateJob(
+        input=o.input,
+        output=o.output,
+        engine=o.engine_config(),
+        params=o.sampling_params(),
+        open_to_model=o.open_to_model(),
+        prompts=prompt_options(o),
+        columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None, o.retry > 0),
+        order=o.order,
+        selection=RowChoice(o.where, o.sample, o.sample_seed, o.limit, o.shard),
+        formats=Formats(o.input_format, o.output_format, o.compression, o.row_group_rows, o.row_limit()),
+        dry_run=o.dry_run,
+        overwrite=o.overwrite,
+        stats=o.stats,
+        profile=o.profile,
+        monitoring=o.monitoring,
+        journal=JournalOptions(o.journal, o.restart, o.partial),
+        errors=ErrorPolicy(o.on_error, o.max_error_rate),
+        retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
+    )
+
+
+def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource | None = None) -> InputSource:
+    """The rows that the job takes, of its input or of one that is `opened`. Raises UsageError, InputError."""
     selection = job.selection.parse()
     if selection.shard is not None:
         check_parts_order(job.order)
     options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
-    source = open_input(job.input, selection.limit if selection.takes_all else None, options)
+    source = opened or open_input(job.input, selection.limit if selection.takes_all else None, options)
     template, needed = job.prompts.template, job.prompts.prompt_columns
     if template is not None:
         needed = template_columns(template).needed
     try:
         if selection.where is not None:
             check_condition(selection.where, source)
-        source = CheckedPrompts(source, needed, is_stream(remote_files.local(job.input)), all_of=template is not None)
+        comes_late = opened is not None or is_stream(remote_files.local(job.input))
+        source = CheckedPrompts(source, needed, comes_late, all_of=template is not None)
     except BaseException:
         source.close()
         raise

@@ -180,31 +180,39 @@ def _run(
         run.monitor.loaded(engine.stats())
         run.tokenizer = engine.tokenizer
         engine.tokenizer.template_time = template_time
-        prepare, job_run = _job_run(run, engine, writer, journal)
+        prepare, rows_run = job_run(job, engine, writer, journal, run.monitor, run.stop_signal)
 
         def stats_so_far() -> dict[str, Any]:
             of_model = {name: getattr(job.params, name) for name in job.of_model}
-            return job_stats(engine.stats(), job_run.result, run.started, job.engine.model, of_model)
+            return job_stats(engine.stats(), rows_run.result, run.started, job.engine.model, of_model)
 
         with _stats_written(run, stats_so_far), _recorded(job, engine, console):
-            code, shown = _run_to_the_end(run, job_run, writer, prepare)
+            code, shown = _run_to_the_end(run, rows_run, writer, prepare)
         stats = stats_so_far()
     run.monitor.end(code, stats=stats)
     if run.part is not None:
         run.part.report(stats)
     elif code != ExitCode.SIGPIPE:
         print_summary(console, stats, shown)
-        _say_errors(job_run.result, console)
+        _say_errors(rows_run.result, console)
     return code
 
 
-def _job_run(run: _Run, engine: "Engine", writer: RowWriter, journal: Journal | None) -> tuple[ResumedRows, JobRun]:
-    job, tokenizer = run.job, engine.tokenizer
+def job_run(
+    job: GenerateJob,
+    engine: "Engine",
+    writer: RowWriter,
+    journal: Journal | None = None,
+    monitor: JobMonitor | None = None,
+    stop_signal: Callable[[], int | None] = lambda: None,
+) -> tuple[ResumedRows, JobRun]:
+    """The pass over the job's rows, and what prepares them: for the command line and for the library. Raises UsageError."""
+    tokenizer = engine.tokenizer
     length = prompt_length(job, tokenizer, engine.max_model_len)
     preparer = RowPreparer(tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
     prepare, window = ResumedRows(preparer.prepare, journal, job.params), Window.for_engine(job.engine.max_num_seqs)
     computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
-    return prepare, JobRun(computes, prepare, writer, window, job.order, run.monitor, run.stop_signal, journal, job.errors)
+    return prepare, JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def _sections(
     from pagecli.cli.profile.replay import block_sizes_section, replay_section, sharing_section
     from pagecli.cli.profile.run import run_section, sweep_section
 
-    wanted: list[Callable[[PlannedJob, ProfileOptions], Section]] = [_plan_section]
+    wanted: list[Callable[[PlannedJob, ProfileOptions], Section]] = [plan_section]
     if options.replay:
         wanted.append(replay_section)
     if options.block_sizes is not None:
@@ -94,7 +94,8 @@ def _sections(
     return wanted
 
 
-def _plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
+def plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
+    """The plan, as JSON and as tables."""
     from pagecli.cli.profile.plan_tables import plan_tables
     from pagecli.cli.profile.report import Section
     from pagecli.profiler.plan.estimate import estimate, generate_flags

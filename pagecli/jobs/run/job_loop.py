@@ -7,7 +7,7 @@ main thread                         | admit, step, append to the journal | Input
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -234,18 +234,31 @@ class JobRun:
 
     def run(self, source: InputSource) -> RunResult:
         """Runs all rows of `source` and closes it. Raises what reading, the engine or the writer raise."""
+        for _ in self.cycles(source):
+            pass
+        return self.result
+
+    def cycles(self, source: InputSource) -> Iterator[None]:
+        """As `run`, a step at a time. After `close()` the engine has none of the run's requests."""
         started = time.perf_counter()
         try:
             with Feeder(source, self._prepare, self._window.max_prefetched) as feeder:
                 while not self._stopped() and self._cycle(feeder):
                     self._report(source)
+                    yield
+        except GeneratorExit:
+            self._abort()
+            raise
         finally:
             self.result.generate_seconds = time.perf_counter() - started
             self.result.num_failed_steps = self._engine.num_failed_steps
-        for request_id in self._active:  # of a run that was stopped; after a failure the engine is not used again
+        self._abort()
+
+    def _abort(self) -> None:
+        """Of a run that was stopped; after a failure the engine is not used again."""
+        for request_id in self._active:
             self._engine.abort(request_id)
         self._active.clear()
-        return self.result
 
     def keep_finished(self) -> None:
         """Writes the rows held for their turn; for a job that ends early."""

@@ -1,0 +1,173 @@
+"""The library's door: rows in, dicts out, by the path that the command line takes.
+
+Nothing of the process is changed: no signal handler, no standard stream, no logging. Rows are run as the caller takes them;
+while it takes none, nothing runs. Ctrl-C ends a call between two steps or in one, and the model stays usable.
+"""
+
+import dataclasses
+import os
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Generator, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Unpack
+
+from pagecli.cli.generate.options import GenerateOptions
+from pagecli.errors import UsageError
+from pagecli.library.settings import (
+    COMMAND_LINE_ONLY,
+    GenerateSettings,
+    ModelSettings,
+    RowSettings,
+    as_flags,
+    check_names,
+    is_of_model,
+)
+
+if TYPE_CHECKING:
+    from pagecli.cli.generate.job import GenerateJob
+    from pagecli.engine.engine import Engine
+    from pagecli.jobs.rows.row import InputSource, OutputRow, ResultColumns
+
+FLAGS = {field.name for field in dataclasses.fields(GenerateOptions)}
+KNOWN = FLAGS - COMMAND_LINE_ONLY | {"chat_template_kwargs"}
+
+
+def generate(rows: Any, model: str, **settings: Unpack[GenerateSettings]) -> Iterator[dict[str, Any]]:
+    """Generate text for every row, lazily: yields the columns that `pagecli generate` writes, as a dict for each output row.
+
+    `rows`: an iterable of dicts or of texts, an Arrow table or stream, a data frame, or the path (or URL) of any input that the
+    command line takes. `settings`: its flags with underscores. A row that fails is a dict with `error` and `error_code`.
+    Raises PagecliError: UsageError, InputError, ModelError; TypeError for a setting that does not exist.
+    """
+    check_names("generate", settings, KNOWN)
+    of_model = {name: value for name, value in settings.items() if is_of_model(name)}
+    of_rows = {name: value for name, value in settings.items() if name not in of_model}
+    return LLM(model, **of_model).generate(rows, **of_rows)  # type: ignore[typeddict-item]
+
+
+class LLM:
+    """A model that stays loaded for any number of calls, one after the other. Raises PagecliError, TypeError.
+
+    A row's text is the same in every call, alone or beside others.
+    """
+
+    def __init__(self, model: str, **settings: Unpack[ModelSettings]) -> None:
+        check_names("LLM", settings, {name for name in KNOWN if is_of_model(name)})
+        self.model = model
+        self._settings = dict(settings)
+        self._engine: Engine | None = _load(self._options({}))
+        self._call: weakref.ref[Generator[Any, None, None]] | None = None
+
+    def generate(self, rows: Any, **settings: Unpack[RowSettings]) -> Iterator[dict[str, Any]]:
+        """As `pagecli.generate`, with this model. Raises UsageError while an earlier call's rows are not all taken.
+
+        A call that is not wanted any more ends with `close()` of what it returned, or when that is forgotten.
+        """
+        check_names("generate", settings, {name for name in KNOWN if not is_of_model(name)})
+        running = None if self._call is None else self._call()
+        if running is not None and running.gi_frame is not None:
+            raise UsageError("an earlier call's rows are not all taken", "take them all, or call close() on what it returned")
+        options = self._options(settings)
+        if isinstance(rows, str | os.PathLike):
+            options = dataclasses.replace(options, input=os.fspath(rows))
+            rows = None
+        from pagecli.cli.generate.job import generate_job, open_rows
+        from pagecli.cli.generate.model_defaults import with_model_defaults
+        from pagecli.cli.terminal.console import Console
+        from pagecli.library.rows import source_of
+        from pagecli.model.registry import resolve_model
+
+        job = generate_job(options)
+        job = with_model_defaults(job, resolve_model(self.model, job.engine.load_format), Console(quiet=True))
+        selection = job.selection.parse()
+        opened = None if rows is None else source_of(rows, selection.limit if selection.takes_all else None)
+        call = self._rows(job, open_rows(job, warnings.warn, opened))
+        next(call)  # runs to the first row's door, so that what is wrong is raised here
+        self._call = weakref.ref(call)
+        return call
+
+    def _rows(self, job: "GenerateJob", source: "InputSource") -> Generator[Any, None, None]:
+        """First None, then the dicts of the output rows."""
+        from pagecli.cli.generate.job import check_chat
+        from pagecli.cli.generate.run import job_run
+
+        engine = self._ready()
+        check_chat(job, engine.tokenizer)
+        if engine.tokenizer.template_time is None:
+            engine.tokenizer.template_time = job.prompts.template_time or datetime.now()
+        queue = _Queue(job.columns)
+        _, run = job_run(job, engine, queue)
+        cycles = run.cycles(source)
+        started = ended = False
+        try:
+            yield None
+            started = True
+            for _ in cycles:
+                while queue.records:
+                    yield queue.records.popleft()
+            while queue.records:
+                yield queue.records.popleft()
+            ended = True
+        except GeneratorExit:
+            cycles.close()
+            ended = True
+            raise
+        finally:
+            if not started:
+                source.close()
+            if not ended:  # in the middle of a step: the weights are as they were, the engine is made anew
+                self._loaded, self._engine = engine.loaded, None
+
+    def _ready(self) -> "Engine":
+        if self._engine is None:
+            from pagecli.engine.engine import Engine
+
+            self._engine = Engine(self._options({}).engine_config(), self._loaded)
+        return self._engine
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of all calls so far, by the names that --stats has."""
+        return self._ready().stats()
+
+    def _options(self, settings: Any) -> GenerateOptions:
+        flags = as_flags({**self._settings, **settings})
+        return GenerateOptions(input="rows", output="-", model=self.model, **flags)
+
+
+class _Queue:
+    """A writer whose rows the caller takes."""
+
+    def __init__(self, columns: "ResultColumns") -> None:
+        self._columns = columns
+        self.records: deque[dict[str, Any]] = deque()
+        self.num_rows = 0
+
+    def write(self, row: "OutputRow") -> None:
+        from pagecli.jobs.writers.row_record import record_of
+
+        self.records.append(record_of(row, self._columns))
+        self.num_rows += 1
+
+    def finish(self) -> None:
+        """Nothing is kept."""
+
+    def keep_partial(self) -> None:
+        """Nothing is kept."""
+
+    def discard(self) -> None:
+        """Nothing is kept."""
+
+
+def _load(options: GenerateOptions) -> "Engine":
+    config = options.engine_config()
+    from pagecli.devices.memory import check_fits
+
+    check_fits(config)
+    from pagecli.engine.engine import Engine
+
+    engine = Engine(config)
+    for note in engine.loaded.model.notes:
+        warnings.warn(note, stacklevel=3)
+    return engine

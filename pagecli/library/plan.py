@@ -1,0 +1,47 @@
+"""`pagecli.profile_plan`: where a model's memory goes and how many requests fit, as `pagecli profile --json` says it."""
+
+from typing import Any
+
+
+def profile_plan(
+    model: str,
+    *,
+    gpu: str = "auto",
+    num_gpus: int | None = None,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    kv_memory: str = "auto",
+    block_size: int = 16,
+    max_num_seqs: int | None = None,
+    max_batch_tokens: int | None = None,
+    workload: str = "sharegpt",
+    num_requests: int | None = None,
+    max_tokens: int = 256,
+) -> dict[str, Any]:
+    """The plan, without weights, GPU or network: a dict with `model`, `workload` and `plan` (docs: pagecli profile).
+
+    Raises PagecliError: UsageError (unknown GPU or workload), InputError, ModelError.
+    """
+    from pagecli.cli.profile.command import plan_section
+    from pagecli.cli.profile.options import ProfileOptions
+    from pagecli.cli.profile.plan import plan_job
+    from pagecli.cli.profile.workload import load_workload
+    from pagecli.model.registry import resolve_model
+
+    options = ProfileOptions(
+        model=model,
+        gpu=gpu,
+        num_gpus=num_gpus,
+        dtype=dtype,  # type: ignore[arg-type]
+        kv_dtype=kv_dtype,  # type: ignore[arg-type]
+        kv_memory=kv_memory,
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=max_batch_tokens,
+        workload=workload,
+        num_requests=num_requests,
+        max_tokens=max_tokens,
+    )
+    config = resolve_model(model, "dummy").config
+    loaded = load_workload(workload, model, num_requests, None, max_tokens)
+    return dict(plan_section(plan_job(options, config, loaded), options).fields)

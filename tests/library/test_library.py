@@ -1,0 +1,221 @@
+"""pagecli as a library: the rows that the command line writes, lazily, of any source, without touching the process."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from typing import get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pagecli
+from pagecli.library.llm import KNOWN
+from pagecli.library.settings import GenerateSettings
+
+ROWS = [{"id": f"r{i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(12)]
+ENGINE = {"kv_memory": "8MiB", "threads": 1}
+SETTINGS = {"max_tokens": 6, "chat": False, "temperature": 1.0, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model):
+    return pagecli.LLM(str(tiny_model("llama")), **ENGINE)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model, tmp_path_factory):
+    """What the command line writes of the rows."""
+    folder = tmp_path_factory.mktemp("expected")
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    command = [
+        sys.executable,
+        "-m",
+        "pagecli",
+        "generate",
+        "in.jsonl",
+        "out.jsonl",
+        "-m",
+        str(tiny_model("llama")),
+        "--no-chat",
+    ]
+    command += ["--max-tokens", "6", "--temperature", "1", "--seed", "7", "--quiet", "--kv-memory", "8MiB"]
+    subprocess.run(command, cwd=folder, check=True)
+    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+
+
+def test_the_library_yields_what_the_command_line_writes(llm, expected):
+    assert list(llm.generate(ROWS, **SETTINGS)) == expected
+    assert list(llm.generate(ROWS[::-1], **SETTINGS))[::-1] == expected  # the same row, the same text
+    assert list(llm.generate(iter(ROWS[3:4]), **SETTINGS)) == expected[3:4]
+
+
+def test_one_call_loads_a_model_of_its_own(tiny_model, expected):
+    assert list(pagecli.generate(ROWS[:3], model=str(tiny_model("llama")), **ENGINE, **SETTINGS)) == expected[:3]
+
+
+def test_tables_frames_and_paths_are_rows_too(llm, expected, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pa.Table.from_pylist(ROWS)
+    pq.write_table(table, tmp_path / "in.parquet")
+    reader = pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=5))
+    sources = (
+        table,
+        table.to_batches()[0],
+        reader,
+        pandas.DataFrame(ROWS),
+        tmp_path / "in.parquet",
+        str(tmp_path / "in.parquet"),
+    )
+    for rows in sources:
+        assert list(llm.generate(rows, **SETTINGS)) == expected, type(rows)
+    assert list(llm.generate(table, where="kind == 1", **SETTINGS)) == [row for row in expected if row["kind"] == 1]
+    assert list(llm.generate(table, limit=2, **SETTINGS)) == expected[:2]
+
+
+def test_texts_are_prompts_and_bad_rows_are_error_rows(llm):
+    rows = ["the quick", {"prompt": 1}, 5, {"prompt": "brown", "max_tokens": 2}, {1: "x"}]
+    found = list(llm.generate(rows, **SETTINGS))
+    assert [row["error_code"] for row in found] == [None, "invalid_type", "invalid_type", None, "invalid_type"]
+    assert [row["id"] for row in found] == [0, 1, 2, 3, 4]
+    assert found[3]["output_tokens"] == 2
+
+
+def test_rows_are_read_as_they_are_taken(llm):
+    read = []
+
+    def endless():
+        for i in range(10**9):
+            read.append(i)
+            yield {"prompt": f"row {i}"}
+
+    call = llm.generate(endless(), max_tokens=2, chat=False)
+    assert [next(call)["id"] for _ in range(5)] == [0, 1, 2, 3, 4]
+    call.close()
+    assert len(read) < 5000
+    assert not [thread for thread in threading.enumerate() if thread.name == "pagecli-reader"]
+    assert llm.stats()["num_requests"] > 0
+    assert len(list(llm.generate(["again"], max_tokens=2, chat=False))) == 1
+
+
+def test_two_calls_of_one_model_at_a_time_are_refused_until_the_first_is_closed(llm, expected):
+    first = llm.generate(ROWS, **SETTINGS)
+    next(first)
+    with pytest.raises(pagecli.UsageError, match="not all taken"):
+        llm.generate(ROWS, **SETTINGS)
+    first.close()
+    assert list(llm.generate(ROWS, **SETTINGS)) == expected
+    forgotten = llm.generate(ROWS, **SETTINGS)
+    next(forgotten)
+    del forgotten
+    assert list(llm.generate(ROWS, **SETTINGS)) == expected
+
+
+def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_token'; did you mean 'max_tokens'"):
+        llm.generate(ROWS, max_token=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'output'"):
+        pagecli.generate(ROWS, model="x", output="y")
+    with pytest.raises(pagecli.UsageError, match="--temperature is -1"):
+        llm.generate(ROWS, temperature=-1)
+    with pytest.raises(pagecli.UsageError, match="rows are a dict"):
+        llm.generate({"prompt": "a"})
+    with pytest.raises(pagecli.InputError, match="no such file"):
+        llm.generate(tmp_path / "none.jsonl")
+    with pytest.raises(pagecli.ModelError, match="no model 'no-such-model'"):
+        pagecli.LLM("no-such-model")
+    with pytest.raises(pagecli.InputError, match="has no column prompt"):
+        list(llm.generate([{"text": "a"}]))
+
+
+def test_an_exception_of_the_callers_own_rows_reaches_it_and_the_model_stays(llm, expected):
+    def broken():
+        yield ROWS[0]
+        raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own"):
+        list(llm.generate(broken(), **SETTINGS))
+    assert list(llm.generate(ROWS, **SETTINGS)) == expected
+
+
+def test_a_step_that_is_interrupted_leaves_the_model_usable(llm, expected, monkeypatch):
+    from pagecli.engine.engine import Engine
+
+    take, left = Engine._take_step, [3]
+
+    def interrupted(self):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return take(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_take_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(llm.generate(ROWS, **SETTINGS))
+    assert list(llm.generate(ROWS, **SETTINGS)) == expected
+
+
+def test_nothing_of_the_process_is_changed(llm, capfd):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    before = (handlers, signal.set_wakeup_fd(-1), sys.stdout, sys.stderr, logging.root.manager.disable, sys.getswitchinterval())
+    call = llm.generate(ROWS, **SETTINGS)
+    next(call)
+    print("seen at once", flush=True)
+    assert capfd.readouterr().out == "seen at once\n"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    now = (handlers, signal.set_wakeup_fd(-1), sys.stdout, sys.stderr, logging.root.manager.disable, sys.getswitchinterval())
+    assert now == before
+    list(call)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_call_in_the_middle(tiny_model):
+    code = (
+        "import os, signal, sys, threading, pagecli\n"
+        f"llm = pagecli.LLM({str(tiny_model('llama'))!r}, kv_memory='8MiB')\n"
+        "timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "try:\n"
+        "    timer.start()\n"
+        "    for row in llm.generate(iter(lambda: 'a', 0), max_tokens=200, ignore_eos=True, chat=False): pass\n"
+        "except KeyboardInterrupt:\n"
+        "    print(len(list(llm.generate(['b', 'c'], max_tokens=3, chat=False))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+def test_importing_pagecli_loads_none_of_it():
+    code = (
+        "import sys, pagecli; print(sorted(name for name in sys.modules if name.startswith(('pagecli.', 'numpy', 'pyarrow'))))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert {"generate", "LLM", "profile_plan"} <= set(dir(pagecli))
+    with pytest.raises(AttributeError, match="no attribute 'generat'"):
+        pagecli.generat  # noqa: B018
+
+
+def test_the_typed_settings_are_flags():
+    assert set(get_type_hints(GenerateSettings)) <= KNOWN
+
+
+def test_chat_template_variables_and_lists_are_given_as_python_values(llm, tiny_model):
+    found = list(
+        llm.generate(["a"], chat_template_kwargs={"enable_thinking": False}, stop="e", early_stopping=True, max_tokens=4)
+    )
+    assert found[0]["error"] is None
+    with pytest.raises(pagecli.UsageError, match="tokenize"):
+        llm.generate(["a"], chat_template_kwargs={"tokenize": True})
+
+
+def test_a_plan_is_what_profile_prints_as_json():
+    plan = pagecli.profile_plan("opt-13b", gpu="a100-40gb")
+    command = [sys.executable, "-m", "pagecli", "profile", "--model", "opt-13b", "--gpu", "a100-40gb", "--json", "--no-replay"]
+    printed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert json.loads(json.dumps(plan)) == {name: printed[name] for name in ("model", "workload", "plan")}
+    with pytest.raises(pagecli.UsageError):
+        pagecli.profile_plan("opt-13b", gpu="no-such-gpu")
