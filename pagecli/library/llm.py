@@ -42,9 +42,9 @@ def generate(rows: Any, model: str, **settings: Unpack[GenerateSettings]) -> Ite
     Raises PagecliError: UsageError, InputError, ModelError; TypeError for a setting that does not exist.
     """
     check_names("generate", settings, KNOWN)
-    of_model = {name: value for name, value in settings.items() if is_of_model(name)}
-    of_rows = {name: value for name, value in settings.items() if name not in of_model}
-    return LLM(model, **of_model).generate(rows, **of_rows)  # type: ignore[typeddict-item]
+    of_model: Any = {name: value for name, value in settings.items() if is_of_model(name)}
+    of_rows: Any = {name: value for name, value in settings.items() if name not in of_model}
+    return LLM(model, **of_model).generate(rows, **of_rows)
 
 
 class LLM:
@@ -58,7 +58,7 @@ class LLM:
         self.model = model
         self._settings = dict(settings)
         self._engine: Engine | None = _load(self._options({}))
-        self._call: weakref.ref[Generator[Any, None, None]] | None = None
+        self._call: weakref.ref[Any] | None = None  # the generator of the latest call
 
     def generate(self, rows: Any, **settings: Unpack[RowSettings]) -> Iterator[dict[str, Any]]:
         """As `pagecli.generate`, with this model. Raises UsageError while an earlier call's rows are not all taken.

@@ -7,7 +7,7 @@ main thread                         | admit, step, append to the journal | Input
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -238,7 +238,7 @@ class JobRun:
             pass
         return self.result
 
-    def cycles(self, source: InputSource) -> Iterator[None]:
+    def cycles(self, source: InputSource) -> Generator[None, None, None]:
         """As `run`, a step at a time. After `close()` the engine has none of the run's requests."""
         started = time.perf_counter()
         try:
