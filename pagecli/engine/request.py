@@ -12,9 +12,33 @@ from pagecli.errors import RowError
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
     from pagecli.engine.generation.beam_search import BeamSearch
-    from pagecli.engine.generation.scoring import Scoring
 
 _next_seq_id = count()
+
+
+@dataclass(slots=True)
+class Scoring:
+    """The scores that a sequence has, and which it still needs: of given_ids[first:]."""
+
+    given_ids: list[int]  # prompt and continuation
+    first: int
+    num_top: int
+    choice_ids: tuple[int, ...] = ()  # several tokens that may each follow the given ones
+    scores: list[TokenScore] = field(default_factory=list)
+
+    @property
+    def next(self) -> int:
+        """Index of the next token to score; behind the given ones where none is left."""
+        return self.first + len(self.scores)
+
+    def may_be_cached(self, token_ids: list[int]) -> list[int]:
+        """The sequence's tokens as far as the cache may give their K and V: but for the last of these."""
+        return token_ids[: self.next] if self.next < len(self.given_ids) or self.choice_ids else token_ids
+
+    def num_logits(self, start: int, num_tokens: int) -> int:
+        """How many of the sequence's `num_tokens` tokens from `start` on give logits for scores."""
+        end = min(start + num_tokens, len(self.given_ids) - (not self.choice_ids))
+        return max(0, end - max(start, self.next - 1))
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +58,7 @@ class Sequence:
     stop_search: StopSearch | None = None  # set where the request has stop strings
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
-    scoring: "Scoring | None" = None  # set while log probabilities of given tokens are wanted
+    scoring: Scoring | None = None  # set while log probabilities of given tokens are wanted
     seq_id: int = field(default_factory=_next_seq_id.__next__)
 
     @property

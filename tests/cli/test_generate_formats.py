@@ -118,7 +118,7 @@ def test_dry_run_checks_every_row_and_writes_nothing(generate, tmp_path):
     rows = [{"prompt": "a b c"}, {"prompt": ""}, {"prompt": "x", "temperature": "hot"}, {"prompt": "word " * 500}]
     code, out, err = generate(rows, "out.parquet", "--dry-run")
     assert code == 5
-    found = dict(line.split("  ", 1) for line in out.replace("\n  ", "\n").splitlines())
+    found = dict(line.split("  ", 1) for line in out.split("\n\nprompt of")[0].replace("\n  ", "\n").splitlines())
     assert found["rows"].strip() == "4"
     assert found["error rows"].strip() == "3"
     assert "1; the first, line 3: column temperature" in found["invalid_parameter"]

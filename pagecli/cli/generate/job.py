@@ -145,7 +145,7 @@ def prompt_options(options: GenerateOptions) -> PromptOptions:
         template_time=parse_template_time(o.template_time),
         template=template,
         few_shot=() if o.few_shot is None else read_examples(o.few_shot, made_of),
-        chat_template_arg=parse_arguments(o.chat_template_arg or ()),
+        chat_template_arg=() if o.chat_template_arg is None else parse_arguments(o.chat_template_arg),
     )
 
 

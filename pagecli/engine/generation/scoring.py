@@ -9,39 +9,13 @@ prefix cache holds has no logits: a sequence takes over no more of it than what 
 """
 
 import math
-from dataclasses import dataclass, field
 
 from pagecli.core.outputs import RequestOutput, SequenceOutput, TokenScore
 from pagecli.core.step_plan import Chunk, ScoreResult, ScoreSpec, StepResult
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.decoding import FinishCheck
-from pagecli.engine.request import Request, Sequence
+from pagecli.engine.request import Request, Scoring, Sequence
 from pagecli.kv.memory import KVMemory
-
-
-@dataclass(slots=True)
-class Scoring:
-    """The scores that a sequence has, and which it still needs: of given_ids[first:]."""
-
-    given_ids: list[int]  # prompt and continuation
-    first: int
-    num_top: int
-    choice_ids: tuple[int, ...] = ()  # several tokens that may each follow the given ones
-    scores: list[TokenScore] = field(default_factory=list)
-
-    @property
-    def next(self) -> int:
-        """Index of the next token to score; behind the given ones where none is left."""
-        return self.first + len(self.scores)
-
-    def may_be_cached(self, token_ids: list[int]) -> list[int]:
-        """The sequence's tokens as far as the cache may give their K and V: but for the last of these."""
-        return token_ids[: self.next] if self.next < len(self.given_ids) or self.choice_ids else token_ids
-
-    def num_logits(self, start: int, num_tokens: int) -> int:
-        """How many of the sequence's `num_tokens` tokens from `start` on give logits for scores."""
-        end = min(start + num_tokens, len(self.given_ids) - (not self.choice_ids))
-        return max(0, end - max(start, self.next - 1))
 
 
 def start(request: Request) -> None:
