@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pagecli
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -26,7 +28,7 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("pagecli", "torch", "transformers")},
+        "versions": {"pagecli": pagecli.__version__} | {name: metadata.version(name) for name in ("torch", "transformers")},
     }
 
 

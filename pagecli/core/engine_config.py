@@ -6,6 +6,8 @@ from typing import Literal, get_args
 from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
+MAX_SPECULATE = 64
+Speculate = int | Literal["auto"]  # tokens guessed at a time
 KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/reservations.py
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
 Batching = Literal["continuous", "static", "none"]  # engine/scheduler.py
@@ -32,6 +34,7 @@ class EngineConfig:
     batching: Batching = "continuous"
     swap_memory_bytes: int = 0  # where swapped-out blocks go; preemption recomputes what does not fit
     cuda_graphs: bool = True  # on a GPU: repeat steps that only decode from a recording
+    speculate: Speculate = "auto"  # where few sequences run, tokens guessed from a row's own text and verified; 0: none
     check_integrity: bool = False  # after every step, for tests
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class EngineConfig:
             )
         if self.kv_dtype == "int8" and self.device == "cuda":
             raise UsageError("--kv-dtype int8 is for the CPU", "leave out --kv-dtype, or use --device cpu")
+        if self.speculate != "auto" and not 0 <= self.speculate <= MAX_SPECULATE:
+            raise UsageError(f"speculate is {self.speculate}", f"speculate must be auto, or in [0, {MAX_SPECULATE}]")
         if self.block_size > MAX_BLOCK_SIZE:
             raise UsageError(f"block_size is {self.block_size}", f"block_size must be at most {MAX_BLOCK_SIZE}")
         if self.max_batch_tokens < self.max_num_seqs:

@@ -11,7 +11,7 @@ from pagecli.devices import memory, registry
 from pagecli.devices.base import Model, Runner, RunSettings
 from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
-from pagecli.engine.generation import decoding, scoring
+from pagecli.engine.generation import decoding, prompt_lookup, scoring
 from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.generation.stopping import StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
@@ -90,11 +90,13 @@ class Engine:
             max_scores(self.model_config.vocab_size),
         )
         if not self._runner.is_asynchronous:
-            return Scheduler(self._kv, limits, self._finish_check, reservations), None
+            scheduler = Scheduler(self._kv, limits, self._finish_check, reservations)
+            scheduler.drafter = prompt_lookup.drafter(config.speculate)
+            return scheduler, None
         from pagecli.engine.overlapped import OverlappedLoop, OverlappedScheduler
 
-        scheduler = OverlappedScheduler(self._kv, limits, self._finish_check, reservations)
-        return scheduler, OverlappedLoop(scheduler, self._runner, self._count)
+        overlapped = OverlappedScheduler(self._kv, limits, self._finish_check, reservations)
+        return overlapped, OverlappedLoop(overlapped, self._runner, self._count)
 
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
@@ -281,6 +283,7 @@ class Engine:
             "num_swapped_blocks": self._kv.num_swapped_blocks,
             "num_copy_on_write": self._kv.num_copy_on_write,
             "prefix_cache_hit_rate": self.scheduler.num_cached_prompt_tokens / max(1, self._stats.prompt_tokens),
+            **(drafter.stats() if (drafter := self.scheduler.drafter) is not None else {}),
             "kv_block_size": self._kv.block_size,
             "kv_blocks_total": self._kv.pool.num_blocks,
             "kv_bytes_per_token": self.loaded.kv_bytes_per_token(self.config),

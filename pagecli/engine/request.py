@@ -12,6 +12,7 @@ from pagecli.errors import RowError
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
     from pagecli.engine.generation.beam_search import BeamSearch
+    from pagecli.engine.generation.text_index import TextIndex
 
 _next_seq_id = count()
 
@@ -59,6 +60,7 @@ class Sequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
     scoring: Scoring | None = None  # set while log probabilities of given tokens are wanted
+    text_index: "TextIndex | None" = None  # set once drafts are looked for in its text
     seq_id: int = field(default_factory=_next_seq_id.__next__)
 
     @property

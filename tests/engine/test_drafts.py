@@ -41,6 +41,9 @@ class Foretold:
         self.num_drafts += num_drafts
         self.num_accepted += num_accepted
 
+    def stats(self):
+        return {}
+
 
 def all_rows(count=24):
     rows = make_rows(count)

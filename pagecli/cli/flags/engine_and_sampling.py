@@ -119,6 +119,15 @@ Logprobs = Annotated[
         metavar="K",
     ),
 ]
+PromptLogprobs = Annotated[
+    int | None,
+    option(
+        "Write a column prompt_logprobs: those of the prompt's tokens, null for the first." + SAMPLING_HELP,
+        SAMPLING,
+        "--prompt-logprobs",
+        metavar="K",
+    ),
+]
 
 N = Annotated[int, option("Continuations to write for a row, each sampled on its own.", SHARING, "--n")]
 BestOf = Annotated[
@@ -178,6 +187,16 @@ CudaGraphs = Annotated[
         "On a GPU: repeat steps that only decode from a recording, without launching their kernels one by one.",
         ENGINE,
         "--cuda-graphs/--no-cuda-graphs",
+    ),
+]
+Speculate = Annotated[
+    str,
+    option(
+        "Where few rows run on a CPU, guess up to N tokens from a row's own text and verify them in one step: the same text, "
+        "sooner. auto: as long as guesses are right; 0: off.",
+        ENGINE,
+        "--speculate",
+        metavar="auto|N",
     ),
 ]
 KvPolicyChoice = Annotated[

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import prompt_options as prompt_flags
@@ -73,6 +73,7 @@ class GenerateOptions:
     stop_token_id: flags.StopTokenIds = None
     ignore_eos: flags.IgnoreEos = SAMPLING_DEFAULTS["ignore_eos"]
     logprobs: flags.Logprobs = None
+    prompt_logprobs: flags.PromptLogprobs = None
     n: flags.N = SAMPLING_DEFAULTS["n"]
     best_of: flags.BestOf = None
     beam_width: flags.BeamWidth = SAMPLING_DEFAULTS["beam_width"]
@@ -89,6 +90,7 @@ class GenerateOptions:
     max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"]
     prefix_caching: flags.PrefixCaching = ENGINE_DEFAULTS["prefix_caching"]
     cuda_graphs: flags.CudaGraphs = ENGINE_DEFAULTS["cuda_graphs"]
+    speculate: flags.Speculate = "auto"
     preemption: flags.PreemptionChoice = "recompute"
     kv_policy: flags.KvPolicyChoice = "paged"
     batching: flags.BatchingChoice = "continuous"
@@ -127,7 +129,8 @@ class GenerateOptions:
         sizes: dict[str, Any] = {"kv_memory_bytes": parse_memory_size("--kv-memory", self.kv_memory)}
         if self.swap_memory is not None:
             sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
-        return EngineConfig(**{name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)}, **sizes)
+        sizes["speculate"] = parse_speculate(self.speculate)
+        return EngineConfig(**{name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes)
 
     def open_to_model(self) -> tuple[str, ...]:
         """The sampling parameters that the model's generation_config.json may set: those that no flag sets."""
@@ -151,3 +154,12 @@ class GenerateOptions:
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error
+
+
+def parse_speculate(text: str) -> int | Literal["auto"]:
+    """--speculate. Raises UsageError."""
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"--speculate is {text!r}", "write auto, or how many tokens to guess at a time; 0: none")
+    return int(text)

@@ -71,6 +71,7 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
     blocks = f"peak {stats['kv_blocks_peak']:,} of {stats['kv_blocks_total']:,} blocks of {stats['kv_block_size']}"
     slots = "no slot used" if used is None else f"{used:.1%} of slots used"
     sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
+    drafts, accepted = stats.get("num_draft_tokens", 0), stats.get("num_accepted_tokens", 0)
     sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
     shared = ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache")
     return [
@@ -84,5 +85,6 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
         ("first row", "none" if first_row is None else f"after {first_row:.1f} s, {stats['load_seconds']:.1f} s of it loading"),
         ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
         *([shared] if verbose else []),
+        *([("guessed", f"{accepted:,} of {drafts:,} tokens right")] if drafts else []),
         ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
     ]

@@ -32,6 +32,10 @@ class Drafter(Protocol):
         """So many of the sequence's drafts were right."""
         ...
 
+    def stats(self) -> dict[str, object]:
+        """How the drafts fared, for the --stats file."""
+        ...
+
 
 def may_have(chunk: Chunk) -> bool:
     """Whether the chunk chooses one token, so that others can be guessed behind it."""

@@ -32,6 +32,7 @@ NOT_IDENTITY = (
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
     *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
+    "engine.speculate",
 )
 SHARD = "selection.shard"
 ISA_VARIABLE = "PAGECLI_CPU_ISA"

@@ -1,0 +1,66 @@
+"""Drafts from the text itself: what followed the sequence's last tokens where they stood before, in its prompt or its output
+(Saxena, "Prompt Lookup Decoding", 2023). Summaries that quote, edits and JSON of the input copy long runs; most text does not.
+
+    prompt   ... "name": "Ada Lovelace", "born": ...        output   ... {"name": "Ada
+                          ^ what follows these tokens                          ^ is tried behind these
+
+A guess costs little where few sequences run: reading the weights takes the time of a step, whatever it computes with them. It
+is worth nothing where guesses fail, so a sequence whose drafts fail one after the other waits for four times as many tokens
+before each next try, and the length of its drafts follows how many were right.
+"""
+
+from dataclasses import dataclass
+
+from pagecli.core.engine_config import Speculate
+from pagecli.engine.generation.text_index import SHORT, SHORT_DRAFT, TextIndex
+from pagecli.engine.request import Sequence
+
+MAX_DRAFT = 15  # with the known token, rows that a step computes for little more than for one
+FIRST_WAIT, MAX_WAIT = 2, 128  # tokens from the second draft that fails to the next; behind the first there is no wait
+MAX_SEQUENCES = 2  # of a step that drafts are tried in
+
+
+@dataclass(slots=True)
+class PromptLookup:
+    """A Drafter. `max_tokens`: of a draft."""
+
+    max_tokens: int = MAX_DRAFT
+    max_sequences: int = MAX_SEQUENCES
+    num_drafts: int = 0  # tokens
+    num_accepted: int = 0
+
+    def propose(self, sequence: Sequence, max_tokens: int) -> list[int]:
+        index = sequence.text_index
+        if index is None:
+            index = sequence.text_index = TextIndex()
+        token_ids = sequence.token_ids
+        if len(token_ids) < max(index.next_try, SHORT + 1):
+            return []
+        index.extend(token_ids)
+        return index.draft(token_ids, min(max_tokens, self.max_tokens, index.length))
+
+    def record(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:
+        index = sequence.text_index
+        assert index is not None
+        self.num_drafts += num_drafts
+        self.num_accepted += num_accepted
+        if num_accepted == num_drafts:
+            index.length = min(MAX_DRAFT, 2 * index.length)
+        else:
+            index.length = max(SHORT_DRAFT, num_accepted)
+        if num_accepted > 0:
+            index.wait = 0
+        else:
+            index.next_try = sequence.num_tokens + index.wait
+            index.wait = min(MAX_WAIT, max(FIRST_WAIT, 4 * index.wait))
+
+    def stats(self) -> dict[str, object]:
+        """Counts by their names in the --stats file."""
+        return {"num_draft_tokens": self.num_drafts, "num_accepted_tokens": self.num_accepted}
+
+
+def drafter(speculate: Speculate) -> PromptLookup | None:
+    """By --speculate: of so many tokens at most; None with 0."""
+    if speculate == 0:
+        return None
+    return PromptLookup() if speculate == "auto" else PromptLookup(max_tokens=speculate)
