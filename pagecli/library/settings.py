@@ -74,7 +74,18 @@ class GenerateSettings(ModelSettings, RowSettings, total=False):
 # Flags that are about files, the terminal and the job beside an output: what the library has no use for.
 COMMAND_LINE_ONLY = {
     *("input", "output", "model", "overwrite", "output_format", "compression", "row_group_rows", "max_row_bytes", "order"),
-    *("shard", "dry_run", "template_file", "system_file", "restart", "journal", "partial", "on_error", "max_error_rate"),
+    *(
+        "shard",
+        "dry_run",
+        "template_file",
+        "system_file",
+        "restart",
+        "journal",
+        "partial",
+        "retry_errors",
+        "on_error",
+        "max_error_rate",
+    ),
     *("stats", "profile", "progress_json", "metrics_file", "log_file", "log_json", "no_config", "quiet", "verbose"),
     *("kv_policy", "batching", "chat_template_arg"),
 }

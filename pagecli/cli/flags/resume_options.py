@@ -31,6 +31,10 @@ MaxErrorRate = Annotated[
         max=1.0,
     ),
 ]
+RetryErrors = Annotated[
+    bool,
+    option("Run only the error rows of a finished OUTPUT again, and put them in place.", PANEL, "--retry-errors"),
+]
 Retry = Annotated[
     int,
     option(

@@ -80,6 +80,7 @@ class GenerateJob:
     journal: JournalOptions = field(default_factory=JournalOptions)
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_errors: str | None = None  # digest of the finished output whose error rows are run again
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
@@ -105,6 +106,7 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
         monitoring=o.monitoring,
         journal=JournalOptions(o.journal, o.restart, o.partial),
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
+        retry_errors="" if o.retry_errors else None,
         retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
     )
 

@@ -101,6 +101,7 @@ class GenerateOptions:
     partial: resume_flags.Partial = False
     on_error: resume_flags.OnErrorChoice = "row"
     max_error_rate: resume_flags.MaxErrorRate = None
+    retry_errors: resume_flags.RetryErrors = False
     retry: resume_flags.Retry = 0
     retry_on: resume_flags.RetryOn = "invalid_output,length,repetition"
     retry_temperature: resume_flags.RetryTemperature = None

@@ -141,5 +141,7 @@ def _check(job: GenerateJob) -> None:
     for flag, is_given in {"--restart": job.journal.restart, "--partial": job.journal.partial}.items():
         if is_given:
             raise UsageError(f"{flag} does not go with --shard auto", "remove the output's hidden directory of parts")
+    if job.retry_errors is not None:
+        raise UsageError("--retry-errors does not go with --shard auto", "run it on the merged output, without --shard")
     if not job.journal.enabled:
         raise UsageError("--no-journal does not go with --shard auto", "parts of lost processes resume from their journals")

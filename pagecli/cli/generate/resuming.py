@@ -5,7 +5,9 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, JournalOptions
 from pagecli.cli.terminal.console import Console
@@ -23,6 +25,9 @@ from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, check_writable, is_stdout, is_stream_output
+
+if TYPE_CHECKING:
+    from pagecli.jobs.readers.output_reader import GoodRows
 
 
 @contextmanager
@@ -81,10 +86,20 @@ def open_journal(
 
 
 class ResumedRows:
-    """Prepares every row of the input: the journal's output for rows it has, `prepare` for the others."""
+    """Prepares every row of the input: the journal's output for rows it has, `prepare` for the others.
 
-    def __init__(self, prepare: Callable[[InputRow], PreparedRow], journal: Journal | None, params: SamplingParams) -> None:
+    `earlier`: a finished output, whose good rows stay.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[InputRow], PreparedRow],
+        journal: Journal | None,
+        params: SamplingParams,
+        earlier: "GoodRows | None" = None,
+    ) -> None:
         self._prepare = prepare
+        self._earlier = earlier
         self._journal = journal if journal is not None and journal.num_rows else None
         self._params = params
         self._num_rows = 0
@@ -92,10 +107,14 @@ class ResumedRows:
     def __call__(self, row: InputRow) -> PreparedRow:
         self._num_rows = row.index + 1
         finished = None if self._journal is None else self._journal.take(row)
+        if self._earlier is not None:
+            finished = self._earlier.take(row) or finished
         return self._prepare(row) if finished is None else PreparedRow(row, [], self._params, 0, finished=finished)
 
     def check_complete(self, selection: RowSelection) -> None:
         """To be called after the last row: checks that the input still has every row the journal has. Raises InputError."""
+        if self._earlier is not None:
+            self._earlier.check_end()
         num_expected = 0 if self._journal is None else self._journal.finished.num_indexes
         if selection.limit is not None:
             shard = selection.shard or Shard(1, 1)
@@ -105,6 +124,30 @@ class ResumedRows:
                 f"the input ended after {self._num_rows:,} rows; of an earlier run row {num_expected:,} is finished",
                 "it was cut short: run the same command with the whole input again",
             )
+
+
+def with_earlier_output(job: GenerateJob, stack: ExitStack) -> "tuple[GenerateJob, GoodRows | None]":
+    """The job with its finished output's digest and optional columns, and that output's good rows; None: it has no error row.
+
+    Raises UsageError, InputError.
+    """
+    from pagecli.jobs.journal.model_files import sample_digest
+    from pagecli.jobs.readers.output_reader import FLAG, FinishedOutput, GoodRows
+
+    refused = {"--overwrite": job.overwrite, "--order completion": job.order != "input", "--partial": job.journal.partial}
+    for flag, is_given in refused.items():
+        if is_given:
+            raise UsageError(f"{FLAG} does not go with {flag}", f"leave out {flag}")
+    if is_stream_output(job.output) or remote_files.is_remote(job.output):
+        raise UsageError(f"{job.output}: {FLAG} needs an output that is a file on this machine", "name a file")
+    path = remote_files.local_output_path(job.output)
+    with closing(FinishedOutput(path)) as output:
+        num_error_rows = output.num_error_rows()
+    if not num_error_rows:
+        return job, None
+    output = stack.enter_context(closing(FinishedOutput(path)))
+    changed = replace(job, columns=output.widened(job.columns), retry_errors=sample_digest(path))
+    return changed, GoodRows(output)
 
 
 def keep_finished(run: JobRun, writer: RowWriter, locked: LockedOutput | None, console: Console, job: GenerateJob) -> str:

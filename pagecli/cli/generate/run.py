@@ -23,6 +23,7 @@ from pagecli.cli.generate.resuming import (
     resumable_loading,
     save_at_deadline,
     shown_stream,
+    with_earlier_output,
     write_partial,
 )
 from pagecli.cli.terminal.console import Console
@@ -46,6 +47,7 @@ from pagecli.model.registry import resolve_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
+    from pagecli.jobs.readers.output_reader import GoodRows
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 
@@ -74,6 +76,7 @@ class _Run:
     loaded: Callable[[], None]  # ends what a signal interrupts as loading
     started: float
     part: OnePart | None = None  # of a job in automatic parts
+    earlier: "GoodRows | None" = None  # of a finished output whose error rows are run again
     tokenizer: "Tokenizer | None" = None  # once the model is loaded
 
     def token_bytes(self, token_id: int) -> bytes | None:
@@ -114,7 +117,7 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
         monitored(job.monitoring, begun, console) as monitor,
         contextlib.nullcontext() if job.stats is None else WholeFile(job.stats) as stats_file,
         reserved_stdout() as rows_fd,
-        locked_output(job.output, job.overwrite, signals) as locked,
+        locked_output(job.output, job.overwrite or job.retry_errors is not None, signals) as locked,
     ):
         outcome = None if locked is None else completed_before(locked, job.output)
         if locked is not None and outcome is not None:
@@ -122,9 +125,18 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
             return _already_complete(locked, outcome, console)
         if job.profile is not None:
             check_profile_directory(job.profile)
-        source = open_rows(job, console.warning)
-        with contextlib.closing(source), resumable_loading(locked, console, job.input) as loaded:
-            return _run_locked(_Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part), rows_fd)
+        with contextlib.ExitStack() as stack:
+            earlier = None
+            if job.retry_errors is not None:
+                job, earlier = with_earlier_output(job, stack)
+                if earlier is None:
+                    console.note(f"{job.output} has no error rows; nothing was left to do")
+                    monitor.end(ExitCode.OK)
+                    return ExitCode.OK
+            source = stack.enter_context(contextlib.closing(open_rows(job, console.warning)))
+            loaded = stack.enter_context(resumable_loading(locked, console, job.input))
+            run = _Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part, earlier)
+            return _run_locked(run, rows_fd)
 
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
@@ -145,7 +157,8 @@ def _run_locked(run: _Run, rows_fd: int) -> int:
     template_time = _template_time(run)
     job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
     schema, options = run.source.schema, output_options(job, run.source, job_key, run.token_bytes)
-    writer = open_output(job.output, job.overwrite, job.columns, schema, console.warning, rows_fd, options)
+    replaces = job.overwrite or run.earlier is not None
+    writer = open_output(job.output, replaces, job.columns, schema, console.warning, rows_fd, options)
     try:
         if job.journal.partial:
             run.loaded()
@@ -180,7 +193,7 @@ def _run(
         run.monitor.loaded(engine.stats())
         run.tokenizer = engine.tokenizer
         engine.tokenizer.template_time = template_time
-        prepare, rows_run = job_run(job, engine, writer, journal, run.monitor, run.stop_signal)
+        prepare, rows_run = job_run(job, engine, writer, journal, run.monitor, run.stop_signal, run.earlier)
 
         def stats_so_far() -> dict[str, Any]:
             of_model = {name: getattr(job.params, name) for name in job.of_model}
@@ -205,12 +218,13 @@ def job_run(
     journal: Journal | None = None,
     monitor: JobMonitor | None = None,
     stop_signal: Callable[[], int | None] = lambda: None,
+    earlier: "GoodRows | None" = None,
 ) -> tuple[ResumedRows, JobRun]:
     """The pass over the job's rows, and what prepares them: for the command line and for the library. Raises UsageError."""
     tokenizer = engine.tokenizer
     length = prompt_length(job, tokenizer, engine.max_model_len)
     preparer = RowPreparer(tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
-    prepare, window = ResumedRows(preparer.prepare, journal, job.params), Window.for_engine(job.engine.max_num_seqs)
+    prepare, window = ResumedRows(preparer.prepare, journal, job.params, earlier), Window.for_engine(job.engine.max_num_seqs)
     computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
     return prepare, JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors)
 

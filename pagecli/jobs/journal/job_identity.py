@@ -35,6 +35,7 @@ NOT_IDENTITY = (
     "engine.speculate",
 )
 SHARD = "selection.shard"
+RETRY_ERRORS = "retry_errors"  # the output whose error rows are run again: each part has its own
 ISA_VARIABLE = "PAGECLI_CPU_ISA"
 _KEY_PARTS = ("device", "input", "model", "parameters", "time")
 
@@ -136,7 +137,7 @@ def job_key(identity: Mapping[str, Any], weights: list[Path], **more: Any) -> st
     through: parts may be made on machines whose files have dates of their own.
     """
     contents = [model_files.kept_content_digest(path) for path in weights]
-    parameters = {name: value for name, value in identity["parameters"].items() if name != SHARD}
+    parameters = {name: value for name, value in identity["parameters"].items() if name not in (SHARD, RETRY_ERRORS)}
     parts = {
         "input": [entry["content"] for entry in identity["input"].values()],
         "model": [identity["model"], contents],
