@@ -44,7 +44,7 @@ class FinishedOutput:
         self._records = _records(path, self._stack)
         self._next: Record | None = None
         self._advance()
-        self.columns = tuple(self._next or ())
+        self.columns: tuple[str, ...] = tuple(self._next or ())
 
     def _advance(self) -> None:
         try:
