@@ -16,6 +16,7 @@ from pagecli.devices.cuda.model.linear import float8_linear
 
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes
+FLOAT32 = 4  # bytes of a logit
 
 
 @dataclass
@@ -239,10 +240,10 @@ def float8_linear_case(s: Sizes) -> Case:
 
 def argmax_case(s: Sizes) -> Case:
     rows, vocab = s.of(400, 3), s.of(128256, 100)
-    num_bytes = rows * vocab * ELEMENT
+    num_bytes = rows * vocab * FLOAT32
 
     def make() -> tuple:
-        return s.random(rows, vocab), torch.empty(rows, dtype=torch.int64, device=s.device)
+        return s.random(rows, vocab).float(), torch.empty(rows, dtype=torch.int64, device=s.device)
 
     def ours(x, out):
         kernels.argmax(out, x)
@@ -253,7 +254,7 @@ def argmax_case(s: Sizes) -> Case:
 
 def sample_case(s: Sizes) -> Case:
     rows, vocab = s.of(400, 2), s.of(128256, 100)
-    num_bytes = rows * vocab * ELEMENT
+    num_bytes = rows * vocab * FLOAT32
 
     def make() -> tuple:
         def full(value: float, dtype: torch.dtype) -> torch.Tensor:
@@ -265,7 +266,7 @@ def sample_case(s: Sizes) -> Case:
         )
         keys = torch.arange(4 * rows, device=s.device).view(rows, 4)
         filters = full(1.0, torch.float32), full(50, torch.int32), full(0.9, torch.float32), full(0.0, torch.float32)
-        return out, s.random(rows, vocab), order, *filters, keys
+        return out, s.random(rows, vocab).float(), order, *filters, keys
 
     def ours(out, *rest):
         kernels.sample_tokens(out, *rest)

@@ -62,6 +62,11 @@ class SampleSpec:
         object.__setattr__(self, "is_argmax", params.greedy and not needs_host)
 
     @property
+    def needs_last_token(self) -> bool:
+        """Whether the host has to know the sequence's last token before it can ask for the next."""
+        return self.mask is not None or self.params.no_repeat_ngram_size > 0
+
+    @property
     def position(self) -> int:
         """Index of the output token being chosen."""
         return len(self.known_token_ids) - self.num_prompt_tokens

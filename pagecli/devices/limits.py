@@ -6,6 +6,7 @@ from pagecli.errors import ModelError
 CPU_HEAD_DIMS = range(32, 257)  # of the attention kernels
 GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
 GPU_ROTARY_MULTIPLE = 16
+GPU_MAX_VOCAB = 1 << 21  # of the kernel that draws tokens
 
 
 def check_computed(device: str, name: str, config: ModelConfig) -> None:
@@ -18,6 +19,8 @@ def check_computed(device: str, name: str, config: ModelConfig) -> None:
             raise ModelError(f"{name}: heads of size {size} are not supported", "multiples of 8 to 256 are")
         if config.rope is not None and config.rope.rotary_dim % GPU_ROTARY_MULTIPLE != 0:
             raise ModelError(f"{name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
+        if config.vocab_size > GPU_MAX_VOCAB:
+            raise ModelError(f"{name}: a vocabulary of {config.vocab_size:,} is too large", f"{GPU_MAX_VOCAB:,} is the most")
 
 
 def devices_for(config: ModelConfig) -> list[str]:

@@ -1,11 +1,18 @@
-"""Random numbers that belong to a row, not to a batch: the same draw whatever runs beside it, in whatever order."""
+"""Random numbers that belong to a row, not to a batch: the same draw whatever runs beside it, in whatever order. And the
+parameters of draws as arrays, kept while the same choices are made step after step."""
 
 from functools import lru_cache
+from operator import is_
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from pagecli.core.arrays import Array
+    from pagecli.core.step_plan import SampleSpec
+
 NUM_BITS = 53  # of a draw
-NUM_KEPT = 16  # draws of neighbouring positions, made together
+NUM_KEPT = 32  # draws of neighbouring positions, made together
 WORDS = 4  # of one Philox counter, of which the first is used
 
 
@@ -21,3 +28,47 @@ def _draws(seed: int, row_key: int, sample: int, group: int) -> list[int]:
     counter = np.array([group * NUM_KEPT, sample, 0, 0], dtype=np.uint64)
     words = np.random.Philox(key=key, counter=counter).random_raw(NUM_KEPT * WORDS)
     return (words[::WORDS] >> np.uint64(64 - NUM_BITS)).tolist()
+
+
+class DrawSettings:
+    """Of D specs: temperatures (0 where the likeliest token is taken), top_p, min_p float32; top_k int32."""
+
+    def __init__(self, specs: "list[SampleSpec]") -> None:
+        params = [spec.params for spec in specs]
+        self.all_greedy = all(p.greedy for p in params)
+        self.temperatures = np.array([0.0 if p.greedy else p.temperature for p in params], dtype=np.float32)
+        self.top_k = np.array([p.top_k for p in params], dtype=np.int32)
+        self.top_p = np.array([p.top_p for p in params], dtype=np.float32)
+        self.min_p = np.array([p.min_p for p in params], dtype=np.float32)
+        self._rows = [(spec.params.seed, spec.row_key, spec.sample) for spec in specs]
+        self._known = [spec.known_token_ids for spec in specs]
+        self._num_prompt = np.array([spec.num_prompt_tokens for spec in specs], dtype=np.int64)
+
+    def keys(self) -> "Array":
+        """[D, 4] int64, for uint64: seed, row key, sample, position of the output token."""
+        keys = np.array([(*row, 0) for row in self._rows], dtype=np.uint64).reshape(len(self._rows), 4).view(np.int64)
+        keys[:, 3] = self._positions()
+        return keys
+
+    def draws(self) -> "Array":
+        """[D] int64: the random numbers of these keys."""
+        draws = [draw(*row, position) for row, position in zip(self._rows, self._positions().tolist(), strict=True)]
+        return np.array(draws, dtype=np.int64)
+
+    def _positions(self) -> "Array":
+        return np.fromiter(map(len, self._known), dtype=np.int64, count=len(self._known)) - self._num_prompt
+
+
+class KeptSettings:
+    """The DrawSettings of the last specs that were asked for."""
+
+    def __init__(self) -> None:
+        self._specs: list[tuple[SampleSpec, ...]] = []
+        self._settings = DrawSettings([])
+
+    def of(self, specs: "list[tuple[SampleSpec, ...]]") -> DrawSettings:
+        """For each spec of each chunk in order; `specs` must not change afterwards. Those that stay are the same objects."""
+        if len(specs) != len(self._specs) or not all(map(is_, specs, self._specs)):
+            self._settings = DrawSettings([spec for of_chunk in specs for spec in of_chunk])
+            self._specs = specs
+        return self._settings

@@ -3,7 +3,7 @@
     host      plan 2  launch 2 | collect 1  commit 1 | plan 3  launch 3 | collect 2  commit 2 | ...
     device    ====== step 1 =========== ====== step 2 ============================ ====== step 3 ===
 
-That needs a step whose tokens the device chooses without the host (can_pipeline): the next one is fed them on the device. After
+That needs a device that chooses a step's tokens without the host (can_pipeline): the next one is fed them on the device. After
 any other step, and where memory is so short that a request must be preempted, the loop waits: it commits before it plans. An
 engine on a CPU never comes here: its cores are all busy while a step runs.
 
@@ -31,15 +31,18 @@ class MemoryIsShort(Exception):
 
 
 def feeding_rows(plan: StepPlan) -> dict[int, int]:
-    """seq_id -> row among the plan's sampled tokens, of the sequences that it chooses exactly one token for.
+    """seq_id -> row among the plan's chosen tokens (beams' candidates are none), of sequences that it chooses one token for.
 
-    Sequences that fork, and beams, have no next token before commit(): the step planned meanwhile leaves them out.
+    Sequences that fork, beams, and those whose next choice the token restricts have no next step before commit(): the step
+    planned meanwhile leaves them out.
     """
     rows, row = {}, 0
     for chunk in plan.chunks:
-        if len(chunk.specs) == 1 and chunk.specs[0].num_candidates == 0:
-            rows[chunk.seq_id] = row
-        row += len(chunk.specs)
+        specs = chunk.specs
+        if specs and specs[0].num_candidates == 0:
+            if len(specs) == 1 and not specs[0].needs_last_token:
+                rows[chunk.seq_id] = row
+            row += len(specs)
     return rows
 
 

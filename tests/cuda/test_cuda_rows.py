@@ -93,10 +93,9 @@ def test_embedding_with_positions(dtype):
     assert not out[2].any()
 
 
-@dtypes
 @pytest.mark.parametrize("cols", [1, 31, 512, 5027])
-def test_argmax_takes_the_first_of_equal_ones(dtype, cols):
-    x = random(14, 6, cols, dtype=dtype, scale=4.0).round()  # many ties
+def test_argmax_takes_the_first_of_equal_ones(cols):
+    x = random(14, 6, cols, scale=4.0).round()  # many ties
     x[1] = float("-inf")
     x[2] = x[2].abs().neg()
     expected, out = torch.empty(6, dtype=torch.int64, device=DEVICE), poisoned(6, dtype=torch.int64)

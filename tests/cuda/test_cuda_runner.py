@@ -99,10 +99,10 @@ def test_padding_rows_are_written_nowhere(model, monkeypatch):
             assert len(own) <= length
 
 
-def test_tokens_chosen_on_the_host_come_between(model, expected, monkeypatch):
-    """A request with log probabilities is chosen from its logits on the host; its greedy tokens are the same."""
+def test_steps_with_log_probabilities_come_between(model, expected, monkeypatch):
+    """Steps with log probabilities between others; their greedy tokens are the same."""
     runner, (first, *_) = make_runner(model, FakeDevice(), monkeypatch), sequences()
-    driver = StepDriver(runner, pipelined=False)
+    driver = StepDriver(runner, pipelined=True)
     for number in range(4):
         first.params = SamplingParams(logprobs=2) if number % 2 else GREEDY
         driver.step([(first, first.chunk())])

@@ -11,7 +11,8 @@ class AsynchronousRunner(ModelRunner):
     _sampled = ()
 
     def can_pipeline(self, plan):
-        return not plan.has_wanted and all(spec.needs_no_host for chunk in plan.chunks for spec in chunk.specs)
+        penalized = any(spec.params.has_penalties for chunk in plan.chunks for spec in chunk.specs)  # by tokens of the host
+        return not plan.has_wanted and not penalized
 
     def launch(self, plan):
         rows = [(chunk, i) for chunk in plan.chunks for i in range(len(chunk.token_ids))]

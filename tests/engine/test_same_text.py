@@ -142,10 +142,10 @@ def logits_of(path, rows, monkeypatch, **config):
     """The logits that every output token was chosen from, by (row, number of known tokens)."""
     seen, choose = {}, sampler.choose
 
-    def spy(logits, specs):
+    def spy(logits, specs, *kept):
         for row, (spec, *_) in zip(logits.copy(), specs, strict=True):
             seen[spec.row_key, len(spec.known_token_ids)] = row
-        return choose(logits, specs)
+        return choose(logits, specs, *kept)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampler, "choose", spy)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pagecli.devices.reference import formats, operations
+from pagecli.devices.reference import formats, logits, operations
 
 DEVICES = Path(operations.__file__).parents[1]
 # What measures the machine, packs or plans rather than computes.
@@ -35,7 +35,7 @@ OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, argume
 
 @pytest.mark.parametrize(("file", "name", "arguments"), OPERATIONS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
-    found = getattr(operations, SAME.get(name, name), None) or getattr(formats, name)
+    found = next(f for module in (operations, logits, formats) if (f := getattr(module, SAME.get(name, name), None)))
     defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
     given = [a for a in arguments if a not in OTHER]
     assert given == defined[: len(given)]

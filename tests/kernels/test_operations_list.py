@@ -15,6 +15,7 @@ CUDA_SOURCES = dict(re.findall(r"^CUDA_OPERATION\((\w+), (\S+)\)$", LIST, re.MUL
 BOUND_AS = {"peak": "peak_operations"}
 SHARED_HEADERS = {
     "swap_blocks": "copy_blocks",
+    "forbid_tokens": "mask_logits",
     "paged_attention_decode": "paged_attention",
     "paged_attention_prefill": "paged_attention",
 }

@@ -1,13 +1,11 @@
 // argmax: one block of threads for a row; every thread keeps its best, the block the best of those, the lower index on a tie.
-#include "device/element.h"
-#include "device/launch.h"
-#include "device/reduce.h"
 #include "pagecli/cuda/sampling/argmax.h"
+
+#include "device/launch.h"
+#include "logits.h"
 
 namespace pagecli::cuda {
 namespace {
-
-constexpr int kThreads = 512;
 
 struct Best {
     float value;
@@ -30,27 +28,23 @@ __device__ inline Best warp_best(Best best) {
     return best;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs a) {
-    PAGECLI_SHARED_ARRAY(Best, partial, kThreads / kWarp);
-    const T* row = static_cast<const T*>(a.x) + static_cast<int64_t>(blockIdx.x) * a.x_stride;
+__global__ void __launch_bounds__(kRowThreads) argmax_kernel(ArgmaxArgs a) {
+    PAGECLI_SHARED_ARRAY(Best, partial, kRowWarps);
     const int cols = static_cast<int>(a.cols), lane = static_cast<int>(threadIdx.x) % kWarp;
     Best best = {-INFINITY, cols};
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += kThreads) best = better(best, candidate(to_float(row[i]), i));
+    for_each_logit(a.x + static_cast<int64_t>(blockIdx.x) * a.x_stride, cols,
+                   [&](int i, float logit) { best = better(best, candidate(logit, i)); });
     best = warp_best(best);
     if (lane == 0) partial[threadIdx.x / kWarp] = best;
     __syncthreads();
-    best = warp_best(lane < kThreads / kWarp ? partial[lane] : Best{-INFINITY, cols});
+    best = warp_best(lane < kRowWarps ? partial[lane] : Best{-INFINITY, cols});
     if (threadIdx.x == 0) a.out[blockIdx.x] = best.value > -INFINITY ? best.index : -1;
 }
 
 }  // namespace
 
 void argmax(const ArgmaxArgs& a, Stream stream) {
-    if (a.rows == 0) return;
-    const LaunchShape shape = {a.rows, 1, 1, kThreads, stream};
-    with_element_type(a.type, [&](auto element) { launch<argmax_kernel<decltype(element)>>(shape, a); });
+    if (a.rows > 0) launch<argmax_kernel>({a.rows, 1, 1, kRowThreads, stream}, a);
 }
 
 }  // namespace pagecli::cuda

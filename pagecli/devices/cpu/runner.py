@@ -15,6 +15,7 @@ from pagecli.devices import memory, step_inputs
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels, sampler
 from pagecli.devices.cpu.kv_cache import block_bytes
+from pagecli.devices.random_draws import KeptSettings
 from pagecli.devices.step_inputs import KVCache, StepInputs
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class ModelRunner:
         self.block_size = block_size
         self.num_blocks = kv_cache.values[0].shape[0]
         self.mover = BlockMover(kv_cache, swap)
+        self._draw_settings = KeptSettings()
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
 
     def can_pipeline(self, plan: "StepPlan") -> bool:
@@ -103,7 +105,7 @@ class ModelRunner:
         else:
             logits = self.model.forward(inputs, self.kv_cache)
             forwarded = time.perf_counter()
-            results = sampler.choose(logits, specs)
+            results = sampler.choose(logits, specs, self._draw_settings)
         return PendingStep(results, (prepared, forwarded, time.perf_counter()))
 
     def _several_logits(self, plan: "StepPlan", inputs: StepInputs[Array]) -> tuple[list[StepResult], float]:

@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 from pagecli.core.arrays import Array
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, StepResult
-from pagecli.devices import random_draws
 from pagecli.devices.cpu import kernels
+from pagecli.devices.random_draws import DrawSettings, KeptSettings
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
 
 
 @np.errstate(all="ignore")
-def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:
-    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates."""
+def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]", kept: KeptSettings | None = None) -> list[StepResult]:
+    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates.
+
+    `kept`: the settings of the step before, which are used again where its specs are the same.
+    """
     if all(len(row) == 1 and row[0].needs_no_host for row in specs):
-        return list(_choose(logits, [row[0] for row in specs]))
+        return list(_choose(logits, (kept or KeptSettings()).of(specs)))
     results: list[StepResult] = [()] * len(specs)
     sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
     rows = [row for row in sampled for _ in specs[row]]
@@ -58,7 +61,7 @@ def sample(logits: Array, specs: "list[SampleSpec]") -> list[SampledToken]:
         _apply_penalties(logits[row], spec)
         if spec.forbidden_ids:
             logits[row, list(spec.forbidden_ids)] = float("-inf")
-    token_ids = _choose(logits, specs)
+    token_ids = _choose(logits, DrawSettings(specs))
     return [
         SampledToken(
             token_id, _logprobs(raw_logprobs[row], token_id, spec) if row in raw_logprobs and token_id != NO_TOKEN else None
@@ -81,10 +84,10 @@ def _apply_penalties(row: Array, spec: "SampleSpec") -> None:
         penalty = params.presence_penalty + params.frequency_penalty * counts.astype(np.float32)
         row[ids] -= penalty
     if params.no_repeat_ngram_size > 0:
-        row[_ngram_ends(spec.known_token_ids, params.no_repeat_ngram_size)] = float("-inf")
+        row[ngram_ends(spec.known_token_ids, params.no_repeat_ngram_size)] = float("-inf")
 
 
-def _ngram_ends(token_ids: list[int], size: int) -> Array:
+def ngram_ends(token_ids: list[int], size: int) -> Array:
     """The tokens that followed wherever the last `size` - 1 tokens stood before."""
     known = np.array(token_ids, dtype=np.int64)
     if len(known) < size:
@@ -94,41 +97,13 @@ def _ngram_ends(token_ids: list[int], size: int) -> Array:
     return windows[same, -1]
 
 
-def _choose(logits: Array, specs: "list[SampleSpec]") -> list[int]:
-    if all(spec.params.greedy for spec in specs):
-        return _most_likely(logits)
-    chosen = [0] * len(specs)
-    for greedy, choose_rows in (
-        (True, lambda rows: _most_likely(logits[rows])),
-        (False, lambda rows: _draw(logits, rows, specs)),
-    ):
-        rows = [row for row, spec in enumerate(specs) if spec.params.greedy == greedy]
-        for row, token_id in zip(rows, choose_rows(rows) if rows else [], strict=True):
-            chosen[row] = token_id
-    return chosen
-
-
-def _most_likely(logits: Array) -> list[int]:
+def _choose(logits: Array, settings: DrawSettings) -> list[int]:
     token_ids = np.empty(logits.shape[0], dtype=np.int64)
-    kernels.argmax(token_ids, logits)
-    return token_ids.tolist()
-
-
-def _draw(logits: Array, rows: list[int], specs: "list[SampleSpec]") -> list[int]:
-    """A token for each of these rows, by the draw that belongs to it."""
-    params = [specs[row].params for row in rows]
-    drawing = [specs[row] for row in rows]
-    draws = [random_draws.draw(spec.params.seed, spec.row_key, spec.sample, spec.position) for spec in drawing]
-    token_ids = np.empty(len(rows), dtype=np.int64)
-    kernels.sample(
-        token_ids,
-        logits if len(rows) == len(logits) else logits[rows],
-        np.array([p.temperature for p in params], dtype=np.float32),
-        np.array([p.top_k for p in params], dtype=np.int64),
-        np.array([p.top_p for p in params], dtype=np.float32),
-        np.array([p.min_p for p in params], dtype=np.float32),
-        np.array(draws, dtype=np.int64),
-    )
+    if settings.all_greedy:
+        kernels.argmax(token_ids, logits)
+        return token_ids.tolist()
+    filters = settings.top_k.astype(np.int64), settings.top_p, settings.min_p
+    kernels.sample(token_ids, logits, settings.temperatures, *filters, settings.draws())
     return token_ids.tolist()
 
 

@@ -105,6 +105,69 @@ def sample_tokens(
     extension().sample_tokens(out, logits, rows, temperatures, top_k, top_p, min_p, keys)
 
 
+def log_normalizers(out: torch.Tensor, logits: torch.Tensor, rows: torch.Tensor, subtract: bool = False) -> None:
+    """out[n, 2] = largest, log(sum exp(x - largest)) of x = logits[rows[n], vocab]; subtract: x becomes x - largest - log sum.
+
+    Here and below rows is int32, logits float32.
+    """
+    extension().log_normalizers(out, logits, rows, subtract)
+
+
+def top_logits(
+    ids: torch.Tensor, values: torch.Tensor, logits: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor
+) -> None:
+    """ids, values[offsets[i]:offsets[i + 1]] (int32, float32) = where the largest of logits[rows[i], vocab] stand and what they
+    are, the first of equal ones, in the order of ids; offsets[n + 1] int32, of each row at most vocab; NaN counts as -inf."""
+    extension().top_logits(ids, values, logits, rows, offsets)
+
+
+def apply_penalties(
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    penalties: torch.Tensor,
+    offsets: torch.Tensor,
+    ids: torch.Tensor,
+    counts: torch.Tensor,
+    before: torch.Tensor,
+    token_ids: torch.Tensor,
+    last_tokens: torch.Tensor,
+) -> None:
+    """Repetition, presence and frequency (penalties[n, 3] float32) on the tokens that each row's sequence knows.
+
+    They are ids[offsets[i]:offsets[i + 1]] (int32, each once), counts many times in its output, but the last entry's: that is
+    token_ids[last_tokens[i]], its id is set (-1 where it is one of the others, whose count takes the last's). before[entries]
+    = the logits before. Tokens that are none (negative) are left out.
+    """
+    extension().apply_penalties(logits, rows, penalties, offsets, ids, counts, before, token_ids, last_tokens)
+
+
+def mask_logits(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+    """logits[rows[i], t] = -inf where bit t % 32 of masks[i, t // 32] is 0; masks[n, ceil(vocab / 32)] int32."""
+    extension().mask_logits(logits, rows, masks)
+
+
+def forbid_tokens(logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> None:
+    """logits[rows[i], ids[i]] = -inf for each i; ids int32."""
+    extension().forbid_tokens(logits, rows, ids)
+
+
+def token_logprobs(
+    out: torch.Tensor,
+    tokens: torch.Tensor,
+    logits: torch.Tensor,
+    normalizers: torch.Tensor,
+    wanted: torch.Tensor,
+    ids: torch.Tensor,
+    before: torch.Tensor,
+) -> None:
+    """out[i] = log probability of tokens[wanted[i, 0]] (int64; NaN where negative) under the logits before any penalty.
+
+    wanted[n, 5] int32: the token, its row of logits, of normalizers (of `log_normalizers`), and from where to where in ids and
+    before (of `apply_penalties`) its row's entries are.
+    """
+    extension().token_logprobs(out, tokens, logits, normalizers, wanted, ids, before)
+
+
 def store_kv(
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,

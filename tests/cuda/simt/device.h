@@ -25,6 +25,9 @@
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) int2 {
+    int x, y;
+};
 using cudaStream_t = void*;
 
 inline void __syncthreads(simt::Site file = __builtin_FILE(), int line = __builtin_LINE()) { simt::block_barrier(file, line); }
@@ -85,6 +88,8 @@ template <class T>
     return before;
 }
 
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline unsigned __float_as_uint(float x) {
     unsigned bits;

@@ -4,19 +4,19 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pagecli.core.step_plan import SampledToken, StepResult, max_scores
+from pagecli.core.step_plan import StepResult, max_scores
 from pagecli.devices import several_logits
-from pagecli.devices.cpu import sampler
 from pagecli.devices.cuda.model.attention import spare_runs
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
+from pagecli.devices.cuda.steps.choices import ChoicePlanner, Choices
 from pagecli.devices.cuda.streams import Event, Gpu, Graph
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import PagecliError
@@ -24,6 +24,7 @@ from pagecli.errors import PagecliError
 if TYPE_CHECKING:
     from pagecli.core.step_plan import StepPlan
 
+CHOICE_BYTES = 256  # a sequence, to begin with; more where penalties, masks or many log probabilities are asked for
 NUM_SLOTS = 2  # steps that may be under way: one runs while the host makes the next
 
 
@@ -32,7 +33,7 @@ class PendingStep:
     """A step that was launched; `results` once it was collected."""
 
     plan: "StepPlan"
-    on_device: bool  # the tokens are chosen there; else the logits come to the host
+    choices: Choices  # of the GPU; none where the plan's logits come to the host
     slot: "_Slot"
     event: Event
     prepared: float
@@ -46,6 +47,9 @@ class _Slot:
     pinned_inputs: torch.Tensor  # [bytes] uint8
     sampled: torch.Tensor  # [max_num_seqs] int64, on the device
     pinned_sampled: torch.Tensor  # the same on the host
+    pinned_choices: torch.Tensor  # [bytes] uint8: arrays of Choices
+    extra: torch.Tensor  # [bytes] uint8: what comes back beside the tokens, on the device
+    pinned_extra: torch.Tensor  # the same on the host
     pinned_logits: torch.Tensor | None = None  # [rows, vocab] float32, once a step needs them
     pending: PendingStep | None = None  # whose event says when the buffers are free
 
@@ -67,14 +71,16 @@ class _Work:
     """What the device does in one step; holds no array of the host, only buffers and where in them things lie."""
 
     num_input_bytes: int
-    places: list[step_buffers.Place]
     num_partials: dict[int, int]
     num_rows: int  # of logits
-    num_sampled: int  # 0: nothing to choose there
-    rows_to_host: int  # of logits, where tokens are chosen on the host
+    tensors: dict[str, torch.Tensor]
+    choices: Choices
+    num_choice_bytes: int
+    choice_buffer: torch.Tensor
+    choice_tensors: dict[str, torch.Tensor]
+    rows_to_host: int  # of logits, where several of a chunk are wanted
     fed_from: torch.Tensor | None  # the tokens of the step before
     graph: Graph | None = None
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class CudaRunner:
@@ -103,6 +109,8 @@ class CudaRunner:
         )
         self._inputs = device.empty(num_bytes, dtype=torch.uint8)
         self._logits = device.empty(limits.max_num_seqs, vocab, dtype=torch.float32)
+        self._choices = device.empty(CHOICE_BYTES * limits.max_num_seqs, dtype=torch.uint8)
+        self._planner = ChoicePlanner(vocab, limits.max_num_seqs)
         self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
         self._num_launched = 0
         self.num_blocks = cache.values[0].shape[0]
@@ -112,12 +120,19 @@ class CudaRunner:
 
     def _slot(self, num_bytes: int) -> _Slot:
         device, rows = self._device, self._limits.max_num_seqs
-        sampled = device.empty(rows, dtype=torch.int64)
-        return _Slot(device.pinned(num_bytes, dtype=torch.uint8), sampled, device.pinned(rows, dtype=torch.int64))
+        byte, token, size = torch.uint8, torch.int64, CHOICE_BYTES * rows
+        return _Slot(
+            device.pinned(num_bytes, dtype=byte),
+            device.empty(rows, dtype=token),
+            device.pinned(rows, dtype=token),
+            device.pinned(size, dtype=byte),
+            device.empty(size, dtype=byte),
+            device.pinned(size, dtype=byte),
+        )
 
     def can_pipeline(self, plan: "StepPlan") -> bool:
         """Whether the step's tokens are chosen on the GPU, so that a later step can be fed them before the host has them."""
-        return not plan.has_wanted and sampling.can_choose(plan, self.model.config.vocab_size)
+        return not plan.has_wanted
 
     def run(self, plan: "StepPlan") -> list[StepResult]:
         """Move the plan's blocks, compute its tokens, writing their K and V; one result for each chunk with specs, in order."""
@@ -158,32 +173,47 @@ class CudaRunner:
             work.graph = self.graphs.find(step.key, self._forward(work))
         prepared = time.perf_counter()
         self._device.compute.submit(lambda: self._do(work, slot))
-        slot.pending = PendingStep(plan, work.rows_to_host == 0, slot, self._device.compute.record(), prepared)
+        slot.pending = PendingStep(plan, work.choices, slot, self._device.compute.record(), prepared)
         self._num_launched += 1
         return slot.pending
 
     def _plan_work(self, plan: "StepPlan", step: step_buffers.HostStep, slot: _Slot, before: _Slot) -> _Work:
-        """Pack the step's inputs into the slot's pinned memory, those of feeding and drawing after the model's."""
-        num_rows = len(step.arrays["logit_rows"])
+        """Pack the step's inputs into the slot's pinned memory, and apart from them what the GPU is asked to choose."""
+        num_rows, arrays = len(step.arrays["logit_rows"]), dict(step.arrays)
         padded = step.key is not None  # each chunk has one row, then come those that do nothing
         rows = [row for row, chunk in enumerate(plan.chunks) if chunk.num_logits] if padded else list(range(num_rows))
-        arrays, num_sampled, rows_to_host = dict(step.arrays), 0, 0
+        rows_to_host = len(rows) if plan.has_wanted else 0
         if plan.feeds:
             arrays["fed_rows"], arrays["fed_from"] = np.array(plan.feeds, dtype=np.int64).T
-        if self.can_pipeline(plan):
-            num_sampled = plan.num_sampled
-            arrays |= sampling.draw_arrays(plan, rows)
-        elif rows:
+        if rows_to_host:
             arrays["host_rows"] = np.array(rows, dtype=np.int64)
-            rows_to_host = len(rows)
             if slot.pinned_logits is None or slot.pinned_logits.shape[0] < rows_to_host:
                 slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
+        specs = [] if plan.has_wanted else [chunk.specs for chunk in plan.answered]
+        choices = self._planner.plan(specs, rows, step.arrays["logit_rows"][rows])
         places, num_bytes = step_buffers.pack(arrays, slot.pinned_inputs.numpy())
-        fed_from = before.sampled if plan.feeds else None
-        if fed_from is not None and (before.pending is None or not before.pending.on_device):
-            raise ValueError("a step cannot be fed by one whose tokens were chosen on the host")
         tensors = step_buffers.views(places, self._inputs)
-        return _Work(num_bytes, places, step.num_partials, num_rows, num_sampled, rows_to_host, fed_from, None, tensors)
+        self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.num_extra_bytes)
+        choice_places, num_choice_bytes = step_buffers.pack(choices.arrays, slot.pinned_choices.numpy())
+        chosen_by = {"token_ids": tensors["token_ids"], **step_buffers.views(choice_places, self._choices)}
+        fed_from = before.sampled if plan.feeds else None
+        if fed_from is not None and (before.pending is None or before.pending.plan.has_wanted):
+            raise ValueError("a step cannot be fed by one whose tokens were chosen on the host")
+        inputs, asked = (num_bytes, step.num_partials, num_rows, tensors), (choices, num_choice_bytes, self._choices, chosen_by)
+        return _Work(*inputs, *asked, rows_to_host, fed_from)
+
+    def _make_room(self, slot: _Slot, num_choice_bytes: int, num_extra_bytes: int) -> None:
+        """Make the buffers of choices larger where a step needs it; no step uses this slot's."""
+        device, byte = self._device, torch.uint8
+        if num_choice_bytes > len(self._choices):
+            device.synchronize()  # the step before may still read them
+            self._choices = device.empty(2 * num_choice_bytes, dtype=byte)
+        if num_choice_bytes > len(slot.pinned_choices):
+            slot.pinned_choices = device.pinned(2 * num_choice_bytes, dtype=byte)
+        if num_extra_bytes > len(slot.extra):
+            slot.extra = device.empty(2 * num_extra_bytes, dtype=byte)
+        if num_extra_bytes > len(slot.pinned_extra):
+            slot.pinned_extra = device.pinned(2 * num_extra_bytes, dtype=byte)
 
     def _forward(self, work: _Work) -> Callable[[], None]:
         """The part of a step that a graph can hold: from the inputs on the device to the logits."""
@@ -211,33 +241,31 @@ class CudaRunner:
             work.graph.replay()
         else:
             self._forward(work)()
-        if work.num_sampled:
-            sampled = slot.sampled[: work.num_sampled]
-            sampling.choose(sampled, self._logits_of(work.num_rows), tensors)
-            slot.pinned_sampled[: work.num_sampled].copy_(sampled, non_blocking=True)
+        if work.choices.specs:
+            self._choose(work, slot)
         if work.rows_to_host:
             assert slot.pinned_logits is not None
             chosen = self._logits_of(work.num_rows).index_select(0, tensors["host_rows"])
             slot.pinned_logits[: work.rows_to_host].copy_(chosen, non_blocking=True)
 
+    def _choose(self, work: _Work, slot: _Slot) -> None:
+        choices, num_bytes = work.choices, work.num_choice_bytes
+        work.choice_buffer[:num_bytes].copy_(slot.pinned_choices[:num_bytes], non_blocking=True)
+        sampled, extra = slot.sampled[: choices.num_tokens], slot.extra[: choices.num_extra_bytes]
+        sampling.choose(sampled, extra, self._logits_of(work.num_rows), work.choice_tensors, choices)
+        slot.pinned_sampled[: len(sampled)].copy_(sampled, non_blocking=True)
+        slot.pinned_extra[: len(extra)].copy_(extra, non_blocking=True)
+
     def _finish(self, pending: PendingStep) -> None:
         """Wait for the step and read its results out of the slot's buffers."""
         pending.event.wait()
         forwarded, slot = time.perf_counter(), pending.slot
-        if pending.on_device:
-            tokens = iter(slot.pinned_sampled[: pending.plan.num_sampled].tolist())
-            pending.results = [
-                next(tokens) if len(chunk.specs) == 1 else tuple(SampledToken(next(tokens)) for _ in chunk.specs)
-                for chunk in pending.plan.answered
-            ]
-        else:
+        if pending.plan.has_wanted:
             assert slot.pinned_logits is not None
-            plan, logits = pending.plan, slot.pinned_logits.numpy()
-            if plan.has_wanted:
-                pending.results = several_logits.choose(logits, plan)
-            else:
-                specs = [chunk.specs for chunk in plan.answered]
-                pending.results = sampler.choose(logits[: len(specs)], specs)
+            pending.results = several_logits.choose(slot.pinned_logits.numpy(), pending.plan)
+        else:
+            tokens = slot.pinned_sampled[: pending.choices.num_tokens].tolist()
+            pending.results = sampling.results(pending.choices, tokens, slot.pinned_extra)
         self.times = (pending.prepared, forwarded, time.perf_counter())
 
     def _drop_all(self) -> None:

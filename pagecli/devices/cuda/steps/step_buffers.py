@@ -91,6 +91,11 @@ def pack(arrays: Arrays, buffer: np.ndarray) -> tuple[list[Place], int]:
     return places, offset
 
 
+def packed_bytes(arrays: Arrays) -> int:
+    """What `pack` takes for them, at most."""
+    return sum(array.nbytes + ALIGNMENT for array in arrays.values())
+
+
 def views(places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     """The packed arrays as views of `buffer` (bytes)."""
     found = {}
@@ -111,9 +116,9 @@ def on_device(tensors: dict[str, torch.Tensor], num_partials: dict[int, int], sh
 
 
 def most_bytes(max_tokens: int, max_seqs: int, max_width: int, num_windows: int, shape: AttentionShape, spare_runs: int) -> int:
-    """An upper bound of what `pack` needs for a step of so many tokens and sequences, sampling and feeds included."""
+    """An upper bound of what `pack` needs for a step of so many tokens and sequences, feeds included."""
     rows = max_tokens if shape.dtype == torch.float32 else max_seqs  # that are decoded one by one
     model = max_tokens * (4 + 4 + 8) + max_seqs * (4 * max_width + 4 + 4 + 8) + 4
     attention = (rows + spare_runs) * 20 + rows * 12 + (max_tokens * shape.group // 64 + max_seqs + 1) * 8
-    drawing = max_seqs * (8 + 8 + 8 + 4 * 5 + 8 * 4)
-    return model + num_windows * attention + drawing + 16 * MAX_SCORES + 32 * ALIGNMENT
+    feeding = max_seqs * (8 + 8)
+    return model + num_windows * attention + feeding + 16 * MAX_SCORES + 32 * ALIGNMENT

@@ -8,7 +8,7 @@ namespace pagecli::cuda {
 
 struct SampleTokensArgs {
     int64_t* out;                        // [draws]; -1 where no token can be chosen: a logit is NaN or +inf, or all are -inf
-    const void* logits;                  // [rows, cols]; any alignment
+    const float* logits;                 // [rows, cols]; any alignment
     const int32_t* rows;                 // [draws]: the row each draws from
     const float* temperatures;           // [draws]; below kMinTemperature: the most likely token
     const int32_t* top_k;                // [draws]; 0: all
@@ -16,7 +16,6 @@ struct SampleTokensArgs {
     const float* min_p;                  // [draws]; 0: all
     const uint64_t* keys;                // [draws, 4]: seed, row key, sample, position of the output token
     int64_t logits_stride, draws, cols;  // cols at most 2^21
-    ElementType type;
 };
 
 constexpr int64_t kMaxSampledCols = int64_t{1} << 21;
