@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
     KV_TOO_SMALL = "kv_too_small"  # the KV cache could never hold it
     LOGITS_NOT_FINITE = "logits_not_finite"  # the model computed NaN or infinity for it, so no token can be chosen
     ENGINE_FAILURE = "engine_failure"  # the engine failed on it
+    WORKER_LOST = "worker_lost"  # the workers of a pool that ran it ended, one after the other
 
 
 class PagecliError(Exception):

@@ -21,6 +21,8 @@ struct Runner {
     void operator()(const ActivationArgs& args) const { kernels().activation(now(args)); }
     void operator()(const GatedActivationArgs& args) const { kernels().gated_activation(now(args)); }
 
+    void operator()(const ReduceArgs& args) const { reduce(now(args)); }
+
     void operator()(const RotaryEmbeddingArgs& recorded) const {
         RotaryEmbeddingArgs args = now(recorded);
         args.positions = step.positions;

@@ -35,7 +35,15 @@ class EngineConfig:
     swap_memory_bytes: int = 0  # where swapped-out blocks go; preemption recomputes what does not fit
     cuda_graphs: bool = True  # on a GPU: repeat steps that only decode from a recording
     speculate: Speculate = "auto"  # where few sequences run, tokens guessed from a row's own text and verified; 0: none
+    tensor_parallel_size: int = 1  # processes that share the model, each with a shard of it
+    sum_segments: int | None = None  # sums over features in so many parts; None: as many as processes
+    worker_timeout: float = 60.0  # seconds without an answer, after which a process is lost
     check_integrity: bool = False  # after every step, for tests
+
+    @property
+    def num_segments(self) -> int:
+        """Partial sums that a product which ranks share consists of, whether they do or one process computes them all."""
+        return self.sum_segments or self.tensor_parallel_size
 
     def __post_init__(self) -> None:
         limits: list[tuple[str, int | None, int]] = [
@@ -45,6 +53,8 @@ class EngineConfig:
             ("max_batch_tokens", self.max_batch_tokens, 1),
             ("max_model_len", self.max_model_len, 2),
             ("threads", self.threads, 1),
+            ("tensor_parallel_size", self.tensor_parallel_size, 1),
+            ("sum_segments", self.sum_segments, 1),
         ]
         for name, value, least in limits:
             if value is not None and value < least:

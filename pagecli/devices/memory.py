@@ -147,9 +147,10 @@ class MemoryNeeds:
         raise ModelError(f"{name} does not fit: {self.describe()} = {total}; {_gib(available)} of memory are available", hint)
 
 
-def check_fits(config: EngineConfig) -> None:
+def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
     """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
 
+    Of several engines each has its part of what is available.
     A GPU's memory is divided when it is there (devices/cuda/startup.py).
     """
     device = registry.choose(config.device)
@@ -165,7 +166,7 @@ def check_fits(config: EngineConfig) -> None:
         kv=config.kv_memory_bytes or 0,
         swap=config.swap_memory_bytes,
     )
-    needs.check_fit(source.name, available_bytes(), dtype_bytes)
+    needs.check_fit(source.name, available_bytes() // num_engines, dtype_bytes)
 
 
 def _gib(num_bytes: int) -> str:

@@ -7,7 +7,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import KVUsage, StepPlan, max_scores
-from pagecli.devices import memory, registry
+from pagecli.devices import memory
 from pagecli.devices.base import Model, Runner, RunSettings
 from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
@@ -23,6 +23,7 @@ from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
+from pagecli.errors import ModelError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 class Engine:
     """A loaded model with its KV cache and scheduler. Raises ModelError if it cannot be loaded or does not fit."""
+
+    num_replicas = 1  # of the model
 
     def __init__(self, config: EngineConfig, loaded: LoadedModel | None = None) -> None:
         """`loaded`: the model of an engine that is not run any more; UsageError if it does not serve these settings."""
@@ -73,7 +76,7 @@ class Engine:
             num_swap_blocks=num_swap_blocks,
             cuda_graphs=config.cuda_graphs,
         )
-        runner = registry.find(self.loaded.device).start(model, settings)
+        runner = self.loaded.start(settings)
         if config.kv_policy != "paged":
             return runner, ReservedManager(runner.num_blocks, config.block_size)
         salt = f"{config.model} {self.dtype}".encode()
@@ -197,7 +200,8 @@ class Engine:
             if self._search is None or not self._search.holds(request):
                 (suspects if request.running or request.finished else others).append(request)
         self._reset(error)
-        if not (suspects and self.isolates_failures and isinstance(error, Exception)):
+        is_of_a_row = isinstance(error, Exception) and not isinstance(error, ModelError)
+        if not (suspects and self.isolates_failures and is_of_a_row):
             raise error
         for request in suspects + others:
             self.scheduler.abort(request)
@@ -244,6 +248,10 @@ class Engine:
                 self._take_step()
         except Exception:
             raise error from None
+
+    def close(self) -> None:
+        """End the processes that share the model, if there are any."""
+        self.loaded.close()
 
     def has_unfinished(self) -> bool:
         return bool(self._requests)
@@ -293,6 +301,7 @@ class Engine:
             "kv_dtype": self.loaded.kv_dtype(self.config),
             "cpu_isa": kernels.isa_name(),
             "num_threads": self.num_threads,
+            **self.loaded.rank_stats(),
         }
 
     def _output(self, request: Request) -> RequestOutput:

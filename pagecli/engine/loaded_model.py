@@ -7,7 +7,7 @@ from pathlib import Path
 from pagecli.core.dtypes import KV_BYTES, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES, resolve_kv_dtype
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory, registry
-from pagecli.devices.base import Device, Model
+from pagecli.devices.base import Device, Model, Runner, RunSettings
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
@@ -76,6 +76,22 @@ class LoadedModel:
         kv_dtype = self.kv_dtype(config)
         return self.model.config.kv_bytes_per_token(KV_BYTES[kv_dtype], KV_SCALE_BYTES.get(kv_dtype, 0))
 
+    def start(self, settings: RunSettings) -> Runner:
+        """A runner of the model, on the device or the ranks that have it."""
+        start = getattr(self.model, "start", None)
+        return registry.find(self.device).start(self.model, settings) if start is None else start(settings)
+
+    def rank_stats(self) -> dict[str, object]:
+        """For --stats: a row for each rank; nothing of a model in this process."""
+        stats = getattr(self.model, "rank_stats", None)
+        return {} if stats is None else {"ranks": stats()}
+
+    def close(self) -> None:
+        """Ends the processes that have the model, if others than this one."""
+        close = getattr(self.model, "close", None)
+        if close is not None:
+            close()
+
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
         device = registry.choose(config.device)
@@ -116,8 +132,32 @@ def load(config: EngineConfig) -> LoadedModel:
     num_parameters, available = build(source.config).num_parameters, device.available_bytes()
     memory.check_weights_fit(num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
-    model = device.load(source, dtype, config.max_batch_tokens)
+    load_model = _load_in_segments if config.num_segments > 1 else _load_on_device
+    model = load_model(config, found)
     return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens, device.name)
+
+
+def _load_on_device(config: EngineConfig, found: ResolvedModel) -> Model:
+    return registry.find(found.device).load(found.source, found.dtype, config.max_batch_tokens)
+
+
+def _load_in_segments(config: EngineConfig, found: ResolvedModel) -> Model:
+    """On several ranks, or on this process with the same sums. Raises UsageError, ModelError."""
+    if found.device != "cpu":
+        raise UsageError(f"tensor parallelism on {found.device}", "leave out --tensor-parallel-size, or use --device cpu")
+    if config.tensor_parallel_size > 1:
+        from pagecli.distributed.group_model import load_group
+        from pagecli.engine.placement import placement
+
+        size = config.tensor_parallel_size
+        num_threads = config.threads or max(1, usable_cores() // size)
+        return load_group(found.source, config, found.dtype, num_threads, placement(size))
+    from pagecli.devices.cpu.device import CpuDevice
+    from pagecli.model.shards import check_divides, segment
+
+    check_divides(found.source.config, config.num_segments, found.dtype, "--sum-segments")
+    device = CpuDevice()
+    return device.load(found.source, found.dtype, config.max_batch_tokens, lambda p: segment(p, config.num_segments))
 
 
 def _check_cache(config: EngineConfig, device: Device, dtype: str, head_dim: int) -> None:

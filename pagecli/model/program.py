@@ -23,11 +23,26 @@ class Weight:
     rows: tuple[int, ...]  # of each tensor
     columns: int = 0  # 0: vectors
     split: Literal["rows", "columns"] | None = None  # the axis along which tensor-parallel ranks share it; None: each has all
+    # Of parts of tensors (model/shards.py): where in each tensor they begin, and its size; empty and 0: whole tensors.
+    first_rows: tuple[int, ...] = ()
+    whole_rows: tuple[int, ...] = ()
+    first_column: int = 0
+    whole_columns: int = 0
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of each tensor."""
+        """Of what is read of each tensor."""
         return tuple((rows, self.columns) if self.columns else (rows,) for rows in self.rows)
+
+    @property
+    def is_part(self) -> bool:
+        return bool(self.whole_rows or self.whole_columns)
+
+    @property
+    def whole_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each tensor in the checkpoint."""
+        columns = self.whole_columns or self.columns
+        return tuple((rows, columns) if columns else (rows,) for rows in self.whole_rows or self.rows)
 
     @property
     def num_rows(self) -> int:
@@ -53,13 +68,14 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """out[T, N] = activation(x[T, K] @ weight[N, K].T + bias[N])"""
+    """out[T, N] = activation(x[T, first_column : first_column + K] @ weight[N, K].T + bias[N])"""
 
     out: str
     x: str
     weight: Weight
     bias: Weight | None = None
     activation: str = "none"
+    first_column: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +145,14 @@ class Add:
 
 
 @dataclass(frozen=True, slots=True)
+class Reduce:
+    """out = ((parts[0] + parts[1]) + parts[2]) + ...: partial products, some of them other ranks' (model/shards.py)."""
+
+    out: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Select:
     """out[R] = the rows of x whose next tokens are wanted."""
 
@@ -144,7 +168,7 @@ class Head:
     weight: Weight
 
 
-Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Add | Select | Head
+Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Add | Reduce | Select | Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +224,8 @@ def widths(operations: Iterable[Operation]) -> dict[str, int]:
                 width = found.get(operation.x, 0)  # 0: of views
             case GatedActivation():
                 width = found[operation.x] // 2
+            case Reduce():
+                width = max(found.get(part, 0) for part in operation.parts)
             case Split():
                 attention = operation.heads * operation.head_dim
                 continue

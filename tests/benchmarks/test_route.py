@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (118, 2_870),
-    "row, with definitions": (118, 7_030),
+    "row": (118, 2_880),
+    "row, with definitions": (118, 7_090),
     "everything imported": (220, 8_940),
     "decode step": (15, 250),
 }

@@ -13,6 +13,7 @@
 #include "pagecli/elementwise/activation.h"
 #include "pagecli/elementwise/gated_activation.h"
 #include "pagecli/elementwise/layer_norm.h"
+#include "pagecli/elementwise/reduce.h"
 #include "pagecli/elementwise/rms_norm.h"
 #include "pagecli/elementwise/rotary_embedding.h"
 #include "pagecli/linear/linear.h"
@@ -34,7 +35,7 @@ struct StepArrays {
 class LayerProgram {
    public:
     using Operation = std::variant<LinearArgs, RmsNormArgs, LayerNormArgs, RotaryEmbeddingArgs, ActivationArgs,
-                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs>;
+                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs, ReduceArgs>;
 
     void add(const Operation& operation) { operations_.push_back(operation); }
     const std::vector<Operation>& operations() const { return operations_; }

@@ -8,21 +8,16 @@ from pagecli.cli.generate.job import GenerateJob, check_chat, open_rows, prompt_
 from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.core.engine_config import EngineConfig
-from pagecli.core.model_config import ModelConfig
 from pagecli.devices import memory
 from pagecli.devices.cpu import kv_cache
 from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel
-from pagecli.engine.scheduling.admission import Admission
-from pagecli.engine.scheduling.reservations import Reservations
+from pagecli.engine.replicas import admission_of
 from pagecli.errors import ExitCode
 from pagecli.jobs.rows.row_preparer import RowPreparer
 from pagecli.jobs.run.dry_run import CheckedRows, check_rows
 from pagecli.jobs.writers.open_output import check_writable
-from pagecli.kv.baselines.reserved_manager import ReservedManager
-from pagecli.kv.manager import KVManager
-from pagecli.kv.memory import KVMemory
 from pagecli.profiler.plan.estimate import estimate
 from pagecli.profiler.plan.local_device import find_gpus, host_device
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan
@@ -51,7 +46,7 @@ def run_dry(job: GenerateJob, console: Console) -> int:
         max_model_len = min(job.engine.max_model_len or config.max_positions, config.max_positions)
         _check_cache(job.engine, found, max_model_len)
         plan = _plan(job, found, Workload("one row", (WorkloadRequest(1, 1),)))
-        admission = _admission(job.engine, config, plan, max_model_len)
+        admission = admission_of(job.engine, config.vocab_size, max_model_len, plan.kv_blocks)
         preparer = RowPreparer(
             tokenizer, config.vocab_size, job.prompts, job.params, prompt_length(job, tokenizer, max_model_len), job.of_model
         )
@@ -72,16 +67,6 @@ def _check_cache(config: EngineConfig, found: ResolvedModel, max_model_len: int)
     memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
     if found.device == "cpu":
         memory.num_kv_blocks(config.kv_memory_bytes, bytes_each, config.max_num_seqs * -(-max_model_len // config.block_size))
-
-
-def _admission(config: EngineConfig, model: ModelConfig, plan: Plan, max_model_len: int) -> Admission:
-    """The admission check that the engine would make for each row."""
-    if config.kv_policy == "paged":
-        kv: KVMemory = KVManager(max(1, plan.kv_blocks), config.block_size)
-        return Admission(kv, model.vocab_size, max_model_len, config.max_num_seqs)
-    kv = ReservedManager(max(1, plan.kv_blocks), config.block_size)
-    reservations = Reservations(kv, config.kv_policy, max_model_len)
-    return Admission(kv, model.vocab_size, max_model_len, config.max_num_seqs, reservations)
 
 
 def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:

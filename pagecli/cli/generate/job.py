@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions
+from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions, PoolOptions
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices import registry
@@ -82,6 +82,7 @@ class GenerateJob:
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     retry_errors: str | None = None  # digest of the finished output whose error rows are run again
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
+    pool: PoolOptions | None = None  # None: the engine is in this process
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
@@ -108,6 +109,7 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
         retry_errors="" if o.retry_errors else None,
         retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
+        pool=o.pool,
     )
 
 

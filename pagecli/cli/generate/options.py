@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pagecli.cli.flags import distributed_options as distributed_flags
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import prompt_options as prompt_flags
 from pagecli.cli.flags import recording_options as run_flags
@@ -24,6 +25,14 @@ class MonitoringOptions:
     metrics_file: Path | None = None
     log_file: Path | None = None
     log_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """Engines in processes of their own."""
+
+    workers: str  # a number, or auto
+    timeout: float  # seconds without a sign of life, after which one is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,10 @@ class GenerateOptions:
     batching: flags.BatchingChoice = "continuous"
     swap_memory: flags.SwapMemory = None
     threads: flags.Threads = None
+    workers: distributed_flags.Workers = None
+    tensor_parallel_size: distributed_flags.TensorParallelSize = 1
+    sum_segments: distributed_flags.SumSegments = None
+    worker_timeout: distributed_flags.WorkerTimeout = 60.0
     restart: resume_flags.Restart = False
     journal: resume_flags.Journal = True
     partial: resume_flags.Partial = False
@@ -125,13 +138,20 @@ class GenerateOptions:
         files = {"--template-file": self.template_file, "--system-file": self.system_file}
         return {**files, "--few-shot": self.few_shot}
 
+    @property
+    def pool(self) -> PoolOptions | None:
+        return None if self.workers is None else PoolOptions(self.workers, self.worker_timeout)
+
     def engine_config(self) -> EngineConfig:
         """The engine's settings. Raises UsageError."""
         sizes: dict[str, Any] = {"kv_memory_bytes": parse_memory_size("--kv-memory", self.kv_memory)}
         if self.swap_memory is not None:
             sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
         sizes["speculate"] = parse_speculate(self.speculate)
-        return EngineConfig(**{name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes)
+        chosen = {name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes
+        if self.sum_segments is None and self.tensor_parallel_size > 1:  # what decides the bits belongs to the job's identity
+            chosen["sum_segments"] = self.tensor_parallel_size
+        return EngineConfig(**chosen)
 
     def open_to_model(self) -> tuple[str, ...]:
         """The sampling parameters that the model's generation_config.json may set: those that no flag sets."""

@@ -4,6 +4,7 @@ Start it any number of times, anywhere, at any time: a part is the lowest that i
 finds no free part waits until the job is complete, and takes over the part of a process that dies.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from pagecli.model.registry import resolve_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
+    from pagecli.jobs.workers.pool import EnginePool
 
 WAIT_SECONDS = 0.5  # between two looks for a part, when there was none
 
@@ -46,14 +48,15 @@ def run_parts(job: GenerateJob, console: Console) -> int:
 
     shared = parts.agree(asked or datetime.now().replace(microsecond=0), key_at, job.overwrite)
     runner = _Parts(job, parts, asked or shared, console)
-    while (done := parts.merged()) is None:
-        number = parts.next_part()
-        if number is not None:
-            code = runner.run(number)
-            if code not in (ExitCode.OK, ExitCode.ROWS) or not parts.is_part_complete(number):
-                return code
-        else:
-            _merge_or_wait(job, parts, console)
+    with contextlib.closing(runner):
+        while (done := parts.merged()) is None:
+            number = parts.next_part()
+            if number is not None:
+                code = runner.run(number)
+                if code not in (ExitCode.OK, ExitCode.ROWS) or not parts.is_part_complete(number):
+                    return code
+            else:
+                _merge_or_wait(job, parts, console)
     return _complete(parts, done, console)
 
 
@@ -62,7 +65,7 @@ class _Parts:
 
     def __init__(self, job: GenerateJob, parts: PartDirectory, template_time: datetime, console: Console) -> None:
         self._job, self._parts, self._time, self._console = job, parts, template_time, console
-        self._engine: Engine | None = None
+        self._engine: Engine | EnginePool | None = None
 
     def run(self, number: int) -> int:
         """Its exit code; 0 too if another process has taken or completed it meanwhile."""
@@ -77,10 +80,14 @@ class _Parts:
             self._parts.note_errors(number)
         return code
 
-    def _load(self) -> "Engine":
+    def _load(self) -> "Engine | EnginePool":
         if self._engine is None:
             self._engine = load_engine(self._job, self._console)
         return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
     def _report(self, number: int, stats: Mapping[str, Any]) -> None:
         errors = f", {stats['num_error_rows']:,} error rows" if stats["num_error_rows"] else ""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, check_chat, identify, open_rows, output_options, prompt_length
 from pagecli.cli.generate.model_defaults import with_model_defaults
@@ -48,6 +48,7 @@ from pagecli.model.registry import resolve_model
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
     from pagecli.jobs.readers.output_reader import GoodRows
+    from pagecli.jobs.workers.pool import EnginePool
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 
@@ -58,7 +59,7 @@ NUM_DESCRIPTORS = 16  # input, output, journal, lock, signals, weights, and one 
 class OnePart:
     """What a part's run shares with those of the other parts: the engine, and how its end is told."""
 
-    load: Callable[[], "Engine"]
+    load: Callable[[], "Engine | EnginePool"]
     report: Callable[[Mapping[str, Any]], None]
 
 
@@ -185,9 +186,9 @@ def _run(
     run: _Run, writer: RowWriter, journal: Journal | None, identified: IdentifiedJob | None, template_time: datetime
 ) -> int:
     job, console = run.job, run.console
-    with progress_display(console) as display:
+    with progress_display(console) as display, contextlib.ExitStack() as ends:
         run.monitor.add(display)
-        engine = load_engine(job, console) if run.part is None else run.part.load()
+        engine = ends.enter_context(contextlib.closing(load_engine(job, console))) if run.part is None else run.part.load()
         if identified is not None:
             identified.check_loaded()
         run.monitor.loaded(engine.stats())
@@ -213,7 +214,7 @@ def _run(
 
 def job_run(
     job: GenerateJob,
-    engine: "Engine",
+    engine: "Engine | EnginePool",
     writer: RowWriter,
     journal: Journal | None = None,
     monitor: JobMonitor | None = None,
@@ -224,7 +225,8 @@ def job_run(
     tokenizer = engine.tokenizer
     length = prompt_length(job, tokenizer, engine.max_model_len)
     preparer = RowPreparer(tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
-    prepare, window = ResumedRows(preparer.prepare, journal, job.params, earlier), Window.for_engine(job.engine.max_num_seqs)
+    prepare = ResumedRows(preparer.prepare, journal, job.params, earlier)
+    window = Window.for_engine(job.engine.max_num_seqs * engine.num_replicas)
     computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
     return prepare, JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors)
 
@@ -245,15 +247,19 @@ def _stats_written(run: _Run, stats: Callable[[], dict[str, Any]]) -> Iterator[N
     write()
 
 
-def _recorded(job: GenerateJob, engine: "Engine", console: Console) -> contextlib.AbstractContextManager[None]:
+def _recorded(job: GenerateJob, engine: "Engine | EnginePool", console: Console) -> contextlib.AbstractContextManager[None]:
     if job.profile is None:
         return contextlib.nullcontext()
-    return recorded_job(job.profile, engine, f"{job.input} on {job.engine.model}", console)
+    return recorded_job(job.profile, cast("Engine", engine), f"{job.input} on {job.engine.model}", console)
 
 
-def load_engine(job: GenerateJob, console: Console) -> "Engine":
+def load_engine(job: GenerateJob, console: Console) -> "Engine | EnginePool":
     """Raises ModelError, UsageError."""
     console.detail(f"loading {job.engine}")
+    if job.pool is not None:
+        from pagecli.cli.generate.pool import load_pool
+
+        return load_pool(job, console)
     from pagecli.devices.memory import check_fits
 
     check_fits(job.engine)

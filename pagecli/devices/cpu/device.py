@@ -1,14 +1,17 @@
 """The CPU as a device: native kernels, weights packed for them, K and V in the host's memory."""
 
+from collections.abc import Callable
+
 from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, check_known
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels, kv_cache
-from pagecli.devices.cpu.model import CpuModel
+from pagecli.devices.cpu.model import CpuModel, SharedParts
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.devices.limits import check_computed
 from pagecli.devices.memory import available_bytes
 from pagecli.errors import UsageError
+from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
 
@@ -40,7 +43,15 @@ class CpuDevice:
         if kv_dtype not in ("auto", *CPU_KV_DTYPES):
             raise UsageError(f"--kv-dtype {kv_dtype} is for GPUs", "use --device cuda, or --kv-dtype int8")
 
-    def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> CpuModel:
+    def load(
+        self,
+        source: ModelSource,
+        dtype: str,
+        max_batch_tokens: int,
+        of_program: Callable[[Program], Program] = lambda program: program,
+        shared: SharedParts | None = None,
+    ) -> CpuModel:
+        """As Device.load; `of_program`: what is loaded of the model's program (model/shards.py)."""
         if dtype not in CPU_DTYPES:
             where = "on a GPU only" if dtype in GPU_DTYPES else "nowhere"
             raise UsageError(f"dtype {dtype!r} is computed {where}", f"use {', '.join(CPU_DTYPES)}")
@@ -49,9 +60,10 @@ class CpuDevice:
         check_computed(self.name, source.name, source.config)
         reader = WeightReader(open_weights(source))
         program = reader.program(source.config)
-        weights = CpuWeights(program, reader, dtype)
         reader.check_nothing_left(program)
-        return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes))
+        program = of_program(program)
+        weights = CpuWeights(program, reader, dtype)
+        return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
 
     def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:
         return start(model, settings, kv_cache.allocate)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pagecli.model.program import Add, Linear, Operation, Program, Weight, widths
+from pagecli.model.program import Add, Linear, Operation, Program, Reduce, Weight, widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,15 @@ class LinearAdd:
     activation: str
 
 
-CpuOperation = Operation | LinearAdd
+@dataclass(frozen=True, slots=True)
+class ReduceAdd:
+    """out += ((parts[0] + parts[1]) + ...): Reduce and the Add of its output."""
+
+    out: str
+    parts: tuple[str, ...]
+
+
+CpuOperation = Operation | LinearAdd | ReduceAdd
 
 
 def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
@@ -26,6 +34,8 @@ def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
         before = fused[-1] if fused else None
         if isinstance(operation, Add) and isinstance(before, Linear) and before.out == operation.x:
             fused[-1] = LinearAdd(operation.out, before.x, before.weight, before.bias, before.activation)
+        elif isinstance(operation, Add) and isinstance(before, Reduce) and before.out == operation.x:
+            fused[-1] = ReduceAdd(operation.out, before.parts)
         else:
             fused.append(operation)
     return tuple(fused)
@@ -33,4 +43,6 @@ def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
 
 def buffer_widths(program: Program) -> dict[str, int]:
     """Columns of every buffer that the program takes on the CPU, of float32 with a row for each token of the largest step."""
-    return widths(operation for operation in fuse_adds(program.operations()) if not isinstance(operation, LinearAdd))
+    return widths(
+        operation for operation in fuse_adds(program.operations()) if not isinstance(operation, LinearAdd | ReduceAdd)
+    )

@@ -141,6 +141,22 @@ def gated_activation(out: Tensor, gate_up: Tensor, name: str, program: "LayerPro
     _native.gated_activation(out, gate_up, name, _recorded(program))
 
 
+def rendezvous(words: Tensor, rank: int, timeout_seconds: float) -> Any:
+    """The meeting point of `rank` with the others of words[ranks + 1, 16] (int32, zeros at first), in memory that all share.
+
+    Its `meet()` says whether all came in time, as often as this one did; `missing` is the rank that did not, -1 none, and
+    `waited_seconds` how long this rank has waited. Any number in the last row of words ends all waiting.
+    """
+    return _native.rendezvous(words, rank, timeout_seconds)
+
+
+def reduce(
+    out: Tensor, parts: list[Tensor], accumulate: bool = False, meeting: Any = None, program: "LayerProgram | None" = None
+) -> None:
+    """out[T, N] (+)= ((parts[0] + parts[1]) + parts[2]) + ..., after the `meeting` of the ranks that compute them."""
+    _native.reduce(out, parts, accumulate, meeting, _recorded(program))
+
+
 def argmax(out: Tensor, x: Tensor) -> None:
     """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; 0 where all are NaN."""
     _native.argmax(out, x)

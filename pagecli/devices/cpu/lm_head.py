@@ -47,6 +47,23 @@ class LMHead:
             self._judge(x.shape[0], num_panels)
         return indices
 
+    def best(self, x: Array) -> tuple[Array, Array]:
+        """argmax's tokens, and their logits, as linear computes them: [M] int64, [M] float32.
+
+        Where no token can be chosen the logit says why: NaN beside one that is not finite, -inf where all are.
+        """
+        tokens = self.argmax(x)
+        logits = np.empty(len(tokens), np.float32)
+        for row, token in enumerate(tokens.tolist()):
+            weight = self.weight if token < 0 else self.weight.panel(token // PANEL_WIDTH)
+            out = np.empty((1, weight.num_rows), np.float32)
+            kernels.linear(out, x[row : row + 1], weight)
+            if token >= 0:
+                logits[row] = out[0, token % PANEL_WIDTH]
+            else:
+                logits[row] = -np.inf if np.all(np.isneginf(out)) else np.nan
+        return np.maximum(tokens, 0), logits
+
     def _judge(self, num_rows: int, num_panels: int) -> None:
         """Disables bounds that prune too little: too many panels are computed."""
         self._rows += num_rows

@@ -1,15 +1,16 @@
 """A program on the CPU: each operation bound to its weights once; the layers recorded and run as one native call a step."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, buffer_widths, fuse_adds
+from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, ReduceAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
 from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.devices.rotary_table import table_of
@@ -24,6 +25,7 @@ from pagecli.model.program import (
     Norm,
     Operation,
     Program,
+    Reduce,
     Rotary,
     Select,
     Split,
@@ -31,13 +33,22 @@ from pagecli.model.program import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SharedParts:
+    """Buffers of partial sums, by the names of their values, that all ranks see; `meeting`: kernels.rendezvous."""
+
+    parts: Mapping[str, Array]
+    meeting: Any
+
+
 class Workspace:
     """A buffer of `max_tokens` rows for each value of a program; logits grow to the most rows ever asked for."""
 
-    def __init__(self, max_tokens: int, widths: dict[str, int]) -> None:
+    def __init__(self, max_tokens: int, widths: dict[str, int], shared: Mapping[str, Array]) -> None:
         self.max_tokens = max_tokens
-        self.num_bytes = sum(max_tokens * width * 4 for width in widths.values())
-        self._buffers = {name: arrays.empty((max_tokens, width)) for name, width in widths.items()}
+        own = {name: width for name, width in widths.items() if name not in shared}
+        self.num_bytes = sum(max_tokens * width * 4 for width in own.values())
+        self._buffers = {name: arrays.empty((max_tokens, width)) for name, width in own.items()} | dict(shared)
         self._logits: Array | None = None
 
     def rows(self, name: str, num_rows: int) -> Array:
@@ -80,13 +91,22 @@ _NOT_RECORDED = (Add, Embedding, Select)
 class CpuModel:
     """A loaded model; `forward` or `most_likely` is one step, of at most `max_batch_tokens` tokens."""
 
-    def __init__(self, program: Program, weights: CpuWeights, max_batch_tokens: int, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        program: Program,
+        weights: CpuWeights,
+        max_batch_tokens: int,
+        notes: tuple[str, ...] = (),
+        shared: "SharedParts | None" = None,
+    ) -> None:
+        """`shared`: of one rank of several, where the partial sums of all are."""
         self.notes = notes
+        self._meeting = None if shared is None else shared.meeting
         self.program, self.config, self.weights = program, program.config, weights
         self.lm_head = LMHead(weights.matrix(program.head_weight))
         bounds = self.lm_head.bounds
         self.weight_bytes = weights.num_bytes + (bounds.nbytes if bounds is not None else 0)
-        self.workspace = Workspace(max_batch_tokens, buffer_widths(program))
+        self.workspace = Workspace(max_batch_tokens, buffer_widths(program), {} if shared is None else shared.parts)
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(op, _NOT_RECORDED) for layer in program.layers for op in fuse_adds(layer))
         self._rotary = table_of(program, weights.vector)
@@ -99,16 +119,16 @@ class CpuModel:
 
     def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
-        last = self._last_hidden(inputs, kv)
+        last = self.last_hidden(inputs, kv)
         logits = self.workspace.logits(last.shape[0], self.config.vocab_size)
         self.lm_head(logits, last)
         return logits
 
     def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
-        return self.lm_head.argmax(self._last_hidden(inputs, kv))
+        return self.lm_head.argmax(self.last_hidden(inputs, kv))
 
-    def _last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+    def last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """The rows of the LM head's input: those of the tokens whose next tokens are wanted."""
         cos_sin = self._cos_sin
         if self._rotary is not None and (cos_sin is None or inputs.context_lens.max() > cos_sin.shape[0]):
@@ -143,6 +163,8 @@ class CpuModel:
 
     def _bound(self, operation: CpuOperation) -> _Bound:
         match operation:
+            case Linear(weight=weight) if weight.whole_columns:
+                return self._segment(operation)
             case Linear() | LinearAdd():
                 return self._linear(operation)
             case Norm():
@@ -161,12 +183,33 @@ class CpuModel:
                 return lambda step: _add(step.values[out], step.values[x])
             case Select(out, x):
                 return lambda step: _select(step, out, x)
+            case Reduce() | ReduceAdd():
+                return self._reduce(operation)
         raise ValueError(f"the CPU has no {type(operation).__name__}")
 
     def _linear(self, operation: Linear | LinearAdd) -> _Bound:
         out, x, activation, accumulate = operation.out, operation.x, operation.activation, isinstance(operation, LinearAdd)
         weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
         return lambda step: kernels.linear(step.values[out], step.values[x], weight, bias, activation, accumulate, step.program)
+
+    def _segment(self, operation: Linear) -> _Bound:
+        """A product of some columns of x."""
+        out, x, first, last = (
+            operation.out,
+            operation.x,
+            operation.first_column,
+            operation.first_column + operation.weight.columns,
+        )
+        weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
+        return lambda step: kernels.linear(
+            step.values[out], step.values[x][:, first:last], weight, bias, "none", False, step.program
+        )
+
+    def _reduce(self, operation: Reduce | ReduceAdd) -> _Bound:
+        out, parts, accumulate, meeting = operation.out, operation.parts, isinstance(operation, ReduceAdd), self._meeting
+        return lambda step: kernels.reduce(
+            step.values[out], [step.values[part] for part in parts], accumulate, meeting, step.program
+        )
 
     def _norm(self, operation: Norm) -> _Bound:
         out, x, eps = operation.out, operation.x, operation.eps

@@ -17,6 +17,7 @@ from pagecli.model.program import (
     Norm,
     Operation,
     Program,
+    Reduce,
     Rotary,
     Select,
     Split,
@@ -33,9 +34,7 @@ class ReferenceModel:
     def __init__(self, program: Program, reader: WeightReader, dtype: torch.dtype = torch.float32) -> None:
         self.program, self.config, self.dtype = program, program.config, dtype
         self.notes = tuple(reader.notes)
-        self._weights = {
-            weight: as_tensor(reader.joined(weight.names, weight.shapes)).to(dtype, copy=True) for weight in program.weights()
-        }
+        self._weights = {weight: as_tensor(reader.read(weight)).to(dtype, copy=True) for weight in program.weights()}
         self._rotary = table_of(program, lambda weight: self._weights[weight].float().numpy())
         self.weight_bytes = sum(weight.nbytes for weight in self._weights.values())
 
@@ -65,9 +64,13 @@ class ReferenceModel:
                 table = self._weights[weight]
                 values[out] = self._empty(step.token_ids.shape[0], table.shape[1])
                 operations.embedding(values[out], getattr(step, ids) + offset, table)
-            case Linear(out, x, weight, bias, activation):
+            case Linear(out, x, weight, bias, activation, first):
                 values[out] = self._empty(values[x].shape[0], weight.num_rows)
-                operations.linear(values[out], values[x], self._weights[weight], self._vector(bias), activation)
+                columns = values[x][:, first : first + weight.columns]
+                operations.linear(values[out], columns, self._weights[weight], self._vector(bias), activation)
+            case Reduce(out, parts):
+                values[out] = torch.empty_like(values[parts[0]])
+                operations.reduce(values[out], [values[part] for part in parts])
             case Norm():
                 self._norm(operation, values)
             case Split(q, k, v, x, heads, kv_heads, head_dim):

@@ -128,6 +128,14 @@ def _to_e4m3(values: torch.Tensor) -> torch.Tensor:
     return values.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
+def reduce(out: torch.Tensor, parts: list[torch.Tensor], accumulate: bool = False) -> None:
+    """out[T, N] (+)= ((parts[0] + parts[1]) + parts[2]) + ..."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    out.copy_(out + total if accumulate else total)
+
+
 def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     """out[R] int64 = index of the largest logit, the first of equal ones, of each row of x[R, N]; N > 0.
 

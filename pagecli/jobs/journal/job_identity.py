@@ -25,7 +25,7 @@ from pagecli.model.source import ModelSource
 
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
-    *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors"),
+    *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors", "pool"),
     *("selection.limit", "columns.score", "columns.logprobs", "columns.attempts", "dry_run", "profile"),
     *("prompts.template_time", "open_to_model", "of_model"),  # what they make of `params` counts
     *("formats.output_format", "formats.compression", "formats.row_group_rows"),
@@ -33,6 +33,7 @@ NOT_IDENTITY = (
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
     *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
     "engine.speculate",
+    *("engine.tensor_parallel_size", "engine.worker_timeout"),
 )
 SHARD = "selection.shard"
 RETRY_ERRORS = "retry_errors"  # the output whose error rows are run again: each part has its own

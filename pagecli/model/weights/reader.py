@@ -14,7 +14,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.build_program import build
-from pagecli.model.program import Program
+from pagecli.model.program import Program, Weight
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.source import WeightSource
 
@@ -62,6 +62,18 @@ class WeightReader:
     def joined(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Array:
         """Tensors `names`, of `shapes`, joined: a view of the file, or of memory that the next call reuses."""
         parts = [self.source.read(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        return parts[0] if len(parts) == 1 else self._concatenated(parts)
+
+    def read(self, weight: Weight) -> Array:
+        """A weight's tensors, or the parts of them that it is, joined: a view of the file, or of memory that is used again."""
+        if not weight.is_part:
+            return self.joined(weight.names, weight.shapes)
+        first, last = weight.first_column, weight.first_column + weight.columns
+        parts = []
+        for index, (name, whole) in enumerate(zip(weight.names, weight.whole_shapes, strict=True)):
+            start = weight.first_rows[index] if weight.first_rows else 0
+            tensor = self.source.read(name, whole)[start : start + weight.rows[index]]
+            parts.append(tensor[:, first:last] if weight.columns else tensor)
         return parts[0] if len(parts) == 1 else self._concatenated(parts)
 
     def check_nothing_left(self, program: Program) -> None:

@@ -19,11 +19,11 @@ class CpuWeights:
         self._vectors: dict[Weight, Array] = {}
         for weight in program.weights():
             if weight.columns:
-                packed = self._matrices[weight] = kernels.pack_weight(reader.joined(weight.names, weight.shapes), dtype)
+                packed = self._matrices[weight] = kernels.pack_weight(reader.read(weight), dtype)
                 reader.source.release()
                 self.num_bytes += packed.nbytes
             else:  # norms and biases are small and always wanted exactly
-                vector = self._vectors[weight] = np.array(arrays.to_float32(reader.joined(weight.names, weight.shapes)))
+                vector = self._vectors[weight] = np.array(arrays.to_float32(reader.read(weight)))
                 self.num_bytes += vector.nbytes
 
     def matrix(self, weight: Weight) -> PackedWeight:

@@ -35,6 +35,12 @@ class PackedWeight:
         stored = str(self.data.dtype).removeprefix("torch.")
         return {"int32": "int8", "uint16": "bfloat16"}.get(stored, stored)
 
+    def panel(self, index: int) -> "PackedWeight":
+        """The weight of panel `index`'s rows: a view."""
+        size = len(self.data) // -(-self.num_rows // PANEL_WIDTH)
+        num_rows = min(PANEL_WIDTH, self.num_rows - index * PANEL_WIDTH)
+        return PackedWeight(self.data[index * size : (index + 1) * size], num_rows, self.num_cols)
+
     @property
     def nbytes(self) -> int:
         return self.data.nbytes

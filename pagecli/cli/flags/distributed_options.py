@@ -1,0 +1,47 @@
+"""The flags of jobs over several processes: --workers, --worker-timeout, ... (--shard is among those that choose rows)."""
+
+from typing import Annotated
+
+from pagecli.cli.flags.engine_and_sampling import option
+
+PANEL = "Several processes"
+
+Workers = Annotated[
+    str | None,
+    option(
+        "Engines, each in a process of its own with the whole model, that share the rows. auto: one for each NUMA node.",
+        PANEL,
+        "--workers",
+        metavar="N|auto",
+    ),
+]
+WorkerTimeout = Annotated[
+    float,
+    option(
+        "A process that is not heard of for so many seconds is ended and replaced.",
+        PANEL,
+        "--worker-timeout",
+        metavar="SECONDS",
+        min=1.0,
+    ),
+]
+TensorParallelSize = Annotated[
+    int,
+    option(
+        "Processes that share the model: each has a shard of the weights and of the KV cache (CPU).",
+        PANEL,
+        "--tensor-parallel-size",
+        metavar="N",
+        min=1,
+    ),
+]
+SumSegments = Annotated[
+    int | None,
+    option(
+        "Sum in so many parts, as N processes that share the model do: the same text on any number of them. Default: N.",
+        PANEL,
+        "--sum-segments",
+        metavar="N",
+        min=1,
+    ),
+]

@@ -1,0 +1,117 @@
+"""Messages over a stream socket between processes of pagecli: a length (8 bytes), then the pickled message.
+
+Sending never waits: a receiver that is stopped must not stop the sender too. What does not fit the socket's buffer is kept, and
+goes out with a later `send` or `flush`. Both ends are pagecli's own processes; over a network, `authenticate` comes first.
+"""
+
+import contextlib
+import hmac
+import pickle
+import select
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+_LENGTH = struct.Struct("<Q")
+_READ_BYTES = 1 << 18
+
+
+class MessageSocket:
+    """One end of a connection; `is_closed` once the other end is gone. `send` may be called by several threads."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._unsent = bytearray()
+        self._received = bytearray()
+        self._sending = threading.Lock()
+        self.is_closed = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent) and not self.is_closed
+
+    def send(self, message: Any) -> None:
+        """Without an effect once the other end is gone."""
+        data = pickle.dumps(message, protocol=5)
+        with self._sending:
+            self._unsent += _LENGTH.pack(len(data))
+            self._unsent += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends of the kept bytes what can be sent now."""
+        with self._sending:
+            while self._unsent and not self.is_closed:
+                try:
+                    sent = self._socket.send(self._unsent)
+                except (BlockingIOError, InterruptedError):
+                    return
+                except OSError:
+                    self.is_closed = True
+                    return
+                del self._unsent[:sent]
+
+    def flush_all(self, seconds: float) -> None:
+        """Waits until everything is sent, at most so long."""
+        deadline = time.monotonic() + seconds
+        while self.has_unsent and (left := deadline - time.monotonic()) > 0:
+            select.select([], [self._socket], [], left)
+            self.flush()
+
+    def receive(self) -> list[Any]:
+        """The messages that have arrived in whole, without waiting."""
+        while not self.is_closed:
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.is_closed = True
+            self._received += data
+        messages = []
+        while len(self._received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+            if len(self._received) < end:
+                break
+            messages.append(pickle.loads(self._received[_LENGTH.size : end]))
+            del self._received[:end]
+        return messages
+
+    def wait(self, seconds: float | None) -> list[Any]:
+        """As receive, after waiting for a message or the end; empty: nothing came in time, or the other end is gone."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self.is_closed:
+            messages = self.receive()
+            left = None if deadline is None else deadline - time.monotonic()
+            if messages or (left is not None and left <= 0):
+                return messages
+            if not self.is_closed:
+                select.select([self._socket], [self._socket] if self.has_unsent else [], [], left)
+                self.flush()
+        return self.receive()
+
+    def close(self) -> None:
+        self.is_closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def authenticate(connection: socket.socket, key: bytes) -> bool:
+    """Whether the other end of a blocking connection, which calls this too, has the same key of 32 bytes."""
+    connection.sendall(key)
+    received = b""
+    while len(received) < len(key):
+        piece = connection.recv(len(key) - len(received))
+        if not piece:
+            return False
+        received += piece
+    return hmac.compare_digest(received, key)

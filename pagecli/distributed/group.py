@@ -1,0 +1,159 @@
+"""The ranks of one model as their driver sees them: started together, one step at a time, ended together.
+
+A rank that ends, or does not answer in time, is the end of its group: the others are released and ended, and a new group is
+started once; a second loss within a few steps ends the job.
+"""
+
+import select
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pagecli.core.child_process import ChildProcess
+from pagecli.distributed.group_memory import GroupMemory
+from pagecli.distributed.rank import MODULE, RankSpec
+from pagecli.distributed.step_record import StepRecord, pack
+from pagecli.errors import ModelError
+
+FIRST_STEP_FACTOR = 10  # the first step touches memory for the first time, and loading reads it
+STEPS_BETWEEN_LOSSES = 10
+POLL_SECONDS = 0.5
+
+
+class RankLostError(RuntimeError):
+    """A rank is gone; a new group has been started, whose KV cache is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A group of `spec.size` ranks; `cpus`: where each may run; `timeout`: seconds that the driver waits for an answer."""
+
+    spec: RankSpec  # of rank 0; its memory_fd is not set
+    cpus: Sequence[Sequence[int]]
+    timeout: float
+
+
+class RankGroup:
+    """Ranks with their shards loaded. Raises PagecliError."""
+
+    def __init__(self, group: GroupSpec) -> None:
+        self._group = group
+        self._start_args: tuple[Any, ...] | None = None
+        self._number = self._last_loss = 0  # of steps
+        self.num_restarts = 0
+        self.waited: list[float] = []
+        self._launch()
+
+    def _launch(self) -> None:
+        spec = self._group.spec
+        self.memory = GroupMemory(spec.shape)
+        self._processes: list[ChildProcess] = []
+        self._num_steps = 0
+        self.waited = [0.0] * spec.size
+        try:
+            for rank in range(spec.size):
+                process = ChildProcess(MODULE, (self.memory.fd,), self._group.cpus[rank])
+                self._processes.append(process)
+                process.messages.send(replace(spec, rank=rank, memory_fd=self.memory.fd))
+            self.facts: list[dict[str, Any]] = self._answers("loaded", FIRST_STEP_FACTOR * self._group.timeout)
+            self._check_same()
+            if self._start_args is not None:
+                self.start(*self._start_args)
+        except RankLostError as error:
+            self.close()
+            raise ModelError(
+                f"tensor parallelism: {error}", "see what ends it; --tensor-parallel-size 1 does without"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_same(self) -> None:
+        """Raises ModelError where ranks would compute different things."""
+        for name, what in (("cpu_isa", "instruction set"), ("config", "model")):
+            values = [facts[name] for facts in self.facts]
+            if len(set(values)) > 1:
+                other = next(rank for rank, value in enumerate(values) if value != values[0])
+                raise ModelError(f"ranks differ in their {what}: {values[0]} on rank 0, {values[other]} on rank {other}")
+
+    def start(self, num_blocks: int, num_swap_blocks: int, block_size: int, kv_dtype: str) -> None:
+        """Gives each rank its part of a KV cache of so many blocks."""
+        self._start_args = (num_blocks, num_swap_blocks, block_size, kv_dtype)
+        for process in self._processes:
+            process.messages.send(self._start_args)
+        self._answers("started", FIRST_STEP_FACTOR * self._group.timeout)
+
+    def run(self, record: StepRecord) -> None:
+        """Runs a step on all ranks. Raises RankLostError after a restart, ModelError if ranks are lost again and again."""
+        self._number += 1
+        pack(replace(record, number=self._number), self.memory.slot(self._number))
+        for process in self._processes:
+            process.messages.send(self._number)
+        try:
+            self.waited = self._answers("done", self._group.timeout * (1 if self._num_steps else FIRST_STEP_FACTOR))
+        except RankLostError as error:
+            self._restart(error)
+            raise
+        self._num_steps += 1
+
+    def _restart(self, error: RankLostError) -> None:
+        is_again = self.num_restarts > 0 and self._number - self._last_loss <= STEPS_BETWEEN_LOSSES
+        self.close()
+        if is_again:
+            raise ModelError(f"tensor parallelism: {error}, for the second time in a row", "finished rows are kept") from error
+        self.num_restarts, self._last_loss = self.num_restarts + 1, self._number
+        self._launch()
+
+    def _answers(self, kind: str, seconds: float) -> list[Any]:
+        """Each rank's answer of that kind. Raises RankLostError, and what a rank refused."""
+        answers: dict[int, Any] = {}
+        deadline = time.monotonic() + seconds
+        while len(answers) < len(self._processes):
+            waiting = {rank: process for rank, process in enumerate(self._processes) if rank not in answers}
+            sockets = [process.messages for process in waiting.values()]
+            select.select(sockets, [s for s in sockets if s.has_unsent], [], POLL_SECONDS)
+            for rank, process in waiting.items():
+                process.messages.flush()
+                for found, content in process.messages.receive():
+                    if found == "refused":
+                        raise content
+                    if found == "failed":
+                        self._lose(rank, content)
+                    answers[rank] = content
+                if rank not in answers and process.messages.is_closed:
+                    process.kill()
+                    self._lose(rank, process.end_text())
+            if time.monotonic() > deadline:
+                late = min(rank for rank in range(len(self._processes)) if rank not in answers)
+                self._lose(late, f"no answer in {seconds:g} s")
+        assert kind
+        return [answers[rank] for rank in range(len(self._processes))]
+
+    def _lose(self, rank: int, how: str) -> None:
+        """Raises RankLostError; of a rank that waited in vain for another, the other is the one."""
+        self.memory.release()
+        for other, process in enumerate(self._processes):
+            code = process.exit_code
+            if other != rank and code is not None and code < 0:
+                rank, how = other, process.end_text()
+        raise RankLostError(f"rank {rank} of {len(self._processes)} was lost: {how}")
+
+    def stats(self) -> list[dict[str, Any]]:
+        """A row for each rank: where it runs, its weights, and how long it waited for others since it was started."""
+        names = ("pid", "cpus", "cpu_isa", "num_threads", "weight_bytes")
+        rows = [{"rank": rank, **{name: facts[name] for name in names}} for rank, facts in enumerate(self.facts)]
+        return [
+            {**row, "waited_seconds": waited, "num_restarts": self.num_restarts}
+            for row, waited in zip(rows, self.waited, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Ends all ranks."""
+        self.memory.release()
+        for process in self._processes:
+            process.messages.close()
+        for process in self._processes:
+            process.close()
+        self._processes = []
+        self.memory.close()

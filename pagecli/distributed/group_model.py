@@ -1,0 +1,127 @@
+"""A model on a group of ranks, as a device has it: its forward pass is a step record, its runner the CPU's."""
+
+from typing import Any
+
+import numpy as np
+
+from pagecli.core.arrays import Array
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.step_plan import BlockMove
+from pagecli.devices import memory
+from pagecli.devices.base import RunSettings
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.kv_cache import block_bytes
+from pagecli.devices.cpu.runner import ModelRunner
+from pagecli.devices.step_inputs import KVCache, StepInputs
+from pagecli.distributed.group import GroupSpec, RankGroup
+from pagecli.distributed.group_memory import GroupShape
+from pagecli.distributed.rank import RankSpec
+from pagecli.distributed.step_record import StepRecord, Wanted, record_bytes
+from pagecli.errors import UsageError
+from pagecli.model.build_program import build
+from pagecli.model.program import Reduce
+from pagecli.model.shards import check_divides, segment, shard
+from pagecli.model.source import ModelSource
+
+MAX_MOVES = 8192  # of blocks in a step
+
+
+class GroupModel:
+    """See devices/base.HostModel."""
+
+    def __init__(self, source: ModelSource, group: RankGroup) -> None:
+        self.config = source.config
+        self._group = group
+        self.moves: list[BlockMove] = []  # before the next step
+        self.weight_bytes = sum(facts["weight_bytes"] for facts in group.facts)
+        self.notes: tuple[str, ...] = group.facts[0]["notes"]
+
+    def forward(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        self._run(inputs, Wanted.LOGITS)
+        return self._group.memory.logits[: len(inputs.logit_rows)]
+
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
+        """Of each rank's likeliest tokens the one with the largest logit, of equal ones the first."""
+        self._run(inputs, Wanted.TOKENS)
+        rows = np.arange(len(inputs.logit_rows))
+        logits, tokens = self._group.memory.best_logits[:, rows], self._group.memory.best_tokens[:, rows]
+        found = np.empty(len(rows), np.int64)
+        kernels.argmax(found, np.ascontiguousarray(logits.T))
+        return np.where(found < 0, found, tokens[found, rows])
+
+    def _run(self, inputs: StepInputs[Array], wanted: Wanted) -> None:
+        moves, self.moves = self.moves, []
+        self._group.run(StepRecord(0, wanted, moves, inputs))
+
+    def start(self, settings: RunSettings) -> "GroupRunner":
+        bytes_each = block_bytes(self.config, settings.block_size, settings.kv_dtype)
+        num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
+        self._group.start(num_blocks, settings.num_swap_blocks, settings.block_size, settings.kv_dtype)
+        return GroupRunner(self, num_blocks, settings.block_size)
+
+    def rank_stats(self) -> list[dict[str, Any]]:
+        return self._group.stats()
+
+    def close(self) -> None:
+        self._group.close()
+
+
+class QueuedMoves:
+    """A BlockMover whose moves go to the ranks with the next step."""
+
+    swap_seconds = 0.0
+
+    def __init__(self, model: GroupModel) -> None:
+        self._model = model
+
+    def carry_out(self, moves: list[BlockMove]) -> None:
+        self._model.moves += moves
+
+
+class GroupRunner(ModelRunner):
+    """The CPU's runner, with model and KV cache elsewhere."""
+
+    def __init__(self, model: GroupModel, num_blocks: int, block_size: int) -> None:
+        self.model = model
+        self.kv_cache: KVCache[Array] = KVCache([], [])  # of the ranks
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        self.mover: Any = QueuedMoves(model)
+        self.times = (0.0, 0.0, 0.0)
+
+
+def load_group(source: ModelSource, config: EngineConfig, dtype: str, num_threads: int, cpus: list[list[int]]) -> GroupModel:
+    """The model on config.tensor_parallel_size ranks. Raises UsageError, ModelError."""
+    size, segments = config.tensor_parallel_size, config.num_segments
+    check_divides(source.config, size, dtype, "--tensor-parallel-size")
+    check_divides(source.config, segments, dtype, "--sum-segments")
+    if segments % size:
+        message = f"--sum-segments {segments} is no multiple of --tensor-parallel-size {size}"
+        raise UsageError(message, f"give {size}, {2 * size}, ...")
+    program = segment(build(source.config), segments)
+    shard(program, 0, size)  # refuses what cannot be shared
+    parts = [name for layer in program.layers for op in layer if isinstance(op, Reduce) for name in op.parts]
+    max_model_len = min(config.max_model_len or source.config.max_positions, source.config.max_positions)
+    max_blocks = -(-max_model_len // config.block_size)
+    shape = GroupShape(
+        ranks=size,
+        slot_bytes=record_bytes(config.max_batch_tokens, config.max_num_seqs, max_blocks, MAX_MOVES),
+        part_names=tuple(dict.fromkeys(parts)),
+        max_tokens=config.max_batch_tokens,
+        hidden_size=source.config.hidden_size,
+        vocab_size=source.config.vocab_size,
+    )
+    spec = RankSpec(
+        rank=0,
+        size=size,
+        num_segments=segments,
+        model=config.model,
+        load_format=config.load_format,
+        dtype=dtype,
+        max_batch_tokens=config.max_batch_tokens,
+        num_threads=num_threads,
+        timeout=config.worker_timeout,
+        memory_fd=-1,
+        shape=shape,
+    )
+    return GroupModel(source, RankGroup(GroupSpec(spec, cpus, config.worker_timeout)))

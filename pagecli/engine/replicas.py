@@ -1,0 +1,50 @@
+"""What is known of engines without loading one: how several on one machine share it, and what each of them would refuse."""
+
+import dataclasses
+
+from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
+from pagecli.core.engine_config import EngineConfig
+from pagecli.devices import memory
+from pagecli.engine.loaded_model import ResolvedModel, usable_cores
+from pagecli.engine.placement import numa_nodes
+from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.scheduling.reservations import Reservations
+from pagecli.errors import UsageError
+from pagecli.kv.baselines.reserved_manager import ReservedManager
+from pagecli.kv.manager import KVManager
+from pagecli.kv.memory import KVMemory
+
+
+def config_of_each(config: EngineConfig, found: ResolvedModel, count: int) -> EngineConfig:
+    """The settings of each of `count` engines on this machine: its cores divided, and its memory unless --kv-memory is given.
+
+    All get the same number of KV blocks, so that each refuses the same rows. Raises ModelError if they do not fit.
+    """
+    shared = dataclasses.replace(config, threads=config.threads or max(1, usable_cores() // count))
+    if config.kv_memory_bytes is not None or found.device != "cpu":
+        return shared
+    model = found.source.config
+    max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
+    block_bytes = model.kv_bytes_per_token(KV_BYTES[found.kv_dtype], KV_SCALE_BYTES.get(found.kv_dtype, 0)) * config.block_size
+    weights = memory.weight_bytes(model, WEIGHT_BYTES[found.dtype])
+    available = memory.available_bytes() - count * weights
+    useful = config.max_num_seqs * -(-max_model_len // config.block_size)
+    num_blocks = memory.num_kv_blocks(None, block_bytes, useful, max(0, available // count))
+    return dataclasses.replace(shared, kv_memory_bytes=num_blocks * block_bytes)
+
+
+def admission_of(config: EngineConfig, vocab_size: int, max_model_len: int, num_blocks: int) -> Admission:
+    """The check that an engine with so many KV blocks makes of each request."""
+    if config.kv_policy == "paged":
+        kv: KVMemory = KVManager(max(1, num_blocks), config.block_size)
+        return Admission(kv, vocab_size, max_model_len, config.max_num_seqs)
+    kv = ReservedManager(max(1, num_blocks), config.block_size)
+    reservations = Reservations(kv, config.kv_policy, max_model_len)
+    return Admission(kv, vocab_size, max_model_len, config.max_num_seqs, reservations)
+
+
+def default_count(config: EngineConfig) -> int:
+    """--workers auto: one engine for each NUMA node that this process may use."""
+    if config.device == "cuda":
+        raise UsageError("--workers auto with --device cuda", "say how many: --workers 2")
+    return len(numa_nodes())

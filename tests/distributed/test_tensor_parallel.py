@@ -1,0 +1,124 @@
+"""Several ranks give, to the bit, what one process gives with as many segments, whatever is asked for and whatever happens."""
+
+import json
+import os
+import signal
+
+import psutil
+import pytest
+
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.engine import Engine
+from pagecli.errors import ModelError
+
+SIZES = {
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "vocab_size": 300,
+}
+MODELS = {
+    "opt": {"architectures": ["OPTForCausalLM"], "model_type": "opt", "ffn_dim": 512, "do_layer_norm_before": True, **SIZES,
+            "word_embed_proj_dim": 256, "activation_function": "relu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1},
+    "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "intermediate_size": 512, "num_key_value_heads": 2,
+              "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, **SIZES},
+}  # fmt: skip
+ASKED = [
+    SamplingParams(max_tokens=12, logprobs=3),
+    SamplingParams(max_tokens=12),
+    SamplingParams(max_tokens=12, temperature=1.0, seed=3, logprobs=2),
+    SamplingParams(max_tokens=9, n=4, temperature=0.9),
+    SamplingParams(max_tokens=8, beam_width=3, n=2),
+    SamplingParams(max_tokens=10, repetition_penalty=1.3, min_tokens=4),
+]
+
+
+def config_of(folder, name, **changes):
+    (folder / "config.json").write_text(json.dumps(MODELS[name]))
+    settings = {"kv_memory_bytes": 4 << 20, "max_num_seqs": 8, "max_batch_tokens": 32, "threads": 1, "load_format": "dummy"}
+    return EngineConfig(str(folder), **(settings | changes))
+
+
+def texts(engine, after_step=lambda number: None, num_requests=12):
+    """Everything that comes out, by request, as repr() has it: floats to the last bit."""
+    for request_id in range(num_requests):
+        prompt = [5 + (7 * request_id + i) % 290 for i in range(3 + 11 * (request_id % 4))]
+        engine.add_request(request_id, prompt, ASKED[request_id % len(ASKED)])
+    found, number = {}, 0
+    while engine.has_unfinished():
+        found |= {output.request_id: repr(output) for output in engine.step()}
+        number += 1
+        after_step(number)
+    return [found[request_id] for request_id in range(num_requests)]
+
+
+def closed(engine, act):
+    try:
+        return act(engine)
+    finally:
+        engine.close()
+
+
+CASES = [
+    ("opt", {"dtype": "float32"}),
+    ("llama", {"dtype": "bfloat16"}),
+    ("llama", {"dtype": "int8", "kv_dtype": "int8"}),
+    ("opt", {"dtype": "int8"}),
+    ("llama", {"dtype": "float32", "kv_memory_bytes": 330 << 10, "preemption": "swap", "swap_memory_bytes": 1 << 20}),
+    ("opt", {"dtype": "bfloat16", "kv_memory_bytes": 290 << 10}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_two_ranks_are_two_segments_to_the_bit(tmp_path, name, changes):
+    config = config_of(tmp_path, name, **changes)
+    one = closed(Engine(replaced(config, sum_segments=2)), texts)
+    two = closed(Engine(replaced(config, tensor_parallel_size=2)), lambda engine: (texts(engine), engine.stats()))
+    assert two[0] == one
+    if config.kv_memory_bytes < 1 << 20:
+        assert two[1]["num_preemptions"] > 0
+    assert len(two[1]["ranks"]) == 2
+
+
+def replaced(config, **changes):
+    import dataclasses
+
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.mark.slow
+def test_text_depends_on_the_segments_not_on_the_ranks(tmp_path):
+    config = config_of(tmp_path, "llama", dtype="float32", sum_segments=4)
+    found = [closed(Engine(replaced(config, tensor_parallel_size=size)), texts) for size in (1, 2, 4)]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_lost_rank_costs_a_restart_and_no_row(tmp_path, harm):
+    config = config_of(tmp_path, "llama", dtype="float32", worker_timeout=3.0)
+    expected = closed(Engine(replaced(config, sum_segments=2)), texts)
+
+    def disturbed(engine):
+        def harm_a_rank(number):
+            if number == 4:
+                os.kill(engine.stats()["ranks"][1]["pid"], harm)
+
+        return texts(engine, harm_a_rank), engine.stats()["ranks"]
+
+    found, ranks = closed(Engine(replaced(config, tensor_parallel_size=2)), disturbed)
+    assert found == expected
+    assert [rank["num_restarts"] for rank in ranks] == [1, 1]
+    assert not psutil.Process().children()
+
+
+def test_second_loss_in_a_row_ends_the_job_with_one_line(tmp_path):
+    engine = Engine(config_of(tmp_path, "opt", dtype="float32", tensor_parallel_size=2))
+
+    def kill_a_rank(number):
+        os.kill(engine.stats()["ranks"][0]["pid"], signal.SIGKILL)
+
+    with pytest.raises(ModelError, match=r"rank 0 of 2 was lost: killed by SIGKILL .*for the second time in a row"):
+        closed(engine, lambda engine: texts(engine, kill_a_rank))
+    assert not psutil.Process().children()

@@ -1,0 +1,143 @@
+"""A pool's workers killed and stopped at random: the output must be that of one process, no row lost or doubled.
+
+    python tests/torture/kill_workers.py --rows 2000 --workers 3 --harms 200 --save
+
+Jobs run one after the other until so many workers have been killed (SIGKILL) or stopped (SIGSTOP); now and then the job's own
+process is killed. A job that ends for want of workers, or was killed, is run again. After each, the output must equal that of a
+run without a pool, byte for byte, and no process may be left. Counts go to tests/torture/results/ with --save.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cases
+import psutil
+import tortured_run
+from tortured_run import ForkedRun
+
+RESULTS = Path(__file__).resolve().parent / "results"
+GOOD, LOST = (0, 5), 4  # with error rows, which the input has; all workers lost
+TIMEOUT_SECONDS = 2
+LIMIT_SECONDS = 300.0
+
+
+class WorkersCampaign:
+    """One job, run again and again in `folder`."""
+
+    def __init__(self, folder: Path, rows: int, workers: int, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._home = folder / "job"
+        case = cases.Case("workers", cases.write_prompts, flags=cases.RANDOM_WEIGHTS)
+        cases.write_case(case, self._home, folder, rows)
+        arguments = case.arguments()
+        arguments[arguments.index("--max-tokens") + 1] = "60"
+        self._arguments = [*arguments, "--workers", str(workers), "--worker-timeout", str(TIMEOUT_SECONDS)]
+        whole = ForkedRun(self._home, ["generate", cases.INPUT, "whole.jsonl", *arguments[3:]]).wait()
+        assert whole.code in GOOD, whole.said
+        self._files = set(os.listdir(self._home))
+
+    def run(self, harms: int) -> None:
+        """AssertionError at the first fault."""
+        while (left := harms - self.counts["workers killed"] - self.counts["workers stopped"]) > 0:
+            self._run_job(left)
+            print(dict(self.counts), flush=True)
+
+    def _run_job(self, harms: int) -> None:
+        self.counts["jobs"] += 1
+        while True:
+            job = ForkedRun(self._home, self._arguments)
+            seen = self._harm(job, harms)
+            ended = job.wait(LIMIT_SECONDS)
+            assert not psutil.wait_procs(seen, timeout=5)[1], "a worker is left"
+            if ended.code in GOOD:
+                break
+            was_killed = ended.code == -signal.SIGKILL
+            assert was_killed or (ended.code == LOST and "all workers of the pool are lost" in ended.said), ended.said
+            self.counts["jobs killed" if was_killed else "jobs without workers"] += 1
+        assert (self._home / "out.jsonl").read_bytes() == (self._home / "whole.jsonl").read_bytes(), "not the same output"
+        assert set(os.listdir(self._home)) == self._files | {"out.jsonl"}, os.listdir(self._home)
+        os.unlink(self._home / "out.jsonl")
+        self.counts["outputs identical to one process's"] += 1
+
+    def _harm(self, job: ForkedRun, harms: int) -> list[psutil.Process]:
+        """Until the job has ended; the workers that were seen."""
+        seen: dict[int, psutil.Process] = {}
+        while not job.has_ended():
+            time.sleep(self._random.random() * 0.8)
+            workers = _workers_of(job.pid)
+            seen |= {worker.pid: worker for worker in workers}
+            if not workers or harms <= 0:
+                continue
+            if self._random.random() < 0.05:
+                os.kill(job.pid, signal.SIGKILL)
+                break
+            stops = self._random.random() < 0.3
+            try:
+                self._random.choice(workers).send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+            harms -= 1
+            self.counts["workers stopped" if stops else "workers killed"] += 1
+        return list(seen.values())
+
+
+def _workers_of(pid: int) -> list[psutil.Process]:
+    """Those that have come so far that they are told when their parent ends."""
+    try:
+        children = psutil.Process(pid).children()
+        return [child for child in children if "pagecli.jobs.workers.worker" in child.cmdline() and _is_tied(child.pid)]
+    except (psutil.Error, OSError):
+        return []
+
+
+def _is_tied(pid: int) -> bool:
+    ignored = Path(f"/proc/{pid}/status").read_text().split("SigIgn:")[1].split()[0]
+    return bool(int(ignored, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--harms", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--save", action="store_true", help="keep the counts under tests/torture/results/")
+    args = parser.parse_args()
+    tortured_run.import_what_jobs_need()
+    seed = random.randrange(10**6) if args.seed is None else args.seed
+    started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="workers-"))
+    try:
+        campaign = WorkersCampaign(folder, args.rows, args.workers, seed)
+        campaign.run(args.harms)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    body = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"python tests/torture/kill_workers.py --rows {args.rows} --workers {args.workers} --harms {args.harms} "
+        f"--seed {seed}",
+        "machine": f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}",
+        "seconds": round(time.monotonic() - started, 1),
+        "counts": {**dict(sorted(campaign.counts.items())), "losses": 0},  # the first one would have ended the campaign
+    }
+    print(json.dumps(body, indent=2))
+    if args.save:
+        path = RESULTS / f"workers-{datetime.now(UTC):%Y-%m-%d}.json"
+        path.write_text(json.dumps(body, indent=2) + "\n")
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    main()
