@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from pagecli.core.engine_config import Batching, KVPolicy
-from pagecli.core.step_plan import Chunk, SampledToken, StepPlan, StepResult
+from pagecli.core.step_plan import NO_TOKEN, Chunk, SampledToken, StepPlan, StepResult
 from pagecli.engine.generation.decoding import FinishCheck, start_beam_search
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.batch import SchedulerLimits
@@ -152,7 +152,8 @@ class ReplayClock:
 
     def choose(self, chunk: Chunk) -> StepResult:
         """A token that no other sequence has, so that nothing of the output is shared."""
-        return tuple(SampledToken(-chunk.seq_id - 1) for _ in chunk.specs)
+        token_id = _own_token(chunk.seq_id)
+        return token_id if len(chunk.specs) == 1 else (SampledToken(token_id),) * len(chunk.specs)
 
     def planned(self) -> None:
         """A step is about to run; its blocks are reserved."""
@@ -208,13 +209,18 @@ class ReplayClock:
 
     def _take_decodes(self, sequences: list[Sequence], num_steps: int) -> None:
         for sequence in sequences:
-            sequence.token_ids.extend([-sequence.seq_id - 1] * (num_steps - 1))
+            sequence.token_ids.extend([_own_token(sequence.seq_id)] * (num_steps - 1))
         # So many steps together may run so many steps' tokens.
         self.scheduler.limits = replace(self._limits, max_batch_tokens=self._limits.max_batch_tokens * num_steps)
         plan = self.scheduler.plan()
         self.scheduler.limits = self._limits
         assert len(plan.chunks) == len(sequences), "somebody entered or left in steps in which nobody can"
         self._commit(plan)
+
+
+def _own_token(seq_id: int) -> int:
+    """An id that no vocabulary has, and that is not NO_TOKEN."""
+    return NO_TOKEN - 1 - seq_id
 
 
 def attention_pairs(start: int, num_tokens: int) -> int:
