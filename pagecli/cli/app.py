@@ -15,6 +15,7 @@ from pagecli.cli.models import EPILOG as MODELS_EPILOG
 from pagecli.cli.models import models
 from pagecli.cli.profile.command import EPILOG as PROFILE_EPILOG
 from pagecli.cli.profile.command import profile
+from pagecli.cli.score import score
 from pagecli.cli.status import EPILOG as STATUS_EPILOG
 from pagecli.cli.status import status
 from pagecli.cli.terminal.console import Console
@@ -60,6 +61,13 @@ GENERATE_HELP = ShortHelp(
         "cat in.jsonl | pagecli generate - - -m smollm2-135m --quiet | jq -r .text",
     ),
 )
+SCORE_HELP = ShortHelp(
+    most_used=("--model", "--normalize", "--prompt-column", "--chat", "--dtype", "--limit", "--overwrite", "--stats"),
+    examples=(
+        "pagecli score in.jsonl out.parquet --model smollm2-135m",
+        "pagecli score questions.jsonl answers.parquet -m smollm2-135m --normalize characters",
+    ),
+)
 PROFILE_HELP = ShortHelp(
     most_used=("--model", "--gpu", "--workload", "--dtype", "--max-tokens", "--run", "--html", "--json"),
     examples=(
@@ -70,6 +78,7 @@ PROFILE_HELP = ShortHelp(
     ),
 )
 app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"obj": GENERATE_HELP})(generate)
+app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"obj": SCORE_HELP})(score)
 app.command(cls=HelpCommand, epilog=PROFILE_EPILOG, context_settings=WITH_SETTINGS | {"obj": PROFILE_HELP})(profile)
 app.command(cls=HelpCommand, epilog=STATUS_EPILOG)(status)
 app.command(cls=HelpCommand, context_settings=WITH_SETTINGS)(merge)

@@ -37,7 +37,7 @@ def test_overview_names_the_commands_a_line_each(args):
     assert (done.returncode, silent) == (0 if args else 2, "")
     lines = shown.splitlines()
     assert lines[0] == "usage: pagecli [OPTIONS] COMMAND [ARGS]..."
-    for command in ("generate", "profile", "status", "merge", "doctor", "config"):
+    for command in ("generate", "score", "profile", "status", "merge", "doctor", "config"):
         assert any(line.startswith(f"  {command} ") for line in lines)
 
 
@@ -68,7 +68,7 @@ def help_of(command: str, width: int, monkeypatch, capsys) -> str:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-@pytest.mark.parametrize("command", ["", "generate", "profile", "status", "merge", "models", "doctor", "config"])
+@pytest.mark.parametrize("command", ["", "generate", "score", "profile", "status", "merge", "models", "doctor", "config"])
 def test_help_cuts_no_flag_and_no_number_at_any_width(command, width, monkeypatch, capsys):
     """Every name, choice, default and word of the help texts is whole, and no line is longer than the terminal."""
     text = help_of(command, width, monkeypatch, capsys)
@@ -128,6 +128,10 @@ def test_bounds_are_said_in_words(monkeypatch, capsys):
     assert not re.search(r"<\w+ range>|<=|x>", help_of("generate", 80, monkeypatch, capsys))
 
 
+_FILES = ["in.jsonl", "out.jsonl", "-m", "x"]
+GIVEN = {"generate": _FILES, "score": _FILES, "profile": ["-m", "x"], "merge": ["a", "b"]}
+
+
 def wrong_values() -> list[tuple[str, str, str]]:
     """(command, flag, value) for every flag that does not take every text."""
     cases = []
@@ -142,9 +146,7 @@ def test_no_message_has_a_librarys_words(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     num_refused = 0
     for command, flag, value in wrong_values():
-        given = {"generate": ["in.jsonl", "out.jsonl", "-m", "x"], "profile": ["-m", "x"], "merge": ["a", "b"]}.get(
-            command, ["x"]
-        )
+        given = GIVEN.get(command, ["x"])
         with pytest.raises(SystemExit) as ended:
             main([command, *given, f"{flag}={value}" if flag.startswith("--") else flag + value])
         said = capsys.readouterr().err
@@ -165,7 +167,8 @@ def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
         "--model --load-format --dtype --block-size --kv-memory --max-num-seqs --max-batch-tokens --max-model-len --threads "
     )
     flags += "--max-tokens --min-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty "
-    flags += "--frequency-penalty --seed --stop --stop-token-id --ignore-eos --logprobs --prompt-column --system --chat "
+    flags += "--frequency-penalty --seed --stop --stop-token-id --ignore-eos --logprobs --prompt-logprobs --speculate "
+    flags += "--prompt-column --system --chat "
     flags += "--n --best-of --beam-width --length-penalty --early-stopping --no-prefix-caching --preemption --swap-memory "
     flags += "--no-cuda-graphs --progress-json --metrics-file --log-file --log-json --no-config "
     flags += "--no-chat --token-ids --order --overwrite --stats --limit --quiet --verbose"

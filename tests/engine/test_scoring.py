@@ -199,7 +199,7 @@ def test_logits_that_are_not_finite_make_an_error_row(tiny_model, monkeypatch, b
         ([5], [], "no tokens"),
         ([5], [[6], []], "no tokens"),
         ([5], [[6], [384]], "vocabulary"),
-        ([5] * 500, [[6] * 20], "the limit is 512"),
+        ([5] * 500, [[6] * 20], "the limit is 513"),
         ([5], [[6]] * 65, "65 choices"),
     ],
 )

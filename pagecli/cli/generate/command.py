@@ -33,6 +33,11 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
     temperature, stop, ...) overrides the flag. All columns are carried over;
     one named like a column of the result (text, ...) as input_text, ...
     """
+    return run_command(context, options)
+
+
+def run_command(context: typer.Context, options: GenerateOptions, normalize: str | None = None) -> int:
+    """Runs a job by these options; returns its exit code. `normalize`: of a job that scores its rows."""
     console = Console(options.quiet and not options.verbose, options.verbose)
 
     def run() -> int:
@@ -46,7 +51,7 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
             options.engine_config(), options.sampling_params()  # before slow imports (pyarrow)
             from pagecli.cli.generate.job import generate_job
 
-            job = generate_job(options)
+            job = generate_job(options, normalize)
         except UsageError as error:
             raise with_origin(error, context) from error
         if job.selection.num_parts is not None and not job.dry_run:

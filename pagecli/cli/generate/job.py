@@ -23,9 +23,10 @@ from pagecli.jobs.prompts.template_variables import parse_arguments
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.prompt_length import PromptLength
-from pagecli.jobs.rows.row import InputSource, ResultColumns
+from pagecli.jobs.rows.row import SCORES, TEXTS, InputSource, ResultColumns
 from pagecli.jobs.rows.row_filter import check_condition
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
+from pagecli.jobs.rows.score_rows import ScoreOptions
 from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
 from pagecli.jobs.run.run_result import ErrorPolicy
 from pagecli.jobs.storage import remote_files
@@ -81,13 +82,14 @@ class GenerateJob:
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     retry_errors: str | None = None  # digest of the finished output whose error rows are run again
+    score: ScoreOptions | None = None  # set: rows are scored, not generated
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
     pool: PoolOptions | None = None  # None: the engine is in this process
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
-def generate_job(options: GenerateOptions) -> GenerateJob:
-    """The job that the options ask for. Raises UsageError, InputError."""
+def generate_job(options: GenerateOptions, normalize: str | None = None) -> GenerateJob:
+    """The job that the options ask for; with `normalize` one that scores its rows. Raises UsageError, InputError."""
     o = options
     return GenerateJob(
         input=o.input,
@@ -96,7 +98,14 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
         params=o.sampling_params(),
         open_to_model=o.open_to_model(),
         prompts=prompt_options(o),
-        columns=ResultColumns(o.token_ids, o.best_of is not None or o.beam_width > 1, o.logprobs is not None, o.retry > 0),
+        columns=ResultColumns(
+            token_ids=o.token_ids,
+            score=o.best_of is not None or o.beam_width > 1,
+            logprobs=o.logprobs is not None,
+            attempts=o.retry > 0,
+            prompt_logprobs=o.prompt_logprobs is not None,
+            kind=TEXTS if normalize is None else SCORES,
+        ),
         order=o.order,
         selection=RowChoice(o.where, o.sample, o.sample_seed, o.limit, o.shard),
         formats=Formats(o.input_format, o.output_format, o.compression, o.row_group_rows, o.row_limit()),
@@ -108,6 +117,7 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
         journal=JournalOptions(o.journal, o.restart, o.partial),
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
         retry_errors="" if o.retry_errors else None,
+        score=None if normalize is None else ScoreOptions(normalize),
         retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
         pool=o.pool,
     )
@@ -123,6 +133,8 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
     template, needed = job.prompts.template, job.prompts.prompt_columns
     if template is not None:
         needed = template_columns(template).needed
+    elif job.score is not None:
+        needed = (*needed, "text")
     try:
         if selection.where is not None:
             check_condition(selection.where, source)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, check_chat, identify, open_rows, output_options, prompt_length
@@ -34,7 +35,7 @@ from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.locked_output import LockedOutput, Outcome
 from pagecli.jobs.monitoring.job_status import Heartbeat
 from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
-from pagecli.jobs.rows.row import InputSource
+from pagecli.jobs.rows.row import InputSource, output_rows
 from pagecli.jobs.rows.row_preparer import RowPreparer
 from pagecli.jobs.run.job_loop import JobRun, Window
 from pagecli.jobs.run.retries import RetryingEngine
@@ -225,10 +226,16 @@ def job_run(
     tokenizer = engine.tokenizer
     length = prompt_length(job, tokenizer, engine.max_model_len)
     preparer = RowPreparer(tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
-    prepare = ResumedRows(preparer.prepare, journal, job.params, earlier)
+    prepare_row, rows_of = preparer.prepare, output_rows
+    if job.score is not None:
+        from pagecli.jobs.rows.score_rows import ScorePreparer, score_rows
+
+        prepare_row = ScorePreparer(tokenizer, preparer, job.prompts, job.params).prepare
+        rows_of = partial(score_rows, options=job.score)
+    prepare = ResumedRows(prepare_row, journal, job.params, earlier)
     window = Window.for_engine(job.engine.max_num_seqs * engine.num_replicas)
     computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
-    return prepare, JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors)
+    return prepare, JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors, rows_of)
 
 
 @contextlib.contextmanager

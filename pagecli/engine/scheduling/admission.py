@@ -35,9 +35,9 @@ class Admission:
         if not choices or not all(choices):
             raise RowError("a continuation to score has no tokens", "give a continuation that is not empty")
         longest = max(map(len, choices))
-        if len(prompt_token_ids) + longest > self.max_model_len:
+        if len(prompt_token_ids) + longest - 1 > self.max_model_len:  # the last token is not computed
             raise RowError(
-                f"prompt and continuation have {len(prompt_token_ids) + longest} tokens; the limit is {self.max_model_len}",
+                f"prompt and continuation have {len(prompt_token_ids) + longest} tokens; the limit is {self.max_model_len + 1}",
                 "shorten them, or raise --max-model-len up to what the model allows",
                 ErrorCode.PROMPT_TOO_LONG,
             )

@@ -74,7 +74,7 @@ class FinishedOutput:
 
     def widened(self, columns: ResultColumns) -> ResultColumns:
         """These columns and the optional ones that the output has."""
-        optional = {
+        optional: dict[str, Any] = {
             field.name: getattr(columns, field.name) or field.name in self.columns for field in dataclasses.fields(columns)
         }
         return ResultColumns(**optional)

@@ -1,12 +1,13 @@
 """One row of the input, and the rows of the output made of it: their fields, how columns are named."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pagecli.core.outputs import FinishReason, RequestOutput, TokenLogprobs
+from pagecli.core.outputs import FinishReason, RequestOutput, TokenLogprobs, TokenScore
 from pagecli.errors import ErrorCode
 
 
@@ -77,6 +78,14 @@ RESULT_COLUMNS = (
     "output_tokens",  # tokens of the continuation
     "score",  # of a beam or with --best-of: log probability over length to the power of the length penalty
     "logprobs",  # with --logprobs K: each token's log probability and the K likeliest tokens at its position
+    "prompt_logprobs",  # with --prompt-logprobs K: the same of the prompt's tokens, null for the first
+    "logprob",  # score: log probability of the completion, the text or the best choice
+    "token_logprobs",  # score: of each of its tokens
+    "token_is_greedy",  # score: whether each token is the most likely one
+    "is_greedy",  # score: whether every token is
+    "perplexity",  # score: exp(-logprob / tokens)
+    "best_choice",  # score: index of the best of choices, from 0
+    "choice_logprobs",  # score: log probability of each of choices
     "attempts",  # with --retry: how often the row was run
     "error",  # one line on what is wrong with the row; null in a good row
     "error_code",  # the kind of the error; null in a good row
@@ -84,6 +93,13 @@ RESULT_COLUMNS = (
 CARRIED_PREFIX = "input_"
 SHARD_COLUMN = "pagecli_shard"  # of a shard's output: {number, count, row}
 OTHER_COLUMNS = "pagecli_other_columns"  # of Parquet out of JSON rows: columns beyond the bound on their number
+
+
+# What a job makes of its rows, and the result columns that only its kind has.
+TEXTS, SCORES = "texts", "scores"
+_SCORE_COLUMNS = RESULT_COLUMNS[RESULT_COLUMNS.index("logprob") : RESULT_COLUMNS.index("attempts")]
+KINDS = {TEXTS: ("sample", "text", "finish_reason"), SCORES: _SCORE_COLUMNS}
+OF_ROWS = ("score", "logprobs", "prompt_logprobs")  # a row may bring these by its own parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,8 @@ class OutputRow:
     error: str | None = None
     error_code: ErrorCode | None = None
     attempts: int = 1  # until the row had this output (--retry)
+    prompt_logprobs: list[dict[str, Any] | None] | None = None  # as `logprobs` are written; null for the first token
+    values: dict[str, Any] | None = None  # of a job whose results are no texts: its kind's columns
     num_samples: int = 1  # how many output rows the input row has; they follow each other
 
     @property
@@ -123,11 +141,20 @@ class ResultColumns:
     score: bool = False
     logprobs: bool = False
     attempts: bool = False
+    prompt_logprobs: bool = False
+    kind: str = TEXTS  # of the job: a key of KINDS
 
     def widened_for(self, row: OutputRow) -> "ResultColumns":
         """These columns and those that the row brings: a row may ask for them by its own parameters."""
-        score, logprobs = self.score or row.score is not None, self.logprobs or row.logprobs is not None
-        return self if (score, logprobs) == (self.score, self.logprobs) else replace(self, score=score, logprobs=logprobs)
+        wider: dict[str, Any] = {name: True for name in OF_ROWS if not getattr(self, name) and getattr(row, name) is not None}
+        return replace(self, **wider) if wider else self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The result columns that every row has, in order."""
+        left_out = {name for kind, names in KINDS.items() if kind != self.kind for name in names}
+        optional = {"token_ids", "score", "logprobs", "prompt_logprobs", "attempts"}
+        return tuple(n for n in RESULT_COLUMNS if n not in left_out and (n not in optional or getattr(self, n)))
 
 
 def error_row(row: InputRow, error: str, prompt_tokens: int | None = None, code: ErrorCode | None = None) -> OutputRow:
@@ -142,6 +169,7 @@ def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
     if output.error is not None or not output.sequences:
         text = output.error or "the request ended without output"
         return [error_row(row, text, output.num_prompt_tokens, output.error_code)]
+    prompt_logprobs = None if output.prompt_scores is None else [None, *(logprob_record(s) for s in output.prompt_scores)]
     return [
         OutputRow(
             row,
@@ -156,10 +184,21 @@ def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
             error=sequence.error,
             error_code=sequence.error_code,
             attempts=sequence.attempts,
+            prompt_logprobs=prompt_logprobs,
             num_samples=len(output.sequences),
         )
         for sequence in output.sequences
     ]
+
+
+def logprob_record(token: TokenLogprobs | TokenScore) -> dict[str, Any]:
+    """A token's log probabilities as a plain record; one that could not be chosen (-inf) has null."""
+    top = [{"token_id": token_id, "logprob": _finite(value)} for token_id, value in token.top]
+    return {"token_id": token.token_id, "logprob": _finite(token.logprob), "top": top}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def carried_name(name: str) -> str:

@@ -42,6 +42,7 @@ class PreparedRow:
     error: str | None = None
     error_code: ErrorCode | None = None
     finished: list[OutputRow] | None = None
+    choices: tuple[list[int], ...] = ()  # continuations to score, instead of generating one
 
 
 class RowPreparer:

@@ -35,6 +35,7 @@ class Engine(Protocol):
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
     ) -> None: ...
+    def add_score_request(self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]]) -> None: ...
     def step(self) -> list[RequestOutput]: ...
     def has_unfinished(self) -> bool: ...
     def abort(self, request_id: int) -> None: ...
@@ -216,6 +217,7 @@ class JobRun:
         stop_requested: Callable[[], int | None] = lambda: None,
         journal: RowJournal | None = None,
         error_policy: ErrorPolicy | None = None,
+        rows_of: Callable[[InputRow, RequestOutput], list[OutputRow]] = output_rows,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
@@ -223,6 +225,7 @@ class JobRun:
         self._window = window
         self._order = InputOrder() if order == "input" else CompletionOrder()
         self._monitor = monitor
+        self._rows_of = rows_of
         self._stop_requested = stop_requested
         self._journal = journal
         self._error_policy = error_policy or ErrorPolicy()
@@ -271,7 +274,7 @@ class JobRun:
         if self._engine.has_unfinished():
             for output in self._engine.step():
                 row = self._active.pop(output.request_id).row
-                self._finish(output_rows(row, output))
+                self._finish(self._rows_of(row, output))
             goes_on = True
         if self._journal is not None:
             self._journal.commit()
@@ -305,7 +308,10 @@ class JobRun:
             self._finish([error_row(prepared.row, error, None, prepared.error_code)])
             return
         try:
-            self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
+            if prepared.choices:
+                self._engine.add_score_request(index, prepared.prompt_token_ids, list(prepared.choices))
+            else:
+                self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
             self._active[index] = prepared
         except RowError as problem:  # an engine of another size may take it: a resumed job finds out anew
             row = error_row(prepared.row, problem.one_line, len(prepared.prompt_token_ids) or None, code_of(problem))

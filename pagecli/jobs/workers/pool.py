@@ -106,9 +106,16 @@ class EnginePool:
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
     ) -> None:
         params = self._admission.check(prompt_token_ids, params)
-        self._rows.add(PoolRow(request_id, prompt_token_ids, params, request_id if row_key is None else row_key))
+        self._add(PoolRow(request_id, prompt_token_ids, params, request_id if row_key is None else row_key))
+
+    def add_score_request(self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]]) -> None:
+        params = self._admission.check_choices(prompt_token_ids, choices, None)
+        self._add(PoolRow(request_id, prompt_token_ids, params, request_id, tuple(choices)))
+
+    def _add(self, row: PoolRow) -> None:
+        self._rows.add(row)
         self._num_requests += 1
-        self._num_prompt_tokens += len(prompt_token_ids)
+        self._num_prompt_tokens += len(row.prompt_token_ids)
 
     def step(self) -> list[RequestOutput]:
         """What has finished; waits a short while for something. Raises ModelError when no worker can be kept alive."""

@@ -31,12 +31,13 @@ SEND_SECONDS = 0.05  # finished rows are sent together, at most so late
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """One request, as Engine.add_request takes it."""
+    """One request, as Engine.add_request or add_score_request takes it."""
 
     request_id: int
     prompt_token_ids: list[int]
     params: SamplingParams
     row_key: int
+    choices: tuple[list[int], ...] = ()  # of a request that scores them
 
 
 class Worker:
@@ -87,7 +88,10 @@ class Worker:
 
     def _add(self, engine: "Engine", row: PoolRow) -> None:
         try:
-            engine.add_request(row.request_id, row.prompt_token_ids, row.params, row.row_key)
+            if row.choices:
+                engine.add_score_request(row.request_id, row.prompt_token_ids, list(row.choices))
+            else:
+                engine.add_request(row.request_id, row.prompt_token_ids, row.params, row.row_key)
             self._unfinished.add(row.request_id)
         except RowError as error:
             failed = RequestOutput(row.request_id, len(row.prompt_token_ids), (), error.one_line, error.code)

@@ -99,7 +99,7 @@ class DelimitedEncoder:
 
     def end(self, is_complete: bool) -> bytes:
         if self._held is None:
-            return b"" if self.layouts else self._header(("id", *result_names(self._columns)))
+            return b"" if self.layouts else self._header(("id", *self._columns.names))
         record, self._held = self._held, None
         if is_complete:
             record[SHARD_COLUMN] = {**record[SHARD_COLUMN], "rows": self._num_selected()}
@@ -117,17 +117,6 @@ class DelimitedEncoder:
     def _header(self, names: tuple[str, ...]) -> bytes:
         self.layouts.append((0, names))
         return record_line(list(names), self.delimiter)
-
-
-def result_names(columns: ResultColumns) -> tuple[str, ...]:
-    """The result columns of an output without rows."""
-    optional = {
-        "token_ids": columns.token_ids,
-        "score": columns.score,
-        "logprobs": columns.logprobs,
-        "attempts": columns.attempts,
-    }
-    return tuple(name for name in RESULT_COLUMNS if optional.get(name, True))
 
 
 class DelimitedRowWriter(LineRowWriter):

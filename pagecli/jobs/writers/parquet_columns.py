@@ -6,7 +6,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.row import OTHER_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, carried_columns, carried_name
+from pagecli.jobs.rows.row import (
+    KINDS,
+    OTHER_COLUMNS,
+    SHARD_COLUMN,
+    TEXTS,
+    OutputRow,
+    ResultColumns,
+    carried_columns,
+    carried_name,
+)
 from pagecli.jobs.writers.json_inference import MAX_LEVELS, is_bounded, json_text, merged_type, num_leaves, to_array, widened
 from pagecli.jobs.writers.row_record import logprob_records
 from pagecli.jobs.writers.shard_labels import ShardLabels
@@ -15,6 +24,15 @@ MAX_LEAVES = 1000  # leaf columns of JSON rows: each takes memory in every row g
 MAX_FIRST_COLUMNS = 10_000  # the first row's columns (a CSV file's header) may be more, up to this
 MIXED = "holds values of different types"
 JSON_TEXT = {"pagecli": "json"}  # of a column whose values are JSON as text
+VALUE_TYPES = {  # of the columns that KINDS has beside texts
+    "logprob": pa.float64(),
+    "token_logprobs": pa.list_(pa.float32()),
+    "token_is_greedy": pa.list_(pa.bool_()),
+    "is_greedy": pa.bool_(),
+    "perplexity": pa.float64(),
+    "best_choice": pa.int32(),
+    "choice_logprobs": pa.list_(pa.float64()),
+}
 _LOGPROB = [("token_id", pa.int32()), ("logprob", pa.float32())]
 SHARD_TYPE = pa.struct(
     [("number", pa.int32()), ("count", pa.int32()), ("row", pa.int64()), ("line", pa.int64()), ("job", pa.string())]
@@ -149,19 +167,25 @@ class InferredColumns:
 
 def result_arrays(rows: list[OutputRow], columns: ResultColumns, labels: ShardLabels | None = None) -> dict[str, pa.Array]:
     """pagecli's own columns of a group of rows."""
-    arrays = {
-        "sample": pa.array([row.sample for row in rows], pa.int32()),
-        "text": pa.array([row.text for row in rows], pa.string()),
-    }
+    arrays = {}
+    if columns.kind == TEXTS:
+        arrays["sample"] = pa.array([row.sample for row in rows], pa.int32())
+        arrays["text"] = pa.array([row.text for row in rows], pa.string())
     if columns.token_ids:
         arrays["token_ids"] = pa.array([row.token_ids for row in rows], pa.list_(pa.int32()))
-    arrays["finish_reason"] = pa.array([row.finish_reason for row in rows], pa.string())
+    if columns.kind == TEXTS:
+        arrays["finish_reason"] = pa.array([row.finish_reason for row in rows], pa.string())
     arrays["prompt_tokens"] = pa.array([row.prompt_tokens for row in rows], pa.int32())
     arrays["output_tokens"] = pa.array([row.output_tokens for row in rows], pa.int32())
     if columns.score:
         arrays["score"] = pa.array([row.score for row in rows], pa.float64())
     if columns.logprobs:
         arrays["logprobs"] = pa.array([logprob_records(row.logprobs) for row in rows], LOGPROBS_TYPE)
+    if columns.prompt_logprobs:
+        arrays["prompt_logprobs"] = pa.array([row.prompt_logprobs for row in rows], LOGPROBS_TYPE)
+    if columns.kind != TEXTS:
+        for name in KINDS[columns.kind]:
+            arrays[name] = pa.array([(row.values or {}).get(name) for row in rows], VALUE_TYPES[name])
     if columns.attempts:
         arrays["attempts"] = pa.array([row.attempts for row in rows], pa.int32())
     arrays["error"] = pa.array([row.error for row in rows], pa.string())

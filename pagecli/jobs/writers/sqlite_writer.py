@@ -18,7 +18,6 @@ from pagecli.jobs.rows.arrow_values import json_default
 from pagecli.jobs.rows.json_text import to_json
 from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
-from pagecli.jobs.writers.delimited_writer import result_names
 from pagecli.jobs.writers.row_record import record_of
 
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
@@ -57,7 +56,7 @@ class SqliteRowWriter:
         """The record with what is beyond the bound on columns in one."""
         new = [name for name in record if name not in self._names]
         others = new[max(0, MAX_COLUMNS - len(self._names)) :]
-        others = [name for name in others if name not in result_names(self._columns)] if len(others) else []
+        others = [name for name in others if name not in self._columns.names] if len(others) else []
         if not others:
             return record
         kept = {name: value for name, value in record.items() if name not in others}
@@ -109,7 +108,7 @@ class SqliteRowWriter:
     def _close(self) -> None:
         with self._refusals():
             if not self._names:
-                self._have_columns(["id", *result_names(self._columns)])
+                self._have_columns(["id", *self._columns.names])
             self._database.execute("COMMIT")
             (found,) = self._database.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
             self._database.close()
