@@ -70,7 +70,7 @@ def show(console: Console, title: str, rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="opt-125m")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="int8")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8", "int8-a16"], default="int8")
     parser.add_argument("--widths", default="1,2,4,8,16,32,64,128,256,512")
     parser.add_argument("--requests", type=int, default=512, help="at most")
     parser.add_argument("--save", action="store_true", help="keep the result under benchmarks/results/")

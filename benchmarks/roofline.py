@@ -172,7 +172,7 @@ def show(console: Console, title: str, result: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="opt-125m")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="bfloat16")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8", "int8-a16"], default="bfloat16")
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--max-num-seqs", type=int, default=EngineConfig.__dataclass_fields__["max_num_seqs"].default)
     parser.add_argument("--single", action="store_true", help="one request alone instead")

@@ -3,9 +3,9 @@
     python benchmarks/weight_accuracy.py --save       # SmolLM2, the 64 sample prompts, 64 tokens each; some three minutes
     python benchmarks/weight_accuracy.py --dtypes float32/bfloat16,float32/int8 --save      # weights / KV cache
 
-Two measures for each dtype: the mean log probability, under float32, of the text that it writes greedily, beside that of
+Three measures for each dtype: the mean log probability, under float32, of the text that it writes greedily, beside that of
 float32's own text (a text of worse choices has a lower one); and, over float32's text, how often both would choose the same
-next token.
+next token, and the mean KL divergence of its next tokens from float32's.
 """
 
 import argparse
@@ -77,20 +77,23 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     texts = {dtype: greedy_texts(args.model, dtype, prompts, args.tokens) for dtype in dtypes}
     longest = max(len(p) + len(o) for of_dtype in texts.values() for p, o in of_dtype)
     judge = load_model(resolve_model(args.model), "float32", longest)
-    chosen = [next_token_logprobs(judge, "float32", text).argmax(-1) for text in texts["float32"]]
+    exact = [next_token_logprobs(judge, "float32", text) for text in texts["float32"]]
     results = {}
     for dtype in dtypes:
         judged = [
             next_token_logprobs(judge, "float32", text).gather(1, torch.tensor(text[1])[:, None]) for text in texts[dtype]
         ]
         model = judge if dtype == "float32" else load_model(resolve_model(args.model), dtypes_of(dtype)[0], longest)
-        same = [
-            next_token_logprobs(model, dtype, text).argmax(-1) == choice
-            for text, choice in zip(texts["float32"], chosen, strict=True)
-        ]
+        same: list[torch.Tensor] = []
+        divergences: list[torch.Tensor] = []
+        for text, expected in zip(texts["float32"], exact, strict=True):
+            found = next_token_logprobs(model, dtype, text)
+            same.append(found.argmax(-1) == expected.argmax(-1))
+            divergences.append((expected.exp() * (expected - found)).sum(-1))
         results[dtype] = {
             "mean_logprob_of_its_text": float(torch.cat(judged).mean()),
             "same_next_token": float(torch.cat(same).float().mean()),
+            "kl_divergence": float(torch.cat(divergences).mean()),
             "identical_texts": sum(a == b for a, b in zip(texts[dtype], texts["float32"], strict=True)),
             "num_texts": len(prompts),
         }

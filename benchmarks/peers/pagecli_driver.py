@@ -29,7 +29,7 @@ def load(task: dict) -> Loaded:
         return outputs
 
     kept, kv = task["dtype"], engine.stats()["kv_dtype"]
-    activations = "15-bit" if kept == "int8" else "float32"
+    activations = {"int8": "8-bit", "int8-a16": "15-bit"}.get(kept, "float32")
     return Loaded(generate, f"{kept}, KV {kv}" if kept == "float32" else f"weights {kept}, activations {activations}, KV {kv}")
 
 

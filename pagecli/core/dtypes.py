@@ -2,17 +2,34 @@
 
 from pagecli.errors import UsageError
 
-DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
-CPU_DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int8-a16", "fp8")
+CPU_DTYPES = ("float32", "bfloat16", "int8", "int8-a16")
 GPU_DTYPES = ("bfloat16", "float16", "float32", "fp8")
 
 # Bytes of a weight. int8: one byte, and for 64 of them a float scale. fp8: one byte; scales and what stays in bfloat16 aside.
-WEIGHT_BYTES: dict[str, float] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1 + 4 / 64, "fp8": 1}
+WEIGHT_BYTES: dict[str, float] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int8": 1 + 4 / 64,
+    "int8-a16": 1 + 4 / 64,
+    "fp8": 1,
+}
+
+# How a job's identity names a dtype that gave other texts under the same name before: int8 had 15 bits of activations once.
+IDENTITY_NAMES = {"int8": "int8, 8-bit activations"}
 
 CPU_KV_DTYPES = ("float32", "bfloat16", "int8")
 KV_DTYPES = (*CPU_KV_DTYPES, "fp8")
 # Of a cache that goes with the weights.
-KV_DTYPE = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "int8": "bfloat16", "fp8": "bfloat16"}
+KV_DTYPE = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "int8": "bfloat16",
+    "int8-a16": "bfloat16",
+    "fp8": "bfloat16",
+}
 KV_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "fp8": 1}  # of a number in the cache
 KV_SCALE_BYTES = {"int8": 4}  # beside the numbers of a slot, for each KV head, K and V each
 

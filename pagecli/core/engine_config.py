@@ -20,7 +20,7 @@ class EngineConfig:
     model: str
     load_format: Literal["auto", "dummy"] = "auto"
     device: str = "cpu"  # a name of devices/registry.py, or auto: the GPU where one can be used
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"  # of the KV cache; auto goes with the weights
     block_size: int = 16  # KV slots in a block
     kv_memory_bytes: int | None = None  # None: from the memory that is free after the weights

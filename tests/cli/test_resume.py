@@ -131,6 +131,7 @@ def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp
         pytest.param(("--system", "be kind", "--chat"), "--system (null, now", marks=SLOW),
         pytest.param(("--stop", "x"), '--stop ([], now ["x"])', marks=SLOW),
         pytest.param(("--kv-dtype", "int8"), "the KV cache's dtype", marks=SLOW),
+        pytest.param(("--dtype", "int8"), "the dtype", marks=SLOW),
         pytest.param(("--model", "other"), "the model's file model.safetensors", marks=SLOW),
     ],
 )

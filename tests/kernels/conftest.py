@@ -16,6 +16,13 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def restore_isa() -> Iterator[None]:
+    before = kernels.isa_name()
+    yield
+    kernels._native.select_isa(before)
+
+
+@pytest.fixture
 def restore_threads() -> Iterator[None]:
     before = kernels._native.num_threads()
     yield

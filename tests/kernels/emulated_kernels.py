@@ -17,7 +17,7 @@ SOURCES = (
     "cpu/scratch.cpp",
     "cpu/threads.cpp",
 )
-TYPES = ("float32", "bfloat16", "int8")  # WeightType of packed_weight.h
+TYPES = ("float32", "bfloat16", "int8", "int8-a16")  # WeightType of packed_weight.h
 
 
 def build(directory: Path, *definitions: str) -> ctypes.CDLL:
@@ -44,7 +44,9 @@ def linear(library: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: s
     tokens, (rows, cols) = x.shape[0], weight.shape
     out = torch.full((tokens, rows), float("nan"))
     panels, groups = -(-rows // 16), -(-cols // 64)
-    packed = torch.empty(panels * groups * 1088 if dtype == "int8" else panels * 16 * (cols + 1) * 2, dtype=torch.uint8)
+    packed = torch.empty(
+        panels * groups * 1088 if dtype.startswith("int8") else panels * 16 * (cols + 1) * 2, dtype=torch.uint8
+    )
     pointers = out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr()
     library.emulated_linear(*pointers, tokens, rows, cols, TYPES.index(dtype))
     return out

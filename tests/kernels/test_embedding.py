@@ -13,7 +13,7 @@ from pagecli.devices.reference import formats
 from pagecli.devices.reference import operations as reference
 from pagecli.devices.reference.tensors import as_tensor
 
-dtypes = st.sampled_from(["float32", "bfloat16", "int8"])
+dtypes = st.sampled_from(["float32", "bfloat16", "int8", "int8-a16"])
 source_dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
 # Ties to even, denormals, the largest finite values, infinities: what rounding to bfloat16 gets wrong first.
@@ -31,7 +31,7 @@ def test_pack_weight(isa, seed, rows, cols, source, dtype):
     weight = strided(random(seed, rows, cols).to(source))
     packed, expected = kernels.pack_weight(weight, dtype), formats.pack_weight(weight, dtype)
     assert torch.equal(bits(packed.data), bits(expected.data))
-    if dtype != "int8":
+    if not dtype.startswith("int8"):
         assert torch.equal(formats.unpack_weight(packed), weight.to(getattr(torch, dtype)))
 
 
@@ -39,23 +39,28 @@ def test_pack_weight(isa, seed, rows, cols, source, dtype):
 @given(seed=seeds, rows=row_sizes, cols=row_sizes, scale=st.sampled_from([1e-20, 1.0, 1e20]))
 def test_int8_keeps_every_weight_within_half_a_step_of_its_group(isa, seed, rows, cols, scale):
     weight = random(seed, rows, cols) * scale
-    off = (formats.unpack_weight(kernels.pack_weight(weight, "int8")) - weight).abs()
+    off = (formats.unpack_weight(kernels.pack_weight(weight, "int8-a16")) - weight).abs()
     groups = torch.nn.functional.pad(weight.abs(), (0, -cols % 64)).view(rows, -1, 64)
     step = (groups.amax(-1, keepdim=True) / 127).expand_as(groups).reshape(rows, -1)[:, :cols]
     assert (off <= 0.5001 * step).all()
+    rotated = formats.rotate(weight).view(rows, -1, 64) / 8
+    step = rotated.abs().amax(-1) / 127  # rotated back, half a step of 64 numbers is as long: 4 steps
+    off = torch.nn.functional.pad(formats.unpack_weight(kernels.pack_weight(weight, "int8")) - weight, (0, -cols % 64))
+    assert (off.view(rows, -1, 64).norm(dim=-1) <= 4.001 * step).all()
 
 
-def test_int8_of_zeros_and_of_what_is_not_finite(isa):
+@pytest.mark.parametrize("dtype", ["int8", "int8-a16"])
+def test_int8_of_zeros_and_of_what_is_not_finite(isa, dtype):
     weight = torch.zeros(3, 130)
     weight[1, 5], weight[2, 129] = float("inf"), float("nan")
-    values = formats.unpack_weight(kernels.pack_weight(weight, "int8"))
+    values = formats.unpack_weight(kernels.pack_weight(weight, dtype))
     assert (values[0] == 0).all()
     assert values[1, :64].isnan().all()
     assert (values[1, 64:] == 0).all()
     assert values[2, 128:].isnan().all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int8-a16"])
 @pytest.mark.parametrize("cols", [63, 64, 65, 127, 129, 191])
 def test_padding_is_zero_whatever_was_packed_before(isa, cols, dtype):
     weight = random(0, 21, cols)

@@ -2,7 +2,8 @@
 
 Tolerance: out[m, n] is one running float32 sum over k, so its rounding error is a random walk of K steps, each at most half an
 ulp of the sum: within EPSILON * (8 + 2 * sqrt(K)) of the sum of the terms' sizes, the 8 for bias, activation and residual.
-With int8 weights x is quantized as the definition says and the sum is over groups, whose own sums are exact.
+With int8 and int8-a16 weights x is rotated and quantized as the definition says, the factors are what integers and scales stand
+for, and the sum is over groups, whose own sums are exact.
 """
 
 import math
@@ -19,18 +20,27 @@ from pagecli.devices.reference import operations as reference
 
 EPSILON = 2.0**-24
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int8-a16")
 
 dtypes = st.sampled_from(DTYPES)
 num_rows = st.integers(0, 40) | st.sampled_from([60, 97, 130])
 
 
-def expected_and_tolerance(isa, x, weight, bias, activation, residual):
+def factors_of(isa, x, weight):
+    """x[M, K] and weight[N, K] as they are multiplied, K padded to whole groups where there are any, float64."""
+    if weight.dtype == "int8":
+        both = formats.quantize_rotated(x), formats.groups_of(weight)
+        return tuple((q.double() * scale.double().unsqueeze(-1)).flatten(1) for q, scale in both)
+    if weight.dtype == "int8-a16":
+        x = formats.dequantize(*formats.quantize(x, 16383), x.shape[1])
     if isa in ("avx512bf16", "amx") and weight.dtype == "bfloat16":
         x = x.bfloat16()
-    if weight.dtype == "int8":
-        x = formats.dequantize(*formats.quantize(x, 16383), x.shape[1])
-    factors = x.double(), formats.unpack_weight(weight).double().T
+    return x.double(), formats.unpack_weight(weight).double()
+
+
+def expected_and_tolerance(isa, x, weight, bias, activation, residual):
+    x, values = factors_of(isa, x, weight)
+    factors = x, values[: weight.num_rows].T
     terms = [t.double() for t in (bias, residual) if t is not None]
     sums = factors[0] @ factors[1] + (0 if bias is None else bias.double())
     expected = reference._ACTIVATIONS[activation](sums) + (0 if residual is None else residual.double())
@@ -103,6 +113,27 @@ def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, dtype, restore_t
             assert torch.equal(run(row, row + 1), together[row : row + 1])
         for rows in (2, 3, 4, 5, 7, 12, 13, 61):
             assert torch.equal(run(50, 50 + rows), together[50 : 50 + rows])
+
+
+@pytest.mark.parametrize(("rows", "features", "cols"), [(1, 40, 64), (7, 83, 300), (16, 50, 768), (70, 33, 4200), (5, 20, 1)])
+def test_int8_has_the_same_bits_on_every_instruction_set(rows, features, cols, restore_isa):
+    x, weight, bias = random(0, rows, cols), random(1, features, cols), random(2, features)
+    outs = []
+    for isa in kernels.supported_isas():
+        assert kernels._native.select_isa(isa)
+        outs.append(torch.empty(rows, features))
+        kernels.linear(outs[-1], x, kernels.pack_weight(weight, "int8"), bias, "relu")
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+def test_int8_spreads_an_outlier_over_its_group(isa):
+    """One number 1,000 times its neighbours' size leaves these to the rotation: 15 bits would resolve them, 8 unrotated not."""
+    x, weight = random(0, 4, 64), random(1, 30, 64)
+    x[:, 5], weight[:, 5] = 1000.0, 0.0
+    out = torch.empty(4, 30)
+    kernels.linear(out, x, kernels.pack_weight(weight, "int8"))
+    exact, unrotated = x @ weight.T, formats.dequantize(*formats.quantize(x), 64) @ weight.T
+    assert (out - exact).abs().mean() < (unrotated - exact).abs().mean()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

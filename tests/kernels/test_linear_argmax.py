@@ -9,7 +9,7 @@ from shapes import examples, random, row_sizes, seeds, strided
 from pagecli.devices.cpu import kernels
 from pagecli.devices.reference import operations as reference
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int8-a16")
 
 
 def both(x, weight):

@@ -58,15 +58,16 @@ def test_the_even_and_the_odd_k_of_a_chunk_are_summed_apart(linear):
     assert linear(chunk, ones).item() == 1.0
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int8-a16"])
 @pytest.mark.parametrize("cols", COLS)
 @pytest.mark.parametrize("rows", ROWS)
-def test_int8_weights_give_the_bits_of_sixteen_bit_products(linear, by_native, rows, cols):
-    """Two products of bytes are the exact sum of one of 16 bits; what follows is the same."""
+def test_int8_weights_give_the_bits_of_products_without_the_unit(linear, by_native, rows, cols, dtype):
+    """Products of bytes are exact, and two of them are the sum of one of 16 bits; what follows is the same."""
     x, weight = random(0, rows, cols), random(1, 83, cols)
-    assert torch.equal(linear(x, weight, "int8"), by_native("generic", x, weight, "int8"))
+    assert torch.equal(linear(x, weight, dtype), by_native("generic", x, weight, dtype))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-a16"])
 def test_a_row_does_not_depend_on_the_others(linear, dtype):
     """More rows than are laid out at a time, so that rows 0, 349 and 699 fall into different passes."""
     x, weight = random(0, 700, 8200), random(1, 20, 8200)
@@ -87,8 +88,9 @@ def test_the_unit_itself_gives_the_bits_of_its_emulation(linear, by_native, rows
 
 
 @needs_unit
+@pytest.mark.parametrize("dtype", ["int8", "int8-a16"])
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
-def test_the_unit_itself_gives_the_bits_of_sixteen_bit_products_for_int8_weights(by_native, rows, cols):
-    """Of avx512, which fuses what follows the sums as amx does, and generic does not."""
+def test_the_unit_itself_gives_the_bits_of_products_without_it_for_int8_weights(by_native, rows, cols, dtype):
+    """Of avx512, which fuses what follows the sums of int8-a16 as amx does, and generic does not."""
     x, weight = random(0, rows, cols), random(1, 83, cols)
-    assert torch.equal(by_native("avx512", x, weight, "int8"), by_native("amx", x, weight, "int8"))
+    assert torch.equal(by_native("avx512", x, weight, dtype), by_native("amx", x, weight, dtype))

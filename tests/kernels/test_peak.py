@@ -7,7 +7,7 @@ import torch
 from pagecli.devices.cpu import kernels
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int8-a16"])
 def test_operations_grow_with_the_pieces(isa, dtype):
     one = kernels.peak_operations(dtype, 1)
     assert one >= 10 * 8 * 2 * 100  # sums x lanes x (multiply, add) x rounds, at least
@@ -15,7 +15,7 @@ def test_operations_grow_with_the_pieces(isa, dtype):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="dtype: expected float32, bfloat16 or int8, got float64"):
+    with pytest.raises(ValueError, match="dtype: expected float32, bfloat16, int8 or int8-a16, got float64"):
         kernels.peak_operations("float64", 1)
     with pytest.raises(ValueError, match="pieces: expected 1 or more"):
         kernels.peak_operations("float32", 0)

@@ -67,8 +67,9 @@ def test_its_size_is_known_from_the_shape(num_tokens, size):
     assert lm_head.bounds_bytes(lm_head.MIN_TOKENS - 1, size, 2) == 0
 
 
-def test_int8_weights_have_none():
-    weight = kernels.pack_weight(random(9, NUM_TOKENS, SIZE), "int8")
+@pytest.mark.parametrize("dtype", ["int8", "int8-a16"])
+def test_int8_weights_have_none(dtype):
+    weight = kernels.pack_weight(random(9, NUM_TOKENS, SIZE), dtype)
     head = LMHead(weight)
     assert head.bounds is None
     assert lm_head.bounds_bytes(NUM_TOKENS, SIZE, weight.nbytes / (NUM_TOKENS * SIZE)) == 0

@@ -9,11 +9,12 @@ namespace nb = nanobind;
 namespace pagecli {
 namespace {
 
-// Elements of weight.data: floats, bfloat16, or, of int8 groups, 32-bit words.
+// Elements of weight.data: floats, bfloat16, or, of groups, bytes (int8) or 32-bit words (int8-a16).
 int64_t packed_elements(int64_t rows, int64_t cols, WeightType type) {
     const int64_t panels = (rows + kPanelWidth - 1) / kPanelWidth;
-    if (type == WeightType::int8)
-        return panels * ((cols + kGroupK - 1) / kGroupK) * static_cast<int64_t>(sizeof(Int8Group) / sizeof(int32_t));
+    const int64_t groups = panels * ((cols + kGroupK - 1) / kGroupK);
+    if (type == WeightType::int8) return groups * static_cast<int64_t>(sizeof(RotatedGroup));
+    if (type == WeightType::int8_a16) return groups * static_cast<int64_t>(sizeof(PairedGroup) / sizeof(int32_t));
     return panels * kPanelWidth * ((cols + 1) / 2 * 2);
 }
 
@@ -22,8 +23,9 @@ PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols
         refuse("weight: expected a shape, got [%lld, %lld]", static_cast<long long>(rows), static_cast<long long>(cols));
     const WeightType type = data.dtype == DType::float32    ? WeightType::float32
                             : data.dtype == DType::bfloat16 ? WeightType::bfloat16
-                                                            : WeightType::int8;
-    check(data, "weight.data", {DType::float32, DType::bfloat16, DType::int32}, {packed_elements(rows, cols, type)});
+                            : data.dtype == DType::int8     ? WeightType::int8
+                                                            : WeightType::int8_a16;
+    check(data, "weight.data", {DType::float32, DType::bfloat16, DType::int8, DType::int32}, {packed_elements(rows, cols, type)});
     return {data.data, rows, cols, type};
 }
 

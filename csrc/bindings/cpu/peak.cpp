@@ -14,7 +14,8 @@ WeightType weight_type_named(const char* name) {
     if (strcmp(name, "float32") == 0) return WeightType::float32;
     if (strcmp(name, "bfloat16") == 0) return WeightType::bfloat16;
     if (strcmp(name, "int8") == 0) return WeightType::int8;
-    refuse("dtype: expected float32, bfloat16 or int8, got %s", name);
+    if (strcmp(name, "int8-a16") == 0) return WeightType::int8_a16;
+    refuse("dtype: expected float32, bfloat16, int8 or int8-a16, got %s", name);
 }
 
 // Operations done by multiply-adds of this type in registers, `pieces` pieces of work shared by all threads.

@@ -3,7 +3,7 @@
 
 #include "isa/vec.h"
 #include "parallel.h"
-#include "quantize.h"
+#include "rotate.h"
 
 namespace pagecli::PAGECLI_ISA {
 namespace {
@@ -75,25 +75,36 @@ void pack(const PackWeightArgs& a) {
     });
 }
 
-template <class Source>
-void quantize_panel(Int8Group* packed, const Source* weight, int64_t weight_stride, int rows, int64_t cols) {
+// Row `row`'s 64 values into a group.
+void quantize_row(PairedGroup& group, int row, const float* values) {
+    int32_t q[kGroupK];
+    group.scale[row] = quantize_group(q, values, kLargestByte);
+    for (int k = 0; k < kGroupK; ++k) group.q[k / 2][row][k % 2] = static_cast<int8_t>(q[k]);
+}
+
+void quantize_row(RotatedGroup& group, int row, const float* values) {
+    int8_t q[kGroupK];
+    group.scale[row] = rotate_and_quantize(q, values);
+    for (int k = 0; k < kGroupK; ++k) group.q[k / 4][row][k % 4] = q[k];
+}
+
+template <class Group, class Source>
+void quantize_panel(Group* packed, const Source* weight, int64_t weight_stride, int rows, int64_t cols) {
     for (int64_t first = 0; first < cols; first += kGroupK, ++packed) {
         const int width = static_cast<int>(cols - first < kGroupK ? cols - first : kGroupK);
         memset(static_cast<void*>(packed), 0, sizeof *packed);
         for (int r = 0; r < rows; ++r) {
             alignas(64) float values[kGroupK] = {};
-            int32_t q[kGroupK];
             convert(values, weight + r * weight_stride + first, width);
-            packed->scale[r] = quantize_group(q, values, 127.0f);
-            for (int k = 0; k < kGroupK; ++k) packed->q[k / 2][r][k % 2] = static_cast<int8_t>(q[k]);
+            quantize_row(*packed, r, values);
         }
     }
 }
 
-template <class Source>
+template <class Group, class Source>
 void quantize(const PackWeightArgs& a) {
     const int64_t num_panels = (a.rows + kRows - 1) / kRows, num_groups = (a.cols + kGroupK - 1) / kGroupK;
-    Int8Group* packed = static_cast<Int8Group*>(a.packed);
+    Group* packed = static_cast<Group*>(a.packed);
     const Source* weight = static_cast<const Source*>(a.weight);
     parallel_for(num_panels, 1, [&](int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; ++panel) {
@@ -109,7 +120,8 @@ void pack_from(const PackWeightArgs& a) {
     switch (a.packed_type) {
         case WeightType::float32: return pack<Source, float>(a);
         case WeightType::bfloat16: return pack<Source, Bfloat16>(a);
-        case WeightType::int8: return quantize<Source>(a);
+        case WeightType::int8: return quantize<RotatedGroup, Source>(a);
+        case WeightType::int8_a16: return quantize<PairedGroup, Source>(a);
     }
 }
 

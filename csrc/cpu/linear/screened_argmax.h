@@ -28,7 +28,8 @@ static inline void argmax_of_all(const LinearArgmaxArgs& a) {
 // bfloat16 where it rounds it so, for which the worst of all roundings, 2^-8, would leave a quarter of a flat head's panels.
 static inline double rounding_of(const PackedWeightView& weight) {
     const double sums = (2.0 * static_cast<double>(weight.cols) + 64.0) * 0x1p-24;
-    return weight.type == WeightType::int8 ? sums + 0x1p-11 : sums;
+    if (weight.type == WeightType::int8) return sums + 0.032;  // of 8-bit x: half a step of each of 64, 4 / 127 of the group's largest
+    return weight.type == WeightType::int8_a16 ? sums + 0x1p-11 : sums;
 }
 
 static inline bool rounds_x(const PackedWeightView& weight) { return weight.type == WeightType::bfloat16 && has_pair_dot; }
@@ -45,7 +46,7 @@ static inline void bound_row(float* of_norm, float* of_error, const float* x, co
         alignas(64) int32_t q[kGroupK];
         const int64_t width = cols - first < kGroupK ? cols - first : kGroupK;
         memcpy(values, x + first, static_cast<size_t>(width) * sizeof(float));
-        const double scale = static_cast<double>(quantize_group(q, values, kLargestByteX));
+        const double scale = static_cast<double>(quantize_group(q, values, kLargestByte));
         for (int k = 0; k < kGroupK; ++k) {
             const double value = static_cast<double>(rounded ? widen_bf16(round_to_bf16(values[k])) : values[k]);
             const double miss = value - scale * q[k];

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "isa/quads.h"
 #include "linear/tiles/linear_tile_amx.h"
 #include "parallel.h"
 
@@ -18,8 +19,8 @@ constexpr int64_t kRoundsPerPiece = 100000;
 constexpr int kSums = 10;  // in flight: more than an FMA's latency times those begun in a cycle, and room for both factors
 
 // kRoundsPerPiece times every sum += a * b; the sums' total, which stays finite.
-template <class Sum, class Factor, class MultiplyAdd>
-Sum multiply_add_piece(Sum start, Factor a, Factor b, MultiplyAdd multiply_add) {
+template <class Sum, class A, class B, class MultiplyAdd>
+Sum multiply_add_piece(Sum start, A a, B b, MultiplyAdd multiply_add) {
     Sum sum[kSums];
     PAGECLI_UNROLL
     for (int i = 0; i < kSums; ++i) sum[i] = start;
@@ -83,7 +84,8 @@ float unit_piece() {
 constexpr int64_t kOperationsPerK = kRoundsPerPiece * 4 * 2 * kUnitRows * kPanelWidth;
 
 Piece bfloat16() { return {kOperationsPerK * kChunkK, unit_piece<false>}; }
-Piece int8() { return {kOperationsPerK * kGroupK / 2, unit_piece<true>}; }  // 15 bits of x take two products
+Piece int8() { return {kOperationsPerK * kGroupK, unit_piece<true>}; }
+Piece int8_a16() { return {kOperationsPerK * kGroupK / 2, unit_piece<true>}; }  // 15 bits of x take two products
 
 #else
 
@@ -93,6 +95,14 @@ float bfloat16_piece() {
 }
 
 float int8_piece() {
+    alignas(64) int8_t ones[4 * VecF::width];
+    memset(ones, 1, sizeof ones);
+    const Quads quads = load_quads(ones);
+    return reduce_add(to_float(multiply_add_piece(broadcast_int(0), broadcast_int(0x01010101), quads,
+                                                  [](VecI& s, VecI a, const Quads& w) { accumulate_quads(s, w, a); })));
+}
+
+float int8_a16_piece() {
     const VecI pair = broadcast_int(0x00010001);
     return reduce_add(to_float(
         multiply_add_piece(broadcast_int(0), pair, pair, [](VecI& s, VecI a, VecI b) { accumulate_int16(s, a, b); })));
@@ -102,7 +112,8 @@ Piece bfloat16() {
     if (!has_pair_dot) return {2 * kRoundOperations, float32_piece};
     return {4 * kRoundOperations, bfloat16_piece};
 }
-Piece int8() { return {4 * kRoundOperations, int8_piece}; }
+Piece int8() { return {8 * kRoundOperations, int8_piece}; }
+Piece int8_a16() { return {4 * kRoundOperations, int8_a16_piece}; }
 
 #endif
 
@@ -110,6 +121,7 @@ Piece piece_of(WeightType type) {
     switch (type) {
         case WeightType::bfloat16: return bfloat16();
         case WeightType::int8: return int8();
+        case WeightType::int8_a16: return int8_a16();
         case WeightType::float32: break;
     }
     return {2 * kRoundOperations, float32_piece};

@@ -155,8 +155,13 @@ Model = Annotated[
 ]
 LoadFormatChoice = Annotated[Literal["auto", "dummy"], option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"],
-    option("Of the weights. float16, fp8: on a GPU only. auto: bfloat16 where the CPU computes it.", MODEL, "--dtype"),
+    Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"],
+    option(
+        "Of the weights. int8: activations in 8 bits too; int8-a16: in 15. float16, fp8: on a GPU only. auto: bfloat16 where "
+        "the CPU computes it.",
+        MODEL,
+        "--dtype",
+    ),
 ]
 DeviceChoice = Annotated[
     Literal["cpu", "cuda", "auto"],

@@ -21,7 +21,7 @@ Gpu = Annotated[
 ]
 NumGpus = Annotated[int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
 DType = Annotated[
-    Literal["auto", "float32", "float16", "bfloat16", "int8"],
+    Literal["auto", "float32", "float16", "bfloat16", "int8", "int8-a16"],
     option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype"),
 ]
 KvDTypeChoice = Annotated[

@@ -60,7 +60,7 @@ def peak_operations(dtype: str, pieces: int) -> int:
     """Measures the machine: multiply-adds in registers by all threads, in pieces of about 0.3 ms; returns how many operations.
 
     They are those that `linear` does for weights of `dtype`: on bfloat16 pairs where the instruction set has that, else on
-    float32; for int8 on 16-bit pairs.
+    float32; for int8 on bytes, for int8-a16 on 16-bit pairs.
     """
     return _native.peak_operations(dtype, pieces)
 
@@ -71,7 +71,7 @@ def read_memory(tensor: Tensor) -> int:
 
 
 def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
-    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16, int8 or int8-a16)."""
     num_rows, num_cols = weight.shape
     packed = packed_weight.allocate(num_rows, num_cols, dtype)
     _native.pack_weight(packed.data, weight)

@@ -29,7 +29,9 @@ class LMHead:
 
     def __init__(self, weight: kernels.PackedWeight) -> None:
         self.weight = weight
-        self.bounds = kernels.pack_bounds(weight) if weight.num_rows >= MIN_TOKENS and weight.dtype != "int8" else None
+        self.bounds = (
+            kernels.pack_bounds(weight) if weight.num_rows >= MIN_TOKENS and not weight.dtype.startswith("int8") else None
+        )
         beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
         self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds
         self._rows = self._panels = 0  # with bounds, and panels computed in spite of them

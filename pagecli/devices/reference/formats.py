@@ -5,16 +5,16 @@ T tokens, N outputs, K inputs, D head size. Layouts: devices/cpu/packed_weight.p
 
 import torch
 
-from pagecli.devices.cpu.weights.packed_weight import GROUP_K, GROUP_WORDS, PANEL_WIDTH, PackedWeight, padded_shape
+from pagecli.devices.cpu.weights.packed_weight import GROUP_BYTES, GROUP_K, PANEL_WIDTH, PackedWeight, padded_shape
 from pagecli.devices.cpu.weights.quantized_bounds import LIMIT, ZERO, QuantizedBounds
 from pagecli.devices.reference.tensors import as_tensor
 
 
 def pack_weight(weight: torch.Tensor, dtype: str) -> PackedWeight:
-    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16 or int8)."""
+    """weight[N, K] (float32, bfloat16 or float16) -> PackedWeight of `dtype` (float32, bfloat16, int8 or int8-a16)."""
     num_rows, num_cols = weight.shape
-    if dtype == "int8":
-        return _pack_int8(weight)
+    if dtype in ("int8", "int8-a16"):
+        return _pack_groups(weight, rotated=dtype == "int8")
     rows, cols = padded_shape(num_rows, num_cols)
     padded = torch.zeros(rows, cols, dtype=getattr(torch, dtype))
     padded[:num_rows, :num_cols] = weight.to(padded.dtype)
@@ -38,30 +38,59 @@ def dequantize(q: torch.Tensor, scale: torch.Tensor, num_cols: int) -> torch.Ten
     return (q.float() * scale.unsqueeze(-1)).view(q.shape[0], q.shape[1] * GROUP_K)[:, :num_cols]
 
 
-def _pack_int8(weight: torch.Tensor) -> PackedWeight:
+def rotate(values: torch.Tensor) -> torch.Tensor:
+    """values[R, K] -> [R, K padded to a multiple of 64]: each group of 64 multiplied by the Hadamard matrix of order 64, not
+    yet normalized (1/8): six stages of sums and differences of a group's halves, laid down alternately, the kernels' order."""
+    padded = torch.nn.functional.pad(values.float(), (0, -values.shape[1] % GROUP_K))
+    groups = padded.view(values.shape[0], padded.shape[1] // GROUP_K, GROUP_K)
+    for _ in range(6):
+        first, second = groups[..., : GROUP_K // 2], groups[..., GROUP_K // 2 :]
+        groups = torch.stack([first + second, first - second], dim=-1).flatten(-2)
+    return groups.flatten(-2)
+
+
+def quantize_rotated(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """values[R, K] -> q[R, K/64, 64] int16 in [-127, 127], scale[R, K/64], of the values rotated by the normalized matrix."""
+    q, scale = quantize(rotate(values))
+    return q, scale * 0.125
+
+
+def dequantize_rotated(q: torch.Tensor, scale: torch.Tensor, num_cols: int) -> torch.Tensor:
+    """The values of q and scale, [R, num_cols]: the normalized matrix is its own inverse."""
+    return rotate(dequantize(q, scale * 0.125, q.shape[1] * GROUP_K))[:, :num_cols]
+
+
+def _pack_groups(weight: torch.Tensor, rotated: bool) -> PackedWeight:
     num_rows, num_cols = weight.shape
-    q, scale = quantize(torch.nn.functional.pad(weight.float(), (0, 0, 0, -num_rows % PANEL_WIDTH)))
-    panels, groups = q.shape[0] // PANEL_WIDTH, q.shape[1]
-    scales = scale.view(torch.int32).view(panels, PANEL_WIDTH, groups).permute(0, 2, 1)
-    pairs = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // 2, 2).permute(0, 2, 3, 1, 4).contiguous()
-    words = pairs.view(panels, groups, -1).view(torch.int32)
-    return PackedWeight(torch.cat([scales, words], dim=-1).reshape(-1).contiguous(), num_rows, num_cols)
+    padded = torch.nn.functional.pad(weight.float(), (0, 0, 0, -num_rows % PANEL_WIDTH))
+    q, scale = quantize_rotated(padded) if rotated else quantize(padded)
+    panels, groups, per_lane = q.shape[0] // PANEL_WIDTH, q.shape[1], 4 if rotated else 2
+    scales = scale.view(panels, PANEL_WIDTH, groups).permute(0, 2, 1).contiguous().view(torch.int8)
+    lanes = q.to(torch.int8).view(panels, PANEL_WIDTH, groups, GROUP_K // per_lane, per_lane).permute(0, 2, 3, 1, 4)
+    data = torch.cat([scales, lanes.reshape(panels, groups, -1)], dim=-1).reshape(-1).contiguous()
+    return PackedWeight(data if rotated else data.view(torch.int32), num_rows, num_cols)
 
 
-def _unpack_int8(weight: PackedWeight) -> torch.Tensor:
-    words = as_tensor(weight.data).view(-(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K), GROUP_WORDS)
-    scale = words[..., :PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
-    pairs = words[..., PANEL_WIDTH:].contiguous().view(torch.int8)
-    q = pairs.view(*words.shape[:2], GROUP_K // 2, PANEL_WIDTH, 2).permute(0, 3, 1, 2, 4)
-    num_rows, groups = words.shape[0] * PANEL_WIDTH, words.shape[1]
-    values = dequantize(q.reshape(num_rows, groups, GROUP_K), scale.reshape(num_rows, groups), weight.num_cols)
-    return values[: weight.num_rows].contiguous()
+def groups_of(weight: PackedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """q[N, K/64, 64] int8 and scale[N, K/64] of an int8 or int8-a16 weight, N padded to whole panels."""
+    per_lane = 4 if weight.dtype == "int8" else 2
+    panels, groups = -(-weight.num_rows // PANEL_WIDTH), -(-weight.num_cols // GROUP_K)
+    data = as_tensor(weight.data).view(torch.int8).view(panels, groups, GROUP_BYTES)
+    scale = data[..., : 4 * PANEL_WIDTH].contiguous().view(torch.float32).permute(0, 2, 1)
+    lanes = data[..., 4 * PANEL_WIDTH :].reshape(panels, groups, GROUP_K // per_lane, PANEL_WIDTH, per_lane)
+    q = lanes.permute(0, 3, 1, 2, 4).reshape(panels * PANEL_WIDTH, groups, GROUP_K)
+    return q, scale.reshape(panels * PANEL_WIDTH, groups)
+
+
+def _unpack_groups(weight: PackedWeight) -> torch.Tensor:
+    values = dequantize_rotated if weight.dtype == "int8" else dequantize
+    return values(*groups_of(weight), weight.num_cols)[: weight.num_rows].contiguous()
 
 
 def unpack_weight(weight: PackedWeight) -> torch.Tensor:
-    """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of int8, the float32 values it stands for."""
-    if weight.dtype == "int8":
-        return _unpack_int8(weight)
+    """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of groups the float32 values they stand for."""
+    if weight.dtype in ("int8", "int8-a16"):
+        return _unpack_groups(weight)
     rows, cols = padded_shape(weight.num_rows, weight.num_cols)
     if weight.dtype == "float32":
         panels = as_tensor(weight.data).view(rows // PANEL_WIDTH, cols, PANEL_WIDTH).permute(0, 2, 1)

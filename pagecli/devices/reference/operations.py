@@ -57,8 +57,9 @@ def linear(
 ) -> None:
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]), accumulated in float32 (in float64 where x is).
 
-    A CPU's kernel may, with bfloat16 weights, round x to bfloat16 first (vdpbf16ps); with int8 weights it quantizes each row of
-    x in groups of 64 to 15 bits and sums the products of a group exactly. A row's result depends on that row alone.
+    A CPU's kernel may, with bfloat16 weights, round x to bfloat16 first (vdpbf16ps). With int8 weights it rotates each row of x
+    in groups of 64 (formats.rotate), quantizes them to 8 bits and sums a group's products exactly; with int8-a16 it quantizes
+    to 15 bits, without a rotation. A row's result depends on that row alone.
     """
     numbers = _numbers(weight, x)
     result = x.to(numbers.dtype) @ numbers.T

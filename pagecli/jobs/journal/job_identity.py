@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pagecli.core.dtypes import KV_DTYPE, resolve_kv_dtype
+from pagecli.core.dtypes import IDENTITY_NAMES, KV_DTYPE, resolve_kv_dtype
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.storage.redaction import redact
 from pagecli.model.source import ModelSource
@@ -64,7 +64,9 @@ def job_identity(
     `template_time`: the time that chat templates see (ISO); None: that of the job's first run.
     """
     dtype, kv_dtype = device.dtype, resolve_kv_dtype(kv_dtype, device.dtype)
-    dtypes = {"dtype": dtype} if kv_dtype == KV_DTYPE[dtype] else {"dtype": dtype, "kv_dtype": kv_dtype}
+    dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
+    if kv_dtype != KV_DTYPE[dtype]:
+        dtypes["kv_dtype"] = kv_dtype
     parameters = {name: _without_secret(value) for name, value in _leaves(job, "")}
     shows_time = model_files.template_shows_time(source)
     identity = {

@@ -3,7 +3,8 @@
 //
 //   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
 //
-// where the second scale, of bytes only, is where their sum starts, in bits: -64 * the sum of the group's bytes (screen.h).
+// where the second scale, of bytes only, is where their sum starts, in bits: what takes off the offset of the weights' bytes, 64 of
+// a screen (screen.h), quad_offset of rotated weights (quads.h).
 // For a matrix unit: linear_activations_unit.h.
 #pragma once
 
@@ -12,8 +13,8 @@
 
 #include <type_traits>
 
-#include "isa/vec.h"
-#include "linear/quantize.h"
+#include "isa/quads.h"
+#include "linear/rotate.h"
 #include "linear_tile.h"
 #include "pagecli/linear/packed_weight.h"
 #include "pagecli/linear/screen.h"
@@ -21,12 +22,20 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad, bfloat16_unit, int16_unit };
+enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad, rotated_quad, bfloat16_unit, int16_unit, rotated_unit };
 
-constexpr bool is_of_unit(CellType type) { return type == CellType::bfloat16_unit || type == CellType::int16_unit; }
-constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : type == CellType::int8_quad ? 4 : 2; }
+constexpr bool is_of_unit(CellType type) {
+    return type == CellType::bfloat16_unit || type == CellType::int16_unit || type == CellType::rotated_unit;
+}
+// Laid out in whole registers of rows.
+constexpr bool has_whole_units(CellType type) { return type == CellType::int16_unit || type == CellType::rotated_unit; }
+constexpr bool is_of_bytes(CellType type) {
+    return type == CellType::int8_quad || type == CellType::rotated_quad || type == CellType::rotated_unit;
+}
+constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : is_of_bytes(type) ? 4 : 2; }
 constexpr int scales_per_group(CellType type) {
-    return type == CellType::int16_pair || type == CellType::int16_unit ? 1 : type == CellType::int8_quad ? 2 : 0;
+    if (type == CellType::int8_quad || type == CellType::rotated_quad) return 2;
+    return type == CellType::int16_pair || has_whole_units(type) ? 1 : 0;
 }
 constexpr int64_t kCellsPerLine = 16;  // 64 bytes: of a row, what a matrix unit takes at once
 // Cells of a row of `cols` k.
@@ -41,7 +50,6 @@ using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
 // 16-bit products cost the same with 15 bits of x as with 8 (whose rounding shows in the text a model writes), and 64 of them
 // fit 32 bits: 64 * 127 * 16383 < 2^31.
 constexpr float kLargestX = 16383.0f;
-constexpr float kLargestByteX = 127.0f;
 
 // M rows as tiles of nearly equal height (with 6 at most, 7 rows are 4 + 3, not 6 + 1), or of all but the last as high as can be.
 struct RowTiles {
@@ -89,13 +97,23 @@ PAGECLI_INLINE float narrow_group(uint32_t* cells, const float* x, int width, fl
     return scale;
 }
 
-// -64 * the sum of a group's bytes, as the bits of a float.
-PAGECLI_INLINE float start_of_bytes(const uint32_t* quads) {
+// The bytes of a whole group from `x`, zeros beyond `width`, rotated; returns the scale.
+PAGECLI_INLINE float rotated_group(uint32_t* quads, const float* x, int width) {
+    int8_t* q = reinterpret_cast<int8_t*>(quads);
+    if (width == kGroupK) return rotate_and_quantize(q, x);
+    alignas(64) float values[kGroupK] = {};
+    memcpy(values, x, static_cast<size_t>(width) * sizeof(float));
+    return rotate_and_quantize(q, values);
+}
+
+// -offset * the sum of a group's bytes, as the bits of a float.
+PAGECLI_INLINE float start_of_bytes(const uint32_t* quads, int32_t offset) {
+    if (offset == 0) return 0.0f;
     int8_t q[kGroupK];
     memcpy(q, quads, sizeof q);
     int32_t sum = 0;
     for (const int8_t byte : q) sum += byte;
-    sum *= -kScreenZero;
+    sum *= -offset;
     float bits;
     memcpy(&bits, &sum, sizeof bits);
     return bits;
@@ -125,8 +143,12 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
                 if constexpr (type == CellType::bfloat16_pair) bfloat16_pairs(group[r], from, width);
                 if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
                 if constexpr (type == CellType::int8_quad) {
-                    scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByteX);
-                    scale[ROWS + r] = start_of_bytes(group[r]);
+                    scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);
+                    scale[ROWS + r] = start_of_bytes(group[r], kScreenZero);
+                }
+                if constexpr (type == CellType::rotated_quad) {
+                    scale[r] = rotated_group(group[r], from, width);
+                    scale[ROWS + r] = start_of_bytes(group[r], quad_offset);
                 }
             }
             scale += scales_per_group(type) * ROWS;

@@ -22,7 +22,7 @@ struct GroupSums {
     alignas(64) int32_t sums[2][2][kUnitRows][kPanelWidth];  // [panel][upper, lower byte]
 };
 
-PAGECLI_INLINE void lay_quads(int8_t* quads, const Int8Group& group) {
+PAGECLI_INLINE void lay_quads(int8_t* quads, const PairedGroup& group) {
 #if defined(__AVX512BW__)
     alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -70,7 +70,7 @@ PAGECLI_INLINE void add_scaled(float* sums, const GroupSums& group, const GroupR
 
 template <int PANELS>
 void tile_int8_unit(const TileArgs& t) {
-    GroupReader weight{static_cast<const Int8Group*>(t.weight), t.panel_stride};
+    GroupReader weight{static_cast<const PairedGroup*>(t.weight), t.panel_stride};
     const char* x = static_cast<const char*>(t.x);
     const float* x_scale = t.x_scale;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
@@ -92,7 +92,7 @@ void tile_int8_unit(const TileArgs& t) {
         prefetch_for(prefetcher, kUnitRows);
         ++weight.group;
         x += 2 * half;
-        x_scale += t.rows;
+        x_scale += laid_rows(t.rows);
     }
 }
 

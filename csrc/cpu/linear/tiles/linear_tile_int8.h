@@ -14,10 +14,10 @@ constexpr int int8_wide_panels(int rows) {
 
 // Vector v of a tile is vector v % kVectorsPerPanel of panel v / kVectorsPerPanel.
 struct GroupReader {
-    const Int8Group* group;
+    const PairedGroup* group;
     int64_t panel_stride;
 
-    [[gnu::always_inline]] const Int8Group& panel(int v) const { return group[v / kVectorsPerPanel * panel_stride]; }
+    [[gnu::always_inline]] const PairedGroup& panel(int v) const { return group[v / kVectorsPerPanel * panel_stride]; }
     static constexpr int lane(int v) { return v % kVectorsPerPanel * VecF::width; }
 
     [[gnu::always_inline]] VecI pairs(int pair, int v) const { return load_int8_pairs(panel(v).q[pair][lane(v)]); }
@@ -39,7 +39,7 @@ PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const GroupReader& wei
 template <int ROWS, int PANELS>
 void tile_int8(const TileArgs& t) {
     constexpr int kVectors = PANELS * kVectorsPerPanel;
-    GroupReader weight{static_cast<const Int8Group*>(t.weight), t.panel_stride};
+    GroupReader weight{static_cast<const PairedGroup*>(t.weight), t.panel_stride};
     const uint32_t* x = static_cast<const uint32_t*>(t.x);
     const float* x_scales = t.x_scale;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};

@@ -5,8 +5,9 @@ One layout serves every instruction set (N output features, K input features, `w
     panel 0 holds rows 0..15, panel 1 rows 16..31, ...; N is padded with zeros to a multiple of 16, K to a multiple of 2
     float32   data[N/16][K  ][16]       one k, 16 rows side by side
     bfloat16  data[N/16][K/2][16][2]    two k of a row side by side: vdpbf16ps and AMX take them so; others shift and mask
-    int8      data[N/16][K/64][272]     32-bit words for 64 k of 16 rows, K padded to whole groups: 16 float scales (largest
-                                        size / 127), q[32][16][2]: two k of a row side by side
+    int8      data[N/16][K/64][1088]    bytes for 64 k of 16 rows, multiplied by the normalized Hadamard matrix, K padded to
+                                        whole groups: 16 float scales (largest size / 127), q[16][16][4]: four k of a row
+    int8-a16  data[N/16][K/64][272]     32-bit words for 64 k of 16 rows: 16 float scales, q[32][16][2]: two k of a row
 """
 
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from pagecli.core.arrays import Tensor, empty, stored_as
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
 GROUP_K = 64  # k that share a scale
-GROUP_WORDS = 272
+GROUP_BYTES = 1088  # of 16 rows
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A packed `weight[num_rows, num_cols]`; `data` is flat, float32, bfloat16 or, of int8 groups, int32, laid out as above."""
+    """A packed `weight[num_rows, num_cols]`; `data` is flat: float32, bfloat16 or, of groups, int8 or int32, as above."""
 
     data: Tensor
     num_rows: int
@@ -31,9 +32,9 @@ class PackedWeight:
 
     @property
     def dtype(self) -> str:
-        """What the weights are: float32, bfloat16 or int8."""
+        """What the weights are: float32, bfloat16, int8 or int8-a16."""
         stored = str(self.data.dtype).removeprefix("torch.")
-        return {"int32": "int8", "uint16": "bfloat16"}.get(stored, stored)
+        return {"int32": "int8-a16", "uint16": "bfloat16"}.get(stored, stored)
 
     def panel(self, index: int) -> "PackedWeight":
         """The weight of panel `index`'s rows: a view."""
@@ -54,7 +55,8 @@ def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
 def allocate(num_rows: int, num_cols: int, dtype: str) -> PackedWeight:
     """Room for weight[num_rows, num_cols] packed as `dtype`, not filled."""
     rows, cols = padded_shape(num_rows, num_cols)
-    if dtype == "int8":
-        num_words = rows // PANEL_WIDTH * -(-num_cols // GROUP_K) * GROUP_WORDS
-        return PackedWeight(empty((num_words,), np.int32), num_rows, num_cols)
+    if dtype in ("int8", "int8-a16"):
+        num_bytes = rows // PANEL_WIDTH * -(-num_cols // GROUP_K) * GROUP_BYTES
+        data = empty((num_bytes,), np.int8)
+        return PackedWeight(data if dtype == "int8" else data.view(np.int32), num_rows, num_cols)
     return PackedWeight(empty((rows * cols,), stored_as(dtype)), num_rows, num_cols)
