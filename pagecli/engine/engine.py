@@ -99,6 +99,7 @@ class Engine:
         from pagecli.engine.overlapped import OverlappedLoop, OverlappedScheduler
 
         overlapped = OverlappedScheduler(self._kv, limits, self._finish_check, reservations)
+        overlapped.gathers = config.cuda_graphs
         return overlapped, OverlappedLoop(overlapped, self._runner, self._count)
 
     def add_request(

@@ -24,6 +24,8 @@ from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.scheduler import Committed, Scheduler
 
 PLACEHOLDER = 0
+# Newcomers are gathered until so many sequences have left as a share of the batch, and no longer than so many steps.
+GATHERED_SHARE, MOST_STEPS_GATHERING = 1 / 16, 8
 
 
 class MemoryIsShort(Exception):
@@ -60,6 +62,9 @@ class OverlappedScheduler(Scheduler):
         self._num_ending = 0  # sequences whose last token is pending, whatever it is
         self._pending: list[tuple[StepPlan, set[int]]] = []  # plan, its seq_ids: at most two, oldest first
         self._to_free: list[int] = []  # seq_ids whose blocks a pending step may still write
+        self.gathers = False  # whether steps that only decode cost less, as from graphs: newcomers then come together
+        self._num_after_admission = 0  # sequences when no further newcomer fitted; 0: one may fit
+        self._num_steps_gathering = 0
 
     def assume_computed(self, plan: StepPlan) -> KVUsage:
         """Take the launched step's tokens for computed: what it reads is known, so blocks that it fills can be shared."""
@@ -130,6 +135,22 @@ class OverlappedScheduler(Scheduler):
             if sequence in self._expected:
                 feeds.append((row - 1, self._expected[sequence]))
         return replace(plan, feeds=feeds)
+
+    def _admit(self, lengths: dict[Sequence, int], budget: int, behind: list[Request]) -> None:
+        """As Batch._admit; newcomers wait for each other while the batch is nearly full, unless the step has prompts anyway."""
+        self.full = not behind and self._is_gathering()
+        if self.full:
+            return
+        super()._admit(lengths, budget, behind)
+        self._num_after_admission = self._num_sequences_taken() if self.full else 0
+        self._num_steps_gathering = 0
+
+    def _is_gathering(self) -> bool:
+        if not (self.gathers and self._running and self._num_after_admission):
+            return False
+        self._num_steps_gathering += 1
+        num_left = self._num_after_admission - self._num_sequences_taken()
+        return num_left < GATHERED_SHARE * self._num_after_admission and self._num_steps_gathering < MOST_STEPS_GATHERING
 
     def _split_running(self) -> tuple[list[Sequence], list[Request]]:
         decoding, behind = super()._split_running()

@@ -80,7 +80,7 @@ def plan_tables(
     """Plan a step of S sequences: context_lens[S], query_start[S + 1], int32 (as in `reference.paged_attention`).
 
     padded_rows: of a step that decodes S rows or fewer in a graph: tables of the size that any such step fits into, the unused
-    entries padding. The cut itself is the same.
+    entries padding; where no context is cut there are no merges and no partials. The cut itself is the same.
     """
     num_queries = np.diff(query_start).astype(np.int32)
     decoded = num_queries == 1 if shape.dtype != torch.float32 else num_queries > 0
@@ -144,11 +144,11 @@ def _cut(rows: np.ndarray, shape: AttentionShape, padded_rows: int | None) -> tu
     length = extension().choose_run_length(num_keys, shape.kv_heads, shape.slots, len(rows) + spare)
     counts = -(-num_keys // length)
     num_runs, num_merges = int(counts.sum()), int((counts > 1).sum())
-    if padded_rows is not None:
-        num_runs, num_merges = padded_rows + spare, padded_rows
+    if padded_rows is not None:  # all steps whose contexts are cut fit into the one size, all others into the other
+        num_runs, num_merges = (padded_rows + spare, padded_rows) if num_merges else (padded_rows, 0)
     runs, merges = np.empty((num_runs, 5), dtype=np.int32), np.empty((num_merges, 3), dtype=np.int32)
     num_partials = extension().cut_into_runs(rows, length, runs, merges)
-    return runs, merges, num_runs if padded_rows is not None else num_partials
+    return runs, merges, num_partials if padded_rows is None else num_runs if num_merges else 0
 
 
 def paged_attention(

@@ -46,6 +46,8 @@ class CudaBlockMover:
 
     def before_use(self, block_ids: Iterable[int]) -> None:
         """Let the compute stream wait for the swaps of these blocks, before it reads or writes them."""
+        if not self._swap_of:
+            return
         swaps = [self._swap_of[block_id] for block_id in self._swap_of.keys() & set(block_ids)]
         last = max(swaps, default=-1)
         if last < self._num_awaited:

@@ -21,7 +21,7 @@ from pagecli.devices.cuda.steps.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.step_inputs import KVCache
 
-GRAPHS_PER_SIZE = 2  # block tables of two widths for each size of batch; further ones run without a graph
+GRAPHS_PER_SIZE = 3  # contexts cut or not and block tables of two widths, for each size; further ones run without a graph
 
 
 def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
@@ -95,7 +95,8 @@ def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMe
     device.release_reserve()
     rows = settings.max_batch_tokens if model.dtype == torch.float32 else settings.max_num_seqs
     partials = len(model.windows) * most_partial_bytes(model.attention_shape, rows)  # contexts here are too short to be cut
-    return replace(memory, step=max(0, memory.free - after_steps) + partials, graphs=graphs)
+    step = max(0, memory.free - after_steps) + partials
+    return replace(memory, step=step, graphs=graphs + partials if graphs else 0)
 
 
 def _measure_graphs(runner: CudaRunner, device: Gpu, settings: RunSettings) -> int:

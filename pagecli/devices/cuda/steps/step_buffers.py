@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ALIGNMENT = 16  # bytes
 LEAST_TABLE_WIDTH = 64  # blocks; wider tables by factors of 4: few widths, so few graphs
 _DTYPES = {"i4": torch.int32, "i8": torch.int64, "f4": torch.float32}
-GraphKey = tuple[int, int]  # rows of a step that only decodes, padding included; width of its block tables
+# Rows of a step that only decodes, padding included; width of its block tables; partial results of its attention.
+GraphKey = tuple[int, int, tuple[int, ...]]
 
 Arrays = dict[str, np.ndarray]
 Place = tuple[str, int, tuple[int, ...], torch.dtype]  # name, byte offset, shape
@@ -55,7 +56,7 @@ def build(
     for window, planned in tables.items():
         arrays |= _attention_arrays(window, planned)
     num_partials = {window: planned.num_partials for window, planned in tables.items()}
-    return HostStep(arrays, num_partials, None if bucket is None else (bucket, width))
+    return HostStep(arrays, num_partials, None if bucket is None else (bucket, width, tuple(num_partials.values())))
 
 
 def table_width(num_blocks: int, max_width: int) -> int:
