@@ -2,12 +2,14 @@
 
     python benchmarks/host_cost.py --save                    # 128, 256 and 512 sequences, contexts of 100 and 2,000 tokens
     python benchmarks/host_cost.py --widths 128 --rounds 9
+    python benchmarks/host_cost.py --device cuda             # on a GPU that does nothing (idle_gpu.py); needs no GPU
 
 The engine is the real one, with its scheduler, KV manager and runner; its model answers at once. Parts, by Engine.step's
 own times: *plan* (what runs, its blocks reserved), *inputs* (arrays of token ids, positions, slots, block tables), *choice*
 (what is asked of the model, and its answer as results; of drawn tokens the draws and the sampling kernel on 256 logits too),
-*commit* (tokens recorded, stop checks), *rest* (statistics, and what the caller pays to call a step). Medians over the steps of
-a round; of the rounds the least, as other programs on the machine only add. *all* is the thread's CPU time.
+*commit* (tokens recorded, stop checks), *rest* (statistics, and what the caller pays to call a step). On a GPU steps overlap,
+and the parts are those of the step that is committed, without what the one behind it does meanwhile: *all* has both. Medians
+over the steps of a round; of the rounds the least, as other programs on the machine only add. *all* is the thread's CPU time.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import dataclasses
 import statistics
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import results_file
@@ -30,6 +33,7 @@ from pagecli.model.tokenizer.byte_tokenizer import ByteTokenizer
 
 PARTS = ("plan", "inputs", "choice", "commit", "rest")
 NUM_STEPS = 64
+MOST_TOKENS = 3 * NUM_STEPS  # of a row: none ends while others' prompts are computed, nor in the steps that are measured
 VOCAB = 256
 
 
@@ -72,14 +76,19 @@ class StepTimer:
         self.parts.append((planned - started, prepared - planned, sampled - prepared, committed - sampled))
 
 
-def decode(num_sequences: int, context: int, params: SamplingParams) -> list[float]:
+def decode(num_sequences: int, context: int, params: SamplingParams, device: str) -> list[float]:
     """Microseconds a sequence and step, by part (but for the rest) and in total."""
-    longest = context + 16 + NUM_STEPS + 16
+    longest = context + 16 + MOST_TOKENS
     config = EngineConfig(
         "opt-125m", load_format="dummy", dtype="float32", max_num_seqs=num_sequences, max_batch_tokens=1 << 14,
-        kv_memory_bytes=num_sequences * (longest // 16 + 2) * 16 * 8, max_model_len=longest + 16, threads=1,
+        kv_memory_bytes=num_sequences * (longest // 16 + 2) * 16 * 8, max_model_len=longest + 16, threads=1, device=device,
     )  # fmt: skip
-    loaded = LoadedModel("opt-125m", "dummy", AnsweringModel(), ByteTokenizer(VOCAB, ()), "float32", 1 << 14)
+    model: Any = AnsweringModel()
+    if device == "cuda":
+        import idle_gpu
+
+        model = idle_gpu.IdleModel(model.config)
+    loaded = LoadedModel("opt-125m", "dummy", model, ByteTokenizer(VOCAB, ()), "float32", 1 << 14, device)
     engine = Engine(config, loaded)
     for i in range(num_sequences):
         engine.add_request(i, [i % 251, i // 251, *([5] * (context - 2 + i % 16))], params)
@@ -95,24 +104,26 @@ def decode(num_sequences: int, context: int, params: SamplingParams) -> list[flo
     return [1e6 * statistics.median(column) / num_sequences for column in columns]
 
 
-def least(num_sequences: int, context: int, params: SamplingParams, rounds: int) -> dict[str, float]:
+def least(num_sequences: int, context: int, params: SamplingParams, rounds: int, device: str) -> dict[str, float]:
     """The least of several rounds, part by part."""
-    found = [decode(num_sequences, context, params) for _ in range(rounds)]
+    found = [decode(num_sequences, context, params, device) for _ in range(rounds)]
     *parts, whole = (min(column) for column in zip(*found, strict=True))
     values = [*parts, max(0.0, whole - sum(parts)), whole]
     return dict(zip((*PARTS, "all"), values, strict=True))
 
 
-def measure(widths: list[int], rounds: int) -> list[dict[str, object]]:
+def measure(widths: list[int], rounds: int, device: str) -> list[dict[str, object]]:
     """One entry for each number of sequences, length of context and way to choose."""
-    greedy = SamplingParams(max_tokens=NUM_STEPS + 32, ignore_eos=True)
+    greedy = SamplingParams(max_tokens=MOST_TOKENS, ignore_eos=True)
     drawn = dataclasses.replace(greedy, temperature=0.8, top_p=0.9)
     results: list[dict[str, object]] = []
     for name, params in (("greedy", greedy), ("drawn", drawn)):
-        for context in (100, 2000) if name == "greedy" else (100,):
+        for context in (100, 2000):
             for width in widths:
-                found = least(width, context, params, rounds)
-                results.append({"choice": name, "context": context, "sequences": width, "microseconds": found})
+                found = least(width, context, params, rounds, device)
+                results.append(
+                    {"device": device, "choice": name, "context": context, "sequences": width, "microseconds": found}
+                )
                 print_line(results[-1])
     return results
 
@@ -126,10 +137,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="128,256,512", help="numbers of sequences, such as 128,256,512")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/results/")
     options = parser.parse_args()
+    if options.device == "cuda":
+        import idle_gpu
+
+        idle_gpu.register()
     print(f"{'choice':8}{'context':>8}{'sequences':>10}" + "".join(f"{name:>8}" for name in (*PARTS, "all")))
-    results = measure([int(width) for width in options.widths.split(",")], options.rounds)
+    results = measure([int(width) for width in options.widths.split(",")], options.rounds, options.device)
     if options.save:
         command = " ".join(["python benchmarks/host_cost.py", *sys.argv[1:]])
         print(f"saved {results_file.save('host-cost', command, results)}", file=sys.stderr)

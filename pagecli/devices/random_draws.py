@@ -41,14 +41,14 @@ class DrawSettings:
         self.top_p = np.array([p.top_p for p in params], dtype=np.float32)
         self.min_p = np.array([p.min_p for p in params], dtype=np.float32)
         self._rows = [(spec.params.seed, spec.row_key, spec.sample) for spec in specs]
+        self._keys = np.array([(*row, 0) for row in self._rows], dtype=np.uint64).reshape(len(specs), 4).view(np.int64)
         self._known = [spec.known_token_ids for spec in specs]
         self._num_prompt = np.array([spec.num_prompt_tokens for spec in specs], dtype=np.int64)
 
     def keys(self) -> "Array":
-        """[D, 4] int64, for uint64: seed, row key, sample, position of the output token."""
-        keys = np.array([(*row, 0) for row in self._rows], dtype=np.uint64).reshape(len(self._rows), 4).view(np.int64)
-        keys[:, 3] = self._positions()
-        return keys
+        """[D, 4] int64, for uint64: seed, row key, sample, position of the output token. The next call changes them."""
+        self._keys[:, 3] = self._positions()
+        return self._keys
 
     def draws(self) -> "Array":
         """[D] int64: the random numbers of these keys."""

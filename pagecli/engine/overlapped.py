@@ -75,7 +75,7 @@ class OverlappedScheduler(Scheduler):
                 sequence = by_id[seq_id]
                 sequence.token_ids.append(PLACEHOLDER)
                 self._expected[sequence] = row
-                self._num_ending += self._sits_out(sequence)
+                self._num_ending += len(sequence.token_ids) >= sequence.request.max_num_tokens
         self._add_pending(plan)
         self._assumed = plan
         return self.kv.snapshot()
@@ -101,10 +101,11 @@ class OverlappedScheduler(Scheduler):
         by_id = self._live_by_id()
         if self._assumed is not plan:
             self._record_computed(plan, by_id)
-        for chunk in plan.chunks:
+        expected = self._expected
+        for chunk in plan.chunks if expected else ():
             sequence = by_id.get(chunk.seq_id)
-            if sequence is not None and chunk.specs:
-                self._drop_placeholder(sequence)
+            if sequence is not None and chunk.specs and expected.pop(sequence, None) is not None:
+                sequence.token_ids.pop()
         finished = self._record_chosen(plan, results, by_id)
         self._pending = [(known, seq_ids) for known, seq_ids in self._pending if known is not plan]
         if self._assumed is plan:
@@ -129,11 +130,12 @@ class OverlappedScheduler(Scheduler):
         plan = super()._plan_of(lengths)
         if not self._expected:
             return plan
-        feeds, row = [], 0
+        feeds, row, expected = [], 0, self._expected
         for sequence, num_tokens in lengths.items():
             row += num_tokens
-            if sequence in self._expected:
-                feeds.append((row - 1, self._expected[sequence]))
+            fed_from = expected.get(sequence)
+            if fed_from is not None:
+                feeds.append((row - 1, fed_from))
         return replace(plan, feeds=feeds)
 
     def _admit(self, lengths: dict[Sequence, int], budget: int, behind: list[Request]) -> None:
@@ -158,7 +160,7 @@ class OverlappedScheduler(Scheduler):
 
     def _sits_out(self, sequence: Sequence) -> bool:
         """Whether the pending token is the sequence's last, whatever it is."""
-        return sequence in self._expected and sequence.num_output_tokens >= sequence.request.params.max_tokens
+        return sequence in self._expected and len(sequence.token_ids) >= sequence.request.max_num_tokens
 
     def _num_sequences_taken(self) -> int:
         return super()._num_sequences_taken() - self._num_ending

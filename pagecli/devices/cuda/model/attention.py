@@ -129,7 +129,7 @@ def _decode_rows(context_lens: np.ndarray, query_start: np.ndarray, sequences: n
     """[rows, 4] int32: sequence, row, first key, end key of every query of `sequences`."""
     lengths = query_start[sequences + 1] - query_start[sequences]
     owner = np.repeat(sequences, lengths)
-    row = np.concatenate([np.arange(query_start[s], query_start[s + 1]) for s in sequences]) if len(sequences) else owner
+    row = np.arange(len(owner)) + np.repeat(query_start[sequences] - np.cumsum(lengths) + lengths, lengths)
     end = context_lens[owner] - (query_start[owner + 1] - row) + 1
     first = np.maximum(0, end - window) if window > 0 else np.zeros_like(end)
     return np.stack([owner, row, first, end], axis=1).astype(np.int32)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,11 +46,16 @@ class ChoicePlanner:
         self._vocab_size = vocab_size
         self._settings = KeptSettings()
         self._known = KnownTokensStore(max_num_seqs)
+        self._last: list[tuple[SampleSpec, ...]] = []
+        self._is_plain = True  # the last ones
 
     def plan(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int], last_tokens: np.ndarray) -> Choices:
         """rows[i]: of the logits of the i-th chunk that has specs; last_tokens[i]: where that chunk's last token stands in the
         step's."""
-        if all(len(of_chunk) == 1 and of_chunk[0].needs_no_host for of_chunk in specs):
+        if len(specs) != len(self._last) or not all(map(is_, specs, self._last)):
+            self._last = specs
+            self._is_plain = all(len(of_chunk) == 1 and of_chunk[0].needs_no_host for of_chunk in specs)
+        if self._is_plain:
             return Choices(specs, self._draws(specs, rows), len(specs), self._vocab_size, True)
         drawn = [i for i, of_chunk in enumerate(specs) if of_chunk[0].num_candidates == 0]
         spec_rows = [rows[i] for i in drawn for _ in specs[i]]

@@ -2,9 +2,10 @@
 `collect` waits for that step alone. The tokens chosen stay on the GPU too, where the next step finds those that it is fed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,10 +182,12 @@ class CudaRunner:
         """Pack the step's inputs into the slot's pinned memory, and apart from them what the GPU is asked to choose."""
         num_rows, arrays = len(step.arrays["logit_rows"]), dict(step.arrays)
         padded = step.key is not None  # each chunk has one row, then come those that do nothing
-        rows = [row for row, chunk in enumerate(plan.chunks) if chunk.num_logits] if padded else list(range(num_rows))
+        rows = list(range(num_rows))
+        if padded:
+            rows = [row for row, chunk in enumerate(plan.chunks) if chunk.specs or chunk.wanted is not None]
         rows_to_host = len(rows) if plan.has_wanted else 0
         if plan.feeds:
-            arrays["fed_rows"], arrays["fed_from"] = np.array(plan.feeds, dtype=np.int64).T
+            arrays["fed_rows"], arrays["fed_from"] = _columns(plan.feeds)
         if rows_to_host:
             arrays["host_rows"] = np.array(rows, dtype=np.int64)
             if slot.pinned_logits is None or slot.pinned_logits.shape[0] < rows_to_host:
@@ -278,3 +281,8 @@ class CudaRunner:
                     self._finish(slot.pending)
             slot.pending = None
         self.mover.forget_swaps()
+
+
+def _columns(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """[2, n] int64."""
+    return np.fromiter(chain.from_iterable(pairs), dtype=np.int64, count=2 * len(pairs)).reshape(-1, 2).T

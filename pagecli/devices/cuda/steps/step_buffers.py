@@ -49,7 +49,9 @@ def build(
     tables = {window: plan_tables(contexts, starts, shape, window, bucket) for window in windows}
     arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
     held = arrays["block_tables"][:, :width]  # longer only where memory was reserved for a longer sequence
-    arrays["block_tables"] = np.pad(held, ((0, 0), (0, width - held.shape[1])))
+    block_tables = np.zeros((bucket or len(held), width), dtype=np.int32)
+    block_tables[: len(held), : held.shape[1]] = held
+    arrays["block_tables"] = block_tables
     if num_rows is not None and bucket is not None:
         _pad_rows(arrays, bucket - num_rows)
         arrays["logit_rows"] = np.arange(bucket, dtype=np.int64)
@@ -68,10 +70,9 @@ def table_width(num_blocks: int, max_width: int) -> int:
 
 
 def _pad_rows(arrays: Arrays, num_rows: int) -> None:
-    """Add rows that do nothing."""
+    """Add rows that do nothing; block_tables has them already."""
     for name, value in (("token_ids", -1), ("positions", 0), ("slot_ids", -1), ("context_lens", 0)):
-        arrays[name] = np.pad(arrays[name], (0, num_rows), constant_values=value)
-    arrays["block_tables"] = np.pad(arrays["block_tables"], ((0, num_rows), (0, 0)))
+        arrays[name] = np.append(arrays[name], np.full(num_rows, value, dtype=arrays[name].dtype))
     arrays["query_start"] = np.arange(len(arrays["token_ids"]) + 1, dtype=np.int32)
 
 
