@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on a bare machine: Python 3.11 or later with torch 2.10 or later for CUDA, numpy,
 # transformers, nanobind, pytest and hypothesis; nvcc 12 or later, cmake and ninja; no network. nvidia-ml-py adds energy, vllm a
-# peer. Under ten minutes. Parts can be run alone, and then have as much time as LIMIT (seconds) gives them:
+# peer. At most 45 minutes. Parts can be named, and then have as much time as LIMIT (seconds) gives them:
 #
 #   benchmarks/gpu/run.sh [build] [tests] [sanitizer] [ceilings] [kernels] [throughput] [paper]    default: all, in this order
 #
-# Results (JSON, Markdown, logs) go to $OUT, by default benchmarks/gpu/results. A part that fails or runs out of its time does
-# not stop the others, and leaves what it has measured; the exit code says whether one did. TINY=1 runs the measuring parts at
-# next to no size, which shows that they run; with PAGECLI_CUDA_MODULE set, the kernels are taken from there.
+# Results (JSON, Markdown, logs) go to $OUT, by default benchmarks/gpu/results. Where build or tests fail, all ends: nothing that
+# wrong kernels would measure is worth the time. Another part that fails or runs out of its time leaves what it has measured, and
+# the exit code says so. The same command again goes on with the parts that are not done: $OUT/NAME.done says which are, FRESH=1
+# forgets them, a part that is named is run in any case. TINY=1 runs the measuring parts at next to no size, which shows that they
+# run; with PAGECLI_CUDA_MODULE set, the kernels are taken from there.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$PWD/benchmarks/gpu/results}
 BUILD=$PWD/build/gpu
-TOTAL=595
-declare -A LIMITS=([build]=150 [tests]=110 [sanitizer]=60 [ceilings]=20 [kernels]=50 [throughput]=200 [paper]=90)
+TOTAL=2700
+declare -A LIMITS=([build]=300 [tests]=360 [sanitizer]=240 [ceilings]=40 [kernels]=160 [throughput]=1000 [paper]=600)
 PARTS=${*:-build tests sanitizer ceilings kernels throughput paper}
 mkdir -p "$OUT"
+[ -z "${FRESH:-}" ] || rm -f "$OUT"/*.done
 failed=0
 
 limit_of() {  # seconds that a part may take: its own limit, or LIMIT, and no more than is left of TOTAL
@@ -31,7 +34,7 @@ part() {  # part NAME LIMIT_SECONDS COMMAND...: run it, keep its log, say how it
     timeout --kill-after 5 "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
     local code=${PIPESTATUS[0]}
     echo "== $name: exit $code after $((SECONDS - started)) s" | tee -a "$OUT/summary.txt"
-    [ "$code" = 0 ] || failed=1
+    if [ "$code" = 0 ]; then touch "$OUT/$name.done"; else failed=1; fi
 }
 
 build() {
@@ -48,8 +51,12 @@ use_build() {  # the extension modules of this build, without installing anythin
     export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 }
 
-kernel_tests() {
-    "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests/cuda
+kernel_tests() {  # what others build on comes first; the first that fails ends it
+    local name
+    for name in rows cache attention choosing sampling float8_linear logits models gpu runner engine parameters; do
+        echo "-- $name"
+        "$PYTHON" -m pytest -q -x -m cuda -p no:cacheprovider "tests/cuda/test_cuda_$name.py" || return
+    done
 }
 
 sanitizer() {  # a small set: every instruction runs many times slower
@@ -73,6 +80,10 @@ for name in $PARTS; do
 done
 : >"$OUT/summary.txt"
 for name in $PARTS; do
+    if [ $# = 0 ] && [ -e "$OUT/$name.done" ]; then
+        echo "== $name: done before" | tee -a "$OUT/summary.txt"
+        continue
+    fi
     case $name in build) ;; *) use_build ;; esac
     case $name in
         build) export -f build; export PYTHON BUILD; part build "$(limit_of build)" bash -c build ;;
@@ -80,6 +91,9 @@ for name in $PARTS; do
         sanitizer) export -f sanitizer; export PYTHON; part sanitizer "$(limit_of sanitizer)" bash -c sanitizer ;;
         ceilings | kernels) measured measure "$name" ;;
         throughput | paper) measured "$name" "$name" ;;
+    esac
+    case $name in
+        build | tests) [ "$failed" = 0 ] || break ;;
     esac
 done
 cat "$OUT/summary.txt"
