@@ -34,8 +34,9 @@ def status(
 
     def run() -> int:
         from pagecli.jobs.monitoring.job_status import job_status
+        from pagecli.jobs.shards.parts_status import parts_status
 
-        found = job_status(output)
+        found = parts_status(output) or job_status(output)
         if as_json:
             print(json.dumps(status_json(found), indent=2))
         elif not quiet:
@@ -57,6 +58,10 @@ def status_json(found: "JobStatus") -> dict[str, Any]:
 def status_lines(found: "JobStatus", now: float) -> list[tuple[str, str]]:
     """(name, value) of each line for people; `now` in seconds since 1970."""
     lines = [("state", _state_text(found, now))]
+    if found.num_parts is not None:
+        lines.append(
+            ("parts", f"{found.num_parts_complete:,} of {found.num_parts:,} complete, {found.num_parts_running:,} running")
+        )
     if found.num_rows is not None:
         lines.append(("rows", _rows_text(found)))
     if found.output_tokens_per_second is not None and found.phase == "generating":

@@ -39,7 +39,7 @@ def test_every_check_has_a_verdict_and_this_machine_can_run_jobs(doctor):
     report = json.loads(out)
     found = {check["name"]: check for check in report["checks"]}
     assert list(found) == [
-        *("versions", "kernels", "cores", "memory", "GPU", "model cache", "state", "disk", "temporary", "settings")
+        *("versions", "kernels", "cores", "processes", "memory", "GPU", "model cache", "state", "disk", "temporary", "settings")
     ]
     assert (code, report["ok"]) == (0, True)
     assert found["kernels"]["details"]["isa"] in found["kernels"]["details"]["supported_isas"]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pagecli.cli.app import main
+
 ROWS = [{"id": i, "prompt": f"number {i} " + "word " * (i % 5)} for i in range(23)]
 DOCS = Path(__file__).resolve().parents[2] / "docs/distributed.md"
 
@@ -127,6 +129,25 @@ def test_process_that_waits_takes_over_the_part_of_a_killed_one(generate, start,
     first.kill()
     assert second.wait(60) == 0
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_status_counts_parts_and_rows_of_all(generate, tmp_path, capfd):
+    assert generate(ROWS, "out.jsonl", "--shard", "auto/3", "--quiet")[0] == 0
+    folder = tmp_path / ".out.jsonl.pagecli-parts"
+    (folder / "merged.json").unlink()
+    (tmp_path / "out.jsonl").rename(folder / "part-2-of-3.jsonl")
+    for as_json in (True, False):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["status", str(tmp_path / "out.jsonl"), *(["--json"] if as_json else [])])
+        assert ended.value.code == 11
+        out = capfd.readouterr().out
+        if as_json:
+            found = json.loads(out)
+            assert (found["state"], found["num_rows"], found["num_parts"]) == ("stopped", len(ROWS), 3)
+            assert (found["num_parts_complete"], found["num_parts_running"]) == (1, 0)
+        else:
+            assert "1 of 3 complete, 0 running" in out
 
 
 def commands_of_docs():

@@ -1,10 +1,12 @@
-"""A pool's workers killed and stopped at random: the output must be that of one process, no row lost or doubled.
+"""A job's workers, or the ranks of its model, killed and stopped at random: the output must be that of one process.
 
     python tests/torture/kill_workers.py --rows 2000 --workers 3 --harms 200 --save
+    python tests/torture/kill_workers.py --rows 500 --ranks 2 --harms 100 --save
 
-Jobs run one after the other until so many workers have been killed (SIGKILL) or stopped (SIGSTOP); now and then the job's own
-process is killed. A job that ends for want of workers, or was killed, is run again. After each, the output must equal that of a
-run without a pool, byte for byte, and no process may be left. Counts go to tests/torture/results/ with --save.
+Jobs run one after the other until so many of their processes have been killed (SIGKILL) or stopped (SIGSTOP); now and then the
+job's own process is killed. A job that ends for want of them, or was killed, is run again. After each, the output must equal,
+byte for byte, that of a run in one process (of as many segments as there are ranks), no row lost or doubled, and no process
+may be left. Counts go to tests/torture/results/ with --save.
 """
 
 import argparse
@@ -27,15 +29,18 @@ import tortured_run
 from tortured_run import ForkedRun
 
 RESULTS = Path(__file__).resolve().parent / "results"
-GOOD, LOST = (0, 5), 4  # with error rows, which the input has; all workers lost
+GOOD, LOST = (0, 5), 4  # with error rows, which the input has; processes lost again and again
+SAYS_LOST = ("all workers of the pool are lost", "tensor parallelism: rank")
+MODULES = ("pagecli.jobs.workers.worker", "pagecli.distributed.rank")
 TIMEOUT_SECONDS = 2
+BYTES_BETWEEN_HARMS = 4000  # of the journal: some twenty rows
 LIMIT_SECONDS = 300.0
 
 
 class WorkersCampaign:
     """One job, run again and again in `folder`."""
 
-    def __init__(self, folder: Path, rows: int, workers: int, seed: int) -> None:
+    def __init__(self, folder: Path, rows: int, workers: int, ranks: int, seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._home = folder / "job"
@@ -43,14 +48,16 @@ class WorkersCampaign:
         cases.write_case(case, self._home, folder, rows)
         arguments = case.arguments()
         arguments[arguments.index("--max-tokens") + 1] = "60"
-        self._arguments = [*arguments, "--workers", str(workers), "--worker-timeout", str(TIMEOUT_SECONDS)]
-        whole = ForkedRun(self._home, ["generate", cases.INPUT, "whole.jsonl", *arguments[3:]]).wait()
+        processes = ["--tensor-parallel-size", str(ranks)] if ranks else ["--workers", str(workers)]
+        self._arguments = [*arguments, *processes, "--worker-timeout", str(TIMEOUT_SECONDS)]
+        segments = ["--sum-segments", str(ranks)] if ranks else []
+        whole = ForkedRun(self._home, ["generate", cases.INPUT, "whole.jsonl", *arguments[3:], *segments]).wait()
         assert whole.code in GOOD, whole.said
         self._files = set(os.listdir(self._home))
 
     def run(self, harms: int) -> None:
         """AssertionError at the first fault."""
-        while (left := harms - self.counts["workers killed"] - self.counts["workers stopped"]) > 0:
+        while (left := harms - self.counts["processes killed"] - self.counts["processes stopped"]) > 0:
             self._run_job(left)
             print(dict(self.counts), flush=True)
 
@@ -60,26 +67,29 @@ class WorkersCampaign:
             job = ForkedRun(self._home, self._arguments)
             seen = self._harm(job, harms)
             ended = job.wait(LIMIT_SECONDS)
-            assert not psutil.wait_procs(seen, timeout=5)[1], "a worker is left"
+            assert not psutil.wait_procs(seen, timeout=5)[1], "a process is left"
             if ended.code in GOOD:
                 break
             was_killed = ended.code == -signal.SIGKILL
-            assert was_killed or (ended.code == LOST and "all workers of the pool are lost" in ended.said), ended.said
-            self.counts["jobs killed" if was_killed else "jobs without workers"] += 1
+            assert was_killed or (ended.code == LOST and any(text in ended.said for text in SAYS_LOST)), ended.said
+            self.counts["jobs killed" if was_killed else "jobs ended for want of processes"] += 1
         assert (self._home / "out.jsonl").read_bytes() == (self._home / "whole.jsonl").read_bytes(), "not the same output"
         assert set(os.listdir(self._home)) == self._files | {"out.jsonl"}, os.listdir(self._home)
         os.unlink(self._home / "out.jsonl")
         self.counts["outputs identical to one process's"] += 1
 
     def _harm(self, job: ForkedRun, harms: int) -> list[psutil.Process]:
-        """Until the job has ended; the workers that were seen."""
+        """Until the job has ended, whenever some rows more are finished; the workers that were seen."""
         seen: dict[int, psutil.Process] = {}
+        journal, size = self._home / ".out.jsonl.pagecli-journal/journal", 0
         while not job.has_ended():
-            time.sleep(self._random.random() * 0.8)
+            time.sleep(self._random.random() * 0.1)
             workers = _workers_of(job.pid)
             seen |= {worker.pid: worker for worker in workers}
-            if not workers or harms <= 0:
+            grown = journal.stat().st_size - size if journal.exists() else 0
+            if not workers or harms <= 0 or grown < BYTES_BETWEEN_HARMS:
                 continue
+            size += grown
             if self._random.random() < 0.05:
                 os.kill(job.pid, signal.SIGKILL)
                 break
@@ -89,7 +99,7 @@ class WorkersCampaign:
             except psutil.NoSuchProcess:
                 continue
             harms -= 1
-            self.counts["workers stopped" if stops else "workers killed"] += 1
+            self.counts["processes stopped" if stops else "processes killed"] += 1
         return list(seen.values())
 
 
@@ -97,7 +107,7 @@ def _workers_of(pid: int) -> list[psutil.Process]:
     """Those that have come so far that they are told when their parent ends."""
     try:
         children = psutil.Process(pid).children()
-        return [child for child in children if "pagecli.jobs.workers.worker" in child.cmdline() and _is_tied(child.pid)]
+        return [child for child in children if set(MODULES) & set(child.cmdline()) and _is_tied(child.pid)]
     except (psutil.Error, OSError):
         return []
 
@@ -111,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--ranks", type=int, default=0, help="in place of workers: the ranks of one model")
     parser.add_argument("--harms", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--save", action="store_true", help="keep the counts under tests/torture/results/")
@@ -119,21 +130,21 @@ def main() -> None:
     seed = random.randrange(10**6) if args.seed is None else args.seed
     started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="workers-"))
     try:
-        campaign = WorkersCampaign(folder, args.rows, args.workers, seed)
+        campaign = WorkersCampaign(folder, args.rows, args.workers, args.ranks, seed)
         campaign.run(args.harms)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    kind = f"--ranks {args.ranks}" if args.ranks else f"--workers {args.workers}"
     body = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python tests/torture/kill_workers.py --rows {args.rows} --workers {args.workers} --harms {args.harms} "
-        f"--seed {seed}",
+        "command": f"python tests/torture/kill_workers.py --rows {args.rows} {kind} --harms {args.harms} --seed {seed}",
         "machine": f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}",
         "seconds": round(time.monotonic() - started, 1),
         "counts": {**dict(sorted(campaign.counts.items())), "losses": 0},  # the first one would have ended the campaign
     }
     print(json.dumps(body, indent=2))
     if args.save:
-        path = RESULTS / f"workers-{datetime.now(UTC):%Y-%m-%d}.json"
+        path = RESULTS / f"{'ranks' if args.ranks else 'workers'}-{datetime.now(UTC):%Y-%m-%d}.json"
         path.write_text(json.dumps(body, indent=2) + "\n")
         print(path)
 

@@ -48,6 +48,7 @@ def checks(context: typer.Context) -> Iterator["Check"]:
         "versions": install_checks.versions,
         "kernels": machine_checks.native_kernels,
         "cores": machine_checks.cores,
+        "processes": machine_checks.processes,
         "memory": machine_checks.memory,
         "GPU": machine_checks.gpu,
         "model cache": install_checks.model_cache,

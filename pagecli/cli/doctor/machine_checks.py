@@ -44,6 +44,19 @@ def cores() -> Check:
     return Check("cores", Health.ok, found, None, details)
 
 
+def processes() -> Check:
+    """What jobs over several processes find here: NUMA nodes, memory that processes share."""
+    from pagecli.engine.placement import numa_nodes
+
+    nodes = numa_nodes()
+    details = {"numa_nodes": nodes, "shares_memory": hasattr(os, "memfd_create")}
+    count = f"{len(nodes)} NUMA node{'s' if len(nodes) > 1 else ''}"
+    if not details["shares_memory"]:
+        hint = "--tensor-parallel-size needs Linux; --workers and --shard do without"
+        return Check("processes", Health.warn, f"{count}, no shared memory (memfd_create)", hint, details)
+    return Check("processes", Health.ok, f"{count}, shared memory for ranks", None, details)
+
+
 def memory() -> Check:
     """Memory that this process can still allocate, cgroup limits included."""
     from pagecli.devices.memory import available_bytes

@@ -169,6 +169,9 @@ class JobStatus:
     started: float | None = None
     updated: float | None = None  # the last sign of life
     exit_code: int | None = None  # of a job that was stopped
+    num_parts: int | None = None  # of a job in automatic parts (jobs/shards/parts_status.py)
+    num_parts_complete: int | None = None
+    num_parts_running: int | None = None
 
 
 def job_status(output: str) -> JobStatus:

@@ -55,13 +55,29 @@ class MergedRecord:
     exit_code: int
 
 
+class PartFiles:
+    """Where the parts of the job that writes `output` are."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.path = job_directory_path(output, SUFFIX)
+
+    def part(self, number: int, count: int) -> Path:
+        """The output of part `number`, from 1, of `count`."""
+        return self.path / f"{part_stem(number, count)}{suffix_of(self.output.name)}"
+
+
+def part_stem(number: int, count: int) -> str:
+    """The name of a part's files, but for what they end in."""
+    return f"part-{number:0{len(str(count))}}-of-{count}"
+
+
 class PartDirectory:
     """The parts of the job that writes `output`, `count` of them. Raises InputError, UsageError."""
 
     def __init__(self, output: Path, count: int) -> None:
-        self.output = output
-        self.count = count
-        self.path = job_directory_path(output, SUFFIX)
+        self._files = PartFiles(output)
+        self.output, self.path, self.count = output, self._files.path, count
         try:
             with contextlib.suppress(FileExistsError):
                 self.path.mkdir(mode=0o700)
@@ -73,7 +89,7 @@ class PartDirectory:
 
     def part(self, number: int) -> Path:
         """The output of part `number`, from 1."""
-        return self.path / f"{self._stem(number)}{suffix_of(self.output.name)}"
+        return self._files.part(number, self.count)
 
     def agree(self, time: datetime, key_at: Callable[[datetime], str], overwrite: bool) -> datetime:
         """The time of all parts: that of the first process to get here. `key_at`: the job's key at a time.
@@ -111,7 +127,7 @@ class PartDirectory:
         return sum(map(self.is_part_complete, range(1, self.count + 1)))
 
     def note_errors(self, number: int) -> None:
-        self._touch(f"{self._stem(number)}.errors")
+        self._touch(f"{part_stem(number, self.count)}.errors")
 
     def check_output_is_free(self, overwrite: bool) -> None:
         """Raises UsageError if the output exists and was not made by this job's parts, InputError."""
@@ -163,9 +179,6 @@ class PartDirectory:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name not in (JOB, MERGED):
                 remove(path)
-
-    def _stem(self, number: int) -> str:
-        return f"part-{number:0{len(str(self.count))}}-of-{self.count}"
 
     def _is_open(self, number: int) -> bool:
         part = self.part(number)

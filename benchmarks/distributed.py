@@ -1,0 +1,140 @@
+"""One job over several processes: tensor parallel, pools of engines, and what larger ones could do.
+
+    python benchmarks/distributed.py --save            # opt-125m's shape with random weights, 64 short requests
+
+Measured, one after the other on one machine with all its cores: one process; one process that sums in as many segments as there
+are ranks; as many ranks, a thread each; pools of one, two and three workers. `waited` is the largest share of the time that a
+rank waited for another before a sum, skew included.
+
+Simulated, with the arithmetic: a pool of W workers does W times the rows of one, until the driver, which reads, tokenizes,
+journals and writes (--driver-us a row, by default what was measured), has no time left.
+"""
+
+import argparse
+import sys
+import time
+from typing import Any
+
+import results_file
+from rich.console import Console
+from rich.table import Table
+
+from pagecli.core.child_process import ChildProcess
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine import loaded_model
+from pagecli.engine.engine import Engine
+from pagecli.engine.replicas import config_of_each
+from pagecli.jobs.workers.pool import EnginePool
+from pagecli.jobs.workers.worker import MODULE
+from pagecli.profiler.workloads import drawn_lengths
+
+SIMULATED = (8, 64)
+
+
+def run(engine: Any, lengths: list[tuple[int, int]]) -> tuple[float, list[str]]:
+    """(seconds, what came out in the order of the requests) of all requests; engine: an Engine or a pool."""
+    started = time.perf_counter()
+    for request_id, (num_prompt, num_output) in enumerate(lengths):
+        prompt = [3 + (request_id * 31 + i * 7) % 9000 for i in range(num_prompt)]
+        engine.add_request(request_id, prompt, SamplingParams(max_tokens=num_output, ignore_eos=True))
+    found = {}
+    while engine.has_unfinished():
+        found |= {output.request_id: repr(output.sequences) for output in engine.step()}
+    return time.perf_counter() - started, [found[request_id] for request_id in range(len(lengths))]
+
+
+def measure(name: str, engine: Any, lengths: list[tuple[int, int]]) -> tuple[dict[str, Any], list[str]]:
+    """One row of the table; ends the engine."""
+    try:
+        while len(engine.stats().get("workers", ())) < engine.num_replicas > 1:  # all of a pool's have loaded
+            engine.step()
+        run(engine, lengths[:2])  # first uses
+        waited = max((rank["waited_seconds"] for rank in engine.stats().get("ranks", ())), default=None)
+        seconds, texts = run(engine, lengths)
+        row: dict[str, Any] = {"case": name, "seconds": seconds, "tokens_per_second": sum(out for _, out in lengths) / seconds}
+        if waited is not None:
+            after = max(rank["waited_seconds"] for rank in engine.stats()["ranks"])
+            row["waited"] = (after - waited) / seconds
+        return row, texts
+    finally:
+        engine.close()
+
+
+def cases(settings: dict[str, Any], threads: int, ranks: int) -> list[tuple[str, Any]]:
+    """(name, a function that makes the engine)"""
+
+    def one(**changes: Any) -> Engine:
+        return Engine(EngineConfig(**{**settings, "threads": threads, **changes}))
+
+    def pool(count: int) -> EnginePool:
+        config = EngineConfig(**settings)
+        each = config_of_each(config, loaded_model.resolve(config), count)
+        return EnginePool(each, count, lambda number: ChildProcess(MODULE))
+
+    each_rank = max(1, threads // ranks)
+    return [
+        (f"one process, {threads} threads", one),
+        (f"one process, {threads} threads, {ranks} segments", lambda: one(sum_segments=ranks)),
+        (f"{ranks} ranks, {each_rank} threads each", lambda: one(tensor_parallel_size=ranks, threads=each_rank)),
+        *((f"pool of {count}", lambda count=count: pool(count)) for count in (1, 2, 3)),
+    ]
+
+
+def simulated(rows_per_second: float, driver_us: float) -> list[dict[str, Any]]:
+    most = 1e6 / driver_us
+    return [
+        {
+            "workers": count,
+            "rows_per_second": min(count * rows_per_second, most),
+            "arithmetic": f"min({count} x {rows_per_second:,.1f}, 1 / {driver_us:g} us = {most:,.0f})",
+        }
+        for count in SIMULATED
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="opt-125m")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=loaded_model.usable_cores())
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--driver-us", type=float, default=187.0, help="of the driver's CPU a row")
+    parser.add_argument("--save", action="store_true", help="keep the results under benchmarks/results/")
+    args = parser.parse_args()
+    settings = {
+        "model": args.model,
+        "load_format": "dummy",
+        "dtype": args.dtype,
+        "kv_memory_bytes": 1 << 30,
+        "max_num_seqs": 64,
+    }
+    lengths = drawn_lengths.draw(drawn_lengths.SHORT, args.requests)
+    rows, texts = [], {}
+    for name, make in cases(settings, args.threads, args.ranks):
+        row, texts[name] = measure(name, make(), lengths)
+        rows.append(row)
+        print(f"{name}: {row['tokens_per_second']:,.1f} tokens/s", file=sys.stderr, flush=True)
+    names = list(texts)
+    table = Table(title=f"{args.model}, {args.dtype}, {args.requests} requests")
+    for heading in ("case", "tokens/s", "of one process", "waited", "same text as"):
+        table.add_column(heading, justify="left" if heading in ("case", "same text as") else "right")
+    for row in rows:
+        row["of_one_process"] = rows[0]["seconds"] / row["seconds"]
+        row["same_text_as"] = next(name for name in names if texts[name] == texts[row["case"]])
+        waited = "" if "waited" not in row else f"{row['waited']:.1%}"
+        shown = f"{row['tokens_per_second']:,.1f}", f"{row['of_one_process']:.2f}", waited, row["same_text_as"]
+        table.add_row(row["case"], *shown)
+    larger = simulated(args.requests / rows[0]["seconds"], args.driver_us)
+    console = Console()
+    console.print(table)
+    for row in larger:
+        console.print(f"pool of {row['workers']} (simulated): {row['rows_per_second']:,.0f} rows/s = {row['arithmetic']}")
+    if args.save:
+        command = f"python benchmarks/distributed.py --model {args.model} --dtype {args.dtype} --requests {args.requests}"
+        print(results_file.save(f"distributed-{args.model}-{args.dtype}", command, {"measured": rows, "simulated": larger}))
+
+
+if __name__ == "__main__":
+    main()
