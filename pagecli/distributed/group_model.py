@@ -82,12 +82,9 @@ class GroupRunner(ModelRunner):
     """The CPU's runner, with model and KV cache elsewhere."""
 
     def __init__(self, model: GroupModel, num_blocks: int, block_size: int) -> None:
-        self.model = model
-        self.kv_cache: KVCache[Array] = KVCache([], [])  # of the ranks
-        self.block_size = block_size
+        super().__init__(model, KVCache([], []), block_size)
         self.num_blocks = num_blocks
-        self.mover: Any = QueuedMoves(model)
-        self.times = (0.0, 0.0, 0.0)
+        self.mover = QueuedMoves(model)  # type: ignore[assignment]
 
 
 def load_group(source: ModelSource, config: EngineConfig, dtype: str, num_threads: int, cpus: list[list[int]]) -> GroupModel:

@@ -73,7 +73,9 @@ class WorkersCampaign:
             was_killed = ended.code == -signal.SIGKILL
             assert was_killed or (ended.code == LOST and any(text in ended.said for text in SAYS_LOST)), ended.said
             self.counts["jobs killed" if was_killed else "jobs ended for want of processes"] += 1
-        assert (self._home / "out.jsonl").read_bytes() == (self._home / "whole.jsonl").read_bytes(), "not the same output"
+        lines = [(self._home / name).read_bytes().splitlines() for name in ("out.jsonl", "whole.jsonl")]
+        different = [pair for pair in zip(*lines, strict=False) if pair[0] != pair[1]]
+        assert lines[0] == lines[1], f"not the same output: {len(lines[0])} and {len(lines[1])} rows, {different[:3]}"
         assert set(os.listdir(self._home)) == self._files | {"out.jsonl"}, os.listdir(self._home)
         os.unlink(self._home / "out.jsonl")
         self.counts["outputs identical to one process's"] += 1

@@ -69,7 +69,7 @@ class ModelRunner:
         self.model = model
         self.kv_cache = kv_cache
         self.block_size = block_size
-        self.num_blocks = kv_cache.values[0].shape[0]
+        self.num_blocks = kv_cache.values[0].shape[0] if kv_cache.values else 0
         self.mover = BlockMover(kv_cache, swap)
         self._draw_settings = KeptSettings()
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
