@@ -33,6 +33,7 @@ class EngineConfig:
     kv_policy: KVPolicy = "paged"  # or contiguous memory reserved at a request's start, as older systems did it
     batching: Batching = "continuous"
     swap_memory_bytes: int = 0  # where swapped-out blocks go; preemption recomputes what does not fit
+    reasoning: str = "auto"  # the markers around a model's reasoning: auto, none, or a tag as think
     cuda_graphs: bool = True  # on a GPU: repeat steps that only decode from a recording
     speculate: Speculate = "auto"  # where few sequences run, tokens guessed from a row's own text and verified; 0: none
     tensor_parallel_size: int = 1  # processes that share the model, each with a shard of it

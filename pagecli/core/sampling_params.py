@@ -8,7 +8,7 @@ token, the first of equal ones.
 import math
 import struct
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pagecli.errors import UsageError
 
@@ -20,6 +20,9 @@ MAX_TOP_K = 2**31 - 1
 MAX_REPETITION_PENALTY = 1e6
 MAX_ADDED_PENALTY = 1e4
 MAX_LENGTH_PENALTY = 6.0  # float32 holds 2^20 tokens to this power
+MAX_CONSTRAINT_CHARS = 1 << 20
+CONSTRAINTS = ("json_schema", "regex", "grammar", "choice")  # fields that say which texts an output may be; one at a time
+_NOT_CONSTRAINED = ("ignore_eos", "no_repeat_ngram_size")  # they may forbid all that a constraint leaves
 EarlyStopping = Literal["true", "false", "never"]
 
 
@@ -48,6 +51,11 @@ class SamplingParams:
     beam_width: int = 1  # > 1: beam search; returns the n best hypotheses
     length_penalty: float = 1.0  # beam search: score = sum of log probabilities / length ** length_penalty
     early_stopping: EarlyStopping = "false"  # beam search: when to end, as in transformers
+    json_schema: str | None = None  # JSON text: the output is JSON that the schema allows
+    regex: str | None = None  # the output matches it from end to end
+    grammar: str | None = None  # in Lark's syntax, as llguidance reads it
+    choice: tuple[str, ...] = ()  # the output is one of these texts
+    thinking_budget: int | None = None  # tokens of reasoning after which its end is forced; None: no limit
 
     def __post_init__(self) -> None:
         for name, ok, wanted in self._rules():
@@ -80,6 +88,7 @@ class SamplingParams:
                 for name in ("logprobs", "prompt_logprobs")
             ),
             *self._sharing_rules(),
+            *self._constraint_rules(),
         ]
 
     def _sharing_rules(self) -> list[tuple[str, bool, str]]:
@@ -100,6 +109,33 @@ class SamplingParams:
             ),
             ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
         ]
+
+    def _constraint_rules(self) -> list[tuple[str, bool, str]]:
+        given = [name for name in CONSTRAINTS if getattr(self, name) not in (None, ())]
+        if not given and self.thinking_budget is None:
+            return []
+        choices = self.choice
+        return [
+            *((name, len(given) < 2, f"left out beside {given[0]}") for name in given[1:]),
+            *((name, self._is_short(name), f"of 1 to {MAX_CONSTRAINT_CHARS:,} characters") for name in given),
+            ("choice", all(choices) and len(set(choices)) == len(choices), "different texts, none of them empty"),
+            *((name, not getattr(self, name), f"left out beside {given[0]}") for name in _NOT_CONSTRAINED if given),
+            ("thinking_budget", self.thinking_budget is None or self.thinking_budget >= 0, "0 or more tokens"),
+        ]
+
+    def _is_short(self, name: str) -> bool:
+        value = getattr(self, name)
+        return 0 < (sum(map(len, value)) if isinstance(value, tuple) else len(value)) <= MAX_CONSTRAINT_CHARS
+
+    @property
+    def constraint(self) -> tuple[str, Any] | None:
+        """(field, value) of the one that says which texts an output may be; None: any text."""
+        return next(((name, value) for name in CONSTRAINTS if (value := getattr(self, name)) not in (None, ())), None)
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether what follows a token depends on more than the logits: some next tokens are forbidden, or forced."""
+        return self.constraint is not None or self.thinking_budget is not None
 
     @property
     def num_sequences(self) -> int:

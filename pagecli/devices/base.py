@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pagecli.core.arrays import Array
     from pagecli.core.step_plan import BlockMove, StepPlan, StepResult
     from pagecli.devices.step_inputs import KVCache, StepInputs
+    from pagecli.devices.step_masks import PendingMasks
     from pagecli.model.source import ModelSource
 
 
@@ -84,8 +85,8 @@ class HostModel(Protocol):
         """logits[R, vocab], float32: a view of a buffer that the next call overwrites."""
         ...
 
-    def most_likely(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]") -> "Array":
-        """token_ids[R], int64: the argmax of `forward`'s logits, which are not stored."""
+    def most_likely(self, inputs: "StepInputs[Array]", kv: "KVCache[Array]", masks: "PendingMasks | None" = None) -> "Array":
+        """token_ids[R], int64: the argmax of `forward`'s logits among the allowed tokens; the logits are not stored."""
         ...
 
 

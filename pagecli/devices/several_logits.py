@@ -22,6 +22,7 @@ from pagecli.core.step_plan import (
     StepResult,
 )
 from pagecli.devices.cpu import sampler
+from pagecli.devices.step_masks import RowMasks
 
 
 def needs_no_logits(plan: StepPlan) -> bool:
@@ -31,19 +32,24 @@ def needs_no_logits(plan: StepPlan) -> bool:
     )
 
 
-def choose(logits: Array, plan: StepPlan) -> list[StepResult]:
-    """The results from logits[R, vocab], float32."""
-    rows: list[int] = []  # that tokens are chosen from
+def specs_of_rows(plan: StepPlan) -> list[tuple[SampleSpec, ...]]:
+    """The choices to make from each row; none from one that only scores."""
     specs: list[tuple[SampleSpec, ...]] = []
-    for chunk, first in _first_rows(plan):
-        end = first + chunk.num_logits
+    for chunk in plan.answered:
         if isinstance(chunk.wanted, DraftSpec):
-            rows += range(first, end)
             specs += [(spec,) for spec in chunk.specs]
-        elif chunk.specs:
-            rows.append(end - 1)
-            specs.append(chunk.specs)
-    chosen = iter(sampler.choose(logits[rows], specs) if rows else [])  # of copies: penalties change them
+        else:
+            specs += [()] * (chunk.num_logits - 1) + [chunk.specs]
+    return specs
+
+
+def choose(logits: Array, plan: StepPlan, masks: RowMasks | None = None) -> list[StepResult]:
+    """The results from logits[R, vocab], float32."""
+    specs = specs_of_rows(plan)
+    rows = [row for row, of_row in enumerate(specs) if of_row]
+    of_rows = None if masks is None else masks.of_rows(rows)
+    # of copies: penalties change them
+    chosen = iter(sampler.choose(logits[rows], [specs[row] for row in rows], None, of_rows) if rows else [])
     return [_result(chunk, logits[first:], chosen) for chunk, first in _first_rows(plan)]
 
 

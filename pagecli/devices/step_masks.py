@@ -35,8 +35,8 @@ PendingMasks = Future[RowMasks | None]
 
 
 def start(specs: "list[tuple[SampleSpec, ...]]", vocab_size: int) -> PendingMasks | None:
-    """Begin to make the masks of rows with these specs; None where no row has a source of masks."""
-    sources = [(row, first.mask) for row, (first, *_) in enumerate(specs) if first.mask is not None]
+    """Begin to make the masks of rows with these specs (a row may have none); None where no row has a source of masks."""
+    sources = [(row, of_row[0].mask) for row, of_row in enumerate(specs) if of_row and of_row[0].mask is not None]
     return _helper().submit(_make, sources, len(specs), vocab_size) if sources else None
 
 

@@ -1,6 +1,6 @@
 """A model on a group of ranks, as a device has it: its forward pass is a step record, its runner the CPU's."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from pagecli.model.program import Reduce
 from pagecli.model.shards import check_divides, segment, shard
 from pagecli.model.source import ModelSource
 
+if TYPE_CHECKING:
+    from pagecli.devices.step_masks import PendingMasks
+
 MAX_MOVES = 8192  # of blocks in a step
 
 
@@ -40,8 +43,15 @@ class GroupModel:
         self._run(inputs, Wanted.LOGITS)
         return self._group.memory.logits[: len(inputs.logit_rows)]
 
-    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
-        """Of each rank's likeliest tokens the one with the largest logit, of equal ones the first."""
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array], masks: "PendingMasks | None" = None) -> Array:
+        """Of each rank's likeliest tokens the one with the largest logit, of equal ones the first. With masks the logits of all
+        tokens come together first."""
+        if masks is not None and (made := masks.result()) is not None:
+            logits = self.forward(inputs, kv)
+            kernels.restrict_logits(logits, made.words, made.mask_of)
+            chosen = np.empty(len(logits), np.int64)
+            kernels.argmax(chosen, logits)
+            return chosen
         self._run(inputs, Wanted.TOKENS)
         rows = np.arange(len(inputs.logit_rows))
         logits, tokens = self._group.memory.best_logits[:, rows], self._group.memory.best_tokens[:, rows]

@@ -1,6 +1,7 @@
 """The engine: requests in, finished requests out, one step at a time. `step` is the table of contents of the program."""
 
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pagecli.core.engine_config import EngineConfig
@@ -13,6 +14,7 @@ from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
 from pagecli.engine.generation import decoding, prompt_lookup, scoring
 from pagecli.engine.generation.decoding import FinishCheck
+from pagecli.engine.generation.reasoning import find_markers
 from pagecli.engine.generation.stopping import StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
@@ -29,6 +31,7 @@ from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
 
 if TYPE_CHECKING:
+    from pagecli.engine.constraints.compiler import ConstraintCompiler
     from pagecli.engine.overlapped import OverlappedLoop
 
 
@@ -52,7 +55,9 @@ class Engine:
         if isinstance(self._kv, ReservedManager):
             reservations = Reservations(self._kv, config.kv_policy, self.max_model_len)
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
-        self._finish_check = FinishCheck(frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size))
+        end_ids = frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size)
+        self._finish_check = FinishCheck(end_ids)
+        self._markers = find_markers(self.tokenizer, config.reasoning)
         self._requests: dict[int, Request] = {}
         self._search: FailureSearch | None = None  # after a step that failed
         self._stats = EngineStats()
@@ -60,6 +65,12 @@ class Engine:
         self.listener: EngineListener | None = None
         self.scheduler, self._overlapped = self._make_scheduler(reservations)
         self.load_seconds = time.perf_counter() - started
+
+    @cached_property
+    def constraints(self) -> "ConstraintCompiler":
+        from pagecli.engine.constraints.compiler import ConstraintCompiler
+
+        return ConstraintCompiler(self.tokenizer, self.model_config.vocab_size, self._finish_check.eos_token_ids, self._markers)
 
     def _build_cache(self, model: Model) -> tuple[Runner, KVMemory]:
         config, kv_dtype = self.config, self.loaded.kv_dtype(self.config)
@@ -107,7 +118,8 @@ class Engine:
     ) -> None:
         """Queue one request. `row_key` (default: request_id) is what its random draws are keyed by, beside the seed.
 
-        Raises RowError if it can never run: an empty or too long prompt, a token id out of range, more KV than there is.
+        Raises RowError if it can never run: an empty or too long prompt, a token id out of range, more KV than there is, a
+        constraint that the vocabulary cannot satisfy.
         """
         params = self._admission.check(prompt_token_ids, params)
         self._add(Request(request_id, prompt_token_ids, params, request_id if row_key is None else row_key))
@@ -133,6 +145,8 @@ class Engine:
         """Register the request under its id; the scheduler does not have it yet."""
         if request.params.stop:
             request.live[0].stop_search = StopSearch(request.params.stop, self.tokenizer.decode)
+        if request.params.is_constrained:
+            request.live[0].constraint = self.constraints.start(request.params, request.prompt_token_ids)
         decoding.start_beam_search(request, self._finish_check)
         if request.choices or request.params.prompt_logprobs is not None:
             scoring.start(request)
@@ -308,4 +322,10 @@ class Engine:
     def _output(self, request: Request) -> RequestOutput:
         if request.choices and request.failure is None:
             return scoring.output_of(request, self.tokenizer.decode)
-        return decoding.output_of(request, self.tokenizer.decode, self._finish_check)
+        output = decoding.output_of(request, self.tokenizer.decode, self._finish_check)
+        if self._markers is None and request.params.constraint is None:
+            return output
+        from pagecli.engine.generation.answers import judged
+
+        constraint = self.constraints.compile(request.params)
+        return judged(output, request, self.tokenizer, self._markers, None if constraint is None else constraint.allows)

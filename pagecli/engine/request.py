@@ -11,6 +11,7 @@ from pagecli.errors import RowError
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
+    from pagecli.engine.constraints.sequence_constraint import SequenceConstraint
     from pagecli.engine.generation.beam_search import BeamSearch
     from pagecli.engine.generation.text_index import TextIndex
 
@@ -57,6 +58,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     specs: "tuple[SampleSpec, ...]" = ()  # what is chosen from its logits, once that stays the same to its end
     stop_search: StopSearch | None = None  # set where the request has stop strings
+    constraint: "SequenceConstraint | None" = None  # set where not every token may follow another
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
     scoring: Scoring | None = None  # set while log probabilities of given tokens are wanted
@@ -88,6 +90,7 @@ class Sequence:
             list(self.token_ids),
             self.num_computed,
             stop_search=stop_search,
+            constraint=self.constraint.copy() if self.constraint else None,
             logprobs=list(self.logprobs),
             sum_logprob=self.sum_logprob,
         )

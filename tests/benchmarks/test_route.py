@@ -8,10 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (118, 2_880),
-    "row, with definitions": (118, 7_090),
-    "everything imported": (220, 8_940),
-    "decode step": (15, 250),
+    "row": (118, 2_920),
+    "row, with definitions": (118, 7_260),
+    "everything imported": (220, 9_100),
+    "decode step": (15, 256),
 }
 
 

@@ -22,6 +22,19 @@ KINDS = (
     {"beam_width": 3, "n": 2, "length_penalty": 0.6},
     {"logprobs": 2, "temperature": 1.0, "min_p": 0.05, "n": 2},
 )
+SCHEMA = (
+    '{"type": "object", "properties": {"first": {"enum": ["one", "two"]}, "second": {"type": "string", "maxLength": 4}},'
+    ' "required": ["first", "second"], "additionalProperties": false}'
+)
+CONSTRAINED = (
+    {"json_schema": SCHEMA},
+    {"temperature": 0.9, "top_p": 0.9},
+    {"json_schema": SCHEMA, "temperature": 1.2, "n": 3},
+    {"choice": ("yes", "no", "yes please"), "temperature": 1.0},
+    {"regex": "[a-d]{2,9}", "beam_width": 3, "n": 2},
+    {},
+    {"json_schema": SCHEMA, "logprobs": 1, "temperature": 1.0, "best_of": 2},
+)
 QUICK = 28  # rows of the quick tests
 # What must not matter, beside the run all others are compared with: everything in one batch.
 SETTINGS = {
@@ -36,7 +49,7 @@ SETTINGS = {
 }
 
 
-def make_rows(count, seed=0):
+def make_rows(count, seed=0, kinds=KINDS, max_tokens=6):
     """(prompt, parameters) of rows of every kind; half of the prompts begin like another row's."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -48,7 +61,7 @@ def make_rows(count, seed=0):
     for i in range(count):
         own = ids(int(torch.randint(1, 40, (1,), generator=generator)))
         prompt = prefixes[i % 3] + own if i % 3 < 2 else own
-        rows.append((prompt, SamplingParams(max_tokens=6 + i % 11, **KINDS[i % len(KINDS)])))
+        rows.append((prompt, SamplingParams(max_tokens=max_tokens + i % 11, **kinds[i % len(kinds)])))
     return rows
 
 
@@ -130,6 +143,34 @@ def test_200_rows_come_out_the_same(path, together, name):
 def test_200_rows_come_out_the_same_alone(path, together):
     rows, expected = together(200)
     assert alone(make_engine(path), rows) == expected
+
+
+@pytest.fixture(scope="module")
+def constrained(path):
+    """Rows of which most are constrained, and what came out of them in one batch."""
+    rows = make_rows(QUICK, kinds=CONSTRAINED, max_tokens=24)
+    return rows, outputs(make_engine(path), rows)
+
+
+@pytest.mark.parametrize("name", ["small batches", "tiny memory", "swapping", "chunks of 32", "2 threads", "blocks of 1"])
+def test_constrained_rows_come_out_the_same(path, constrained, name):
+    rows, expected = constrained
+    engine = make_engine(path, **SETTINGS[name])
+    assert outputs(engine, rows) == expected
+    assert (engine.stats()["num_preemptions"] > 0) == (name in ("tiny memory", "swapping"))
+
+
+def test_constrained_rows_come_out_the_same_alone(path, constrained):
+    rows, expected = constrained
+    assert alone(make_engine(path), rows) == expected
+
+
+def test_rows_without_a_constraint_are_the_same_beside_rows_with_one(path, together):
+    rows, expected = together(QUICK)
+    others = make_rows(QUICK, seed=9, kinds=CONSTRAINED, max_tokens=24)
+    mixed = [row for pair in zip(rows, others, strict=True) for row in pair]
+    keys = [key for i in range(QUICK) for key in (i, 1000 + i)]
+    assert outputs(make_engine(path), mixed, keys)[::2] == expected
 
 
 def test_rows_come_out_the_same_in_another_order(path, together):

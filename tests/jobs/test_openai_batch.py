@@ -1,6 +1,7 @@
 """OpenAI batch files: found by themselves, their requests as plain rows, answers that the openai package's own types take."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fake_engine import FakeTokenizer
@@ -147,13 +148,71 @@ def test_parts_of_text_are_joined_and_developers_speak_as_system():
 
 
 @pytest.mark.parametrize(
+    ("body", "constraint"),
+    [
+        ({"response_format": {"type": "json_object"}}, ("json_schema", '{"type": "object"}')),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}}}},
+            ("json_schema", '{"type": "null"}'),
+        ),
+        ({"guided_json": {"enum": [1, 2]}}, ("json_schema", '{"enum": [1, 2]}')),
+        ({"guided_regex": "[a-z]+"}, ("regex", "[a-z]+")),
+        ({"guided_choice": ["yes", "no"]}, ("choice", ("yes", "no"))),
+        ({"structured_outputs": {"regex": "x+", "json": None}}, ("regex", "x+")),
+        ({"response_format": {"type": "text"}}, None),
+    ],
+)
+def test_the_form_that_a_request_asks_for_is_the_constraint_of_its_row(body, constraint):
+    prepared = prepare(request({"messages": CHAT, **body}))
+    assert prepared.error is None
+    assert prepared.params.constraint == constraint
+
+
+def test_an_answer_that_is_not_what_was_asked_for_is_kept_beside_its_error():
+    row = InputRow(0, {"id": "a"}, batch_url=CHAT_URL)
+    output = OutputRow(row, text='{"a', finish_reason="length", prompt_tokens=3, output_tokens=2)
+    bad = replace(output, error="cut", error_code=ErrorCode.INVALID_OUTPUT)
+    record = BatchEncoder("m", 0, lambda token_id: None).record([bad])
+    assert record["error"] == {"code": "invalid_output", "message": "cut"}
+    assert record["response"]["body"]["choices"][0]["message"]["content"] == '{"a'
+    assert record["response"]["body"]["choices"][0]["finish_reason"] == "length"
+
+
+def test_reasoning_is_a_field_of_its_own_and_counted():
+    row = InputRow(0, {"id": "a"}, batch_url=CHAT_URL)
+    output = OutputRow(row, text="4", finish_reason="stop", prompt_tokens=3, output_tokens=9)
+    encoder = BatchEncoder("m", 0, lambda token_id: None)
+    body = encoder.record([replace(output, reasoning="2 + 2", reasoning_tokens=7)])["response"]["body"]
+    assert body["choices"][0]["message"]["reasoning_content"] == "2 + 2"
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 7}
+    plain = encoder.record([output])["response"]["body"]
+    assert "reasoning_content" not in plain["choices"][0]["message"]
+
+
+@pytest.mark.parametrize(
     ("line", "says", "code"),
     [
         (request({"messages": CHAT, "tools": [{}]}), "body.tools is not supported; leave tools out", "unsupported"),
         (request({"messages": CHAT, "stream": True}), "body.stream is not supported", "unsupported"),
         (request({"messages": CHAT, "stream": 0}), "body.stream is not supported", "unsupported"),
         (request({"messages": CHAT, "logit_bias": {"1": 1}}), "body.logit_bias is not supported", "unsupported"),
-        (request({"messages": CHAT, "response_format": {"type": "json_object"}}), "response_format is not", "unsupported"),
+        (request({"messages": CHAT, "response_format": {"type": "xml"}}), "response_format.type is 'xml'", "unsupported"),
+        (request({"messages": CHAT, "response_format": {"type": "json_schema"}}), "has no schema", "invalid_parameter"),
+        (
+            request({"messages": CHAT, "guided_json": {"type": "object"}, "guided_regex": "a"}),
+            "body has guided_json and guided_regex",
+            "invalid_parameter",
+        ),
+        (
+            request({"messages": CHAT, "structured_outputs": {"grammar": "x"}}),
+            "structured_outputs.grammar is not supported",
+            "unsupported",
+        ),
+        (
+            request({"messages": CHAT, "guided_json": {"type": "unheard-of"}}),
+            "cannot be compiled",
+            "invalid_parameter",
+        ),
         (request({"messages": CHAT, "prompt": "a"}), "body.prompt is not a parameter", "unsupported"),
         (request({"messages": CHAT}, "/v1/embeddings"), "url is '/v1/embeddings'", "unsupported"),
         (request({"messages": CHAT}, method="GET"), "method is 'GET'", "unsupported"),

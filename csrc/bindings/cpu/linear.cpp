@@ -97,6 +97,30 @@ int64_t screened_argmax(const TensorView& out, const TensorView& x, const Tensor
     return num_computed;
 }
 
+// (rows that the screen was used for, panels computed from the weights for them)
+nb::tuple masked_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
+                        const TensorView& screen, const TensorView& words, const TensorView& mask_of) {
+    const PackedWeightView weight = check_weight(data, rows, cols);
+    check_argmax(out, x, rows, cols);
+    if (screen.given()) check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    check_masks(words, mask_of, x.shape[0], rows);
+    int64_t num_screened = 0, num_computed = 0;
+    const MaskedArgmaxArgs args = {out.as<int64_t>(),
+                                   x.as<const float>(),
+                                   x.stride[0],
+                                   x.shape[0],
+                                   weight,
+                                   screen.given() ? screen.data : nullptr,
+                                   {words.as<const uint32_t>(), mask_of.as<const int32_t>()},
+                                   &num_screened,
+                                   &num_computed};
+    {
+        nb::gil_scoped_release release;
+        kernels().masked_argmax(args);
+    }
+    return nb::make_tuple(num_screened, num_computed);
+}
+
 // Whether the screen may be used.
 bool pack_screen(const TensorView& screen, const TensorView& data, int64_t rows, int64_t cols) {
     const PackedWeightView weight = check_weight(data, rows, cols);
@@ -118,6 +142,10 @@ void bind_linear(nb::module_& module) {
 }
 void bind_linear_argmax(nb::module_& module) { module.def("linear_argmax", linear_argmax); }
 void bind_pack_screen(nb::module_& module) { module.def("pack_screen", pack_screen); }
+void bind_masked_argmax(nb::module_& module) {
+    module.def("masked_argmax", masked_argmax, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
+               nb::arg("screen").none(), nb::arg("words"), nb::arg("mask_of"));
+}
 void bind_screened_argmax(nb::module_& module) { module.def("screened_argmax", screened_argmax); }
 
 }  // namespace pagecli

@@ -41,9 +41,19 @@ void sample(const TensorView& out, const TensorView& logits, const TensorView& t
     kernels().sample(args);
 }
 
+void restrict_logits(const TensorView& logits, const TensorView& words, const TensorView& mask_of) {
+    check(logits, "logits", DType::float32, {"rows", "cols"});
+    check_masks(words, mask_of, logits.shape[0], logits.shape[1]);
+    const TokenMasks masks = {words.as<const uint32_t>(), mask_of.as<const int32_t>()};
+    const RestrictLogitsArgs args = {logits.as<float>(), logits.stride[0], logits.shape[0], logits.shape[1], masks};
+    nb::gil_scoped_release release;
+    kernels().restrict_logits(args);
+}
+
 }  // namespace
 
 void bind_argmax(nb::module_& module) { module.def("argmax", argmax); }
+void bind_restrict_logits(nb::module_& module) { module.def("restrict_logits", restrict_logits); }
 void bind_sample(nb::module_& module) { module.def("sample", sample); }
 
 }  // namespace pagecli

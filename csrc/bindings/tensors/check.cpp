@@ -1,5 +1,7 @@
 #include "check.h"
 
+#include "pagecli/sampling/token_mask.h"
+
 #include <cstdarg>
 #include <cstdio>
 #include <string>
@@ -121,6 +123,22 @@ void check_contiguous(const TensorView& tensor, const char* name) {
             refuse("%s: expected a contiguous tensor, got strides %s", name, list(tensor.stride, tensor.ndim).c_str());
         size *= tensor.shape[i];
     }
+}
+
+void check_masks(const TensorView& words, const TensorView& mask_of, int64_t rows, int64_t cols) {
+    check(words, "words", DType::int32, {"masks", mask_words(cols)});
+    check_contiguous(words, "words");
+    check(mask_of, "mask_of", DType::int32, {rows});
+    check_contiguous(mask_of, "mask_of");
+    const int32_t* of_row = mask_of.as<const int32_t>();
+    for (int64_t row = 0; row < rows; ++row)
+        if (of_row[row] >= words.shape[0])
+            refuse("mask_of[%lld]: expected a value < %lld, got %d", static_cast<long long>(row),
+                   static_cast<long long>(words.shape[0]), of_row[row]);
+    const int64_t used = cols % 32;
+    for (int64_t mask = 0; used != 0 && mask < words.shape[0]; ++mask)
+        if ((words.as<const uint32_t>()[(mask + 1) * mask_words(cols) - 1] >> used) != 0)
+            refuse("words[%lld]: expected no bits beyond the %lld outputs", static_cast<long long>(mask), static_cast<long long>(cols));
 }
 
 void check_ids(const TensorView& tensor, const char* name, int64_t limit) {

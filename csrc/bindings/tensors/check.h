@@ -25,6 +25,9 @@ void check(const TensorView& tensor, const char* name, std::initializer_list<DTy
 // All of it in one run of memory.
 void check_contiguous(const TensorView& tensor, const char* name);
 
+// Masks of rows with `cols` outputs (pagecli/sampling/token_mask.h): words[masks, mask_words(cols)] int32, mask_of[rows] int32.
+void check_masks(const TensorView& words, const TensorView& mask_of, int64_t rows, int64_t cols);
+
 // Every value of a contiguous int32 or int64 tensor in [0, limit).
 void check_ids(const TensorView& tensor, const char* name, int64_t limit);
 

@@ -4,6 +4,7 @@
 #include "linear_argmax.h"
 #include "linear_epilogue.h"
 #include "linear_run.h"
+#include "masked_argmax.h"
 #include "screened_argmax.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -13,5 +14,7 @@ void linear(const LinearArgs& a) { run(plan_of(a, finish_function(a.activation))
 void linear_argmax(const LinearArgmaxArgs& a) { argmax_of_all(a); }
 
 void screened_argmax(const ScreenedArgmaxArgs& a) { argmax_of_screened(a); }
+
+void masked_argmax(const MaskedArgmaxArgs& a) { argmax_of_masked(a); }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "linear_run.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/linear_argmax.h"
 #include "sampling/highest_logit.h"
@@ -53,10 +54,28 @@ PAGECLI_INLINE float largest_number(const float* sums, int count) {
     return reduce_max(seen.highest);
 }
 
+// sums[count] with -inf in place of what the mask leaves out; they are the outputs from `col` on, a multiple of 16. Null if it
+// leaves out all of them.
+PAGECLI_INLINE const float* allowed_sums(float* allowed, const float* sums, const uint32_t* mask, int64_t col, int count) {
+    uint32_t any = 0;
+    for (int first = 0; first < count; first += static_cast<int>(kPanelWidth)) {
+        const int64_t panel = (col + first) / kPanelWidth;
+        const uint32_t bits = mask[panel / 2] >> (panel % 2 * kPanelWidth) & 0xffffu;
+        any |= bits;
+        for (int i = 0; i < static_cast<int>(kPanelWidth); ++i)
+            allowed[first + i] = (bits >> i & 1u) != 0 ? sums[first + i] : -__builtin_inff();
+    }
+    return any == 0 ? nullptr : allowed;
+}
+
 // A FinishFunction: sums[rows, cols] belongs to columns col.. of the rows row.., whose keys a.best holds.
-static inline void keep_largest(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
+static inline void keep_largest(const LinearArgs& a, const float* of_rows, int64_t row, int rows, int64_t col, int cols) {
     const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
-    for (int r = 0; r < rows; ++r, sums += cols) {
+    alignas(64) float allowed[kMaxPanels * kPanelWidth];
+    for (int r = 0; r < rows; ++r, of_rows += cols) {
+        const uint32_t* mask = a.masks == nullptr ? nullptr : a.masks->of_row[a.first_row + row + r];
+        const float* sums = mask == nullptr ? of_rows : allowed_sums(allowed, of_rows, mask, col, count);
+        if (sums == nullptr) continue;
         HighestLogit seen = no_logits();
         see(seen, sums, count);
         const float best = reduce_max(seen.highest);

@@ -9,6 +9,7 @@
 // Zen 3 (one core, peak 100 GFLOP/s): blocks of 256 k, which keep a panel in L1, 88; one block up to 4096 k, 93.
 #pragma once
 
+#include "linear/linear_epilogue.h"
 #include "linear/tiles/linear_activations.h"
 #include "linear/tiles/linear_activations_unit.h"
 #include "linear/tiles/linear_tile.h"
@@ -95,6 +96,15 @@ static inline void set_prefetch_of_unit(TileArgs& t, const Plan& plan, int64_t i
     t.prefetch = static_cast<const char*>(t.weight) + panels * t.k_count * plan.bytes_per_k + index * bytes;
 }
 
+// Whether none of the panels has an output that a row may choose.
+static inline bool are_left_out(const Plan& plan, int64_t panel, int panels) {
+    const RowMasks* masks = plan.args.masks;
+    if (masks == nullptr || masks->any == nullptr) return false;
+    for (int64_t i = 0; i < panels; ++i)
+        if (masks->any[panel + i] != 0) return false;
+    return true;
+}
+
 static inline void run_item(const Plan& plan, const Activations& x, const RowTiles& row_tiles, int64_t first_tile,
                             int64_t last_tile, int64_t first_panel, int64_t last_panel) {
     alignas(64) float sums[kSumsPerItem];
@@ -113,6 +123,7 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
         for (int64_t panel = first_panel; panel < last_panel; panel += panels) {
             const bool is_wide = wide > 1 && last_panel - panel >= wide;
             panels = is_wide ? wide : 1;
+            if (are_left_out(plan, panel, panels)) continue;
             const int cols = panels * static_cast<int>(kPanelWidth);
             t.weight = weight + panel * plan.padded_cols * plan.bytes_per_k + k * plan.bytes_per_k;
             for (int64_t tile = first_tile; tile < last_tile; ++tile) {

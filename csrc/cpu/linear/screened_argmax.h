@@ -17,9 +17,10 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-static inline void argmax_of_all(const LinearArgmaxArgs& a) {
+static inline void argmax_of_all(const LinearArgmaxArgs& a, const RowMasks* masks = nullptr) {
     for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = 0;
-    run(plan_of({nullptr, a.x, nullptr, 0, a.x_stride, a.tokens, a.weight, Activation::none, false, a.out}, keep_largest));
+    run(plan_of({nullptr, a.x, nullptr, 0, a.x_stride, a.tokens, a.weight, Activation::none, false, a.out, nullptr, 0, masks},
+                keep_largest));
     for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = token_of(a.out[row]);
 }
 
@@ -67,6 +68,7 @@ static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int
     const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
     for (int r = 0; r < rows; ++r, sums += cols) {
         const int64_t index = a.first_row + row + r;
+        const uint32_t* mask = a.masks == nullptr ? nullptr : a.masks->of_row[index];
         const VecF of_norm = broadcast(b.of_norm[index]), of_error = broadcast(b.of_error[index]);
         for (int c = 0; c < count; c += static_cast<int>(kPanelWidth)) {
             alignas(64) float estimate[kPanelWidth], bound[kPanelWidth];
@@ -79,6 +81,10 @@ static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int
             }
             const int here = min_int(static_cast<int>(kPanelWidth), count - c);
             const int64_t panel = (col + c) / kPanelWidth;
+            if (mask != nullptr) {
+                allowed_sums(estimate, estimate, mask, col + c, here);
+                allowed_sums(bound, bound, mask, col + c, here);
+            }
             b.upper[index * b.num_panels + panel] = largest_number(bound, here);
             const uint64_t likely = key_of(largest_number(estimate, here), panel);
             raise_to(b.likeliest + index, likely);
@@ -87,12 +93,13 @@ static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int
 }
 
 // Key of row x's largest sum: of panel `first` and of those that `upper` then leaves; 0 where those would be more than 1 in 16.
-static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, const float* upper, int64_t num_panels,
-                                 int64_t first, int64_t* num_computed) {
+static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, const RowMasks* masks, const float* upper,
+                                 int64_t num_panels, int64_t first, int64_t* num_computed) {
     constexpr int kMost = 1024;
     const int64_t most = num_panels / 16 < kMost ? num_panels / 16 : kMost;
     int64_t key = 0, left[kMost];
-    const Plan plan = plan_of({nullptr, x, nullptr, 0, a.x_stride, 1, a.weight, Activation::none, false, &key}, keep_largest);
+    const LinearArgs args = {nullptr, x, nullptr, 0, a.x_stride, 1, a.weight, Activation::none, false, &key, nullptr, 0, masks};
+    const Plan plan = plan_of(args, keep_largest);
     const RowTiles one(1, plan.tiles);
     const Activations cells = lay_out_x(plan, one);
     run_item(plan, cells, one, 0, 1, first, first + 1);
@@ -114,29 +121,35 @@ static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, co
 }
 
 // Rows whose out is -1, together, by all weights; returns how many.
-static inline int64_t settle_rest(const ScreenedArgmaxArgs& a) {
+static inline int64_t settle_rest(const ScreenedArgmaxArgs& a, const RowMasks* masks) {
     int64_t count = 0;
     for (int64_t row = 0; row < a.tokens; ++row) count += a.out[row] < 0 ? 1 : 0;
     if (count == 0) return 0;
     const int64_t cols = a.weight.cols;
     const std::unique_ptr<float[]> x(new float[static_cast<size_t>(count * cols)]);
     const std::unique_ptr<int64_t[]> out(new int64_t[static_cast<size_t>(count)]);
+    const std::unique_ptr<const uint32_t*[]> of_row(new const uint32_t*[static_cast<size_t>(count)]);
     int64_t next = 0;
-    for (int64_t row = 0; row < a.tokens; ++row)
-        if (a.out[row] < 0) memcpy(x.get() + next++ * cols, a.x + row * a.x_stride, static_cast<size_t>(cols) * sizeof(float));
-    argmax_of_all({out.get(), x.get(), cols, count, a.weight});
+    for (int64_t row = 0; row < a.tokens; ++row) {
+        if (a.out[row] >= 0) continue;
+        of_row[static_cast<size_t>(next)] = masks == nullptr ? nullptr : masks->of_row[row];
+        memcpy(x.get() + next++ * cols, a.x + row * a.x_stride, static_cast<size_t>(cols) * sizeof(float));
+    }
+    const RowMasks of_rest = {of_row.get(), masks == nullptr ? nullptr : masks->any};
+    argmax_of_all({out.get(), x.get(), cols, count, a.weight}, masks == nullptr ? nullptr : &of_rest);
     next = 0;
     for (int64_t row = 0; row < a.tokens; ++row)
         if (a.out[row] < 0) a.out[row] = out[static_cast<size_t>(next++)];
     return count;
 }
 
-static inline void screen_rows(const ScreenedArgmaxArgs& a) {
+static inline void screen_rows(const ScreenedArgmaxArgs& a, const RowMasks* masks) {
     const int64_t num_panels = screen_panels(a.weight.rows), tokens = a.tokens;
     int64_t* likeliest = static_cast<int64_t*>(thread_scratch(tokens * ((num_panels + 2) * 4 + 8), ScratchUse::bounds));
     float* of_norm = reinterpret_cast<float*>(likeliest + tokens);
     float *of_error = of_norm + tokens, *upper = of_error + tokens;
     memset(likeliest, 0, static_cast<size_t>(tokens) * sizeof(int64_t));
+    for (int64_t i = 0; masks != nullptr && i < tokens * num_panels; ++i) upper[i] = -__builtin_inff();  // of panels left out
     parallel_for(tokens, row_grain(4 * a.weight.cols), [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row)
             bound_row(of_norm + row, of_error + row, a.x + row * a.x_stride, a.weight);
@@ -144,28 +157,34 @@ static inline void screen_rows(const ScreenedArgmaxArgs& a) {
     const ScreenView screen(a.screen, a.weight.rows, a.weight.cols);
     const UpperBounds bounds = {screen, of_norm, of_error, upper, likeliest, num_panels};
     const PackedWeightView bytes = {screen.bytes, a.weight.rows, a.weight.cols, a.weight.type};
-    const LinearArgs args = {nullptr, a.x, nullptr, 0, a.x_stride, tokens, bytes, Activation::none, false, nullptr, &bounds};
+    const LinearArgs args = {nullptr,          a.x,   nullptr, 0,       a.x_stride, tokens, bytes,
+                             Activation::none, false, nullptr, &bounds, 0,          masks};
     run(plan_of_screen(args, keep_upper_bounds));
     parallel_for(tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
             const float* x = a.x + row * a.x_stride;
             int64_t computed = 0, key = 0;
+            const RowMasks of_row = {masks == nullptr ? nullptr : masks->of_row + row, nullptr};
             if (of_error[row] > 0.0f)
-                key = settle_row(a, x, upper + row * num_panels, num_panels, index_of(likeliest[row]), &computed);
+                key = settle_row(a, x, masks == nullptr ? nullptr : &of_row, upper + row * num_panels, num_panels,
+                                 index_of(likeliest[row]), &computed);
             a.out[row] = token_of(key);
             __atomic_fetch_add(a.num_computed, computed, __ATOMIC_RELAXED);
         }
     });
-    *a.num_computed += settle_rest(a) * num_panels;
+    *a.num_computed += settle_rest(a, masks) * num_panels;
 }
 
-static inline void argmax_of_screened(ScreenedArgmaxArgs a) {
+static inline void argmax_of_screened(ScreenedArgmaxArgs a, const RowMasks* masks = nullptr) {
     constexpr int64_t kMostRows = 128;  // bounds of more would not stay in the cache
     const int64_t all = a.tokens, parts = (all + kMostRows - 1) / kMostRows;
+    int64_t first = 0;
     *a.num_computed = 0;
     for (int64_t part = 0; part < parts; ++part) {
         a.tokens = all * (part + 1) / parts - all * part / parts;
-        screen_rows(a);
+        const RowMasks of_part = masks == nullptr ? RowMasks{} : RowMasks{masks->of_row + first, masks->any};
+        screen_rows(a, masks == nullptr ? nullptr : &of_part);
+        first += a.tokens;
         a.out += a.tokens;
         a.x += a.tokens * a.x_stride;
     }

@@ -11,12 +11,14 @@
 #include "pagecli/linear/embedding.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/linear_argmax.h"
+#include "pagecli/linear/masked_argmax.h"
 #include "pagecli/linear/pack_screen.h"
 #include "pagecli/linear/pack_weight.h"
 #include "pagecli/linear/screened_argmax.h"
 #include "pagecli/measure/peak.h"
 #include "pagecli/measure/read_memory.h"
 #include "pagecli/sampling/argmax.h"
+#include "pagecli/sampling/restrict_logits.h"
 #include "pagecli/sampling/sample.h"
 
 namespace pagecli {

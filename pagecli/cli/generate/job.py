@@ -12,7 +12,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices import registry
 from pagecli.devices.cpu import kernels
-from pagecli.errors import InputError, ModelError, UsageError
+from pagecli.errors import InputError, ModelError, RowError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
 from pagecli.jobs.prompts.few_shot import read_examples
@@ -35,6 +35,7 @@ from pagecli.jobs.writers.open_output import Compression, OutputFormat, OutputOp
 from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:
+    from pagecli.engine.engine import Engine
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 TokenBytes = Callable[[int], bytes | None]
@@ -91,11 +92,14 @@ class GenerateJob:
 def generate_job(options: GenerateOptions, normalize: str | None = None) -> GenerateJob:
     """The job that the options ask for; with `normalize` one that scores its rows. Raises UsageError, InputError."""
     o = options
+    params = o.sampling_params()
+    if params.constraint is not None:
+        check_constraint(params)
     return GenerateJob(
         input=o.input,
         output=o.output,
         engine=o.engine_config(),
-        params=o.sampling_params(),
+        params=params,
         open_to_model=o.open_to_model(),
         prompts=prompt_options(o),
         columns=ResultColumns(
@@ -177,6 +181,25 @@ def parse_template_time(text: str | None) -> datetime | None:
         return None if text is None else datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"--template-time is {text!r}", "give a date or a time, as 2026-11-29 or 2026-11-29T12:30") from error
+
+
+def check_constraint(params: SamplingParams) -> None:
+    """Raises UsageError for a flag's schema, expression or grammar that cannot be compiled."""
+    from pagecli.engine.constraints.compiler import check
+
+    try:
+        check(params)
+    except RowError as error:
+        raise UsageError("--" + error.message.replace("_", "-", 1), error.hint or "mend it, or simplify it") from error
+
+
+def check_constraint_of_model(params: SamplingParams, engine: "Engine") -> None:
+    """Raises UsageError for flags that this model's vocabulary cannot satisfy."""
+    if params.is_constrained:
+        try:
+            engine.constraints.start(params, [])
+        except RowError as error:
+            raise UsageError("--" + error.message.replace("_", "-", 1), error.hint) from error
 
 
 def check_chat(job: GenerateJob, tokenizer: "Tokenizer") -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pagecli.cli.flags import constraint_options as form_flags
 from pagecli.cli.flags import distributed_options as distributed_flags
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import prompt_options as prompt_flags
@@ -88,6 +89,12 @@ class GenerateOptions:
     beam_width: flags.BeamWidth = SAMPLING_DEFAULTS["beam_width"]
     length_penalty: flags.LengthPenalty = SAMPLING_DEFAULTS["length_penalty"]
     early_stopping: flags.EarlyStoppingChoice = "false"
+    json_schema: form_flags.JsonSchema = None
+    regex: form_flags.Regex = None
+    grammar: form_flags.GrammarFile = None
+    choice: form_flags.ChoiceTexts = None
+    reasoning: form_flags.Reasoning = "auto"
+    thinking_budget: form_flags.ThinkingBudget = None
     load_format: flags.LoadFormatChoice = "auto"
     device: flags.DeviceChoice = "cpu"
     dtype: flags.DTypeChoice = "auto"
@@ -134,8 +141,9 @@ class GenerateOptions:
 
     @property
     def prompt_files(self) -> dict[str, Path | str | None]:
-        """Flag -> the file that it names, which prompts are made of."""
+        """Flag -> the file that it names, which prompts are made of, or which says what outputs may be."""
         files = {"--template-file": self.template_file, "--system-file": self.system_file}
+        files |= {"--json-schema": self.json_schema, "--grammar": self.grammar}
         return {**files, "--few-shot": self.few_shot}
 
     @property
@@ -170,8 +178,9 @@ class GenerateOptions:
         """The sampling parameters of rows that bring none, those of the model aside. Raises UsageError naming the flag."""
         chosen = {name: getattr(self, name) for name in SAMPLING_DEFAULTS if getattr(self, name, None) is not None}
         lists = {"stop": tuple(self.stop or ()), "stop_token_ids": tuple(self.stop_token_id or ())}
+        forms = form_flags.constraint_params(self.json_schema, self.regex, self.grammar, self.choice)
         try:
-            return SamplingParams(**chosen | lists)
+            return SamplingParams(**chosen | lists | forms)
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error

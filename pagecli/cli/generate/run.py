@@ -10,7 +10,16 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, check_chat, identify, open_rows, output_options, prompt_length
+from pagecli.cli.generate.job import (
+    GenerateJob,
+    IdentifiedJob,
+    check_chat,
+    check_constraint_of_model,
+    identify,
+    open_rows,
+    output_options,
+    prompt_length,
+)
 from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.reporting import monitored, print_summary
@@ -278,6 +287,7 @@ def load_engine(job: GenerateJob, console: Console) -> "Engine | EnginePool":
     for note in engine.loaded.model.notes:
         console.warning(note)
     check_chat(job, engine.tokenizer)
+    check_constraint_of_model(job.params, engine)
     console.detail(f"loaded: {engine.stats()}")
     return engine
 

@@ -9,7 +9,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from pagecli.core.arrays import Tensor
+from pagecli.core.arrays import Array, Tensor
 from pagecli.devices.cpu.weights import packed_weight, quantized_bounds
 from pagecli.devices.cpu.weights.packed_weight import PackedWeight
 from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
@@ -116,6 +116,20 @@ def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, bounds: Quantize
     return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, bounds.data)
 
 
+def masked_argmax(
+    out: Tensor, x: Tensor, weight: PackedWeight, words: Array, mask_of: Array, bounds: QuantizedBounds | None = None
+) -> tuple[int, int]:
+    """linear_argmax among the outputs that each row's mask allows: row mask_of[R] (int32) of words[C, ceil(N / 32)] (uint32,
+    core/token_masks.py), all of them where that is -1; -1 of a row that may choose none.
+
+    Only panels with an allowed output are computed, none for a row that may choose one output. Returns the number of rows that
+    the bounds were used for, and of panels computed for those.
+    """
+    data = None if bounds is None else bounds.data
+    shape = weight.num_rows, weight.num_cols
+    return _native.masked_argmax(out, x, weight.data, *shape, data, words.view("int32"), mask_of)
+
+
 def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:
     """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
     _native.rms_norm(out, x, weight, eps, _recorded(program))
@@ -160,6 +174,12 @@ def reduce(
 def argmax(out: Tensor, x: Tensor) -> None:
     """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; 0 where all are NaN."""
     _native.argmax(out, x)
+
+
+def restrict_logits(logits: Tensor, words: Array, mask_of: Array) -> None:
+    """logits[R, N] become -inf where the row's mask (as of masked_argmax) leaves the output out; where it allows one output
+    alone, that one's logit becomes 0."""
+    _native.restrict_logits(logits, words.view("int32"), mask_of)
 
 
 def sample(

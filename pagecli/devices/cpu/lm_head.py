@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.weights import quantized_bounds
 from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH
+
+if TYPE_CHECKING:
+    from pagecli.devices.step_masks import RowMasks
 
 MIN_TOKENS = 8192  # smaller vocabularies have no bounds
 # Largest share of the weights to be computed. A panel takes 18 times as long for one row alone as in a batch of 64 (Zen 3);
@@ -65,6 +69,15 @@ class LMHead:
             else:
                 logits[row] = -np.inf if np.all(np.isneginf(out)) else np.nan
         return np.maximum(tokens, 0), logits
+
+    def masked_argmax(self, x: Array, masks: RowMasks) -> Array:
+        """[M] int64: `argmax` among the outputs that each row's mask allows, of which there is one at least."""
+        indices = np.empty(x.shape[0], dtype=np.int64)
+        bounds = self.bounds if x.shape[0] <= self._most_rows else None
+        num_rows, num_panels = kernels.masked_argmax(indices, x, self.weight, masks.words, masks.mask_of, bounds)
+        if num_rows:
+            self._judge(num_rows, num_panels)
+        return indices
 
     def _judge(self, num_rows: int, num_panels: int) -> None:
         """Disables bounds that prune too little: too many panels are computed."""

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from pagecli.model.program import (
     Split,
     Weight,
 )
+
+if TYPE_CHECKING:
+    from pagecli.devices.step_masks import PendingMasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +127,11 @@ class CpuModel:
         self.lm_head(logits, last)
         return logits
 
-    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
-        """token_ids[R], int64: the argmax of what `forward` gives, without the logits."""
-        return self.lm_head.argmax(self.last_hidden(inputs, kv))
+    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array], masks: "PendingMasks | None" = None) -> Array:
+        """token_ids[R], int64: the argmax of what `forward` gives among the allowed tokens, without the logits."""
+        last = self.last_hidden(inputs, kv)
+        made = None if masks is None else masks.result()
+        return self.lm_head.argmax(last) if made is None else self.lm_head.masked_argmax(last, made)
 
     def last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """The rows of the LM head's input: those of the tokens whose next tokens are wanted."""

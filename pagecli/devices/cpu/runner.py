@@ -21,6 +21,7 @@ from pagecli.devices.step_inputs import KVCache, StepInputs
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec, StepPlan
     from pagecli.devices.base import HostModel
+    from pagecli.devices.step_masks import PendingMasks
 
 
 class BlockMover:
@@ -98,26 +99,38 @@ class ModelRunner:
             results, forwarded = self._several_logits(plan, inputs)
             return PendingStep(results, (prepared, forwarded, time.perf_counter()))
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
+        masks = self._start_masks(specs) if any(of_row[0].mask is not None for of_row in specs) else None
         if needs_no_logits(specs):
-            token_ids = self.model.most_likely(inputs, self.kv_cache)
+            token_ids = self._most_likely(inputs, masks)
             forwarded = time.perf_counter()
             results = same_for_all(token_ids, specs)
         else:
             logits = self.model.forward(inputs, self.kv_cache)
             forwarded = time.perf_counter()
-            results = sampler.choose(logits, specs, self._draw_settings)
+            results = sampler.choose(logits, specs, self._draw_settings, None if masks is None else masks.result())
         return PendingStep(results, (prepared, forwarded, time.perf_counter()))
+
+    def _start_masks(self, specs: "list[tuple[SampleSpec, ...]]") -> "PendingMasks | None":
+        """Begin to make the masks of rows with these specs, while the layers run."""
+        from pagecli.devices import step_masks
+
+        return step_masks.start(specs, self.model.config.vocab_size)
+
+    def _most_likely(self, inputs: StepInputs[Array], masks: "PendingMasks | None") -> Array:
+        model, cache = self.model, self.kv_cache
+        return model.most_likely(inputs, cache) if masks is None else model.most_likely(inputs, cache, masks)
 
     def _several_logits(self, plan: "StepPlan", inputs: StepInputs[Array]) -> tuple[list[StepResult], float]:
         """The results of a plan that wants logits of several tokens of a chunk, and the time when the logits were there."""
         from pagecli.devices import several_logits
 
+        masks = self._start_masks(several_logits.specs_of_rows(plan))
         if several_logits.needs_no_logits(plan):
-            token_ids = self.model.most_likely(inputs, self.kv_cache)
+            token_ids = self._most_likely(inputs, masks)
             return several_logits.same_for_all(token_ids, plan), time.perf_counter()
         logits = self.model.forward(inputs, self.kv_cache)
         forwarded = time.perf_counter()
-        return several_logits.choose(logits, plan), forwarded
+        return several_logits.choose(logits, plan, None if masks is None else masks.result()), forwarded
 
 
 def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:

@@ -1,6 +1,7 @@
 """Choosing the next token of every row from its logits.
 
-Order, as in transformers: penalties, then min_tokens' mask, temperature, top-k, top-p, min-p, then one draw (`kernels.sample`).
+Order, as in transformers: penalties and the bans of repeated tokens, then min_tokens' and the row's mask, temperature, top-k,
+top-p, min-p, then one draw (`kernels.sample`).
 Each row is treated by operations that see that row alone, so a token never depends on the batch.
 """
 
@@ -17,50 +18,67 @@ from pagecli.devices.random_draws import DrawSettings, KeptSettings
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
+    from pagecli.devices.step_masks import RowMasks
 
 
 @np.errstate(all="ignore")
-def choose(logits: Array, specs: "list[tuple[SampleSpec, ...]]", kept: KeptSettings | None = None) -> list[StepResult]:
+def choose(
+    logits: Array,
+    specs: "list[tuple[SampleSpec, ...]]",
+    kept: KeptSettings | None = None,
+    masks: "RowMasks | None" = None,
+) -> list[StepResult]:
     """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates.
 
     `kept`: the settings of the step before, which are used again where its specs are the same.
     """
-    if all(len(row) == 1 and row[0].needs_no_host for row in specs):
+    if all(len(row) == 1 and row[0].is_plain for row in specs):
+        if masks is not None:
+            kernels.restrict_logits(logits, masks.words, masks.mask_of)
         return list(_choose(logits, (kept or KeptSettings()).of(specs)))
     results: list[StepResult] = [()] * len(specs)
     sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
     rows = [row for row in sampled for _ in specs[row]]
     tokens = iter(
-        sample(logits if rows == list(range(len(logits))) else logits[rows], [s for row in sampled for s in specs[row]])
+        sample(
+            logits if rows == list(range(len(logits))) else logits[rows],
+            [s for row in sampled for s in specs[row]],
+            None if masks is None else masks.of_rows(rows),
+        )
     )
     for row in sampled:
         results[row] = tuple(next(tokens) for _ in specs[row])
     for row, (first, *_) in enumerate(specs):
         if first.num_candidates > 0:
-            results[row] = _candidates(logits[row], first)
+            results[row] = _candidates(logits[row], first, None if masks is None else masks.row(row))
     return results
 
 
-def _candidates(logits: Array, spec: "SampleSpec") -> BeamCandidates:
+def _candidates(logits: Array, spec: "SampleSpec", mask: Array | None) -> BeamCandidates:
     """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
     logprobs = log_softmax(logits)  # all NaN where no token can be chosen
     _apply_penalties(logprobs, spec)
     if spec.forbidden_ids:
         logprobs[list(spec.forbidden_ids)] = float("-inf")
+    if mask is not None:
+        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(logprobs)]
+        logprobs[allowed == 0] = float("-inf")
     ids = _largest(logprobs, spec.num_candidates)
     ids = ids[np.isfinite(logprobs[ids])]
     return BeamCandidates(ids.tolist(), logprobs[ids].tolist())
 
 
 @np.errstate(all="ignore")
-def sample(logits: Array, specs: "list[SampleSpec]") -> list[SampledToken]:
-    """One token for each row of logits[R, vocab] (float32; changed in place where penalties apply)."""
+def sample(logits: Array, specs: "list[SampleSpec]", masks: "RowMasks | None" = None) -> list[SampledToken]:
+    """One token for each row of logits[R, vocab] (float32; changed in place where penalties or masks apply)."""
     wanted = [row for row, spec in enumerate(specs) if spec.params.logprobs is not None or spec.params.best_of is not None]
     raw_logprobs = {row: log_softmax(logits[row]) for row in wanted}
     for row, spec in enumerate(specs):
         _apply_penalties(logits[row], spec)
         if spec.forbidden_ids:
             logits[row, list(spec.forbidden_ids)] = float("-inf")
+    if masks is not None:
+        kernels.restrict_logits(logits, masks.words, masks.mask_of)
     token_ids = _choose(logits, DrawSettings(specs))
     return [
         SampledToken(

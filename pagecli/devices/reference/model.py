@@ -3,6 +3,7 @@
 import torch
 
 from pagecli.core.arrays import Array
+from pagecli.devices import step_masks
 from pagecli.devices.reference import operations
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.devices.rotary_table import table_of
@@ -42,9 +43,13 @@ class ReferenceModel:
         """logits[R, vocab], float32."""
         return self.logits(inputs, kv).float().numpy()
 
-    def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
-        """token_ids[R], int64: the argmax of the logits."""
+    def most_likely(
+        self, inputs: StepInputs[Array], kv: KVCache[Array], pending: step_masks.PendingMasks | None = None
+    ) -> Array:
+        """token_ids[R], int64: the argmax of the logits among the allowed tokens."""
         logits = self.logits(inputs, kv)
+        if (masks := step_masks.wait(pending)) is not None:
+            operations.restrict_logits(logits, masks.words, masks.mask_of)
         token_ids = torch.empty(logits.shape[0], dtype=torch.int64)
         operations.argmax(token_ids, logits)
         return token_ids.numpy()

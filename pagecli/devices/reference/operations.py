@@ -6,13 +6,16 @@ them. A KV cache's layout is [num_blocks, kv_heads, block_size, D], as on a GPU;
 `formats.keys_by_dimension` of that.
 """
 
+import numpy as np
 import torch
 
+from pagecli.core.arrays import Array
 from pagecli.core.sampling_params import MIN_TEMPERATURE
 from pagecli.devices import random_draws
 from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, PackedWeight
 from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
 from pagecli.devices.reference.formats import dequantize_slots, quantize_slots, unpack_weight
+from pagecli.devices.reference.tensors import as_tensor
 
 _ACTIVATIONS = {
     "none": lambda x: x,
@@ -135,6 +138,34 @@ def reduce(out: torch.Tensor, parts: list[torch.Tensor], accumulate: bool = Fals
     for part in parts[1:]:
         total = total + part
     out.copy_(out + total if accumulate else total)
+
+
+def masked_argmax(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: PackedWeight,
+    words: Array,
+    mask_of: Array,
+    bounds: QuantizedBounds | None = None,
+) -> None:
+    """out[R] (int64) = argmax of x[R, K] @ weight[N, K].T after restrict_logits; what a mask leaves out may be NaN."""
+    logits = torch.empty(x.shape[0], weight.num_rows)
+    linear(logits, x, weight)
+    restrict_logits(logits, words, mask_of)
+    argmax(out, logits)
+
+
+def restrict_logits(logits: torch.Tensor, words: Array, mask_of: Array) -> None:
+    """logits[R, N] become -inf where row mask_of[R] (int32; -1: none) of words[C, ceil(N / 32)] (uint32) has a 0 at the
+    output's bit; where a mask has one bit alone, that output's logit becomes 0."""
+    for row, at in enumerate(as_tensor(mask_of).tolist()):
+        if at < 0:
+            continue
+        bits = np.unpackbits(np.asarray(words[at]).view(np.uint8), bitorder="little")[: logits.shape[1]]
+        allowed = torch.from_numpy(bits).bool()
+        logits[row][~allowed] = float("-inf")
+        if int(allowed.sum()) == 1:
+            logits[row][allowed] = 0.0
 
 
 def argmax(out: torch.Tensor, x: torch.Tensor) -> None:

@@ -3,6 +3,7 @@ output of a finished request: which of its sequences, in which order, with which
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pagecli.core.outputs import RequestOutput, SequenceOutput
 from pagecli.core.sampling_params import SamplingParams
@@ -11,6 +12,9 @@ from pagecli.engine.generation.beam_search import BeamSearch
 from pagecli.engine.request import Request, Sequence
 from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.memory import KVMemory
+
+if TYPE_CHECKING:
+    from pagecli.engine.constraints.sequence_constraint import SequenceConstraint
 
 Decode = Callable[[list[int]], str]
 
@@ -50,13 +54,22 @@ def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ..
     """
     request, params = sequence.request, sequence.request.params
     forbidden: tuple[int, ...] = ()
-    if sequence.num_output_tokens < params.min_tokens:
+    if sequence.num_output_tokens < params.min_tokens and sequence.constraint is None:  # else the mask forbids them
         forbidden = tuple(finish_check.end_ids(params))
     num_candidates = request.beam_search.num_candidates if request.beam_search else 0
     first_fork = not request.forked and request.beam_search is None
     samples = range(params.num_sequences) if first_fork else (sequence.sample,)
     made = tuple(
-        SampleSpec(params, request.row_key, i, sequence.token_ids, request.num_prompt_tokens, forbidden, num_candidates)
+        SampleSpec(
+            params,
+            request.row_key,
+            i,
+            sequence.token_ids,
+            request.num_prompt_tokens,
+            forbidden,
+            num_candidates,
+            sequence.constraint,
+        )
         for i in samples
     )
     if len(made) == 1 and not forbidden:
@@ -72,7 +85,8 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
     if type(result) is int and result != NO_TOKEN:
         request.forked = True
         sequence.token_ids.append(result)
-        if result in request.end_ids or len(sequence.token_ids) >= request.max_num_tokens or sequence.stop_search is not None:
+        is_checked = sequence.stop_search is not None or sequence.constraint is not None
+        if is_checked or result in request.end_ids or len(sequence.token_ids) >= request.max_num_tokens:
             _finish_if_ended(sequence, finish_check)
         return
     if _has_no_token(result):
@@ -96,8 +110,28 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
 def _finish_if_ended(sequence: Sequence, finish_check: FinishCheck) -> None:
     """Take the sequence out of its request's live ones if its last token ends it."""
     finish_check(sequence)
+    if sequence.constraint is not None:
+        _follow(sequence, sequence.constraint, finish_check)
     if sequence.finish_reason is not None:
         leave(sequence)
+
+
+def _follow(sequence: Sequence, constraint: "SequenceConstraint", finish_check: FinishCheck) -> None:
+    """After a token was appended and checked: advance the constraint, and append the tokens that are forced now.
+
+    Those were not computed, so the next step runs them as a chunk of a prompt.
+    """
+    while True:
+        last = sequence.token_ids[-1]
+        if sequence.finish_reason != "stop" or not finish_check.ends(last, sequence):
+            constraint.consume(last)
+            if constraint.is_complete:
+                sequence.finish_reason = "stop"
+        forced = constraint.take_forced() if sequence.finish_reason is None else None
+        if forced is None:
+            return
+        sequence.token_ids.append(forced)
+        finish_check(sequence)
 
 
 def leave(sequence: Sequence) -> None:
@@ -161,6 +195,8 @@ def _advance_beams(request: Request, kv: KVMemory) -> None:
     for beam, c in zip(beams, continuations, strict=True):  # after all forks: a parent becomes its own first successor
         beam.token_ids.append(c.token_id)
         beam.sum_logprob = c.score
+        if beam.constraint is not None:
+            beam.constraint.consume(c.token_id)
     request.leaving += [parent for parent in parents if parent.seq_id not in taken]
     request.live[:] = beams
 

@@ -39,7 +39,8 @@ class Drafter(Protocol):
 
 def may_have(chunk: Chunk) -> bool:
     """Whether the chunk chooses one token, so that others can be guessed behind it."""
-    return chunk.wanted is None and len(chunk.specs) == 1 and chunk.specs[0].num_candidates == 0
+    specs = chunk.specs
+    return chunk.wanted is None and len(specs) == 1 and specs[0].num_candidates == 0 and specs[0].mask is None
 
 
 def with_drafts(sequence: Sequence, chunk: Chunk, draft_ids: list[int], kv: KVMemory, finish_check: FinishCheck) -> Chunk:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pagecli.errors import ErrorCode, RowError
 from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
+from pagecli.jobs.readers import response_format
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.row import InputRow
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
@@ -182,9 +183,13 @@ def _parameters(body: Mapping[str, Any], url: str) -> dict[str, Any]:
         raise RowError(f"body.{other_prompt} is not a parameter of {url}", f"leave {other_prompt} out", ErrorCode.UNSUPPORTED)
     taken = {prompt, other_prompt, "logprobs", "top_logprobs", *WITHOUT_EFFECT}
     columns: dict[str, Any] = {}
+    forms: dict[str, Any] = {}  # what the answer is to look like
     for name, value in body.items():
         asks_for_nothing = value is None or _is_one_of(value, (*NEUTRAL.get(name, ()), *OFF.get(name, ())))
         if name in taken or asks_for_nothing or _is_ignored(name):
+            continue
+        if name in response_format.NAMES:
+            forms[name] = value
             continue
         new_name = RENAMED.get(name, name)
         if new_name not in SAMPLING_FIELDS and new_name != TEMPLATE_VARIABLES:
@@ -197,6 +202,8 @@ def _parameters(body: Mapping[str, Any], url: str) -> dict[str, Any]:
         columns["seed"] = seed % 2**64
     if columns.get("best_of") == columns.get("n", 1):
         columns.pop("best_of", None)  # nothing to choose from
+    if forms:
+        columns.update(response_format.constraint_columns(forms))
     logprobs = _logprobs(body, url)
     return columns if logprobs is None else {**columns, "logprobs": logprobs}
 

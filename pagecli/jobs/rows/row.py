@@ -87,6 +87,8 @@ RESULT_COLUMNS = (
     "best_choice",  # score: index of the best of choices, from 0
     "choice_logprobs",  # score: log probability of each of choices
     "attempts",  # with --retry: how often the row was run
+    "reasoning",  # what a reasoning model thought before its answer, which then is `text`
+    "reasoning_tokens",  # of output_tokens, the markers around the reasoning included
     "error",  # one line on what is wrong with the row; null in a good row
     "error_code",  # the kind of the error; null in a good row
 )
@@ -99,12 +101,12 @@ OTHER_COLUMNS = "pagecli_other_columns"  # of Parquet out of JSON rows: columns 
 TEXTS, SCORES = "texts", "scores"
 _SCORE_COLUMNS = RESULT_COLUMNS[RESULT_COLUMNS.index("logprob") : RESULT_COLUMNS.index("attempts")]
 KINDS = {TEXTS: ("sample", "text", "finish_reason"), SCORES: _SCORE_COLUMNS}
-OF_ROWS = ("score", "logprobs", "prompt_logprobs")  # a row may bring these by its own parameters
+OF_ROWS = ("score", "logprobs", "prompt_logprobs", "reasoning")  # a row may bring these by its own parameters
 
 
 @dataclass(frozen=True, slots=True)
 class OutputRow:
-    """A finished continuation of an input row, or its error; `text` is None in an error row."""
+    """A finished continuation of an input row, or its error; `text` is None in an error row that has no output."""
 
     row: InputRow
     sample: int = 0
@@ -117,6 +119,8 @@ class OutputRow:
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
     error_code: ErrorCode | None = None
+    reasoning: str | None = None  # what the model thought before its answer, which then is `text`
+    reasoning_tokens: int = 0  # of output_tokens
     attempts: int = 1  # until the row had this output (--retry)
     prompt_logprobs: list[dict[str, Any] | None] | None = None  # as `logprobs` are written; null for the first token
     values: dict[str, Any] | None = None  # of a job whose results are no texts: its kind's columns
@@ -142,6 +146,7 @@ class ResultColumns:
     logprobs: bool = False
     attempts: bool = False
     prompt_logprobs: bool = False
+    reasoning: bool = False  # and reasoning_tokens
     kind: str = TEXTS  # of the job: a key of KINDS
 
     def widened_for(self, row: OutputRow) -> "ResultColumns":
@@ -153,7 +158,9 @@ class ResultColumns:
     def names(self) -> tuple[str, ...]:
         """The result columns that every row has, in order."""
         left_out = {name for kind, names in KINDS.items() if kind != self.kind for name in names}
-        optional = {"token_ids", "score", "logprobs", "prompt_logprobs", "attempts"}
+        optional = {"token_ids", "score", "logprobs", "prompt_logprobs", "attempts", "reasoning"}
+        if not self.reasoning:
+            left_out.add("reasoning_tokens")
         return tuple(n for n in RESULT_COLUMNS if n not in left_out and (n not in optional or getattr(self, n)))
 
 
@@ -183,6 +190,8 @@ def output_rows(row: InputRow, output: RequestOutput) -> list[OutputRow]:
             logprobs=sequence.logprobs,
             error=sequence.error,
             error_code=sequence.error_code,
+            reasoning=sequence.reasoning,
+            reasoning_tokens=sequence.reasoning_tokens,
             attempts=sequence.attempts,
             prompt_logprobs=prompt_logprobs,
             num_samples=len(output.sequences),

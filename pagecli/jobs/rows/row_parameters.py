@@ -1,13 +1,16 @@
 """Sampling parameters out of a row's columns: a column named like a SamplingParams field overrides the flag."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
-from pagecli.core.sampling_params import EarlyStopping, SamplingParams, short_repr
+from pagecli.core.sampling_params import CONSTRAINTS, EarlyStopping, SamplingParams, short_repr
 from pagecli.errors import RowError, UsageError
+from pagecli.jobs.prompts.json_columns import json_column
+from pagecli.jobs.rows.arrow_values import json_default
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 
@@ -29,6 +32,8 @@ def row_sampling_params(
             overrides[name] = _CONVERTERS[name](name, value)
     if not overrides:
         return base
+    if not overrides.keys().isdisjoint(CONSTRAINTS):  # the row's own stands in place of the flag's, of whatever kind
+        overrides = {"json_schema": None, "regex": None, "grammar": None, "choice": (), **overrides}
     if "temperature" in of_model and overrides.get("beam_width", 1) > 1:
         overrides.setdefault("temperature", 0.0)
     try:
@@ -88,6 +93,39 @@ def _early_stopping(name: str, value: Any) -> str:
     raise _wrong_type(name, value, 'true, false or "never"')
 
 
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise _wrong_type(name, value, "text")
+
+
+def _schema(name: str, value: Any) -> str:
+    """A JSON schema as an object, or as its text."""
+    if isinstance(value, Mapping | bool):
+        return json.dumps(value, ensure_ascii=False, default=json_default)
+    try:
+        schema = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        schema = None
+    if isinstance(schema, dict | bool):
+        return str(value)
+    raise _wrong_type(name, value, "a JSON schema")
+
+
+def _choices(name: str, value: Any) -> tuple[str, ...]:
+    """A list of texts, as such or as JSON: a text alone, which would be the only choice, is refused."""
+    texts = json_column(name, value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return tuple(texts)
+    raise _wrong_type(name, value, "a list of texts")
+
+
+_BY_NAME: dict[str, Callable[[str, Any], Any]] = {
+    "json_schema": _schema,
+    "regex": _text,
+    "grammar": _text,
+    "choice": _choices,
+}
 _BY_TYPE: dict[Any, Callable[[str, Any], Any]] = {
     int: _integer,
     int | None: _integer,
@@ -97,4 +135,4 @@ _BY_TYPE: dict[Any, Callable[[str, Any], Any]] = {
     tuple[str, ...]: _strings,
     tuple[int, ...]: _integers,
 }
-_CONVERTERS = {field.name: _BY_TYPE[field.type] for field in dataclasses.fields(SamplingParams)}
+_CONVERTERS = {field.name: _BY_NAME.get(field.name) or _BY_TYPE[field.type] for field in dataclasses.fields(SamplingParams)}

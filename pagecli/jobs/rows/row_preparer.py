@@ -86,6 +86,8 @@ class RowPreparer:
             chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
                 params = row_sampling_params(self._params, row.columns, prompt_column, self._of_model)
+                if params.constraint is not None:
+                    _check_constraint(params)
                 token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
                 return PreparedRow(row, token_ids, params, key)
             except PagecliError as problem:
@@ -169,6 +171,12 @@ def row_key(row: InputRow) -> int:
         return row.number
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
+
+
+def _check_constraint(params: SamplingParams) -> None:
+    from pagecli.engine.constraints.compiler import check
+
+    check(params)
 
 
 def code_of(problem: PagecliError) -> ErrorCode:

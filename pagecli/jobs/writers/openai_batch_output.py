@@ -76,9 +76,10 @@ class BatchEncoder:
         custom_id = first.row.columns.get("id")
         digest = hashlib.blake2b(f"{first.row.number} {custom_id}".encode("utf-8", "replace"), digest_size=16).hexdigest()
         record: dict[str, Any] = {"id": f"batch_req_{digest}", "custom_id": custom_id, "response": None, "error": None}
-        if first.error is not None:
-            record["error"] = {"code": first.error_code, "message": first.error}
-        else:
+        failed = next((sample for sample in samples if sample.error is not None), None)
+        if failed is not None:
+            record["error"] = {"code": failed.error_code, "message": failed.error}
+        if first.text is not None:  # an output that is not what was asked for is kept beside its error
             body = self._body(samples, digest)
             record["response"] = {"status_code": 200, "request_id": digest, "body": body}
         return record
@@ -97,6 +98,7 @@ class BatchEncoder:
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": output_tokens,
                 "total_tokens": prompt_tokens + output_tokens,
+                **_reasoning_usage(samples),
             },
         }
 
@@ -106,7 +108,7 @@ class BatchEncoder:
             logprobs = {"content": [self._position(position) for position in sample.logprobs], "refusal": None}
         return {
             "index": sample.sample,
-            "message": {"role": "assistant", "content": sample.text, "refusal": None},
+            "message": {"role": "assistant", "content": sample.text, **_reasoning(sample), "refusal": None},
             "logprobs": logprobs,
             "finish_reason": sample.finish_reason,
         }
@@ -143,6 +145,17 @@ class BatchEncoder:
         for token_id, logprob in position.top:  # best first
             top.setdefault(self._token_text(token_id).key, finite_logprob(logprob))
         return top
+
+
+def _reasoning(sample: OutputRow) -> dict[str, str]:
+    """As DeepSeek's API, vLLM and SGLang have it."""
+    return {} if sample.reasoning is None else {"reasoning_content": sample.reasoning}
+
+
+def _reasoning_usage(samples: list[OutputRow]) -> dict[str, Any]:
+    if all(sample.reasoning is None for sample in samples):
+        return {}
+    return {"completion_tokens_details": {"reasoning_tokens": sum(sample.reasoning_tokens for sample in samples)}}
 
 
 def _text_offsets(tokens: list[TokenText], text: str) -> list[int]:

@@ -186,6 +186,9 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns, labels: ShardLa
     if columns.kind != TEXTS:
         for name in KINDS[columns.kind]:
             arrays[name] = pa.array([(row.values or {}).get(name) for row in rows], VALUE_TYPES[name])
+    if columns.reasoning:
+        arrays["reasoning"] = pa.array([row.reasoning for row in rows], pa.string())
+        arrays["reasoning_tokens"] = pa.array([row.reasoning_tokens for row in rows], pa.int32())
     if columns.attempts:
         arrays["attempts"] = pa.array([row.attempts for row in rows], pa.int32())
     arrays["error"] = pa.array([row.error for row in rows], pa.string())

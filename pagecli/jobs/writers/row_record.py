@@ -28,6 +28,9 @@ def record_of(row: OutputRow, columns: ResultColumns) -> dict[str, Any]:
         record["prompt_logprobs"] = row.prompt_logprobs
     if columns.kind != TEXTS:
         record |= dict.fromkeys(KINDS[columns.kind]) | (row.values or {})
+    if columns.reasoning or row.reasoning is not None:
+        record["reasoning"] = row.reasoning
+        record["reasoning_tokens"] = row.reasoning_tokens
     if columns.attempts:
         record["attempts"] = row.attempts
     record["error"] = row.error

@@ -11,6 +11,7 @@ class ByteTokenizer:
     """Byte b is token b modulo the vocabulary; decoding takes ids modulo 256."""
 
     has_chat_template = False
+    chat_template: str | None = None
     template_time: datetime | None = None
 
     def __init__(self, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
@@ -19,6 +20,15 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return [byte % self.vocab_size for byte in text.encode("utf-8", errors="replace")]
+
+    encode_plain = encode
+
+    def token_id(self, text: str) -> int | None:
+        return None
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        return list(self.eos_token_ids)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         raise RowError(

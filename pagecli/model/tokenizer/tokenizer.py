@@ -27,6 +27,24 @@ class Tokenizer(Protocol):
         """Ids of `text` with the model's special tokens, as transformers adds them by default."""
         ...
 
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of `text` alone, without the special tokens that begin or end a prompt."""
+        ...
+
+    def token_id(self, text: str) -> int | None:
+        """The token that is exactly this text in the vocabulary, such as </think>."""
+        ...
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        """Tokens that stand for no text, end tokens among them."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template's source, where there is one that can be used."""
+        ...
+
     def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer; RowError when there is no template or it refuses.
 
@@ -68,6 +86,20 @@ class TransformersTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self._encode(text, add_special_tokens=True)
+
+    def encode_plain(self, text: str) -> list[int]:
+        return self._encode(text, add_special_tokens=False)
+
+    def token_id(self, text: str) -> int | None:
+        return self._parts.backend.token_to_id(text)
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        return sorted(i for i, token in self._parts.backend.get_added_tokens_decoder().items() if token.special)
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._parts.chat_template
 
     def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         if not self.has_chat_template:

@@ -12,6 +12,12 @@
 
 namespace pagecli {
 
+// What each row of linear_argmax may choose (sampling/token_mask.h). `any` null: every panel is computed.
+struct RowMasks {
+    const uint32_t* const* of_row;  // [tokens]: mask_words(weight.rows) words; null: everything
+    const uint8_t* any;             // [panels]: 0 where no row may choose
+};
+
 struct LinearArgs {
     float* out;         // [tokens, weight.rows], rows out_stride elements apart; must not overlap x
     const float* x;     // [tokens, weight.cols], rows x_stride elements apart
@@ -23,7 +29,8 @@ struct LinearArgs {
     bool accumulate;  // add to out (a residual) instead of overwriting it
     int64_t* best = nullptr;  // of linear_argmax: keys of the largest sums so far, in place of out
     const struct UpperBounds* bounds = nullptr;  // of a screen: in place of out too
-    int64_t first_row = 0;                       // of x, in best and bounds
+    int64_t first_row = 0;                       // of x, in best, bounds and masks
+    const RowMasks* masks = nullptr;     // with best: only some of the sums count
 };
 
 }  // namespace pagecli

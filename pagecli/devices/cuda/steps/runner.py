@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pagecli.core.step_plan import StepResult, max_scores
-from pagecli.devices import several_logits
+from pagecli.devices import several_logits, step_masks
 from pagecli.devices.cuda.model.attention import spare_runs
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
@@ -265,7 +265,9 @@ class CudaRunner:
         forwarded, slot = time.perf_counter(), pending.slot
         if pending.plan.has_wanted:
             assert slot.pinned_logits is not None
-            pending.results = several_logits.choose(slot.pinned_logits.numpy(), pending.plan)
+            plan, logits = pending.plan, slot.pinned_logits.numpy()
+            masks = step_masks.wait(step_masks.start(several_logits.specs_of_rows(plan), logits.shape[1]))
+            pending.results = several_logits.choose(logits, plan, masks)
         else:
             tokens = slot.pinned_sampled[: pending.choices.num_tokens].tolist()
             pending.results = sampling.results(pending.choices, tokens, slot.pinned_extra)
