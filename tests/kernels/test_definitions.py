@@ -12,7 +12,7 @@ from pagecli.devices.reference import formats, logits, operations
 DEVICES = Path(operations.__file__).parents[1]
 # What measures the machine, packs or plans rather than computes.
 NO_OPERATIONS = {
-    "cpu/kernels.py": {"isa_name", "supported_isas", "set_num_threads", "peak_operations", "read_memory"},
+    "cpu/kernels.py": {"isa_name", "supported_isas", "set_num_threads", "peak_operations", "read_memory", "rendezvous"},
     "cuda/kernels.py": {"extension", "raw", "block_planes"},
     "cuda/model/attention.py": {
         *("spare_runs", "plan_tables", "plan_on_device", "plan_attention", "attention_shape", "most_partial_bytes"),
@@ -20,7 +20,7 @@ NO_OPERATIONS = {
 }
 SAME = {"swap_blocks": "copy_blocks"}
 # Arguments that say how, not what: where to record, and what a GPU takes in place of the definition's.
-OTHER = {"program", "plan", "planes", "block_bytes", "context_lens", "query_start", "window", "target", "source"}
+OTHER = {"program", "plan", "planes", "block_bytes", "context_lens", "query_start", "window", "target", "source", "meeting"}
 
 
 def operations_of(file: str) -> dict[str, list[str]]:
