@@ -33,3 +33,14 @@ def test_parts_of_killed_processes_are_merged_to_what_one_process_writes():
     counts = json.loads(ended.stdout[ended.stdout.index("{") :])["counts"]
     assert counts["outputs identical to one process's"] == 1
     assert counts["processes that saw the job complete"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["--workers", "--ranks"])
+def test_job_whose_processes_are_killed_writes_what_one_process_writes(processes):
+    script = Path(__file__).with_name("kill_workers.py")
+    command = [sys.executable, str(script), "--rows", "150", processes, "2", "--harms", "3", "--seed", "11"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    counts = json.loads(ended.stdout[ended.stdout.index("{\n") :])["counts"]
+    assert counts["outputs identical to one process's"] == counts["jobs"] >= 1
