@@ -26,7 +26,7 @@ struct Runner {
     void operator()(const RotaryEmbeddingArgs& recorded) const {
         RotaryEmbeddingArgs args = now(recorded);
         args.positions = step.positions;
-        args.cos_sin = step.cos_sin;
+        args.cos_sin = step.cos_sin + recorded.first_column;
         args.cos_sin_stride = step.cos_sin_stride;
         kernels().rotary_embedding(args);
     }

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Order = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_norms"]
+
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
     """Rotary position embedding (Su et al., 2021) of the first `rotary_dim` dimensions of each head.
 
     scaling: "default"; "linear" (positions divided by factor); "llama3" (low frequencies divided by factor, smoothly between
-    the two frequency factors); "frequency_factors" (each frequency divided by its entry of a tensor in the weights, as GGUF
-    files of Llama 3.1 and later do).
+    the two frequency factors); "yarn" (Peng et al., 2023: the same, smoothly between beta_slow and beta_fast turns within the
+    original context); "divisors" (each frequency by its own: longrope); "frequency_factors" (by its entry of a tensor in the
+    weights, as GGUF files of Llama 3.1 and later do). Cosines and sines are multiplied by attention_factor.
     """
 
     theta: float
@@ -20,6 +23,11 @@ class RopeConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True  # yarn: the bounds of the ramp to whole dimensions
+    divisors: tuple[float, ...] = ()
+    attention_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +52,21 @@ class ModelConfig:
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
-    rope: RopeConfig | None = None  # None: positions are learned
+    rope: RopeConfig | None = None  # None: positions are learned, or ALiBi's
+    layer_ropes: tuple[RopeConfig | None, ...] = ()  # of each layer where they differ, None: it rotates nothing
+    rope_interleaved: bool = False  # rotated pairs lie side by side in the checkpoint's rows
     layer_windows: tuple[int, ...] = ()  # sliding window of each layer in tokens, 0 none; empty: none anywhere
-    order: Literal["pre", "post", "parallel"] = "pre"  # where a layer's norms stand (model/decoder.py)
+    order: Order = "pre"  # where a layer's norms stand (model/decoder.py)
     final_norm: bool = True  # after the last layer
     norm_affine: bool = True  # norms have weights
+    grouped_qkv: bool = False  # fused rows of Q, K and V lie KV head by KV head
+    alibi: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    attention_scale: float | None = None  # None: head_dim ** -0.5
+    attention_cap: float = 0.0  # 0: none
+    logits_scale: float = 1.0
+    logits_cap: float = 0.0
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
 
@@ -70,6 +88,10 @@ class ModelConfig:
     def sliding_window(self) -> int:
         """The largest window of any layer in tokens, 0 when some layer sees everything."""
         return 0 if not self.layer_windows or 0 in self.layer_windows else max(self.layer_windows)
+
+    def rope_of(self, layer: int) -> RopeConfig | None:
+        """The rotary embedding of `layer`, None where it has none."""
+        return self.layer_ropes[layer] if self.layer_ropes else self.rope
 
     def window(self, layer: int) -> int:
         """Sliding window of `layer` in tokens, 0 none."""

@@ -1,9 +1,12 @@
 """The models that a device computes, by their config alone: loaders refuse the others, `pagecli models` lists by it."""
 
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices.cuda.model.fused import fuse
 from pagecli.errors import ModelError
+from pagecli.model.build_program import build
+from pagecli.model.program import Attention, Program, Rotary
 
-CPU_HEAD_DIMS = range(32, 257)  # of the attention kernels
+CPU_HEAD_DIMS = range(8, 257)  # of the attention kernels
 GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
 GPU_ROTARY_MULTIPLE = 16
 GPU_MAX_VOCAB = 1 << 21  # of the kernel that draws tokens
@@ -13,14 +16,31 @@ def check_computed(device: str, name: str, config: ModelConfig) -> None:
     """Raises ModelError, which calls the model `name`, if the device of that name has no kernels for it."""
     size = config.head_dim
     if device == "cpu" and size not in CPU_HEAD_DIMS:
-        raise ModelError(f"{name}: heads of size {size} are not supported", "sizes 32 to 256 are")
+        raise ModelError(f"{name}: heads of size {size} are not supported", "sizes 8 to 256 are")
     if device == "cuda":
         if size % GPU_HEAD_DIM_MULTIPLE != 0 or size > GPU_MAX_HEAD_DIM:
             raise ModelError(f"{name}: heads of size {size} are not supported", "multiples of 8 to 256 are")
-        if config.rope is not None and config.rope.rotary_dim % GPU_ROTARY_MULTIPLE != 0:
-            raise ModelError(f"{name}: {config.rope.rotary_dim} rotary dimensions are not supported", "multiples of 16 are")
         if config.vocab_size > GPU_MAX_VOCAB:
             raise ModelError(f"{name}: a vocabulary of {config.vocab_size:,} is too large", f"{GPU_MAX_VOCAB:,} is the most")
+        if missing := missing_on_gpu(build(config)):
+            raise ModelError(f"{name}: GPUs have no {missing} here yet", "use --device cpu")
+
+
+def missing_on_gpu(program: Program) -> str:
+    """What the GPU's kernels lack of a program's operations, in words; empty where nothing."""
+    for operation in program.operations():
+        if isinstance(operation, Attention):
+            if operation.cap > 0:
+                return "soft cap of attention scores"
+            if operation.slopes:
+                return "ALiBi"
+            if operation.sinks is not None:
+                return "attention sinks"
+        if isinstance(operation, Rotary) and operation.rope.rotary_dim % GPU_ROTARY_MULTIPLE != 0:
+            return f"rotation of {operation.rope.rotary_dim} dimensions (multiples of {GPU_ROTARY_MULTIPLE} are rotated)"
+    if any(isinstance(operation, Rotary) for operation in fuse(program)):
+        return "norm of rotated queries and keys"
+    return ""
 
 
 def devices_for(config: ModelConfig) -> list[str]:

@@ -1,17 +1,22 @@
 """From the description of an architecture and the sizes of one model to its program."""
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from pagecli.core.model_config import ModelConfig
 from pagecli.model import families
-from pagecli.model.decoder import Decoder
+from pagecli.model.alibi import slopes
+from pagecli.model.decoder import MLP, Decoder
+from pagecli.model.decoder import Attention as AttentionPart
 from pagecli.model.program import (
     Add,
     Attention,
     Embedding,
     GatedActivation,
     Head,
+    Layout,
     Linear,
     Norm,
     Operation,
@@ -21,6 +26,8 @@ from pagecli.model.program import (
     Split,
     Weight,
 )
+
+Compute = Callable[[str], list[Operation]]  # of the value it reads
 
 
 @functools.lru_cache(maxsize=32)
@@ -33,83 +40,143 @@ def build(config: ModelConfig) -> Program:
 
 def _embed(decoder: Decoder, config: ModelConfig) -> tuple[Operation, ...]:
     embedding, positions = decoder.embedding, decoder.embedding.positions
+    table, scale = _embedding_weight(decoder, config), config.embedding_scale
     operations: list[Operation] = []
     if config.embedding_size == config.hidden_size:
-        operations.append(Embedding("hidden", "token_ids", _embedding_weight(decoder, config)))
+        operations.append(Embedding("hidden", "token_ids", table, scale=scale))
     else:
-        operations.append(Embedding("embedded", "token_ids", _embedding_weight(decoder, config)))
+        operations.append(Embedding("embedded", "token_ids", table, scale=scale))
         into = _matrix((embedding.project_in,), (config.hidden_size,), config.embedding_size)
         operations.append(Linear("hidden", "embedded", into))
     if positions is not None:
         table = _matrix((positions.name,), (config.max_positions + positions.offset,), config.hidden_size)
         operations += [Embedding("normed", "positions", table, positions.offset), Add("hidden", "normed")]
+    if embedding.norm:
+        operations.append(_norm(decoder, config, embedding.norm)("hidden", "hidden"))
     return tuple(operations)
 
 
 def _layer(decoder: Decoder, config: ModelConfig, layer: int) -> tuple[Operation, ...]:
-    name = f"{decoder.layer}.{layer}"
-    attention_norm = _norm(decoder, config, f"{name}.{decoder.attention.norm}")
-    mlp_norm = _norm(decoder, config, f"{name}.{decoder.mlp.norm}")
-    post = config.order == "post"
-    x = "hidden" if post else "normed"
-    operations: list[Operation] = [] if post else [attention_norm("normed", "hidden")]
-    operations += [*_attention(decoder, config, layer, x), Add("hidden", "attention_out")]
-    if post:
-        operations.append(attention_norm("hidden", "hidden"))
-    elif config.order == "pre":
-        operations.append(mlp_norm("normed", "hidden"))
-    operations += [*_mlp(decoder, config, layer, x), Add("hidden", "mlp_out")]
-    if post:
-        operations.append(mlp_norm("hidden", "hidden"))
-    return tuple(operations)
+    if config.order in ("parallel", "parallel_norms"):
+        return _parallel_layer(decoder, config, layer)
+    attend, think = (functools.partial(compute, decoder, config, layer) for compute in (_attention, _mlp))
+    attention = _part(decoder, config, layer, decoder.attention, "attention_out", attend)
+    return (*attention, *_part(decoder, config, layer, decoder.mlp, "mlp_out", think))
+
+
+def _part(
+    decoder: Decoder, config: ModelConfig, layer: int, part: AttentionPart | MLP, out: str, compute: Compute
+) -> list[Operation]:
+    """Attention or MLP with the norms around it and its addition to the hidden states."""
+    name, order = f"{decoder.layer}.{layer}", config.order
+    before, after = order in ("pre", "sandwich"), order in ("sandwich", "output")
+    norm = _norm(decoder, config, f"{name}.{part.norm}")
+    operations: list[Operation] = [norm("normed", "hidden")] if before else []
+    operations += compute("normed" if before else "hidden")
+    if after:
+        operations.append(_norm(decoder, config, f"{name}.{part.out_norm}", config.residual_scale)(out, out))
+    operations.append(Add("hidden", out))
+    if order == "post":
+        operations.append(norm("hidden", "hidden"))
+    return operations
+
+
+def _parallel_layer(decoder: Decoder, config: ModelConfig, layer: int) -> tuple[Operation, ...]:
+    """Attention and MLP of the same hidden states."""
+    name, mlp_in = f"{decoder.layer}.{layer}", "normed"
+    operations: list[Operation] = [_norm(decoder, config, f"{name}.{decoder.attention.norm}")("normed", "hidden")]
+    if config.order == "parallel_norms":
+        mlp_in = "mlp_normed"
+        operations.append(_norm(decoder, config, f"{name}.{decoder.mlp.norm}")(mlp_in, "hidden"))
+    operations += [*_attention(decoder, config, layer, "normed"), Add("hidden", "attention_out")]
+    return (*operations, *_mlp(decoder, config, layer, mlp_in), Add("hidden", "mlp_out"))
 
 
 def _attention(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> list[Operation]:
     """attention_out = attention(x)"""
     attention, name = decoder.attention, f"{decoder.layer}.{layer}"
+    rope, norms = config.rope_of(layer), _head_norms(decoder, config, name)
+    operations: list[Operation] = [
+        _qkv(decoder, config, layer, x),
+        Split("q", "k", "v", "qkv", config.num_heads, config.num_kv_heads, config.head_dim),
+    ]
+    if not attention.qk_norm_rotated:
+        operations += norms
+    if rope is not None:
+        by_factors = rope.scaling == "frequency_factors"
+        factors = _vector("rope_freqs.weight", rope.rotary_dim // 2) if by_factors else None
+        operations.append(Rotary("q", "k", rope, factors))
+    if attention.qk_norm_rotated:
+        operations += norms
+    scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+    falls = slopes(config.num_heads, scale if attention.alibi_scaled else 1.0) if config.alibi else ()
+    sinks = _vector(f"{name}.{attention.sinks}", config.num_heads) if attention.sinks else None
+    operations.append(
+        Attention("attended", "q", "k", "v", layer, scale, config.window(layer), config.attention_cap, falls, sinks)
+    )
+    out = _linear(
+        "attention_out", "attended", (f"{name}.{attention.out}",), (config.hidden_size,), config.q_size, config.out_bias
+    )
+    return [*operations, _into_hidden(decoder, config, out)]
+
+
+def _qkv(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> Linear:
+    attention, name = decoder.attention, f"{decoder.layer}.{layer}"
     sizes = (config.q_size, config.kv_size, config.kv_size)
     rows = sizes if len(attention.qkv) == len(sizes) else (sum(sizes),)
     qkv = tuple(f"{name}.{part}" for part in attention.qkv)
-    operations: list[Operation] = [
-        _linear("qkv", x, qkv, rows, config.hidden_size, config.qkv_bias, split="rows"),
-        Split("q", "k", "v", "qkv", config.num_heads, config.num_kv_heads, config.head_dim),
-    ]
-    if attention.qk_norm is not None:
-        for value, part in zip(("q", "k"), attention.qk_norm, strict=True):
-            operations.append(Norm(value, value, "rms", config.norm_eps, _vector(f"{name}.{part}.weight", config.head_dim)))
-    if config.rope is not None:
-        by_factors = config.rope.scaling == "frequency_factors"
-        factors = _vector("rope_freqs.weight", config.rope.rotary_dim // 2) if by_factors else None
-        operations.append(Rotary("q", "k", config.rope, config.max_positions, factors))
-    operations.append(Attention("attended", "q", "k", "v", layer, config.head_dim**-0.5, config.window(layer)))
-    out = (f"{name}.{attention.out}",)
-    operations.append(
-        _linear("attention_out", "attended", out, (config.hidden_size,), config.q_size, config.out_bias, split="columns")
-    )
-    return operations
+    linear = _linear("qkv", x, qkv, rows, config.hidden_size, config.qkv_bias, split="rows")
+    rope = config.rope_of(layer)
+    pairs = (config.head_dim, rope.rotary_dim) if rope is not None and config.rope_interleaved else None
+    heads = (config.num_kv_heads, config.num_heads // config.num_kv_heads + 2, config.head_dim) if config.grouped_qkv else None
+    return _laid_out(linear, Layout(decoder.transposed, heads, pairs, config.q_size + config.kv_size if pairs else 0))
+
+
+def _head_norms(decoder: Decoder, config: ModelConfig, name: str) -> list[Operation]:
+    norms: list[Operation] = []
+    attention = decoder.attention
+    for value, part in zip(("q", "k"), attention.qk_norm or (), strict=False):
+        size = config.head_dim if attention.qk_norm_heads else config.q_size if value == "q" else config.kv_size
+        weight = Weight((f"{name}.{part}.weight",), (size,), offset=decoder.norm.offset)
+        norms.append(Norm(value, value, "rms", config.norm_eps, weight))
+    return norms
 
 
 def _mlp(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> list[Operation]:
     """mlp_out = MLP(x)"""
     mlp, name, size, hidden = decoder.mlp, f"{decoder.layer}.{layer}", config.intermediate_size, config.hidden_size
-    up, down = tuple(f"{name}.{part}" for part in mlp.up), (f"{name}.{mlp.down}",)
-    operations: list[Operation]
+    names, down = tuple(f"{name}.{part}" for part in mlp.up), (f"{name}.{mlp.down}",)
+    layout, operations = Layout(decoder.transposed), list[Operation]()
     if mlp.gated:
-        rows = (size, size) if len(up) == 2 else (2 * size,)
-        operations = [
-            _linear("gate_up", x, up, rows, hidden, config.mlp_bias, split="rows"),
-            GatedActivation("inner", "gate_up", config.activation),
-        ]
+        rows = (size, size) if len(names) == 2 else (2 * size,)
+        up = _linear("gate_up", x, names, rows, hidden, config.mlp_bias, split="rows")
+        operations = [_laid_out(up, layout), GatedActivation("inner", "gate_up", config.activation)]
     else:
-        operations = [_linear("inner", x, up, (size,), hidden, config.mlp_bias, config.activation, split="rows")]
-    return [*operations, _linear("mlp_out", "inner", down, (hidden,), size, config.mlp_bias, split="columns")]
+        up = _linear("inner", x, names, (size,), hidden, config.mlp_bias, config.activation, split="rows")
+        operations = [_laid_out(up, layout)]
+    return [*operations, _into_hidden(decoder, config, _linear("mlp_out", "inner", down, (hidden,), size, config.mlp_bias))]
+
+
+def _into_hidden(decoder: Decoder, config: ModelConfig, linear: Linear) -> Linear:
+    """What is added to the hidden states, scaled in its weights unless a norm on it is scaled instead."""
+    scale = config.residual_scale if config.order not in ("sandwich", "output") else 1.0
+    weight = replace(linear.weight, split="columns", scale=scale)
+    bias = None if linear.bias is None else replace(linear.bias, scale=scale)
+    return _laid_out(replace(linear, weight=weight, bias=bias), Layout(decoder.transposed))
+
+
+def _laid_out(linear: Linear, layout: Layout) -> Linear:
+    if layout == Layout():
+        return linear
+    bias = None if linear.bias is None else replace(linear.bias, layout=replace(layout, transposed=False))
+    return replace(linear, weight=replace(linear.weight, layout=layout), bias=bias)
 
 
 def _head(decoder: Decoder, config: ModelConfig) -> tuple[Operation, ...]:
     last = "normed"
     operations: list[Operation] = [Select(last, "hidden")]
     if config.final_norm and config.order != "post":
-        operations.append(_norm(decoder, config, decoder.final_norm)(last, last))
+        operations.append(_norm(decoder, config, decoder.final_norm, config.logits_scale)(last, last))
     if config.embedding_size != config.hidden_size:
         out_of = _matrix((decoder.embedding.project_out,), (config.embedding_size,), config.hidden_size)
         operations.append(Linear("embedded", last, out_of))
@@ -117,19 +184,20 @@ def _head(decoder: Decoder, config: ModelConfig) -> tuple[Operation, ...]:
     weight = _embedding_weight(decoder, config)
     if not config.tie_embeddings:
         weight = _matrix((decoder.head,), (config.vocab_size,), config.embedding_size, "rows")
-    return (*operations, Head(last, weight))
+    bias = Weight((f"{decoder.head}.bias",), (config.vocab_size,), split="rows") if decoder.head_bias else None
+    return (*operations, Head(last, weight, bias, config.logits_cap))
 
 
 def _embedding_weight(decoder: Decoder, config: ModelConfig) -> Weight:
     return _matrix((decoder.embedding.name,), (config.vocab_size,), config.embedding_size, "rows")
 
 
-def _norm(decoder: Decoder, config: ModelConfig, name: str) -> "functools.partial[Norm]":
-    """The norm of that name, its input and output not set yet."""
+def _norm(decoder: Decoder, config: ModelConfig, name: str, scale: float = 1.0) -> "functools.partial[Norm]":
+    """The norm of that name, its input and output not set yet, its outputs times `scale`."""
     weight = bias = None
     if config.norm_affine:
-        weight = _vector(f"{name}.weight", config.hidden_size)
-        bias = _vector(f"{name}.bias", config.hidden_size) if decoder.norm.bias else None
+        weight = Weight((f"{name}.weight",), (config.hidden_size,), scale=scale, offset=decoder.norm.offset)
+        bias = Weight((f"{name}.bias",), (config.hidden_size,), scale=scale) if decoder.norm.bias else None
     return functools.partial(Norm, kind=decoder.norm.kind, eps=config.norm_eps, weight=weight, bias=bias)
 
 

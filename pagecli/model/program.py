@@ -7,12 +7,28 @@ may be its input. devices/reference defines every operation.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Literal
 
 from pagecli.core.model_config import ModelConfig, RopeConfig
 from pagecli.model.decoder import NormKind
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a weight lies in a transformers checkpoint.
+
+    transposed: [columns, rows], as GPT-2's Conv1D. heads: (KV heads, parts of each, head size) of rows that lie KV head by KV
+    head, its queries, its key, its value, which become all queries, all keys, all values. pairs: (head size, rotated rows of a
+    head) where rows of a rotated pair lie side by side, which become half of the rotated rows apart, in the first
+    `paired_rows` rows.
+    """
+
+    transposed: bool = False
+    heads: tuple[int, int, int] | None = None
+    pairs: tuple[int, int] | None = None
+    paired_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,9 @@ class Weight:
     whole_rows: tuple[int, ...] = ()
     first_column: int = 0
     whole_columns: int = 0
+    layout: Layout | None = None  # how it lies in the checkpoint, where not so
+    scale: float = 1.0  # folded in at load: what is read, times this
+    offset: float = 0.0  # and this added, before
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -37,6 +56,16 @@ class Weight:
     @property
     def is_part(self) -> bool:
         return bool(self.whole_rows or self.whole_columns)
+
+    @property
+    def whole(self) -> "Weight":
+        """The weight of the tensors that this one has parts of, each once."""
+        rows = dict(zip(self.names, self.whole_rows or self.rows, strict=True))
+        names, columns = tuple(rows), self.whole_columns or self.columns
+        sizes = tuple(rows.values())
+        return replace(
+            self, names=names, rows=sizes, columns=columns, first_rows=(), whole_rows=(), first_column=0, whole_columns=0
+        )
 
     @property
     def whole_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -58,12 +87,13 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """out[T, K] = weight[ids[T] + offset]; ids: "token_ids" or "positions"."""
+    """out[T, K] = weight[ids[T] + offset] * scale; ids: "token_ids" or "positions"."""
 
     out: str
     ids: str
     weight: Weight
     offset: int = 0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +110,8 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """RMS or layer norm of every row or, of a value with heads, of every head; without a weight: 1, and no bias."""
+    """RMS or layer norm of every row or, of a value with heads, of every head, unless the weight is of all heads; without a
+    weight: 1, and no bias. A weightless norm is of hidden_size."""
 
     out: str
     x: str
@@ -110,7 +141,6 @@ class Rotary:
     q: str
     k: str
     rope: RopeConfig
-    max_positions: int
     factors: Weight | None = None  # [rotary_dim / 2], divisors of the frequencies (RopeConfig: "frequency_factors")
 
 
@@ -125,6 +155,9 @@ class Attention:
     layer: int
     scale: float
     window: int = 0  # tokens seen, the token itself included; 0: all
+    cap: float = 0.0  # scores become cap * tanh(score / cap); 0: they stay
+    slopes: tuple[float, ...] = ()  # of each head: what its scores fall by for every token of distance (ALiBi)
+    sinks: Weight | None = None  # [heads]: a score more in the softmax, of no value
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +195,12 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """logits[R, vocab] = x[R, K] @ weight[vocab, K].T, float32"""
+    """logits[R, vocab] = cap * tanh((x[R, K] @ weight[vocab, K].T + bias) / cap), float32; without a cap (0) the sums"""
 
     x: str
     weight: Weight
+    bias: Weight | None = None
+    cap: float = 0.0
 
 
 Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Add | Reduce | Select | Head
@@ -197,8 +232,12 @@ class Program:
         return sum(weight.num_elements for weight in learned)
 
     @property
+    def head_operation(self) -> Head:
+        return next(operation for operation in self.head if isinstance(operation, Head))
+
+    @property
     def head_weight(self) -> Weight:
-        return next(operation.weight for operation in self.head if isinstance(operation, Head))
+        return self.head_operation.weight
 
     def __str__(self) -> str:
         """One line for each operation; of layers that differ in nothing but their number, the first."""
@@ -206,7 +245,7 @@ class Program:
 
 
 def weights_of(operation: Operation) -> list[Weight]:
-    found = (getattr(operation, name, None) for name in ("weight", "bias", "factors"))
+    found = (getattr(operation, name, None) for name in ("weight", "bias", "factors", "sinks"))
     return [weight for weight in found if isinstance(weight, Weight)]
 
 

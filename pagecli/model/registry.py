@@ -11,10 +11,11 @@ from typing import Any
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
+from pagecli.model.readers.config_fields import token_id_tuple
 from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import gguf_parts, joined, read_gguf_parts
-from pagecli.model.readers.hf_config import from_hf_config, token_id_tuple
+from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.source import ModelSource
 
 # In transformers' search order.

@@ -98,7 +98,7 @@ def shard(program: Program, rank: int, size: int) -> Program:
     if size == 1:
         return program
     config = program.config
-    layers = tuple(tuple(_of_rank(layer, rank, size)) for layer in program.layers)
+    layers = tuple(tuple(_of_rank(config, layer, rank, size)) for layer in program.layers)
     head = tuple(_head_of_rank(operation, rank, size) for operation in program.head)
     local = dataclasses.replace(
         config,
@@ -114,7 +114,7 @@ def vocab_start(vocab_size: int, rank: int, size: int) -> int:
     return vocab_size * rank // size
 
 
-def _of_rank(layer: tuple[Operation, ...], rank: int, size: int) -> Iterable[Operation]:
+def _of_rank(config: ModelConfig, layer: tuple[Operation, ...], rank: int, size: int) -> Iterable[Operation]:
     num_segments = max((len(operation.parts) for operation in layer if isinstance(operation, Reduce)), default=0)
     own = range(rank * num_segments // size, (rank + 1) * num_segments // size)
     for operation in layer:
@@ -133,10 +133,21 @@ def _of_rank(layer: tuple[Operation, ...], rank: int, size: int) -> Iterable[Ope
                 yield dataclasses.replace(operation, heads=operation.heads // size, kv_heads=kv_heads)
             case Linear():
                 yield operation
+            case Norm(x=x, weight=weight) if x in ("q", "k") and weight is not None and weight.num_rows > config.head_dim:
+                raise UsageError("tensor parallelism does not know a norm of all heads together", "run it on one process")
+            case Attention(slopes=slopes, sinks=sinks) if slopes or sinks is not None:
+                yield _attention_of_rank(operation, rank, config.num_heads // size)
             case _ if isinstance(operation, _SAME_ON_EVERY_RANK):
                 yield operation
             case _:
                 raise UsageError(f"tensor parallelism does not know {type(operation).__name__}", "run it on one process")
+
+
+def _attention_of_rank(attention: Attention, rank: int, heads: int) -> Attention:
+    slopes, sinks = attention.slopes[rank * heads : (rank + 1) * heads], attention.sinks
+    return dataclasses.replace(
+        attention, slopes=slopes, sinks=None if sinks is None else _rows_of(sinks, [(rank * heads, heads)])
+    )
 
 
 def _head_of_rank(operation: Operation, rank: int, size: int) -> Operation:
@@ -144,7 +155,9 @@ def _head_of_rank(operation: Operation, rank: int, size: int) -> Operation:
         return operation
     num_rows = operation.weight.num_rows
     first, last = vocab_start(num_rows, rank, size), vocab_start(num_rows, rank + 1, size)
-    return dataclasses.replace(operation, weight=_rows_of(operation.weight, [(first, last - first)]))
+    share = [(first, last - first)]
+    bias = None if operation.bias is None else _rows_of(operation.bias, share)
+    return dataclasses.replace(operation, weight=_rows_of(operation.weight, share), bias=bias)
 
 
 def _shares(operation: Linear, layer: tuple[Operation, ...], rank: int, size: int) -> list[tuple[int, int]]:

@@ -115,7 +115,8 @@ def test_show_of_no_model_says_so(models):
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "devices"), [(16, ["cuda"]), (32, ["cpu", "cuda"]), (100, ["cpu"]), (256, ["cpu", "cuda"]), (512, [])]
+    ("head_dim", "devices"),
+    [(4, []), (16, ["cpu", "cuda"]), (32, ["cpu", "cuda"]), (100, ["cpu"]), (256, ["cpu", "cuda"]), (512, [])],
 )
 def test_devices_are_those_that_do_not_refuse_the_model(head_dim, devices):
     config = replace(from_hf_config(find_preset("opt-125m").config, "opt-125m"), head_dim=head_dim)

@@ -35,7 +35,7 @@ MADE_UP = Decoder(
         name="words", size=Key("word_size"), project_in="widen", project_out="narrow", positions=LearnedPositions("places", 3)
     ),
     layer="blocks",
-    attention=Attention(norm="norm", qkv=("mix.qkv",), out="mix.out", qkv_bias=Key("biases", False), rotary=False),
+    attention=Attention(norm="norm", qkv=("mix.qkv",), out="mix.out", qkv_bias=Key("biases", False), rotary=None),
     mlp=MLP(up=("think.both",), down="think.down", activation=Key("nonlinearity", "gelu")),
     norm=Norm(kind="layer", eps=Key("epsilon", 1e-5)),
     order=Key("side_by_side", True, values=((True, "parallel"), (False, "pre"))),

@@ -55,7 +55,7 @@ void store_kv(const TensorView& k_cache, const TensorView& v_cache, const Tensor
 
 void paged_attention(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
                      const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start, float scale,
-                     int64_t window, RecordedProgram* program) {
+                     int64_t window, float cap, const TensorView& slopes, const TensorView& sinks, RecordedProgram* program) {
     const KVType type = check_caches(k_cache, v_cache);
     const int64_t kv_heads = k_cache.shape[1], head_dim = head_dim_of(k_cache, type);
     check(q, "q", DType::float32, {"tokens", "heads", head_dim});
@@ -70,6 +70,9 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
         refuse("q: expected heads to be a multiple of kv_heads %lld, got %lld", static_cast<long long>(kv_heads),
                static_cast<long long>(q.shape[1]));
     if (window < 0) refuse("window: expected 0 (none) or more, got %lld", static_cast<long long>(window));
+    if (!(cap >= 0)) refuse("cap: expected 0 (none) or more, got %g", static_cast<double>(cap));
+    if (slopes.given()) check(slopes, "slopes", DType::float32, {q.shape[1]});
+    if (sinks.given()) check(sinks, "sinks", DType::float32, {q.shape[1]});
     const PagedAttentionArgs args = {out.as<float>(),
                                      q.as<const float>(),
                                      k_cache.data,
@@ -87,7 +90,10 @@ void paged_attention(const TensorView& out, const TensorView& q, const TensorVie
                                      head_dim,
                                      window,
                                      scale,
-                                     type};
+                                     type,
+                                     cap,
+                                     slopes.as<const float>(),
+                                     sinks.as<const float>()};
     check_sequences(args, q.shape[0], block_tables.shape[1], k_cache.shape[0]);
     if (program != nullptr) return program->add_attention(args, q.shape[0], k_cache.shape[0]);
     nb::gil_scoped_release release;
@@ -124,7 +130,7 @@ void bind_store_kv(nb::module_& module) {
 void bind_paged_attention(nb::module_& module) {
     module.def("paged_attention", paged_attention, nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
                nb::arg("block_tables"), nb::arg("context_lens"), nb::arg("query_start"), nb::arg("scale"), nb::arg("window"),
-               nb::arg("program").none());
+               nb::arg("cap"), nb::arg("slopes").none(), nb::arg("sinks").none(), nb::arg("program").none());
 }
 void bind_copy_blocks(nb::module_& module) { module.def("copy_blocks", bound_copy_blocks); }
 

@@ -26,7 +26,8 @@ Activation activation_named(const char* name) {
 
 namespace {
 
-void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps, RecordedProgram* program) {
+void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weight, float eps, bool accumulate,
+              RecordedProgram* program) {
     if (x.ndim == 3) {
         check(x, "x", DType::float32, {"tokens", "heads", "dim"});
         check(out, "out", DType::float32, {x.shape[0], x.shape[1], x.shape[2]});
@@ -45,7 +46,8 @@ void rms_norm(const TensorView& out, const TensorView& x, const TensorView& weig
                               x.shape[0],
                               has_heads ? x.shape[1] : 1,
                               dim,
-                              eps};
+                              eps,
+                              accumulate};
     perform(args, kernels().rms_norm, program);
 }
 
@@ -68,28 +70,32 @@ void layer_norm(const TensorView& out, const TensorView& x, const TensorView& we
 }
 
 void rotary_embedding(const TensorView& q, const TensorView& k, const TensorView& positions, const TensorView& cos_sin,
-                      RecordedProgram* program) {
+                      int64_t first_column, int64_t rotary_dim, RecordedProgram* program) {
     check(q, "q", DType::float32, {"tokens", "heads", "head_dim"});
     check(k, "k", DType::float32, {q.shape[0], "kv_heads", q.shape[2]});
     check(positions, "positions", DType::int32, {q.shape[0]});
-    check(cos_sin, "cos_sin", DType::float32, {"positions", "rotary_dim"});
-    const int64_t rotary_dim = cos_sin.shape[1];
-    if (rotary_dim % 2 != 0 || rotary_dim > q.shape[2])
+    check(cos_sin, "cos_sin", DType::float32, {"positions", "columns"});
+    if (rotary_dim == 0) rotary_dim = cos_sin.shape[1];
+    if (first_column < 0 || first_column > cos_sin.shape[1] - rotary_dim)
+        refuse("first_column: expected 0 to %lld, got %lld", static_cast<long long>(cos_sin.shape[1] - rotary_dim),
+               static_cast<long long>(first_column));
+    if (rotary_dim < 0 || rotary_dim % 2 != 0 || rotary_dim > q.shape[2])
         refuse("cos_sin: expected an even rotary_dim of at most %lld, got %lld", static_cast<long long>(q.shape[2]),
                static_cast<long long>(rotary_dim));
     check_ids(positions, "positions", cos_sin.shape[0]);
     const RotaryEmbeddingArgs args = {q.as<float>(),
                                       k.as<float>(),
                                       positions.as<const int32_t>(),
-                                      cos_sin.as<const float>(),
+                                      cos_sin.as<const float>() + first_column,
                                       {q.stride[0], q.stride[1]},
                                       {k.stride[0], k.stride[1]},
                                       cos_sin.stride[0],
                                       q.shape[0],
                                       q.shape[1],
                                       k.shape[1],
-                                      rotary_dim};
-    if (program != nullptr) return program->add_rotary(args);
+                                      rotary_dim,
+                                      first_column};
+    if (program != nullptr) return program->add_rotary(args, cos_sin.shape[1]);
     nb::gil_scoped_release release;
     kernels().rotary_embedding(args);
 }
@@ -115,7 +121,7 @@ void gated_activation(const TensorView& out, const TensorView& gate_up, const ch
 
 void bind_rms_norm(nb::module_& module) {
     module.def("rms_norm", rms_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"),
-               nb::arg("program").none());
+               nb::arg("accumulate"), nb::arg("program").none());
 }
 void bind_layer_norm(nb::module_& module) {
     module.def("layer_norm", layer_norm, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"),
@@ -123,7 +129,7 @@ void bind_layer_norm(nb::module_& module) {
 }
 void bind_rotary_embedding(nb::module_& module) {
     module.def("rotary_embedding", rotary_embedding, nb::arg("q"), nb::arg("k"), nb::arg("positions"), nb::arg("cos_sin"),
-               nb::arg("program").none());
+               nb::arg("first_column"), nb::arg("rotary_dim"), nb::arg("program").none());
 }
 void bind_activation(nb::module_& module) {
     module.def("activation", activation, nb::arg("out"), nb::arg("x"), nb::arg("name"), nb::arg("program").none());

@@ -14,8 +14,8 @@ namespace pagecli {
 namespace {
 
 void check_rotation(const RecordedProgram& program, const TensorView& positions, const TensorView& cos_sin) {
-    if (program.rotary_dim < 0) return;
-    check(cos_sin, "cos_sin", DType::float32, {"positions", program.rotary_dim});
+    if (program.table_width < 0) return;
+    check(cos_sin, "cos_sin", DType::float32, {"positions", program.table_width});
     check_ids(positions, "positions", cos_sin.shape[0]);
 }
 
@@ -84,10 +84,10 @@ void RecordedProgram::add_store(const StoreKVArgs& args, int64_t slots) {
     num_slots = num_slots < 0 ? slots : std::min(num_slots, slots);
 }
 
-void RecordedProgram::add_rotary(const RotaryEmbeddingArgs& args) {
-    if (rotary_dim >= 0 && rotary_dim != args.rotary_dim) refuse("recording: expected one cos_sin for all layers");
+void RecordedProgram::add_rotary(const RotaryEmbeddingArgs& args, int64_t columns) {
+    if (table_width >= 0 && table_width != columns) refuse("recording: expected one cos_sin for all layers");
     add(args, args.tokens);
-    rotary_dim = args.rotary_dim;
+    table_width = columns;
 }
 
 void bind_layer_program(nb::module_& module) {

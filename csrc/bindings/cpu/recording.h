@@ -21,14 +21,14 @@ struct RecordedProgram {
     LayerProgram program;
     int64_t max_tokens;
     int64_t num_slots = -1;   // of the smallest cache that is written; -1: none is
-    int64_t rotary_dim = -1;  // -1: nothing is rotated
+    int64_t table_width = -1;  // columns of cos_sin; -1: nothing is rotated
     std::vector<Cache> caches;
 
     // Every operation has to be on `max_tokens` rows; ValueError where it is not.
     void add(const LayerProgram::Operation& operation, int64_t tokens);
     void add_attention(const PagedAttentionArgs& args, int64_t tokens, int64_t num_blocks);
     void add_store(const StoreKVArgs& args, int64_t num_slots);
-    void add_rotary(const RotaryEmbeddingArgs& args);
+    void add_rotary(const RotaryEmbeddingArgs& args, int64_t columns);
 };
 
 // Runs an operation without the GIL or, given a program, records it there.

@@ -20,8 +20,12 @@ struct AttentionState {
     alignas(64) float sum[kMaxRows][kRowStride];       // sum over keys of weight * v
     alignas(64) float weights[kTileRows][kTileKeys];   // of the rows computed together
     alignas(64) float value_scales[kTileKeys];         // int8: of the tile's V
-    float max[kMaxRows];                               // highest score so far
+    float max[kMaxRows];                               // highest score so far, a sink's included
     float total[kMaxRows];                             // sum of weights
+    float slopes[kMaxRows];                            // ALiBi, where `has_slopes`
+    float distances[kTileRows];                        // with slopes: from the tile's first key to each row computed together
+    float cap;                                         // 0: none
+    bool has_slopes;
 };
 
 // Where a tile lies in the caches, in elements, for the first KV head. Places without a key the task sees repeat one it sees.

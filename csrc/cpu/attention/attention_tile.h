@@ -24,6 +24,26 @@ PAGECLI_INLINE void hide_keys(float* scores, KeyRange range, int count) {
     }
 }
 
+// Soft cap (Gemma 2) and ALiBi (Press et al., 2022) of the scores of the tile's first `count` keys. Apart from the loops that
+// compute scores, which stay as they are for models without.
+template <int rows>
+__attribute__((noinline)) void shape_scores(AttentionState& state, int first_row, int count) {
+    alignas(64) static constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const VecF lane = load(kLanes), cap = broadcast(state.cap), inverse = broadcast(state.cap > 0.0f ? 1.0f / state.cap : 0.0f);
+    for (int r = 0; r < rows; ++r) {
+        float* scores = state.weights[r];
+        for (int i = 0; i < count; i += VecF::width) {
+            VecF score = load(scores + i);
+            if (state.cap > 0.0f) score = cap * tanh(score * inverse);
+            if (state.has_slopes) {
+                const VecF distance = lane + broadcast(static_cast<float>(i) - state.distances[r]);
+                score = fmadd(distance, broadcast(state.slopes[first_row + r]), score);
+            }
+            store(scores + i, score);
+        }
+    }
+}
+
 // Turns the scores of `groups` times 16 keys in each row's weights into exp(score - max) and updates its max and total.
 // rescale[r] brings the row's earlier sums to the new max.
 template <int rows, int groups>
@@ -105,6 +125,7 @@ static void attend_tile(AttentionState& state, const Tile<T>& tile, int first_ro
         score_keys<rows, kGroupKeys>(state, tile, first_row, low, high);
     else
         score_keys<rows, 0>(state, tile, first_row, low, high);
+    if (state.cap > 0.0f || state.has_slopes) shape_scores<rows>(state, first_row, high > kGroupKeys ? kTileKeys : kGroupKeys);
     float rescale[rows];
     if (high > kGroupKeys)
         weigh_keys<rows, kTileGroups>(state, first_row, ranges, rescale);

@@ -86,6 +86,7 @@ void attend_head(const PagedAttentionArgs& a, AttentionState& state, Tile<T>& ti
         KeyRange ranges[kTileRows];
         for (int i = 0; i < count; ++i) {
             const int64_t low = first_visible(a, positions[row + i]) - first_key, high = positions[row + i] + 1 - first_key;
+            if (a.slopes != nullptr) state.distances[i] = static_cast<float>(positions[row + i] - first_key);
             ranges[i] = {low > 0 ? static_cast<int>(low) : 0, high < kTileKeys ? static_cast<int>(high) : kTileKeys};
         }
         attend_some(state, tile, first + row, count, ranges);
@@ -136,6 +137,8 @@ void run_task(const PagedAttentionArgs& a, const Task& task, const Task* followi
     const int num_rows = left < kMaxRows ? static_cast<int>(left) : kMaxRows;
     const int dim = static_cast<int>(a.head_dim);
     AttentionState state;
+    state.cap = a.cap;
+    state.has_slopes = a.slopes != nullptr;
     int64_t positions[kMaxRows] = {}, out_offsets[kMaxRows];
     for (int i = 0; i < num_heads * num_rows; ++i) {
         const int64_t row = task.first_row + i % num_rows, query = row / group;
@@ -145,8 +148,9 @@ void run_task(const PagedAttentionArgs& a, const Task& task, const Task* followi
         const float* q = a.q + (sequence.first_query + query) * a.q_stride[0] + head * a.q_stride[1];
         for (int d = 0; d < dim; ++d) state.q[i][d] = q[d] * a.scale;
         for (int d = 0; d < dim + VecF::width; ++d) state.sum[i][d] = 0.0f;
-        state.max[i] = -__builtin_inff();
-        state.total[i] = 0.0f;
+        state.max[i] = a.sinks == nullptr ? -__builtin_inff() : a.sinks[head];  // a sink weighs 1, as high as the highest score
+        state.total[i] = a.sinks == nullptr ? 0.0f : 1.0f;
+        if (a.slopes != nullptr) state.slopes[i] = a.slopes[head];
     }
     attend_rows<T>(a, task, following, state, positions, num_rows, num_heads);
     for (int i = 0; i < num_heads * num_rows; ++i)

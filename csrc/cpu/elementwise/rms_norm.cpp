@@ -6,6 +6,7 @@
 namespace pagecli::PAGECLI_ISA {
 namespace {
 
+template <bool accumulate>
 void normalize_row(float* out, const float* x, const float* weight, int64_t dim, float eps) {
     const int64_t whole = dim - dim % VecF::width;
     const int rest = static_cast<int>(dim - whole);
@@ -20,10 +21,13 @@ void normalize_row(float* out, const float* x, const float* weight, int64_t dim,
     }
     const float mean = reduce_add(squares) / static_cast<float>(dim);
     const VecF scale = broadcast(1.0f / __builtin_sqrtf(mean + eps));
-    for (int64_t i = 0; i < whole; i += VecF::width) store(out + i, load(x + i) * scale * load(weight + i));
+    for (int64_t i = 0; i < whole; i += VecF::width) {
+        const VecF v = load(x + i) * scale * load(weight + i);
+        store(out + i, accumulate ? load(out + i) + v : v);
+    }
     if (rest > 0) {
         const VecF v = load_partial(x + whole, rest) * scale * load_partial(weight + whole, rest);
-        store_partial(out + whole, v, rest);
+        store_partial(out + whole, accumulate ? load_partial(out + whole, rest) + v : v, rest);
     }
 }
 
@@ -35,7 +39,10 @@ void rms_norm(const RmsNormArgs& a) {
             for (int64_t h = 0; h < a.heads; ++h) {
                 float* out = a.out + t * a.out_stride[0] + h * a.out_stride[1];
                 const float* x = a.x + t * a.x_stride[0] + h * a.x_stride[1];
-                normalize_row(out, x, a.weight, a.dim, a.eps);
+                if (a.accumulate)
+                    normalize_row<true>(out, x, a.weight, a.dim, a.eps);
+                else
+                    normalize_row<false>(out, x, a.weight, a.dim, a.eps);
             }
         }
     });

@@ -24,7 +24,7 @@ namespace pagecli {
 struct StepArrays {
     int64_t tokens, sequences;
     const int32_t* positions;     // [tokens]
-    const float* cos_sin;         // [positions, rotary_dim]
+    const float* cos_sin;         // [positions, columns]: the tables of all rotations, side by side
     const int64_t* slot_ids;      // [tokens]
     const int32_t* block_tables;  // [sequences, max_blocks]
     const int32_t* context_lens;  // [sequences]

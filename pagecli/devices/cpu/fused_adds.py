@@ -1,9 +1,9 @@
-"""The CPU's pass over a program: a linear layer adds to what an addition behind it would."""
+"""The CPU's pass over a program: a linear layer, or an RMS norm, adds to what an addition behind it would."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pagecli.model.program import Add, Linear, Operation, Program, Reduce, Weight, widths
+from pagecli.model.program import Add, Linear, Norm, Operation, Program, Reduce, Weight, widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,15 @@ class ReduceAdd:
     parts: tuple[str, ...]
 
 
-CpuOperation = Operation | LinearAdd | ReduceAdd
+@dataclass(frozen=True, slots=True)
+class NormAdd:
+    """out += norm(norm.x): Norm and the Add of its output, which is never in memory."""
+
+    out: str
+    norm: Norm
+
+
+CpuOperation = Operation | LinearAdd | ReduceAdd | NormAdd
 
 
 def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
@@ -36,6 +44,8 @@ def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
             fused[-1] = LinearAdd(operation.out, before.x, before.weight, before.bias, before.activation)
         elif isinstance(operation, Add) and isinstance(before, Reduce) and before.out == operation.x:
             fused[-1] = ReduceAdd(operation.out, before.parts)
+        elif isinstance(operation, Add) and isinstance(before, Norm) and before.out == operation.x and before.kind == "rms":
+            fused[-1] = NormAdd(operation.out, before)
         else:
             fused.append(operation)
     return tuple(fused)
@@ -43,6 +53,5 @@ def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
 
 def buffer_widths(program: Program) -> dict[str, int]:
     """Columns of every buffer that the program takes on the CPU, of float32 with a row for each token of the largest step."""
-    return widths(
-        operation for operation in fuse_adds(program.operations()) if not isinstance(operation, LinearAdd | ReduceAdd)
-    )
+    fused = (LinearAdd, ReduceAdd, NormAdd)
+    return widths(operation for operation in fuse_adds(program.operations()) if not isinstance(operation, fused))

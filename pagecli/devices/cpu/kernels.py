@@ -130,9 +130,11 @@ def masked_argmax(
     return _native.masked_argmax(out, x, weight.data, *shape, data, words.view("int32"), mask_of)
 
 
-def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:
-    """out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
-    _native.rms_norm(out, x, weight, eps, _recorded(program))
+def rms_norm(
+    out: Tensor, x: Tensor, weight: Tensor, eps: float, accumulate: bool = False, program: "LayerProgram | None" = None
+) -> None:
+    """out[..., D] (+)= x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
+    _native.rms_norm(out, x, weight, eps, accumulate, _recorded(program))
 
 
 def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:
@@ -140,9 +142,18 @@ def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float,
     _native.layer_norm(out, x, weight, bias, eps, _recorded(program))
 
 
-def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, program: "LayerProgram | None" = None) -> None:
-    """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]."""
-    _native.rotary_embedding(q, k, positions, cos_sin, _recorded(program))
+def rotary_embedding(
+    q: Tensor,
+    k: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    first_column: int = 0,
+    rotary_dim: int = 0,
+    program: "LayerProgram | None" = None,
+) -> None:
+    """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]; of several tables side
+    by side, the one of rotary_dim columns from first_column on."""
+    _native.rotary_embedding(q, k, positions, cos_sin, first_column, rotary_dim, _recorded(program))
 
 
 def activation(out: Tensor, x: Tensor, name: str, program: "LayerProgram | None" = None) -> None:
@@ -213,11 +224,15 @@ def paged_attention(
     query_start: Tensor,
     scale: float,
     window: int = 0,
+    cap: float = 0.0,
+    slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
     program: "LayerProgram | None" = None,
 ) -> None:
-    """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking."""
+    """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking.
+    cap, slopes[heads], sinks[heads]: as in `reference`."""
     sequences = block_tables, context_lens, query_start
-    _native.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, _recorded(program))
+    _native.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, cap, slopes, sinks, _recorded(program))
 
 
 def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:

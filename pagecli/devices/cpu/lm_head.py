@@ -31,22 +31,30 @@ class LMHead:
     weights have none: they are as small and, on Zen 3, nearly as fast.
     """
 
-    def __init__(self, weight: kernels.PackedWeight) -> None:
-        self.weight = weight
-        self.bounds = (
-            kernels.pack_bounds(weight) if weight.num_rows >= MIN_TOKENS and not weight.dtype.startswith("int8") else None
-        )
+    def __init__(self, weight: kernels.PackedWeight, bias: Array | None = None, cap: float = 0.0) -> None:
+        """Logits become cap * tanh(logit / cap) where there is a cap, which changes no argmax. A bias leaves no bounds."""
+        self.weight, self.bias, self.cap = weight, bias, cap
+        is_bounded = weight.num_rows >= MIN_TOKENS and not weight.dtype.startswith("int8") and bias is None
+        self.bounds = kernels.pack_bounds(weight) if is_bounded else None
         beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
         self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds
         self._rows = self._panels = 0  # with bounds, and panels computed in spite of them
         self._allowed = 0.0  # panels
 
     def __call__(self, out: Array, x: Array) -> None:
-        kernels.linear(out, x, self.weight)
+        kernels.linear(out, x, self.weight, self.bias)
+        if self.cap > 0:
+            np.divide(out, np.float32(self.cap), out=out)
+            np.multiply(np.tanh(out, out=out), np.float32(self.cap), out=out)
 
     def argmax(self, x: Array) -> Array:
         """[M] int64: the first of the largest of each row's N logits."""
         indices = np.empty(x.shape[0], dtype=np.int64)
+        if self.bias is not None:
+            logits = np.empty((x.shape[0], self.weight.num_rows), np.float32)
+            kernels.linear(logits, x, self.weight, self.bias)
+            kernels.argmax(indices, logits)
+            return indices
         bounds = self.bounds if x.shape[0] <= self._most_rows else None
         num_panels = kernels.linear_argmax(indices, x, self.weight, bounds)
         if bounds is not None:

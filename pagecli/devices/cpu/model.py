@@ -10,10 +10,10 @@ import numpy as np
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, ReduceAdd, buffer_widths, fuse_adds
+from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, NormAdd, ReduceAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
 from pagecli.devices.cpu.weights.loader import CpuWeights
-from pagecli.devices.rotary_table import table_of
+from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
@@ -106,17 +106,18 @@ class CpuModel:
         self.notes = notes
         self._meeting = None if shared is None else shared.meeting
         self.program, self.config, self.weights = program, program.config, weights
-        self.lm_head = LMHead(weights.matrix(program.head_weight))
+        head = program.head_operation
+        self.lm_head = LMHead(weights.matrix(head.weight), self._vector_or_none(head.bias), head.cap)
         bounds = self.lm_head.bounds
         self.weight_bytes = weights.num_bytes + (bounds.nbytes if bounds is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program), {} if shared is None else shared.parts)
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(op, _NOT_RECORDED) for layer in program.layers for op in fuse_adds(layer))
-        self._rotary = table_of(program, weights.vector)
+        self._rotary, self._rotations = table_of(program, weights.vector), rotations_of(program)
         self._cos_sin: Array | None = None  # as far as the longest context until now
         self._embed, self._head = self._bind(program.embed), self._bind(program.head)
         self._layers = self._bind(operation for layer in program.layers for operation in layer)
-        self._last = next(operation.x for operation in program.head if isinstance(operation, Head))
+        self._last = head.x
         self._recorded = kernels.LayerProgram(max_batch_tokens)
         self._recorded_for: weakref.ref[KVCache[Array]] | None = None  # whose memory ends with its engine
 
@@ -173,15 +174,18 @@ class CpuModel:
             case Linear() | LinearAdd():
                 return self._linear(operation)
             case Norm():
-                return self._norm(operation)
+                return self._norm(operation, operation.out, accumulate=False)
+            case NormAdd(out, norm):
+                return self._norm(norm, out, accumulate=True)
             case Attention():
-                return _attention(operation)
+                return self._attention(operation)
             case Embedding():
                 return self._embedding(operation)
             case Split():
                 return lambda step: _split(operation, step.values)
-            case Rotary(q, k):
-                return lambda step: _rotate(step, q, k)
+            case Rotary(q, k, rope, factors):
+                columns = self._rotations[rope, factors], rope.rotary_dim
+                return lambda step: _rotate(step, q, k, columns)
             case GatedActivation(out, x, name):
                 return lambda step: kernels.gated_activation(step.values[out], step.values[x], name, step.program)
             case Add(out, x):
@@ -216,21 +220,40 @@ class CpuModel:
             step.values[out], [step.values[part] for part in parts], accumulate, meeting, step.program
         )
 
-    def _norm(self, operation: Norm) -> _Bound:
-        out, x, eps = operation.out, operation.x, operation.eps
+    def _norm(self, operation: Norm, out: str, accumulate: bool) -> _Bound:
+        x, eps = operation.x, operation.eps
         weight, bias = self._vector_or_none(operation.weight), self._vector_or_none(operation.bias)
         weight = np.ones(self.config.hidden_size, np.float32) if weight is None else weight
+        if operation.kind == "rms" and x in ("q", "k") and len(weight) != self.config.head_dim:  # of all heads together
+            return lambda step: kernels.rms_norm(_flat(step, out), _flat(step, x), weight, eps, program=step.program)
         if operation.kind == "rms":
-            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps, step.program)
+            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps, accumulate, step.program)
         shift = np.zeros_like(weight) if bias is None else bias
         return lambda step: kernels.layer_norm(step.values[out], step.values[x], weight, shift, eps, step.program)
+
+    def _attention(self, operation: Attention) -> _Bound:
+        layer, scale, window, cap = operation.layer, operation.scale, operation.window, operation.cap
+        slopes = np.array(operation.slopes, np.float32) if operation.slopes else None
+        sinks = self._vector_or_none(operation.sinks)
+
+        def call(step: _Step) -> None:
+            values, inputs = step.values, step.inputs
+            k_cache, v_cache, q = step.kv.keys[layer], step.kv.values[layer], values[operation.q]
+            kernels.store_kv(k_cache, v_cache, values[operation.k], values[operation.v], inputs.slot_ids, step.program)
+            sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
+            out = values[operation.out].reshape(q.shape)
+            kernels.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, cap, slopes, sinks, step.program)
+
+        return call
 
     def _vector_or_none(self, weight: Weight | None) -> Array | None:
         return None if weight is None else self.weights.vector(weight)
 
     def _embedding(self, operation: Embedding) -> _Bound:
-        out, ids, offset = operation.out, operation.ids, operation.offset
+        out, ids, offset, scale = operation.out, operation.ids, operation.offset, operation.scale
         weight = self.weights.matrix(operation.weight)
+        if scale != 1.0:
+            return lambda step: _embed_scaled(step.values[out], getattr(step.inputs, ids) + offset, weight, scale)
         if offset == 0:
             return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids), weight)
         return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids) + offset, weight)
@@ -241,23 +264,20 @@ def _run(bound: list[_Bound], step: _Step) -> None:
         call(step)
 
 
-def _attention(operation: Attention) -> _Bound:
-    layer, scale, window = operation.layer, operation.scale, operation.window
-
-    def call(step: _Step) -> None:
-        values, inputs = step.values, step.inputs
-        k_cache, v_cache, q = step.kv.keys[layer], step.kv.values[layer], values[operation.q]
-        kernels.store_kv(k_cache, v_cache, values[operation.k], values[operation.v], inputs.slot_ids, step.program)
-        sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
-        out = values[operation.out].reshape(q.shape)
-        kernels.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, step.program)
-
-    return call
-
-
-def _rotate(step: _Step, q: str, k: str) -> None:
+def _rotate(step: _Step, q: str, k: str, columns: tuple[int, int]) -> None:
     assert step.cos_sin is not None
-    kernels.rotary_embedding(step.values[q], step.values[k], step.inputs.positions, step.cos_sin, step.program)
+    kernels.rotary_embedding(step.values[q], step.values[k], step.inputs.positions, step.cos_sin, *columns, step.program)
+
+
+def _flat(step: _Step, name: str) -> Array:
+    """A value with heads as rows of all of them."""
+    heads = step.values[name]
+    return heads.reshape(heads.shape[0], heads.shape[1] * heads.shape[2])
+
+
+def _embed_scaled(out: Array, ids: Array, weight: kernels.PackedWeight, scale: float) -> None:
+    kernels.embedding(out, ids, weight)
+    np.multiply(out, np.float32(scale), out=out)
 
 
 def _add(out: Array, x: Array) -> None:

@@ -6,7 +6,7 @@ from pagecli.core.arrays import Array
 from pagecli.devices import step_masks
 from pagecli.devices.reference import operations
 from pagecli.devices.reference.tensors import as_tensor
-from pagecli.devices.rotary_table import table_of
+from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
@@ -36,6 +36,7 @@ class ReferenceModel:
         self.program, self.config, self.dtype = program, program.config, dtype
         self.notes = tuple(reader.notes)
         self._weights = {weight: as_tensor(reader.read(weight)).to(dtype, copy=True) for weight in program.weights()}
+        self._rotations = rotations_of(program)
         self._rotary = table_of(program, lambda weight: self._weights[weight].float().numpy())
         self.weight_bytes = sum(weight.nbytes for weight in self._weights.values())
 
@@ -65,10 +66,11 @@ class ReferenceModel:
 
     def _execute(self, operation: Operation, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
         match operation:
-            case Embedding(out, ids, weight, offset):
+            case Embedding(out, ids, weight, offset, scale):
                 table = self._weights[weight]
                 values[out] = self._empty(step.token_ids.shape[0], table.shape[1])
                 operations.embedding(values[out], getattr(step, ids) + offset, table)
+                values[out] *= scale
             case Linear(out, x, weight, bias, activation, first):
                 values[out] = self._empty(values[x].shape[0], weight.num_rows)
                 columns = values[x][:, first : first + weight.columns]
@@ -81,10 +83,11 @@ class ReferenceModel:
             case Split(q, k, v, x, heads, kv_heads, head_dim):
                 parts = values[x].view(values[x].shape[0], heads + 2 * kv_heads, head_dim).split([heads, kv_heads, kv_heads], 1)
                 values[q], values[k], values[v] = (part.clone() for part in parts)
-            case Rotary(q, k):
+            case Rotary(q, k, rope, factors):
                 assert self._rotary is not None
+                first = self._rotations[rope, factors]
                 cos_sin = torch.from_numpy(self._rotary.up_to(int(step.context_lens.max()))).to(self.dtype)
-                operations.rotary_embedding(values[q], values[k], step.positions, cos_sin)
+                operations.rotary_embedding(values[q], values[k], step.positions, cos_sin[:, first : first + rope.rotary_dim])
             case Attention():
                 self._attention(operation, values, step, kv)
             case GatedActivation(out, x, activation):
@@ -94,12 +97,16 @@ class ReferenceModel:
                 values[out] = values[out] + values[x]
             case Select(out, x):
                 values[out] = values[x][step.logit_rows]
-            case Head(x, weight):
-                values["logits"] = self._empty(values[x].shape[0], weight.num_rows)
-                operations.linear(values["logits"], values[x], self._weights[weight])
+            case Head(x, weight, bias, cap):
+                logits = values["logits"] = self._empty(values[x].shape[0], weight.num_rows)
+                operations.linear(logits, values[x], self._weights[weight], self._vector(bias))
+                if cap > 0:
+                    logits.div_(cap).tanh_().mul_(cap)
 
     def _norm(self, norm: Norm, values: Values) -> None:
         x = values[norm.x]
+        if norm.weight is not None and norm.weight.num_rows != x.shape[-1]:  # of all heads together
+            x = x.flatten(1)
         out, size = torch.empty_like(x), x.shape[-1]
         weight = torch.ones(size, dtype=self.dtype) if norm.weight is None else self._weights[norm.weight]
         if norm.kind == "rms":
@@ -107,7 +114,7 @@ class ReferenceModel:
         else:
             bias = torch.zeros(size, dtype=self.dtype) if norm.bias is None else self._weights[norm.bias]
             operations.layer_norm(out, x, weight, bias, norm.eps)
-        values[norm.out] = out
+        values[norm.out] = out.view(values[norm.x].shape)
 
     def _attention(self, operation: Attention, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
         q, k, v = values[operation.q], values[operation.k], values[operation.v]
@@ -115,7 +122,9 @@ class ReferenceModel:
         operations.store_kv(k_cache, v_cache, k, v, step.slot_ids)
         out = torch.empty_like(q)
         sequences = step.block_tables, step.context_lens, step.query_start
-        operations.paged_attention(out, q, k_cache, v_cache, *sequences, operation.scale, operation.window)
+        slopes = torch.tensor(operation.slopes, dtype=self.dtype) if operation.slopes else None
+        changes = operation.cap, slopes, self._vector(operation.sinks)
+        operations.paged_attention(out, q, k_cache, v_cache, *sequences, operation.scale, operation.window, 1.0, 1.0, *changes)
         values[operation.out] = out.flatten(1)
 
     def _empty(self, num_rows: int, width: int) -> torch.Tensor:

@@ -295,6 +295,9 @@ def paged_attention(
     window: int = 0,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    cap: float = 0.0,
+    slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> None:
     """Causal attention of each sequence's new tokens over its whole context, found through its block table.
 
@@ -302,7 +305,8 @@ def paged_attention(
     context_lens[S] int32 (tokens in the cache, the new ones included); query_start[S + 1] int32 (rows of q that belong to
     sequence s). The last new token of s stands at position context_lens[s] - 1. heads is a multiple of kv_heads. window > 0: a
     token sees itself and the window - 1 tokens before it. Softmax and sums in float32, in float64 where q is (Kwon et al., SOSP
-    2023, section 4.1).
+    2023, section 4.1). cap > 0: scores become cap * tanh(score / cap) (Gemma 2); then, slopes[heads]: a head's falls by its
+    slope for each token between query and key (ALiBi); sinks[heads]: a score more in each head's softmax, of no value.
     """
     block_size = k_cache.shape[2]
     group = q.shape[1] // k_cache.shape[1]
@@ -318,10 +322,17 @@ def paged_attention(
         scores = torch.einsum("qhd,khd->hqk", q[first:last].to(keys.dtype), keys) * scale
         query_pos = torch.arange(context - (last - first), context).unsqueeze(1)
         key_pos = torch.arange(context).unsqueeze(0)
+        if cap > 0:
+            scores = cap * torch.tanh(scores / cap)
+        if slopes is not None:
+            scores = scores + slopes.to(scores.dtype).view(-1, 1, 1) * (key_pos - query_pos)
         hidden = key_pos > query_pos
         if window > 0:
             hidden |= key_pos <= query_pos - window
-        probs = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.to(scores.dtype).view(-1, 1, 1).expand(-1, scores.shape[1], 1)], dim=-1)
+        probs = scores.softmax(-1)[..., :context]
         out[first:last] = torch.einsum("hqk,khd->qhd", probs, values)
 
 

@@ -16,7 +16,7 @@ def register(decoder: Decoder) -> None:
 
 def find(architecture: str) -> Decoder | None:
     """The description of an architecture by the name that config.json gives it, such as "LlamaForCausalLM"."""
-    return next((decoder for decoder in _known() if architecture in decoder.architectures), None)
+    return next((decoder for decoder in _known() if architecture in (*decoder.architectures, *decoder.wrappers)), None)
 
 
 def find_model_type(name: str) -> Decoder | None:
@@ -37,7 +37,7 @@ def describe(architecture: str) -> Decoder:
 
 
 def architectures() -> list[str]:
-    return [name for decoder in _known() for name in decoder.architectures]
+    return [name for decoder in _known() for name in (*decoder.architectures, *decoder.wrappers)]
 
 
 def gguf_names() -> list[str]:

@@ -20,7 +20,7 @@ OPT = Decoder(
         out="self_attn.out_proj",
         qkv_bias=_BIAS,
         out_bias=_BIAS,
-        rotary=False,
+        rotary=None,
         num_kv_heads=Key("num_attention_heads"),
         head_dim=None,
     ),

@@ -1,81 +1,112 @@
-"""ModelConfig from the metadata of a GGUF file (keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+"""ModelConfig from the metadata of a GGUF file (keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
-from pagecli.core.model_config import ModelConfig, RopeConfig
+The metadata become a config by the names of config.json, which is read as one; what only the tensors say (biases, a head of its
+own) is set behind that.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
+from pagecli.model.decoder import Decoder, Gguf, Key
+from pagecli.model.readers.config_fields import Fields, token_id_tuple
 from pagecli.model.readers.gguf_header import GgufHeader
-from pagecli.model.readers.hf_config import check_num_layers, token_id_tuple
+from pagecli.model.readers.hf_config import read_config, renamed
+
+_SCALINGS = ("none", "linear", "yarn")
 
 
 def from_gguf_header(header: GgufHeader) -> ModelConfig:
     """Raises ModelError for an architecture, mixture of experts or rope scaling that pagecli does not support."""
     where, architecture = header.path, header.architecture
     decoder = families.find_gguf(architecture)
-    if decoder is None:
+    if decoder is None or decoder.gguf is None:
         supported = ", ".join(families.gguf_names())
         raise ModelError(f"{where}: GGUF architecture {architecture!r} is not supported", f"supported: {supported}")
     if header.get("expert_count", 0):
         raise ModelError(f"{where}: mixture-of-experts models are not supported")
-    num_heads = _size(header, "attention.head_count")
-    num_kv_heads = _size(header, "attention.head_count_kv", num_heads)
-    hidden = _size(header, "embedding_length")
-    head_dim = _size(header, "attention.key_length", hidden // num_heads)
-    if num_heads % num_kv_heads or header.get("attention.value_length", head_dim) != head_dim:
-        raise ModelError(f"{where}: {num_heads} attention heads with {num_kv_heads} KV heads of unlike sizes are not supported")
-    num_layers = check_num_layers(_size(header, "block_count"), where)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{where}: no tensor token_embd.weight", "is the file complete?")
+    written = _as_config(header, decoder, decoder.gguf) | {"vocab_size": embedding.shape[0], "dtype": "gguf"}
+    config = read_config(Fields(renamed(written, decoder), str(where)), decoder, _eos_token_ids(header))
+    if header.get("attention.value_length", config.head_dim) != config.head_dim:
+        raise ModelError(f"{where}: values of another size than {config.head_dim}, that of keys, are not supported")
     window = header.get("attention.sliding_window", 0)
-    return ModelConfig(
-        architecture=decoder.architectures[0],
-        vocab_size=embedding.shape[0],
-        hidden_size=hidden,
-        embedding_size=hidden,
-        intermediate_size=_size(header, "feed_forward_length"),
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        max_positions=_size(header, "context_length"),
-        norm_eps=float(header.get("attention.layer_norm_rms_epsilon", 1e-6)),
-        activation=decoder.mlp.activation.default,  # GGUF files name none
-        tie_embeddings="output.weight" not in header.tensors,
-        dtype_hint="gguf",
-        qkv_bias="blk.0.attn_q.bias" in header.tensors,
-        out_bias="blk.0.attn_output.bias" in header.tensors,
-        mlp_bias="blk.0.ffn_down.bias" in header.tensors,
-        rope=_rope(header, head_dim),
-        layer_windows=(window,) * num_layers if window else (),
-        eos_token_ids=_eos_token_ids(header),
+    is_fixed = decoder.attention.window is not None and decoder.attention.window.enabled is True
+    rope = config.rope
+    if rope is not None and "rope_freqs.weight" in header.tensors:
+        rope = replace(rope, scaling="frequency_factors", factor=1.0)
+    tensors = header.tensors
+    return replace(
+        config,
+        tie_embeddings="output.weight" not in tensors,
+        qkv_bias="blk.0.attn_q.bias" in tensors or "blk.0.attn_qkv.bias" in tensors,
+        out_bias="blk.0.attn_output.bias" in tensors,
+        mlp_bias="blk.0.ffn_down.bias" in tensors,
+        rope=rope,
+        rope_interleaved=decoder.gguf.interleaved,
+        grouped_qkv=False,
+        layer_windows=(window,) * config.num_layers if window and not is_fixed else config.layer_windows,
         bos_token_id=header.metadata.get("tokenizer.ggml.bos_token_id"),
     )
 
 
-def _size(header: GgufHeader, key: str, default: int | None = None) -> int:
-    value = header.get(key, default)
-    if isinstance(value, list) and len(set(value)) == 1:
-        value = value[0]  # some converters write one number a layer
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise ModelError(
-            f"{header.path}: {header.architecture}.{key} is {value!r}, expected a positive integer", "is the file complete?"
-        )
-    return value
+def _as_config(header: GgufHeader, decoder: Decoder, gguf: Gguf) -> dict[str, Any]:
+    """The metadata by config.json's names; what the file does not say is left out."""
+    attention = decoder.attention
+    names = {
+        "block_count": "num_hidden_layers",
+        "embedding_length": "hidden_size",
+        "context_length": decoder.max_positions.name,
+        "feed_forward_length": decoder.mlp.size.name,
+        "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": attention.num_kv_heads.name,
+        "attention.key_length": attention.head_dim.name if attention.head_dim is not None else "",
+        "attention.layer_norm_rms_epsilon": decoder.norm.eps.name if isinstance(decoder.norm.eps, Key) else "",
+        "attention.layer_norm_epsilon": decoder.norm.eps.name if isinstance(decoder.norm.eps, Key) else "",
+        "rope.freq_base": "rope_theta",
+    }
+    if attention.window is not None:
+        names["attention.sliding_window"] = attention.window.size.name
+    config = {name: _single(header.get(key)) for key, name in (*names.items(), *gguf.keys) if header.get(key) is not None}
+    config.pop("", None)
+    if attention.window is not None and not config.get(attention.window.size.name):
+        config[attention.window.size.name] = None  # no layer slides
+    return config | _rope(header, decoder)
 
 
-def _rope(header: GgufHeader, head_dim: int) -> RopeConfig:
-    theta = float(header.get("rope.freq_base", 10000.0))
+def _single(value: Any) -> Any:
+    """Some converters write one number a layer."""
+    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+
+
+def _rope(header: GgufHeader, decoder: Decoder) -> dict[str, Any]:
+    if decoder.attention.rotary is None:
+        return {}
     kind = header.get("rope.scaling.type", "none")
     factor = float(header.get("rope.scaling.factor", header.get("rope.scale_linear", 1.0)))
-    if header.get("rope.dimension_count", head_dim) != head_dim:
-        raise ModelError(f"{header.path}: rotating a part of each head is not supported")
-    if "rope_freqs.weight" in header.tensors:
-        return RopeConfig(theta, head_dim, "frequency_factors")
-    if kind == "linear" or (kind == "none" and factor != 1.0):
-        return RopeConfig(theta, head_dim, "linear", factor)
-    if kind != "none":
-        raise ModelError(f"{header.path}: rope scaling {kind!r} is not supported", "supported: none, linear, frequency factors")
-    return RopeConfig(theta, head_dim)
+    if kind not in _SCALINGS and "rope_freqs.weight" not in header.tensors:
+        raise ModelError(
+            f"{header.path}: rope scaling {kind!r} is not supported", f"supported: {', '.join(_SCALINGS)}, frequency factors"
+        )
+    config: dict[str, Any] = {}
+    rotated = header.get("rope.dimension_count")
+    heads = header.get("attention.head_count")
+    if isinstance(rotated, int) and isinstance(heads, int) and heads > 0:
+        size = header.get("attention.key_length", int(header.get("embedding_length", 0)) // heads)
+        rotary = decoder.attention.rotary
+        part = "partial_rotary_factor" if rotary.part is None else rotary.part.name
+        config = {rotary.dim.name: rotated} if rotary.dim is not None else {part: rotated / max(size, 1)}
+    if kind == "yarn":
+        original = header.get("rope.scaling.original_context_length")
+        scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+        return config | {"rope_scaling": scaling}
+    if kind in ("linear", "none") and factor != 1.0:
+        return config | {"rope_scaling": {"rope_type": "linear", "factor": factor}}
+    return config
 
 
 def _eos_token_ids(header: GgufHeader) -> tuple[int, ...]:

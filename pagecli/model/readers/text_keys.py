@@ -50,10 +50,13 @@ TEXT_KEYS: dict[str, tuple[Any, ...]] = {
     "scale_attn_weights": (None, True),
     "scale_depth": (None,),
     "scale_emb": (None, 1),
+    "qk_layernorm": _OFF,
     "sliding_window_pattern": (None,),
     "swiglu_limit": (None,),
     "use_bidirectional_attention": _OFF,
     "use_parallel_residual": _OFF,
+    "use_qk_norm": _OFF,
+    "use_sliding_window": _OFF,
     "xsa_layers": (None, []),
 }
 

@@ -32,6 +32,7 @@ class DummySource:
     """Every tensor asked for exists."""
 
     where = "dummy weights"
+    folded: tuple[str, ...] = ("transposed", "heads", "offset")
 
     def __init__(self) -> None:
         self._noise = noise()

@@ -1,17 +1,15 @@
 """Weights in a model's GGUF file or files: mapped, and dequantized one tensor at a time by the gguf package."""
 
 import math
-import re
 from pathlib import Path
 
 import gguf
 import numpy as np
 from gguf.quants import dequantize
 
-from pagecli.core.arrays import Array, stored_as, to_float32
+from pagecli.core.arrays import Array, stored_as
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
-from pagecli.model import families
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
 from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor
 
@@ -26,16 +24,15 @@ _ROWS_AT_ONCE = 32  # rows joined into one for dequantization: the gguf package 
 class GgufSource:
     """A model's .gguf files, of which `path` is the first, by transformers' tensor names."""
 
+    folded: tuple[str, ...] = ("transposed", "heads", "offset")  # by llama.cpp's converter
+
     def __init__(self, path: Path, config: ModelConfig) -> None:
         self.where = path
-        self._config = config
         parts = read_gguf_parts(path)
         self._header = joined(parts)
         self._part_of = {name: number for number, part in enumerate(parts) for name in part.tensors}
         self._parts = [(part, MappedFile(part.path)) for part in parts]
         self._names = gguf.get_tensor_name_map(_model_arch(self._header.architecture), config.num_layers)
-        gguf_format = families.describe(config.architecture).gguf
-        self._interleaved = gguf_format is not None and gguf_format.interleaved
 
     def stored_name(self, name: str) -> str | None:
         stored = self._stored_name(name)
@@ -52,10 +49,7 @@ class GgufSource:
         tensor = self._header.tensors.get(self._stored_name(name))
         if tensor is None:
             raise missing_tensor(self.where, self._stored_name(name))
-        values = check_tensor(self.where, tensor.name, self._values(tensor), shape)
-        if self._interleaved and re.search(r"\.attn_[qk]\.", tensor.name):
-            return _half_split(values, self._config.head_dim)
-        return values
+        return check_tensor(self.where, tensor.name, self._values(tensor), shape)
 
     def _stored_name(self, name: str) -> str:
         return self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name
@@ -93,9 +87,3 @@ class GgufSource:
 
 def _model_arch(name: str) -> gguf.MODEL_ARCH:
     return next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == name)
-
-
-def _half_split(values: Array, head_dim: int) -> Array:
-    """Rows of each head from llama.cpp's order (pairs side by side) to transformers' (first halves, then second halves)."""
-    halves = to_float32(values).reshape(-1, head_dim // 2, 2, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)

@@ -16,6 +16,8 @@ from pagecli.model.weights.source import check_tensor, missing_tensor, stored_na
 class PickleSource:
     """`path`: one pytorch_model.bin, or the index of a sharded checkpoint (pytorch_model.bin.index.json)."""
 
+    folded: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         self.where = path
         files = sorted(set(read_index(path).values())) if path.suffix == ".json" else [path.name]

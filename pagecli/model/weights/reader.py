@@ -3,8 +3,9 @@ joined, and keeps count of them."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -16,9 +17,12 @@ from pagecli.model import families
 from pagecli.model.build_program import build
 from pagecli.model.program import Program, Weight
 from pagecli.model.source import ModelSource
+from pagecli.model.weights.layout import ordered, stored_shapes, turned
 from pagecli.model.weights.source import WeightSource
 
-_HARMLESS = ("rotary_emb.inv_freq", "masked_bias", "rope_freqs.weight")  # ends of names
+# Ends of names: tables that are computed here, causal masks of old checkpoints.
+_HARMLESS = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "rope_freqs.weight")
+_OTHER_PARTS = re.compile(r"^(model\.)?(vision_|multi_modal_projector|audio_|embed_vision)")  # beside a text model
 _ROWS_AT_ONCE = 4096  # of tensors that are compared
 
 
@@ -59,22 +63,39 @@ class WeightReader:
         self.source.release()
         return not same
 
-    def joined(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """Tensors `names`, of `shapes`, joined: a view of the file, or of memory that the next call reuses."""
-        parts = [self.source.read(name, shape) for name, shape in zip(names, shapes, strict=True)]
-        return parts[0] if len(parts) == 1 else self._concatenated(parts)
+    def joined(self, weight: Weight) -> Array:
+        """A whole weight's tensors, joined as the program wants them: a view of the file, or memory that is used again."""
+        done = self.source.folded
+        shapes = stored_shapes(weight, done)
+        parts = [turned(weight, self.source.read(name, shape), done) for name, shape in zip(weight.names, shapes, strict=True)]
+        return ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
 
     def read(self, weight: Weight) -> Array:
-        """A weight's tensors, or the parts of them that it is, joined: a view of the file, or of memory that is used again."""
+        """`joined`, of a weight that may be parts of its tensors."""
         if not weight.is_part:
-            return self.joined(weight.names, weight.shapes)
+            return self.joined(weight)
         first, last = weight.first_column, weight.first_column + weight.columns
         parts = []
-        for index, (name, whole) in enumerate(zip(weight.names, weight.whole_shapes, strict=True)):
-            start = weight.first_rows[index] if weight.first_rows else 0
-            tensor = self.source.read(name, whole)[start : start + weight.rows[index]]
+        for rows, start in self._rows_of_parts(weight):
+            tensor = rows[start[0] : start[1]]
             parts.append(tensor[:, first:last] if weight.columns else tensor)
         return parts[0] if len(parts) == 1 else self._concatenated(parts)
+
+    def _rows_of_parts(self, weight: Weight) -> Iterator[tuple[Array, tuple[int, int]]]:
+        """Of each part what it is in, as the program wants that, and its first row and the one behind its last: in its tensor
+        or, where rows change their order at load, in all of the weight's tensors."""
+        whole = weight.whole
+        if weight.layout is None:
+            sizes = dict(zip(whole.names, whole.rows, strict=True))
+            for index, name in enumerate(weight.names):
+                start = weight.first_rows[index] if weight.first_rows else 0
+                yield self.joined(replace(whole, names=(name,), rows=(sizes[name],))), (start, start + weight.rows[index])
+            return
+        joined = np.array(self.joined(whole))
+        starts = dict(zip(whole.names, accumulate((0, *whole.rows)), strict=False))
+        for index, name in enumerate(weight.names):
+            start = starts[name] + (weight.first_rows[index] if weight.first_rows else 0)
+            yield joined, (start, start + weight.rows[index])
 
     def check_nothing_left(self, program: Program) -> None:
         """Raise ModelError where the checkpoint has tensors that the program does not read: a bias or a norm more means another
@@ -86,7 +107,7 @@ class WeightReader:
         for name in self.source.names():
             layer = re.search(r"\.(\d+)\.", name)
             beyond = layer is not None and int(layer[1]) >= program.config.num_layers
-            if name not in read and not beyond and not name.endswith(_HARMLESS):
+            if name not in read and not beyond and not name.endswith(_HARMLESS) and not _OTHER_PARTS.match(name):
                 raise ModelError(
                     f"{self.source.where}: tensor {name} does not belong to the architecture its config names",
                     "is the config its own?",

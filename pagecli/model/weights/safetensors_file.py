@@ -16,6 +16,8 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 class SafetensorsSource:
     """`path`: one .safetensors file, or the index of a sharded checkpoint (*.safetensors.index.json)."""
 
+    folded: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         self.where = path
         self._opened: dict[Path, _Shard] = {}

@@ -18,6 +18,8 @@ from pagecli.errors import ModelError
 class WeightSource(Protocol):
     """One checkpoint, opened. `where` names it in errors."""
 
+    folded: tuple[str, ...]  # what its tensors have had done to them already (weights/layout.py)
+
     @property
     def where(self) -> Path | str: ...
 
@@ -61,9 +63,11 @@ def missing_tensor(where: Path | str, name: str) -> ModelError:
 
 
 def stored_name(names: Container[str], name: str) -> str | None:
-    """The name under which `name` is stored: models saved without their LM head lack the leading "model."."""
-    bare = name.removeprefix("model.")
-    return name if name in names else bare if bare in names else None
+    """The name under which `name` is stored: models saved without their LM head lack the first part of it ("model."); those
+    inside a model of several kinds of input have a part more."""
+    first, _, bare = name.partition(".")
+    tried = (name, bare, f"language_model.{name}", f"{first}.language_model.{bare}")
+    return next((each for each in tried if each in names), None)
 
 
 class MappedFile:

@@ -19,6 +19,9 @@ struct PagedAttentionArgs {
     int64_t window;  // 0: none
     float scale;
     KVType type;
+    float cap;            // scores become cap * tanh(score / cap); 0: they stay
+    const float* slopes;  // [heads]: what a score falls by for each token between query and key (ALiBi); null: nothing
+    const float* sinks;   // [heads]: a score more in the softmax, of no value (attention sinks); null: none
 };
 
 }  // namespace pagecli

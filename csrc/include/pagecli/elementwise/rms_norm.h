@@ -5,7 +5,7 @@
 
 namespace pagecli {
 
-// out = x / sqrt(mean(x^2) + eps) * weight, over the last dimension; out may be x.
+// out (+)= x / sqrt(mean(x^2) + eps) * weight, over the last dimension; out may be x.
 struct RmsNormArgs {
     float* out;           // [tokens, heads, dim]
     const float* x;       // [tokens, heads, dim]
@@ -13,6 +13,7 @@ struct RmsNormArgs {
     int64_t out_stride[2], x_stride[2];
     int64_t tokens, heads, dim;
     float eps;
+    bool accumulate;  // add to out, which is not x then
 };
 
 }  // namespace pagecli

@@ -13,6 +13,7 @@ struct RotaryEmbeddingArgs {
     const float* cos_sin;      // [positions, rotary_dim]: rotary_dim / 2 cosines, then as many sines
     int64_t q_stride[2], k_stride[2], cos_sin_stride;
     int64_t tokens, heads, kv_heads, rotary_dim;
+    int64_t first_column;  // where the table of several is in its rows: cos_sin points there
 };
 
 }  // namespace pagecli

@@ -13,7 +13,7 @@ from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedE
 from pagecli.devices.cuda.model.linear import logits
 from pagecli.devices.cuda.model.weights import CudaWeights
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.rotary_table import table_of
+from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
@@ -24,7 +24,6 @@ from pagecli.model.program import (
     Linear,
     Norm,
     Program,
-    Rotary,
     Select,
     Split,
 )
@@ -66,6 +65,7 @@ class CudaModel:
         self.weight_bytes = weights.num_bytes
         self._weights = weights
         self._rotary = table_of(program, lambda weight: weights.tensor(weight).cpu().numpy())
+        self._rotations = rotations_of(program)
         self._cos_sin = torch.empty(0, 0)
         operations = fuse(program)
         self._bound = list(zip((self._bind(operation) for operation in operations), last_uses(operations), strict=True))
@@ -104,7 +104,9 @@ class CudaModel:
             case Attention():
                 return lambda step: _attend(step, operation, None)
             case RotaryAttention(rotary, attention):
-                return lambda step: _attend(step, attention, rotary)
+                first = self._rotations[rotary.rope, rotary.factors]
+                columns = slice(first, first + rotary.rope.rotary_dim)
+                return lambda step: _attend(step, attention, columns)
             case Embedding():
                 return self._embedding(operation, None)
             case PositionedEmbedding(tokens, positions):
@@ -117,9 +119,8 @@ class CudaModel:
                 return lambda step: step.values[out].add_(step.values[x])
             case Select(out, x):
                 return lambda step: step.values.__setitem__(out, step.values[x].index_select(0, step.inputs.logit_rows))
-            case Head(x, weight):
-                head = self._weights.tensor(weight)
-                return lambda step: logits(step.logits, step.values[x], head)
+            case Head():
+                return self._head(operation)
         raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
 
     def _linear(self, operation: Linear) -> _Bound:
@@ -142,10 +143,24 @@ class CudaModel:
         def call(step: _Step) -> None:
             x, more = step.values[norm.x], step.values[added] if added is not None else None
             out = step.values[norm.out] = x if norm.out == norm.x else torch.empty_like(x)
+            if x.shape[-1] != weight.shape[0]:  # of all heads together
+                x = out = x.flatten(1)
             if norm.kind == "rms":
                 kernels.rms_norm(out, x, weight, norm.eps, more)
             else:
                 kernels.layer_norm(out, x, weight, shift, norm.eps, more)
+
+        return call
+
+    def _head(self, operation: Head) -> _Bound:
+        head, bias, cap = self._weights.tensor(operation.weight), self._weights.vector(operation.bias), operation.cap
+
+        def call(step: _Step) -> None:
+            logits(step.logits, step.values[operation.x], head)
+            if bias is not None:
+                step.logits.add_(bias)
+            if cap > 0:
+                step.logits.div_(cap).tanh_().mul_(cap)
 
         return call
 
@@ -161,16 +176,18 @@ class CudaModel:
                 kernels.embedding(out, ids, table, step.inputs.positions, *more)
             else:
                 kernels.embedding(out, ids + embedding.offset if embedding.offset else ids, table)
+            if embedding.scale != 1.0:
+                out.mul_(embedding.scale)
 
         return call
 
 
-def _attend(step: _Step, attention: Attention, rotary: Rotary | None) -> None:
+def _attend(step: _Step, attention: Attention, columns: slice | None) -> None:
     values, inputs = step.values, step.inputs
     q, k, v = values[attention.q], values[attention.k], values[attention.v]
     k_cache, v_cache = step.kv.keys[attention.layer], step.kv.values[attention.layer]
-    if rotary is not None:
-        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, inputs.slot_ids, inputs.positions, step.cos_sin)
+    if columns is not None:
+        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, inputs.slot_ids, inputs.positions, step.cos_sin[:, columns])
     else:
         kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
     attended = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -31,7 +31,7 @@ class CudaWeightReader(WeightReader):
     def _tensor(self, weight: Weight) -> torch.Tensor:
         """On the host, but for dummy weights, which are made on the GPU."""
         if not isinstance(self.source, CudaDummySource):
-            return as_tensor(self.joined(weight.names, weight.shapes))
+            return as_tensor(self.joined(weight))
         read = self.source.read_tensor
         return torch.cat([read(name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)])
 
@@ -63,6 +63,8 @@ class CudaWeights:
             case Embedding() | Head():
                 if operation.weight not in self._tensors:
                     self._tensors[operation.weight] = self._reader.matrix(operation.weight)
+                if isinstance(operation, Head) and operation.bias is not None:
+                    self._tensors[operation.bias] = self._reader.vector(operation.bias)
             case Linear():
                 self._linears[operation.weight] = self._linear(operation)
             case _:

@@ -1,0 +1,105 @@
+"""Typed access to a parsed config.json, with errors that name the file and the key."""
+
+from pathlib import Path
+from typing import Any
+
+from pagecli.errors import ModelError
+from pagecli.model.decoder import REQUIRED, Key
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+_MAX_LAYERS = 10_000
+_MAX_SIZE = 2**31  # of any single number in a config; far above every model
+
+
+class Fields:
+    """The keys of one JSON object; `read` are those that were asked for, here and in the objects inside it."""
+
+    def __init__(self, config: dict[str, Any], where: str, read: set[str] | None = None) -> None:
+        self.config = config
+        self.where = where
+        self.read: set[str] = set() if read is None else read
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        value = self.config.get(key)
+        return default if value is None else value
+
+    def size(self, key: Key, default: int | None = None) -> int:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE:
+            raise ModelError(f"{self.where}: {key.name} is {value!r}, expected a positive integer", "is the file complete?")
+        return value
+
+    def num_layers(self) -> int:
+        return check_num_layers(self.size(Key("num_hidden_layers")), self.where)
+
+    def number(self, key: Key) -> float:
+        value = self._value(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ModelError(f"{self.where}: {key.name} is {value!r}, expected a positive number", "is the file complete?")
+        return float(value) if key.of is None else key.of(float(value))
+
+    def factor(self, key: Key | float) -> float:
+        """A number that the description gives, or that the key does."""
+        return self.number(key) if isinstance(key, Key) else key
+
+    def number_or(self, key: Key | None, default: Any) -> Any:
+        """The key's number; `default` without a key, and where it is null or 0."""
+        if key is None or (key.name in self.config and not self.get(key.name)) or not self._value(key):
+            return default
+        return self.number(key)
+
+    def choice(self, key: Any) -> Any:
+        """A flag, or what the key's `values` make of it; what is no Key stands for itself."""
+        if not isinstance(key, Key):
+            return key
+        flag = bool(self.get(key.name, key.default))
+        return dict(key.values)[flag] if key.values else flag
+
+    def integer(self, key: Key | int) -> int:
+        value = self.get(key.name, key.default) if isinstance(key, Key) else key
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ModelError(f"{self.where}: {key} is {value!r}, expected an integer", "is the file complete?")
+        return value
+
+    def _value(self, key: Key, default: Any = None) -> Any:
+        """What config.json says, else the key's own default, or `default` where that is None; None where it is REQUIRED."""
+        if key.default is not None:
+            default = None if key.default is REQUIRED else key.default
+        return self.get(key.name, default)
+
+    def child(self, key: str) -> "Fields":
+        value = self.get(key, {})
+        if not isinstance(value, dict):
+            raise ModelError(f"{self.where}: {key} is {value!r}, expected an object", "is the file complete?")
+        return Fields(value, self.where, self.read)
+
+    def activation(self, key: Key) -> str:
+        name = self._value(key)
+        if not isinstance(name, str) or name not in ACTIVATIONS:
+            raise ModelError(f"{self.where}: activation {name!r} is not supported", f"supported: {', '.join(ACTIVATIONS)}")
+        return dict(key.values).get(name, ACTIVATIONS[name])
+
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        return token_id_tuple(self.get(key))
+
+
+def check_num_layers(num_layers: int, where: Path | str) -> int:
+    """`num_layers`, or ModelError: a damaged file may name any number, and each layer has its operations."""
+    if num_layers > _MAX_LAYERS:
+        raise ModelError(f"{where}: {num_layers:,} layers are not supported", f"at most {_MAX_LAYERS:,} are")
+    return num_layers
+
+
+def token_id_tuple(value: Any) -> tuple[int, ...]:
+    """An id, a list of ids or nothing -> tuple of ids: eos_token_id has been written in all three ways."""
+    ids = value if isinstance(value, list) else [value]
+    return tuple(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
