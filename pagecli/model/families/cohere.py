@@ -1,0 +1,28 @@
+"""Command R (Cohere 1, 2): attention and MLP side by side behind a layer norm without bias, scaled logits; 2 with windows."""
+
+from dataclasses import replace
+
+from pagecli.model.decoder import Attention, Decoder, Key, Norm, Rotary, Window
+
+_BIAS = Key("attention_bias", False)
+
+COHERE = Decoder(
+    architectures=("CohereForCausalLM",),
+    model_type="cohere",
+    attention=Attention(qkv_bias=_BIAS, out_bias=_BIAS, rotary=Rotary(theta=5e5, interleaved=True), head_dim=None),
+    norm=Norm(kind="layer", eps=Key("layer_norm_eps", 1e-5)),
+    order="parallel",
+    logits_scale=Key("logit_scale", 0.0625),
+    tie_embeddings=Key("tie_word_embeddings", True),
+    max_positions=Key("max_position_embeddings", 8192),
+)
+COHERE2 = replace(
+    COHERE,
+    architectures=("Cohere2ForCausalLM",),
+    model_type="cohere2",
+    attention=replace(
+        COHERE.attention,
+        rotary=Rotary(interleaved=True, layers="sliding"),
+        window=Window(pattern=Key("sliding_window_pattern", 4)),
+    ),
+)
