@@ -155,9 +155,9 @@ def _head_of_rank(operation: Operation, rank: int, size: int) -> Operation:
         return operation
     num_rows = operation.weight.num_rows
     first, last = vocab_start(num_rows, rank, size), vocab_start(num_rows, rank + 1, size)
-    share = [(first, last - first)]
-    bias = None if operation.bias is None else _rows_of(operation.bias, share)
-    return dataclasses.replace(operation, weight=_rows_of(operation.weight, share), bias=bias)
+    if operation.bias is not None:
+        raise UsageError("tensor parallelism does not know an LM head with a bias", "run it on one process")
+    return dataclasses.replace(operation, weight=_rows_of(operation.weight, [(first, last - first)]))
 
 
 def _shares(operation: Linear, layer: tuple[Operation, ...], rank: int, size: int) -> list[tuple[int, int]]:

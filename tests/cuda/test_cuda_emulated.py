@@ -11,9 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 # Tests of the engine and the runner.
-LAUNCHERS = tuple(
-    f"tests/cuda/test_cuda_{name}.py" for name in ("engine", "runner", "failures", "launches", "parameters")
-)
+LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in ("engine", "runner", "failures", "launches", "parameters"))
 
 PLANTED = """
 import torch

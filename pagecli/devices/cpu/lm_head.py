@@ -51,9 +51,7 @@ class LMHead:
         """[M] int64: the first of the largest of each row's N logits."""
         indices = np.empty(x.shape[0], dtype=np.int64)
         if self.bias is not None:
-            logits = np.empty((x.shape[0], self.weight.num_rows), np.float32)
-            kernels.linear(logits, x, self.weight, self.bias)
-            kernels.argmax(indices, logits)
+            kernels.argmax(indices, self._biased(x))
             return indices
         bounds = self.bounds if x.shape[0] <= self._most_rows else None
         num_panels = kernels.linear_argmax(indices, x, self.weight, bounds)
@@ -81,11 +79,24 @@ class LMHead:
     def masked_argmax(self, x: Array, masks: RowMasks) -> Array:
         """[M] int64: `argmax` among the outputs that each row's mask allows, of which there is one at least."""
         indices = np.empty(x.shape[0], dtype=np.int64)
+        if self.bias is not None:
+            logits = self._biased(x)
+            for row, mask in enumerate(masks.mask_of.tolist()):
+                if mask >= 0:
+                    bits = np.unpackbits(masks.words[mask].view(np.uint8), bitorder="little")
+                    logits[row, bits[: logits.shape[1]] == 0] = -np.inf
+            kernels.argmax(indices, logits)
+            return indices
         bounds = self.bounds if x.shape[0] <= self._most_rows else None
         num_rows, num_panels = kernels.masked_argmax(indices, x, self.weight, masks.words, masks.mask_of, bounds)
         if num_rows:
             self._judge(num_rows, num_panels)
         return indices
+
+    def _biased(self, x: Array) -> Array:
+        logits = np.empty((x.shape[0], self.weight.num_rows), np.float32)
+        kernels.linear(logits, x, self.weight, self.bias)
+        return logits
 
     def _judge(self, num_rows: int, num_panels: int) -> None:
         """Disables bounds that prune too little: too many panels are computed."""
