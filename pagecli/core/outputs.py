@@ -44,6 +44,7 @@ class SequenceOutput:
     error: str | None = None
     error_code: ErrorCode | None = None
     attempts: int = 1  # of its request, until it was there
+    embedding: list[float] | None = None  # of the prompt, where nothing is generated
     token_scores: list[TokenScore] | None = None  # of a given continuation: one for each of its tokens
     reasoning: str | None = None  # what a reasoning model thought before its answer, which then is `text`
     reasoning_tokens: int = 0  # of token_ids, markers included

@@ -96,6 +96,10 @@ def _architecture(config: dict[str, Any], where: str) -> tuple[str, Decoder]:
     name = names[0] if isinstance(names, list) and names else None
     if isinstance(name, str) and (decoder := families.find(name)) is not None:
         return name, decoder
+    if isinstance(name, str) and name.endswith("Model"):  # saved without its LM head, as embedding models are
+        whole = f"{name.removesuffix('Model')}ForCausalLM"
+        if (decoder := families.find(whole)) is not None:
+            return whole, decoder
     kind = config.get("model_type")
     if name is None and isinstance(kind, str) and (decoder := families.find_model_type(kind)) is not None:
         return decoder.architectures[0], decoder
