@@ -9,6 +9,7 @@ import pagecli
 from pagecli.cli.config import config
 from pagecli.cli.doctor.command import EPILOG as DOCTOR_EPILOG
 from pagecli.cli.doctor.command import doctor
+from pagecli.cli.embed import embed
 from pagecli.cli.generate.command import EPILOG, generate
 from pagecli.cli.merge import merge
 from pagecli.cli.models import EPILOG as MODELS_EPILOG
@@ -61,6 +62,13 @@ GENERATE_HELP = ShortHelp(
         "cat in.jsonl | pagecli generate - - -m smollm2-135m --quiet | jq -r .text",
     ),
 )
+EMBED_HELP = ShortHelp(
+    most_used=("--model", "--prompt-column", "--template", "--prompt-name", "--pooling", "--dtype", "--limit", "--overwrite"),
+    examples=(
+        "pagecli embed in.parquet out.parquet --model Qwen/Qwen3-Embedding-0.6B",
+        "pagecli embed questions.jsonl out.parquet -m ./embedder --prompt-name query",
+    ),
+)
 SCORE_HELP = ShortHelp(
     most_used=("--model", "--normalize", "--prompt-column", "--chat", "--dtype", "--limit", "--overwrite", "--stats"),
     examples=(
@@ -79,6 +87,7 @@ PROFILE_HELP = ShortHelp(
 )
 app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"obj": GENERATE_HELP})(generate)
 app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"obj": SCORE_HELP})(score)
+app.command(cls=HelpCommand, epilog=EPILOG, context_settings=WITH_SETTINGS | {"obj": EMBED_HELP})(embed)
 app.command(cls=HelpCommand, epilog=PROFILE_EPILOG, context_settings=WITH_SETTINGS | {"obj": PROFILE_HELP})(profile)
 app.command(cls=HelpCommand, epilog=STATUS_EPILOG)(status)
 app.command(cls=HelpCommand, context_settings=WITH_SETTINGS)(merge)

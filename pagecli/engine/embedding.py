@@ -33,6 +33,7 @@ class EmbeddingEngine:
     """A loaded model that embeds. Raises ModelError if it cannot be loaded or does not fit, UsageError."""
 
     num_failed_steps = 0
+    num_replicas = 1
 
     def __init__(self, config: EngineConfig, pooling: Pooling) -> None:
         started = time.perf_counter()

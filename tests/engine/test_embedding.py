@@ -135,7 +135,7 @@ def test_the_models_own_configuration_says_how(tmp_path, config, mode):
     found = read_pooling(tmp_path)
     assert (found.mode, found.normalize) == (mode, True)
     assert (found.prefix(None), found.prefix("document"), found.prefix("query")) == ("Query: ", "", "Query: ")
-    with pytest.raises(UsageError, match="--prompt-name is 'passage'.*does not have") as caught:
+    with pytest.raises(UsageError, match=r"--prompt-name is 'passage'.*does not have") as caught:
         found.prefix("passage")
     assert caught.value.hint == "it has document, query"
     assert read_pooling(tmp_path, "last", normalize=False).normalize is False

@@ -1,6 +1,7 @@
 """`pagecli generate`: from its flags, the job."""
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,7 +15,7 @@ from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from pagecli.cli.generate.job import GenerateJob
 
 EPILOG = (
     "Exit codes: 0 every row good; 1 internal error; 2 wrong usage, or the output exists; 3 input unreadable or "
@@ -36,8 +37,16 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
     return run_command(context, options)
 
 
-def run_command(context: typer.Context, options: GenerateOptions, normalize: str | None = None) -> int:
-    """Runs a job by these options; returns its exit code. `normalize`: of a job that scores its rows."""
+def run_command(
+    context: typer.Context,
+    options: GenerateOptions,
+    normalize: str | None = None,
+    change: "Callable[[GenerateJob], GenerateJob]" = lambda job: job,
+) -> int:
+    """Runs a job by these options; returns its exit code.
+
+    `normalize`: of a job that scores its rows; `change` makes it one of another kind.
+    """
     console = Console(options.quiet and not options.verbose, options.verbose)
 
     def run() -> int:
@@ -51,7 +60,7 @@ def run_command(context: typer.Context, options: GenerateOptions, normalize: str
             options.engine_config(), options.sampling_params()  # before slow imports (pyarrow)
             from pagecli.cli.generate.job import generate_job
 
-            job = generate_job(options, normalize)
+            job = change(generate_job(options, normalize))
         except UsageError as error:
             raise with_origin(error, context) from error
         if job.selection.num_parts is not None and not job.dry_run:

@@ -22,6 +22,7 @@ from pagecli.jobs.prompts.row_prompts import template_columns
 from pagecli.jobs.prompts.template_variables import parse_arguments
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
+from pagecli.jobs.rows.embedding_rows import EmbedOptions
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import SCORES, TEXTS, InputSource, ResultColumns
 from pagecli.jobs.rows.row_filter import check_condition
@@ -84,6 +85,7 @@ class GenerateJob:
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     retry_errors: str | None = None  # digest of the finished output whose error rows are run again
     score: ScoreOptions | None = None  # set: rows are scored, not generated
+    embed: EmbedOptions | None = None  # set: rows are embedded
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
     pool: PoolOptions | None = None  # None: the engine is in this process
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set

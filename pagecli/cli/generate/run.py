@@ -241,6 +241,10 @@ def job_run(
 
         prepare_row = ScorePreparer(tokenizer, preparer, job.prompts, job.params).prepare
         rows_of = partial(score_rows, options=job.score)
+    if job.embed is not None:
+        from pagecli.jobs.rows.embedding_rows import embedding_rows
+
+        rows_of = embedding_rows
     prepare = ResumedRows(prepare_row, journal, job.params, earlier)
     window = Window.for_engine(job.engine.max_num_seqs * engine.num_replicas)
     computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
@@ -283,6 +287,12 @@ def load_engine(job: GenerateJob, console: Console) -> "Engine | EnginePool":
 
     if console.log is not None:
         console.log.capture_libraries()
+    if job.embed is not None:
+        from pagecli.engine.embedding import EmbeddingEngine
+        from pagecli.model.pooling import Pooling
+
+        embeds: Any = EmbeddingEngine(job.engine, Pooling(job.embed.pooling, job.embed.normalize))
+        return embeds  # of the same protocol (job_loop.Engine)
     engine = Engine(job.engine)
     for note in engine.loaded.model.notes:
         console.warning(note)

@@ -30,6 +30,7 @@ class PromptOptions:
     chat: bool | None = None
     too_long: TooLong = "error"
     template_time: datetime | None = None
+    prefix: str = ""  # before every text that goes through no chat template
     template: str | None = None  # a Jinja template over a row's columns: its text is the prompt
     few_shot: tuple[Example, ...] = ()
     chat_template_arg: tuple[tuple[str, Any], ...] = ()  # (name, value) of what chat templates are given besides

@@ -78,6 +78,7 @@ RESULT_COLUMNS = (
     "output_tokens",  # tokens of the continuation
     "score",  # of a beam or with --best-of: log probability over length to the power of the length penalty
     "logprobs",  # with --logprobs K: each token's log probability and the K likeliest tokens at its position
+    "embedding",  # embed: the text's vector
     "prompt_logprobs",  # with --prompt-logprobs K: the same of the prompt's tokens, null for the first
     "logprob",  # score: log probability of the completion, the text or the best choice
     "token_logprobs",  # score: of each of its tokens
@@ -98,9 +99,9 @@ OTHER_COLUMNS = "pagecli_other_columns"  # of Parquet out of JSON rows: columns 
 
 
 # What a job makes of its rows, and the result columns that only its kind has.
-TEXTS, SCORES = "texts", "scores"
+TEXTS, SCORES, EMBEDDINGS = "texts", "scores", "embeddings"
 _SCORE_COLUMNS = RESULT_COLUMNS[RESULT_COLUMNS.index("logprob") : RESULT_COLUMNS.index("attempts")]
-KINDS = {TEXTS: ("sample", "text", "finish_reason"), SCORES: _SCORE_COLUMNS}
+KINDS = {TEXTS: ("sample", "text", "finish_reason"), SCORES: _SCORE_COLUMNS, EMBEDDINGS: ("embedding",)}
 OF_ROWS = ("score", "logprobs", "prompt_logprobs", "reasoning")  # a row may bring these by its own parameters
 
 

@@ -109,6 +109,7 @@ class RowPreparer:
         else:
             if self._few_shot is not None:
                 value = self._few_shot.before(value)
+            value = self._options.prefix + value
             text = value if self._length is None else self._length.checked_text(value)
             token_ids = self._cut(self._tokenizer.encode(text), max_tokens)
         if not token_ids:

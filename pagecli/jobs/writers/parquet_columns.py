@@ -25,6 +25,7 @@ MAX_FIRST_COLUMNS = 10_000  # the first row's columns (a CSV file's header) may 
 MIXED = "holds values of different types"
 JSON_TEXT = {"pagecli": "json"}  # of a column whose values are JSON as text
 VALUE_TYPES = {  # of the columns that KINDS has beside texts
+    "embedding": pa.list_(pa.float32()),
     "logprob": pa.float64(),
     "token_logprobs": pa.list_(pa.float32()),
     "token_is_greedy": pa.list_(pa.bool_()),
