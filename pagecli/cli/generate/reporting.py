@@ -70,6 +70,9 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
     first_row, used = stats["time_to_first_row_seconds"], stats["kv_slot_utilization"]
     blocks = f"peak {stats['kv_blocks_peak']:,} of {stats['kv_blocks_total']:,} blocks of {stats['kv_block_size']}"
     slots = "no slot used" if used is None else f"{used:.1%} of slots used"
+    speed = f"{stats['output_tokens_per_second']:,.1f} output tokens/s"
+    if not stats["output_tokens"] and stats["generate_seconds"]:  # nothing was generated: texts were embedded
+        speed = f"{stats['prompt_tokens'] / stats['generate_seconds']:,.1f} input tokens/s"
     sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
     drafts, accepted = stats.get("num_draft_tokens", 0), stats.get("num_accepted_tokens", 0)
     sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
@@ -81,7 +84,7 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
         *([("sampling", f"{sampling} (the model's generation_config.json)")] if sampling else []),
         ("error rows", f"{stats['num_error_rows']:,}"),
         ("tokens", f"{stats['prompt_tokens']:,} in, {stats['output_tokens']:,} out"),
-        ("speed", f"{stats['output_tokens_per_second']:,.1f} output tokens/s over {stats['generate_seconds']:.1f} s"),
+        ("speed", f"{speed} over {stats['generate_seconds']:.1f} s"),
         ("first row", "none" if first_row is None else f"after {first_row:.1f} s, {stats['load_seconds']:.1f} s of it loading"),
         ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
         *([shared] if verbose else []),
