@@ -150,6 +150,10 @@ class EmbeddingEngine:
     def abort(self, request_id: int) -> None:
         del self._waiting[request_id]
 
+    def close(self) -> None:
+        """Ends what the model holds beside its memory."""
+        self.loaded.close()
+
     def status(self) -> EngineStatus:
         return EngineStatus(len(self._waiting), 0, 0.0, self._stats.prompt_tokens, 0)
 
