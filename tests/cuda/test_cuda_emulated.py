@@ -11,7 +11,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 # Tests of the engine and the runner.
-LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in ("engine", "runner", "failures", "launches", "parameters"))
+NAMES = ("engine", "runner", "failures", "jobs", "launches", "parameters")
+LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in NAMES)
 
 PLANTED = """
 import torch

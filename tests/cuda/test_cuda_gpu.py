@@ -21,7 +21,7 @@ def out_of_memory() -> None:
 @pytest.fixture
 def gpu(monkeypatch) -> TorchGpu:
     """A capture on it ends with an error where its work raised one, or where `gpu.invalidated`."""
-    made = SimpleNamespace(invalidated=False)
+    made = SimpleNamespace(invalidated=False, closed=[])
 
     class Graph:
         def capture_begin(self, **options):
@@ -34,12 +34,13 @@ def gpu(monkeypatch) -> TorchGpu:
     for name, value in {
         "Stream": lambda place: None,
         "stream": lambda stream: nullcontext(),
-        "graph_pool_handle": lambda: None,
+        "graph_pool_handle": lambda: (0, 1),
         "synchronize": lambda place: None,
         "mem_get_info": lambda place: (77, 100),
         "CUDAGraph": Graph,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *pool: made.closed.append(pool), raising=False)
     gpu = TorchGpu(torch.device("cpu"))
     gpu.made = made
     return gpu
@@ -50,6 +51,7 @@ def test_a_capture_that_runs_out_of_memory_says_so(gpu, invalidated):
     gpu.made.invalidated = invalidated
     with pytest.raises(DeviceMemoryError, match="out of GPU memory while capturing a graph"):
         gpu.capture(out_of_memory)
+    assert gpu.made.closed == ([(0, (0, 1))] if invalidated else [])  # torch leaves it open where the end fails
 
 
 @pytest.mark.parametrize("work", [out_of_memory, lambda: None])

@@ -95,10 +95,19 @@ class TorchGpu:
                     work()
                 except BaseException:
                     with suppress(RuntimeError):  # it would complain that the capture failed, and not say why
-                        graph.capture_end()
+                        self._end_capture(graph)
                     raise
-                graph.capture_end()
+                self._end_capture(graph)
             return CudaGraph(graph)
+
+    def _end_capture(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Where the end fails, torch would go on taking the graphs' pool for captures that are under way, and free nothing."""
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            with suppress(RuntimeError):  # it was closed already
+                torch._C._cuda_endAllocateToPool(self.place.index or 0, self._graph_pool)
+            raise
 
     def free_bytes(self) -> int:
         with self.guarded("asking for its memory"):

@@ -1,0 +1,73 @@
+"""A whole command-line job on a GPU that is lost or out of memory, at allocations and other calls from start to end: one clear
+line and exit code 4 or nothing at all, and the same command run again completes the same output."""
+
+import json
+import logging
+
+import pytest
+from fake_device import FakeDevice
+
+from pagecli.cli.app import main
+from pagecli.devices import registry
+from pagecli.devices.cuda.device import CudaDevice
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif("not __import__('gpu_tensors').EMULATED", reason="the stand-in device computes on the CPU"),
+]
+FLAGS = (
+    *("--device", "cuda", "--dtype", "float32", "--block-size", "8", "--max-num-seqs", "4", "--max-batch-tokens", "12"),
+    *("--max-model-len", "64", "--kv-memory", "64KiB", "--max-tokens", "3", "--no-chat", "--repetition-penalty", "1.2"),
+)
+MOST_CASES = {"memory": 2, "lost": 1}  # of each kind of call: its last, and its first
+
+
+@pytest.fixture
+def job(tiny_model, tmp_path, monkeypatch, capfd):
+    """job(device, name) -> (exit code, output or None, stderr) of `pagecli generate` with that GPU."""
+    monkeypatch.setattr("pagecli.cli.generate.run.quieten", lambda *args, **settings: None)
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": i, "prompt": "ab c" * (1 + i % 3), "logprobs": [None, 2][i % 2]} for i in range(4)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    registered = registry._registered["cuda"]
+
+    def run(device: FakeDevice, name: str):
+        registry.register("cuda", lambda: CudaDevice(lambda: device))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", "in.jsonl", name, "--model", str(tiny_model("llama")), *FLAGS])
+        output = tmp_path / name
+        return ended.value.code, output.read_text() if output.exists() else None, capfd.readouterr().err
+
+    yield run
+    registry.register("cuda", registered)
+    logging.disable(logging.NOTSET)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` of range(count): the last, then the first."""
+    return [count - 1, 0][: min(count, most)]
+
+
+@pytest.mark.parametrize("what", ["memory", "lost"])
+def test_a_job_ends_with_one_line_and_completes_when_it_is_run_again(job, what):
+    device = FakeDevice()
+    code, expected, err = job(device, "expected.jsonl")
+    assert code == 0, err
+    kinds = ("empty", "pinned", "activation", "capture") if what == "memory" else tuple(device.calls)
+    cases = [(kind, i) for kind in kinds if device.calls[kind] for i in spread(device.calls[kind], MOST_CASES[what])]
+    assert len(cases) >= 6
+    for number, (kind, at) in enumerate(cases):
+        name = f"{number}.jsonl"
+        code, output, err = job(FakeDevice(fail_at=(kind, at, what)), name)
+        if code == 0:  # the step was done again, or no call came after it
+            assert output == expected
+            continue
+        assert code == 4, (kind, at, err)
+        errors = [line for line in err.splitlines() if line.startswith("error: ") and "finished rows" not in line]
+        assert len(errors) == 1, err
+        assert "GPU" in errors[0] or "does not fit" in errors[0], err
+        if number % 3:
+            continue
+        code, output, err = job(FakeDevice(), name)
+        assert (code, output) == (0, expected), (kind, at, err)
