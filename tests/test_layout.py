@@ -16,6 +16,7 @@ GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 # A layer may import those it names here, itself, and errors. Nothing imports to its left.
 LAYERS = {
     "cli": {"jobs", "profiler", "engine", "devices", "model", "kv", "core"},
+    "integrations": {"engine", "core"},
     "library": {"cli", "jobs", "profiler", "engine", "devices", "model", "kv", "core"},
     "profiler": {"engine", "devices", "model", "kv", "core"},
     "jobs": {"engine", "model", "core"},

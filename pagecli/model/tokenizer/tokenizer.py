@@ -23,6 +23,9 @@ class Tokenizer(Protocol):
     vocab_size: int
     template_time: datetime | None  # what the chat template sees as the time, if set before its first use; None: its first use
 
+    @property
+    def bos_token_id(self) -> int | None: ...
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text` with the model's special tokens, as transformers adds them by default."""
         ...
@@ -83,6 +86,12 @@ class TransformersTokenizer:
         self._chat_template: TemplateProcess | None = None  # made when it is first needed
         self._token_bytes: Callable[[int], bytes | None] | None = None
         self._longest_token_bytes: int | None = 0  # 0: not looked up yet
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that texts of this model begin with; None where it names none."""
+        token = self._parts.special_tokens.get("bos_token")
+        return None if token is None else self._parts.backend.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
         return self._encode(text, add_special_tokens=True)
