@@ -84,7 +84,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
-    engine = Engine(EngineConfig(args.model, dtype=args.dtype, max_num_seqs=args.rows, kv_memory_bytes=1 << 30, speculate=0))
+    engine = Engine(
+        EngineConfig(
+            args.model, dtype=args.dtype, max_num_seqs=args.rows, kv_memory_bytes=1 << 30, speculate=0, prefix_caching=False
+        )
+    )
     forms = measure(engine, args.rows, args.tokens, args.rounds)
     results = {"model": args.model, "dtype": engine.dtype, "isa": engine.stats()["cpu_isa"], "rows": args.rows, "forms": forms}
     for form, found in forms.items():
