@@ -22,6 +22,10 @@ class ModelSettings(TypedDict, total=False):
     preemption: Literal["recompute", "swap"]
     swap_memory: str | int | None
     threads: int | None
+    speculate: str
+    tensor_parallel_size: int
+    sum_segments: int
+    reasoning: str
 
 
 class RowSettings(TypedDict, total=False):
@@ -62,6 +66,12 @@ class RowSettings(TypedDict, total=False):
     beam_width: int
     length_penalty: float
     early_stopping: bool | str
+    prompt_logprobs: int | None
+    json_schema: str | None
+    choice: str | None
+    regex: str | None
+    grammar: str | None
+    thinking_budget: int | None
     retry: int
     retry_on: str
     retry_temperature: float | None
@@ -87,7 +97,7 @@ COMMAND_LINE_ONLY = {
         "max_error_rate",
     ),
     *("stats", "profile", "progress_json", "metrics_file", "log_file", "log_json", "no_config", "quiet", "verbose"),
-    *("kv_policy", "batching", "chat_template_arg"),
+    *("workers", "worker_timeout", "kv_policy", "batching", "chat_template_arg"),
 }
 
 
