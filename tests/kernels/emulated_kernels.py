@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "cpu/linear/linear.cpp",
-    "cpu/linear/pack_screen.cpp",
+    "cpu/linear/pack_bounds.cpp",
     "cpu/linear/pack_weight.cpp",
     "cpu/scratch.cpp",
     "cpu/threads.cpp",
@@ -34,8 +34,8 @@ def build(directory: Path, *definitions: str) -> ctypes.CDLL:
     assert done.returncode == 0, done.stderr[-3000:]
     functions = ctypes.CDLL(str(library))
     functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
-    functions.emulated_screened.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
-    functions.emulated_screened.restype = ctypes.c_int64
+    functions.emulated_pruned.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+    functions.emulated_pruned.restype = ctypes.c_int64
     return functions
 
 

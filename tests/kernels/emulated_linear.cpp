@@ -1,14 +1,14 @@
 // linear and pack_weight compiled for instructions that are emulated (emulated_kernels.py says which), behind a C interface.
 #include "pagecli/linear/linear.h"
-#include "pagecli/linear/pack_screen.h"
+#include "pagecli/linear/pack_bounds.h"
 #include "pagecli/linear/pack_weight.h"
-#include "pagecli/linear/screened_argmax.h"
+#include "pagecli/linear/pruned_argmax.h"
 
 namespace pagecli::emulated {
 void linear(const LinearArgs&);
 void pack_weight(const PackWeightArgs&);
-void pack_screen(const PackScreenArgs&);
-void screened_argmax(const ScreenedArgmaxArgs&);
+void pack_bounds(const PackBoundsArgs&);
+void pruned_argmax(const PrunedArgmaxArgs&);
 }  // namespace pagecli::emulated
 
 // weight[rows, cols] in float32 is packed into `packed` as `type`; out[tokens, rows] = x[tokens, cols] @ weight^T.
@@ -21,15 +21,15 @@ extern "C" void emulated_linear(float* out, const float* x, const float* weight,
     emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
 }
 
-// out[tokens] = where each row of what emulated_linear computes of bfloat16 weights is largest, by a screen made in `screen`;
+// out[tokens] = where each row of what emulated_linear computes of bfloat16 weights is largest, by bounds made in `bounds`;
 // returns how many panels were computed from the weights.
-extern "C" int64_t emulated_screened(int64_t* out, const float* x, const void* packed, void* screen, int64_t tokens, int64_t rows,
+extern "C" int64_t emulated_pruned(int64_t* out, const float* x, const void* packed, void* bounds, int64_t tokens, int64_t rows,
                                      int64_t cols) {
     using namespace pagecli;
     const PackedWeightView view = {packed, rows, cols, WeightType::bfloat16};
     bool usable = false;
     int64_t num_computed = -1;
-    emulated::pack_screen({screen, view, &usable});
-    if (usable) emulated::screened_argmax({out, x, cols, tokens, view, screen, &num_computed});
+    emulated::pack_bounds({bounds, view, &usable});
+    if (usable) emulated::pruned_argmax({out, x, cols, tokens, view, bounds, &num_computed});
     return num_computed;
 }

@@ -171,5 +171,5 @@ def test_numbers_too_small_for_a_scale_are_no_problem(isa):
 
 def test_bounds_of_another_weight_are_refused():
     weight, (_, bounds) = kernels.pack_weight(torch.ones(20, 8), "float32"), packed(torch.ones(40, 8), "float32")
-    with pytest.raises(ValueError, match="screen: expected"):
+    with pytest.raises(ValueError, match="bounds: expected"):
         kernels.linear_argmax(torch.empty(3, dtype=torch.int64), torch.zeros(3, 8), weight, bounds)

@@ -84,51 +84,51 @@ void linear_argmax(const TensorView& out, const TensorView& x, const TensorView&
 }
 
 // How many panels were computed from the weights.
-int64_t screened_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
-                        const TensorView& screen) {
+int64_t pruned_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
+                      const TensorView& bounds) {
     const PackedWeightView weight = check_weight(data, rows, cols);
     check_argmax(out, x, rows, cols);
-    check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    check(bounds, "bounds", DType::int32, {bounds_words(rows, cols)});
     int64_t num_computed = 0;
-    const ScreenedArgmaxArgs args = {
-        out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight, screen.data, &num_computed};
+    const PrunedArgmaxArgs args = {
+        out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], weight, bounds.data, &num_computed};
     nb::gil_scoped_release release;
-    kernels().screened_argmax(args);
+    kernels().pruned_argmax(args);
     return num_computed;
 }
 
-// (rows that the screen was used for, panels computed from the weights for them)
+// (rows that the bounds were used for, panels computed from the weights for them)
 nb::tuple masked_argmax(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
-                        const TensorView& screen, const TensorView& words, const TensorView& mask_of) {
+                        const TensorView& bounds, const TensorView& words, const TensorView& mask_of) {
     const PackedWeightView weight = check_weight(data, rows, cols);
     check_argmax(out, x, rows, cols);
-    if (screen.given()) check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    if (bounds.given()) check(bounds, "bounds", DType::int32, {bounds_words(rows, cols)});
     check_masks(words, mask_of, x.shape[0], rows);
-    int64_t num_screened = 0, num_computed = 0;
+    int64_t num_bounded = 0, num_computed = 0;
     const MaskedArgmaxArgs args = {out.as<int64_t>(),
                                    x.as<const float>(),
                                    x.stride[0],
                                    x.shape[0],
                                    weight,
-                                   screen.given() ? screen.data : nullptr,
+                                   bounds.given() ? bounds.data : nullptr,
                                    {words.as<const uint32_t>(), mask_of.as<const int32_t>()},
-                                   &num_screened,
+                                   &num_bounded,
                                    &num_computed};
     {
         nb::gil_scoped_release release;
         kernels().masked_argmax(args);
     }
-    return nb::make_tuple(num_screened, num_computed);
+    return nb::make_tuple(num_bounded, num_computed);
 }
 
-// Whether the screen may be used.
-bool pack_screen(const TensorView& screen, const TensorView& data, int64_t rows, int64_t cols) {
+// Whether the bounds may be used.
+bool pack_bounds(const TensorView& bounds, const TensorView& data, int64_t rows, int64_t cols) {
     const PackedWeightView weight = check_weight(data, rows, cols);
-    check(screen, "screen", DType::int32, {screen_words(rows, cols)});
+    check(bounds, "bounds", DType::int32, {bounds_words(rows, cols)});
     bool usable = false;
-    const PackScreenArgs args = {screen.data, weight, &usable};
+    const PackBoundsArgs args = {bounds.data, weight, &usable};
     nb::gil_scoped_release release;
-    kernels().pack_screen(args);
+    kernels().pack_bounds(args);
     return usable;
 }
 
@@ -141,11 +141,11 @@ void bind_linear(nb::module_& module) {
                nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none());
 }
 void bind_linear_argmax(nb::module_& module) { module.def("linear_argmax", linear_argmax); }
-void bind_pack_screen(nb::module_& module) { module.def("pack_screen", pack_screen); }
+void bind_pack_bounds(nb::module_& module) { module.def("pack_bounds", pack_bounds); }
 void bind_masked_argmax(nb::module_& module) {
     module.def("masked_argmax", masked_argmax, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
-               nb::arg("screen").none(), nb::arg("words"), nb::arg("mask_of"));
+               nb::arg("bounds").none(), nb::arg("words"), nb::arg("mask_of"));
 }
-void bind_screened_argmax(nb::module_& module) { module.def("screened_argmax", screened_argmax); }
+void bind_pruned_argmax(nb::module_& module) { module.def("pruned_argmax", pruned_argmax); }
 
 }  // namespace pagecli

@@ -5,7 +5,7 @@
 #include "linear_epilogue.h"
 #include "linear_run.h"
 #include "masked_argmax.h"
-#include "screened_argmax.h"
+#include "pruned_argmax.h"
 
 namespace pagecli::PAGECLI_ISA {
 
@@ -13,7 +13,7 @@ void linear(const LinearArgs& a) { run(plan_of(a, finish_function(a.activation))
 
 void linear_argmax(const LinearArgmaxArgs& a) { argmax_of_all(a); }
 
-void screened_argmax(const ScreenedArgmaxArgs& a) { argmax_of_screened(a); }
+void pruned_argmax(const PrunedArgmaxArgs& a) { argmax_by_bounds(a); }
 
 void masked_argmax(const MaskedArgmaxArgs& a) { argmax_of_masked(a); }
 

@@ -20,7 +20,7 @@
 #include "linear/tiles/linear_tile_int8.h"
 #include "linear/tiles/linear_tile_rotated.h"
 #include "pagecli/linear/linear.h"
-#include "pagecli/linear/screen.h"
+#include "pagecli/linear/quantized_bounds.h"
 #include "parallel.h"
 #include "scratch.h"
 
@@ -258,9 +258,9 @@ static inline Plan plan_of(const LinearArgs& a, FinishFunction finish) {
     return {a, CellType::float32, cols, pairs, 4 * kPanelWidth, pairs * kPanelWidth, TileTable<Float32Tile>::tiles(), finish};
 }
 
-// For the bytes of a screen in place of a.weight.data.
-static inline Plan plan_of_screen(const LinearArgs& a, FinishFunction finish) {
-    const int64_t cols = screen_cols(a.weight.cols);
+// For the bytes of quantized bounds in place of a.weight.data.
+static inline Plan plan_of_bounds(const LinearArgs& a, FinishFunction finish) {
+    const int64_t cols = bounds_cols(a.weight.cols);
     const Tiles tiles = TileTable<BytesTile, bytes_wide_panels, kMaxBytesRows>::tiles();
     return {a, CellType::int8_quad, cols, cols, kPanelWidth, cols * kPanelWidth, tiles, finish};
 }

@@ -1,11 +1,11 @@
 // masked_argmax: rows by how much their masks allow. One output: nothing is computed. Few panels: those, row by row. Else together,
-// with the screen where there is one, panels that no row may choose in left out.
+// with the quantized bounds where there are some, panels that no row may choose in left out.
 #pragma once
 
 #include <memory>
 
 #include "pagecli/linear/masked_argmax.h"
-#include "screened_argmax.h"
+#include "pruned_argmax.h"
 
 namespace pagecli::PAGECLI_ISA {
 
@@ -30,7 +30,7 @@ static inline int64_t token_of_few(const MaskedArgmaxArgs& a, int64_t row, const
     const Plan plan = plan_of(args, keep_largest);
     const RowTiles one(1, plan.tiles);
     const Activations cells = lay_out_x(plan, one);
-    const int64_t num_panels = screen_panels(a.weight.rows);
+    const int64_t num_panels = bounds_panels(a.weight.rows);
     for (int64_t panel = 0; panel < num_panels; ++panel)
         if (allows_in(mask, panel)) run_item(plan, cells, one, 0, 1, panel, panel + 1);
     return token_of(key);
@@ -40,7 +40,7 @@ static inline int64_t token_of_few(const MaskedArgmaxArgs& a, int64_t row, const
 constexpr int64_t kTogether = -2;
 
 static inline void settle_together(const MaskedArgmaxArgs& a, int64_t count) {
-    const int64_t cols = a.weight.cols, num_panels = screen_panels(a.weight.rows);
+    const int64_t cols = a.weight.cols, num_panels = bounds_panels(a.weight.rows);
     const std::unique_ptr<float[]> x(new float[static_cast<size_t>(count * cols)]);
     const std::unique_ptr<int64_t[]> out(new int64_t[static_cast<size_t>(count)]);
     const std::unique_ptr<const uint32_t*[]> of_row(new const uint32_t*[static_cast<size_t>(count)]);
@@ -55,11 +55,11 @@ static inline void settle_together(const MaskedArgmaxArgs& a, int64_t count) {
         of_row[static_cast<size_t>(next++)] = mask;
     }
     const RowMasks masks = {of_row.get(), any.get()};
-    if (a.screen == nullptr) {
+    if (a.bounds == nullptr) {
         argmax_of_all({out.get(), x.get(), cols, count, a.weight}, &masks);
     } else {
-        *a.num_screened = count;
-        argmax_of_screened({out.get(), x.get(), cols, count, a.weight, a.screen, a.num_computed}, &masks);
+        *a.num_bounded = count;
+        argmax_by_bounds({out.get(), x.get(), cols, count, a.weight, a.bounds, a.num_computed}, &masks);
     }
     next = 0;
     for (int64_t row = 0; row < a.tokens; ++row)
@@ -67,9 +67,9 @@ static inline void settle_together(const MaskedArgmaxArgs& a, int64_t count) {
 }
 
 static inline void argmax_of_masked(const MaskedArgmaxArgs& a) {
-    const int64_t num_panels = screen_panels(a.weight.rows), few = num_panels / 16;  // as settle_row: a panel alone is dearer
+    const int64_t num_panels = bounds_panels(a.weight.rows), few = num_panels / 16;  // as settle_row: a panel alone is dearer
     int64_t together = 0;
-    *a.num_screened = *a.num_computed = 0;
+    *a.num_bounded = *a.num_computed = 0;
     parallel_for(a.tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
             const uint32_t* mask = mask_of_row(a.masks, row, a.weight.rows);

@@ -100,7 +100,7 @@ def linear(
 def pack_bounds(weight: PackedWeight) -> QuantizedBounds | None:
     """The quantized upper bounds of weight[N, K]; None where a weight is not finite or too large to be bounded."""
     packed = quantized_bounds.allocate(weight.num_rows, weight.num_cols)
-    usable = _native.pack_screen(packed.data, weight.data, weight.num_rows, weight.num_cols)
+    usable = _native.pack_bounds(packed.data, weight.data, weight.num_rows, weight.num_cols)
     return packed if usable else None
 
 
@@ -113,7 +113,7 @@ def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, bounds: Quantize
     if bounds is None:
         _native.linear_argmax(out, x, weight.data, weight.num_rows, weight.num_cols)
         return x.shape[0] * -(-weight.num_rows // packed_weight.PANEL_WIDTH)
-    return _native.screened_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, bounds.data)
+    return _native.pruned_argmax(out, x, weight.data, weight.num_rows, weight.num_cols, bounds.data)
 
 
 def masked_argmax(

@@ -4,7 +4,7 @@
 //   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
 //
 // where the second scale, of bytes only, is where their sum starts, in bits: what takes off the offset of the weights' bytes, 64 of
-// a screen (screen.h), quad_offset of rotated weights (quads.h).
+// quantized bounds (quantized_bounds.h), quad_offset of rotated weights (quads.h).
 // For a matrix unit: linear_activations_unit.h.
 #pragma once
 
@@ -17,7 +17,7 @@
 #include "linear/rotate.h"
 #include "linear_tile.h"
 #include "pagecli/linear/packed_weight.h"
-#include "pagecli/linear/screen.h"
+#include "pagecli/linear/quantized_bounds.h"
 #include "parallel.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -144,7 +144,7 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
                 if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
                 if constexpr (type == CellType::int8_quad) {
                     scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);
-                    scale[ROWS + r] = start_of_bytes(group[r], kScreenZero);
+                    scale[ROWS + r] = start_of_bytes(group[r], kBoundsZero);
                 }
                 if constexpr (type == CellType::rotated_quad) {
                     scale[r] = rotated_group(group[r], from, width);

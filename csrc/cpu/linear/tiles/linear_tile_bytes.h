@@ -1,4 +1,4 @@
-// The tile of a screen (screen.h): signed bytes of x times unsigned bytes of weights, exact integer sums over a group of 64 k that
+// The tile of quantized upper bounds (quantized_bounds.h): signed bytes of x times unsigned bytes of weights, exact integer sums over a group of 64 k that
 // start where the bytes' 64 too much is taken off, scaled by x's scale of that group.
 #pragma once
 

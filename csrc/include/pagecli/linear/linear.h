@@ -28,7 +28,7 @@ struct LinearArgs {
     Activation activation;
     bool accumulate;  // add to out (a residual) instead of overwriting it
     int64_t* best = nullptr;  // of linear_argmax: keys of the largest sums so far, in place of out
-    const struct UpperBounds* bounds = nullptr;  // of a screen: in place of out too
+    const struct UpperBounds* bounds = nullptr;  // of pruned_argmax: in place of out too
     int64_t first_row = 0;                       // of x, in best, bounds and masks
     const RowMasks* masks = nullptr;     // with best: only some of the sums count
 };

@@ -13,9 +13,9 @@ struct MaskedArgmaxArgs {
     const float* x;  // [tokens, weight.cols], rows x_stride elements apart
     int64_t x_stride, tokens;
     PackedWeightView weight;  // 0 < rows < 2^32
-    const void* screen;       // of the rows that may choose in many panels (screen.h); or null
+    const void* bounds;       // of the rows that may choose in many panels (quantized_bounds.h); or null
     TokenMasks masks;
-    int64_t* num_screened;  // one number: rows that the screen was used for
+    int64_t* num_bounded;  // one number: rows that the bounds were used for
     int64_t* num_computed;  // and the panels computed from the weights for them
 };
 

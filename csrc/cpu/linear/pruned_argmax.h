@@ -1,6 +1,6 @@
-// linear_argmax over all outputs, and over those that a screen (screen.h) leaves.
+// linear_argmax over all outputs, and over those that quantized upper bounds (quantized_bounds.h) do not prune.
 //
-// Of a row x and a weight w, quantized to x' and w' (the screen's), Cauchy-Schwarz bounds what the screen does not see:
+// Of a row x and a weight w, quantized to x' and w', Cauchy-Schwarz bounds what quantization drops:
 //   x.w = x'.w' + (x - x').w' + x.(w - w')  <=  x'.w' + |x - x'| |w'| + |x| |w - w'|
 // and linear's own rounding adds at most rounding_of(weight) * |x| * (|w'| + |w - w'|). The panel with the largest x'.w' is
 // computed from the weights; only panels whose bound is not below its largest sum can hold the argmax, and those are computed
@@ -13,7 +13,7 @@
 
 #include "linear_argmax.h"
 #include "linear_run.h"
-#include "pagecli/linear/screened_argmax.h"
+#include "pagecli/linear/pruned_argmax.h"
 
 namespace pagecli::PAGECLI_ISA {
 
@@ -24,7 +24,7 @@ static inline void argmax_of_all(const LinearArgmaxArgs& a, const RowMasks* mask
     for (int64_t row = 0; row < a.tokens; ++row) a.out[row] = token_of(a.out[row]);
 }
 
-// At most how far linear's sum of x and w is from x.w, and the screen's from x'.w', in |x| |w|: half a unit in the last place for
+// At most how far linear's sum of x and w is from x.w, and the quantized one from x'.w', in |x| |w|: half a unit in the last place for
 // each k, twice that for what is added here; and where linear quantizes x, that. Here x is what linear multiplies: rounded to
 // bfloat16 where it rounds it so, for which the worst of all roundings, 2^-8, would leave a quarter of a flat head's panels.
 static inline double rounding_of(const PackedWeightView& weight) {
@@ -61,7 +61,7 @@ static inline void bound_row(float* of_norm, float* of_error, const float* x, co
     *of_error = bounded ? static_cast<float>(size * (1.0 + rounding) * kUp) : 0.0f;
 }
 
-// A FinishFunction: sums[rows, cols] of the screen's bytes become the highest bound of each panel.
+// A FinishFunction: sums[rows, cols] of quantized weights become the highest bound of each panel.
 static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
     constexpr float kUnderflow = 1e-30f;  // more than all that is lost where numbers become too small for float
     const UpperBounds& b = *a.bounds;
@@ -74,10 +74,10 @@ static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int
             alignas(64) float estimate[kPanelWidth], bound[kPanelWidth];
             for (int i = 0; i < kPanelWidth; i += VecF::width) {
                 const int64_t at = col + c + i;
-                const VecF apart = fmadd(of_error, load(b.screen.error + at), broadcast(kUnderflow));
-                const VecF sum = load(sums + c + i) * load(b.screen.scale + at);
+                const VecF apart = fmadd(of_error, load(b.quantized.error + at), broadcast(kUnderflow));
+                const VecF sum = load(sums + c + i) * load(b.quantized.scale + at);
                 store(estimate + i, sum);
-                store(bound + i, fmadd(of_norm, load(b.screen.norm + at), apart) + sum);
+                store(bound + i, fmadd(of_norm, load(b.quantized.norm + at), apart) + sum);
             }
             const int here = min_int(static_cast<int>(kPanelWidth), count - c);
             const int64_t panel = (col + c) / kPanelWidth;
@@ -92,8 +92,8 @@ static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int
     }
 }
 
-// Key of row x's largest sum: of panel `first` and of those that `upper` then leaves; 0 where those would be more than 1 in 16.
-static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, const RowMasks* masks, const float* upper,
+// Key of row x's largest sum: of panel `first` and of those that `upper` does not prune; 0 where those would be more than 1 in 16.
+static inline int64_t settle_row(const PrunedArgmaxArgs& a, const float* x, const RowMasks* masks, const float* upper,
                                  int64_t num_panels, int64_t first, int64_t* num_computed) {
     constexpr int kMost = 1024;
     const int64_t most = num_panels / 16 < kMost ? num_panels / 16 : kMost;
@@ -121,7 +121,7 @@ static inline int64_t settle_row(const ScreenedArgmaxArgs& a, const float* x, co
 }
 
 // Rows whose out is -1, together, by all weights; returns how many.
-static inline int64_t settle_rest(const ScreenedArgmaxArgs& a, const RowMasks* masks) {
+static inline int64_t settle_rest(const PrunedArgmaxArgs& a, const RowMasks* masks) {
     int64_t count = 0;
     for (int64_t row = 0; row < a.tokens; ++row) count += a.out[row] < 0 ? 1 : 0;
     if (count == 0) return 0;
@@ -143,8 +143,8 @@ static inline int64_t settle_rest(const ScreenedArgmaxArgs& a, const RowMasks* m
     return count;
 }
 
-static inline void screen_rows(const ScreenedArgmaxArgs& a, const RowMasks* masks) {
-    const int64_t num_panels = screen_panels(a.weight.rows), tokens = a.tokens;
+static inline void bound_rows(const PrunedArgmaxArgs& a, const RowMasks* masks) {
+    const int64_t num_panels = bounds_panels(a.weight.rows), tokens = a.tokens;
     int64_t* likeliest = static_cast<int64_t*>(thread_scratch(tokens * ((num_panels + 2) * 4 + 8), ScratchUse::bounds));
     float* of_norm = reinterpret_cast<float*>(likeliest + tokens);
     float *of_error = of_norm + tokens, *upper = of_error + tokens;
@@ -154,12 +154,12 @@ static inline void screen_rows(const ScreenedArgmaxArgs& a, const RowMasks* mask
         for (int64_t row = begin; row < end; ++row)
             bound_row(of_norm + row, of_error + row, a.x + row * a.x_stride, a.weight);
     });
-    const ScreenView screen(a.screen, a.weight.rows, a.weight.cols);
-    const UpperBounds bounds = {screen, of_norm, of_error, upper, likeliest, num_panels};
-    const PackedWeightView bytes = {screen.bytes, a.weight.rows, a.weight.cols, a.weight.type};
+    const BoundsView quantized(a.bounds, a.weight.rows, a.weight.cols);
+    const UpperBounds bounds = {quantized, of_norm, of_error, upper, likeliest, num_panels};
+    const PackedWeightView bytes = {quantized.bytes, a.weight.rows, a.weight.cols, a.weight.type};
     const LinearArgs args = {nullptr,          a.x,   nullptr, 0,       a.x_stride, tokens, bytes,
                              Activation::none, false, nullptr, &bounds, 0,          masks};
-    run(plan_of_screen(args, keep_upper_bounds));
+    run(plan_of_bounds(args, keep_upper_bounds));
     parallel_for(tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
             const float* x = a.x + row * a.x_stride;
@@ -175,7 +175,7 @@ static inline void screen_rows(const ScreenedArgmaxArgs& a, const RowMasks* mask
     *a.num_computed += settle_rest(a, masks) * num_panels;
 }
 
-static inline void argmax_of_screened(ScreenedArgmaxArgs a, const RowMasks* masks = nullptr) {
+static inline void argmax_by_bounds(PrunedArgmaxArgs a, const RowMasks* masks = nullptr) {
     constexpr int64_t kMostRows = 128;  // bounds of more would not stay in the cache
     const int64_t all = a.tokens, parts = (all + kMostRows - 1) / kMostRows;
     int64_t first = 0;
@@ -183,7 +183,7 @@ static inline void argmax_of_screened(ScreenedArgmaxArgs a, const RowMasks* mask
     for (int64_t part = 0; part < parts; ++part) {
         a.tokens = all * (part + 1) / parts - all * part / parts;
         const RowMasks of_part = masks == nullptr ? RowMasks{} : RowMasks{masks->of_row + first, masks->any};
-        screen_rows(a, masks == nullptr ? nullptr : &of_part);
+        bound_rows(a, masks == nullptr ? nullptr : &of_part);
         first += a.tokens;
         a.out += a.tokens;
         a.x += a.tokens * a.x_stride;

@@ -1,17 +1,18 @@
-// Arguments of screened_argmax.
+// Arguments of pruned_argmax.
 #pragma once
 
-#include "pagecli/linear/screen.h"
+#include "pagecli/linear/quantized_bounds.h"
 
 namespace pagecli {
 
-// linear_argmax (linear_argmax.h) by a screen of a.weight. Rows of x whose bounds leave too many panels are computed without it.
-struct ScreenedArgmaxArgs {
+// linear_argmax (linear_argmax.h) by the quantized upper bounds of a.weight. Rows of x for which they prune too few panels are
+// computed from all weights.
+struct PrunedArgmaxArgs {
     int64_t* out;    // [tokens]
     const float* x;  // [tokens, weight.cols], rows x_stride elements apart
     int64_t x_stride, tokens;
     PackedWeightView weight;  // 0 < rows < 2^32
-    const void* screen;
+    const void* bounds;
     int64_t* num_computed;  // one number: panels computed from the weights, of all rows together
 };
 
