@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOUNDS = {
     "row": (126, 3_100),
     "row, with definitions": (126, 7_650),
-    "everything imported": (250, 9_330),
+    "everything imported": (250, 10_400),
     "decode step": (16, 270),
 }
 
