@@ -188,6 +188,7 @@ def main() -> None:
             threads=args.threads,
             max_num_seqs=args.max_num_seqs,
             prefix_caching=False,  # the first uses leave nothing behind
+            speculate=0,  # the formulas count what each token needs, not drafts
         )
     )
     lengths = SINGLE if args.single else drawn_lengths.draw(drawn_lengths.SHORT, args.requests)

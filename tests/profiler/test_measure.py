@@ -30,7 +30,13 @@ def settings(tiny_model):
     """settings(...) -> MeasureSettings of the tiny Llama with 256 slots, 4 of the longest requests."""
 
     def make(max_seconds=None, **engine):
-        memory = {"kv_memory_bytes": NUM_SLOTS * SLOT_BYTES, "max_model_len": LONGEST, "dtype": "float32", "threads": 1}
+        memory = {
+            "kv_memory_bytes": NUM_SLOTS * SLOT_BYTES,
+            "max_model_len": LONGEST,
+            "dtype": "float32",
+            "threads": 1,
+            "speculate": 0,
+        }
         config = EngineConfig(str(tiny_model("llama")), **memory | engine)
         return MeasureSettings(config, max_seconds)
 

@@ -105,4 +105,5 @@ def _engine_config(options: ProfileOptions) -> EngineConfig:
         max_num_seqs=max_num_seqs,
         max_batch_tokens=options.max_batch_tokens or max(ENGINE_DEFAULTS["max_batch_tokens"], max_num_seqs),
         threads=options.threads,
+        speculate=0,  # the policies differ in memory and batches alone
     )

@@ -99,7 +99,8 @@ class ModelRunner:
             results, forwarded = self._several_logits(plan, inputs)
             return PendingStep(results, (prepared, forwarded, time.perf_counter()))
         specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
-        masks = self._start_masks(specs) if any(of_row[0].mask is not None for of_row in specs) else None
+        masked = [of_row for of_row in specs if of_row[0].mask is not None]
+        masks = self._start_masks(specs) if masked else None
         if needs_no_logits(specs):
             token_ids = self._most_likely(inputs, masks)
             forwarded = time.perf_counter()

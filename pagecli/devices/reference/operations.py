@@ -72,12 +72,20 @@ def linear(
     out.copy_(out + result if accumulate else result)
 
 
-def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float, added: torch.Tensor | None = None) -> None:
+def rms_norm(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    added: torch.Tensor | None = None,
+    accumulate: bool = False,
+) -> None:
     """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any
     stride; out may be x."""
     if added is not None:
         x.add_(added)
-    out.copy_(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight)
+    normalized = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+    out.copy_(out + normalized if accumulate else normalized)
 
 
 def layer_norm(
@@ -94,13 +102,16 @@ def layer_norm(
     out.copy_(torch.nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps))
 
 
-def rotary_embedding(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+def rotary_embedding(
+    q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor, first_column: int = 0, rotary_dim: int = 0
+) -> None:
     """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by their positions[T] (int32).
 
     cos_sin[P, R]: R/2 cosines then R/2 sines; dimension i pairs with i + R/2 (the "neox" order), dimensions from R on stay.
     """
-    half = cos_sin.shape[1] // 2
-    chosen = cos_sin[positions.long()].unsqueeze(1)
+    rotary_dim = rotary_dim or cos_sin.shape[1]
+    half = rotary_dim // 2
+    chosen = cos_sin[positions.long(), first_column : first_column + rotary_dim].unsqueeze(1)
     cos, sin = chosen[..., :half], chosen[..., half:]
     for x in (q, k):
         a, b = x[..., :half].clone(), x[..., half : 2 * half].clone()
