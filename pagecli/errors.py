@@ -72,6 +72,10 @@ class ModelError(PagecliError):
     exit_code = ExitCode.MODEL
 
 
+class EngineLostError(ModelError):
+    """What computes is gone for good while rows run, and no row is to blame: the job ends, finished rows are kept."""
+
+
 class RowError(PagecliError):
     """One row that cannot be processed; the job writes it as an error row and continues. `code`: the kind of fault."""
 

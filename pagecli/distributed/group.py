@@ -14,7 +14,7 @@ from pagecli.core.child_process import ChildProcess
 from pagecli.distributed.group_memory import GroupMemory
 from pagecli.distributed.rank import MODULE, RankSpec
 from pagecli.distributed.step_record import StepRecord, pack
-from pagecli.errors import ModelError
+from pagecli.errors import EngineLostError, ModelError
 
 FIRST_STEP_FACTOR = 10  # the first step touches memory for the first time, and loading reads it
 STEPS_BETWEEN_LOSSES = 10
@@ -101,7 +101,9 @@ class RankGroup:
         is_again = self.num_restarts > 0 and self._number - self._last_loss <= STEPS_BETWEEN_LOSSES
         self.close()
         if is_again:
-            raise ModelError(f"tensor parallelism: {error}, for the second time in a row", "finished rows are kept") from error
+            raise EngineLostError(
+                f"tensor parallelism: {error}, for the second time in a row", "finished rows are kept"
+            ) from error
         self.num_restarts, self._last_loss = self.num_restarts + 1, self._number
         self._launch()
 

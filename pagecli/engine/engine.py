@@ -25,7 +25,7 @@ from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
-from pagecli.errors import ModelError
+from pagecli.errors import EngineLostError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
@@ -215,7 +215,7 @@ class Engine:
             if self._search is None or not self._search.holds(request):
                 (suspects if request.running or request.finished else others).append(request)
         self._reset(error)
-        is_of_a_row = isinstance(error, Exception) and not isinstance(error, ModelError)
+        is_of_a_row = isinstance(error, Exception) and not isinstance(error, EngineLostError)
         if not (suspects and self.isolates_failures and is_of_a_row):
             raise error
         for request in suspects + others:

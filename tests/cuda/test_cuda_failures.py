@@ -123,7 +123,7 @@ def test_a_gpu_lost_under_way_ends_the_run_with_one_line(start, undisturbed):
 @pytest.mark.parametrize("what", ["memory", "refused"])
 def test_work_that_is_refused_or_has_no_memory_costs_no_row(start, undisturbed, what):
     found, before, calls = undisturbed
-    for kind in ("capture", "submit"):  # a step's own memory ends the job, which resumes: test_cuda_jobs
+    for kind in ("activation", "capture", "submit"):
         for i in indices(calls[kind] - before[kind], 3):
             device = FakeDevice(fail_at=(kind, before[kind] + i, what))
             assert run_rows(start(device)) == found
