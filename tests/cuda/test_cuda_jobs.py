@@ -49,11 +49,26 @@ def spread(count: int, most: int) -> list[int]:
     return [count - 1, 0][: min(count, most)]
 
 
+def rows_of(output: str) -> list[dict]:
+    """The leaves of its rows."""
+    return [leaves(json.loads(line)) for line in output.splitlines()]
+
+
+def leaves(value, path: str = "") -> dict:
+    """The values of nested JSON by their paths."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: leaf for name, part in items for key, leaf in leaves(part, f"{path}/{name}").items()}
+    return {path: value}
+
+
 @pytest.mark.parametrize("what", ["memory", "lost"])
 def test_a_job_ends_with_one_line_and_completes_when_it_is_run_again(job, what):
     device = FakeDevice()
     code, expected, err = job(device, "expected.jsonl")
     assert code == 0, err
+    # the matrix products of the stand-in device are torch's: their last bits depend on how many rows a step has
+    rows = [pytest.approx(row, rel=1e-5) for row in rows_of(expected)]
     kinds = ("empty", "pinned", "activation", "capture") if what == "memory" else tuple(device.calls)
     cases = [(kind, i) for kind in kinds if device.calls[kind] for i in spread(device.calls[kind], MOST_CASES[what])]
     assert len(cases) >= 6
@@ -61,7 +76,7 @@ def test_a_job_ends_with_one_line_and_completes_when_it_is_run_again(job, what):
         name = f"{number}.jsonl"
         code, output, err = job(FakeDevice(fail_at=(kind, at, what)), name)
         if code == 0:  # the step was done again, or no call came after it
-            assert output == expected
+            assert rows_of(output) == rows
             continue
         assert code == 4, (kind, at, err)
         errors = [line for line in err.splitlines() if line.startswith("error: ") and "finished rows" not in line]
@@ -70,4 +85,5 @@ def test_a_job_ends_with_one_line_and_completes_when_it_is_run_again(job, what):
         if number % 3:
             continue
         code, output, err = job(FakeDevice(), name)
-        assert (code, output) == (0, expected), (kind, at, err)
+        assert code == 0, (kind, at, err)
+        assert rows_of(output) == rows, (kind, at)

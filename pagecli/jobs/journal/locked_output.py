@@ -212,21 +212,21 @@ def lock_output(output: Path, create: bool = True) -> LockedOutput | None:
 
     Raises UsageError if another run has it, or the path is a link or another user's; InputError if nothing can be created.
     """
-    for attempt in range(MAX_LOCK_TRIES):
+    for _ in range(MAX_LOCK_TRIES):
         if not create and not os.path.lexists(job_directory_path(output)):
             return None
-        locked = _try_to_lock(output, create, last=attempt == MAX_LOCK_TRIES - 1)
+        locked = _try_to_lock(output, create)
         if locked is not None:
             return locked
     raise UsageError(f"{output}: other runs come and go", "see that only one is started at a time")
 
 
-def _try_to_lock(output: Path, create: bool, last: bool) -> LockedOutput | None:
+def _try_to_lock(output: Path, create: bool) -> LockedOutput | None:
     """None if the run that had it removed the directory just now."""
     try:
         directory = JobDirectory(output, create)
     except InputError as error:
-        if last or not output.parent.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
+        if not output.parent.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
             raise
         return None  # it was there a moment ago
     try:
