@@ -179,6 +179,13 @@ def test_directories_that_come_and_go_never_let_two_runs_in(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_directory_that_is_gone_each_time_it_is_opened_is_said_to_be_other_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "mkdir", lambda path, mode: None)  # as if another run removed it at once
+    with pytest.raises(UsageError, match="other runs come and go"):
+        lock_output(tmp_path / "out.jsonl")
+    assert lock_output(tmp_path / "out.jsonl", create=False) is None
+
+
 @pytest.mark.parametrize("planted", ["directory", "link to a directory", "link to a file", "file"])
 def test_directory_that_another_user_planted_is_refused_and_left_alone(tmp_path, planted):
     victim = tmp_path / "victim"

@@ -28,7 +28,7 @@ from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.journal.model_files import ContentDigests
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, note_outcome, read_outcome
+from pagecli.jobs.storage.job_directory import DirectoryGoneError, JobDirectory, job_directory_path, note_outcome, read_outcome
 
 FORMAT = 3
 _OLD_FILES = ("job.json", "rows")  # of formats 1 and 2
@@ -225,10 +225,8 @@ def _try_to_lock(output: Path, create: bool) -> LockedOutput | None:
     """None if the run that had it removed the directory just now."""
     try:
         directory = JobDirectory(output, create)
-    except InputError as error:
-        if not output.parent.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        return None  # it was there a moment ago
+    except DirectoryGoneError:
+        return None
     try:
         lock = JobLock(directory)
     except FileNotFoundError:

@@ -24,7 +24,14 @@ from pagecli.jobs.journal.job_lock import STALE_SECONDS, LockOwner, read_owner
 from pagecli.jobs.journal.journal import JournalContents
 from pagecli.jobs.monitoring.monitor import Event, JobSnapshot
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.job_directory import HEARTBEAT, LOCK, JobDirectory, job_directory_path, read_outcome
+from pagecli.jobs.storage.job_directory import (
+    HEARTBEAT,
+    LOCK,
+    DirectoryGoneError,
+    JobDirectory,
+    job_directory_path,
+    read_outcome,
+)
 
 HEARTBEAT_SECONDS = 1.0
 MAX_BYTES = 1 << 16
@@ -113,9 +120,10 @@ def read_journal_status(output: Path) -> JournalStatus | None:
 
     Reads the whole journal: about a second for a million rows.
     """
-    if not os.path.lexists(job_directory_path(output)):
+    try:
+        directory = JobDirectory(output, create=False)
+    except DirectoryGoneError:
         return None
-    directory = JobDirectory(output, create=False)
     try:
         owner = read_owner(directory)
         contents = JournalContents(directory)

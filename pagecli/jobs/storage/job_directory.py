@@ -110,6 +110,10 @@ def job_directory_path(output: Path, suffix: str = SUFFIX) -> Path:
     return output.parent / name
 
 
+class DirectoryGoneError(InputError):
+    """The directory is not there, or not any more: the run that had it removed it between its creation and its opening."""
+
+
 class JobDirectory:
     """The directory, held open: what is done in it cannot be diverted by renaming it. Raises InputError, UsageError."""
 
@@ -121,7 +125,12 @@ class JobDirectory:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(self.path, 0o700)
                     _sync_directory(output.parent)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise DirectoryGoneError(f"{self.path}: no such directory") from error
         except OSError as error:
             raise _unusable(self.path, error) from error
         owner = os.fstat(self._fd)
