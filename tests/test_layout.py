@@ -4,11 +4,14 @@ import ast
 import graphlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pagecli"
 MAX_LINES = 400
+MAX_FILES = 12  # in a folder, its own docstring (__init__.py) not counted
+HOUSE = {"pagecli", "csrc"}
 GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 # A layer may import those it names here, itself, and errors. Nothing imports to its left.
@@ -104,6 +107,12 @@ def test_imports_go_in_one_direction():
 
 def test_files_stay_short_and_are_named_for_their_subject():
     assert [str(path) for path in SOURCES if len(path.read_text().splitlines()) > MAX_LINES or path.stem in GRAB_BAGS] == []
+
+
+def test_a_folder_has_at_most_a_dozen_files():
+    """More are rooms that nobody has named yet."""
+    folders = Counter(path.parent for path in SOURCES if path.parts[len(ROOT.parts)] in HOUSE and path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > MAX_FILES} == {}
 
 
 def test_no_two_benchmarks_have_one_name():

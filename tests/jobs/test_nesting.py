@@ -12,7 +12,7 @@ from writing import read_back, results, write_all
 from pagecli.jobs.readers.jsonl_reader import parse_line
 from pagecli.jobs.rows.json_text import MAX_DEPTH
 from pagecli.jobs.rows.row import OTHER_COLUMNS
-from pagecli.jobs.writers.parquet_columns import MAX_LEAVES
+from pagecli.jobs.writers.parquet.columns import MAX_LEAVES
 
 NESTS = {
     "list": lambda inner: f"[{inner}]",
@@ -112,7 +112,7 @@ def test_a_parquet_column_of_numbers_keeps_those_that_are_not_finite(tmp_path):
 
 def test_a_file_that_cannot_be_read_back_is_not_published(tmp_path, monkeypatch):
     from pagecli.errors import InputError
-    from pagecli.jobs.writers import json_inference
+    from pagecli.jobs.writers.parquet import json_inference
 
     monkeypatch.setattr(json_inference, "MAX_LEVELS", 80)
     with pytest.raises(InputError, match="cannot be read back"):

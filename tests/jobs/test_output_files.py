@@ -13,8 +13,8 @@ from writing import open_writer, read_back, results, write_all
 
 from pagecli.errors import ExitCode, InputError, UsageError
 from pagecli.jobs.storage.atomic_file import write_atomically
-from pagecli.jobs.writers import parquet_writer
 from pagecli.jobs.writers.open_output import check_writable
+from pagecli.jobs.writers.parquet import writer as parquet_writer
 
 NAMES = ["out.parquet", "out.jsonl", "out.jsonl.gz"]
 ROWS = [{"x": i} for i in range(2500)]

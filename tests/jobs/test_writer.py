@@ -16,7 +16,7 @@ from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import UsageError
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.rows.row import RESULT_COLUMNS, InputRow, carried_name, error_row
-from pagecli.jobs.writers import parquet_writer
+from pagecli.jobs.writers.parquet import writer as parquet_writer
 
 FORMATS = ["out.parquet", "out.jsonl", "out.jsonl.gz", "out.jsonl.zst"]
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

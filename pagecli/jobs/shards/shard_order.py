@@ -12,7 +12,7 @@ NO_PART = "give outputs of pagecli generate --shard I/N"
 
 @dataclass(frozen=True, slots=True)
 class ShardLabel:
-    """The label of a shard's row (writers/shard_labels.py)."""
+    """The label of a shard's row (shard_labels.py)."""
 
     number: int
     count: int

@@ -8,7 +8,7 @@ from typing import Any
 
 from pagecli.errors import InputError
 from pagecli.jobs.storage.atomic_file import create_temporary, publish, remove
-from pagecli.jobs.writers.parquet_writer import ParquetRowWriter
+from pagecli.jobs.writers.parquet.writer import ParquetRowWriter
 
 SUFFIXES = (".duckdb",)
 TABLE = "rows"

@@ -12,13 +12,13 @@ from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stre
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.rows.row_selection import Shard
+from pagecli.jobs.shards.shard_labels import LabelledLines, ShardLabels
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
 from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, RowEncoder, StreamRowWriter
-from pagecli.jobs.writers.parquet_writer import Compression, ParquetRowWriter
+from pagecli.jobs.writers.parquet.writer import Compression, ParquetRowWriter
 from pagecli.jobs.writers.remote_writer import RemoteRowWriter, check_remote_output
-from pagecli.jobs.writers.shard_labels import LabelledLines, ShardLabels
 
 OutputFormat = Literal["auto", "rows"]
 

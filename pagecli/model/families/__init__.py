@@ -1,4 +1,4 @@
-"""The architectures pagecli computes: every description in this folder's files, and those registered from outside."""
+"""The architectures pagecli computes: the descriptions in the rooms of this folder, and those registered from outside."""
 
 import functools
 import importlib
@@ -50,5 +50,5 @@ def _known() -> list[Decoder]:
 
 @functools.cache
 def _own() -> tuple[Decoder, ...]:
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(module.name) for module in pkgutil.walk_packages(__path__, f"{__name__}.")]
     return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Decoder))

@@ -16,9 +16,17 @@ from pagecli.jobs.rows.row import (
     carried_columns,
     carried_name,
 )
-from pagecli.jobs.writers.json_inference import MAX_LEVELS, is_bounded, json_text, merged_type, num_leaves, to_array, widened
+from pagecli.jobs.shards.shard_labels import ShardLabels
+from pagecli.jobs.writers.parquet.json_inference import (
+    MAX_LEVELS,
+    is_bounded,
+    json_text,
+    merged_type,
+    num_leaves,
+    to_array,
+    widened,
+)
 from pagecli.jobs.writers.row_record import logprob_records
-from pagecli.jobs.writers.shard_labels import ShardLabels
 
 MAX_LEAVES = 1000  # leaf columns of JSON rows: each takes memory in every row group and in the footer
 MAX_FIRST_COLUMNS = 10_000  # the first row's columns (a CSV file's header) may be more, up to this

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from pagecli.jobs.rows.arrow_values import to_python
 from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN
-from pagecli.jobs.writers.json_inference import json_text, widened
-from pagecli.jobs.writers.parquet_columns import JSON_TEXT, InferredColumns
+from pagecli.jobs.writers.parquet.columns import JSON_TEXT, InferredColumns
+from pagecli.jobs.writers.parquet.json_inference import json_text, widened
 
 COPY_ROWS = 1000
 

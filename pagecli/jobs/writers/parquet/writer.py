@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
+from pagecli.jobs.shards.shard_labels import ShardLabels
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
-from pagecli.jobs.writers.parquet_columns import JSON_TEXT, ArrowCarriedColumns, InferredColumns, result_arrays
-from pagecli.jobs.writers.parquet_merge import Segment, merge_segments
-from pagecli.jobs.writers.shard_labels import ShardLabels
+from pagecli.jobs.writers.parquet.columns import JSON_TEXT, ArrowCarriedColumns, InferredColumns, result_arrays
+from pagecli.jobs.writers.parquet.merge import Segment, merge_segments
 
 Compression = Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"]
 GROUP_ROWS = 1000

@@ -2,6 +2,6 @@
 
 from dataclasses import replace
 
-from pagecli.model.families.llama import MISTRAL
+from pagecli.model.families.llama.llama import MISTRAL
 
 MINISTRAL = replace(MISTRAL, architectures=("MinistralForCausalLM",), model_type="ministral")
