@@ -3,10 +3,10 @@
 As a library: `pagecli.generate(rows, model)`, `pagecli.LLM(model)`, `pagecli.profile_plan(model)`; importing loads none of it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing would take longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from pagecli.errors import InputError, ModelError, PagecliError, UsageError
     from pagecli.library.llm import LLM, generate
     from pagecli.library.plan import profile_plan
@@ -17,8 +17,10 @@ _HOMES = {"LLM": "library.llm", "generate": "library.llm", "profile_plan": "libr
 _HOMES |= dict.fromkeys(("PagecliError", "UsageError", "InputError", "ModelError"), "errors")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _HOMES:
+        from importlib import import_module
+
         return getattr(import_module(f"pagecli.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'pagecli' has no attribute {name!r}")
 

@@ -18,8 +18,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import report  # noqa: E402
 import typer  # noqa: E402
 
-from pagecli.cli.app import app  # noqa: E402
-from pagecli.cli.settings.resolve import all_commands, key_of, options_of  # noqa: E402
+from pagecli.cli.commands import app  # noqa: E402
+from pagecli.cli.settings.resolve import commands_of, key_of, options_of  # noqa: E402
 from pagecli.cli.terminal.help import sections_of  # noqa: E402
 from pagecli.errors import ErrorCode, ExitCode  # noqa: E402
 from pagecli.jobs.monitoring import progress_json  # noqa: E402
@@ -91,8 +91,7 @@ def contexts() -> Iterator[tuple[str, Any, Any]]:
     """Each command's full name, itself, and the context that it is called in."""
     root = typer.main.get_command(app)
     parent = root.context_class(root, info_name="pagecli")
-    for path, command in all_commands(parent).items():
-        name = " ".join(path)
+    for name, command in commands_of(parent).items():
         yield name, command, command.context_class(command, info_name=name, parent=parent, **command.context_settings)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.settings.files import ignored_files, project_file, user_file
-from pagecli.cli.settings.resolve import all_commands, apply_settings, key_of, options_of, unknown_variables, value_in_effect
+from pagecli.cli.settings.resolve import apply_settings, commands_of, key_of, options_of, unknown_variables, value_in_effect
 from pagecli.cli.terminal.console import Console, name_value_lines, terminal_width
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError
@@ -33,13 +34,11 @@ def config(
     console = Console()
 
     def run() -> int:
-        commands = all_commands(context.find_root())
-        path = tuple(command.split())
+        commands = commands_of(context)
         configurable = [known for known, found in commands.items() if "no_config" in options_of(found)]
-        if path not in configurable:
-            names = ", ".join(" ".join(known) for known in configurable)
-            raise UsageError(f"{command}: no such command, or one without settings", f"one of {names}")
-        found = shown_settings(context, commands, path)
+        if command not in configurable:
+            raise UsageError(f"{command}: no such command, or one without settings", f"one of {', '.join(configurable)}")
+        found = shown_settings(context, commands, command)
         for line in (*unknown_variables(commands), *ignored_files()):
             console.warning(line)
         if as_json:
@@ -51,11 +50,11 @@ def config(
     return exit_code_of(run, console)
 
 
-def shown_settings(context: typer.Context, commands: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> dict[str, Any]:
+def shown_settings(context: typer.Context, commands: Mapping[str, Any], name: str) -> dict[str, Any]:
     """{flag: {value, source, place}} for every flag of the command; secrets are hidden. Raises UsageError, InputError."""
-    command = commands[path]
-    inner = command.context_class(command, info_name=" ".join(path), parent=context.find_root(), **command.context_settings)
-    apply_settings(inner, commands, path)
+    command = commands[name]
+    inner = command.context_class(command, info_name=name, parent=context.find_root(), **command.context_settings)
+    apply_settings(inner, commands, command)
     found = {}
     for name, parameter in options_of(command).items():
         if name not in HIDDEN:

@@ -10,6 +10,7 @@ from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import resume_options as resume_flags
 from pagecli.cli.flags import row_options as row_flags
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, options_command
+from pagecli.cli.generate.command import EPILOG as EPILOG
 from pagecli.cli.generate.command import run_command
 from pagecli.cli.generate.options import GenerateOptions
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from pagecli.cli.app import app, main
+from pagecli.cli.app import main
+from pagecli.cli.commands import app
 from pagecli.cli.flags.engine_and_sampling import SAMPLING_DEFAULTS
 from pagecli.cli.settings.files import KeyLines, read_settings
 from pagecli.cli.settings.resolve import key_of, options_of

@@ -13,7 +13,7 @@ import reference_pages
 import report
 from typer.main import get_command
 
-from pagecli.cli.app import app
+from pagecli.cli.commands import app
 from pagecli.errors import ErrorCode, ExitCode
 from pagecli.jobs.rows.row import RESULT_COLUMNS
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
-from pagecli.cli.settings.resolve import all_commands
+from pagecli.cli.settings.resolve import commands_of
 from pagecli.cli.terminal.console import GREEN, RED, YELLOW, Console, name_value_lines
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.jobs.storage.redaction import redact, redact_values
@@ -43,7 +43,7 @@ def checks(context: typer.Context) -> Iterator["Check"]:
     from pagecli.cli.doctor.check import guarded
 
     root = context.find_root()
-    commands = all_commands(root)
+    commands = commands_of(root)
     all_checks: dict[str, Callable[[], Check]] = {
         "versions": install_checks.versions,
         "kernels": machine_checks.native_kernels,

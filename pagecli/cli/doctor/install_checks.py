@@ -5,6 +5,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,13 @@ def temporary_directory() -> Check:
     return disk("temporary", Path(tempfile.gettempdir()))
 
 
-def configuration(commands: dict[tuple[str, ...], Any], root: Any) -> Check:
+def configuration(commands: Mapping[str, Any], root: Any) -> Check:
     """The settings of every command are known and of the right type."""
     try:
         origins = {setting.origin for setting in read_settings()}
-        for path, command in commands.items():
-            settings = command.context_settings
-            context = command.context_class(command, info_name=" ".join(path), parent=root, **settings)
-            apply_settings(context, commands, path)
+        for name, command in commands.items():
+            context = command.context_class(command, info_name=name, parent=root, **command.context_settings)
+            apply_settings(context, commands, command)
             values = [value_in_effect(context, parameter) for parameter in options_of(command).values()]
             origins |= {origin for _, _, origin in values if origin is not None}
     except PagecliError as error:

@@ -30,13 +30,13 @@ FLAGS_ONLY = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value as TOML has it, or the lines of a variable. `table` is the command it is meant for, or ()."""
+    """A value as TOML has it, or the lines of a variable. `table` is the command it is meant for; "": all."""
 
     name: str  # as a parameter: with underscores
     value: Any
     source: str  # project, user, environment
     origin: str  # pagecli.toml:3, or the variable's name
-    table: tuple[str, ...] = ()
+    table: str = ""
 
     @property
     def shown(self) -> str:
@@ -104,7 +104,7 @@ def _read(source: str, path: Path) -> list[Setting]:
         raise UsageError(f"{path}: nested too deeply", "a file has flags, and tables of flags") from error
     lines = KeyLines(text)
     settings = [
-        Setting(name.replace("-", "_"), value, source, _origin(path, lines.find(table, name)), table)
+        Setting(name.replace("-", "_"), value, source, _origin(path, lines.find(table, name)), ".".join(table))
         for table, name, value in _flattened(values, ())
     ]
     for setting in settings:

@@ -5,7 +5,7 @@ given as flags. What is added here: keys like flags, one table a command, origin
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -27,23 +27,25 @@ def use_configuration(context: typer.Context, no_config: bool) -> bool:
     The environment is click's too (auto_envvar_prefix), and wins over the map. Raises UsageError, InputError.
     """
     if not context.resilient_parsing:
-        commands = all_commands(context.find_root())
-        apply_settings(context, commands, command_path(context), files=not no_config)
-        context.meta[NOTES] = [*unknown_variables(commands), *([] if no_config else ignored_files())]
+        commands = commands_of(context)
+        apply_settings(context, commands, context.command, files=not no_config)
+        context.meta[NOTES] = [*unknown_variables(commands, context.command), *([] if no_config else ignored_files())]
     return no_config
 
 
-def apply_settings(
-    context: typer.Context, commands: dict[tuple[str, ...], Any], path: tuple[str, ...], files: bool = True
-) -> None:
-    """Makes what files, and variables of several lines, set for the command its defaults. Raises UsageError, InputError."""
-    parameters = options_of(commands[path])
+def apply_settings(context: typer.Context, commands: Mapping[str, Any], command: Any, files: bool = True) -> None:
+    """Makes what files, and variables of several lines, set for `command` its defaults. Raises UsageError, InputError.
+
+    The other commands are looked up, and so imported, only for a setting that this one does not have.
+    """
+    parameters = options_of(command)
     settings: dict[str, Setting] = {}
     for setting in read_settings() if files else ():
-        _check_known(setting, commands)
         name = parameter_name(parameters, setting.name)
-        if name is not None and setting.table in ((), path):
+        if name is not None and setting.table in ("", command.name):
             settings[name] = _of_its_type(setting, parameters[name])
+        else:
+            _check_known(setting, commands)
     for name, parameter in parameters.items():
         variable = PREFIX + name.upper()
         if parameter.multiple and (text := os.environ.get(variable)):
@@ -113,26 +115,11 @@ def notes(context: typer.Context) -> list[str]:
     return context.meta.get(NOTES, [])
 
 
-def all_commands(root: Any) -> dict[tuple[str, ...], Any]:
-    """Every command of the program by its path: ("generate",), ("profile",), ..."""
-    return dict(_walk(root.command, ()))
-
-
-def _walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    subcommands = getattr(command, "commands", None)
-    if path:
-        yield path, command
-    for name, subcommand in (subcommands or {}).items():
-        yield from _walk(subcommand, (*path, name))
-
-
-def command_path(context: typer.Context) -> tuple[str, ...]:
-    path: list[str] = []
-    current: Any = context
-    while current is not None and current.parent is not None:
-        path.insert(0, current.command.name)
-        current = current.parent
-    return tuple(path)
+def commands_of(context: typer.Context) -> Mapping[str, Any]:
+    """Every command of the program by its name; one is imported when it is looked up."""
+    root: Any = context.find_root().command
+    commands: Mapping[str, Any] = root.commands
+    return commands
 
 
 def options_of(command: Any) -> dict[str, Any]:
@@ -153,23 +140,26 @@ def key_of(parameter: Any) -> str:
     return next(option for option in parameter.opts if option.startswith("--"))[2:].replace("-", "_")
 
 
-def unknown_variables(commands: dict[tuple[str, ...], Any]) -> list[str]:
-    """A line for each variable PAGECLI_... that no flag has."""
-    known = {
-        PREFIX + key_of(option).upper() for command in commands.values() for option in options_of(command).values()
-    } | NOT_FLAGS
-    return [
-        f"{name} in the environment is no setting of pagecli{_near(name, known)}"
-        for name in sorted(os.environ)
-        if name.startswith(PREFIX) and name not in known and not name.startswith("PAGECLI_TEST_")
-    ]
+def unknown_variables(commands: Mapping[str, Any], command: Any = None) -> list[str]:
+    """A line for each variable PAGECLI_... that no flag has; those of `command` are looked up first."""
+    given = {name for name in os.environ if name.startswith(PREFIX) and not name.startswith("PAGECLI_TEST_")} - NOT_FLAGS
+    unknown = given - (set() if command is None else _variables_of(command))
+    if not unknown:
+        return []
+    known = NOT_FLAGS.union(*map(_variables_of, commands.values()))
+    return [f"{name} in the environment is no setting of pagecli{_near(name, known)}" for name in sorted(unknown - known)]
 
 
-def _check_known(setting: Setting, commands: dict[tuple[str, ...], Any]) -> None:
+def _variables_of(command: Any) -> set[str]:
+    return {PREFIX + key_of(option).upper() for option in options_of(command).values()}
+
+
+def _check_known(setting: Setting, commands: Mapping[str, Any]) -> None:
     if setting.table and setting.table not in commands:
-        name = ".".join(setting.table)
-        near = _near(name, {".".join(path) for path in commands})
-        raise UsageError(f"{setting.origin}: [{name}] is no command of pagecli{near}", "tables are named like commands")
+        near = _near(setting.table, set(commands))
+        raise UsageError(
+            f"{setting.origin}: [{setting.table}] is no command of pagecli{near}", "tables are named like commands"
+        )
     targets = [commands[setting.table]] if setting.table else list(commands.values())
     parameters = {name: parameter for command in targets for name, parameter in options_of(command).items()}
     if parameter_name(parameters, setting.name) is not None:
@@ -178,7 +168,7 @@ def _check_known(setting: Setting, commands: dict[tuple[str, ...], Any]) -> None
     if any(f"--{key}" in parameter.secondary_opts for parameter in parameters.values()):
         raise UsageError(f"{setting.origin}: {key} is written the other way round", f"write {key.removeprefix('no-')} = false")
     known = {key_of(parameter).replace("_", "-") for name, parameter in parameters.items() if name not in FLAGS_ONLY}
-    where = f"pagecli {' '.join(setting.table)}" if setting.table else "pagecli"
+    where = f"pagecli {setting.table}" if setting.table else "pagecli"
     hint = f"see {where} --help" if setting.table else "the keys are the flags without dashes; see pagecli generate --help"
     raise UsageError(f"{setting.origin}: {key} is no setting of {where}{_near(key, known)}", hint)
 

@@ -1,12 +1,8 @@
 """Text for the person at the terminal: errors with a hint, warnings and notes on stderr; small tables of names and values."""
 
 import os
-import shutil
 import sys
-import textwrap
-import traceback
 from collections.abc import Callable, Iterable
-from logging import DEBUG, ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, TextIO
 
 from pagecli.errors import PagecliError
@@ -15,6 +11,7 @@ from pagecli.jobs.storage.redaction import redact
 if TYPE_CHECKING:
     from pagecli.jobs.monitoring.run_log import RunLog
 
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # as in logging, which is slow to import for an error message
 RED, GREEN, YELLOW, CYAN = "31", "32", "33", "36"
 
 
@@ -79,6 +76,8 @@ class Console:
 
     def _traceback(self, error: BaseException) -> None:
         if self.verbose:
+            import traceback
+
             self.print_line(redact("".join(traceback.format_exception(error)).rstrip()))
 
     def _write_log(self, level: int, message: str) -> None:
@@ -125,9 +124,15 @@ def wrapped(text: str, width: int | None) -> list[str]:
     """Lines of whole words, one at least; None: one line."""
     if width is None or len(text) <= width:
         return [text]
+    import textwrap
+
     return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def terminal_width(stream: TextIO | None) -> int | None:
     """Columns of the terminal that `stream` is; None of a file or a pipe, whose lines stay whole."""
-    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
+    if stream is None or not stream.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns

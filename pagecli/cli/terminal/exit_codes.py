@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.help import usage_line
 from pagecli.errors import ExitCode, InputError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
@@ -43,6 +42,8 @@ def hint_of(error: Any) -> str:
         return "see pagecli --help"
     hint = f"see {context.command_path} --help"
     if type(error).__name__ == "MissingParameter":
+        from pagecli.cli.terminal.help import usage_line  # --version does without
+
         hint = f"{usage_line(context.command, context)}; {hint}"
     return hint
 

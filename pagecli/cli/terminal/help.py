@@ -73,6 +73,10 @@ class HelpGroup(TyperGroup):
             ctx.exit(ExitCode.USAGE)
         return super().parse_args(ctx, args)
 
+    def summaries(self) -> dict[str, str]:
+        """Name -> the first paragraph of each command's help."""
+        raise NotImplementedError
+
 
 def help_page(command: Any, context: Any, group: str = "") -> str:
     """The page for a terminal as wide as this one, or as COLUMNS says. `group`: "", `all`, or the name of a group of flags."""
@@ -149,9 +153,8 @@ def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
             rest.append((name, text))
     if rest:
         found["Options"] = rest
-    for name, subcommand in getattr(command, "commands", {}).items():
-        summary = subcommand.short_help or (subcommand.help or "").split("\n\n")[0]
-        found.setdefault("Commands", []).append((name, " ".join(summary.split())))
+    if isinstance(command, HelpGroup):
+        found["Commands"] = list(command.summaries().items())
     return found
 
 

@@ -3,13 +3,10 @@
 While a job runs, stdout is for rows only: whatever else writes to file descriptor 1 ends up on stderr.
 """
 
-import ctypes
 import io
-import logging
 import os
 import select
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
@@ -95,6 +92,8 @@ def reserved_stdout() -> Iterator[int]:
         with redirect_stdout(sys.stderr):
             yield rows_fd
     finally:
+        import ctypes
+
         ctypes.CDLL(None).fflush(None)  # what C code has printed but not yet written
         os.dup2(rows_fd, 1)
         os.close(rows_fd)
@@ -119,6 +118,9 @@ def quieten(verbose: bool, show_downloads: bool, has_log: bool = False) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if verbose or has_log:
         return
+    import logging
+    import warnings
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -1,0 +1,162 @@
+"""The commands of `pagecli`, by name. One is imported when it is asked for; the others cost a line of this table."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+import pagecli
+from pagecli.cli.terminal.help import HelpCommand, HelpGroup, ShortHelp, help_page
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSource:
+    """Where a command's function is, and what the program's help page says of it, the first paragraph of its docstring.
+
+    `has_settings`: every flag also from PAGECLI_... in the environment, and from files (settings/resolve.py).
+    """
+
+    module: str
+    summary: str
+    has_settings: bool = False
+    short_help: ShortHelp | None = None
+
+
+_GENERATE = ShortHelp(
+    most_used=(
+        *("--model", "--prompt-column", "--template", "--system", "--max-tokens", "--temperature", "--stop", "--n"),
+        *("--limit", "--dry-run", "--overwrite", "--stats", "--quiet"),
+    ),
+    examples=(
+        "pagecli generate in.jsonl out.parquet --model smollm2-135m",
+        "pagecli generate reviews.csv labels.parquet -m ./model --template 'Sentiment of: {{ review }}' --max-tokens 5",
+        "pagecli generate in.jsonl out.parquet -m smollm2-135m --dry-run",
+        "cat in.jsonl | pagecli generate - - -m smollm2-135m --quiet | jq -r .text",
+    ),
+)
+_EMBED = ShortHelp(
+    most_used=("--model", "--prompt-column", "--template", "--prompt-name", "--pooling", "--dtype", "--limit", "--overwrite"),
+    examples=(
+        "pagecli embed in.parquet out.parquet --model Qwen/Qwen3-Embedding-0.6B",
+        "pagecli embed questions.jsonl out.parquet -m ./embedder --prompt-name query",
+    ),
+)
+_SCORE = ShortHelp(
+    most_used=("--model", "--normalize", "--prompt-column", "--chat", "--dtype", "--limit", "--overwrite", "--stats"),
+    examples=(
+        "pagecli score in.jsonl out.parquet --model smollm2-135m",
+        "pagecli score questions.jsonl answers.parquet -m smollm2-135m --normalize characters",
+    ),
+)
+_PROFILE = ShortHelp(
+    most_used=("--model", "--gpu", "--workload", "--dtype", "--max-tokens", "--run", "--html", "--json"),
+    examples=(
+        "pagecli profile --model opt-13b --gpu a100-40gb",
+        "pagecli profile --model llama-3.1-8b --gpu l4 --workload lengths.csv",
+        "pagecli profile --model smollm2-135m --workload in.jsonl --max-tokens 64",
+        "pagecli profile --model smollm2-135m --run --html report.html",
+    ),
+)
+COMMANDS = {
+    "generate": CommandSource(
+        "generate.command", "Generate text for every row of INPUT; write rows and text to OUTPUT.", True, _GENERATE
+    ),
+    "score": CommandSource("score", "Write how likely given texts are, for every row of INPUT, to OUTPUT.", True, _SCORE),
+    "embed": CommandSource("embed", "Write an embedding of the text in every row of INPUT to OUTPUT.", True, _EMBED),
+    "profile": CommandSource(
+        "profile.command", "Show where memory goes for a model and a workload, without weights, GPU or network.", True, _PROFILE
+    ),
+    "status": CommandSource(
+        "status", "Show how a job stands that runs, was stopped or is complete: rows, rate, time left, errors, last checkpoint."
+    ),
+    "merge": CommandSource("merge", "Put the outputs of generate --shard I/N together, in the input's order.", True),
+    "models": CommandSource("models", "List the named models; with show NAME print a model's operations."),
+    "doctor": CommandSource(
+        "doctor.command", "Check machine and installation: kernels, cores, memory, GPU, versions, caches, disk, settings."
+    ),
+    "config": CommandSource("config", "Show the settings in effect, and where each comes from."),
+}
+
+
+def load_command(name: str) -> TyperCommand:
+    """The command, with its flags. An EPILOG in its module ends its help page."""
+    source = COMMANDS[name]
+    module = import_module(f"pagecli.cli.{source.module}")
+    settings: dict[str, Any] = {"auto_envvar_prefix": "PAGECLI"} if source.has_settings else {}
+    if source.short_help is not None:
+        settings["obj"] = source.short_help
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    epilog = getattr(module, "EPILOG", None)
+    alone.command(name, cls=HelpCommand, context_settings=settings, epilog=epilog)(getattr(module, name))
+    return get_command(alone)
+
+
+class LazyCommands(Mapping[str, TyperCommand]):
+    """The commands by name, those in COMMANDS first; each of these is imported when it is looked up, once."""
+
+    def __init__(self, others: Mapping[str, TyperCommand]) -> None:
+        self._loaded = dict(others)
+        self._names = [*COMMANDS, *others]
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        if name not in self._loaded and name in COMMANDS:
+            self._loaded[name] = load_command(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Program(HelpGroup):
+    """The program: a group of commands that are not imported yet."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = LazyCommands(self.commands)
+
+    def summaries(self) -> dict[str, str]:
+        return {name: COMMANDS[name].summary if name in COMMANDS else self.commands[name].help for name in self.commands}
+
+
+app = typer.Typer(
+    name="pagecli",
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pagecli {pagecli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Offline batch text generation with large language models on a paged KV cache."""
+
+
+@app.command(name="help", cls=HelpCommand)
+def show_help(
+    context: typer.Context,
+    command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="The command to explain.")] = None,
+) -> None:
+    """Show the help of a command, or of the program."""
+    found: Any = context.find_root()
+    for name in command or ():
+        inner = found.command.resolve_command(found, [name])[1]
+        found = inner.context_class(inner, info_name=name, parent=found, **inner.context_settings)
+    typer.echo(help_page(found.command, found))
