@@ -13,6 +13,8 @@ from pagecli.errors import RowError
 class FakeTokenizer:
     """One token a byte; no chat template unless asked for."""
 
+    tool_template = None
+
     def __init__(self, has_chat_template: bool = False) -> None:
         self.has_chat_template = has_chat_template
 

@@ -1,5 +1,6 @@
 """Chat templates: rendered as transformers renders them, in a sandbox that hostile ones neither leave nor keep running."""
 
+import copy
 import subprocess
 import sys
 import threading
@@ -223,3 +224,16 @@ def test_the_process_ends_with_the_one_that_started_it():
     while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline, "it runs on"
         time.sleep(0.05)
+
+
+def test_of_two_templates_the_one_for_tools_is_that_of_transformers(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = {
+        "default": "plain {{ messages[0].content }}",
+        "tool_use": "{{ tools | tojson }} {{ messages[0].content }}",
+    }
+    ours = TransformersTokenizer(parts_of(tokenizer))
+    messages, tools = [{"role": "user", "content": "the fox"}], [{"type": "function", "function": {"name": "f"}}]
+    for given in (None, tools):
+        ids = tokenizer.apply_chat_template(messages, tools=given, add_generation_prompt=True, return_dict=False)
+        assert ours.apply_chat_template(messages, {"tools": given}) == ids

@@ -236,6 +236,10 @@ def job_run(
     length = prompt_length(job, tokenizer, engine.max_model_len)
     preparer = RowPreparer(tokenizer, engine.model_config.vocab_size, job.prompts, job.params, length, job.of_model)
     prepare_row, rows_of = preparer.prepare, output_rows
+    if "tools" in (tokenizer.tool_template or ""):
+        from pagecli.jobs.tools.answers import ToolAnswers
+
+        rows_of = ToolAnswers(tokenizer, job.prompts).rows_of
     if job.score is not None:
         from pagecli.jobs.rows.score_rows import ScorePreparer, score_rows
 

@@ -26,7 +26,8 @@ from pagecli.model.source import ModelSource
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
     *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors", "pool"),
-    *("selection.limit", "columns.score", "columns.logprobs", "columns.attempts", "columns.reasoning", "dry_run", "profile"),
+    *("selection.limit", "columns.score", "columns.logprobs", "columns.attempts", "columns.reasoning"),
+    *("columns.tool_calls", "dry_run", "profile"),
     *("prompts.template_time", "open_to_model", "of_model"),  # what they make of `params` counts
     *("formats.output_format", "formats.compression", "formats.row_group_rows"),
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),

@@ -1,4 +1,4 @@
-"""What chat templates are given besides the messages: --chat-template-arg, and the column `chat_template_kwargs` of a row."""
+"""What chat templates are given besides messages: --chat-template-arg, a row's columns `chat_template_kwargs` and `tools`."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,8 @@ from typing import Any
 
 from pagecli.errors import ErrorCode, RowError, UsageError
 from pagecli.jobs.prompts.json_columns import json_column
+from pagecli.jobs.tools.given import COLUMN as TOOLS
+from pagecli.jobs.tools.given import row_tools
 
 COLUMN = "chat_template_kwargs"
 FLAG = "--chat-template-arg"
@@ -32,13 +34,23 @@ def parse_arguments(texts: Iterable[str]) -> tuple[tuple[str, Any], ...]:
 
 def row_variables(common: tuple[tuple[str, Any], ...], columns: Mapping[str, Any]) -> dict[str, Any]:
     """Those of all rows, with the row's own in their place. Raises RowError."""
-    own = columns.get(COLUMN)
+    tools = row_tools(columns)
+    return {**dict(common), **_own(columns.get(COLUMN)), **({} if tools is None else {TOOLS: tools})}
+
+
+def has_variables(common: tuple[tuple[str, Any], ...], columns: Mapping[str, Any]) -> bool:
+    """Whether the row may have any."""
+    return bool(common) or COLUMN in columns or TOOLS in columns
+
+
+def _own(own: Any) -> dict[str, Any]:
+    """The value of the column."""
     if own is None:
-        return dict(common)
+        return {}
     own = json_column(COLUMN, own)
     if not isinstance(own, Mapping):
         raise RowError(f"column {COLUMN} is not an object", 'write it as {"enable_thinking": false}', ErrorCode.INVALID_TYPE)
     wrong = [name for name in own if name in NOT_VARIABLES or not name.isidentifier()]
     if wrong:
         raise RowError(f"column {COLUMN}: {wrong[0]} is no variable of a template", code=ErrorCode.INVALID_PARAMETER)
-    return {**dict(common), **{name: value for name, value in own.items() if value is not None}}
+    return {name: value for name, value in own.items() if value is not None}

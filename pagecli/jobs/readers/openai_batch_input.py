@@ -15,6 +15,7 @@ from pagecli.jobs.readers import response_format
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.row import InputRow
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
+from pagecli.jobs.tools.given import COLUMN as TOOLS
 
 CHAT_URL, COMPLETIONS_URL = "/v1/chat/completions", "/v1/completions"
 KEYS = {"custom_id", "method", "url", "body"}
@@ -30,7 +31,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "logit_bias": ({},),
-    "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -64,8 +64,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "lora_path": ("",),
 }
 # Values by which a client says that it wants nothing, of parameters that pagecli has.
-OFF: dict[str, tuple[Any, ...]] = {"top_k": (-1,), "stop": ("", []), "stop_token_ids": ([],)}
+OFF: dict[str, tuple[Any, ...]] = {"top_k": (-1,), "stop": ("", []), "stop_token_ids": ([],), TOOLS: ([],)}
 RENAMED = {"max_completion_tokens": "max_tokens"}
+OF_TEMPLATES = (TEMPLATE_VARIABLES, TOOLS)
 
 
 class BatchRequests:
@@ -93,7 +94,7 @@ class BatchRequests:
 
 def _is_ignored(name: str) -> bool:
     known = name in WITHOUT_EFFECT or name in NEUTRAL or name in RENAMED or name in SAMPLING_FIELDS
-    return not known and name not in ("messages", "prompt", "top_logprobs", TEMPLATE_VARIABLES)
+    return not known and name not in ("messages", "prompt", "top_logprobs", *OF_TEMPLATES)
 
 
 def canonical_url(url: Any) -> str | None:
@@ -192,11 +193,13 @@ def _parameters(body: Mapping[str, Any], url: str) -> dict[str, Any]:
             forms[name] = value
             continue
         new_name = RENAMED.get(name, name)
-        if new_name not in SAMPLING_FIELDS and new_name != TEMPLATE_VARIABLES:
+        if new_name not in SAMPLING_FIELDS and (new_name not in OF_TEMPLATES or (name == TOOLS and url != CHAT_URL)):
             raise RowError(f"body.{name} is not supported", f"leave {name} out", ErrorCode.UNSUPPORTED)
         if columns.get(new_name, value) != value:
             raise RowError(f"body has {name} and {new_name}, which differ", "leave one of them out")
         columns[new_name] = value
+    if body.get("tool_choice") == "none":
+        columns.pop(TOOLS, None)
     seed = columns.get("seed")
     if isinstance(seed, int) and -(2**63) <= seed < 0:
         columns["seed"] = seed % 2**64

@@ -1,5 +1,6 @@
 """Chat messages as templates take them: a role, and text. What a template would write as Python shows it is refused before."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,23 @@ def checked_message(where: str, message: Any) -> dict[str, Any]:
         content = "".join(_part(f"{where}.content[{number}]", part) for number, part in enumerate(content))
     elif content is not None and not isinstance(content, str):
         raise RowError(f"{where}.content is neither text nor a list of parts", code=ErrorCode.INVALID_TYPE)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        return {**message, "content": content, "tool_calls": [_with_parsed_arguments(call) for call in calls]}
     return {**message, "content": content}
+
+
+def _with_parsed_arguments(call: Any) -> Any:
+    """A tool call with its arguments as an object, which templates write as JSON: OpenAI's messages have them as text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, str):
+        return call
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else call
 
 
 def _part(where: str, part: Any) -> str:

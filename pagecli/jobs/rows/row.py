@@ -90,6 +90,7 @@ RESULT_COLUMNS = (
     "attempts",  # with --retry: how often the row was run
     "reasoning",  # what a reasoning model thought before its answer, which then is `text`
     "reasoning_tokens",  # of output_tokens, the markers around the reasoning included
+    "tool_calls",  # of a row with tools: what the model calls, each with its name and its arguments as JSON text
     "error",  # one line on what is wrong with the row; null in a good row
     "error_code",  # the kind of the error; null in a good row
 )
@@ -102,7 +103,7 @@ OTHER_COLUMNS = "pagecli_other_columns"  # of Parquet out of JSON rows: columns 
 TEXTS, SCORES, EMBEDDINGS = "texts", "scores", "embeddings"
 _SCORE_COLUMNS = RESULT_COLUMNS[RESULT_COLUMNS.index("logprob") : RESULT_COLUMNS.index("attempts")]
 KINDS = {TEXTS: ("sample", "text", "finish_reason"), SCORES: _SCORE_COLUMNS, EMBEDDINGS: ("embedding",)}
-OF_ROWS = ("score", "logprobs", "prompt_logprobs", "reasoning")  # a row may bring these by its own parameters
+OF_ROWS = ("score", "logprobs", "prompt_logprobs", "reasoning", "tool_calls")  # a row may bring these by its own parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class OutputRow:
     error_code: ErrorCode | None = None
     reasoning: str | None = None  # what the model thought before its answer, which then is `text`
     reasoning_tokens: int = 0  # of output_tokens
+    tool_calls: list[dict[str, str]] | None = None  # name and arguments of each; then `text` is what stands beside them
     attempts: int = 1  # until the row had this output (--retry)
     prompt_logprobs: list[dict[str, Any] | None] | None = None  # as `logprobs` are written; null for the first token
     values: dict[str, Any] | None = None  # of a job whose results are no texts: its kind's columns
@@ -148,6 +150,7 @@ class ResultColumns:
     attempts: bool = False
     prompt_logprobs: bool = False
     reasoning: bool = False  # and reasoning_tokens
+    tool_calls: bool = False
     kind: str = TEXTS  # of the job: a key of KINDS
 
     def widened_for(self, row: OutputRow) -> "ResultColumns":
@@ -159,7 +162,7 @@ class ResultColumns:
     def names(self) -> tuple[str, ...]:
         """The result columns that every row has, in order."""
         left_out = {name for kind, names in KINDS.items() if kind != self.kind for name in names}
-        optional = {"token_ids", "score", "logprobs", "prompt_logprobs", "attempts", "reasoning"}
+        optional = {"token_ids", "score", "logprobs", "prompt_logprobs", "attempts", "reasoning", "tool_calls"}
         if not self.reasoning:
             left_out.add("reasoning_tokens")
         return tuple(n for n in RESULT_COLUMNS if n not in left_out and (n not in optional or getattr(self, n)))

@@ -11,13 +11,13 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.prompts.prompt_options import MESSAGES, TOKEN_IDS, PromptOptions
-from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
-from pagecli.jobs.prompts.template_variables import row_variables
+from pagecli.jobs.prompts.template_variables import has_variables, row_variables
 from pagecli.jobs.rows.arrow_values import json_default
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import InputRow, OutputRow
 from pagecli.jobs.rows.row_parameters import row_sampling_params
+from pagecli.jobs.tools.given import COLUMN as TOOLS
 
 
 class Tokenizer(Protocol):
@@ -25,6 +25,9 @@ class Tokenizer(Protocol):
 
     @property
     def has_chat_template(self) -> bool: ...
+
+    @property
+    def tool_template(self) -> str | None: ...
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -136,8 +139,11 @@ class RowPreparer:
         messages, template = self._with_system(messages), self._tokenizer.apply_chat_template
         if self._few_shot is not None:
             messages = self._few_shot.in_chat(messages)
-        if self._options.chat_template_arg or TEMPLATE_VARIABLES in columns:
-            template = partial(template, variables=row_variables(self._options.chat_template_arg, columns))
+        if has_variables(self._options.chat_template_arg, columns):
+            variables = row_variables(self._options.chat_template_arg, columns)
+            if variables.get(TOOLS) and TOOLS not in (self._tokenizer.tool_template or ""):
+                raise RowError("the model's chat template takes no tools", f"leave {TOOLS} out", ErrorCode.UNSUPPORTED)
+            template = partial(template, variables=variables)
         return template(messages) if self._length is None else self._length.cut_messages(messages, max_tokens, template)
 
     def _prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:

@@ -6,11 +6,11 @@ the whole job, so that a job that is run again or resumed writes the same bytes.
 
 import codecs
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from pagecli.core.outputs import TokenLogprobs
@@ -74,7 +74,7 @@ class BatchEncoder:
         """The line as an object; `samples` are all rows of one request."""
         first = samples[0]
         custom_id = first.row.columns.get("id")
-        digest = hashlib.blake2b(f"{first.row.number} {custom_id}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+        digest = blake2b(f"{first.row.number} {custom_id}".encode("utf-8", "replace"), digest_size=16).hexdigest()
         record: dict[str, Any] = {"id": f"batch_req_{digest}", "custom_id": custom_id, "response": None, "error": None}
         failed = next((sample for sample in samples if sample.error is not None), None)
         if failed is not None:
@@ -108,9 +108,15 @@ class BatchEncoder:
             logprobs = {"content": [self._position(position) for position in sample.logprobs], "refusal": None}
         return {
             "index": sample.sample,
-            "message": {"role": "assistant", "content": sample.text, **_reasoning(sample), "refusal": None},
+            "message": {
+                "role": "assistant",
+                "content": sample.text,
+                **_reasoning(sample),
+                **_tool_calls(sample),
+                "refusal": None,
+            },
             "logprobs": logprobs,
-            "finish_reason": sample.finish_reason,
+            "finish_reason": "tool_calls" if sample.tool_calls and sample.finish_reason == "stop" else sample.finish_reason,
         }
 
     def _position(self, position: TokenLogprobs) -> dict[str, Any]:
@@ -150,6 +156,18 @@ class BatchEncoder:
 def _reasoning(sample: OutputRow) -> dict[str, str]:
     """As DeepSeek's API, vLLM and SGLang have it."""
     return {} if sample.reasoning is None else {"reasoning_content": sample.reasoning}
+
+
+def _tool_calls(sample: OutputRow) -> dict[str, Any]:
+    """The ids are as Mistral's templates want them, nine letters and digits: others take any."""
+    if not sample.tool_calls:
+        return {}
+    key = f"{sample.row.number} {sample.row.columns.get('id')} {sample.sample}"
+    calls = [
+        {"id": blake2b(f"{key} {number}".encode("utf-8", "replace")).hexdigest()[:9], "type": "function", "function": call}
+        for number, call in enumerate(sample.tool_calls)
+    ]
+    return {"content": sample.text or None, "tool_calls": calls}
 
 
 def _reasoning_usage(samples: list[OutputRow]) -> dict[str, Any]:

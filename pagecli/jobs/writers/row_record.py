@@ -31,6 +31,8 @@ def record_of(row: OutputRow, columns: ResultColumns) -> dict[str, Any]:
     if columns.reasoning or row.reasoning is not None:
         record["reasoning"] = row.reasoning
         record["reasoning_tokens"] = row.reasoning_tokens
+    if columns.tool_calls or row.tool_calls is not None:
+        record["tool_calls"] = row.tool_calls
     if columns.attempts:
         record["attempts"] = row.attempts
     record["error"] = row.error

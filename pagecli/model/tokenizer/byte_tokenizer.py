@@ -12,6 +12,7 @@ class ByteTokenizer:
 
     has_chat_template = False
     chat_template: str | None = None
+    tool_template: str | None = None
     bos_token_id = None
     template_time: datetime | None = None
 

@@ -57,7 +57,7 @@ def _decodes_as_usual(tokenizer: Any) -> bool:
 
 
 def _is_plain(parts: TokenizerParts) -> bool:
-    texts = [parts.chat_template, parts.chat_template_error, *parts.special_tokens.values()]
+    texts = [parts.chat_template, parts.chat_template_error, parts.tool_template, *parts.special_tokens.values()]
     return all(text is None or type(text) is str for text in texts)
 
 

@@ -50,6 +50,7 @@ class TokenizerParts:
     special_tokens: dict[str, str]  # such as bos_token: <s>; chat templates read them
     chat_template: str | None
     chat_template_error: str | None  # why there is none to use where there are some
+    tool_template: str | None  # of a model that has one of its own for conversations with tools
     cleans_up_spaces: bool
     own_decode: Callable[..., str] | None = None  # of a tokenizer that decodes in a way of its own
 
@@ -74,6 +75,7 @@ class TokenizerParts:
             "special_tokens": self.special_tokens,
             "chat_template": self.chat_template,
             "chat_template_error": self.chat_template_error,
+            "tool_template": self.tool_template,
             "cleans_up_spaces": self.cleans_up_spaces,
             "encode_special_tokens": self.backend.encode_special_tokens,  # which the Rust part does not write down itself
         }
@@ -107,6 +109,7 @@ def parts_of(tokenizer: Any) -> TokenizerParts:
         dict(tokenizer.special_tokens_map),
         template,
         template_error,
+        _tool_template(tokenizer),
         _cleans_up_spaces(tokenizer),
         tokenizer.decode,
     )
@@ -119,6 +122,12 @@ def _chat_template(tokenizer: Any) -> tuple[str | None, str | None]:
         return tokenizer.get_chat_template(), None
     except Exception as error:  # several templates, none of them the default one
         return None, str(error)
+
+
+def _tool_template(tokenizer: Any) -> str | None:
+    """As transformers chooses among several where tools are given."""
+    templates = tokenizer.chat_template
+    return templates.get("tool_use") if isinstance(templates, dict) else None
 
 
 def _cleans_up_spaces(tokenizer: Any) -> bool:

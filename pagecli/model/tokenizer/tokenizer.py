@@ -48,6 +48,11 @@ class Tokenizer(Protocol):
         """The template's source, where there is one that can be used."""
         ...
 
+    @property
+    def tool_template(self) -> str | None:
+        """The source of the template that is used where tools are given: some models have two."""
+        ...
+
     def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer; RowError when there is no template or it refuses.
 
@@ -83,7 +88,7 @@ class TransformersTokenizer:
         self.vocab_size = parts.num_tokens
         self.has_chat_template = parts.has_chat_template
         self.template_time: datetime | None = None
-        self._chat_template: TemplateProcess | None = None  # made when it is first needed
+        self._templates: dict[str | None, TemplateProcess] = {}  # by their text; each made when it is first needed
         self._token_bytes: Callable[[int], bytes | None] | None = None
         self._longest_token_bytes: int | None = 0  # 0: not looked up yet
 
@@ -110,6 +115,10 @@ class TransformersTokenizer:
     def chat_template(self) -> str | None:
         return self._parts.chat_template
 
+    @property
+    def tool_template(self) -> str | None:
+        return self._parts.tool_template or self._parts.chat_template
+
     def apply_chat_template(self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> list[int]:
         if not self.has_chat_template:
             raise RowError(
@@ -118,9 +127,10 @@ class TransformersTokenizer:
                 ErrorCode.NOT_TOKENIZABLE,
             )
         try:
-            if self._chat_template is None:
-                self._chat_template = _template_of(self._parts, self.template_time or datetime.now())
-            text = self._chat_template.render(messages, variables)
+            template = self.tool_template if variables and variables.get("tools") else self.chat_template
+            if template not in self._templates:
+                self._templates[template] = _process_of(template, self._parts, self.template_time or datetime.now())
+            text = self._templates[template].render(messages, variables)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
                 f"the chat template refuses these messages: {one_line(error)}",
@@ -158,10 +168,10 @@ class TransformersTokenizer:
             ) from error
 
 
-def _template_of(parts: TokenizerParts, now: datetime) -> "TemplateProcess":
+def _process_of(template: str | None, parts: TokenizerParts, now: datetime) -> "TemplateProcess":
     from pagecli.model.tokenizer.templates.process import TemplateProcess  # which a job of plain prompts does without
 
-    if parts.chat_template is None:
+    if template is None:
         raise ValueError(parts.chat_template_error)
     plain_now = datetime.fromisoformat(now.isoformat())  # of any subclass: it is pickled
-    return TemplateProcess("chat", text=parts.chat_template, special_tokens=dict(parts.special_tokens), now=plain_now)
+    return TemplateProcess("chat", text=template, special_tokens=dict(parts.special_tokens), now=plain_now)

@@ -46,6 +46,7 @@ _LOGPROB = [("token_id", pa.int32()), ("logprob", pa.float32())]
 SHARD_TYPE = pa.struct(
     [("number", pa.int32()), ("count", pa.int32()), ("row", pa.int64()), ("line", pa.int64()), ("job", pa.string())]
 )
+TOOL_CALLS_TYPE = pa.list_(pa.struct([("name", pa.string()), ("arguments", pa.string())]))
 LOGPROBS_TYPE = pa.list_(pa.struct([*_LOGPROB, ("top", pa.list_(pa.struct(_LOGPROB)))]))
 
 
@@ -198,6 +199,8 @@ def result_arrays(rows: list[OutputRow], columns: ResultColumns, labels: ShardLa
     if columns.reasoning:
         arrays["reasoning"] = pa.array([row.reasoning for row in rows], pa.string())
         arrays["reasoning_tokens"] = pa.array([row.reasoning_tokens for row in rows], pa.int32())
+    if columns.tool_calls:
+        arrays["tool_calls"] = pa.array([row.tool_calls for row in rows], TOOL_CALLS_TYPE)
     if columns.attempts:
         arrays["attempts"] = pa.array([row.attempts for row in rows], pa.int32())
     arrays["error"] = pa.array([row.error for row in rows], pa.string())
