@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 import pagecli
+from pagecli.cli.flags.completion import command_names
 from pagecli.cli.terminal.help import HelpCommand, HelpGroup, ShortHelp, help_page
 
 
@@ -152,7 +153,9 @@ def options(
 @app.command(name="help", cls=HelpCommand)
 def show_help(
     context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", help="The command to explain.")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", help="The command to explain.", autocompletion=command_names)
+    ] = None,
 ) -> None:
     """Show the help of a command, or of the program."""
     found: Any = context.find_root()

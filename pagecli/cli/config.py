@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pagecli.cli.flags import completion
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.settings.files import ignored_files, project_file, user_file
 from pagecli.cli.settings.resolve import apply_settings, commands_of, key_of, options_of, unknown_variables, value_in_effect
@@ -22,7 +23,12 @@ HIDDEN = ("help", "version", "no_config")
 
 def config(
     context: typer.Context,
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="The command whose flags to show.")] = "generate",
+    command: Annotated[
+        str,
+        typer.Argument(
+            metavar="COMMAND", help="The command whose flags to show.", autocompletion=completion.configurable_commands
+        ),
+    ] = "generate",
     as_json: flags.Json = False,
 ) -> int:
     """Show the settings in effect, and where each comes from.

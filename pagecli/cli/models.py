@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pagecli.cli.flags import completion
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.terminal.console import Console, name_value_lines, terminal_width
 from pagecli.cli.terminal.exit_codes import exit_code_of
@@ -23,7 +24,11 @@ GIB = 2**30
 EPILOG = "Exit codes: 0 done; 2 no named model is called so; 4 the model cannot be read."
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PATTERN] | show NAME", help="Part of a name, or * and ? in it; or one model, as for --model."),
+    typer.Argument(
+        metavar="[PATTERN] | show NAME",
+        help="Part of a name, or * and ? in it; or one model, as for --model.",
+        autocompletion=completion.shown_models,
+    ),
 ]
 
 

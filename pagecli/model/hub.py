@@ -36,6 +36,13 @@ def cached_files(hub_id: str) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
+def cached_ids() -> list[str]:
+    """The repositories of models in the cache, sorted; nothing is asked of the hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return sorted(found.name.removeprefix("models--").replace("--", "/") for found in Path(HF_HUB_CACHE).glob("models--*--*"))
+
+
 def has_weights(hub_id: str) -> bool:
     """Whether the cache has a revision of the repository with its config and weights; nothing is downloaded."""
     from huggingface_hub.constants import HF_HUB_CACHE

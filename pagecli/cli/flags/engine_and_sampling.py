@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from pagecli.cli.flags import completion
 from pagecli.cli.settings.resolve import use_configuration
 from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
@@ -42,7 +43,16 @@ OrderChoice = Annotated[
 Overwrite = Annotated[bool, option("Replace an existing output.", IO, "--overwrite")]
 Limit = Annotated[int | None, option("Read only the first N rows.", IO, "--limit", metavar="N", min=1)]
 
-PromptColumn = Annotated[str, option("The column that holds the prompt as text.", CHAT, "--prompt-column", metavar="NAME")]
+PromptColumn = Annotated[
+    str,
+    option(
+        "The column that holds the prompt as text.",
+        CHAT,
+        "--prompt-column",
+        metavar="NAME",
+        autocompletion=completion.columns,
+    ),
+]
 System = Annotated[
     str | None, option("A system message for rows that bring none (chat models).", CHAT, "--system", metavar="TEXT")
 ]
@@ -151,6 +161,7 @@ Model = Annotated[
         envvar="PAGECLI_MODEL",
         show_envvar=True,
         metavar="NAME",
+        autocompletion=completion.model_names,
     ),
 ]
 LoadFormatChoice = Annotated[Literal["auto", "dummy"], option("dummy: random weights, for measuring.", MODEL, "--load-format")]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pagecli.cli.flags import completion
 from pagecli.cli.flags.engine_and_sampling import option
 
 PLAN, WORKLOAD, REPLAY, REPORT = "Plan", "Workload", "Replay", "Report"
@@ -17,6 +18,7 @@ Gpu = Annotated[
         PLAN,
         "--gpu",
         metavar="NAME",
+        autocompletion=completion.gpu_names,
     ),
 ]
 NumGpus = Annotated[int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
@@ -49,6 +51,7 @@ WorkloadChoice = Annotated[
         "--workload",
         "-w",
         metavar="NAME|FILE",
+        autocompletion=completion.workload_names,
     ),
 ]
 NumRequests = Annotated[
@@ -73,6 +76,7 @@ Policies = Annotated[
         REPLAY,
         "--policies",
         metavar="LIST",
+        autocompletion=completion.policies,
     ),
 ]
 BlockSizes = Annotated[
