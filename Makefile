@@ -4,17 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto# test processes side by side; the cores of the machine
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt# the versions that the tests last passed with
+PIP_WHEEL := $(BIN)/pip wheel --quiet --no-deps --no-build-isolation# by the tools that the constraints name
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name CMakeLists.txt) pyproject.toml
 
 REQUIREMENTS := import tomllib; found = tomllib.load(open('pyproject.toml', 'rb')); print(*found['project']['dependencies'], *found['build-system']['requires'])
 
-.PHONY: demo test test-fast lint docs constraints clean
+.PHONY: demo test test-fast lint docs wheel constraints clean
 
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/pagecli generate sample_data/prompts.jsonl demo.parquet --model smollm2-135m --max-tokens 64 --overwrite
 	$(BIN)/python -c "import pyarrow.parquet as pq; [print(f'{row[\"id\"]}: {row[\"text\"][:90]!r}') for row in pq.read_table('demo.parquet').slice(0, 8).to_pylist()]"
 
-test: lint $(VENV)/.model
+test: lint wheel $(VENV)/.model
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(VENV)/.tools
@@ -30,11 +31,19 @@ lint: $(VENV)/.tools
 docs: $(VENV)/.tools
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# A wheel for this Python, and for Python 3.12 and newer one for all of them, in dist/. What the install built is not built again.
+wheel: $(VENV)/.tools
+	rm -rf build/wheel dist
+	$(BIN)/python -m pagecli.cli.terminal.manual > build/pagecli.1
+	$(PIP_WHEEL) --wheel-dir build/wheel .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+
 # The program, built and installed. Editable: Python files are used where they are, C++ is built again when it changes.
 $(VENV)/.installed: $(SOURCES) constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) --build-constraint constraints.txt --editable .
+	$(PIP) --group build
+	$(PIP) --no-build-isolation --editable .
 	touch $@
 
 # What the tests need beside it.

@@ -13,7 +13,9 @@ PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 }
-NEEDED = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["test"], *PROJECT["build-system"]["requires"]]
+GROUPS = PROJECT["dependency-groups"]
+OF_TESTS = [line for line in GROUPS["test"] if isinstance(line, str)]
+NEEDED = [*PROJECT["project"]["dependencies"], *OF_TESTS, *GROUPS["build"], *PROJECT["build-system"]["requires"]]
 
 
 def test_every_requirement_of_program_tests_and_build_is_pinned_within_its_range():
@@ -31,5 +33,7 @@ def test_make_installs_by_the_constraints_alone():
     variables = dict(re.findall(r"^(\w+) [?:]= (.*?)(?:#.*)?$", makefile, re.MULTILINE))
     assert "--constraint constraints.txt" in variables["PIP"]
     recipes = makefile.split("\nconstraints:")[0]  # what follows moves the file, on purpose
-    assert "$(BIN)/pip" not in recipes.replace(variables["PIP"], "")
-    assert "$(PIP) --build-constraint constraints.txt --editable ." in recipes
+    assert "$(BIN)/pip" not in recipes.replace(variables["PIP"], "").replace(variables["PIP_WHEEL"], "")
+    assert "--no-deps --no-build-isolation" in variables["PIP_WHEEL"]
+    assert "$(PIP) --no-build-isolation --editable ." in recipes
+    assert set(PROJECT["build-system"]["requires"]) <= set(GROUPS["build"])

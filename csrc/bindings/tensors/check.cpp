@@ -44,7 +44,7 @@ void check_tensor(const TensorView& tensor, const char* name) {
             return;
         case Problem::is_none:
         case Problem::not_a_tensor:
-            refuse_type(name, "an array or tensor", Py_TYPE(tensor.object)->tp_name);
+            refuse_type(name, "an array or tensor", nb::str(nb::handle(tensor.object).type().attr("__name__")).c_str());
         case Problem::not_exportable:
             refuse_type(name, std::string("a dense tensor on ") + kTensorPlace, "one whose memory cannot be lent");
         case Problem::elsewhere:

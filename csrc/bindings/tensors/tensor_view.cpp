@@ -3,8 +3,8 @@
 namespace pagecli {
 namespace {
 
-const dlpack::ExchangeTable* find_table(PyTypeObject* type) {
-    PyObject* capsule = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
+const dlpack::ExchangeTable* find_table(PyObject* type) {
+    PyObject* capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
     void* pointer = capsule != nullptr ? PyCapsule_GetPointer(capsule, dlpack::kCapsuleName) : nullptr;
     Py_XDECREF(capsule);
     PyErr_Clear();
@@ -76,9 +76,10 @@ void read_buffer(PyObject* object, TensorView& view) {
 
 }  // namespace
 
-const dlpack::ExchangeTable* exchange_table(PyTypeObject* type) {
+const dlpack::ExchangeTable* exchange_table(PyTypeObject* type_object) {
+    auto* type = reinterpret_cast<PyObject*>(type_object);
     struct Known {
-        PyTypeObject* type;
+        PyObject* type;
         const dlpack::ExchangeTable* table;
     };
     static Known known[4] = {};  // torch.Tensor and Parameter in practice; the GIL guards it
