@@ -21,6 +21,10 @@ struct Runner {
     void operator()(const ActivationArgs& args) const { kernels().activation(now(args)); }
     void operator()(const GatedActivationArgs& args) const { kernels().gated_activation(now(args)); }
 
+    void operator()(const RouterArgs& args) const { kernels().router(now(args)); }
+    void operator()(const GroupedLinearArgs& args) const { kernels().grouped_linear(now(args)); }
+    void operator()(const CombineExpertsArgs& args) const { kernels().combine_experts(now(args)); }
+
     void operator()(const ReduceArgs& args) const { reduce(now(args)); }
 
     void operator()(const RotaryEmbeddingArgs& recorded) const {

@@ -172,10 +172,21 @@ def _show(name: str, as_json: bool) -> None:
     print(f"\n{program}")
 
 
+def _about_experts(config: "ModelConfig") -> dict[str, Any]:
+    if config.experts is None:
+        return {}
+    from pagecli.model.build_program import build
+
+    program, experts = build(config), config.experts
+    active = program.num_parameters - program.num_expert_parameters * (experts.num - experts.chosen) // experts.num
+    return {"parameters_of_a_token": active, "experts": experts.num, "experts_of_a_token": experts.chosen}
+
+
 def _about(config: "ModelConfig", num_parameters: int, devices: list[str]) -> dict[str, Any]:
     return {
         "architecture": config.architecture,
         "parameters": num_parameters,
+        **_about_experts(config),
         "context": config.max_positions,
         "vocabulary": config.vocab_size,
         "layers": config.num_layers,

@@ -31,6 +31,20 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsConfig:
+    """A mixture of experts: of `num`, each token goes to `chosen`."""
+
+    num: int
+    chosen: int
+    size: int  # inner features of one
+    sparse_layers: tuple[bool, ...]  # layers that have experts, in place of an MLP
+    normalized: bool = False  # the weights of a token's experts add up to 1
+    shared_size: int = 0  # of the expert that every token goes to, 0: there is none
+    limit: float = 0.0  # of the clamped gate, 0: not clamped
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The sizes and settings of one decoder-only model; its architecture's description (model/decoder.py) says how they are
     used. Sizes count elements, not bytes."""
@@ -67,6 +81,7 @@ class ModelConfig:
     attention_cap: float = 0.0  # 0: none
     logits_scale: float = 1.0
     logits_cap: float = 0.0
+    experts: ExpertsConfig | None = None
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
 

@@ -4,7 +4,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.devices.cuda.model.fused import fuse
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
-from pagecli.model.program import Attention, Program, Rotary
+from pagecli.model.program import Attention, Program, Rotary, Router
 
 CPU_HEAD_DIMS = range(8, 257)  # of the attention kernels
 GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
@@ -36,6 +36,8 @@ def missing_on_gpu(program: Program) -> str:
                 return "ALiBi"
             if operation.sinks is not None:
                 return "attention sinks"
+        if isinstance(operation, Router):
+            return "mixture of experts"
         if isinstance(operation, Rotary) and operation.rope.rotary_dim % GPU_ROTARY_MULTIPLE != 0:
             return f"rotation of {operation.rope.rotary_dim} dimensions (multiples of {GPU_ROTARY_MULTIPLE} are rotated)"
     if any(isinstance(operation, Rotary) for operation in fuse(program)):

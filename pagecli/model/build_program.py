@@ -8,6 +8,7 @@ from typing import Literal
 from pagecli.core.model_config import ModelConfig
 from pagecli.model import families
 from pagecli.model.alibi import slopes
+from pagecli.model.build_mixture import added_scale, mixture
 from pagecli.model.decoder import MLP, Decoder
 from pagecli.model.decoder import Attention as AttentionPart
 from pagecli.model.program import (
@@ -59,7 +60,7 @@ def _embed(decoder: Decoder, config: ModelConfig) -> tuple[Operation, ...]:
 def _layer(decoder: Decoder, config: ModelConfig, layer: int) -> tuple[Operation, ...]:
     if config.order in ("parallel", "parallel_norms"):
         return _parallel_layer(decoder, config, layer)
-    attend, think = (functools.partial(compute, decoder, config, layer) for compute in (_attention, _mlp))
+    attend, think = (functools.partial(compute, decoder, config, layer) for compute in (_attention, _think))
     attention = _part(decoder, config, layer, decoder.attention, "attention_out", attend)
     return (*attention, *_part(decoder, config, layer, decoder.mlp, "mlp_out", think))
 
@@ -89,7 +90,7 @@ def _parallel_layer(decoder: Decoder, config: ModelConfig, layer: int) -> tuple[
         mlp_in = "mlp_normed"
         operations.append(_norm(decoder, config, f"{name}.{decoder.mlp.norm}")(mlp_in, "hidden"))
     operations += [*_attention(decoder, config, layer, "normed"), Add("hidden", "attention_out")]
-    return (*operations, *_mlp(decoder, config, layer, mlp_in), Add("hidden", "mlp_out"))
+    return (*operations, *_think(decoder, config, layer, mlp_in), Add("hidden", "mlp_out"))
 
 
 def _attention(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> list[Operation]:
@@ -142,24 +143,37 @@ def _head_norms(decoder: Decoder, config: ModelConfig, name: str) -> list[Operat
     return norms
 
 
-def _mlp(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> list[Operation]:
-    """mlp_out = MLP(x)"""
-    mlp, name, size, hidden = decoder.mlp, f"{decoder.layer}.{layer}", config.intermediate_size, config.hidden_size
+def _think(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> list[Operation]:
+    """mlp_out = MLP(x), or experts(x)"""
+    if config.experts is None or not config.experts.sparse_layers[layer]:
+        return _mlp(decoder, config, layer, x, decoder.mlp, config.intermediate_size)
+    part = decoder.experts
+    assert part is not None
+    shared: list[Operation] = []
+    if part.shared is not None:
+        shared = _mlp(decoder, config, layer, x, part.shared, config.experts.shared_size, "shared_")
+    return [*shared, *mixture(part, config, f"{decoder.layer}.{layer}", x)]
+
+
+def _mlp(decoder: Decoder, config: ModelConfig, layer: int, x: str, mlp: MLP, size: int, prefix: str = "") -> list[Operation]:
+    """mlp_out = MLP(x); `prefix`: of the names of its values"""
+    name, hidden, bias = f"{decoder.layer}.{layer}", config.hidden_size, config.mlp_bias
     names, down = tuple(f"{name}.{part}" for part in mlp.up), (f"{name}.{mlp.down}",)
+    inner, gate_up, out = f"{prefix}inner", f"{prefix}gate_up", f"{prefix}mlp_out"
     layout, operations = Layout(decoder.transposed), list[Operation]()
     if mlp.gated:
         rows = (size, size) if len(names) == 2 else (2 * size,)
-        up = _linear("gate_up", x, names, rows, hidden, config.mlp_bias, split="rows")
-        operations = [_laid_out(up, layout), GatedActivation("inner", "gate_up", config.activation)]
+        up = _linear(gate_up, x, names, rows, hidden, bias, split="rows")
+        operations = [_laid_out(up, layout), GatedActivation(inner, gate_up, config.activation)]
     else:
-        up = _linear("inner", x, names, (size,), hidden, config.mlp_bias, config.activation, split="rows")
+        up = _linear(inner, x, names, (size,), hidden, bias, config.activation, split="rows")
         operations = [_laid_out(up, layout)]
-    return [*operations, _into_hidden(decoder, config, _linear("mlp_out", "inner", down, (hidden,), size, config.mlp_bias))]
+    return [*operations, _into_hidden(decoder, config, _linear(out, inner, down, (hidden,), size, bias))]
 
 
 def _into_hidden(decoder: Decoder, config: ModelConfig, linear: Linear) -> Linear:
     """What is added to the hidden states, scaled in its weights unless a norm on it is scaled instead."""
-    scale = config.residual_scale if config.order not in ("sandwich", "output") else 1.0
+    scale = added_scale(config)
     weight = replace(linear.weight, split="columns", scale=scale)
     bias = None if linear.bias is None else replace(linear.bias, scale=scale)
     return _laid_out(replace(linear, weight=weight, bias=bias), Layout(decoder.transposed))

@@ -121,6 +121,31 @@ class MLP:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """A mixture of experts in place of the MLP, in some layers: each token goes to the few that a router chooses, weighted by
+    the softmax of its logits. Names here are whole; "{}" stands for an expert's number, without it one tensor holds all."""
+
+    num: Key = Key("num_experts")
+    chosen: Key = Key("num_experts_per_tok")
+    size: Key = Key("moe_intermediate_size")
+    router: str = "mlp.gate.weight"
+    router_bias: str = ""
+    normalized: Key | bool = Key("norm_topk_prob", False)  # the weights of the chosen add up to 1
+    up: tuple[str, ...] = ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight")
+    up_bias: str = ""
+    interleaved: bool = False  # rows of gate and up side by side in the one tensor
+    down: str = "mlp.experts.{}.down_proj.weight"
+    transposed: bool = False  # matrices lie as [inputs, outputs]
+    down_bias: str = ""
+    shared: MLP | None = None  # beside them, of every token
+    shared_gate: str = ""  # whose sigmoid scales that one
+    every: Key | int = 1  # so manieth layer has experts; others an MLP
+    dense: Key | None = None  # the numbers of other layers without
+    limit: Key | None = None  # gates and ups are clamped by it, gate * sigmoid(alpha * gate) * (up + 1)
+    alpha: Key | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Norm:
     kind: NormKind = "rms"
     eps: Key | float = Key("rms_norm_eps", 1e-6)
@@ -153,6 +178,7 @@ class Decoder:
     layer: str = "model.layers"
     attention: Attention = Attention()
     mlp: MLP = MLP()
+    experts: Experts | None = None
     norm: Norm = Norm()
     order: Key | Order = "pre"
     residual_scale: Key | float = 1.0  # of what attention and MLP add to the hidden states

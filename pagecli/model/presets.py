@@ -67,6 +67,33 @@ _SMOLLM2 = {
     "eos": 2,
 } | {"tie_word_embeddings": True}
 
+_MIXTRAL = {"vocab_size": 32000, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "bos": 1, "eos": 2}
+_MIXTRAL |= {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}
+_MIXTRAL_LARGE = _MIXTRAL | {"vocab_size": 32768, "max_position_embeddings": 65536}
+_QWEN_3_MOE = _QWEN_3 | {"num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True}
+_OLMOE = {"vocab_size": 50304, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "bos": None, "eos": 50279}
+_OLMOE |= {"num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": False}
+_GPT_OSS = {
+    "vocab_size": 201088,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+    "head_dim": 64,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "num_experts_per_tok": 4,
+    "bos": 199998,
+    "eos": [200002, 199999, 200012],
+}
+
 # name: (hub id, architecture, settings of its series, hidden, intermediate, layers, heads, KV heads)
 _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
     "llama-7b": ("huggyllama/llama-7b", "Llama", _LLAMA_1, 4096, 11008, 32, 32, 32),
@@ -101,6 +128,22 @@ _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
     "qwen3-8b": ("Qwen/Qwen3-8B", "Qwen3", _QWEN_3, 4096, 12288, 36, 32, 8),
     "qwen3-14b": ("Qwen/Qwen3-14B", "Qwen3", _QWEN_3, 5120, 17408, 40, 40, 8),
     "qwen3-32b": ("Qwen/Qwen3-32B", "Qwen3", _QWEN_3, 5120, 25600, 64, 64, 8),
+    "mixtral-8x7b": ("mistralai/Mixtral-8x7B-v0.1", "Mixtral", _MIXTRAL, 4096, 14336, 32, 32, 8),
+    "mixtral-8x22b": ("mistralai/Mixtral-8x22B-v0.1", "Mixtral", _MIXTRAL_LARGE, 6144, 16384, 56, 48, 8),
+    "qwen3-30b-a3b": ("Qwen/Qwen3-30B-A3B", "Qwen3Moe", _QWEN_3_MOE | {"moe_intermediate_size": 768}, 2048, 6144, 48, 32, 4),
+    "qwen3-235b-a22b": (
+        "Qwen/Qwen3-235B-A22B",
+        "Qwen3Moe",
+        _QWEN_3_MOE | {"moe_intermediate_size": 1536},
+        4096,
+        12288,
+        94,
+        64,
+        4,
+    ),
+    "olmoe-1b-7b": ("allenai/OLMoE-1B-7B-0924", "Olmoe", _OLMOE, 2048, 1024, 16, 16, 16),
+    "gpt-oss-20b": ("openai/gpt-oss-20b", "GptOss", _GPT_OSS | {"num_local_experts": 32}, 2880, 2880, 24, 64, 8),
+    "gpt-oss-120b": ("openai/gpt-oss-120b", "GptOss", _GPT_OSS | {"num_local_experts": 128}, 2880, 2880, 36, 64, 8),
     "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "Llama", _SMOLLM2, 576, 1536, 30, 9, 3),
     "smollm2-360m": ("HuggingFaceTB/SmolLM2-360M-Instruct", "Llama", _SMOLLM2, 960, 2560, 32, 15, 5),
     "smollm2-1.7b": (
@@ -117,8 +160,8 @@ _LLAMA: dict[str, tuple[str, str, dict[str, Any], int, int, int, int, int]] = {
 _LLAMA["llama-33b"] = _LLAMA["llama-30b"]  # the paper says 33B, the files say 30b
 
 
-# Qwen3 says "Base" of those that were not.
-_CHAT = re.compile(r"instruct|chat|-it\b|qwen3(?!.*base)", re.IGNORECASE)
+# Qwen3 says "Base" of those that were not; gpt-oss has no others.
+_CHAT = re.compile(r"instruct|chat|-it\b|qwen3(?!.*base)|gpt-oss", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class Weight:
     first_column: int = 0
     whole_columns: int = 0
     layout: Layout | None = None  # how it lies in the checkpoint, where not so
+    experts: int = 0  # so many matrices or vectors; "{}" in a name is one's number, without it the tensor holds all
+    exact: bool = False  # float32, whatever the other weights are
     scale: float = 1.0  # folded in at load: what is read, times this
     offset: float = 0.0  # and this added, before
 
@@ -78,11 +80,24 @@ class Weight:
         return sum(self.rows)
 
     def __str__(self) -> str:
-        return f"{' + '.join(self.names)} [{self.num_rows}{f', {self.columns}' if self.columns else ''}]"
+        sizes = (*((self.experts,) if self.experts else ()), self.num_rows, *((self.columns,) if self.columns else ()))
+        return f"{' + '.join(self.names)} [{', '.join(map(str, sizes))}]"
 
     @property
     def num_elements(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes)
+        return max(1, self.experts) * sum(math.prod(shape) for shape in self.shapes)
+
+    def tensor_names(self) -> Iterator[str]:
+        """Every name that a checkpoint may have for a part of it."""
+        for name in self.names:
+            if "{}" in name:
+                yield from (name.format(expert) for expert in range(self.experts))
+            yield stacked_name(name)
+
+
+def stacked_name(name: str) -> str:
+    """Of the tensor that holds all experts' matrices or vectors."""
+    return name.replace(".{}", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +177,53 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class GatedActivation:
-    """out[T, I] = activation(x[T, :I]) * x[T, I:]"""
+    """out[T, I] = activation(x[T, :I]) * x[T, I:], in each of `groups` parts of a row that lie side by side.
+
+    limit > 0: gate * sigmoid(alpha * gate) * (up + 1) of gates up to the limit and ups within it on both sides.
+    """
 
     out: str
     x: str
     activation: str
+    groups: int = 1
+    limit: float = 0.0
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """ids[T, chosen] = the experts of the largest of x[T, experts], of equal ones the first (int32, as bits of floats);
+    weights[T, chosen] = their softmax, divided by its sum if normalized."""
+
+    ids: str
+    weights: str
+    x: str
+    chosen: int
+    normalized: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLinear:
+    """out[T, chosen, N] = x[T, K], or x[T, chosen, K], @ weight[ids[T, chosen], N, K].T + bias[ids[T, chosen], N]"""
+
+    out: str
+    x: str
+    ids: str
+    weight: Weight
+    bias: Weight | None
+    chosen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """out[T, N] = weights[T, 0] * x[T, 0, N] + weights[T, 1] * x[T, 1, N] + ..., and last sigmoid(gate[T, 1]) * shared[T, N]"""
+
+    out: str
+    x: str
+    weights: str
+    chosen: int
+    shared: str = ""
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +260,8 @@ class Head:
     cap: float = 0.0
 
 
-Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Add | Reduce | Select | Head
+Mixture = Router | ExpertLinear | Combine
+Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Mixture | Add | Reduce | Select | Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +288,12 @@ class Program:
         """Numbers in all weights; tied embeddings count once, tables of rotary factors not at all."""
         learned = dict.fromkeys(w for op in self.operations() if not isinstance(op, Rotary) for w in weights_of(op))
         return sum(weight.num_elements for weight in learned)
+
+    @property
+    def num_expert_parameters(self) -> int:
+        """Those of `num_parameters` of which a token is multiplied by some experts' alone."""
+        found = {w for op in self.operations() if isinstance(op, ExpertLinear) for w in weights_of(op)}
+        return sum(weight.num_elements for weight in found)
 
     @property
     def head_operation(self) -> Head:
@@ -263,6 +327,13 @@ def widths(operations: Iterable[Operation]) -> dict[str, int]:
                 width = found.get(operation.x, 0)  # 0: of views
             case GatedActivation():
                 width = found[operation.x] // 2
+            case Router():
+                found[operation.ids] = found[operation.weights] = operation.chosen
+                continue
+            case ExpertLinear():
+                width = operation.chosen * operation.weight.num_rows
+            case Combine():
+                width = found[operation.x] // operation.chosen
             case Reduce():
                 width = max(found.get(part, 0) for part in operation.parts)
             case Split():

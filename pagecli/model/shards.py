@@ -26,6 +26,7 @@ from pagecli.model.program import (
     Program,
     Reduce,
     Rotary,
+    Router,
     Select,
     Split,
     Weight,
@@ -62,6 +63,8 @@ def segment(program: Program, count: int) -> Program:
     """
     if count == 1:
         return program
+    if any(isinstance(operation, Router) for layer in program.layers for operation in layer):
+        raise UsageError("tensor parallelism does not know a mixture of experts", "run it on one process")
     layers = tuple(tuple(_segmented(layer, count)) for layer in program.layers)
     _check_reductions(layers)
     return dataclasses.replace(program, layers=layers)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from shapes import examples, gaps, num_tokens, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
@@ -34,6 +35,20 @@ def test_gated_activation(isa, name, seed, tokens, dim):
     kernels.gated_activation(out, gate_up, name)
     reference.gated_activation(expected, gate_up.double(), name)
     torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=1e-5)  # the error times `up`, up to about 12
+    assert gaps(out).isnan().all()
+
+
+@examples
+@given(seed=seeds, tokens=num_tokens, groups=st.integers(1, 4), dim=row_sizes, limit=st.sampled_from([0.0, 0.5, 7.0]))
+def test_gated_activation_of_groups_side_by_side_clamped_or_not(isa, seed, tokens, groups, dim, limit):
+    gate_up = strided(random(seed, tokens, groups, 2 * dim) * 3)
+    out, expected = (
+        strided(torch.full((tokens, groups, dim), float("nan"))),
+        torch.empty(tokens, groups, dim, dtype=torch.float64),
+    )
+    kernels.gated_activation(out, gate_up, "silu", limit, 1.702)
+    reference.gated_activation(expected, gate_up.double(), "silu", None, limit, 1.702)
+    torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=1e-5)
     assert gaps(out).isnan().all()
 
 

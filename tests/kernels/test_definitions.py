@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from pagecli.devices.reference import formats, logits, operations
+from pagecli.devices.reference import experts, formats, logits, operations
 
 DEVICES = Path(operations.__file__).parents[1]
 # What measures the machine, packs or plans rather than computes.
 NO_OPERATIONS = {
-    "cpu/kernels.py": {"isa_name", "supported_isas", "set_num_threads", "peak_operations", "read_memory", "rendezvous"},
+    "cpu/kernels.py": {
+        "isa_name",
+        "supported_isas",
+        "set_num_threads",
+        "peak_operations",
+        "read_memory",
+        "rendezvous",
+        "pack_experts",
+    },
     "cuda/kernels.py": {"extension", "raw", "block_planes"},
     "cuda/model/attention.py": {
         *("spare_runs", "plan_tables", "plan_on_device", "plan_attention", "attention_shape", "most_partial_bytes"),
@@ -35,7 +43,7 @@ OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, argume
 
 @pytest.mark.parametrize(("file", "name", "arguments"), OPERATIONS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
-    found = next(f for module in (operations, logits, formats) if (f := getattr(module, SAME.get(name, name), None)))
+    found = next(f for module in (operations, experts, logits, formats) if (f := getattr(module, SAME.get(name, name), None)))
     defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
     given = [a for a in arguments if a not in OTHER]
     required = [name for name, p in inspect.signature(found).parameters.items() if p.default is p.empty and name not in OTHER]

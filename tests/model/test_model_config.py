@@ -57,6 +57,13 @@ NUM_PARAMETERS = {
     "qwen3-8b": 8_190_735_360,
     "qwen3-14b": 14_768_307_200,
     "qwen3-32b": 32_762_123_264,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_630_071_296,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "olmoe-1b-7b": 6_919_161_856,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
@@ -173,7 +180,7 @@ def test_end_of_text_ids_may_be_one_or_many_and_the_generation_config_wins():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "architecture MixtralForCausalLM is not supported"),
+        ({"architectures": ["FalconMambaForCausalLM"]}, "architecture FalconMambaForCausalLM is not supported"),
         ({"architectures": None}, "no architecture named"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized with gptq"),
         ({"rope_scaling": {"rope_type": "xdrope", "factor": 4.0}}, "rope scaling 'xdrope'"),

@@ -108,12 +108,26 @@ void activation(const TensorView& out, const TensorView& x, const char* name, Re
     perform(args, kernels().activation, program);
 }
 
-void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name, RecordedProgram* program) {
-    check(out, "out", DType::float32, {"tokens", "dim"});
-    check(gate_up, "gate_up", DType::float32, {out.shape[0], 2 * out.shape[1]});
-    const GatedActivationArgs args = {
-        out.as<float>(), gate_up.as<const float>(), out.stride[0], gate_up.stride[0], out.shape[0],
-        out.shape[1],    activation_named(name)};
+void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name, float limit, float alpha,
+                      RecordedProgram* program) {
+    const bool has_groups = out.ndim == 3;
+    if (has_groups) {
+        check(out, "out", DType::float32, {"tokens", "groups", "dim"});
+        check(gate_up, "gate_up", DType::float32, {out.shape[0], out.shape[1], 2 * out.shape[2]});
+    } else {
+        check(out, "out", DType::float32, {"tokens", "dim"});
+        check(gate_up, "gate_up", DType::float32, {out.shape[0], 2 * out.shape[1]});
+    }
+    const GatedActivationArgs args = {out.as<float>(),
+                                      gate_up.as<const float>(),
+                                      {out.stride[0], has_groups ? out.stride[1] : 0},
+                                      {gate_up.stride[0], has_groups ? gate_up.stride[1] : 0},
+                                      out.shape[0],
+                                      has_groups ? out.shape[1] : 1,
+                                      out.shape[out.ndim - 1],
+                                      activation_named(name),
+                                      limit,
+                                      alpha};
     perform(args, kernels().gated_activation, program);
 }
 
@@ -136,7 +150,7 @@ void bind_activation(nb::module_& module) {
 }
 void bind_gated_activation(nb::module_& module) {
     module.def("gated_activation", gated_activation, nb::arg("out"), nb::arg("gate_up"), nb::arg("name"),
-               nb::arg("program").none());
+               nb::arg("limit"), nb::arg("alpha"), nb::arg("program").none());
 }
 
 }  // namespace pagecli

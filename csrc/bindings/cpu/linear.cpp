@@ -18,16 +18,21 @@ int64_t packed_elements(int64_t rows, int64_t cols, WeightType type) {
     return panels * kPanelWidth * ((cols + 1) / 2 * 2);
 }
 
-PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) {
-    if (rows < 0 || cols < 0)
+int64_t bytes_of(DType dtype) { return dtype == DType::int8 ? 1 : dtype == DType::bfloat16 ? 2 : 4; }
+
+// Of the first of `experts` weights that lie one behind the other.
+PackedWeightView check_experts(const TensorView& data, int64_t experts, int64_t rows, int64_t cols) {
+    if (experts < 0 || rows < 0 || cols < 0)
         refuse("weight: expected a shape, got [%lld, %lld]", static_cast<long long>(rows), static_cast<long long>(cols));
     const WeightType type = data.dtype == DType::float32    ? WeightType::float32
                             : data.dtype == DType::bfloat16 ? WeightType::bfloat16
                             : data.dtype == DType::int8     ? WeightType::int8
                                                             : WeightType::int8_a16;
-    check(data, "weight.data", {DType::float32, DType::bfloat16, DType::int8, DType::int32}, {packed_elements(rows, cols, type)});
+    check(data, "weight.data", {DType::float32, DType::bfloat16, DType::int8, DType::int32}, {experts * packed_elements(rows, cols, type)});
     return {data.data, rows, cols, type};
 }
+
+PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) { return check_experts(data, 1, rows, cols); }
 
 void pack_weight(const TensorView& packed, const TensorView& weight) {
     check(weight, "weight", {DType::float32, DType::bfloat16, DType::float16}, {"rows", "cols"});
@@ -66,6 +71,43 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
                              activation_named(activation),
                              accumulate};
     perform(args, kernels().linear, program);
+}
+
+void grouped_linear(const TensorView& out, const TensorView& x, const TensorView& ids, const TensorView& data, int64_t experts,
+                    int64_t rows, int64_t cols, const TensorView& bias, RecordedProgram* program) {
+    const PackedWeightView weight = check_experts(data, experts, rows, cols);
+    check(ids, "ids", DType::int32, {"tokens", "chosen"});
+    const int64_t tokens = ids.shape[0], chosen = ids.shape[1];
+    check(out, "out", DType::float32, {tokens, chosen, rows});
+    if (tokens > 1 && out.stride[0] != chosen * out.stride[1]) refuse("out: expected a token's rows side by side");
+    if (x.ndim == 3)
+        check(x, "x", DType::float32, {tokens, chosen, cols});
+    else
+        check(x, "x", DType::float32, {tokens, cols});
+    if (bias.given()) {
+        check(bias, "bias", DType::float32, {experts, rows});
+        check_contiguous(bias, "bias");
+    }
+    if (program == nullptr)
+        for (int64_t t = 0; t < tokens; ++t)
+            for (int64_t c = 0; c < chosen; ++c)
+                if (const int32_t id = ids.as<const int32_t>()[t * ids.stride[0] + c]; id < 0 || id >= experts)
+                    refuse("ids[%lld, %lld]: expected an expert below %lld, got %d", static_cast<long long>(t), static_cast<long long>(c),
+                           static_cast<long long>(experts), id);
+    const GroupedLinearArgs args = {out.as<float>(),
+                                    x.as<const float>(),
+                                    ids.as<const int32_t>(),
+                                    bias.as<const float>(),
+                                    out.stride[1],
+                                    x.stride[0],
+                                    x.ndim == 3 ? x.stride[1] : 0,
+                                    ids.stride[0],
+                                    tokens,
+                                    chosen,
+                                    experts,
+                                    weight,
+                                    packed_elements(rows, cols, weight.type) * bytes_of(data.dtype)};
+    perform(args, kernels().grouped_linear, program);
 }
 
 void check_argmax(const TensorView& out, const TensorView& x, int64_t rows, int64_t cols) {
@@ -139,6 +181,10 @@ void bind_embedding(nb::module_& module) { module.def("embedding", embedding); }
 void bind_linear(nb::module_& module) {
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
                nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none());
+}
+void bind_grouped_linear(nb::module_& module) {
+    module.def("grouped_linear", grouped_linear, nb::arg("out"), nb::arg("x"), nb::arg("ids"), nb::arg("weight"), nb::arg("experts"),
+               nb::arg("rows"), nb::arg("cols"), nb::arg("bias").none(), nb::arg("program").none());
 }
 void bind_linear_argmax(nb::module_& module) { module.def("linear_argmax", linear_argmax); }
 void bind_pack_bounds(nb::module_& module) { module.def("pack_bounds", pack_bounds); }

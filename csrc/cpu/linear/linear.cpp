@@ -1,6 +1,7 @@
 // linear: out (+)= activation(x @ weight^T + bias), and linear_argmax, which keeps the largest of each row's sums instead.
 #include "pagecli/linear/linear.h"
 
+#include "experts/grouped_linear.h"
 #include "linear_argmax.h"
 #include "linear_epilogue.h"
 #include "linear_run.h"
@@ -10,6 +11,8 @@
 namespace pagecli::PAGECLI_ISA {
 
 void linear(const LinearArgs& a) { run(plan_of(a, finish_function(a.activation))); }
+
+void grouped_linear(const GroupedLinearArgs& a) { run_grouped(a); }
 
 void linear_argmax(const LinearArgmaxArgs& a) { argmax_of_all(a); }
 

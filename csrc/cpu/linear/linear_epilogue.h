@@ -8,24 +8,28 @@
 
 namespace pagecli::PAGECLI_ISA {
 
+// out[count] (+)= kind(sums[count] + bias[col ..])
+template <Activation kind>
+PAGECLI_INLINE void finish_row(const LinearArgs& a, float* out, const float* sums, int64_t col, int count) {
+    for (int c = 0; c < count; c += VecF::width) {
+        const int lanes = min_int(VecF::width, count - c);
+        const bool whole = lanes == VecF::width;
+        VecF v = load(sums + c);
+        if (a.bias != nullptr) v = v + (whole ? load(a.bias + col + c) : load_partial(a.bias + col + c, lanes));
+        v = activate<kind>(v);
+        if (a.accumulate) v = v + (whole ? load(out + c) : load_partial(out + c, lanes));
+        if (whole)
+            store(out + c, v);
+        else
+            store_partial(out + c, v, lanes);
+    }
+}
+
 template <Activation kind>
 void finish_tile(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
     const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
-    for (int r = 0; r < rows; ++r) {
-        float* out = a.out + (row + r) * a.out_stride + col;
-        for (int c = 0; c < count; c += VecF::width) {
-            const int lanes = min_int(VecF::width, count - c);
-            const bool whole = lanes == VecF::width;
-            VecF v = load(sums + r * cols + c);
-            if (a.bias != nullptr) v = v + (whole ? load(a.bias + col + c) : load_partial(a.bias + col + c, lanes));
-            v = activate<kind>(v);
-            if (a.accumulate) v = v + (whole ? load(out + c) : load_partial(out + c, lanes));
-            if (whole)
-                store(out + c, v);
-            else
-                store_partial(out + c, v, lanes);
-        }
-    }
+    for (int r = 0; r < rows; ++r)
+        finish_row<kind>(a, a.out + (row + r) * a.out_stride + col, sums + r * cols, col, count);
 }
 
 // sums[rows, cols], cols whole panels, belongs to out[row.., col..]; columns beyond the weight's rows are padding.

@@ -34,11 +34,11 @@ constexpr int kSumsPerItem = 16384;  // floats, 64 KiB: 256 rows of 4 panels
 struct ItemShape {
     int64_t tiles, panels;
     int64_t num_row_items, num_items;
-    ItemShape(const RowTiles& row_tiles, int wide, int64_t num_panels, int threads) {
+    // `wanted`: of several threads, items at least, so that threads end together, one slowed by others too.
+    ItemShape(const RowTiles& row_tiles, int wide, int64_t num_panels, int64_t wanted) {
         panels = kMaxItemPanels / wide * wide;
         tiles = kSumsPerItem / (kMaxItemPanels * kPanelWidth) / row_tiles.max_rows();
         if (tiles > row_tiles.count) tiles = row_tiles.count;
-        const int64_t wanted = threads > 1 ? 16 * threads : 1;  // items, so that threads end together, one slowed by others too
         while (count(row_tiles, num_panels) < wanted && tiles > 4) tiles = (tiles + 1) / 2;
         while (count(row_tiles, num_panels) < wanted && panels > wide) panels -= wide;
         num_items = count(row_tiles, num_panels);
@@ -153,12 +153,15 @@ static inline int64_t bytes_per_row(const Plan& plan) {
     return (cells_of(plan.x_type, plan.cols) + plan.cols / kGroupK * scales_per_group(plan.x_type)) * 4;
 }
 
-static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles) {
+static inline int64_t laid_out_bytes(const Plan& plan) {
+    return (has_whole_units(plan.x_type) ? laid_rows(plan.args.tokens) : plan.args.tokens) * bytes_per_row(plan);
+}
+
+// x in `memory` of laid_out_bytes(plan), or where it is.
+static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles, void* memory) {
     const LinearArgs& a = plan.args;
     const int64_t cols = a.weight.cols, cells_per_row = cells_of(plan.x_type, plan.cols);
     if (plan.x_type == CellType::float32 && a.tokens == 1) return {a.x, cells_per_row, nullptr, 0};
-    const int64_t rows = has_whole_units(plan.x_type) ? laid_rows(a.tokens) : a.tokens;
-    void* memory = thread_scratch(rows * bytes_per_row(plan));
     switch (plan.x_type) {
         case CellType::bfloat16_pair:
             return lay_out<CellType::bfloat16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
@@ -181,29 +184,47 @@ static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles) {
     return lay_out<CellType::float32>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
 }
 
+static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles) {
+    return lay_out_x(plan, tiles, thread_scratch(laid_out_bytes(plan)));
+}
+
+// run_one(item) for each item, by all threads where that is worth waking them.
+template <class Function>
+static inline void run_items(int64_t num_items, double multiplications, const Function& run_one) {
+    constexpr double kWorthWaking = 1 << 18;  // some 5 microseconds: less is done by the caller alone
+    if (multiplications >= kWorthWaking) return parallel_shares(num_items, run_one);
+    for (int64_t item = 0; item < num_items; ++item) run_one(item);
+}
+
+// Item `item` of a shape.
+static inline void run_shaped(const Plan& plan, const Activations& x, const RowTiles& row_tiles, const ItemShape& shape,
+                              int64_t num_panels, int64_t item) {
+    const int64_t tile = item % shape.num_row_items * shape.tiles, panel = item / shape.num_row_items * shape.panels;
+    const int64_t last_tile = tile + shape.tiles, last_panel = panel + shape.panels;
+    run_item(plan, x, row_tiles, tile, last_tile < row_tiles.count ? last_tile : row_tiles.count, panel,
+             last_panel < num_panels ? last_panel : num_panels);
+}
+
 static inline void run_rows(const Plan& plan) {
     const RowTiles row_tiles(plan.args.tokens, plan.tiles);
     const Activations x = lay_out_x(plan, row_tiles);
     const int64_t num_panels = (plan.args.weight.rows + kPanelWidth - 1) / kPanelWidth;
-    const ItemShape shape(row_tiles, plan.tiles.wide(row_tiles.max_rows()), num_panels, max_threads());
-    constexpr double kWorthWaking = 1 << 18;  // multiplications, some 5 microseconds: less is done by the caller alone
+    const int64_t threads = max_threads();
+    const ItemShape shape(row_tiles, plan.tiles.wide(row_tiles.max_rows()), num_panels, threads > 1 ? 16 * threads : 1);
     const double work = static_cast<double>(plan.args.tokens) * static_cast<double>(plan.args.weight.rows * plan.cols);
-    const auto run_one = [&](int64_t item) {
-        const int64_t tile = item % shape.num_row_items * shape.tiles, panel = item / shape.num_row_items * shape.panels;
-        const int64_t last_tile = tile + shape.tiles, last_panel = panel + shape.panels;
-        run_item(plan, x, row_tiles, tile, last_tile < row_tiles.count ? last_tile : row_tiles.count, panel,
-                 last_panel < num_panels ? last_panel : num_panels);
-    };
-    if (work >= kWorthWaking) return parallel_shares(shape.num_items, run_one);
-    for (int64_t item = 0; item < shape.num_items; ++item) run_one(item);
+    run_items(shape.num_items, work, [&](int64_t item) { run_shaped(plan, x, row_tiles, shape, num_panels, item); });
+}
+
+// Of some rows: as many as are laid out in `most_bytes`, whole tiles, but `least` at least.
+static inline int64_t rows_at_once(const Plan& plan, int64_t most_bytes, int64_t least) {
+    const int64_t height = plan.tiles.max_rows, rows = most_bytes / (bytes_per_row(plan) + 1) / height * height;
+    return rows < least ? least : rows;
 }
 
 // Some rows at a time, whose laid out x stays within a few MiB.
 static inline void run(Plan plan) {
     constexpr int64_t kMaxBytes = int64_t{4} << 20, kLeastRows = 96;
-    const int64_t height = plan.tiles.max_rows;
-    int64_t rows = kMaxBytes / (bytes_per_row(plan) + 1) / height * height;
-    if (rows < kLeastRows) rows = kLeastRows;
+    int64_t rows = rows_at_once(plan, kMaxBytes, kLeastRows);
     for (int64_t left = plan.args.tokens; left > 0; left -= rows) {
         plan.args.tokens = left < rows ? left : rows;
         run_rows(plan);

@@ -16,6 +16,9 @@
 #include "pagecli/elementwise/reduce.h"
 #include "pagecli/elementwise/rms_norm.h"
 #include "pagecli/elementwise/rotary_embedding.h"
+#include "pagecli/experts/combine_experts.h"
+#include "pagecli/experts/router.h"
+#include "pagecli/linear/grouped_linear.h"
 #include "pagecli/linear/linear.h"
 
 namespace pagecli {
@@ -35,7 +38,8 @@ struct StepArrays {
 class LayerProgram {
    public:
     using Operation = std::variant<LinearArgs, RmsNormArgs, LayerNormArgs, RotaryEmbeddingArgs, ActivationArgs,
-                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs, ReduceArgs>;
+                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs, ReduceArgs, RouterArgs,
+                                   GroupedLinearArgs, CombineExpertsArgs>;
 
     void add(const Operation& operation) { operations_.push_back(operation); }
     const std::vector<Operation>& operations() const { return operations_; }

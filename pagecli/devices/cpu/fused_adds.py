@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pagecli.model.program import Add, Linear, Norm, Operation, Program, Reduce, Weight, widths
+from pagecli.model.program import Add, Combine, Linear, Norm, Operation, Program, Reduce, Weight, widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,15 @@ class NormAdd:
     norm: Norm
 
 
-CpuOperation = Operation | LinearAdd | ReduceAdd | NormAdd
+@dataclass(frozen=True, slots=True)
+class CombineAdd:
+    """out += what `combine` gives: Combine and the Add of its output, which is never in memory."""
+
+    out: str
+    combine: Combine
+
+
+CpuOperation = Operation | LinearAdd | ReduceAdd | NormAdd | CombineAdd
 
 
 def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
@@ -46,6 +54,8 @@ def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
             fused[-1] = ReduceAdd(operation.out, before.parts)
         elif isinstance(operation, Add) and isinstance(before, Norm) and before.out == operation.x and before.kind == "rms":
             fused[-1] = NormAdd(operation.out, before)
+        elif isinstance(operation, Add) and isinstance(before, Combine) and before.out == operation.x:
+            fused[-1] = CombineAdd(operation.out, before)
         else:
             fused.append(operation)
     return tuple(fused)
@@ -53,5 +63,5 @@ def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
 
 def buffer_widths(program: Program) -> dict[str, int]:
     """Columns of every buffer that the program takes on the CPU, of float32 with a row for each token of the largest step."""
-    fused = (LinearAdd, ReduceAdd, NormAdd)
+    fused = (LinearAdd, ReduceAdd, NormAdd, CombineAdd)
     return widths(operation for operation in fuse_adds(program.operations()) if not isinstance(operation, fused))

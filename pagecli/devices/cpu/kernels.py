@@ -6,12 +6,13 @@ extension from another file, such as a build with sanitizers.
 
 import importlib.util
 import os
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from pagecli.core.arrays import Array, Tensor
 from pagecli.devices.cpu.weights import packed_weight, quantized_bounds
-from pagecli.devices.cpu.weights.packed_weight import PackedWeight
+from pagecli.devices.cpu.weights.packed_weight import PackedExperts, PackedWeight
 from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
 from pagecli.errors import UsageError
 
@@ -75,6 +76,17 @@ def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
     num_rows, num_cols = weight.shape
     packed = packed_weight.allocate(num_rows, num_cols, dtype)
     _native.pack_weight(packed.data, weight)
+    return packed
+
+
+def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> PackedExperts:
+    """weight[N, K] of each of num_experts experts, one after the other -> PackedExperts of `dtype`."""
+    packed: PackedExperts | None = None
+    for index, weight in enumerate(experts):
+        if packed is None:
+            packed = packed_weight.allocate_experts(num_experts, *weight.shape, dtype)
+        _native.pack_weight(packed.expert(index).data, weight)
+    assert packed is not None
     return packed
 
 
@@ -161,9 +173,48 @@ def activation(out: Tensor, x: Tensor, name: str, program: "LayerProgram | None"
     _native.activation(out, x, name, _recorded(program))
 
 
-def gated_activation(out: Tensor, gate_up: Tensor, name: str, program: "LayerProgram | None" = None) -> None:
-    """out[T, I] = name(gate_up[T, :I]) * gate_up[T, I:]."""
-    _native.gated_activation(out, gate_up, name, _recorded(program))
+def gated_activation(
+    out: Tensor,
+    gate_up: Tensor,
+    name: str,
+    limit: float = 0.0,
+    alpha: float = 1.0,
+    program: "LayerProgram | None" = None,
+) -> None:
+    """out[..., I] = name(gate_up[..., :I]) * gate_up[..., I:], of [T, 2 * I] or [T, groups, 2 * I]; limit 0: unclamped."""
+    _native.gated_activation(out, gate_up, name, limit, alpha, _recorded(program))
+
+
+def router(ids: Tensor, weights: Tensor, logits: Tensor, normalize: bool, program: "LayerProgram | None" = None) -> None:
+    """ids[T, C] (int32) = the experts of the C largest of logits[T, E], the first of equals; weights[T, C] = their softmax."""
+    _native.router(ids, weights, logits, normalize, _recorded(program))
+
+
+def grouped_linear(
+    out: Tensor,
+    x: Tensor,
+    ids: Tensor,
+    weight: PackedExperts,
+    bias: Tensor | None = None,
+    program: "LayerProgram | None" = None,
+) -> None:
+    """out[T, C, N] = x[T, K] or x[T, C, K] @ weight[ids[T, C], N, K].T + bias[ids[T, C], N]: the bits of `linear`; weights of
+    experts that no row names are not read."""
+    shape = weight.num_experts, weight.num_rows, weight.num_cols
+    _native.grouped_linear(out, x, ids, weight.data, *shape, bias, _recorded(program))
+
+
+def combine_experts(
+    out: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    shared: Tensor | None = None,
+    gate: Tensor | None = None,
+    accumulate: bool = False,
+    program: "LayerProgram | None" = None,
+) -> None:
+    """out[T, N] (+)= the sum of weights[T, C] * x[T, C, N] over C in order, then sigmoid(gate[T, 1]) * shared[T, N]."""
+    _native.combine_experts(out, x, weights, shared, gate, accumulate, _recorded(program))
 
 
 def rendezvous(words: Tensor, rank: int, timeout_seconds: float) -> Any:

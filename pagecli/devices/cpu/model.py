@@ -10,15 +10,18 @@ import numpy as np
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.fused_adds import CpuOperation, LinearAdd, NormAdd, ReduceAdd, buffer_widths, fuse_adds
+from pagecli.devices.cpu.fused_adds import CombineAdd, CpuOperation, LinearAdd, NormAdd, ReduceAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
+from pagecli.devices.cpu.mixture import bind_mixture, in_groups
 from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
     Attention,
+    Combine,
     Embedding,
+    ExpertLinear,
     GatedActivation,
     Head,
     Linear,
@@ -27,6 +30,7 @@ from pagecli.model.program import (
     Program,
     Reduce,
     Rotary,
+    Router,
     Select,
     Split,
     Weight,
@@ -186,8 +190,10 @@ class CpuModel:
             case Rotary(q, k, rope, factors):
                 columns = self._rotations[rope, factors], rope.rotary_dim
                 return lambda step: _rotate(step, q, k, columns)
-            case GatedActivation(out, x, name):
-                return lambda step: kernels.gated_activation(step.values[out], step.values[x], name, step.program)
+            case GatedActivation():
+                return _gated(operation)
+            case Router() | ExpertLinear() | Combine() | CombineAdd():
+                return bind_mixture(operation, self.weights)
             case Add(out, x):
                 return lambda step: _add(step.values[out], step.values[x])
             case Select(out, x):
@@ -257,6 +263,16 @@ class CpuModel:
         if offset == 0:
             return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids), weight)
         return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids) + offset, weight)
+
+
+def _gated(operation: GatedActivation) -> _Bound:
+    out, x, groups = operation.out, operation.x, operation.groups
+    settings = operation.activation, operation.limit, operation.alpha
+    if groups == 1:
+        return lambda step: kernels.gated_activation(step.values[out], step.values[x], *settings, step.program)
+    return lambda step: kernels.gated_activation(
+        in_groups(step.values[out], groups), in_groups(step.values[x], groups), *settings, step.program
+    )
 
 
 def _run(bound: list[_Bound], step: _Step) -> None:

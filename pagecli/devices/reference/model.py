@@ -4,14 +4,16 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.devices import step_masks
-from pagecli.devices.reference import operations
+from pagecli.devices.reference import experts, operations
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
     Attention,
+    Combine,
     Embedding,
+    ExpertLinear,
     GatedActivation,
     Head,
     Linear,
@@ -20,6 +22,7 @@ from pagecli.model.program import (
     Program,
     Reduce,
     Rotary,
+    Router,
     Select,
     Split,
     Weight,
@@ -35,7 +38,7 @@ class ReferenceModel:
     def __init__(self, program: Program, reader: WeightReader, dtype: torch.dtype = torch.float32) -> None:
         self.program, self.config, self.dtype = program, program.config, dtype
         self.notes = tuple(reader.notes)
-        self._weights = {weight: as_tensor(reader.read(weight)).to(dtype, copy=True) for weight in program.weights()}
+        self._weights = {weight: _read(reader, weight).to(dtype, copy=True) for weight in program.weights()}
         self._rotations = rotations_of(program)
         self._rotary = table_of(program, lambda weight: self._weights[weight].float().numpy())
         self.weight_bytes = sum(weight.nbytes for weight in self._weights.values())
@@ -90,9 +93,21 @@ class ReferenceModel:
                 operations.rotary_embedding(values[q], values[k], step.positions, cos_sin[:, first : first + rope.rotary_dim])
             case Attention():
                 self._attention(operation, values, step, kv)
-            case GatedActivation(out, x, activation):
-                values[out] = self._empty(values[x].shape[0], values[x].shape[1] // 2)
-                operations.gated_activation(values[out], values[x], activation)
+            case GatedActivation(out, x, activation, groups, limit, alpha):
+                gate_up = values[x].unflatten(1, (groups, -1))
+                inner = torch.empty(*gate_up.shape[:2], gate_up.shape[2] // 2, dtype=self.dtype)
+                operations.gated_activation(inner, gate_up, activation, None, limit, alpha)
+                values[out] = inner.flatten(1)
+            case Router(ids, weights, x, chosen, normalized):
+                values[ids] = torch.empty(values[x].shape[0], chosen, dtype=torch.int32)
+                values[weights] = self._empty(values[x].shape[0], chosen)
+                experts.router(values[ids], values[weights], values[x], normalized)
+            case ExpertLinear():
+                self._expert_linear(operation, values)
+            case Combine(out, x, weights, chosen, shared, gate):
+                rows = values[x].unflatten(1, (chosen, -1))
+                values[out] = self._empty(rows.shape[0], rows.shape[2])
+                experts.combine_experts(values[out], rows, values[weights], values.get(shared), values.get(gate))
             case Add(out, x):
                 values[out] = values[out] + values[x]
             case Select(out, x):
@@ -102,6 +117,14 @@ class ReferenceModel:
                 operations.linear(logits, values[x], self._weights[weight], self._vector(bias))
                 if cap > 0:
                     logits.div_(cap).tanh_().mul_(cap)
+
+    def _expert_linear(self, operation: ExpertLinear, values: Values) -> None:
+        x, weight = values[operation.x], self._weights[operation.weight]
+        if x.shape[1] != weight.shape[2]:
+            x = x.unflatten(1, (operation.chosen, -1))
+        out = torch.empty(x.shape[0], operation.chosen, weight.shape[1], dtype=self.dtype)
+        experts.grouped_linear(out, x, values[operation.ids], weight, self._vector(operation.bias))
+        values[operation.out] = out.flatten(1)
 
     def _norm(self, norm: Norm, values: Values) -> None:
         x = values[norm.x]
@@ -132,3 +155,10 @@ class ReferenceModel:
 
     def _vector(self, weight: Weight | None) -> torch.Tensor | None:
         return None if weight is None else self._weights[weight]
+
+
+def _read(reader: WeightReader, weight: Weight) -> torch.Tensor:
+    """The weight; of experts, all of theirs as [experts, ...]."""
+    if weight.experts:
+        return torch.stack([as_tensor(expert).clone() for expert in reader.experts(weight)])
+    return as_tensor(reader.read(weight))

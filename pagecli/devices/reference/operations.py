@@ -124,9 +124,22 @@ def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor
     out.copy_(_ACTIVATIONS[name](x if bias is None else x + bias))
 
 
-def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
-    """out[T, I] = name(gate) * up, of gate_up[T, 2 * I] + bias[2 * I]: I gates, then I numbers up; name as for `activation`."""
+def gated_activation(
+    out: torch.Tensor,
+    gate_up: torch.Tensor,
+    name: str,
+    bias: torch.Tensor | None = None,
+    limit: float = 0.0,
+    alpha: float = 1.0,
+) -> None:
+    """out[..., I] = name(gate) * up, of gate_up[..., 2 * I] + bias[2 * I]: I gates, then I ups; name as for `activation`;
+    [T, 2 * I] or [T, groups, 2 * I]. limit > 0: gate * sigmoid(alpha * gate) * (up + 1), gates at most `limit`, ups within it.
+    """
     gate, up = (gate_up if bias is None else gate_up + bias).chunk(2, dim=-1)
+    if limit > 0:
+        gate = gate.clamp(max=limit)
+        out.copy_(gate * torch.sigmoid(alpha * gate) * (up.clamp(-limit, limit) + 1))
+        return
     out.copy_(_ACTIVATIONS[name](gate) * up)
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pagecli.core.model_config import ModelConfig
+from pagecli.core.model_config import ExpertsConfig, ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
-from pagecli.model.decoder import Decoder, Key, Window
+from pagecli.model.decoder import Decoder, Experts, Key, Window
 from pagecli.model.readers import text_keys
 from pagecli.model.readers.config_fields import Fields
 from pagecli.model.readers.rope_config import LayerKinds, context_of, read_ropes
@@ -85,6 +85,7 @@ def read_config(fields: Fields, decoder: Decoder, eos_token_ids: tuple[int, ...]
         attention_cap=fields.number_or(attention.cap, 0.0),
         logits_scale=fields.factor(decoder.logits_scale),
         logits_cap=fields.number_or(decoder.logits_cap, 0.0),
+        experts=_experts(fields, decoder.experts, num_layers) if decoder.experts is not None else None,
         eos_token_ids=eos_token_ids or fields.token_ids("eos_token_id"),
         bos_token_id=next(iter(fields.token_ids("bos_token_id")), None),
     )
@@ -125,13 +126,34 @@ def _head_dim(fields: Fields, key: Key | None, num_heads: int) -> int:
     return hidden // num_heads
 
 
+def _experts(fields: Fields, experts: Experts, num_layers: int) -> ExpertsConfig:
+    num, chosen, every = fields.size(experts.num), fields.size(experts.chosen), fields.integer(experts.every)
+    if chosen > num:
+        raise ModelError(f"{fields.where}: {experts.chosen.name} is {chosen}, of {num} experts", "is the file complete?")
+    dense = fields.get(experts.dense.name, []) if experts.dense is not None else []
+    if every < 1 or not isinstance(dense, list):
+        raise ModelError(
+            f"{fields.where}: layers that have experts are given by {every!r} and {dense!r}", "is the file complete?"
+        )
+    return ExpertsConfig(
+        num=num,
+        chosen=chosen,
+        size=fields.size(experts.size),
+        sparse_layers=tuple(layer not in dense and (layer + 1) % every == 0 for layer in range(num_layers)),
+        normalized=fields.choice(experts.normalized),
+        shared_size=0 if experts.shared is None else fields.size(experts.shared.size),
+        limit=fields.number_or(experts.limit, 0.0),
+        alpha=1.0 if experts.alpha is None else fields.number(experts.alpha),
+    )
+
+
 def _layer_windows(fields: Fields, window: Window) -> tuple[int, ...]:
     num_layers = fields.num_layers()
     name = window.size.name
     enabled, kinds = fields.choice(window.enabled), _layer_types(fields, num_layers)
     for key in (window.pattern, window.first):  # of no account where layer_types says more, or nothing slides
         fields.read |= {key.name} if isinstance(key, Key) else set()
-    if not enabled or (name in fields.config and fields.get(name) is None):
+    if not enabled or ((name in fields.config or window.size.default is None) and fields.get(name) is None):
         return ()
     if _SLIDES not in kinds and kinds:
         return ()

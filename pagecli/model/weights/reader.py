@@ -15,7 +15,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.build_program import build
-from pagecli.model.program import Program, Weight
+from pagecli.model.program import Program, Weight, stacked_name
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.layout import ordered, stored_shapes, turned
 from pagecli.model.weights.source import WeightSource
@@ -70,6 +70,25 @@ class WeightReader:
         parts = [turned(weight, self.source.read(name, shape), done) for name, shape in zip(weight.names, shapes, strict=True)]
         return ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
 
+    def experts(self, weight: Weight) -> Iterator[Array]:
+        """The matrix or vector of each expert, as `joined` gives a weight that is one."""
+        done = self.source.folded
+        shapes = stored_shapes(weight, done)
+        stacked = [self._stacked(name, (weight.experts, *shape)) for name, shape in zip(weight.names, shapes, strict=True)]
+        for expert in range(weight.experts):
+            parts = []
+            for name, shape, whole in zip(weight.names, shapes, stacked, strict=True):
+                one = name.format(expert) if "{}" in name else f"{name}.{expert}"
+                parts.append(turned(weight, self.source.read(one, shape) if whole is None else whole[expert], done))
+            yield ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
+
+    def _stacked(self, name: str, shape: tuple[int, ...]) -> Array | None:
+        """The tensor that holds all experts' parts; None where each has its own, or the source has any tensor."""
+        names = self.source.names()
+        if not names or ("{}" in name and self.source.stored_name(name.format(0)) in names):
+            return None
+        return self.source.read(stacked_name(name), shape)
+
     def read(self, weight: Weight) -> Array:
         """`joined`, of a weight that may be parts of its tensors."""
         if not weight.is_part:
@@ -102,7 +121,7 @@ class WeightReader:
         architecture than its config says, and wrong text, silently. Layers beyond the last one and what old files hold besides
         (tables that are computed here, the embeddings once more as the LM head) are let alone.
         """
-        read = {self.source.stored_name(name) for weight in program.weights() for name in weight.names}
+        read = {self.source.stored_name(name) for weight in program.weights() for name in weight.tensor_names()}
         read.add(self.source.stored_name(f"{families.describe(program.config.architecture).head}.weight"))
         for name in self.source.names():
             layer = re.search(r"\.(\d+)\.", name)

@@ -44,10 +44,12 @@ class StepTime:
         head = program.head_weight.num_elements
         # The input embedding is a table: a step reads a row a token of it, a negligible share.
         embeddings = head * (1 if config.tie_embeddings else 2)
-        layers = program.num_parameters - embeddings
-        self._weight_bytes = (layers + head) * dtype_bytes
+        experts = program.num_expert_parameters
+        layers = program.num_parameters - embeddings - experts
+        self._share = 0.0 if config.experts is None else config.experts.chosen / config.experts.num  # of experts, for a token
+        self._weight_bytes, self._expert_bytes = (layers + head) * dtype_bytes, experts * dtype_bytes
         self._kv_bytes = kv_bytes_per_token or config.kv_bytes_per_token(element_bytes)
-        self._layer_flops, self._head_flops = 2 * layers, 2 * head
+        self._layer_flops, self._head_flops = 2 * (layers + experts * self._share), 2 * head
         self._pair_flops = 4 * config.num_layers * config.q_size  # q.k and p.v, 2 q_size each, for a token and one it sees
         # Ring all-reduces of the activations after attention and after the MLP, of every layer.
         exchanged = 2 * config.num_layers * config.hidden_size * element_bytes * 2 * (num_gpus - 1) / num_gpus
@@ -63,13 +65,17 @@ class StepTime:
         sees the mean context, which is exact when all decode.
         """
         pairs = context_tokens * num_tokens / np.maximum(num_sequences, 1) if attention_pairs is None else attention_pairs
-        num_bytes = self._weight_bytes + (context_tokens + num_tokens) * self._kv_bytes
+        num_bytes = self._bytes_of_weights(num_tokens) + (context_tokens + num_tokens) * self._kv_bytes
         num_flops = self._layer_flops * num_tokens + self._head_flops * num_sequences + self._pair_flops * pairs
         at_best = np.maximum(num_bytes / self.bandwidth, num_flops / self.flops)
         return at_best + num_tokens * self._link_seconds + self.overhead_seconds
+
+    def _bytes_of_weights(self, num_tokens: Number) -> Number:
+        """What a step reads: of experts those that any token chose, if each chooses by itself and likes all as much."""
+        return self._weight_bytes + self._expert_bytes * (1 - (1 - self._share) ** num_tokens)
 
     def is_memory_bound(self, num_tokens: float, num_sequences: float, context_tokens: float) -> bool:
         """Whether memory bandwidth, not compute, bounds such a step."""
         num_flops = self._layer_flops * num_tokens + self._head_flops * num_sequences
         num_flops += self._pair_flops * context_tokens * num_tokens / max(num_sequences, 1)
-        return (self._weight_bytes + context_tokens * self._kv_bytes) / self.bandwidth > num_flops / self.flops
+        return (self._bytes_of_weights(num_tokens) + context_tokens * self._kv_bytes) / self.bandwidth > num_flops / self.flops

@@ -31,6 +31,7 @@ struct LinearArgs {
     const struct UpperBounds* bounds = nullptr;  // of pruned_argmax: in place of out too
     int64_t first_row = 0;                       // of x, in best, bounds and masks
     const RowMasks* masks = nullptr;     // with best: only some of the sums count
+    const int32_t* out_rows = nullptr;   // of grouped_linear: [tokens], where in out each row goes
 };
 
 }  // namespace pagecli

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pagecli.core.arrays import Tensor, empty, stored_as
+from pagecli.core.arrays import Array, Tensor, empty, stored_as
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
@@ -47,6 +47,25 @@ class PackedWeight:
         return self.data.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class PackedExperts:
+    """The packed weights of `num_experts` linear layers of one shape, one behind the other in `data`."""
+
+    data: Tensor
+    num_experts: int
+    num_rows: int
+    num_cols: int
+
+    def expert(self, index: int) -> PackedWeight:
+        """That of expert `index`: a view."""
+        size = len(self.data) // self.num_experts
+        return PackedWeight(self.data[index * size : (index + 1) * size], self.num_rows, self.num_cols)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+
 def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
     """(num_rows, num_cols) rounded up to whole panels and whole k pairs."""
     return -(-num_rows // PANEL_WIDTH) * PANEL_WIDTH, -(-num_cols // K_MULTIPLE) * K_MULTIPLE
@@ -54,9 +73,18 @@ def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
 
 def allocate(num_rows: int, num_cols: int, dtype: str) -> PackedWeight:
     """Room for weight[num_rows, num_cols] packed as `dtype`, not filled."""
+    return PackedWeight(_room(1, num_rows, num_cols, dtype), num_rows, num_cols)
+
+
+def allocate_experts(num_experts: int, num_rows: int, num_cols: int, dtype: str) -> PackedExperts:
+    """Room for so many such weights."""
+    return PackedExperts(_room(num_experts, num_rows, num_cols, dtype), num_experts, num_rows, num_cols)
+
+
+def _room(count: int, num_rows: int, num_cols: int, dtype: str) -> Array:
     rows, cols = padded_shape(num_rows, num_cols)
     if dtype in ("int8", "int8-a16"):
-        num_bytes = rows // PANEL_WIDTH * -(-num_cols // GROUP_K) * GROUP_BYTES
+        num_bytes = count * (rows // PANEL_WIDTH) * -(-num_cols // GROUP_K) * GROUP_BYTES
         data = empty((num_bytes,), np.int8)
-        return PackedWeight(data if dtype == "int8" else data.view(np.int32), num_rows, num_cols)
-    return PackedWeight(empty((rows * cols,), stored_as(dtype)), num_rows, num_cols)
+        return data if dtype == "int8" else data.view(np.int32)
+    return empty((count * rows * cols,), stored_as(dtype))

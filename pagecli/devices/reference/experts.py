@@ -1,0 +1,51 @@
+"""The definition of a mixture of experts, in plain torch: who goes where, linear layers by row, and what comes of it."""
+
+import torch
+
+from pagecli.devices.cpu.weights.packed_weight import PackedExperts
+from pagecli.devices.reference.operations import linear
+
+
+def router(ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor, normalize: bool) -> None:
+    """ids[T, C] (int32) = the experts of the C largest of logits[T, E], the largest first, of equal ones the one of the smaller
+    number; weights[T, C] = softmax(logits)[ids], divided by their sum where `normalize`. A row with a NaN has weights of NaN.
+    """
+    order = logits.sort(dim=-1, descending=True, stable=True).indices[:, : ids.shape[1]]
+    chosen = logits.softmax(-1).gather(1, order)
+    ids.copy_(order)
+    weights.copy_(chosen / chosen.sum(-1, keepdim=True) if normalize else chosen)
+
+
+def grouped_linear(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weight: PackedExperts | torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> None:
+    """out[T, C, N] = x[T, C, K] @ weight[ids[T, C], N, K].T + bias[ids[T, C], N]; of x[T, K] every choice multiplies the same
+    row. A row's result is `linear`'s by its expert's weight, to the bit, and depends on that row alone."""
+    rows = x if x.dim() == 3 else x.unsqueeze(1).expand(-1, ids.shape[1], -1)
+    for expert in ids.unique().tolist():
+        own = weight.expert(expert) if isinstance(weight, PackedExperts) else weight[expert]
+        result = torch.empty(int((ids == expert).sum()), out.shape[2], dtype=out.dtype)
+        linear(result, rows[ids == expert], own, None if bias is None else bias[expert])
+        out[ids == expert] = result
+
+
+def combine_experts(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    shared: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    accumulate: bool = False,
+) -> None:
+    """out[T, N] (+)= weights[T, 0] * x[T, 0, N] + weights[T, 1] * x[T, 1, N] + ... in this order, and last shared[T, N], times
+    sigmoid(gate[T, 1]) where that is given."""
+    total = weights[:, :1] * x[:, 0]
+    for choice in range(1, x.shape[1]):
+        total = total + weights[:, choice : choice + 1] * x[:, choice]
+    if shared is not None:
+        total = total + (shared if gate is None else torch.sigmoid(gate) * shared)
+    out.copy_(out + total if accumulate else total)

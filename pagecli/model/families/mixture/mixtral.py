@@ -1,0 +1,17 @@
+"""Mixtral: Mistral with experts in every layer."""
+
+from pagecli.model.decoder import Attention, Decoder, Experts, Key, Window
+
+MIXTRAL = Decoder(
+    architectures=("MixtralForCausalLM",),
+    model_type="mixtral",
+    renamed=(("num_local_experts", "num_experts"),),
+    attention=Attention(window=Window(size=Key("sliding_window", None))),
+    experts=Experts(
+        size=Key("intermediate_size"),
+        router="block_sparse_moe.gate.weight",
+        normalized=True,
+        up=("block_sparse_moe.experts.{}.w1.weight", "block_sparse_moe.experts.{}.w3.weight"),
+        down="block_sparse_moe.experts.{}.w2.weight",
+    ),
+)
