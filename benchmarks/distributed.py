@@ -19,14 +19,13 @@ import results_file
 from rich.console import Console
 from rich.table import Table
 
-from pagecli.core.child_process import ChildProcess
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 from pagecli.engine.replicas import config_of_each
 from pagecli.jobs.workers.pool import EnginePool
-from pagecli.jobs.workers.worker import MODULE
+from pagecli.jobs.workers.sources import LocalWorkers
 from pagecli.profiler.workloads import drawn_lengths
 
 SIMULATED = (8, 64)
@@ -70,7 +69,7 @@ def cases(settings: dict[str, Any], threads: int, ranks: int) -> list[tuple[str,
     def pool(count: int) -> EnginePool:
         config = EngineConfig(**settings)
         each = config_of_each(config, loaded_model.resolve(config), count)
-        return EnginePool(each, count, lambda number: ChildProcess(MODULE))
+        return EnginePool(each, count, LocalWorkers())
 
     each_rank = max(1, threads // ranks)
     return [

@@ -105,13 +105,22 @@ class ChildProcess:
         return lines[-1].strip() if lines else ""
 
 
-def connect_to_parent() -> MessageSocket:
-    """To be called first by a module that ChildProcess runs: its end of the messages."""
+def end_with_parent() -> None:
+    """From now on the kernel kills this process when the one that started it ends (Linux), even if it is stopped."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:  # it ended meanwhile
         os._exit(1)
+
+
+def connect_to_parent(tidies_up: bool = False) -> MessageSocket:
+    """To be called first by a module that ChildProcess runs: its end of the messages.
+
+    One that `tidies_up` is not killed with its parent: it must see the end of the messages, and end then.
+    """
+    if not tidies_up:
+        end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     return MessageSocket(socket.socket(fileno=int(sys.argv[1])))

@@ -19,9 +19,14 @@ def configure(num_threads: int | None) -> int:
     """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number."""
     from pagecli.devices.cpu import kernels
 
-    chosen = num_threads or _omp_num_threads() or usable_cores()
+    chosen = num_threads or default_threads()
     kernels.set_num_threads(chosen)
     return chosen
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS, or one for each core this process may use."""
+    return _omp_num_threads() or usable_cores()
 
 
 def _omp_num_threads() -> int | None:
@@ -137,6 +142,14 @@ def load(config: EngineConfig) -> LoadedModel:
     return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens, device.name)
 
 
+def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:
+    """The instruction set of a device, and those that it could use, best first; none of a GPU. Raises ModelError."""
+    from pagecli.devices.cpu import kernels
+
+    device = registry.choose(device_name)
+    return device.isa, tuple(kernels.supported_isas()) if device.name == "cpu" else ()
+
+
 def _load_on_device(config: EngineConfig, found: ResolvedModel) -> Model:
     return registry.find(found.device).load(found.source, found.dtype, config.max_batch_tokens)
 
@@ -150,7 +163,7 @@ def _load_in_segments(config: EngineConfig, found: ResolvedModel) -> Model:
         from pagecli.engine.placement import placement
 
         size = config.tensor_parallel_size
-        num_threads = config.threads or max(1, usable_cores() // size)
+        num_threads = config.threads or max(1, default_threads() // size)
         return load_group(found.source, config, found.dtype, num_threads, placement(size))
     from pagecli.devices.cpu.device import CpuDevice
     from pagecli.model.shards import check_divides, segment

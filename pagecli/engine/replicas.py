@@ -21,16 +21,21 @@ def config_of_each(config: EngineConfig, found: ResolvedModel, count: int) -> En
     All get the same number of KV blocks, so that each refuses the same rows. Raises ModelError if they do not fit.
     """
     shared = dataclasses.replace(config, threads=config.threads or max(1, usable_cores() // count))
+    return with_kv_memory(shared, found, count, memory.available_bytes())
+
+
+def with_kv_memory(config: EngineConfig, found: ResolvedModel, count: int, available_bytes: int) -> EngineConfig:
+    """The settings of each of `count` engines that share so much memory; those of config if they say how much, or on GPUs."""
     if config.kv_memory_bytes is not None or found.device != "cpu":
-        return shared
+        return config
     model = found.source.config
     max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
     block_bytes = model.kv_bytes_per_token(KV_BYTES[found.kv_dtype], KV_SCALE_BYTES.get(found.kv_dtype, 0)) * config.block_size
     weights = memory.weight_bytes(model, WEIGHT_BYTES[found.dtype])
-    available = memory.available_bytes() - count * weights
+    available = available_bytes - count * weights
     useful = config.max_num_seqs * -(-max_model_len // config.block_size)
     num_blocks = memory.num_kv_blocks(None, block_bytes, useful, max(0, available // count))
-    return dataclasses.replace(shared, kv_memory_bytes=num_blocks * block_bytes)
+    return dataclasses.replace(config, kv_memory_bytes=num_blocks * block_bytes)
 
 
 def admission_of(config: EngineConfig, vocab_size: int, max_model_len: int, num_blocks: int) -> Admission:

@@ -97,7 +97,7 @@ COMMAND_LINE_ONLY = {
         "max_error_rate",
     ),
     *("stats", "profile", "progress_json", "metrics_file", "log_file", "log_json", "no_config", "quiet", "verbose"),
-    *("workers", "worker_timeout", "kv_policy", "batching", "chat_template_arg"),
+    *("workers", "ray", "ray_port", "allow_mixed_hardware", "worker_timeout", "kv_policy", "batching", "chat_template_arg"),
 }
 
 

@@ -68,6 +68,19 @@ def test_job_begun_on_one_instruction_set_is_refused_on_another_with_what_would_
     monkeypatch.undo()
 
 
+def test_job_of_mixed_hardware_goes_on_on_any_and_keeps_its_flag(generate, tmp_path, at_step, monkeypatch):
+    at_step(8)
+    flags = (*SAMPLED, "--dtype", "float32")
+    assert generate(PROMPTS, "out.jsonl", *flags, "--allow-mixed-hardware")[0] == 130
+    here = kernels.isa_name()
+    monkeypatch.setattr(kernels, "isa_name", lambda: "generic" if here != "generic" else "avx2")
+    code, _, err = generate("in.jsonl", "out.jsonl", *flags)
+    assert code == 2
+    assert "the instruction set (mixed, now " in err
+    assert "with --allow-mixed-hardware" in err
+    assert generate("in.jsonl", "out.jsonl", *flags, "--allow-mixed-hardware")[0] == 0
+
+
 def test_parts_of_one_job_merge_whatever_spelling_and_order_and_parts_of_two_do_not(
     generate, tmp_path, monkeypatch, tiny_model
 ):

@@ -1,5 +1,7 @@
 """--workers: a job on several engines writes what it writes on one, whatever happens to their processes."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 from input_files import write_rows
+
+from pagecli.core.child_process import ChildProcess
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import UsageError
+from pagecli.jobs.workers.pool import EnginePool
+from pagecli.jobs.workers.same_job import Facts, difference
+from pagecli.jobs.workers.sources import LocalWorkers
+from pagecli.jobs.workers.worker import MODULE
 
 ROWS = [{"id": i, "prompt": f"number {i} " + "word " * (i % 5)} for i in range(40)]
 MIXED = [
@@ -109,27 +120,72 @@ def test_row_that_ends_its_workers_becomes_one_error_row(generate, tmp_path, mon
 
 
 def test_workers_that_join_midway_get_rows(tiny_model):
-    from pagecli.core.child_process import ChildProcess
-    from pagecli.core.engine_config import EngineConfig
-    from pagecli.core.sampling_params import SamplingParams
-    from pagecli.jobs.workers.pool import EnginePool
-    from pagecli.jobs.workers.worker import MODULE
-
-    config = EngineConfig(str(tiny_model("llama")), kv_memory_bytes=8 << 20, max_num_seqs=4, threads=1)
-    pool = EnginePool(config, 1, lambda number: ChildProcess(MODULE))
-    try:
-        for request_id in range(400):
-            pool.add_request(request_id, [5, 6, 7], SamplingParams(max_tokens=60, ignore_eos=True))
+    with pool_of(tiny_model, LocalWorkers(), 1) as pool:
         pool.add_worker()
-        found = []
-        while pool.has_unfinished():
-            found += pool.step()
-        assert sorted(output.request_id for output in found) == list(range(400))
+        assert finished_by(pool, 400) == list(range(400))
         assert all(worker["num_rows"] > 0 for worker in pool.stats()["workers"])
         assert len(pool.stats()["workers"]) == 2
-    finally:
-        pool.close()
     assert threading.active_count() < 20
+
+
+class MixedWorkers(LocalWorkers):
+    """The second worker computes as an older machine does; `grows`: it may come later than the first."""
+
+    def __init__(self, grows):
+        super().__init__()
+        self.grows = grows
+
+    def start(self, number):
+        self.grows = self.grows and number == 0
+        return ChildProcess(MODULE, environment={"PAGECLI_CPU_ISA": "generic"} if number % 2 else None)
+
+
+def pool_of(tiny_model, source, count, **settings):
+    config = EngineConfig(str(tiny_model("llama")), kv_memory_bytes=8 << 20, max_num_seqs=4, threads=1)
+    return contextlib.closing(EnginePool(config, count, source, **settings))
+
+
+def finished_by(pool, num_rows, until=lambda: True):
+    for request_id in range(num_rows):
+        pool.add_request(request_id, [5, 6, 7], SamplingParams(max_tokens=60, ignore_eos=True))
+    found = []
+    while pool.has_unfinished() or not until():
+        found += pool.step()
+    return sorted(output.request_id for output in found)
+
+
+def test_workers_of_other_instruction_sets_are_refused_unless_allowed(tiny_model):
+    """The first worker computes as the driver does; the second may come first, too."""
+    with pytest.raises(UsageError, match="with generic") as refused:  # noqa: SIM117
+        with pool_of(tiny_model, MixedWorkers(False), 2) as pool:
+            finished_by(pool, 8, lambda: len(pool.stats()["workers"]) == 2)
+    assert "--allow-mixed-hardware" in refused.value.hint
+    with pool_of(tiny_model, MixedWorkers(False), 2, mixed_hardware=True) as pool:
+        assert finished_by(pool, 8, lambda: len(pool.stats()["workers"]) == 2) == list(range(8))
+        assert "generic" in {worker["cpu_isa"] for worker in pool.stats()["workers"]}
+
+
+def test_what_two_hosts_differ_in_is_said_with_what_gives_them_one():
+    here = Facts("the driver", "amx", ("amx", "avx512bf16", "avx512", "avx2", "generic"), "a digest")
+    other = Facts("vm", "avx2", ("avx2", "generic"), "a digest")
+    assert difference(here, here, mixed=False) is None
+    assert difference(here, other, mixed=True) is None
+    assert "PAGECLI_CPU_ISA=avx2 gives all of them one" in difference(here, other, mixed=False).hint
+    changed = dataclasses.replace(other, model="another")
+    assert "the model's files on vm differ" in difference(here, changed, mixed=True).message
+
+
+def test_a_growing_pool_takes_more_workers_while_it_has_rows_and_refuses_others_without_ending(tiny_model, monkeypatch):
+    monkeypatch.setattr("pagecli.jobs.workers.pool.LOOK_SECONDS", 0.2)
+    said, sizes = [], []
+    with pool_of(tiny_model, MixedWorkers(True), 1, say=said.append) as pool:
+        pool.on_growth = sizes.append
+        assert finished_by(pool, 2000, lambda: bool(said)) == list(range(2000))
+    assert "a worker was refused: the hardware differs" in said[0]
+    with pool_of(tiny_model, MixedWorkers(True), 1, mixed_hardware=True) as pool:
+        pool.on_growth = sizes.append
+        assert finished_by(pool, 2000) == list(range(2000))
+    assert max(sizes) == pool.num_replicas == 2
 
 
 @pytest.mark.parametrize(

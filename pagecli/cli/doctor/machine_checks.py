@@ -1,5 +1,6 @@
 """Checks of the machine: instruction set, cores, memory, GPU."""
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -45,16 +46,23 @@ def cores() -> Check:
 
 
 def processes() -> Check:
-    """What jobs over several processes find here: NUMA nodes, memory that processes share."""
+    """What jobs over several processes find here: NUMA nodes, memory that processes share, Ray."""
     from pagecli.engine.placement import numa_nodes
 
-    nodes = numa_nodes()
-    details = {"numa_nodes": nodes, "shares_memory": hasattr(os, "memfd_create")}
-    count = f"{len(nodes)} NUMA node{'s' if len(nodes) > 1 else ''}"
+    nodes, ray = numa_nodes(), _ray_version()
+    details = {"numa_nodes": nodes, "shares_memory": hasattr(os, "memfd_create"), "ray": ray}
+    count = f"{len(nodes)} NUMA node{'s' if len(nodes) > 1 else ''}, {'no Ray' if ray is None else f'Ray {ray}'}"
     if not details["shares_memory"]:
         hint = "--tensor-parallel-size needs Linux; --workers and --shard do without"
         return Check("processes", Health.warn, f"{count}, no shared memory (memfd_create)", hint, details)
     return Check("processes", Health.ok, f"{count}, shared memory for ranks", None, details)
+
+
+def _ray_version() -> str | None:
+    try:
+        return importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def memory() -> Check:

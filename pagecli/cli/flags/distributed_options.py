@@ -9,10 +9,39 @@ PANEL = "Several processes"
 Workers = Annotated[
     str | None,
     option(
-        "Engines, each in a process of its own with the whole model, that share the rows. auto: one for each NUMA node.",
+        "Engines, each in a process of its own with the whole model, that share the rows. auto: one for each NUMA node; "
+        "with --ray as many as there is room for.",
         PANEL,
         "--workers",
         metavar="N|auto",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    option(
+        "Workers on the hosts of a Ray cluster: its head's HOST:PORT, auto (the one running here), local (one for this job).",
+        PANEL,
+        "--ray",
+        metavar="ADDRESS",
+    ),
+]
+RayPort = Annotated[
+    int,
+    option(
+        "The port of this process that workers of a Ray cluster connect to. 0: any free one.",
+        PANEL,
+        "--ray-port",
+        metavar="PORT",
+        min=0,
+        max=65535,
+    ),
+]
+AllowMixedHardware = Annotated[
+    bool,
+    option(
+        "Compute rows with whatever instruction set a machine has: the last bits of a sum, and so texts, may differ.",
+        PANEL,
+        "--allow-mixed-hardware",
     ),
 ]
 WorkerTimeout = Annotated[

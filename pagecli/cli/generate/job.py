@@ -11,10 +11,10 @@ from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions, Poo
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices import registry
-from pagecli.devices.cpu import kernels
+from pagecli.engine.loaded_model import hardware
 from pagecli.errors import InputError, ModelError, RowError, UsageError
 from pagecli.jobs.journal import model_files
-from pagecli.jobs.journal.job_identity import DeviceIdentity, job_identity, job_key
+from pagecli.jobs.journal.job_identity import MIXED, DeviceIdentity, job_identity, job_key
 from pagecli.jobs.prompts.few_shot import read_examples
 from pagecli.jobs.prompts.prompt_files import text_of
 from pagecli.jobs.prompts.prompt_options import PromptOptions
@@ -88,6 +88,7 @@ class GenerateJob:
     embed: EmbedOptions | None = None  # set: rows are embedded
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
     pool: PoolOptions | None = None  # None: the engine is in this process
+    mixed_hardware: bool = False  # rows may be computed with several instruction sets
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
@@ -126,6 +127,7 @@ def generate_job(options: GenerateOptions, normalize: str | None = None) -> Gene
         score=None if normalize is None else ScoreOptions(normalize),
         retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
         pool=o.pool,
+        mixed_hardware=o.allow_mixed_hardware,
     )
 
 
@@ -265,7 +267,7 @@ class IdentifiedJob:
 
 def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
     """Raises UsageError, InputError, ModelError."""
-    time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job.engine)
+    time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job)
     shown_time = None if time is None else time.isoformat(timespec="seconds")
     try:
         identity = job_identity(job, inputs, source, device, job.engine.kv_dtype, shown_time)
@@ -281,7 +283,7 @@ def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
     return IdentifiedJob(job, identity, model_files.weights_paths(source))
 
 
-def _device_identity(config: EngineConfig) -> DeviceIdentity:
-    device = registry.choose(config.device)
-    supported = tuple(kernels.supported_isas()) if device.name == "cpu" else ()
-    return DeviceIdentity(device.name, device.isa, device.resolve_dtype(config.dtype), supported)
+def _device_identity(job: GenerateJob) -> DeviceIdentity:
+    device = registry.choose(job.engine.device)
+    isa, supported = hardware(device.name)
+    return DeviceIdentity(device.name, MIXED if job.mixed_hardware else isa, device.resolve_dtype(job.engine.dtype), supported)

@@ -34,6 +34,8 @@ class PoolOptions:
 
     workers: str  # a number, or auto
     timeout: float  # seconds without a sign of life, after which one is lost
+    ray: str | None = None  # the cluster that has them; None: this host
+    ray_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,9 @@ class GenerateOptions:
     swap_memory: flags.SwapMemory = None
     threads: flags.Threads = None
     workers: distributed_flags.Workers = None
+    ray: distributed_flags.Ray = None
+    ray_port: distributed_flags.RayPort = 0
+    allow_mixed_hardware: distributed_flags.AllowMixedHardware = False
     tensor_parallel_size: distributed_flags.TensorParallelSize = 1
     sum_segments: distributed_flags.SumSegments = None
     worker_timeout: distributed_flags.WorkerTimeout = 60.0
@@ -148,7 +153,9 @@ class GenerateOptions:
 
     @property
     def pool(self) -> PoolOptions | None:
-        return None if self.workers is None else PoolOptions(self.workers, self.worker_timeout)
+        if self.workers is None and self.ray is None:
+            return None
+        return PoolOptions(self.workers or "auto", self.worker_timeout, self.ray, self.ray_port)
 
     def engine_config(self) -> EngineConfig:
         """The engine's settings. Raises UsageError."""

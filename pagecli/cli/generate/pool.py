@@ -1,14 +1,17 @@
-"""The pool of engines of `generate --workers`, as its flags ask for it."""
+"""The pool of engines of `generate --workers` and `--ray`, as its flags ask for it."""
 
 import re
+import time
 
 from pagecli.cli.generate.job import GenerateJob, check_chat
+from pagecli.cli.generate.options import PoolOptions
 from pagecli.cli.terminal.console import Console
-from pagecli.core.child_process import ChildProcess
+from pagecli.core.engine_config import EngineConfig
 from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model, placement, replicas
 from pagecli.errors import UsageError
 from pagecli.jobs.workers.pool import EnginePool
+from pagecli.jobs.workers.sources import LocalWorkers, WorkerSource
 from pagecli.jobs.workers.worker import MODULE
 
 MAX_WORKERS = 1024
@@ -17,22 +20,48 @@ MAX_WORKERS = 1024
 def load_pool(job: GenerateJob, console: Console) -> EnginePool:
     """Starts the workers; returns when the first has loaded its model. Raises UsageError, ModelError."""
     assert job.pool is not None
+    started = time.perf_counter()
     if job.profile is not None:
         raise UsageError("--profile records one engine, and --workers has several", "leave out one of them")
-    if job.pool.workers == "auto":
-        count = replicas.default_count(job.engine)
-    elif re.fullmatch(r"\d{1,4}", job.pool.workers) and 1 <= int(job.pool.workers) <= MAX_WORKERS:
-        count = int(job.pool.workers)
+    asked = None if job.pool.workers == "auto" else _number(job.pool.workers)
+    if job.pool.ray is not None:
+        config, count, source = _of_ray(job.engine, job.pool, asked)
     else:
-        raise UsageError(f"--workers is {job.pool.workers!r}", f"give a number from 1 to {MAX_WORKERS}, or auto")
-    check_fits(job.engine, count)
-    config = replicas.config_of_each(job.engine, loaded_model.resolve(job.engine), count)
-    places = placement.placement(count)
+        config, count, source = _of_this_host(job.engine, asked)
     console.detail(f"starting {count} workers, each with {config}")
-    pool = EnginePool(config, count, lambda number: ChildProcess(MODULE, cpus=places[number]), job.pool.timeout)
+    pool = EnginePool(config, count, source, job.pool.timeout, job.mixed_hardware, console.warning)
+    pool.load_seconds = time.perf_counter() - started
     try:
         check_chat(job, pool.tokenizer)
     except BaseException:
         pool.close()
         raise
     return pool
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= MAX_WORKERS:
+        raise UsageError(f"--workers is {text!r}", f"give a number from 1 to {MAX_WORKERS}, or auto")
+    return int(text)
+
+
+def _of_this_host(engine: EngineConfig, asked: int | None) -> tuple[EngineConfig, int, WorkerSource]:
+    count = replicas.default_count(engine) if asked is None else asked
+    check_fits(engine, count)
+    config = replicas.config_of_each(engine, loaded_model.resolve(engine), count)
+    return config, count, LocalWorkers(placement.placement(count), MODULE)
+
+
+def _of_ray(engine: EngineConfig, pool: PoolOptions, asked: int | None) -> tuple[EngineConfig, int, WorkerSource]:
+    from pagecli.jobs.workers.ray_workers import RayOptions, RayWorkers
+
+    assert pool.ray is not None
+    found = loaded_model.resolve(engine)
+    cpus = None if engine.threads is None else engine.threads * engine.tensor_parallel_size
+    source = RayWorkers(RayOptions(pool.ray, pool.ray_port, cpus, gpus=int(found.device == "cuda")), asked)
+    try:
+        config = replicas.with_kv_memory(engine, found, 1, source.memory_bytes_each())
+    except BaseException:
+        source.close()
+        raise
+    return config, asked or 1, source

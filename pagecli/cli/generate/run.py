@@ -252,7 +252,11 @@ def job_run(
     prepare = ResumedRows(prepare_row, journal, job.params, earlier)
     window = Window.for_engine(job.engine.max_num_seqs * engine.num_replicas)
     computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
-    return prepare, JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors, rows_of)
+    run = JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors, rows_of)
+    if job.pool is not None:
+        pool = cast("EnginePool", engine)
+        pool.on_growth = lambda count: run.resize(Window.for_engine(job.engine.max_num_seqs * count))
+    return prepare, run
 
 
 @contextlib.contextmanager

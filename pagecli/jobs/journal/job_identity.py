@@ -25,7 +25,7 @@ from pagecli.model.source import ModelSource
 
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
-    *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors", "pool"),
+    *("input", "output", "order", "limit", "overwrite", "stats", "monitoring", "journal", "errors", "pool", "mixed_hardware"),
     *("selection.limit", "columns.score", "columns.logprobs", "columns.attempts", "columns.reasoning"),
     *("columns.tool_calls", "dry_run", "profile"),
     *("prompts.template_time", "open_to_model", "of_model"),  # what they make of `params` counts
@@ -39,6 +39,7 @@ NOT_IDENTITY = (
 SHARD = "selection.shard"
 RETRY_ERRORS = "retry_errors"  # the output whose error rows are run again: each part has its own
 ISA_VARIABLE = "PAGECLI_CPU_ISA"
+MIXED = "mixed"  # in place of an instruction set's name: each row with that of its machine
 _KEY_PARTS = ("device", "input", "model", "parameters", "time")
 
 
@@ -121,6 +122,9 @@ def _device_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
         return [Difference(f"the device ({kinds[0]}, now {kinds[1]})", f"with --device {kinds[0]}")]
     if names[0] == names[1]:
         return []
+    if MIXED in names:
+        remedy = "with --allow-mixed-hardware" if names[0] == MIXED else "without --allow-mixed-hardware"
+        return [Difference(f"the instruction set ({names[0]}, now {names[1]})", remedy)]
     if kinds[0] != "cpu":
         return [Difference(f"the GPU's architecture ({names[0]}, now {names[1]})", f"on a GPU of {names[0]}")]
     here = names[0] in now.get("supported", ())

@@ -263,6 +263,10 @@ class JobRun:
             self._engine.abort(request_id)
         self._active.clear()
 
+    def resize(self, window: Window) -> None:
+        """For an engine that has grown."""
+        self._window = window
+
     def keep_finished(self) -> None:
         """Writes the rows held for their turn; for a job that ends early."""
         self._write(self._order.drain())

@@ -9,40 +9,27 @@ import contextlib
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pagecli.core.engine_config import EngineConfig
-from pagecli.core.message_socket import MessageSocket
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine import loaded_model
 from pagecli.engine.replicas import admission_of
 from pagecli.engine.stats import EngineStatus
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ModelError, PagecliError
 from pagecli.jobs.workers.outstanding import OutstandingRows
 from pagecli.jobs.workers.pool_stats import merged_stats, worker_row
+from pagecli.jobs.workers.same_job import Facts, difference, engine_difference, facts_here
+from pagecli.jobs.workers.sources import WorkerProcess, WorkerSource
 from pagecli.jobs.workers.worker import PoolRow
 from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
 ROWS_OF_A_MESSAGE = 64
 STEP_SECONDS = 0.05  # that `step` waits for results
 MAX_RESTARTS = 3  # of one worker, after which it finished no row
-
-
-class WorkerProcess(Protocol):
-    """A process that runs worker.py, somewhere."""
-
-    messages: MessageSocket
-
-    def kill(self) -> None: ...
-    def close(self, grace_seconds: float = 0.0) -> None: ...
-    def end_text(self) -> str:
-        """How it ended, in words."""
-        ...
-
-
-StartWorker = Callable[[int], WorkerProcess]  # number
+LOOK_SECONDS = 10.0  # between two looks for room
 
 
 @dataclass(slots=True)
@@ -60,21 +47,34 @@ class _Worker:
 class EnginePool:
     """See Engine for the methods. Raises ModelError, UsageError if the workers cannot be started."""
 
-    def __init__(self, config: EngineConfig, num_workers: int, start: StartWorker, worker_timeout: float = 60.0) -> None:
-        """`config`: of each worker. `worker_timeout`: one that is not heard of for so long is lost."""
+    def __init__(
+        self,
+        config: EngineConfig,
+        num_workers: int,
+        source: WorkerSource,
+        worker_timeout: float = 60.0,
+        mixed_hardware: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`config`: of each worker. `worker_timeout`: one that is not heard of for so long is lost. `say`: takes warnings."""
         started = time.perf_counter()
-        self.config = config
         found = loaded_model.resolve(config)
+        self.config = replace(config, dtype=found.dtype)
         self.tokenizer = load_tokenizer(found.source)
         self.model_config = found.source.config
         self.max_model_len = min(config.max_model_len or self.model_config.max_positions, self.model_config.max_positions)
-        self._start, self._timeout = start, worker_timeout
+        self.on_growth: Callable[[int], None] = lambda num_workers: None
+        self._facts, self._mixed_hardware = facts_here(config, found.source, "the driver"), mixed_hardware
+        self._source, self._timeout, self._say = source, worker_timeout, say
         self._rows = OutstandingRows()
         self._finished: list[RequestOutput] = []
         self._workers: dict[int, _Worker] = {}
         self._lost_stats: list[dict[str, Any]] = []
         self._num_requests = self._num_prompt_tokens = self._num_output_tokens = self._num_lost = 0
         self._exchanged = time.monotonic()
+        self._next_look, self._said = self._exchanged + LOOK_SECONDS, ""
+        self.num_replicas = self._num_asked = num_workers
+        self.load_seconds = 0.0
         try:
             for _ in range(num_workers):
                 self.add_worker()
@@ -85,13 +85,12 @@ class EnginePool:
             raise
         num_blocks = self._ready()[0].stats["kv_blocks_total"]
         self._admission = admission_of(config, self.model_config.vocab_size, self.max_model_len, num_blocks)
-        self.num_replicas = num_workers
         self.load_seconds = time.perf_counter() - started
 
     def add_worker(self) -> None:
         """One more: it gets rows as soon as it has loaded its model."""
-        number = len(self._workers)
-        self._workers[number] = self._launched(_Worker(number, self._start(number)))
+        number = max(self._workers, default=-1) + 1
+        self._workers[number] = self._launched(_Worker(number, self._source.start(number)))
 
     def _ready(self) -> list[_Worker]:
         """Workers that have loaded their model."""
@@ -161,34 +160,53 @@ class EnginePool:
         readable, _, _ = select.select(sockets, [s for s in sockets if s.has_unsent and seconds > 0], [], seconds)
         now, away = time.monotonic(), time.monotonic() - self._exchanged
         self._exchanged = now
+        self._source.check()
         for worker in list(self._workers.values()):
             messages = worker.process.messages
             messages.flush()
-            worker.heard += (
-                away if away > 1.0 else 0.0
-            )  # the driver was stopped, or waited for a disk: no time to hear anything
+            if away > 1.0:  # the driver was stopped, or waited for a disk: no time to hear anything
+                worker.heard += away
+            if not messages.is_connected:  # there is no room for it yet
+                worker.heard = now
             if messages in readable:
                 for kind, content in messages.receive():
                     self._take(worker, kind, content)
+            if worker.number not in self._workers:
+                continue
             if messages.is_closed:
                 self._replace(worker)
             elif now - worker.heard > self._timeout:
                 worker.crash = worker.crash or f"not heard of for {self._timeout:g} s"
                 self._replace(worker)
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        """Asks for one more worker where the pool may grow and has enough rows; says which wait for room."""
+        pending = [worker for worker in self._workers.values() if not worker.process.messages.is_connected]
+        is_enough = self._source.grows and bool(self._ready())
+        if is_enough and not pending:
+            if len(self._rows) > 1.5 * self.config.max_num_seqs * len(self._workers):
+                self.add_worker()
+        elif pending and not is_enough and (text := self._source.room_text()) != self._said:
+            self._said = text
+            self._say(f"{len(pending)} of {len(self._workers)} workers wait for room: {text}")
 
     def _take(self, worker: _Worker, kind: str, content: Any) -> None:
         worker.heard = time.monotonic()
         if kind == "refused":
-            raise content
-        if kind == "crashed":
+            self._refuse(worker, content)
+        elif kind == "crashed":
             worker.crash = content
+        elif kind == "ready":
+            worker.stats, facts = content
+            self._check_same(worker, facts)
         elif kind == "done":
             outputs, worker.stats = content
             for output in outputs:
                 self._finish(worker, output)
         elif content is not None:
-            if kind == "ready":
-                self._check_same(worker, content)
             worker.stats = content
 
     def _finish(self, worker: _Worker, output: RequestOutput) -> None:
@@ -201,18 +219,26 @@ class EnginePool:
         self._finished.append(output)
         self._abort_on(copies, output.request_id)
 
-    def _check_same(self, worker: _Worker, stats: dict[str, Any]) -> None:
-        """Raises UsageError where a worker would compute other bits, or refuse other rows."""
-        for other in self._workers.values():
-            for name, what in (("cpu_isa", "instruction set"), ("dtype", "dtype"), ("kv_blocks_total", "number of KV blocks")):
-                if other.stats and other.stats[name] != stats[name]:
-                    raise UsageError(
-                        f"workers differ: the {what} is {other.stats[name]} on {other.stats['host']} and {stats[name]} on "
-                        f"{stats['host']}",
-                        f"give all of them one: PAGECLI_CPU_ISA={min(other.stats[name], stats[name])}"
-                        if name == "cpu_isa"
-                        else "give it: --kv-memory, --dtype",
-                    )
+    def _check_same(self, worker: _Worker, facts: Facts) -> None:
+        """Refuses a worker that would compute other bits, or refuse other rows."""
+        found = difference(self._facts, facts, self._mixed_hardware)
+        for other in self._ready():
+            found = found or engine_difference(other.stats, worker.stats)
+        if found is not None:
+            worker.stats = {}
+            self._refuse(worker, found)
+            return
+        self.num_replicas = max(self.num_replicas, len(self._ready()))
+        self.on_growth(self.num_replicas)
+
+    def _refuse(self, worker: _Worker, why: PagecliError) -> None:
+        """The worker will not be started again. Raises `why`, unless it has joined others, or replaced one that was lost."""
+        others = [other for other in self._ready() if other is not worker]
+        if not others or (worker.number < self._num_asked and not worker.num_restarts):
+            raise why
+        worker.process.close()
+        del self._workers[worker.number]
+        self._say(f"a worker was refused: {why.one_line}")
 
     def _replace(self, worker: _Worker) -> None:
         """The worker is lost: its rows wait again, and a new process takes its place. Raises ModelError if that is in vain."""
@@ -229,11 +255,13 @@ class EnginePool:
                 raise ModelError(
                     f"all workers of the pool are lost, the last one: {how}", "finished rows are kept; see what ends them"
                 )
+            self._say(f"worker {worker.number} was lost for good: {how}")
             return
+        self._say(f"worker {worker.number} was lost, and is started again: {how}")
         worker.num_restarts += 1
         worker.num_vain_restarts += 1
         worker.stats, worker.crash = {}, ""
-        worker.process = self._start(worker.number)
+        worker.process = self._source.start(worker.number)
         self._launched(worker)
 
     @property
@@ -254,6 +282,7 @@ class EnginePool:
         """As of each worker's last message; "workers" has a row for each, "num_workers_lost" how many ended before the job."""
         return {
             **merged_stats([worker.stats for worker in self._ready()], self._lost_stats),
+            "load_seconds": self.load_seconds,
             "num_requests": self._num_requests,
             "prompt_tokens": self._num_prompt_tokens,
             "output_tokens": self._num_output_tokens,
@@ -271,3 +300,4 @@ class EnginePool:
         for worker in self._workers.values():
             worker.process.close()
         self._workers.clear()
+        self._source.close()

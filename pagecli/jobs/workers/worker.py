@@ -1,7 +1,7 @@
 """A worker of a pool: one engine, which gets rows as messages and sends back what is finished.
 
     driver -> worker    EngineConfig; then ("rows", [PoolRow, ...]), ("abort", [request ids])
-    worker -> driver    ("ready", stats), ("refused", PagecliError); then ("done", ([RequestOutput, ...], stats)),
+    worker -> driver    ("ready", (stats, Facts)), ("refused", PagecliError); then ("done", ([RequestOutput, ...], stats)),
                         ("beat", stats), ("crashed", what the engine raised)
 
 A thread sends a beat each second, so that a driver tells a slow step from a process that is stopped.
@@ -64,7 +64,11 @@ class Worker:
             self._messages.send(("refused", error))
             self._messages.flush_all(10.0)
             return
-        self._messages.send(("ready", self._stats()))
+        from pagecli.jobs.workers.same_job import facts_here
+        from pagecli.model.registry import resolve_model
+
+        source = resolve_model(config.model, config.load_format)
+        self._messages.send(("ready", (self._stats(), facts_here(config, source, os.uname().nodename))))
         self._take(engine, more)
         while not self._messages.is_closed:
             idle = not engine.has_unfinished()
