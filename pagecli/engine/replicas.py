@@ -5,6 +5,7 @@ import dataclasses
 from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
+from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel, usable_cores
 from pagecli.engine.placement import numa_nodes
 from pagecli.engine.scheduling.admission import Admission
@@ -13,6 +14,10 @@ from pagecli.errors import UsageError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
+from pagecli.model.build_program import build
+from pagecli.model.shards import good_sizes, segment, shard
+
+RANK_KV_BYTES = 1 << 30  # that a rank has room for, at the least
 
 
 def config_of_each(config: EngineConfig, found: ResolvedModel, count: int) -> EngineConfig:
@@ -46,6 +51,20 @@ def admission_of(config: EngineConfig, vocab_size: int, max_model_len: int, num_
     kv = ReservedManager(max(1, num_blocks), config.block_size)
     reservations = Reservations(kv, config.kv_policy, max_model_len)
     return Admission(kv, vocab_size, max_model_len, config.max_num_seqs, reservations)
+
+
+def least_ranks(config: EngineConfig) -> int:
+    """--tensor-parallel-size auto: the least number of ranks of which each finds room for its shard and 1 GiB of KV cache in
+    its part of the memory of this machine's NUMA nodes; 1 on a single node. Raises UsageError, ModelError."""
+    nodes, found = len(numa_nodes()), loaded_model.resolve(config)
+    if found.device != "cpu":
+        return 1
+    room, program = memory.available_bytes() // nodes - RANK_KV_BYTES, build(found.source.config)
+    sizes = [size for size in good_sizes(found.source.config, found.dtype) if size <= nodes]
+    for size in sizes:
+        if shard(segment(program, size), 0, size).num_parameters * WEIGHT_BYTES[found.dtype] <= room:
+            return size
+    return sizes[-1]  # the most that there is room for: loading says what is missing
 
 
 def default_count(config: EngineConfig) -> int:

@@ -23,7 +23,7 @@ class ModelSettings(TypedDict, total=False):
     swap_memory: str | int | None
     threads: int | None
     speculate: str
-    tensor_parallel_size: int
+    tensor_parallel_size: int | str
     sum_segments: int
     reasoning: str
 

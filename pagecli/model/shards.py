@@ -39,7 +39,7 @@ _SAME_ON_EVERY_RANK = (Add, Attention, Embedding, GatedActivation, Norm, Reduce,
 
 def check_divides(config: ModelConfig, size: int, dtype: str, flag: str) -> None:
     """Raises UsageError, with the numbers that would do, where a model cannot be cut into `size` parts."""
-    good = [n for n in range(1, MAX_SEGMENTS + 1) if _divides(config, n, dtype)]
+    good = good_sizes(config, dtype)
     if size not in good:
         found = ", ".join(map(str, good)) if good else "none"
         raise UsageError(
@@ -47,6 +47,11 @@ def check_divides(config: ModelConfig, size: int, dtype: str, flag: str) -> None
             + (f", in whole groups of {GROUP}" if dtype == "int8" else ""),
             f"numbers that do: {found}",
         )
+
+
+def good_sizes(config: ModelConfig, dtype: str) -> list[int]:
+    """The numbers of parts, ascending, that a model can be cut into."""
+    return [n for n in range(1, MAX_SEGMENTS + 1) if _divides(config, n, dtype)]
 
 
 def _divides(config: ModelConfig, size: int, dtype: str) -> bool:

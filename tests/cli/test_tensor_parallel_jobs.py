@@ -8,6 +8,8 @@ import psutil
 import pytest
 from input_files import write_rows
 
+from pagecli.cli.generate.options import parse_ranks
+
 ROWS = [{"id": i, "prompt": f"number {i} " + "word " * (i % 5)} for i in range(20)]
 
 
@@ -19,6 +21,14 @@ def test_ranks_write_what_segments_write_and_are_listed(generate, tmp_path):
     ranks = json.loads((tmp_path / "s.json").read_text())["ranks"]
     assert [(rank["rank"], rank["num_restarts"]) for rank in ranks] == [(0, 0), (1, 0)]
     assert not [child for child in psutil.Process().children() if "distributed.rank" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(("nodes", "free_bytes", "chosen"), [(1, 1 << 20, 1), (4, 64 << 30, 1), (4, (4 << 30) + (1 << 20), 4)])
+def test_auto_is_the_least_number_of_ranks_that_have_room_on_a_numa_node(tiny_model, monkeypatch, nodes, free_bytes, chosen):
+    monkeypatch.setattr("pagecli.engine.replicas.numa_nodes", lambda: [[0]] * nodes)
+    monkeypatch.setattr("pagecli.devices.memory.available_bytes", lambda: free_bytes)
+    config = parse_ranks("auto", {"model": str(tiny_model("llama")), "dtype": "float32"})
+    assert config == chosen
 
 
 def test_job_of_ranks_is_resumed_by_segments_only(generate, start, tmp_path):
@@ -52,7 +62,8 @@ def test_job_of_ranks_is_resumed_by_segments_only(generate, start, tmp_path):
         (["--tensor-parallel-size", "2", "--dtype", "int8"], "in whole groups of 64"),
         (["--sum-segments", "3"], "--sum-segments 3 does not divide"),
         (["--tensor-parallel-size", "4", "--sum-segments", "2"], "is no multiple of --tensor-parallel-size 4"),
-        (["--tensor-parallel-size", "0"], "--tensor-parallel-size"),
+        (["--tensor-parallel-size", "0"], "--tensor-parallel-size is '0'"),
+        (["--tensor-parallel-size", "many"], "write auto, or a number"),
     ],
 )
 def test_bad_settings_are_one_line(generate, flags, says):

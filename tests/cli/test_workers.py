@@ -73,6 +73,13 @@ def test_parts_and_resumed_jobs_have_pools_too(generate, tmp_path):
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_a_job_of_nothing_but_such_a_row_ends_too(generate, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr("pagecli.cli.generate.pool.MODULE", "poison_worker")
+    assert generate([{"prompt": "poison"}], "out.jsonl", "--workers", "1")[0] == 5
+    assert json.loads((tmp_path / "out.jsonl").read_text())["error_code"] == "worker_lost"
+
+
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
 def test_lost_worker_is_replaced_and_no_row_with_it(generate, start, tmp_path, harm):
     rows = [{"id": i, "prompt": f"n {i}"} for i in range(600)]

@@ -61,7 +61,7 @@ def test_every_row_ends_exactly_once(actions):
     assert sorted(ended) == list(range(added))
 
 
-def test_lost_rows_come_first_then_run_alone_and_fail_only_when_they_end_two_workers_alone():
+def test_lost_rows_come_first_then_run_alone_and_fail_only_when_they_end_three_workers_alone():
     rows = OutstandingRows()
     for request_id in range(4):
         rows.add(row(request_id))
@@ -73,9 +73,12 @@ def test_lost_rows_come_first_then_run_alone_and_fail_only_when_they_end_two_wor
     assert rows.take(2, 8) == []
     assert ids(rows.take(3, 8)) == [1]
     assert rows.finish(3, 1) == set()
-    assert ids(rows.take(3, 8)) == [2, 3]
+    rows.add(row(4))
     assert rows.lose(2, "killed") == []
-    assert ids(rows.take(2, 8)) == [0]
-    (failed,) = rows.lose(2, "killed by SIGSEGV")
+    assert ids(rows.take(2, 8)) == [2, 3, 4]  # row 0 was lost alone: it waits until no other row does
+    assert ids(rows.take(3, 8)) == [0]
+    assert rows.lose(3, "killed") == []
+    assert ids(rows.take(3, 8)) == [0]
+    (failed,) = rows.lose(3, "killed by SIGSEGV")
     assert failed.request_id == 0
-    assert "4 workers ended while they ran this row, the last 2 alone with it: killed by SIGSEGV" in failed.error
+    assert "5 workers ended while they ran this row, the last 3 alone with it: killed by SIGSEGV" in failed.error

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecli.devices.memory import AUTO_SHARE
+from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.estimate import estimate, generate_flags
 from pagecli.profiler.plan.gpus import Device, find_gpu, gpu_names
 from pagecli.profiler.plan.plan import PlanSettings, make_plan, num_too_long, smallest_that_fits
+from pagecli.profiler.plan.processes import plan_processes
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
 GIB = 2**30
@@ -19,6 +21,29 @@ SHAREGPT = built_in("sharegpt", 200)
 def settings(model: str = "opt-13b", device: str | Device = "a100-40gb", num_devices: int = 1, **changes) -> PlanSettings:
     device = find_gpu(device) if isinstance(device, str) else device
     return PlanSettings(model, resolve_model(model, "dummy").config, device, num_devices, **changes)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 3), (2, 1), (4, 5)])
+def test_processes_have_the_plans_memory_between_them(ranks, workers):
+    plan = make_plan(settings("opt-13b", "a100-80gb", ranks), SHAREGPT)
+    planned = plan_processes(plan, estimate(plan, SHAREGPT), len(SHAREGPT.requests), ranks, workers)
+    rank, worker, everything = planned.memory
+    assert [part.num_processes for part in planned.memory] == [1, ranks, ranks * workers]
+    assert worker.kv_bytes == ranks * rank.kv_bytes == plan.kv_slots * plan.settings.kv_bytes_per_token
+    embedding = 2 * build(plan.settings.config).head_weight.num_elements  # each rank has its own, norms and positions, too
+    least = plan.weights_bytes + (ranks * embedding if ranks > 1 else 0)
+    assert least <= worker.weights_bytes <= least + ranks * 2**25
+    assert everything.weights_bytes == workers * worker.weights_bytes
+    assert planned.output_tokens_per_second == pytest.approx(workers * estimate(plan, SHAREGPT).output_tokens_per_second)
+
+
+def test_many_workers_are_as_fast_as_their_driver_at_most():
+    plan = make_plan(settings("opt-125m", "h200"), SHAREGPT)
+    planned = plan_processes(plan, estimate(plan, SHAREGPT), len(SHAREGPT.requests), 1, 64)
+    assert planned.bound_by_driver
+    assert planned.rows_per_second == pytest.approx(1 / 187e-6)
+    with pytest.raises(UsageError, match="does not divide"):
+        plan_processes(plan, None, 1, 5, 1)
 
 
 def host(memory_bytes: int) -> Device:

@@ -55,13 +55,13 @@ WorkerTimeout = Annotated[
     ),
 ]
 TensorParallelSize = Annotated[
-    int,
+    str,
     option(
-        "Processes that share the model: each has a shard of the weights and of the KV cache (CPU).",
+        "Processes that share the model: each has a shard of the weights and of the KV cache (CPU). auto: as few as have room "
+        "in the memory of a NUMA node each.",
         PANEL,
         "--tensor-parallel-size",
-        metavar="N",
-        min=1,
+        metavar="N|auto",
     ),
 ]
 SumSegments = Annotated[

@@ -22,6 +22,14 @@ Gpu = Annotated[
     ),
 ]
 NumGpus = Annotated[int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
+TensorParallelSize = Annotated[
+    int | None,
+    option("Processes or GPUs that share the model. Default: 1.", PLAN, "--tensor-parallel-size", metavar="N", min=1),
+]
+Workers = Annotated[
+    int | None,
+    option("Engines that share the rows: of this machine, or as many times the GPUs. Default: 1.", PLAN, "--workers", min=1),
+]
 DType = Annotated[
     Literal["auto", "float32", "float16", "bfloat16", "int8", "int8-a16"],
     option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype"),

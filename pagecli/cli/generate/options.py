@@ -1,5 +1,6 @@
 """The options of `pagecli generate`: its flags, and the engine and sampling settings they make."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +119,7 @@ class GenerateOptions:
     ray: distributed_flags.Ray = None
     ray_port: distributed_flags.RayPort = 0
     allow_mixed_hardware: distributed_flags.AllowMixedHardware = False
-    tensor_parallel_size: distributed_flags.TensorParallelSize = 1
+    tensor_parallel_size: distributed_flags.TensorParallelSize = "1"
     sum_segments: distributed_flags.SumSegments = None
     worker_timeout: distributed_flags.WorkerTimeout = 60.0
     restart: resume_flags.Restart = False
@@ -164,8 +165,9 @@ class GenerateOptions:
             sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
         sizes["speculate"] = parse_speculate(self.speculate)
         chosen = {name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes
-        if self.sum_segments is None and self.tensor_parallel_size > 1:  # what decides the bits belongs to the job's identity
-            chosen["sum_segments"] = self.tensor_parallel_size
+        chosen["tensor_parallel_size"] = size = parse_ranks(str(self.tensor_parallel_size), chosen)
+        if self.sum_segments is None and size > 1:  # what decides the bits belongs to the job's identity
+            chosen["sum_segments"] = size
         return EngineConfig(**chosen)
 
     def open_to_model(self) -> tuple[str, ...]:
@@ -191,6 +193,17 @@ class GenerateOptions:
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error
+
+
+def parse_ranks(text: str, chosen: Mapping[str, Any]) -> int:
+    """--tensor-parallel-size; "auto" looks at the model, with the other settings `chosen`. Raises UsageError, ModelError."""
+    if text == "auto":
+        from pagecli.engine.replicas import least_ranks
+
+        return least_ranks(EngineConfig(**{**chosen, "tensor_parallel_size": 1}))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--tensor-parallel-size is {text!r}", "write auto, or a number of processes from 1")
+    return int(text)
 
 
 def parse_speculate(text: str) -> int | Literal["auto"]:

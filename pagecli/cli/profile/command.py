@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,8 @@ def _sections(
     from pagecli.cli.profile.run import run_section, sweep_section
 
     wanted: list[Callable[[PlannedJob, ProfileOptions], Section]] = [plan_section]
+    if options.tensor_parallel_size is not None or options.workers is not None:
+        wanted.append(processes_section)
     if options.replay:
         wanted.append(replay_section)
     if options.block_sizes is not None:
@@ -103,6 +106,9 @@ def plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
 
     plan, workload = job.plan, job.workload
     estimated, flags_for_generate = estimate(plan, workload), generate_flags(plan, workload)
+    for flag, count in {"--tensor-parallel-size": options.tensor_parallel_size, "--workers": options.workers}.items():
+        if count is not None and flags_for_generate:
+            flags_for_generate += [flag, str(count)]
     return Section(
         {
             "model": model_json(plan),
@@ -111,6 +117,19 @@ def plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
         },
         plan_tables(plan, workload, estimated, flags_for_generate, job.device_note),
     )
+
+
+def processes_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
+    """The plan of each rank, each worker and all of them. Raises UsageError."""
+    from pagecli.cli.profile.plan_tables import process_tables
+    from pagecli.cli.profile.report import Section
+    from pagecli.profiler.plan.estimate import estimate
+    from pagecli.profiler.plan.processes import plan_processes
+
+    estimated, num_requests = estimate(job.plan, job.workload), len(job.workload.requests)
+    ranks, workers = options.tensor_parallel_size or job.plan.settings.num_devices, options.workers or 1
+    planned = plan_processes(job.plan, estimated, num_requests, ranks, workers)
+    return Section({"processes": asdict(planned)}, process_tables(planned))
 
 
 def _show_json(sections: "list[Section]") -> None:

@@ -15,6 +15,8 @@ class ProfileOptions:
     model: flags.Model
     gpu: profile_flags.Gpu = "auto"
     num_gpus: profile_flags.NumGpus = None
+    tensor_parallel_size: profile_flags.TensorParallelSize = None
+    workers: profile_flags.Workers = None
     dtype: profile_flags.DType = "auto"
     kv_dtype: profile_flags.KvDTypeChoice = "auto"
     kv_memory: profile_flags.KvMemory = "auto"

@@ -9,8 +9,9 @@ from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import UsageError
 from pagecli.profiler.plan.gpus import Device, find_gpu
-from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16
+from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16, part_of
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_that_fits
+from pagecli.profiler.plan.processes import check_count
 from pagecli.profiler.workloads.workloads import Workload
 
 GPU_LIMITS, HOST_LIMITS = (256, 2048), (128, 512)  # sequences and tokens in a step, unless flags say
@@ -79,13 +80,17 @@ def plan_job(options: ProfileOptions, config: ModelConfig, workload: Workload) -
         max_batch_tokens=options.max_batch_tokens,
     )
     gpu, num_gpus = options.gpu, options.num_gpus
+    if options.tensor_parallel_size is not None:
+        check_count("--tensor-parallel-size", options.tensor_parallel_size, "--num-gpus", num_gpus)
     if gpu.strip().lower() != "auto":
-        plan = make_plan(asked.settings(find_gpu(gpu), num_gpus or 1), workload)
+        plan = make_plan(asked.settings(find_gpu(gpu), num_gpus or options.tensor_parallel_size or 1), workload)
         return PlannedJob(plan, workload, "", chosen_by_user=True)
-    return _plan_automatically(asked, workload, num_gpus)
+    return _plan_automatically(asked, workload, num_gpus, options.tensor_parallel_size, options.workers or 1)
 
 
-def _plan_automatically(asked: _Asked, workload: Workload, num_gpus: int | None) -> PlannedJob:
+def _plan_automatically(
+    asked: _Asked, workload: Workload, num_gpus: int | None, num_ranks: int | None, num_workers: int
+) -> PlannedJob:
     """This machine's GPUs, else its RAM, in bfloat16 if it must be, else the smallest of the catalogue that holds it."""
 
     def plan_on(device: Device, num_devices: int, asked: _Asked = asked) -> Plan:
@@ -93,14 +98,15 @@ def _plan_automatically(asked: _Asked, workload: Workload, num_gpus: int | None)
 
     local = find_gpus()
     if local.device is not None:
-        counts = [num_gpus] if num_gpus else [count for count in (1, 2, 4, 8) if count <= local.num_devices]
+        asked_count = num_gpus or num_ranks
+        counts = [asked_count] if asked_count else [count for count in (1, 2, 4, 8) if count <= local.num_devices]
         plans = [plan_on(local.device, count) for count in counts]
         plan = next((plan for plan in plans if plan.fits), plans[-1])
         if plan.fits or num_gpus:
             return PlannedJob(plan, workload, "", chosen_by_user=bool(num_gpus))
     elif num_gpus:
         raise UsageError(f"--num-gpus {num_gpus} without a GPU ({local.note})", "name one with --gpu, as a100-40gb")
-    host = host_device()
+    host = part_of(host_device(), num_workers)
     plan = plan_on(host, 1)
     if plan.fits:
         return PlannedJob(plan, workload, local.note, chosen_by_user=False)

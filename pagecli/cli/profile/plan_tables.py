@@ -6,6 +6,7 @@ from pagecli.cli.profile.tables import Column, FittingTable
 from pagecli.core.dtypes import CPU_KV_DTYPES, KV_DTYPE
 from pagecli.profiler.plan.estimate import Estimate
 from pagecli.profiler.plan.plan import Plan, num_too_long
+from pagecli.profiler.plan.processes import ProcessPlan
 from pagecli.profiler.recording.records import MemoryPart
 from pagecli.profiler.workloads.workloads import LengthStats, Workload
 
@@ -131,6 +132,22 @@ def _lengths_table(plan: Plan, workload: Workload) -> FittingTable:
         requests = f"{one.num_requests:,}" if plan.fits else "-"
         rows.append((one.name, f"{prompt:,.0f}", f"{output:,.0f}", f"{one.tokens:,.0f}", f"{one.blocks:,}", requests))
     return FittingTable(columns, rows)
+
+
+def process_tables(planned: ProcessPlan) -> "list[RenderableType]":
+    """Memory of a rank, a worker and all of them; how fast all are together."""
+    columns = [Column("process", "name"), *map(Column, ("processes", "weights", "KV cache", "a step", "together"))]
+    rows: list[Sequence[str | Text] | None] = []
+    for part in planned.memory:
+        sizes = part.weights_bytes, part.kv_bytes, part.step_bytes
+        rows.append((part.name, f"{part.num_processes:,}", *map(size, (*sizes, sum(sizes)))))
+    shown: list[RenderableType] = [FittingTable(columns, rows)]
+    if planned.output_tokens_per_second is not None:
+        speed = f"{planned.output_tokens_per_second:,.0f} output tokens/s at best, {planned.rows_per_second:,.1f} rows/s"
+        text = f"{planned.num_workers:,} workers of {planned.num_ranks:,} ranks: {speed}"
+        text += ", which is what the driver can read and write" if planned.bound_by_driver else ""
+        shown.append(_line(f"Estimate, not measured: {text}."))
+    return shown
 
 
 def _values(stats: LengthStats) -> tuple[float, float, float, float]:

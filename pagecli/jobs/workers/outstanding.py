@@ -1,8 +1,9 @@
 """The rows of a pool: waiting, on workers, lost with them; each finished exactly once.
 
 A row goes to one worker. When that one is lost, it goes to the front of the queue; after a second loss it runs alone on a
-worker, as it may be what ends them; when it has ended two alone, it is an error row. At the end of a job an idle worker gets a
-copy of the oldest row that another still has: the first result counts.
+worker, as it may be what ends them; after a third it waits until no other row does, so that what ends workers now may have
+passed; when it has ended three alone, it is an error row. At the end of a job an idle worker gets a copy of the oldest row that
+another still has: the first result counts.
 """
 
 import time
@@ -14,7 +15,7 @@ from pagecli.core.outputs import RequestOutput
 from pagecli.errors import ErrorCode
 from pagecli.jobs.workers.worker import PoolRow
 
-LOSSES_IN_COMPANY, LOSSES_ALONE = 2, 2  # of a row's workers: then it runs alone, then it is an error row
+LOSSES_IN_COMPANY, LOSSES_ALONE = 2, 3  # of a row's workers: then it runs alone, then it is an error row
 COPY_AFTER_SECONDS = 1.0  # on another worker
 
 
@@ -35,6 +36,7 @@ class OutstandingRows:
         self._rows: dict[int, OutstandingRow] = {}
         self._waiting: deque[int] = deque()
         self._suspects: deque[int] = deque()  # waiting to run alone
+        self._last: deque[int] = deque()  # lost alone: waiting until no others do
         self._on_worker: dict[int, set[int]] = {}
 
     def __len__(self) -> int:
@@ -42,7 +44,7 @@ class OutstandingRows:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._suspects)
+        return len(self._waiting) + len(self._suspects) + len(self._last)
 
     def add(self, row: PoolRow) -> None:
         self._rows[row.request_id] = OutstandingRow(row)
@@ -60,13 +62,13 @@ class OutstandingRows:
         """Up to `room` rows for the worker, which has them from now on."""
         if self.runs_alone(worker):
             return []
-        if self._suspects and not self.on_worker(worker):
-            return self._give(worker, [self._suspects.popleft()])
+        if self.wants_an_empty_worker and not self.on_worker(worker):
+            return self._give(worker, [(self._suspects or self._last).popleft()])
         return self._give(worker, [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))])
 
     @property
     def wants_an_empty_worker(self) -> bool:
-        return bool(self._suspects)
+        return bool(self._suspects or (self._last and not self._waiting))
 
     def copy_for(self, worker: int) -> list[PoolRow]:
         """For a worker without rows when none are waiting: the row that another has had for longest, and for long."""
@@ -92,7 +94,7 @@ class OutstandingRows:
         for others in held.workers:
             self.on_worker(others).discard(request_id)
         if not held.workers:
-            for queue in (self._waiting, self._suspects):
+            for queue in (self._waiting, self._suspects, self._last):
                 if request_id in queue:
                     queue.remove(request_id)
         return {other for other in held.workers if other in self._on_worker}
@@ -111,7 +113,7 @@ class OutstandingRows:
                 text = f"{held.num_losses} workers ended while they ran this row, the last {LOSSES_ALONE} alone with it: {how}"
                 failed.append(RequestOutput(request_id, len(held.row.prompt_token_ids), (), text, ErrorCode.WORKER_LOST))
             elif held.num_losses >= LOSSES_IN_COMPANY:
-                self._suspects.append(request_id)
+                (self._last if held.num_losses > LOSSES_IN_COMPANY else self._suspects).append(request_id)
             else:
                 again.append(request_id)
         self._waiting.extendleft(reversed(again))

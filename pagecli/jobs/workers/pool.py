@@ -19,7 +19,7 @@ from pagecli.engine import loaded_model
 from pagecli.engine.replicas import admission_of
 from pagecli.engine.stats import EngineStatus
 from pagecli.errors import ModelError, PagecliError
-from pagecli.jobs.workers.outstanding import OutstandingRows
+from pagecli.jobs.workers.outstanding import LOSSES_ALONE, LOSSES_IN_COMPANY, OutstandingRows
 from pagecli.jobs.workers.pool_stats import merged_stats, worker_row
 from pagecli.jobs.workers.same_job import Facts, difference, engine_difference, facts_here
 from pagecli.jobs.workers.sources import WorkerProcess, WorkerSource
@@ -28,7 +28,7 @@ from pagecli.model.tokenizer.tokenizer import load_tokenizer
 
 ROWS_OF_A_MESSAGE = 64
 STEP_SECONDS = 0.05  # that `step` waits for results
-MAX_RESTARTS = 3  # of one worker, after which it finished no row
+MAX_RESTARTS = LOSSES_IN_COMPANY + LOSSES_ALONE  # of one worker, after which it finished no row
 LOOK_SECONDS = 10.0  # between two looks for room
 
 
@@ -246,7 +246,10 @@ class EnginePool:
         how = worker.crash or worker.process.end_text()
         worker.process.close()
         self._num_lost += 1
-        self._finished += self._rows.lose(worker.number, how)
+        failed = self._rows.lose(worker.number, how)
+        self._finished += failed
+        if failed:
+            worker.num_vain_restarts = 0
         if worker.stats:
             self._lost_stats.append(worker.stats)
         if worker.num_vain_restarts >= MAX_RESTARTS or not self._all_stats():

@@ -31,6 +31,15 @@ class LocalGpus:
     note: str
 
 
+def part_of(host: Device, num_workers: int) -> Device:
+    """What each of several workers has of a host."""
+    if num_workers == 1:
+        return host
+    shares = {name: getattr(host, name) / num_workers for name in ("bandwidth", "half_flops", "single_flops")}
+    title = f"{host.title}, for each of {num_workers} workers"
+    return replace(host, title=title, memory_bytes=host.memory_bytes // num_workers, **shares)
+
+
 def find_gpus(nvml: Any = None) -> LocalGpus:
     """Never raises: no library, no driver and no permission are all a note. `nvml`: a substitute for the module pynvml."""
     if nvml is None:
