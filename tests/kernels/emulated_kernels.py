@@ -34,6 +34,7 @@ def build(directory: Path, *definitions: str) -> ctypes.CDLL:
     assert done.returncode == 0, done.stderr[-3000:]
     functions = ctypes.CDLL(str(library))
     functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
+    functions.emulated_grouped.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 6 + [ctypes.c_int32]
     functions.emulated_pruned.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
     functions.emulated_pruned.restype = ctypes.c_int64
     return functions
@@ -43,10 +44,23 @@ def linear(library: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: s
     """x @ weight.T by the emulated kernels, the weight packed as `dtype`."""
     tokens, (rows, cols) = x.shape[0], weight.shape
     out = torch.full((tokens, rows), float("nan"))
-    panels, groups = -(-rows // 16), -(-cols // 64)
-    packed = torch.empty(
-        panels * groups * 1088 if dtype.startswith("int8") else panels * 16 * (cols + 1) * 2, dtype=torch.uint8
-    )
+    packed = torch.empty(packed_bytes(rows, cols, dtype), dtype=torch.uint8)
     pointers = out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr()
     library.emulated_linear(*pointers, tokens, rows, cols, TYPES.index(dtype))
     return out
+
+
+def grouped_linear(library: ctypes.CDLL, x: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor, dtype: str) -> torch.Tensor:
+    """out[T, C, N] = x[T, K] @ weight[ids[T, C], N, K].T by the emulated kernels, the weights packed as `dtype`."""
+    experts, rows, cols = weight.shape
+    out = torch.full((*ids.shape, rows), float("nan"))
+    size = packed_bytes(rows, cols, dtype)
+    packed = torch.empty(experts * size, dtype=torch.uint8)
+    pointers = [tensor.data_ptr() for tensor in (out, x, ids, weight, packed)]
+    library.emulated_grouped(*pointers, size, *ids.shape, experts, rows, cols, TYPES.index(dtype))
+    return out
+
+
+def packed_bytes(rows: int, cols: int, dtype: str) -> int:
+    panels, groups = -(-rows // 16), -(-cols // 64)
+    return panels * groups * 1088 if dtype.startswith("int8") else panels * 16 * (cols + 1) * 2

@@ -1,4 +1,5 @@
 // linear and pack_weight compiled for instructions that are emulated (emulated_kernels.py says which), behind a C interface.
+#include "pagecli/linear/grouped_linear.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/pack_bounds.h"
 #include "pagecli/linear/pack_weight.h"
@@ -6,6 +7,7 @@
 
 namespace pagecli::emulated {
 void linear(const LinearArgs&);
+void grouped_linear(const GroupedLinearArgs&);
 void pack_weight(const PackWeightArgs&);
 void pack_bounds(const PackBoundsArgs&);
 void pruned_argmax(const PrunedArgmaxArgs&);
@@ -19,6 +21,18 @@ extern "C" void emulated_linear(float* out, const float* x, const float* weight,
     emulated::pack_weight({packed, weight, cols, rows, cols, SourceType::float32, weight_type});
     const PackedWeightView view = {packed, rows, cols, weight_type};
     emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
+}
+
+// out[tokens, chosen, rows] = x[tokens, cols] @ weight[ids[tokens, chosen], rows, cols]^T, `expert_bytes` of `packed` for each.
+extern "C" void emulated_grouped(float* out, const float* x, const int32_t* ids, const float* weight, char* packed,
+                                 int64_t expert_bytes, int64_t tokens, int64_t chosen, int64_t experts, int64_t rows, int64_t cols,
+                                 int32_t type) {
+    using namespace pagecli;
+    const WeightType weight_type = static_cast<WeightType>(type);
+    for (int64_t e = 0; e < experts; ++e)
+        emulated::pack_weight({packed + e * expert_bytes, weight + e * rows * cols, cols, rows, cols, SourceType::float32, weight_type});
+    const PackedWeightView view = {packed, rows, cols, weight_type};
+    emulated::grouped_linear({out, x, ids, nullptr, rows, cols, 0, chosen, tokens, chosen, experts, view, expert_bytes});
 }
 
 // out[tokens] = where each row of what emulated_linear computes of bfloat16 weights is largest, by bounds made in `bounds`;

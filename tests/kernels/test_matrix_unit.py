@@ -18,9 +18,13 @@ COLS = [1, 2, 31, 32, 33, 64, 130, 4099]
 
 
 @pytest.fixture(scope="module")
-def linear(tmp_path_factory):
+def library(tmp_path_factory):
+    return emulated_kernels.build(tmp_path_factory.mktemp("unit"), "PAGECLI_EMULATE_TILES", "PAGECLI_EMULATE_PAIR_DOT")
+
+
+@pytest.fixture(scope="module")
+def linear(library):
     """linear(x, weight, dtype) -> x @ weight.T by the emulated unit."""
-    library = emulated_kernels.build(tmp_path_factory.mktemp("unit"), "PAGECLI_EMULATE_TILES", "PAGECLI_EMULATE_PAIR_DOT")
     return functools.partial(emulated_kernels.linear, library)
 
 
@@ -74,6 +78,18 @@ def test_a_row_does_not_depend_on_the_others(linear, dtype):
     together = linear(x, weight, dtype)
     for row in (0, 349, 699):
         assert torch.equal(linear(x[row : row + 1], weight, dtype)[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-a16"])
+def test_rows_of_experts_have_the_bits_that_linear_gives_them(library, linear, dtype):
+    """Experts of one row, of fewer and of more rows than a tile of the unit has."""
+    x, weight, ids = random(0, 90, 330), random(1, 6, 40, 330), torch.randint(0, 6, (90, 2), dtype=torch.int32)
+    ids[:70, 0], ids[:, 1] = 2, 3
+    ids[5, 1] = 5
+    out = emulated_kernels.grouped_linear(library, x, ids, weight, dtype)
+    for token, choice in [(t, c) for t in range(0, 90, 7) for c in range(2)] + [(5, 1)]:
+        alone = linear(x[token : token + 1], weight[int(ids[token, choice])], dtype)
+        assert torch.equal(out[token, choice], alone[0])
 
 
 needs_unit = pytest.mark.skipif("amx" not in kernels.supported_isas(), reason="this machine has no matrix unit")

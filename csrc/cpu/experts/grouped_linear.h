@@ -3,8 +3,6 @@
 // and multiplied together, so that threads share the experts of few rows.
 #pragma once
 
-#include <new>
-
 #include "linear/linear_run.h"
 #include "pagecli/linear/grouped_linear.h"
 
@@ -131,7 +129,8 @@ static inline void run_grouped(const GroupedLinearArgs& a) {
             if (count == kMostSegments || (count > 0 && laid_bytes + bytes > kBatchBytes)) flush();
             const RowTiles tiles(rows, plan.tiles);
             const ItemShape shape(tiles, plan.tiles.wide(tiles.max_rows()), num_panels, wanted * rows / (a.tokens * a.chosen) + 1);
-            new (segments + count++) Segment{plan, tiles, shape, {}, first, laid_bytes, gathered_bytes, 0};
+            const Segment segment = {plan, tiles, shape, {}, first, laid_bytes, gathered_bytes, 0};
+            memcpy(memory + count++ * sizeof segment, &segment, sizeof segment);
             laid_bytes += bytes;
             gathered_bytes += rows > 1 ? aligned(rows * a.weight.cols * static_cast<int64_t>(sizeof(float))) : 0;
         }
