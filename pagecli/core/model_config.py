@@ -28,6 +28,7 @@ class RopeConfig:
     truncate: bool = True  # yarn: the bounds of the ramp to whole dimensions
     divisors: tuple[float, ...] = ()
     attention_factor: float = 1.0
+    context: int = 0  # positions it is good for as it stands here, 0: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class ModelConfig:
     head_dim: int
     max_positions: int
     norm_eps: float
-    activation: str  # a name the kernels know: relu, gelu, gelu_tanh, silu
+    activation: str  # a name the kernels know: relu, gelu, gelu_tanh, silu, relu2
     tie_embeddings: bool
     dtype_hint: str  # what the checkpoint says its weights are
     qkv_bias: bool

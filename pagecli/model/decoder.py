@@ -80,6 +80,7 @@ class Rotary:
     interleaved: bool = False  # pairs lie side by side in a head, not half of its rotated part apart
     layers: Literal["all", "no_rope_layers", "sliding"] = "all"  # sliding: all of a model without windows
     local: Key | None = None  # rope_theta of the layers that slide, which are not scaled; None: as the others
+    query_scale: str = ""  # key of rope_parameters: queries beyond the original context, which is not offered, are scaled by it
     scaled: Literal["all", "full"] = "all"  # full: rope_scaling is of the layers that do not slide
 
 

@@ -50,7 +50,7 @@ def test_layer_norm(dtype, tokens, dim, with_added):
 
 
 @dtypes
-@pytest.mark.parametrize("name", ["none", "relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("name", ["none", "relu", "gelu", "gelu_tanh", "silu", "relu2"])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_activations(dtype, name, with_bias):
     gate_up = strided(random(10, 3, 2 * 2056, dtype=dtype, scale=3.0))

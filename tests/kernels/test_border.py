@@ -54,7 +54,7 @@ SHAPES = {
     "bias: expected [8], got [8, 1]": lambda: kernels.layer_norm(X, X, W, torch.ones(8, 1), 1e-5),
     "x: expected a contiguous last dimension, got strides [1, 3]": lambda: kernels.activation(X, torch.ones(8, 3).T, "relu"),
     "gate_up: expected [3, 16], got [3, 8]": lambda: kernels.gated_activation(X, X, "silu"),
-    "activation: expected none, relu, gelu, gelu_tanh or silu, got tanh": lambda: kernels.activation(X, X, "tanh"),
+    "activation: expected none, relu, gelu, gelu_tanh, silu or relu2, got tanh": lambda: kernels.activation(X, X, "tanh"),
     "x: expected at most 4 dimensions": lambda: kernels.rms_norm(X, torch.ones(1, 1, 1, 3, 8), W, 1e-5),
     "q: expected [tokens, heads, head_dim], got [2, 32]": rotary(q=torch.ones(2, 32)),
     "cos_sin: expected an even rotary_dim of at most 32, got 34": rotary(cos_sin=torch.ones(4, 34)),

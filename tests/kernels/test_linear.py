@@ -19,7 +19,7 @@ from pagecli.devices.reference import formats
 from pagecli.devices.reference import operations as reference
 
 EPSILON = 2.0**-24
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu", "relu2")
 DTYPES = ("float32", "bfloat16", "int8", "int8-a16")
 
 dtypes = st.sampled_from(DTYPES)

@@ -14,7 +14,7 @@ namespace pagecli {
 
 void bind_layer_program(nanobind::module_& module);  // LayerProgram
 
-// "none", "relu", "gelu", "gelu_tanh", "silu"; ValueError for any other name.
+// "none", "relu", "gelu", "gelu_tanh", "silu", "relu2"; ValueError for any other name.
 Activation activation_named(const char* name);
 
 }  // namespace pagecli

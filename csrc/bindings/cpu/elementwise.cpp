@@ -18,10 +18,11 @@ Activation activation_named(const char* name) {
                   {"relu", Activation::relu},
                   {"gelu", Activation::gelu},
                   {"gelu_tanh", Activation::gelu_tanh},
-                  {"silu", Activation::silu}};
+                  {"silu", Activation::silu},
+                  {"relu2", Activation::relu2}};
     for (const auto& entry : kNames)
         if (std::strcmp(entry.name, name) == 0) return entry.kind;
-    refuse("activation: expected none, relu, gelu, gelu_tanh or silu, got %.40s", name);
+    refuse("activation: expected none, relu, gelu, gelu_tanh, silu or relu2, got %.40s", name);
 }
 
 namespace {

@@ -16,10 +16,10 @@ namespace pagecli {
 namespace {
 
 Activation kind_named(const char* name) {
-    constexpr const char* kNames[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
-    for (int i = 0; i < 5; ++i)
+    constexpr const char* kNames[] = {"none", "relu", "gelu", "gelu_tanh", "silu", "relu2"};
+    for (int i = 0; i < 6; ++i)
         if (std::strcmp(kNames[i], name) == 0) return static_cast<Activation>(i);
-    refuse("activation: expected none, relu, gelu, gelu_tanh or silu, got %.40s", name);
+    refuse("activation: expected none, relu, gelu, gelu_tanh, silu or relu2, got %.40s", name);
 }
 
 cuda::RmsNormArgs norm_args(const TensorView& out, const TensorView& x, const TensorView& weight, float eps,

@@ -1,4 +1,4 @@
-// relu, gelu, gelu_tanh and silu over rows, plain and gated.
+// relu, gelu, gelu_tanh, silu and relu2 over rows, plain and gated.
 #include "pagecli/elementwise/activation.h"
 #include "pagecli/elementwise/gated_activation.h"
 
@@ -77,6 +77,8 @@ void activation(const ActivationArgs& a) {
             return activate_rows<Activation::gelu_tanh>(a);
         case Activation::silu:
             return activate_rows<Activation::silu>(a);
+        case Activation::relu2:
+            return activate_rows<Activation::relu2>(a);
     }
 }
 
@@ -94,6 +96,8 @@ void gated_activation(const GatedActivationArgs& a) {
             return gated_rows<Activation::gelu_tanh>(a);
         case Activation::silu:
             return gated_rows<Activation::silu>(a);
+        case Activation::relu2:
+            return gated_rows<Activation::relu2>(a);
     }
 }
 

@@ -18,6 +18,9 @@ PAGECLI_INLINE VecF activate(VecF x) {
         return half * x * (one + tanh(cubic * broadcast(0.797884561f)));  // sqrt(2 / pi)
     } else if constexpr (kind == Activation::silu) {
         return x / (one + exp(zero() - x));
+    } else if constexpr (kind == Activation::relu2) {
+        const VecF positive = max(zero(), x);
+        return positive * positive;
     } else {
         return x;
     }

@@ -41,6 +41,7 @@ inline FinishFunction finish_function(Activation kind) {
         case Activation::gelu: return finish_tile<Activation::gelu>;
         case Activation::gelu_tanh: return finish_tile<Activation::gelu_tanh>;
         case Activation::silu: return finish_tile<Activation::silu>;
+        case Activation::relu2: return finish_tile<Activation::relu2>;
         case Activation::none: break;
     }
     return finish_tile<Activation::none>;

@@ -21,6 +21,8 @@ __device__ inline float activate(Activation kind, float x) {
             return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
         case Activation::silu:
             return x / (1.0f + expf(-x));
+        case Activation::relu2:
+            return x > 0.0f || x != x ? x * x : 0.0f;
     }
     return x;
 }

@@ -169,7 +169,7 @@ def rotary_embedding(
 
 
 def activation(out: Tensor, x: Tensor, name: str, program: "LayerProgram | None" = None) -> None:
-    """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu, relu2; out may be x."""
     _native.activation(out, x, name, _recorded(program))
 
 

@@ -56,7 +56,7 @@ def layer_norm(
 
 
 def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
-    """out[T, I] = name(x[T, I] + bias[I]), bias float32; name: none, relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    """out[T, I] = name(x[T, I] + bias[I]), bias float32; name: none, relu, gelu (erf), gelu_tanh, silu, relu2; out may be x."""
     extension().bias_activation(out, x, name, bias)
 
 

@@ -20,6 +20,7 @@ from pagecli.devices.reference.tensors import as_tensor
 _ACTIVATIONS = {
     "none": lambda x: x,
     "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
     "gelu": torch.nn.functional.gelu,
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     "silu": torch.nn.functional.silu,
@@ -120,7 +121,7 @@ def rotary_embedding(
 
 
 def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
-    """out[T, I] = name(x[T, I] + bias[I]); name: none, relu, gelu (erf), gelu_tanh, silu; out may be x."""
+    """out[T, I] = name(x[T, I] + bias[I]); name: none, relu, gelu (erf), gelu_tanh, silu, relu2 (squared); out may be x."""
     out.copy_(_ACTIVATIONS[name](x if bias is None else x + bias))
 
 

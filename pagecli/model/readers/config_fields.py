@@ -8,6 +8,7 @@ from pagecli.model.decoder import REQUIRED, Key
 
 ACTIVATIONS = {
     "relu": "relu",
+    "relu2": "relu2",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",

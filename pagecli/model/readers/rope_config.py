@@ -27,6 +27,8 @@ def read_ropes(
     nested = {kind: parts.child(kind) for kind in ("full_attention", "sliding_attention") if isinstance(parts.get(kind), dict)}
     scaling = parts if fields.get("rope_parameters") is not None else fields.child("rope_scaling")
     full = _rope(fields, nested.get("full_attention", scaling), rotary, head_dim, max_positions)
+    if rotary.query_scale and scaling.get(rotary.query_scale):
+        full = replace(full, context=full.original_max_positions)
     sliding = full
     if "sliding_attention" in nested:
         sliding = _rope(fields, nested["sliding_attention"], rotary, head_dim, max_positions)
@@ -41,8 +43,8 @@ def read_ropes(
 
 
 def context_of(rope: RopeConfig | None, max_positions: int) -> int:
-    """The most positions that the rotary embedding is good for: longrope's short factors are, within the original context."""
-    return min(max_positions, rope.original_max_positions) if rope is not None and rope.divisors else max_positions
+    """The most positions that the rotary embedding is good for."""
+    return min(max_positions, rope.context) if rope is not None and rope.context else max_positions
 
 
 def _rotated_layers(fields: Fields, rotary: Rotary, kinds: LayerKinds) -> list[bool]:
@@ -144,6 +146,7 @@ def _longrope(fields: Fields, rope: Fields, plain: RopeConfig, max_positions: in
         divisors=tuple(map(float, divisors)),
         original_max_positions=original,
         attention_factor=_number(rope, "attention_factor", attention),
+        context=original,
     )
 
 

@@ -5,7 +5,7 @@
 
 namespace pagecli {
 
-enum class Activation : int32_t { none, relu, gelu, gelu_tanh, silu };
+enum class Activation : int32_t { none, relu, gelu, gelu_tanh, silu, relu2 };
 
 // out = kind(x); out may be x.
 struct ActivationArgs {
