@@ -14,6 +14,8 @@ from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.cli.terminal.exit_codes import exit_code_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pagecli.jobs.monitoring.job_status import JobStatus
 
 EXIT_CODES = {"complete": 0, "running": 10, "stopped": 11, "killed": 12, "none": 13}
@@ -21,6 +23,7 @@ EPILOG = (
     "Exit codes: 0 complete; 10 running; 11 stopped before its last row, the same command resumes it; 12 killed, the same "
     "command resumes it; 13 neither output nor job; 2 and 3 unknown."
 )
+SHOWN_PROCESSES = 16
 TIMES = ("checkpoint_at", "started", "updated")
 
 
@@ -68,6 +71,9 @@ def status_lines(found: "JobStatus", now: float) -> list[tuple[str, str]]:
         left = "" if found.eta_seconds is None else f", {duration_text(found.eta_seconds)} left"
         speed = f"{found.output_tokens_per_second:,.1f} output tokens/s, {found.rows_per_second:,.2f} rows/s"
         lines.append(("speed", speed + left))
+        lines += [process_line(row) for row in found.processes[:SHOWN_PROCESSES]]
+        if len(found.processes) > SHOWN_PROCESSES:
+            lines.append(("", f"and {len(found.processes) - SHOWN_PROCESSES} more: --json has them"))
     if found.checkpoint_at is not None:
         ago = duration_text(now - found.checkpoint_at)
         lines.append(("checkpoint", f"{found.checkpoint_rows:,} input rows safe, {ago} ago"))
@@ -76,6 +82,21 @@ def status_lines(found: "JobStatus", now: float) -> list[tuple[str, str]]:
     if found.state in ("stopped", "killed"):
         lines.append(("resume", "run the same command again"))
     return lines
+
+
+def process_line(row: "Mapping[str, Any]") -> tuple[str, str]:
+    """(name, value) of a worker or a rank, by what is known of it."""
+    name = f"worker {row['worker']}" if "worker" in row else f"rank {row.get('rank', '?')}"
+    texts = {
+        "num_rows": "{:,} rows",
+        "tokens_per_second": "{:,.1f} tokens/s",
+        "kv_usage": "KV cache {:.0%} used",
+        "waited_seconds": "{:.1f} s waited for others",
+        "num_restarts": "{:,} restarts",
+        "cpu_isa": "{}",
+        "host": "on {}",
+    }
+    return name, ", ".join(text.format(row[key]) for key, text in texts.items() if key in row)
 
 
 def _state_text(found: "JobStatus", now: float) -> str:

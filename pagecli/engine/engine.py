@@ -289,9 +289,8 @@ class Engine:
 
     def status(self) -> EngineStatus:
         stats, scheduler = self._stats, self.scheduler
-        return EngineStatus(
-            scheduler.num_waiting, scheduler.num_running, self._kv.usage, stats.prompt_tokens, stats.num_sampled_tokens
-        )
+        sizes = scheduler.num_waiting, scheduler.num_running, self._kv.usage, stats.prompt_tokens, stats.num_sampled_tokens
+        return EngineStatus(*sizes, self.loaded.ranks())
 
     def stats(self) -> dict[str, object]:
         """Counts of the run so far, by the names that the --stats file documents."""
@@ -316,7 +315,7 @@ class Engine:
             "kv_dtype": self.loaded.kv_dtype(self.config),
             "cpu_isa": kernels.isa_name(),
             "num_threads": self.num_threads,
-            **self.loaded.rank_stats(),
+            **({"ranks": ranks} if (ranks := self.loaded.ranks()) else {}),
         }
 
     def _output(self, request: Request) -> RequestOutput:

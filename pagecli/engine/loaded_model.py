@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pagecli.core.dtypes import KV_BYTES, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES, resolve_kv_dtype
 from pagecli.core.engine_config import EngineConfig
@@ -86,10 +87,10 @@ class LoadedModel:
         start = getattr(self.model, "start", None)
         return registry.find(self.device).start(self.model, settings) if start is None else start(settings)
 
-    def rank_stats(self) -> dict[str, object]:
-        """For --stats: a row for each rank; nothing of a model in this process."""
+    def ranks(self) -> list[dict[str, Any]]:
+        """A row for each rank; none of a model in this process."""
         stats = getattr(self.model, "rank_stats", None)
-        return {} if stats is None else {"ranks": stats()}
+        return [] if stats is None else stats()
 
     def close(self) -> None:
         """Ends the processes that have the model, if others than this one."""

@@ -1,6 +1,8 @@
 """Counts over a run of the engine: what `--stats` writes and the closing summary shows."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pagecli.core.step_plan import KVUsage, StepPlan
 
@@ -14,6 +16,7 @@ class EngineStatus:
     kv_usage: float  # used blocks / blocks
     num_prompt_tokens: int  # of finished requests
     num_output_tokens: int  # sampled so far
+    processes: Sequence[Mapping[str, Any]] = ()  # its ranks or workers, by the names that --stats has
 
 
 @dataclass(slots=True)

@@ -99,6 +99,31 @@ def test_a_running_job(job, out, status):
     assert "3 input rows safe" in text
 
 
+def test_workers_and_ranks_of_a_running_job_are_listed(job, out, status):
+    job.finish_rows(1)
+    job.monitor.loaded({})
+    worker = {"host": "here", "pid": 5, "cpu_isa": "avx2", "num_rows": 1200, "tokens_per_second": 3.5, "kv_usage": 0.25}
+    rows = [{"worker": 1, "num_restarts": 2, **worker, "cpus": [0, 1]}, {"rank": 0, "waited_seconds": 1.25, "num_restarts": 0}]
+    rows += [{"rank": number} for number in range(1, 30)]
+    job.heartbeat.on_event("progress", replace(job.monitor.snapshot, processes=rows))
+    _, found = status(out, "--json")
+    assert found["processes"][0] == {"worker": 1, "num_restarts": 2, **worker}
+    assert len(found["processes"]) == 31
+    text = " ".join(status(out)[1].split())
+    assert "worker 1 1,200 rows, 3.5 tokens/s, KV cache 25% used, 2 restarts, avx2, on here" in text
+    assert "rank 0 1.2 s waited for others, 0 restarts" in text
+    assert "and 15 more: --json has them" in text
+
+
+@pytest.mark.parametrize("rows", [[5], [{"worker": "one"}], [{"num_rows": 1.5}], [{"host": []}], 3, {"a": 1}])
+def test_a_damaged_list_of_processes_counts_as_no_heartbeat(job, out, rows):
+    job.look(3)
+    path = job_directory_path(out) / HEARTBEAT
+    assert read_heartbeat(out) is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), "processes": rows}))
+    assert read_heartbeat(out) is None
+
+
 def test_a_job_that_loads_its_model(job, out, status):
     code, found = status(out, "--json")
     assert (code, found["state"], found["phase"], found["num_rows"]) == (10, "running", "loading", 0)

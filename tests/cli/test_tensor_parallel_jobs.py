@@ -31,6 +31,12 @@ def test_auto_is_the_least_number_of_ranks_that_have_room_on_a_numa_node(tiny_mo
     assert config == chosen
 
 
+def test_a_recorded_job_of_ranks_has_a_table_of_them(generate, tmp_path):
+    assert generate(ROWS[:4], "out.jsonl", "--tensor-parallel-size", "2", "--profile", "p", "--dtype", "float32")[0] == 0
+    assert [rank["rank"] for rank in json.loads((tmp_path / "p/summary.json").read_text())["facts"]["ranks"]] == [0, 1]
+    assert "Ranks that share the model" in (tmp_path / "p/report.html").read_text()
+
+
 def test_job_of_ranks_is_resumed_by_segments_only(generate, start, tmp_path):
     rows = [{"id": i, "prompt": f"n {i}"} for i in range(400)]
     assert generate(rows, "whole.jsonl", "--max-tokens", "60", "--sum-segments", "2", "--quiet")[0] == 0

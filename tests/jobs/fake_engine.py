@@ -33,6 +33,7 @@ class FakeStatus:
     num_running: int
     kv_usage: float = 0.5
     num_output_tokens: int = 0
+    processes: tuple = ()
 
 
 class FakeEngine:

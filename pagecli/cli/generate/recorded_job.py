@@ -46,6 +46,8 @@ def recorded_job(directory: Path, engine: "Engine", title: str, console: Console
     finally:
         engine.listener = None
         recording = recorder.finish()
+        if ranks := engine.loaded.ranks():
+            recording.metadata["ranks"] = ranks
         recording.hardware, recording.hardware_note = monitor.samples, monitor.note
         if recorder.problem is not None:
             console.warning(f"the profile is not complete: {recorder.problem.message}")

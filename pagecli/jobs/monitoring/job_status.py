@@ -14,6 +14,7 @@ lock and changes nothing.
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -34,7 +35,19 @@ from pagecli.jobs.storage.job_directory import (
 )
 
 HEARTBEAT_SECONDS = 1.0
-MAX_BYTES = 1 << 16
+MAX_BYTES = 1 << 20  # of the heartbeat
+OF_PROCESSES = {
+    "worker": int,
+    "rank": int,
+    "host": str,
+    "pid": int,
+    "cpu_isa": str,
+    "num_rows": int,
+    "num_restarts": int,
+    "tokens_per_second": float,
+    "kv_usage": float,
+    "waited_seconds": float,
+}
 LEFT_OUT = ("input", "output", "model", "error", "engine", "stats")  # long, or of no use to status
 FIELDS = tuple(field.name for field in fields(JobSnapshot) if field.name not in LEFT_OUT)
 
@@ -63,7 +76,9 @@ class Heartbeat:
             return
         fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(fd, "wb") as file:
-            file.write(json.dumps({name: getattr(job, name) for name in FIELDS}).encode("ascii"))
+            values = {name: getattr(job, name) for name in FIELDS}
+            values["processes"] = [{k: row[k] for k in OF_PROCESSES if k in row} for row in job.processes]
+            file.write(json.dumps(values).encode("ascii"))
         folder = self._directory.path
         os.replace(folder / f"{HEARTBEAT}.new", folder / HEARTBEAT)
 
@@ -92,6 +107,9 @@ def _is_sound(values: dict[str, Any]) -> bool:
     """Whether every value is of its field's type, as in a file that pagecli wrote."""
     empty = JobSnapshot()
     numbers = {"num_rows_total": int, "eta_seconds": float, "checkpoint_rows": int, "checkpoint_at": float, "exit_code": int}
+    for row in values.get("processes") or ():
+        if not isinstance(row, dict) or any(not isinstance(v, (OF_PROCESSES.get(k, int), int)) for k, v in row.items()):
+            return False
     for name, value in values.items():
         default = getattr(empty, name)
         wanted = numbers[name] if default is None else type(default)
@@ -170,6 +188,7 @@ class JobStatus:
     output_tokens_per_second: float | None = None  # of a running job, as the two that follow
     rows_per_second: float | None = None
     eta_seconds: float | None = None
+    processes: Sequence[Mapping[str, Any]] = ()  # its ranks or workers
     checkpoint_rows: int | None = None  # input rows that are synced to the disk
     checkpoint_at: float | None = None  # seconds since 1970, as the other times
     pid: int | None = None  # of the process that runs it, or ran it last
@@ -221,7 +240,7 @@ OF_ANY_JOB = (
     *("num_rows_total", "total_is_exact", "num_taken_over", "output_tokens", "pid", "host", "started", "updated"),
     "exit_code",
 )
-OF_A_RUNNING_JOB = ("phase", "output_tokens_per_second", "rows_per_second", "eta_seconds")
+OF_A_RUNNING_JOB = ("phase", "output_tokens_per_second", "rows_per_second", "eta_seconds", "processes")
 
 
 def _with_heartbeat(status: JobStatus, heartbeat: JobSnapshot) -> JobStatus:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -41,6 +41,7 @@ class JobSnapshot:
     output_tokens: int = 0  # sampled by this run
     output_tokens_per_second: float = 0.0  # since the first progress, as the next
     rows_per_second: float = 0.0
+    processes: Sequence[Mapping[str, Any]] = field(default_factory=list)  # ranks or workers, as --stats has them
     eta_seconds: float | None = None
     checkpoint_rows: int | None = None  # synced to the disk
     checkpoint_at: float | None = None

@@ -361,4 +361,5 @@ class JobRun:
             num_waiting=status.num_waiting,
             kv_usage=status.kv_usage,
             output_tokens=status.num_output_tokens,
+            processes=status.processes,
         )

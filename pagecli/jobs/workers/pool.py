@@ -279,6 +279,7 @@ class EnginePool:
             sum(stats["kv_usage"] for stats in ready) / max(1, len(ready)),
             self._num_prompt_tokens,
             sum(stats["num_sampled_tokens"] for stats in self._all_stats()),
+            self._worker_rows(),
         )
 
     def stats(self) -> dict[str, Any]:
@@ -290,8 +291,12 @@ class EnginePool:
             "prompt_tokens": self._num_prompt_tokens,
             "output_tokens": self._num_output_tokens,
             "num_workers_lost": self._num_lost,
-            "workers": [worker_row(worker.stats, worker.num_rows, worker.num_restarts) for worker in self._ready()],
+            "workers": self._worker_rows(),
         }
+
+    def _worker_rows(self) -> list[dict[str, Any]]:
+        ready = self._ready()
+        return [worker_row(worker.number, worker.stats, worker.num_rows, worker.num_restarts) for worker in ready]
 
     def _all_stats(self) -> list[dict[str, Any]]:
         return [worker.stats for worker in self._ready()] + self._lost_stats

@@ -35,11 +35,13 @@ def merged_stats(engines: Sequence[Mapping[str, Any]], gone: Sequence[Mapping[st
     return merged
 
 
-def worker_row(stats: Mapping[str, Any], num_rows: int, num_restarts: int) -> dict[str, Any]:
+def worker_row(number: int, stats: Mapping[str, Any], num_rows: int, num_restarts: int) -> dict[str, Any]:
     """One worker, as --stats and the profile list it."""
     seconds = stats["step_seconds"]
     return {
+        "worker": number,
         **{name: stats[name] for name in _OF_A_WORKER},
+        **({"ranks": stats["ranks"]} if "ranks" in stats else {}),
         "num_rows": num_rows,
         "num_restarts": num_restarts,
         "tokens_per_second": stats["num_sampled_tokens"] / seconds if seconds else 0.0,

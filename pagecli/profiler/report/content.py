@@ -89,6 +89,8 @@ def _metadata(recording: Recording | None) -> list[tuple[str, str]]:
     """(name, value) of the recording's metadata; an entry that is itself a mapping as `name key`."""
     metadata: list[tuple[str, str]] = []
     for name, value in (recording.metadata if recording else {}).items():
+        if name == "ranks":
+            continue
         if isinstance(value, Mapping):
             metadata += [(f"{name} {key}", _metadata_text(part)) for key, part in value.items()]
         else:
@@ -181,8 +183,30 @@ def _run_section(recording: Recording) -> Section:
             run_charts.step_time(recording),
             run_charts.latency_percentiles(recording.requests),
         ),
+        tables=_ranks_table(recording),
         note=_kept_note(recording),
     )
+
+
+def _ranks_table(recording: Recording) -> list[Table]:
+    """Where each rank ran, what it held and how long it waited for others; none of a model in one process."""
+    ranks = recording.metadata.get("ranks")
+    if not isinstance(ranks, list):
+        return []
+    columns = ("rank", "instruction set", "CPUs", "threads", "weights", "waited for others", "restarts")
+    rows = [
+        (
+            str(rank["rank"]),
+            str(rank["cpu_isa"]),
+            str(len(rank["cpus"])),
+            str(rank["num_threads"]),
+            bytes_text(rank["weight_bytes"]),
+            seconds_text(rank["waited_seconds"]),
+            str(rank["num_restarts"]),
+        )
+        for rank in ranks
+    ]
+    return [Table("Ranks that share the model", columns, rows)]
 
 
 def _kept_note(recording: Recording) -> str:
