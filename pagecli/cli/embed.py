@@ -58,6 +58,7 @@ class EmbedFlags:
     shard: row_flags.ShardPart = None
     overwrite: flags.Overwrite = False
     load_format: flags.LoadFormatChoice = "auto"
+    merge_lora: flags.MergeLora = None
     dtype: flags.DTypeChoice = "auto"
     max_model_len: flags.MaxModelLen = None
     max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"]

@@ -45,6 +45,7 @@ class ScoreFlags:
     shard: row_flags.ShardPart = None
     overwrite: flags.Overwrite = False
     load_format: flags.LoadFormatChoice = "auto"
+    merge_lora: flags.MergeLora = None
     device: flags.DeviceChoice = "cpu"
     dtype: flags.DTypeChoice = "auto"
     max_model_len: flags.MaxModelLen = None

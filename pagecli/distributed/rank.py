@@ -30,6 +30,7 @@ class RankSpec:
     num_segments: int
     model: str
     load_format: str
+    merge_lora: str | None
     dtype: str
     max_batch_tokens: int
     num_threads: int
@@ -51,7 +52,7 @@ class Rank:
         kernels.set_num_threads(spec.num_threads)
         self._spec, self._memory = spec, GroupMemory(spec.shape, spec.memory_fd)
         self.meeting = kernels.rendezvous(self._memory.words, spec.rank, spec.timeout)
-        source = resolve_model(spec.model, spec.load_format)  # type: ignore[arg-type]
+        source = resolve_model(spec.model, spec.load_format, spec.merge_lora)
         self._model = CpuDevice().load(
             source,
             spec.dtype,

@@ -194,4 +194,5 @@ def _load(config: EngineConfig) -> LoadedModel:
     source = dataclasses.replace(found.source, config=dataclasses.replace(found.source.config, tie_embeddings=True))
     tokenizer = load_tokenizer(source)
     model = registry.find(found.device).load(source, found.dtype, config.max_batch_tokens)
-    return LoadedModel(config.model, config.load_format, model, tokenizer, found.dtype, config.max_batch_tokens, found.device)
+    name, most, dtype = config.model, config.max_batch_tokens, found.dtype
+    return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, found.device, config.merge_lora)

@@ -72,6 +72,7 @@ class LoadedModel:
     dtype: str
     max_batch_tokens: int  # the most that forward takes
     device: str = "cpu"  # its name
+    merge_lora: str | None = None  # directory of the adapter that its weights contain
 
     def kv_dtype(self, config: EngineConfig) -> str:
         """Of the KV cache of an engine of these settings."""
@@ -102,8 +103,8 @@ class LoadedModel:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
         device = registry.choose(config.device)
         _check_cache(config, device, self.dtype, self.model.config.head_dim)
-        wanted = (config.model, config.load_format, device.name, device.resolve_dtype(config.dtype))
-        if (self.name, self.load_format, self.device, self.dtype) != wanted:
+        wanted = (config.model, config.load_format, config.merge_lora, device.name, device.resolve_dtype(config.dtype))
+        if (self.name, self.load_format, self.merge_lora, self.device, self.dtype) != wanted:
             raise UsageError(f"{self.name} ({self.dtype}) is loaded, and {config.model} asked for", "load it anew")
         if config.max_batch_tokens > self.max_batch_tokens:
             raise UsageError(
@@ -125,7 +126,7 @@ class ResolvedModel:
 def resolve(config: EngineConfig) -> ResolvedModel:
     """Find the model that the settings name. Raises ModelError, UsageError as `load` does, but for the weights."""
     device = registry.choose(config.device)
-    source = resolve_model(config.model, config.load_format)
+    source = resolve_model(config.model, config.load_format, config.merge_lora)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
     return ResolvedModel(source, device.name, dtype, resolve_kv_dtype(config.kv_dtype, dtype))
@@ -140,7 +141,8 @@ def load(config: EngineConfig) -> LoadedModel:
     tokenizer = load_tokenizer(source)
     load_model = _load_in_segments if config.num_segments > 1 else _load_on_device
     model = load_model(config, found)
-    return LoadedModel(config.model, config.load_format, model, tokenizer, dtype, config.max_batch_tokens, device.name)
+    name, most = config.model, config.max_batch_tokens
+    return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, device.name, config.merge_lora)
 
 
 def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:

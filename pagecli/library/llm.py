@@ -80,7 +80,8 @@ class LLM:
         from pagecli.model.registry import resolve_model
 
         job = generate_job(options)
-        job = with_model_defaults(job, resolve_model(self.model, job.engine.load_format), Console(quiet=True))
+        model = resolve_model(self.model, job.engine.load_format, job.engine.merge_lora)
+        job = with_model_defaults(job, model, Console(quiet=True))
         selection = job.selection.parse()
         opened = None if rows is None else source_of(rows, selection.limit if selection.takes_all else None)
         call = self._rows(job, open_rows(job, warnings.warn, opened))

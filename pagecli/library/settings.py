@@ -9,6 +9,7 @@ class ModelSettings(TypedDict, total=False):
     """Of the model and the engine: chosen once, when a model is loaded. See `pagecli generate --help`."""
 
     load_format: Literal["auto", "dummy"]
+    merge_lora: str | None
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
     max_model_len: int | None

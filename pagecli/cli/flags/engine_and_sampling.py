@@ -164,6 +164,10 @@ Model = Annotated[
         autocompletion=completion.model_names,
     ),
 ]
+MergeLora = Annotated[
+    str | None,
+    option("A LoRA adapter (PEFT) that is merged into the weights as they are read.", MODEL, "--merge-lora", metavar="DIR"),
+]
 LoadFormatChoice = Annotated[Literal["auto", "dummy"], option("dummy: random weights, for measuring.", MODEL, "--load-format")]
 DTypeChoice = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"],

@@ -16,6 +16,7 @@ from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFA
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
+from pagecli.model.source import ADAPTER_FILES
 from pagecli.model.readers.generation_config import SAMPLING_KEYS
 
 
@@ -99,6 +100,7 @@ class GenerateOptions:
     reasoning: form_flags.Reasoning = "auto"
     thinking_budget: form_flags.ThinkingBudget = None
     load_format: flags.LoadFormatChoice = "auto"
+    merge_lora: flags.MergeLora = None
     device: flags.DeviceChoice = "cpu"
     dtype: flags.DTypeChoice = "auto"
     max_model_len: flags.MaxModelLen = None
@@ -147,10 +149,11 @@ class GenerateOptions:
 
     @property
     def prompt_files(self) -> dict[str, Path | str | None]:
-        """Flag -> the file that it names, which prompts are made of, or which says what outputs may be."""
+        """Flag -> the file that it names: what prompts are made of, what outputs may be, an adapter."""
         files = {"--template-file": self.template_file, "--system-file": self.system_file}
         files |= {"--json-schema": self.json_schema, "--grammar": self.grammar}
-        return {**files, "--few-shot": self.few_shot}
+        adapter = None if self.merge_lora is None else Path(self.merge_lora) / ADAPTER_FILES[1]
+        return {**files, "--few-shot": self.few_shot, "--merge-lora": adapter}
 
     @property
     def pool(self) -> PoolOptions | None:

@@ -40,7 +40,8 @@ def run_parts(job: GenerateJob, console: Console) -> int:
     assert count is not None
     parts = PartDirectory(Path(remote_files.local(job.output)), count)
     parts.check_output_is_free(job.overwrite)
-    asked, source = job.prompts.template_time, resolve_model(job.engine.model, job.engine.load_format)
+    engine, asked = job.engine, job.prompts.template_time
+    source = resolve_model(engine.model, engine.load_format, engine.merge_lora)
 
     def key_at(now: datetime) -> str:
         part = with_model_defaults(_part(job, parts, 1, asked or now), source, Console(quiet=True))  # each part's run warns

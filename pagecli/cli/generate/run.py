@@ -152,7 +152,7 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
     console, model = run.console, run.job.engine
-    model_source = resolve_model(model.model, model.load_format)
+    model_source = resolve_model(model.model, model.load_format, model.merge_lora)
     job = with_model_defaults(run.job, model_source, console)
     run = replace(run, job=job)
     identified = None

@@ -70,7 +70,8 @@ class CudaDevice:
             check_multiplies_float8(gpu)
         check_computed(self.name, source.name, config)
         with torch.no_grad(), device_errors(f"loading the weights of {source.name}"):
-            opened = CudaDummySource(gpu.place) if source.kind == "dummy" else open_weights(source)
+            made_there = source.kind == "dummy" and source.merged_adapter is None
+            opened = CudaDummySource(gpu.place) if made_there else open_weights(source)
             computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
             reader = CudaWeightReader(opened, computed, gpu.place)
             program = reader.program(config)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.model.readers.gguf_header import gguf_parts
-from pagecli.model.source import ModelSource
+from pagecli.model.source import ADAPTER_FILES, ModelSource
 
 DIGEST_AFTER_SECONDS = 20.0
 SAMPLE_PIECES = 16
@@ -33,8 +33,10 @@ _HEADER_BYTES = 32 << 20  # of a .gguf file, within which its chat template is
 
 
 def weights_paths(source: ModelSource) -> list[Path]:
-    """The files the weights are in, in a fixed order; none of random ones."""
-    return [] if source.weights_path is None else [source.weights_path, *_shards(source.weights_path)]
+    """The files the weights are in, those of a merged adapter too, in a fixed order; none of random ones."""
+    own = [] if source.weights_path is None else [source.weights_path, *_shards(source.weights_path)]
+    folder = source.merged_adapter
+    return own if folder is None else [*own, *(folder / name for name in ADAPTER_FILES)]
 
 
 def weights_identity(source: ModelSource) -> list[dict[str, Any]]:

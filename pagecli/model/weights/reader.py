@@ -144,6 +144,17 @@ class WeightReader:
 
 
 def open_weights(source: ModelSource) -> WeightSource:
+    """The checkpoint, with the adapter of `source` merged into it. Raises ModelError."""
+    opened = _open(source)
+    if source.merged_adapter is None:
+        return opened
+    from pagecli.model.adapters.merged_source import MergedSource
+    from pagecli.model.adapters.peft_adapter import read_adapter
+
+    return MergedSource(opened, read_adapter(source.merged_adapter))
+
+
+def _open(source: ModelSource) -> WeightSource:
     """Each kind's module is imported when it is needed: gguf alone takes 0.25 s, pickles need torch."""
     if source.kind == "dummy":
         from pagecli.model.weights.dummy import DummySource

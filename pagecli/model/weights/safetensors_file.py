@@ -37,8 +37,11 @@ class SafetensorsSource:
         stored = self.stored_name(name)
         if stored is None:
             raise missing_tensor(self.where, name)
-        file = self._file_of[stored]
-        return check_tensor(file, stored, self._shard(file).read(stored), shape)
+        return check_tensor(self._file_of[stored], stored, self.stored(stored), shape)
+
+    def stored(self, name: str) -> Array:
+        """The tensor of that name in the checkpoint, of whatever shape. Raises ModelError."""
+        return self._shard(self._file_of[name]).read(name)
 
     def _shard(self, file: Path) -> "_Shard":
         if file not in self._opened:

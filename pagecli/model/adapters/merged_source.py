@@ -1,0 +1,58 @@
+"""A checkpoint with an adapter merged into it as its tensors are read."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pagecli.core.arrays import Array, to_float32
+from pagecli.errors import ModelError
+from pagecli.model.adapters.peft_adapter import Adapter
+from pagecli.model.weights.source import WeightSource
+
+_WEIGHT = ".weight"
+
+
+class MergedSource:
+    """A WeightSource whose matrices are `base`'s, plus what `adapter` adds to them: summed in float32. Raises ModelError where
+    the adapter changes what the base does not have."""
+
+    def __init__(self, base: WeightSource, adapter: Adapter) -> None:
+        if base.folded:
+            raise ModelError(
+                f"{base.where}: an adapter cannot be merged into a GGUF file of this architecture",
+                "give the model in the transformers layout",
+            )
+        known = base.names()
+        for module in adapter.updates:
+            if known and base.stored_name(module + _WEIGHT) is None:
+                raise ModelError(f"{adapter.directory}: changes {module}, which {base.where} does not have", "is it its base?")
+        self.folded = base.folded
+        self._base, self._adapter = base, adapter
+
+    @property
+    def where(self) -> Path | str:
+        return self._base.where
+
+    def stored_name(self, name: str) -> str | None:
+        return self._base.stored_name(name)
+
+    def names(self) -> list[str]:
+        return self._base.names()
+
+    def release(self) -> None:
+        self._base.release()
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
+        tensor = self._base.read(name, shape)
+        update = self._adapter.updates.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
+        if update is None:
+            return tensor
+        delta = update.b @ update.a
+        if self._adapter.transposed:
+            delta = delta.T
+        if delta.shape != tensor.shape:
+            raise ModelError(
+                f"{self._adapter.directory}: changes {name} of shape {list(delta.shape)}, the model's is {list(tensor.shape)}",
+                "is it its base?",
+            )
+        return to_float32(tensor) + np.float32(update.scale) * delta

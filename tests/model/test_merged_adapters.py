@@ -1,0 +1,105 @@
+"""--merge-lora: a model with a LoRA adapter in its weights is the model that PEFT merges."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from paged_steps import PagedSteps, relative_error
+from tiny_adapters import merged_model, save_adapter
+from tiny_models import make_tokenizer
+
+from pagecli.devices.registry import load_model
+from pagecli.errors import ModelError
+from pagecli.model.registry import resolve_model
+
+PROMPTS = {0: [5, 9, 300, 17], 1: list(range(40, 73))}
+ATTENTION = ["q_proj", "k_proj", "v_proj"]
+CASES = {
+    "llama, every layer": ("llama", {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}),
+    "opt, attention": ("opt", {"r": 4, "lora_alpha": 4, "target_modules": [*ATTENTION, "out_proj"]}),
+    "qwen3, some layers": ("qwen3", {"r": 3, "target_modules": ["down_proj"], "layers_to_transform": [1]}),
+    "qwen2, scaled by the root of the rank": ("qwen2", {"r": 16, "use_rslora": True, "target_modules": ATTENTION}),
+    "mistral, ranks by name": (
+        "mistral",
+        {"r": 8, "target_modules": ATTENTION, "rank_pattern": {"k_proj": 2}, "alpha_pattern": {"layers.1.self_attn.q_proj": 3}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_the_model_that_peft_merges(tiny_model, tmp_path, case):
+    name, settings = CASES[case]
+    adapter = save_adapter(tiny_model(name), tmp_path / "adapter", **settings)
+    expected = merged_model(tiny_model(name), adapter)
+    plain = load_model(resolve_model(str(tiny_model(name))), "float32", max_batch_tokens=64)
+    model = load_model(resolve_model(str(tiny_model(name)), merge_lora=str(adapter)), "float32", max_batch_tokens=64)
+    found, without = PagedSteps(model, torch.float32).step(PROMPTS), PagedSteps(plain, torch.float32).step(PROMPTS)
+    with torch.inference_mode():
+        for i, tokens in PROMPTS.items():
+            logits = expected(torch.tensor([tokens])).logits[0]
+            assert relative_error(found[i], logits) <= 1e-4
+            assert relative_error(without[i], logits) > 1e-2
+
+
+def test_weights_that_lie_transposed_are_merged(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_embd=64, n_layer=2, n_head=2, n_positions=128))
+    model.save_pretrained(tmp_path / "gpt2")
+    make_tokenizer().save_pretrained(tmp_path / "gpt2")
+    settings = {"r": 4, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}
+    adapter = save_adapter(tmp_path / "gpt2", tmp_path / "adapter", **settings)
+    expected = merged_model(tmp_path / "gpt2", adapter)
+    loaded = load_model(resolve_model(str(tmp_path / "gpt2"), merge_lora=str(adapter)), "float32", max_batch_tokens=64)
+    found = PagedSteps(loaded, torch.float32).step(PROMPTS)
+    with torch.inference_mode():
+        for i, tokens in PROMPTS.items():
+            assert relative_error(found[i], expected(torch.tensor([tokens])).logits[0]) <= 1e-4
+
+
+REFUSED = {
+    "another kind": ({"peft_type": "IA3"}, "an adapter of kind IA3"),
+    "DoRA": ({"use_dora": True}, "use_dora is true"),
+    "biases": ({"bias": "all"}, 'bias is "all"'),
+    "whole modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "a wrong rank": ({"r": 5}, "has rank 4, its configuration says 5"),
+    "no kind": ({"peft_type": None}, "an adapter of kind None"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_lora_alone_does_not_say_is_refused_in_one_line(tiny_model, tmp_path, case):
+    change, message = REFUSED[case]
+    adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    config = json.loads((adapter / "adapter_config.json").read_text()) | change
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=message):
+        load_model(resolve_model(str(tiny_model("llama")), merge_lora=str(adapter)), "float32", max_batch_tokens=64)
+
+
+@pytest.mark.parametrize("base", ["opt", "qwen2"])
+def test_adapter_of_another_model_is_refused(tiny_model, tmp_path, base):
+    adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["o_proj", "k_proj"])
+    source = resolve_model(str(tiny_model(base)), merge_lora=str(adapter))
+    if base == "qwen2":  # the same names and sizes; one layer less
+        shutil.copytree(tiny_model("qwen2"), tmp_path / "model")
+        (tmp_path / "model" / "model.safetensors").unlink()
+        pytest.importorskip("safetensors")
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(tiny_model("qwen2") / "model.safetensors")
+        kept = {name: tensor for name, tensor in tensors.items() if ".layers.2." not in name}
+        save_file(kept, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+        source = resolve_model(str(tmp_path / "model"), merge_lora=str(adapter))
+    with pytest.raises(ModelError, match=r"changes model\.layers\..*, which .* does not have"):
+        load_model(source, "float32", max_batch_tokens=64)
+
+
+def test_a_directory_that_is_no_adapter_is_one_line(tiny_model, tmp_path):
+    with pytest.raises(ModelError, match=r"no adapter_config\.json"):
+        resolve_model(str(tiny_model("llama")), merge_lora=str(tmp_path))
+    adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    (adapter / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
+        load_model(resolve_model(str(tiny_model("llama")), merge_lora=str(adapter)), "float32", max_batch_tokens=64)
