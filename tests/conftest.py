@@ -1,18 +1,24 @@
 """Real models for every test that needs one: tiny random ones, built once a session, and the sample model."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-import torch
 
-torch.set_num_threads(1)  # tests run side by side: teams of threads that wait for each other's cores take many times longer
 # Under nohup, or in the background of a script, these are ignored by every process that the tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tests run side by side: teams of torch's threads that wait for each other's cores take many times longer."""
+    torch = sys.modules.get("torch")  # not imported for tests that need none
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +32,8 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """tiny_model(name) -> directory with config.json, model.safetensors and a tokenizer; name: one of TINY_MODELS."""
+    import tiny_models
+
     root, built = tmp_path_factory.mktemp("tiny-models"), {}
 
     def build(name: str) -> Path:
@@ -39,6 +47,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny models' tokenizer, as transformers loads it: byte-level BPE with a chat template."""
+    import tiny_models
+
     return tiny_models.make_tokenizer()
 
 
@@ -59,6 +69,7 @@ def sample_model() -> Any:
 @pytest.fixture(scope="session")
 def transformers_sample_model(sample_model: Any) -> Any:
     """The same file read by transformers, float32; by its parts, as from_pretrained(gguf_file=) wants accelerate."""
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
