@@ -27,6 +27,12 @@ struct Runner {
 
     void operator()(const ReduceArgs& args) const { reduce(now(args)); }
 
+    void operator()(const LowRankArgs& recorded) const {
+        LowRankArgs args = now(recorded);
+        args.adapter_ids = step.adapter_ids;
+        kernels().low_rank(args);
+    }
+
     void operator()(const RotaryEmbeddingArgs& recorded) const {
         RotaryEmbeddingArgs args = now(recorded);
         args.positions = step.positions;

@@ -55,6 +55,7 @@ class SamplingParams:
     regex: str | None = None  # the output matches it from end to end
     grammar: str | None = None  # in Lark's syntax, as llguidance reads it
     choice: tuple[str, ...] = ()  # the output is one of these texts
+    lora: str | None = None  # name of the LoRA adapter; "" or None: the model alone
     thinking_budget: int | None = None  # tokens of reasoning after which its end is forced; None: no limit
 
     def __post_init__(self) -> None:

@@ -147,6 +147,7 @@ class StepPlan:
     know yet. The plan holds a placeholder 0; the runner puts the token there on the device."""
     memory: KVUsage | None = None  # with the plan's blocks reserved; None in a plan that no scheduler made
     has_wanted: bool = False  # a chunk wants logits of several tokens
+    adapters: Sequence[int] = ()  # of each chunk, the index of its LoRA adapter or -1; empty: no chunk has one
 
     @cached_property
     def num_tokens(self) -> int:

@@ -28,6 +28,7 @@ class StepInputs(Generic[T]):
     context_lens: T  # [S] int32, tokens in the cache after this step's writes
     query_start: T  # [S + 1] int32, rows of sequence s are query_start[s]:query_start[s + 1]
     logit_rows: T  # [R] int64, rows whose next-token logits are wanted
+    adapter_ids: T | None = None  # [T] int32, the token's LoRA adapter or -1; None: no token has one
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -67,6 +68,7 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
         context_lens=starts + lengths,
         query_start=query_start,
         logit_rows=logit_rows,
+        adapter_ids=np.repeat(np.array(plan.adapters, np.int32), lengths) if plan.adapters else None,
     )
 
 

@@ -46,13 +46,13 @@ class Rank:
         from pagecli.devices.cpu import kernels
         from pagecli.devices.cpu.device import CpuDevice
         from pagecli.devices.cpu.model import SharedParts
-        from pagecli.model.registry import resolve_model
+        from pagecli.model.registry import resolve_model, with_adapters
         from pagecli.model.shards import segment, shard, vocab_start
 
         kernels.set_num_threads(spec.num_threads)
         self._spec, self._memory = spec, GroupMemory(spec.shape, spec.memory_fd)
         self.meeting = kernels.rendezvous(self._memory.words, spec.rank, spec.timeout)
-        source = resolve_model(spec.model, spec.load_format, spec.merge_lora)
+        source = with_adapters(resolve_model(spec.model, spec.load_format), spec.merge_lora)
         self._model = CpuDevice().load(
             source,
             spec.dtype,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
-from pagecli.core.sampling_params import SamplingParams
+from pagecli.core.sampling_params import SamplingParams, short_repr
 from pagecli.core.step_plan import KVUsage, StepPlan, max_scores
 from pagecli.devices import memory
 from pagecli.devices.base import Model, Runner, RunSettings
@@ -25,7 +25,7 @@ from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
-from pagecli.errors import EngineLostError
+from pagecli.errors import EngineLostError, RowError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
@@ -119,10 +119,18 @@ class Engine:
         """Queue one request. `row_key` (default: request_id) is what its random draws are keyed by, beside the seed.
 
         Raises RowError if it can never run: an empty or too long prompt, a token id out of range, more KV than there is, a
-        constraint that the vocabulary cannot satisfy.
+        constraint that the vocabulary cannot satisfy, an adapter that the engine does not have.
         """
         params = self._admission.check(prompt_token_ids, params)
-        self._add(Request(request_id, prompt_token_ids, params, request_id if row_key is None else row_key))
+        key, adapter = request_id if row_key is None else row_key, self._adapter_of(params) if params.lora else -1
+        self._add(Request(request_id, prompt_token_ids, params, key, adapter=adapter))
+
+    def _adapter_of(self, params: SamplingParams) -> int:
+        names = [name for name, _ in self.config.loras]
+        if params.lora not in names:
+            known = f"use {', '.join(names)}" if names else "give its directory: --lora NAME=DIR"
+            raise RowError(f"lora is {short_repr(params.lora)}, which no --lora names", known)
+        return names.index(params.lora)
 
     def add_score_request(
         self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]], num_top: int | None = None

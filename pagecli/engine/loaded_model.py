@@ -11,7 +11,7 @@ from pagecli.devices import memory, registry
 from pagecli.devices.base import Device, Model, Runner, RunSettings
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import resolve_engine_model
 from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -126,9 +126,12 @@ class ResolvedModel:
 def resolve(config: EngineConfig) -> ResolvedModel:
     """Find the model that the settings name. Raises ModelError, UsageError as `load` does, but for the weights."""
     device = registry.choose(config.device)
-    source = resolve_model(config.model, config.load_format, config.merge_lora)
+    source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
+    if config.loras and (device.name == "cuda" or config.num_segments > 1):
+        where = "on a GPU" if device.name == "cuda" else "with tensor parallelism"
+        raise UsageError(f"--lora is not computed {where}", "merge one adapter: --merge-lora DIR, or leave the other flag out")
     return ResolvedModel(source, device.name, dtype, resolve_kv_dtype(config.kv_dtype, dtype))
 
 

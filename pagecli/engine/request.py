@@ -117,6 +117,7 @@ class Request:
     end_ids: frozenset[int] = frozenset()  # every token that ends a sequence, once min_tokens are there
     failure: RowError | None = None  # why it ended without output
     num_failures: int = 0  # steps that failed while it ran alone
+    adapter: int = -1  # index of its LoRA adapter; -1: none
     choices: tuple[list[int], ...] = ()  # continuations to score; then no token is chosen
     prompt_scores: list[TokenScore] | None = None
 
@@ -127,6 +128,11 @@ class Request:
             self.live.append(Sequence(self, 0, list(self.prompt_token_ids)))
 
         self.max_num_tokens = len(self.prompt_token_ids) + self.params.max_tokens
+
+    @property
+    def variant(self) -> bytes:
+        """What its K and V depend on beside its tokens."""
+        return b"" if self.adapter < 0 else b" lora %d" % self.adapter
 
     @property
     def num_prompt_tokens(self) -> int:

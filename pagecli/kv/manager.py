@@ -22,6 +22,12 @@ class _Table:
     block_ids: "array[int]" = field(default_factory=lambda: array("i"))
     num_filled: int = 0  # slots that hold a token's K and V
     hashes: list[bytes] = field(default_factory=list)  # of its leading full blocks
+    salt: bytes = b""  # what its first block's hash follows
+
+
+def _parent(table: _Table, at: int) -> bytes:
+    """Hash of the block before the one at `at`; the first follows the salt."""
+    return table.hashes[at - 1] if at else table.salt
 
 
 LEAST_CACHED = 64  # blocks
@@ -115,7 +121,7 @@ class KVManager:
         if missing + (shared is not None) > self.pool.num_available:
             return False
         if table is None:
-            table = self._tables[seq_id] = _Table()
+            table = self._tables[seq_id] = _Table(salt=self._salt)
         if shared is not None:
             self._copy_on_write(table, shared)
         table.block_ids.extend(self.pool.take() for _ in range(missing))
@@ -176,23 +182,22 @@ class KVManager:
         assert self.index is not None
         for at in range(len(table.hashes), table.num_filled // self.block_size):
             first = at * self.block_size
-            parent, tokens = self._parent(table.hashes, at), token_ids[first : first + self.block_size]
+            parent, tokens = _parent(table, at), token_ids[first : first + self.block_size]
             table.hashes.append(chain_hash(parent, tokens))
             self.index.add(table.hashes[-1], table.block_ids[at], parent, tokens)
-
-    def _parent(self, hashes: list[bytes], at: int) -> bytes:
-        """Hash of the block before the one at `at`; the first follows the salt."""
-        return hashes[at - 1] if at else self._salt
 
     def _set_filled(self, block_id: int, num_slots: int) -> None:
         self._num_filled += num_slots - self._block_filled[block_id]
         self._block_filled[block_id] = num_slots
 
-    def prompt_hashes(self, token_ids: list[int]) -> list[bytes]:
-        """Chained hashes of the blocks a new sequence could take over: all full ones that leave a token to compute."""
+    def prompt_hashes(self, token_ids: list[int], variant: bytes = b"") -> list[bytes]:
+        """Chained hashes of the blocks a new sequence could take over: all full ones that leave a token to compute.
+
+        Sequences of different variants share nothing: an adapter changes the K and V of the same tokens.
+        """
         if self.index is None:
             return []
-        return block_hashes(self._salt, token_ids, self.block_size, (len(token_ids) - 1) // self.block_size)
+        return block_hashes(self._salt + variant, token_ids, self.block_size, (len(token_ids) - 1) // self.block_size)
 
     def num_cached_blocks(self, hashes: list[bytes]) -> tuple[int, int]:
         """How many leading blocks of the hashed text are in the cache, and how many of them no table holds."""
@@ -206,12 +211,13 @@ class KVManager:
             idle += self.pool.ref_count(block_id) == 0
         return found, idle
 
-    def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int]) -> int:
+    def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int], variant: bytes = b"") -> int:
         """Start the sequence's table with the cached blocks of its prefix; returns the number of slots that they fill.
 
-        Full blocks are shared. A block that matches the tokens after them in part is copied as far as it matches.
+        Full blocks are shared. A block that matches the tokens after them in part is copied as far as it matches. `hashes` and
+        `variant`: as of prompt_hashes.
         """
-        table = self._tables[seq_id] = _Table()
+        table = self._tables[seq_id] = _Table(salt=self._salt + variant)
         for block_hash in hashes[: self.num_cached_blocks(hashes)[0]]:
             assert self.index is not None
             block_id = self.index.find(block_hash)
@@ -227,7 +233,7 @@ class KVManager:
         """Adopt the leading slots of a cached block whose tokens match the next tokens in part, by copy on write."""
         assert self.index is not None
         at = len(table.block_ids)
-        parent, first = self._parent(table.hashes, at), at * self.block_size
+        parent, first = _parent(table, at), at * self.block_size
         source, num_slots = self.index.find_partial(parent, token_ids[first : min(first + self.block_size, len(token_ids) - 1)])
         if num_slots == 0 or self.pool.num_available <= (self.pool.ref_count(source) == 0):  # the copy takes a block
             return
@@ -250,7 +256,7 @@ class KVManager:
 
     def fork(self, parent_id: int, child_id: int, num_slots: int) -> None:
         """The child's first `num_slots` slots are the parent's: the blocks are shared, nothing is copied."""
-        parent, child = self._tables[parent_id], _Table(num_filled=num_slots)
+        parent, child = self._tables[parent_id], _Table(num_filled=num_slots, salt=self._tables[parent_id].salt)
         assert num_slots <= parent.num_filled, "a fork of slots that hold nothing"
         for block_id in parent.block_ids[: self.num_blocks_for(num_slots)]:
             self._hold(child, block_id, 0)
@@ -300,7 +306,7 @@ class KVManager:
             table = self._tables.pop(seq_id, None)
             if table is None or not table.block_ids:
                 continue
-            self._swapped[seq_id] = _Table(self._swap_targets(table, moved), table.num_filled, table.hashes)
+            self._swapped[seq_id] = _Table(self._swap_targets(table, moved), table.num_filled, table.hashes, table.salt)
             self._release_all(table)
 
     def _swap_targets(self, table: _Table, moved: dict[int, int]) -> "array[int]":
@@ -329,7 +335,7 @@ class KVManager:
             swapped = self._swapped.pop(seq_id, None)
             if swapped is None:
                 continue
-            table = self._tables[seq_id] = _Table(num_filled=swapped.num_filled, hashes=swapped.hashes)
+            table = self._tables[seq_id] = _Table(num_filled=swapped.num_filled, hashes=swapped.hashes, salt=swapped.salt)
             for at, source in enumerate(swapped.block_ids):
                 num_slots = max(0, min(self.block_size, swapped.num_filled - at * self.block_size))
                 self._swap_in_block(table, source, num_slots, moved)
@@ -341,7 +347,7 @@ class KVManager:
         if self.index is not None:
             for at, (block_hash, block_id) in enumerate(zip(table.hashes, table.block_ids, strict=False)):
                 if not self.index.holds(block_id):
-                    self.index.add(block_hash, block_id, self._parent(table.hashes, at), [])
+                    self.index.add(block_hash, block_id, _parent(table, at), [])
 
     def _swap_in_block(self, table: _Table, source: int, num_slots: int, moved: dict[int, int]) -> None:
         if source in moved:

@@ -77,11 +77,10 @@ class LLM:
         from pagecli.cli.generate.model_defaults import with_model_defaults
         from pagecli.cli.terminal.console import Console
         from pagecli.library.rows import source_of
-        from pagecli.model.registry import resolve_model
+        from pagecli.model.registry import resolve_engine_model
 
         job = generate_job(options)
-        model = resolve_model(self.model, job.engine.load_format, job.engine.merge_lora)
-        job = with_model_defaults(job, model, Console(quiet=True))
+        job = with_model_defaults(job, resolve_engine_model(job.engine), Console(quiet=True))
         selection = job.selection.parse()
         opened = None if rows is None else source_of(rows, selection.limit if selection.takes_all else None)
         call = self._rows(job, open_rows(job, warnings.warn, opened))

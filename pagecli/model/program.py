@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Literal
 
+from pagecli.core.arrays import Array
 from pagecli.core.model_config import ModelConfig, RopeConfig
 from pagecli.model.decoder import NormKind
 
@@ -121,6 +122,20 @@ class Linear:
     bias: Weight | None = None
     activation: str = "none"
     first_column: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """out[T, first : last] += x[T, K] @ a.T @ b of each token's adapter: its ranks starts[i] : starts[i + 1] of a[R, K] and
+    b[R, last - first], float32 (model/adapters/adapted_program.py)."""
+
+    out: str
+    x: str
+    first: int
+    last: int
+    a: Array
+    b: Array
+    starts: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +276,9 @@ class Head:
 
 
 Mixture = Router | ExpertLinear | Combine
-Operation = Embedding | Linear | Norm | Split | Rotary | Attention | GatedActivation | Mixture | Add | Reduce | Select | Head
+Operation = (
+    Embedding | Linear | LowRank | Norm | Split | Rotary | Attention | GatedActivation | Mixture | Add | Reduce | Select | Head
+)
 
 
 @dataclass(frozen=True, slots=True)

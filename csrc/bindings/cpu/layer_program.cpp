@@ -34,7 +34,8 @@ void check_blocks(const RecordedProgram& program, const StepArrays& step, int64_
 }
 
 void run(const RecordedProgram& program, const TensorView& positions, const TensorView& cos_sin, const TensorView& slot_ids,
-         const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start) {
+         const TensorView& block_tables, const TensorView& context_lens, const TensorView& query_start,
+         const TensorView& adapter_ids) {
     check(positions, "positions", DType::int32, {"tokens"});
     check(slot_ids, "slot_ids", DType::int64, {positions.shape[0]});
     check(block_tables, "block_tables", DType::int32, {"sequences", "max_blocks"});
@@ -45,6 +46,10 @@ void run(const RecordedProgram& program, const TensorView& positions, const Tens
                static_cast<long long>(positions.shape[0]));
     check_rotation(program, positions, cos_sin);
     if (program.num_slots >= 0) check_ids(slot_ids, "slot_ids", program.num_slots);
+    if (adapter_ids.given()) {
+        check(adapter_ids, "adapter_ids", DType::int32, {positions.shape[0]});
+        check_adapter_ids(adapter_ids, program.num_adapters);
+    }
     const StepArrays step = {positions.shape[0],
                              block_tables.shape[0],
                              positions.as<const int32_t>(),
@@ -54,7 +59,8 @@ void run(const RecordedProgram& program, const TensorView& positions, const Tens
                              context_lens.as<const int32_t>(),
                              query_start.as<const int32_t>(),
                              cos_sin.given() ? cos_sin.stride[0] : 0,
-                             block_tables.stride[0]};
+                             block_tables.stride[0],
+                             adapter_ids.given() ? adapter_ids.as<const int32_t>() : nullptr};
     check_blocks(program, step, block_tables.shape[1]);
     nb::gil_scoped_release release;
     program.program.run(step);
@@ -84,6 +90,11 @@ void RecordedProgram::add_store(const StoreKVArgs& args, int64_t slots) {
     num_slots = num_slots < 0 ? slots : std::min(num_slots, slots);
 }
 
+void RecordedProgram::add_low_rank(const LowRankArgs& args, int64_t adapters) {
+    add(args, args.tokens);
+    num_adapters = num_adapters < 0 ? adapters : std::min(num_adapters, adapters);
+}
+
 void RecordedProgram::add_rotary(const RotaryEmbeddingArgs& args, int64_t columns) {
     if (table_width >= 0 && table_width != columns) refuse("recording: expected one cos_sin for all layers");
     add(args, args.tokens);
@@ -94,7 +105,7 @@ void bind_layer_program(nb::module_& module) {
     nb::class_<RecordedProgram>(module, "LayerProgram")
         .def(nb::init<int64_t>(), nb::arg("max_tokens"))
         .def("run", run, nb::arg("positions"), nb::arg("cos_sin").none(), nb::arg("slot_ids"), nb::arg("block_tables"),
-             nb::arg("context_lens"), nb::arg("query_start"))
+             nb::arg("context_lens"), nb::arg("query_start"), nb::arg("adapter_ids").none())
         .def_prop_ro("num_operations", [](const RecordedProgram& p) { return p.program.operations().size(); });
 }
 

@@ -22,12 +22,14 @@ struct RecordedProgram {
     int64_t max_tokens;
     int64_t num_slots = -1;   // of the smallest cache that is written; -1: none is
     int64_t table_width = -1;  // columns of cos_sin; -1: nothing is rotated
+    int64_t num_adapters = -1;  // -1: no operation has any
     std::vector<Cache> caches;
 
     // Every operation has to be on `max_tokens` rows; ValueError where it is not.
     void add(const LayerProgram::Operation& operation, int64_t tokens);
     void add_attention(const PagedAttentionArgs& args, int64_t tokens, int64_t num_blocks);
     void add_store(const StoreKVArgs& args, int64_t num_slots);
+    void add_low_rank(const LowRankArgs& args, int64_t num_adapters);
     void add_rotary(const RotaryEmbeddingArgs& args, int64_t columns);
 };
 

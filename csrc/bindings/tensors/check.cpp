@@ -141,6 +141,15 @@ void check_masks(const TensorView& words, const TensorView& mask_of, int64_t row
             refuse("words[%lld]: expected no bits beyond the %lld outputs", static_cast<long long>(mask), static_cast<long long>(cols));
 }
 
+void check_adapter_ids(const TensorView& tensor, int64_t limit) {
+    check_contiguous(tensor, "adapter_ids");
+    const int32_t* of_token = tensor.as<const int32_t>();
+    for (int64_t token = 0; token < tensor.shape[0]; ++token)
+        if (of_token[token] < -1 || of_token[token] >= limit)
+            refuse("adapter_ids[%lld]: expected a value in [-1, %lld), got %d", static_cast<long long>(token),
+                   static_cast<long long>(limit), of_token[token]);
+}
+
 void check_ids(const TensorView& tensor, const char* name, int64_t limit) {
     if (tensor.dtype == DType::int32) {
         check_range<int32_t>(tensor, name, limit);

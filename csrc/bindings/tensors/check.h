@@ -31,6 +31,9 @@ void check_masks(const TensorView& words, const TensorView& mask_of, int64_t row
 // Every value of a contiguous int32 or int64 tensor in [0, limit).
 void check_ids(const TensorView& tensor, const char* name, int64_t limit);
 
+// Every value of a contiguous int32 tensor in [-1, limit).
+void check_adapter_ids(const TensorView& tensor, int64_t limit);
+
 // ValueError with a printf-style message.
 [[noreturn, gnu::format(printf, 1, 2)]] void refuse(const char* format, ...);
 

@@ -14,6 +14,7 @@
 #include "pagecli/linear/grouped_linear.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/linear_argmax.h"
+#include "pagecli/linear/low_rank.h"
 #include "pagecli/linear/masked_argmax.h"
 #include "pagecli/linear/pack_bounds.h"
 #include "pagecli/linear/pack_weight.h"

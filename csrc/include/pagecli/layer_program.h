@@ -20,6 +20,7 @@
 #include "pagecli/experts/router.h"
 #include "pagecli/linear/grouped_linear.h"
 #include "pagecli/linear/linear.h"
+#include "pagecli/linear/low_rank.h"
 
 namespace pagecli {
 
@@ -33,12 +34,13 @@ struct StepArrays {
     const int32_t* context_lens;  // [sequences]
     const int32_t* query_start;   // [sequences + 1]
     int64_t cos_sin_stride, block_tables_stride;
+    const int32_t* adapter_ids;  // [tokens]; null: no token has an adapter
 };
 
 class LayerProgram {
    public:
     using Operation = std::variant<LinearArgs, RmsNormArgs, LayerNormArgs, RotaryEmbeddingArgs, ActivationArgs,
-                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs, ReduceArgs, RouterArgs,
+                                   GatedActivationArgs, StoreKVArgs, PagedAttentionArgs, ReduceArgs, LowRankArgs, RouterArgs,
                                    GroupedLinearArgs, CombineExpertsArgs>;
 
     void add(const Operation& operation) { operations_.push_back(operation); }

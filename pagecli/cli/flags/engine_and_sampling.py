@@ -164,6 +164,17 @@ Model = Annotated[
         autocompletion=completion.model_names,
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    option(
+        "A LoRA adapter (PEFT) that rows choose by its name in a column lora; may be given several times. Rows that name none "
+        "take the only one given. On the CPU.",
+        MODEL,
+        "--lora",
+        metavar="NAME=DIR",
+        allow_from_autoenv=False,
+    ),
+]
 MergeLora = Annotated[
     str | None,
     option("A LoRA adapter (PEFT) that is merged into the weights as they are read.", MODEL, "--merge-lora", metavar="DIR"),

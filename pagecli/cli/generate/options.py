@@ -16,8 +16,8 @@ from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFA
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
-from pagecli.model.source import ADAPTER_FILES
 from pagecli.model.readers.generation_config import SAMPLING_KEYS
+from pagecli.model.source import ADAPTER_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ class GenerateOptions:
     reasoning: form_flags.Reasoning = "auto"
     thinking_budget: form_flags.ThinkingBudget = None
     load_format: flags.LoadFormatChoice = "auto"
+    lora: flags.Lora = None
     merge_lora: flags.MergeLora = None
     device: flags.DeviceChoice = "cpu"
     dtype: flags.DTypeChoice = "auto"
@@ -152,8 +153,22 @@ class GenerateOptions:
         """Flag -> the file that it names: what prompts are made of, what outputs may be, an adapter."""
         files = {"--template-file": self.template_file, "--system-file": self.system_file}
         files |= {"--json-schema": self.json_schema, "--grammar": self.grammar}
-        adapter = None if self.merge_lora is None else Path(self.merge_lora) / ADAPTER_FILES[1]
-        return {**files, "--few-shot": self.few_shot, "--merge-lora": adapter}
+        adapters = {f"--lora {name}": path for name, path in self.loras}
+        adapters |= {} if self.merge_lora is None else {"--merge-lora": self.merge_lora}
+        files |= {flag: Path(path) / ADAPTER_FILES[1] for flag, path in adapters.items()}
+        return {**files, "--few-shot": self.few_shot}
+
+    @property
+    def loras(self) -> tuple[tuple[str, str], ...]:
+        """--lora as names and directories. Raises UsageError."""
+        found: dict[str, str] = {}
+        for given in self.lora or ():
+            name, _, path = given.partition("=")
+            if not name or not path or name in found:
+                twice = f"names {name} twice" if name in found else f"is {given!r}"
+                raise UsageError(f"--lora {twice}", "write a name and a directory, as in --lora polite=./polite-adapter")
+            found[name] = path
+        return tuple(found.items())
 
     @property
     def pool(self) -> PoolOptions | None:
@@ -190,9 +205,10 @@ class GenerateOptions:
         """The sampling parameters of rows that bring none, those of the model aside. Raises UsageError naming the flag."""
         chosen = {name: getattr(self, name) for name in SAMPLING_DEFAULTS if getattr(self, name, None) is not None}
         lists = {"stop": tuple(self.stop or ()), "stop_token_ids": tuple(self.stop_token_id or ())}
+        adapter = {"lora": self.loras[0][0] if len(self.loras) == 1 else None}
         forms = form_flags.constraint_params(self.json_schema, self.regex, self.grammar, self.choice)
         try:
-            return SamplingParams(**chosen | lists | forms)
+            return SamplingParams(**chosen | lists | forms | adapter)
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error

@@ -24,7 +24,7 @@ from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import DATABASE_SUFFIXES, is_stream_output, suffix_of
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import resolve_engine_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
@@ -40,8 +40,7 @@ def run_parts(job: GenerateJob, console: Console) -> int:
     assert count is not None
     parts = PartDirectory(Path(remote_files.local(job.output)), count)
     parts.check_output_is_free(job.overwrite)
-    engine, asked = job.engine, job.prompts.template_time
-    source = resolve_model(engine.model, engine.load_format, engine.merge_lora)
+    asked, source = job.prompts.template_time, resolve_engine_model(job.engine)
 
     def key_at(now: datetime) -> str:
         part = with_model_defaults(_part(job, parts, 1, asked or now), source, Console(quiet=True))  # each part's run warns

@@ -53,7 +53,7 @@ from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.atomic_file import WholeFile
 from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.writers.open_output import RowWriter, open_output
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import resolve_engine_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
@@ -151,8 +151,8 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
 
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
-    console, model = run.console, run.job.engine
-    model_source = resolve_model(model.model, model.load_format, model.merge_lora)
+    console = run.console
+    model_source = resolve_engine_model(run.job.engine)
     job = with_model_defaults(run.job, model_source, console)
     run = replace(run, job=job)
     identified = None

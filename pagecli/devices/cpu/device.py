@@ -11,6 +11,7 @@ from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.devices.limits import check_computed
 from pagecli.devices.memory import available_bytes
 from pagecli.errors import UsageError
+from pagecli.model.adapters.adapted_program import adapted
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
@@ -61,7 +62,7 @@ class CpuDevice:
         reader = WeightReader(open_weights(source))
         program = reader.program(source.config)
         reader.check_nothing_left(program)
-        program = of_program(program)
+        program = adapted(of_program(program), source.adapters)
         weights = CpuWeights(program, reader, dtype)
         return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
 

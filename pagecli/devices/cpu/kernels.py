@@ -109,6 +109,20 @@ def linear(
     _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, _recorded(program))
 
 
+def low_rank(
+    out: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    starts: Tensor,
+    adapter_ids: Tensor | None,
+    program: "LayerProgram | None" = None,
+) -> None:
+    """out[T, N] += (x[T, K] @ a[r].T) @ b[r] of the ranks r = starts[i]:starts[i + 1] of each token's adapter
+    i = adapter_ids[T] (int32), of a[R, K] and b[R, N]; nothing where i is -1, or adapter_ids None."""
+    _native.low_rank(out, x, a, b, starts, adapter_ids, _recorded(program))
+
+
 def pack_bounds(weight: PackedWeight) -> QuantizedBounds | None:
     """The quantized upper bounds of weight[N, K]; None where a weight is not finite or too large to be bounded."""
     packed = quantized_bounds.allocate(weight.num_rows, weight.num_cols)
@@ -315,10 +329,11 @@ class LayerProgram:
         block_tables: Tensor,
         context_lens: Tensor,
         query_start: Tensor,
+        adapter_ids: Tensor | None = None,
     ) -> None:
         """Run what was recorded on the first T = len(positions) rows of its buffers, with these arrays, shaped as the
         operations take them, in place of those of the recording. cos_sin may be None where nothing is rotated."""
-        self.native.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start)
+        self.native.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start, adapter_ids)
 
 
 def _recorded(program: LayerProgram | None) -> Any:

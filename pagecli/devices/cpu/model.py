@@ -25,6 +25,7 @@ from pagecli.model.program import (
     GatedActivation,
     Head,
     Linear,
+    LowRank,
     Norm,
     Operation,
     Program,
@@ -163,9 +164,8 @@ class CpuModel:
             values, any_inputs = Values(self.workspace, max_tokens), _any_inputs(max_tokens)
             _run(self._layers, _Step(values, any_inputs, step.kv, step.cos_sin, self._recorded))
             self._recorded_for = weakref.ref(step.kv)
-        self._recorded.run(
-            inputs.positions, step.cos_sin, inputs.slot_ids, inputs.block_tables, inputs.context_lens, inputs.query_start
-        )
+        sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
+        self._recorded.run(inputs.positions, step.cos_sin, inputs.slot_ids, *sequences, inputs.adapter_ids)
 
     def _bind(self, operations: Iterable[Operation]) -> list[_Bound]:
         """The operations as calls of kernels; views and the head, which `forward` and `most_likely` take, aside."""
@@ -177,6 +177,8 @@ class CpuModel:
                 return self._segment(operation)
             case Linear() | LinearAdd():
                 return self._linear(operation)
+            case LowRank():
+                return self._low_rank(operation)
             case Norm():
                 return self._norm(operation, operation.out, accumulate=False)
             case NormAdd(out, norm):
@@ -218,6 +220,13 @@ class CpuModel:
         weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
         return lambda step: kernels.linear(
             step.values[out], step.values[x][:, first:last], weight, bias, "none", False, step.program
+        )
+
+    def _low_rank(self, operation: LowRank) -> _Bound:
+        out, x, first, last = operation.out, operation.x, operation.first, operation.last
+        matrices = operation.a, operation.b, operation.starts
+        return lambda step: kernels.low_rank(
+            step.values[out][:, first:last], step.values[x], *matrices, step.inputs.adapter_ids, step.program
         )
 
     def _reduce(self, operation: Reduce | ReduceAdd) -> _Bound:

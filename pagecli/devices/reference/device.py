@@ -9,6 +9,7 @@ from pagecli.devices.memory import available_bytes
 from pagecli.devices.reference.model import ReferenceModel
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import UsageError
+from pagecli.model.adapters.adapted_program import adapted
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
 
@@ -37,7 +38,7 @@ class ReferenceDevice:
     def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> ReferenceModel:
         reader = WeightReader(open_weights(source))
         program = reader.program(source.config)
-        model = ReferenceModel(program, reader)
+        model = ReferenceModel(adapted(program, source.adapters), reader)
         reader.check_nothing_left(program)
         return model
 

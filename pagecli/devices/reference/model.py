@@ -17,6 +17,7 @@ from pagecli.model.program import (
     GatedActivation,
     Head,
     Linear,
+    LowRank,
     Norm,
     Operation,
     Program,
@@ -61,7 +62,8 @@ class ReferenceModel:
     @torch.inference_mode()
     def logits(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> torch.Tensor:
         """[R, vocab] of the model's type; `kv`: numpy's arrays or torch's tensors."""
-        step = StepInputs(**{name: as_tensor(getattr(inputs, name)) for name in StepInputs.__slots__})
+        arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
+        step = StepInputs(**{name: None if array is None else as_tensor(array) for name, array in arrays.items()})
         values: Values = {}
         for operation in self.program.operations():
             self._execute(operation, values, step, kv)
@@ -81,6 +83,9 @@ class ReferenceModel:
             case Reduce(out, parts):
                 values[out] = torch.empty_like(values[parts[0]])
                 operations.reduce(values[out], [values[part] for part in parts])
+            case LowRank(out, x, first, last, a, b, starts):
+                matrices = torch.from_numpy(a).to(self.dtype), torch.from_numpy(b).to(self.dtype), torch.from_numpy(starts)
+                operations.low_rank(values[out][:, first:last], values[x], *matrices, step.adapter_ids)
             case Norm():
                 self._norm(operation, values)
             case Split(q, k, v, x, heads, kv_heads, head_dim):

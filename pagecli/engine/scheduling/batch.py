@@ -124,6 +124,7 @@ class Batch:
         self._running: list[Request] = []  # in order of admission: the last one is preempted first
         self._ended: list[Sequence] = []  # finished ones of a running static batch: they keep their memory
         self._watermark = max(1, int(WATERMARK * kv.pool.num_blocks))
+        self.has_adapters = False  # a request has a LoRA adapter
         self.has_scores = False  # a request wanted log probabilities of given tokens
         self._num_scores_left = limits.max_scores  # that the step being planned may still compute
 
@@ -155,7 +156,9 @@ class Batch:
         """Queue the request. Precondition: it fits into the empty pool (Admission.check)."""
         scoring = request.live[0].scoring
         prompt = request.prompt_token_ids
-        request.prefix_hashes = self.kv.prompt_hashes(prompt if scoring is None else scoring.may_be_cached(prompt))
+        known = prompt if scoring is None else scoring.may_be_cached(prompt)
+        request.prefix_hashes = self.kv.prompt_hashes(known, request.variant)
+        self.has_adapters = self.has_adapters or request.adapter >= 0
         self.has_scores = self.has_scores or scoring is not None
         self._waiting.add(request)
 
@@ -199,13 +202,14 @@ class Batch:
         """Give a sequence without blocks those of its text that the cache still has."""
         scoring, token_ids = sequence.scoring, sequence.token_ids
         known = token_ids if scoring is None else scoring.may_be_cached(token_ids)
-        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, self._hashes(sequence, known), known)
+        hashes, variant = self._hashes(sequence, known), sequence.request.variant
+        sequence.num_computed = self.kv.adopt_prefix(sequence.seq_id, hashes, known, variant)
 
     def _hashes(self, sequence: Sequence, known: list[int]) -> list[bytes]:
         request = sequence.request
         if len(known) == request.num_prompt_tokens:
             return request.prefix_hashes
-        return self.kv.prompt_hashes(known)
+        return self.kv.prompt_hashes(known, request.variant)
 
     def _preempt(self, request: Request) -> None:
         """Take the whole request out of the batch: its blocks move to the swap pool, or are dropped to be computed again."""

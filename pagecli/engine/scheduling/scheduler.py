@@ -97,7 +97,8 @@ class Scheduler(Batch):
             chunks, has_wanted = self._with_scores(chunks, lengths)
         if self.drafter is not None and len(chunks) <= self.drafter.max_sequences:
             chunks, has_wanted = self._with_drafts(self.drafter, chunks, lengths)
-        return StepPlan(chunks, self.kv.take_moves(), memory=self.kv.snapshot(), has_wanted=has_wanted)
+        adapters = [sequence.request.adapter for sequence in lengths] if self.has_adapters else ()
+        return StepPlan(chunks, self.kv.take_moves(), memory=self.kv.snapshot(), has_wanted=has_wanted, adapters=adapters)
 
     def _with_scores(self, chunks: list[Chunk], lengths: dict[Sequence, int]) -> tuple[list[Chunk], bool]:
         """The step's chunks with what they are to score, and whether there is any."""

@@ -30,7 +30,7 @@ NOT_IDENTITY = (
     *("columns.tool_calls", "dry_run", "profile"),
     *("prompts.template_time", "open_to_model", "of_model"),  # what they make of `params` counts
     *("formats.output_format", "formats.compression", "formats.row_group_rows"),
-    "engine.merge_lora",  # a path: its files are the model's
+    *("engine.merge_lora", "engine.loras"),  # paths: their files are the model's
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
     *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),

@@ -33,10 +33,11 @@ _HEADER_BYTES = 32 << 20  # of a .gguf file, within which its chat template is
 
 
 def weights_paths(source: ModelSource) -> list[Path]:
-    """The files the weights are in, those of a merged adapter too, in a fixed order; none of random ones."""
+    """The files the weights are in, those of adapters too, in a fixed order; none of random ones."""
     own = [] if source.weights_path is None else [source.weights_path, *_shards(source.weights_path)]
-    folder = source.merged_adapter
-    return own if folder is None else [*own, *(folder / name for name in ADAPTER_FILES)]
+    folders = [folder for _, folder in source.adapters]
+    folders += [] if source.merged_adapter is None else [source.merged_adapter]
+    return own + [folder / name for folder in folders for name in ADAPTER_FILES]
 
 
 def weights_identity(source: ModelSource) -> list[dict[str, Any]]:

@@ -125,6 +125,7 @@ _BY_NAME: dict[str, Callable[[str, Any], Any]] = {
     "regex": _text,
     "grammar": _text,
     "choice": _choices,
+    "lora": _text,
 }
 _BY_TYPE: dict[Any, Callable[[str, Any], Any]] = {
     int: _integer,

@@ -204,13 +204,13 @@ class ReservedManager:
         self.pool.buddy.release(first)
         self._num_reserved_blocks -= self.num_blocks_for(group.num_slots)
 
-    def prompt_hashes(self, token_ids: list[int]) -> list[bytes]:
+    def prompt_hashes(self, token_ids: list[int], variant: bytes = b"") -> list[bytes]:
         return []
 
     def num_cached_blocks(self, hashes: list[bytes]) -> tuple[int, int]:
         return 0, 0
 
-    def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int]) -> int:
+    def adopt_prefix(self, seq_id: int, hashes: list[bytes], token_ids: list[int], variant: bytes = b"") -> int:
         """Always 0: there is no prefix cache."""
         return 0
 

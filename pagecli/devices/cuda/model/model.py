@@ -88,7 +88,8 @@ class CudaModel:
         context_lens, query_start = inputs.context_lens, inputs.query_start
         self.reserve_positions(int(context_lens.max()))
         plans = {w: plan_attention(context_lens, query_start, self.attention_shape, self.place, w) for w in self.windows}
-        moved = {name: torch.from_numpy(getattr(inputs, name)).to(self.place) for name in StepInputs.__slots__}
+        arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
+        moved = {name: torch.from_numpy(array).to(self.place) for name, array in arrays.items() if array is not None}
         out = torch.empty(inputs.logit_rows.shape[0], self.config.vocab_size, device=self.place)
         self.compute(CudaStep(StepInputs(**moved), plans), kv, out)
         return out

@@ -1,0 +1,102 @@
+"""A program with LoRA adapters beside its weights: behind each linear layer that adapters change, what they add to it.
+
+The sums of tokens without an adapter are those of the program as it was. Adapters are added behind a layer's addition to the
+hidden states, so that a device may still compute both in one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from pagecli.core.arrays import Array
+from pagecli.errors import ModelError
+from pagecli.model.adapters.peft_adapter import Adapter, LowRankUpdate, read_adapter
+from pagecli.model.program import Add, Head, Linear, LowRank, Operation, Program, weights_of
+from pagecli.model.weights.layout import ordered
+
+_WEIGHT = ".weight"
+
+
+def adapted(program: Program, directories: Sequence[tuple[str, Path]]) -> Program:
+    """The program with these adapters (name, directory), numbered in their order.
+
+    Raises ModelError for an adapter that is none, that is another model's, or that changes what only merging can change.
+    """
+    if not directories:
+        return program
+    adapters = [read_adapter(directory) for _, directory in directories]
+    _check(program, adapters)
+
+    def with_updates(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+        return tuple(_with_updates(operations, adapters))
+
+    layers = tuple(with_updates(layer) for layer in program.layers)
+    return replace(program, embed=with_updates(program.embed), layers=layers, head=with_updates(program.head))
+
+
+def _check(program: Program, adapters: Sequence[Adapter]) -> None:
+    linear, others = set[str](), set[str]()
+    for operation in program.operations():
+        names = {name.removesuffix(_WEIGHT) for weight in weights_of(operation) for name in weight.names}
+        plain = isinstance(operation, Linear) and operation.activation == "none"
+        (linear if plain else others).update(names)
+    for adapter in adapters:
+        for module in adapter.updates:
+            if module in others:
+                raise ModelError(
+                    f"{adapter.directory}: changes {module}, which is no linear layer whose output is used as it is",
+                    f"merge it: --merge-lora {adapter.directory}",
+                )
+            if module not in linear:
+                raise ModelError(f"{adapter.directory}: changes {module}, which the model does not have", "is it its base?")
+
+
+def _with_updates(operations: Sequence[Operation], adapters: Sequence[Adapter]) -> Iterator[Operation]:
+    """The operations, and behind each linear layer, or behind its addition, what adapters add."""
+    updates: list[tuple[Linear, int, int, list[LowRankUpdate | None]]] = []
+    for at, operation in enumerate(operations):
+        yield operation
+        if isinstance(operation, Linear):
+            updates = list(_updates_of(operation, adapters))
+        following = operations[at + 1] if at + 1 < len(operations) else None
+        is_added = isinstance(following, Add) and isinstance(operation, Linear) and following.x == operation.out
+        if not is_added and not isinstance(operation, Head):
+            out = operation.out if isinstance(operation, Add | Linear) else ""
+            yield from (_low_rank(linear, out, first, last, found) for linear, first, last, found in updates)
+            updates = []
+
+
+def _updates_of(linear: Linear, adapters: Sequence[Adapter]) -> Iterator[tuple[Linear, int, int, list[LowRankUpdate | None]]]:
+    """Of each part of a layer that an adapter changes: its first column of the output, the one behind its last, the updates."""
+    weight = linear.weight
+    ends = list(accumulate(weight.rows))
+    for name, rows, last in zip(weight.names, weight.rows, ends, strict=True):
+        found = [adapter.updates.get(name.removesuffix(_WEIGHT)) for adapter in adapters]
+        for adapter, update in zip(adapters, found, strict=True):
+            if update is not None and (update.b.shape[0], update.a.shape[1]) != (rows, weight.columns):
+                shape = [update.b.shape[0], update.a.shape[1]]
+                raise ModelError(
+                    f"{adapter.directory}: changes {name} of shape {shape}, the model's is {[rows, weight.columns]}",
+                    "is it its base?",
+                )
+        if any(update is not None for update in found):
+            yield linear, last - rows, last, found
+
+
+def _low_rank(linear: Linear, out: str, first: int, last: int, updates: Sequence[LowRankUpdate | None]) -> LowRank:
+    present = [update for update in updates if update is not None]
+    ranks = [0 if update is None else len(update.a) for update in updates]
+    a = np.concatenate([update.a for update in present])
+    b = np.concatenate([_columns(linear, update, first, last) for update in present])
+    starts = np.array([0, *accumulate(ranks)], np.int32)
+    return LowRank(out, linear.x, first, last, np.ascontiguousarray(a), np.ascontiguousarray(b), starts)
+
+
+def _columns(linear: Linear, update: LowRankUpdate, first: int, last: int) -> Array:
+    """[rank, last - first]: the update's b, scaled, its rows in the order that the program has the weight's rows in."""
+    whole = np.zeros((linear.weight.num_rows, update.b.shape[1]), np.float32)
+    whole[first:last] = update.b * np.float32(update.scale)
+    return ordered(linear.weight, whole, ())[first:last].T

@@ -1,0 +1,125 @@
+"""LoRA adapters side by side in one batch: each row as from the model that PEFT merges for it, rows without one as if there
+were none, whatever runs beside them."""
+
+import pytest
+import torch
+from test_same_text import make_engine, make_rows
+from tiny_adapters import merged_model, save_adapter
+
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.errors import ModelError, RowError, UsageError
+
+NAMES = ("large", "small", None)
+PARTS = {
+    "llama": (
+        {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
+        {"r": 3, "target_modules": ["k_proj", "down_proj"], "layers_to_transform": [0, 2]},
+    ),
+    "opt": ({"r": 8, "target_modules": ["q_proj", "out_proj", "fc2"]}, {"r": 2, "target_modules": ["v_proj"]}),
+}
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model, tmp_path_factory):
+    """adapters(name of a tiny model) -> the engine's setting."""
+    root, made = tmp_path_factory.mktemp("adapters"), {}
+
+    def make(name):
+        if name not in made:
+            pairs = zip(NAMES, PARTS[name], strict=False)
+            made[name] = tuple(
+                (kind, str(save_adapter(tiny_model(name), root / name / kind, seed, **settings)))
+                for seed, (kind, settings) in enumerate(pairs, 1)
+            )
+        return made[name]
+
+    return make
+
+
+def run(engine, rows, names):
+    for i, (prompt, params) in enumerate(rows):
+        engine.add_request(i, prompt, SamplingParams(**{f: getattr(params, f) for f in params.__slots__} | {"lora": names[i]}))
+    found = {}
+    while len(found) < len(rows):
+        found |= {output.request_id: output for output in engine.step()}
+    engine.close()
+    return [[(o.token_ids, o.logprobs) for o in found[i].sequences] for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_greedy_rows_are_those_of_the_merged_models(tiny_model, adapters, name):
+    loras = adapters(name)
+    generator = torch.Generator().manual_seed(4)
+    prompts = [torch.randint(3, 340, (length,), generator=generator).tolist() for length in (5, 5, 5, 20, 33, 18)]
+    params = SamplingParams(max_tokens=6, ignore_eos=True, logprobs=0)
+    names = [NAMES[i % 3] for i in range(len(prompts))]
+    found = run(make_engine(tiny_model(name), loras=loras), [(prompt, params) for prompt in prompts], names)
+    for kind in ("large", "small"):
+        model = merged_model(tiny_model(name), dict(loras)[kind])
+        for prompt, outputs, chosen in zip(prompts, found, names, strict=True):
+            if chosen != kind:
+                continue
+            token_ids, logprobs = outputs[0]
+            with torch.inference_mode():
+                logits = model(torch.tensor([prompt + token_ids])).logits[0, len(prompt) - 1 : -1]
+            assert logits.argmax(-1).tolist() == token_ids
+            expected = logits.log_softmax(-1).max(-1).values
+            torch.testing.assert_close(torch.tensor([each.logprob for each in logprobs]), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_rows_without_an_adapter_keep_their_bits(tiny_model, adapters, name):
+    rows = make_rows(21)
+    plain = run(make_engine(tiny_model(name)), rows, [None] * len(rows))
+    names = [NAMES[i % 3] for i in range(len(rows))]
+    mixed = run(make_engine(tiny_model(name), loras=adapters(name)), rows, names)
+    for i, chosen in enumerate(names):
+        assert (mixed[i] == plain[i]) == (chosen is None), i
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_num_seqs": 8, "max_batch_tokens": 16},
+        {"num_slots": 320, "block_size": 8, "max_num_seqs": 16},
+        {"num_slots": 320, "block_size": 8, "max_num_seqs": 16, "preemption": "swap", "swap_slots": 512},
+        {"prefix_caching": False},
+        {"threads": 2},
+        {"speculate": 0},
+        {"block_size": 1},
+    ],
+    ids=str,
+)
+def test_rows_with_adapters_come_out_the_same_whatever_runs_beside_them(tiny_model, adapters, setting):
+    path, loras = tiny_model("llama"), adapters("llama")
+    rows = [row for row in make_rows(28) for _ in NAMES]  # each prompt with each adapter: nothing of one may serve another
+    names = [NAMES[i % 3] for i in range(len(rows))]
+    expected = run(make_engine(path, loras=loras), rows, names)
+    assert run(make_engine(path, loras=loras, **setting), rows, names) == expected
+
+
+@pytest.mark.parametrize("device", ["reference"])
+def test_the_reference_computes_the_same_tokens(tiny_model, adapters, device):
+    rows = [([5, 6, 7, 8], SamplingParams(max_tokens=5, ignore_eos=True))] * 3
+    path, loras = tiny_model("llama"), adapters("llama")
+    ours = run(make_engine(path, loras=loras), rows, NAMES)
+    assert [row[0][0] for row in run(make_engine(path, loras=loras, device=device), rows, NAMES)] == [row[0][0] for row in ours]
+
+
+def test_an_unknown_name_is_the_rows_error(tiny_model, adapters):
+    engine = make_engine(tiny_model("llama"), loras=adapters("llama"))
+    with pytest.raises(RowError, match="lora is 'larg', which no --lora names"):
+        engine.add_request(0, [1, 2], SamplingParams(lora="larg"))
+    engine.close()
+
+
+def test_adapters_that_only_merging_can_apply_are_refused(tiny_model, tmp_path):
+    adapter = save_adapter(tiny_model("opt"), tmp_path / "fc1", r=2, target_modules=["fc1"])
+    with pytest.raises(ModelError, match=r"changes model\.decoder\.layers\.0\.fc1, which is no linear layer") as caught:
+        make_engine(tiny_model("opt"), loras=(("fc1", str(adapter)),))
+    assert "--merge-lora" in caught.value.hint
+
+
+def test_tensor_parallel_sums_are_refused(tiny_model, adapters):
+    with pytest.raises(UsageError, match="--lora is not computed with tensor parallelism"):
+        make_engine(tiny_model("llama"), loras=adapters("llama"), sum_segments=2)
