@@ -1,6 +1,7 @@
 // One table of kernels per instruction set; everything above the kernels calls through a table and knows nothing of ISAs.
 #pragma once
 
+#include "pagecli/adapters/low_rank.h"
 #include "pagecli/attention/paged_attention.h"
 #include "pagecli/attention/store_kv.h"
 #include "pagecli/elementwise/activation.h"
@@ -14,7 +15,6 @@
 #include "pagecli/linear/grouped_linear.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/linear_argmax.h"
-#include "pagecli/linear/low_rank.h"
 #include "pagecli/linear/masked_argmax.h"
 #include "pagecli/linear/pack_bounds.h"
 #include "pagecli/linear/pack_weight.h"

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "pagecli/adapters/low_rank.h"
 #include "pagecli/attention/paged_attention.h"
 #include "pagecli/attention/store_kv.h"
 #include "pagecli/elementwise/activation.h"
@@ -20,7 +21,6 @@
 #include "pagecli/experts/router.h"
 #include "pagecli/linear/grouped_linear.h"
 #include "pagecli/linear/linear.h"
-#include "pagecli/linear/low_rank.h"
 
 namespace pagecli {
 

@@ -1,6 +1,6 @@
 // The update of LoRA adapters, row by row: the two matrices of a layer are small enough to stay in the second-level cache.
 #include "isa/vec.h"
-#include "pagecli/linear/low_rank.h"
+#include "pagecli/adapters/low_rank.h"
 #include "parallel.h"
 
 namespace pagecli::PAGECLI_ISA {
