@@ -29,6 +29,7 @@ def config(
             metavar="COMMAND", help="The command whose flags to show.", autocompletion=completion.configurable_commands
         ),
     ] = "generate",
+    show_all: Annotated[bool, typer.Option("--all", help="Show also what is not set, with its default.")] = False,
     as_json: flags.Json = False,
 ) -> int:
     """Show the settings in effect, and where each comes from.
@@ -50,7 +51,10 @@ def config(
         if as_json:
             print(json.dumps({"command": command, "files": _files(), "settings": found}, indent=2, default=str))
         else:
-            _print_table(found)
+            chosen = {name: item for name, item in found.items() if show_all or item["source"] != "default"}
+            _print_table(chosen)
+            if not show_all:
+                console.note(f"{len(found) - len(chosen)} more have their defaults: pagecli config {command} --all")
         return 0
 
     return exit_code_of(run, console)
@@ -70,6 +74,8 @@ def shown_settings(context: typer.Context, commands: Mapping[str, Any], name: st
 
 
 def _print_table(found: dict[str, Any]) -> None:
+    if not found:
+        return
     rows = [(name.replace("_", "-"), _text(item["value"]), item["place"] or "default") for name, item in found.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     screen = terminal_width(sys.stdout)

@@ -1,6 +1,7 @@
 """The engine: requests in, finished requests out, one step at a time. `step` is the table of contents of the program."""
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +41,15 @@ class Engine:
 
     num_replicas = 1  # of the model
 
-    def __init__(self, config: EngineConfig, loaded: LoadedModel | None = None) -> None:
-        """`loaded`: the model of an engine that is not run any more; UsageError if it does not serve these settings."""
+    def __init__(
+        self, config: EngineConfig, loaded: LoadedModel | None = None, on_loading: Callable[[int, int], None] | None = None
+    ) -> None:
+        """`loaded`: the model of an engine that is not run any more; UsageError if it does not serve these settings.
+        `on_loading`: called with the parameters read so far and those of the model."""
         started = time.perf_counter()
         self.config = config
         self.num_threads = loaded_model.configure(config.threads)
-        self.loaded = loaded_model.load(config) if loaded is None else loaded
+        self.loaded = loaded_model.load(config, on_loading) if loaded is None else loaded
         self.loaded.check_serves(config)
         model, self.tokenizer, self.dtype = self.loaded.model, self.loaded.tokenizer, self.loaded.dtype
         self.model_config = model.config

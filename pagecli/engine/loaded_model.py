@@ -1,7 +1,8 @@
 """A model in memory with its tokenizer, shared by engines of different settings, one after the other; its compute threads."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +136,20 @@ def resolve(config: EngineConfig) -> ResolvedModel:
     return ResolvedModel(source, device.name, dtype, resolve_kv_dtype(config.kv_dtype, dtype))
 
 
-def load(config: EngineConfig) -> LoadedModel:
-    """Find and load the model that the settings name. Raises ModelError if it cannot be loaded or does not fit."""
+def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = None) -> LoadedModel:
+    """Find and load the model that the settings name. Raises ModelError if it cannot be loaded or does not fit.
+
+    `on_loading`: called with the parameters read so far and those of the model; of a model on several ranks never.
+    """
     found = resolve(config)
     source, device, dtype = found.source, registry.find(found.device), found.dtype
     num_parameters, available = build(source.config).num_parameters, device.available_bytes()
     memory.check_weights_fit(num_parameters, WEIGHT_BYTES[dtype], source.name, available)
     tokenizer = load_tokenizer(source)
-    load_model = _load_in_segments if config.num_segments > 1 else _load_on_device
-    model = load_model(config, found)
+    if config.num_segments > 1:
+        model = _load_in_segments(config, found)
+    else:
+        model = device.load(replace(source, on_read=on_loading), dtype, config.max_batch_tokens)
     name, most = config.model, config.max_batch_tokens
     return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, device.name, config.merge_lora)
 
@@ -154,10 +160,6 @@ def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:
 
     device = registry.choose(device_name)
     return device.isa, tuple(kernels.supported_isas()) if device.name == "cpu" else ()
-
-
-def _load_on_device(config: EngineConfig, found: ResolvedModel) -> Model:
-    return registry.find(found.device).load(found.source, found.dtype, config.max_batch_tokens)
 
 
 def _load_in_segments(config: EngineConfig, found: ResolvedModel) -> Model:

@@ -1,5 +1,6 @@
 """A model that was found: its config, and where its weights, its tokenizer and its sampling defaults are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,3 +22,4 @@ class ModelSource:
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     merged_adapter: Path | None = None  # directory of a LoRA adapter that is merged into the weights as they are read
     adapters: tuple[tuple[str, Path], ...] = ()  # LoRA adapters that rows choose among: names and directories
+    on_read: Callable[[int, int], None] | None = None  # called with the parameters read so far and those of the model

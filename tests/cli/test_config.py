@@ -186,7 +186,7 @@ def test_a_wrong_variable_is_named_and_an_unknown_one_is_a_warning(run, job, mon
     assert err.startswith(
         "warning: PAGECLI_MAXTOKENS in the environment is no setting of pagecli; did you mean PAGECLI_MAX_TOKENS"
     )
-    assert len(err.splitlines()) == 1
+    assert len(err.splitlines()) == 2  # the other one: how many have their defaults
 
 
 def test_unreadable_files_are_one_line(run, place):
@@ -230,7 +230,7 @@ def test_a_file_of_another_user_is_ignored_with_a_warning(run, job, owned):
 
 def test_help_works_beside_a_broken_file_and_secrets_are_not_shown(run, monkeypatch):
     monkeypatch.setenv("PAGECLI_MODEL", "https://user:opensesame@host/m")
-    code, out, _ = run("config")
+    code, out, _ = run("config", "--all")
     assert code == 0
     assert "https://***@host/m" in out
     assert "opensesame" not in out
@@ -322,3 +322,11 @@ def test_every_flag_is_a_setting_of_the_environment_under_its_own_name(command, 
     assert (code, err) == (0, "")
     for key, shown in json.loads(out)["settings"].items():
         assert (shown["source"], shown["place"]) == ("environment", f"PAGECLI_{key.upper()}")
+
+
+def test_config_shows_what_is_set_and_with_all_the_rest(run, place):
+    Path("pagecli.toml").write_text("max-tokens = 5\n")
+    _, out, err = run("config")
+    assert [line.split()[:2] for line in out.splitlines()] == [["max-tokens", "5"]]
+    assert "more have their defaults: pagecli config generate --all" in err
+    assert len(run("config", "--all")[1].splitlines()) > 50

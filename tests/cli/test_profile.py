@@ -52,10 +52,12 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
         "819,200 bytes a token",
     ):
         assert text in out
-    for text in ("15,728 slots", "Largest batch before memory: 35 sequences", "Estimate, not measured", "p95"):
+    for text in ("15,728 slots", "Largest batch before memory: 35 sequences", "an estimate, not measured", "p95"):
         assert text in out
     flags = "--device cuda --dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 35 --max-batch-tokens 2048"
-    assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}\n" in out.replace(" \\\n    ", " ")
+    _, answer, *rest = out.replace(" \\\n    ", " ").splitlines()
+    assert answer.startswith("Fits: 35 requests at a time, 1,196 output tokens/s at best, 2 min for the 500 requests.")
+    assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}" in rest[:4]
 
 
 # The fields that the README documents.
@@ -167,7 +169,7 @@ def test_bad_input_is_one_line_with_a_hint(profile, tmp_path, flags, code, says)
 
 
 def test_plan_and_replay_together_keep_what_the_json_promises(profile):
-    code, out, err = profile("-m", "opt-13b", "--gpu", "a100-40gb", "--num-requests", "100", "--json")
+    code, out, err = profile("-m", "opt-13b", "--gpu", "a100-40gb", "--num-requests", "100", "--compare", "--json")
     assert (code, err) == (0, "")
     rows = json.loads(out)["replay"]
     assert {(row["policy"], row["batching"]) for row in rows} >= {("paged", "continuous"), ("reserve-max", "static")}

@@ -12,7 +12,7 @@ from pagecli.cli.profile.replay import block_sizes_section, replay_section, shar
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest, built_in
 
-FLAGS = ProfileOptions(model="opt-13b", gpu="a100-40gb", block_sizes="16,64")
+FLAGS = ProfileOptions(model="opt-13b", gpu="a100-40gb", block_sizes="16,64", compare=True)
 
 
 def job_of(workload, **flags):
@@ -26,6 +26,15 @@ def printed(section):
     for part in section.shown:
         console.print(part)
     return console.export_text()
+
+
+def test_paging_is_replayed_alone_unless_others_are_compared_or_a_report_shows_them(tmp_path):
+    job = job_of(built_in("sharegpt", 40))
+    alone = replay_section(job, replace(FLAGS, compare=False))
+    assert [row["policy"] for row in alone.fields["replay"]] == ["paged"]
+    assert "--compare adds" in printed(alone)
+    assert "Orca" not in printed(alone)
+    assert len(replay_section(job, replace(FLAGS, compare=False, html=tmp_path / "x.html")).fields["replay"]) == 6
 
 
 def test_every_policy_has_a_row_that_sums_to_100():

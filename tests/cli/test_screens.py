@@ -1,7 +1,14 @@
 """Terminals of 60, 80 and 120 columns: no number and no flag is cut or broken, and nothing is too wide."""
 
+import fcntl
 import io
+import os
+import pty
 import re
+import struct
+import sys
+import termios
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +17,10 @@ from rich.console import Console as RichConsole
 
 from pagecli.cli.app import main
 from pagecli.cli.profile.tables import Column, CommandLines, FittingTable
-from pagecli.cli.terminal.console import name_value_lines
-from pagecli.cli.terminal.progress import fitting_metrics
+from pagecli.cli.terminal.console import Console, name_value_lines
+from pagecli.cli.terminal.progress import BarProgress, fitting_metrics
+from pagecli.core.engine_config import EngineConfig
+from pagecli.engine.engine import Engine
 from pagecli.jobs.monitoring.monitor import JobSnapshot
 from pagecli.profiler.plan import local_device
 
@@ -33,7 +42,7 @@ def printed(part, width: int) -> str:
 @pytest.mark.parametrize(
     "flags",
     [
-        "-m opt-13b --gpu a100-40gb --num-requests 12 --block-sizes 1,16",
+        "-m opt-13b --gpu a100-40gb --num-requests 12 --compare --block-sizes 1,16",
         "-m llama-3.1-8b --gpu l4 --num-requests 12 --policies paged,reserve-oracle/static",
         "-m smollm2-135m --num-requests 12 --workload alpaca",
         "-m opt-175b --gpu t4",
@@ -59,7 +68,7 @@ def test_a_profile_says_the_same_at_every_width(flags, width, monkeypatch, capsy
 def test_the_papers_figures_stand_only_beside_a_plan_of_its_model_and_gpu(flags, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
-        main(["profile", *flags.split(), "--num-requests", "10"])
+        main(["profile", *flags.split(), "--num-requests", "10", "--compare"])
     out = capsys.readouterr().out
     is_papers = "a100-40gb" in flags
     assert ("Orca" in out) == ("A100-40GB" in out) == ("SOSP" in out) == is_papers
@@ -126,6 +135,59 @@ def test_values_are_broken_between_words_only_and_on_terminals_only(pairs, width
 )
 def test_the_progress_bar_leaves_figures_out_rather_than_cut_them(job, room):
     whole, text = fitting_metrics(job, 1000).split("  "), fitting_metrics(job, room)
-    assert len(text) <= room
+    assert len(text) <= max(room, len("1:18 left"))
     assert set(filter(None, text.split("  "))) <= set(whole)
-    assert "1:18 left" in text or room < len("1:18 left")
+    assert "1:18 left" in text
+    assert not ("KV" in text and "running" not in text)
+
+
+def on_a_terminal(command: list[str], columns: int, cwd) -> list[tuple[float, str]]:
+    """(seconds since the start, text) of each piece that the program writes to a terminal of so many columns."""
+    process, screen = pty.fork()
+    if process == 0:
+        os.chdir(cwd)
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+        os.environ["TERM"] = "xterm"
+        os.environ.pop("COLUMNS", None)
+        os.execv(sys.executable, [sys.executable, "-m", "pagecli", *command])
+    started, pieces = time.monotonic(), []
+    while True:
+        try:
+            piece = os.read(screen, 65536)
+        except OSError:  # its end, on Linux
+            break
+        pieces.append((time.monotonic() - started, piece.decode()))
+    os.close(screen)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, pieces
+    return pieces
+
+
+def test_a_job_on_a_narrow_terminal_says_what_it_does_from_its_start_to_its_end(tiny_model, tmp_path):
+    """`starting` comes before what takes long to import, then rows with the time left, and the summary."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a b c"}\n' * 3000)
+    command = ["generate", "in.jsonl", "out.jsonl", "--no-chat", "--max-tokens", "20", "--ignore-eos", "--max-num-seqs", "2"]
+    pieces = on_a_terminal([*command, "-m", str(tiny_model("llama")), "--kv-memory", "8MiB"], 60, tmp_path)
+    assert pieces[0][1].startswith("starting\r")
+    text = "".join(piece for _, piece in pieces)
+    bar = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line).strip() for line in re.split(r"[\r\n]", text)]
+    rows = [line for line in bar if re.search(r"\d+/3000 rows", line)]
+    assert rows
+    assert all(line.endswith(" left") or "errors" in line for line in rows)
+    assert max(map(len, bar)) <= 60
+    assert "output tokens/s" in text
+
+
+def test_the_bar_says_how_much_of_the_model_is_loaded_and_reading_until_the_rows_are_counted(tiny_model):
+    bar = BarProgress(Console())
+    bar.on_event("start", JobSnapshot(model="/models/of/mine/llama"))
+    shown = []
+    Engine(EngineConfig(str(tiny_model("llama")), kv_memory_bytes=2**20), on_loading=lambda *read: shown.append(read))
+    for read in shown:
+        bar.on_loading(*read)
+    assert [read / of for read, of in shown] == sorted({read / of for read, of in shown})  # it grows to the whole
+    assert shown[-1][0] == shown[-1][1]
+    assert bar.description == "loading llama 100%"
+    bar.on_event("progress", JobSnapshot(num_rows=17))
+    assert bar.description == "17 rows, reading"
+    bar.on_event("progress", JobSnapshot(num_rows=17, num_rows_total=120, total_is_exact=True))
+    assert bar.description == "17/120 rows"

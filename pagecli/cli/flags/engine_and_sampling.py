@@ -30,10 +30,19 @@ def option(help_text: str, panel: str, *names: str, **settings: Any) -> Any:
 
 
 Input = Annotated[
-    str, typer.Argument(metavar="INPUT", help=".jsonl, .jsonl.gz, .jsonl.zst or .parquet; - is JSON Lines on standard input.")
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help=".jsonl, .csv, .tsv (each also .gz, .zst), .parquet or an OpenAI batch file; a directory or 'PATTERN' of them; "
+        "a URL (s3:, gs:, hf:); - is JSON Lines on standard input.",
+    ),
 ]
 Output = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help=".parquet, .jsonl, .jsonl.gz or .jsonl.zst; - is JSON Lines on standard output.")
+    str,
+    typer.Argument(
+        metavar="OUTPUT",
+        help=".jsonl, .csv, .tsv (each also .gz, .zst), .parquet, .sqlite, .duckdb; a URL; - is JSON Lines on standard output.",
+    ),
 ]
 
 TokenIds = Annotated[bool, option("Write a column token_ids: the generated tokens.", IO, "--token-ids")]

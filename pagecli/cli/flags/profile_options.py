@@ -75,12 +75,16 @@ OutputTokens = Annotated[
 ]
 
 Replay = Annotated[
-    bool, option("Run the workload under each memory policy on a clock of modelled steps.", REPLAY, "--replay/--no-replay")
+    bool, option("Run the workload through the scheduler on a clock of modelled steps.", REPLAY, "--replay/--no-replay")
+]
+Compare = Annotated[
+    bool,
+    option("Replay it under other systems' memory policies too, as a report (--html, --plots) does.", REPLAY, "--compare"),
 ]
 Policies = Annotated[
     str | None,
     option(
-        "Replay these, as paged,paged-prefix,reserve-max/static: a policy, and after a slash continuous, static or none.",
+        "Replay these: paged,paged-prefix,reserve-max/static: a policy, and after a slash continuous, static or none.",
         REPLAY,
         "--policies",
         metavar="LIST",

@@ -54,6 +54,7 @@ def run_command(
         files = (options.input, options.output, options.model, options.stats, options.profile, monitoring)
         check_generate_files(*files, options.prompt_files)
         _open_log(monitoring, console)
+        console.transient("starting")
         for line in notes(context):
             console.warning(line)
         try:

@@ -54,6 +54,7 @@ def run_dry(job: GenerateJob, console: Console) -> int:
     finally:
         rows.close()
     lines = _row_lines(checked) + _memory_lines(plan) + _time_lines(job, found, checked)
+    console.end_transient()
     print("\n".join(name_value_lines(lines, sys.stdout)))
     for location, token_ids in checked.first:
         print(_shown_prompt(location, token_ids, tokenizer))

@@ -198,7 +198,11 @@ def _run(
     job, console = run.job, run.console
     with progress_display(console) as display, contextlib.ExitStack() as ends:
         run.monitor.add(display)
-        engine = ends.enter_context(contextlib.closing(load_engine(job, console))) if run.part is None else run.part.load()
+        engine = (
+            ends.enter_context(contextlib.closing(load_engine(job, console, display.on_loading)))
+            if run.part is None
+            else run.part.load()
+        )
         if identified is not None:
             identified.check_loaded()
         run.monitor.loaded(engine.stats())
@@ -281,8 +285,10 @@ def _recorded(job: GenerateJob, engine: "Engine | EnginePool", console: Console)
     return recorded_job(job.profile, cast("Engine", engine), f"{job.input} on {job.engine.model}", console)
 
 
-def load_engine(job: GenerateJob, console: Console) -> "Engine | EnginePool":
-    """Raises ModelError, UsageError."""
+def load_engine(
+    job: GenerateJob, console: Console, on_loading: Callable[[int, int], None] | None = None
+) -> "Engine | EnginePool":
+    """Raises ModelError, UsageError. `on_loading`: see Engine."""
     console.detail(f"loading {job.engine}")
     if job.pool is not None:
         from pagecli.cli.generate.pool import load_pool
@@ -301,7 +307,7 @@ def load_engine(job: GenerateJob, console: Console) -> "Engine | EnginePool":
 
         embeds: Any = EmbeddingEngine(job.engine, Pooling(job.embed.pooling, job.embed.normalize))
         return embeds  # of the same protocol (job_loop.Engine)
-    engine = Engine(job.engine)
+    engine = Engine(job.engine, on_loading=on_loading)
     for note in engine.loaded.model.notes:
         console.warning(note)
     check_chat(job, engine.tokenizer)

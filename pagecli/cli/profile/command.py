@@ -44,6 +44,7 @@ def profile(context: typer.Context, options: ProfileOptions) -> int:
     console = Console(options.quiet and not options.verbose, options.verbose)
 
     def run_all() -> int:
+        console.transient("starting")
         for line in notes(context):
             console.warning(line)
         with stop_signals() as signals:
@@ -68,6 +69,7 @@ def _run(options: ProfileOptions, console: Console) -> int:
     job = plan_job(options, config, workload)
     sections = [section(job, options) for section in _sections(job, options, console)]
     sections.append(advice_section(sections))
+    console.end_transient()
     _show_json(sections) if options.json else _show_tables(sections)
     for path in write_reports(options, job.plan, workload.name, sections):
         console.note(f"written: {path}")

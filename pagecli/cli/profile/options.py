@@ -28,6 +28,7 @@ class ProfileOptions:
     request_rate: profile_flags.RequestRate = None
     max_tokens: profile_flags.OutputTokens = SAMPLING_DEFAULTS["max_tokens"]
     replay: profile_flags.Replay = True
+    compare: profile_flags.Compare = False
     policies: profile_flags.Policies = None
     block_sizes: profile_flags.BlockSizes = None
     sharing: profile_flags.Sharing = False

@@ -24,23 +24,24 @@ COLORS = {"weights": "blue", "KV cache": "green", "unused": "bright_black"}
 def plan_tables(
     plan: Plan, workload: Workload, estimate: Estimate | None, flags: list[str], note: str
 ) -> "list[RenderableType]":
-    """Heading, memory, lengths with the requests at a time, estimate, flags."""
+    """Whether it fits, how many requests at a time, how fast, and the command; then how that comes about."""
     shown: list[RenderableType] = [_heading(plan)]
     if note:
         shown.append(_line(note, "dim"))
-    shown += [_line(""), _memory_table(plan)]
-    if not plan.fits:
+    if plan.fits and estimate is not None:
+        shown += [_line(_answer(plan, workload, estimate), "bold green"), _line("")]
+        shown.append(_command(plan.settings.model, flags))
+        if limits := _what_generate_cannot(plan):
+            shown.append(_line(limits, "dim"))
+    else:
         shown += [_line(line, "bold red" if number == 0 else "") for number, line in enumerate(what_is_missing(plan))]
-    shown += [_line(""), _lengths_table(plan, workload), _line(_workload_line(workload), "dim")]
+    shown += [_line(""), _memory_table(plan), _line(""), _lengths_table(plan, workload), _line(_workload_line(workload), "dim")]
     if too_long := num_too_long(plan, workload):
         of = f"{too_long:,} of {len(workload.requests):,} requests are"
         most = f"{plan.settings.config.max_positions:,} tokens of {plan.settings.model}"
         shown.append(_line(f"{of} longer than the {most}: generate refuses or shortens them.", "yellow"))
     if plan.fits and estimate is not None:
-        shown += [_line(""), _line(_batch_line(plan, workload)), _line(_estimate_line(plan, workload, estimate))]
-        shown += [_line(""), _command(plan.settings.model, flags)]
-        if limits := _what_generate_cannot(plan):
-            shown.append(_line(limits, "dim"))
+        shown += [_line(""), _line(_batch_line(plan, workload)), _line(_estimate_line(plan, estimate))]
     return shown
 
 
@@ -170,12 +171,16 @@ def _batch_line(plan: Plan, workload: Workload) -> str:
     return f"{text}, of which {why} take {limit:,}." if plan.largest_batch > limit else f"{text}."
 
 
-def _estimate_line(plan: Plan, workload: Workload, estimate: Estimate) -> str:
-    speed = f"{estimate.output_tokens_per_second:,.0f} output tokens/s at best"
+def _answer(plan: Plan, workload: Workload, estimate: Estimate) -> str:
     whole = f"{duration(estimate.seconds)} for the {len(workload.requests):,} requests"
     whole += ", were all there from the start" if workload.requests_per_second else ""
+    speed = f"{estimate.output_tokens_per_second:,.0f} output tokens/s at best"
+    return f"Fits: {estimate.batch:,} requests at a time, {speed}, {whole}."
+
+
+def _estimate_line(plan: Plan, estimate: Estimate) -> str:
     step = f"a step of {estimate.batch:,} sequences takes {estimate.step_seconds * 1e3:,.1f} ms and waits for {estimate.bound}"
-    return f"Estimate, not measured ({plan.settings.device.source}): {speed}, {whole}; {step}."
+    return f"The speed is an estimate, not measured ({plan.settings.device.source}): {step}."
 
 
 def duration(seconds: float) -> str:

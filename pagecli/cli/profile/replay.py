@@ -37,7 +37,8 @@ def replay_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     """Every policy on the planned cache; relative_throughput is output tokens/s over those of paged + continuous."""
     from pagecli.profiler.plan.estimate import step_time_of
 
-    cases = replay_cases(options.policies, job.workload)
+    compare = options.compare or options.html is not None or options.plots is not None
+    cases = replay_cases(options.policies, job.workload, compare)
     if not job.plan.fits:
         return Section({"replay": []}, [_line("No replay: there is no KV cache.", "dim")])
     settings = settings_of(job.plan)
@@ -46,7 +47,7 @@ def replay_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     rows = [policy_json(r) | {"relative_throughput": r.output_tokens_per_second / paged if paged else None} for r in results]
     shown: list[RenderableType] = [
         _line(""),
-        replay_table(results, job.workload, _in_papers_setting(job.plan)),
+        replay_table(results, job.workload, _in_papers_setting(job.plan) and _compares(results)),
         *_notes(results, job, settings),
     ]
     return Section({"replay": rows}, shown, results)
@@ -66,6 +67,11 @@ def settings_of(plan: "Plan") -> ReplaySettings:
 
 def _in_papers_setting(plan: "Plan") -> bool:
     return is_papers_setting(plan.settings.model, plan.settings.device.name, plan.settings.num_devices)
+
+
+def _compares(results: Sequence[PolicyResult]) -> bool:
+    """Whether other policies than paging are among them."""
+    return any(r.policy != "paged" for r in results)
 
 
 def _speed_of_paged(results: Sequence[PolicyResult]) -> float | None:
@@ -119,10 +125,15 @@ def _notes(results: Sequence[PolicyResult], job: "PlannedJob", settings: ReplayS
         f"{results[0].num_requests:,}{of_all} requests, {arrivals}; {settings.num_slots:,} slots; "
         f"blocks of {settings.block_size}. Means over steps of the steady part; step times are the roofline's. "
         "Speed: output tokens/s over those of paged.",
-        "reserve-*: contiguous, buddy allocator, for the longest sequence "
-        f"({settings.reserved_len:,}), the output rounded up to a power of two, or the true length.",
     ]
-    if _in_papers_setting(job.plan):
+    if _compares(results):
+        lines.append(
+            "reserve-*: contiguous, buddy allocator, for the longest sequence "
+            f"({settings.reserved_len:,}), the output rounded up to a power of two, or the true length."
+        )
+    else:
+        lines.append("--compare adds the memory policies of other systems.")
+    if _in_papers_setting(job.plan) and _compares(results):
         lines.append(
             "Paper: SOSP 2023, figures 2 (external fragmentation and others in one) and 13; OPT-13B on an A100-40GB, "
             "ShareGPT at 2 and Alpaca at 30 requests/s."

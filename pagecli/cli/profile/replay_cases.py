@@ -6,17 +6,21 @@ from typing import get_args
 
 from pagecli.core.engine_config import KV_POLICIES, Batching
 from pagecli.errors import UsageError
-from pagecli.profiler.replay.replay import DEFAULT_CASES, SHARING_CASE
+from pagecli.profiler.replay.replay import DEFAULT_CASES, PAGED_CASE, SHARING_CASE
 from pagecli.profiler.replay.replay_clock import ReplayCase
 from pagecli.profiler.workloads.workloads import Workload
 
 BATCHINGS: tuple[Batching, ...] = get_args(Batching)
 
 
-def replay_cases(policies: str | None, workload: Workload) -> Sequence[ReplayCase]:
-    """Those named; by default the paper's, and prefix sharing where prompts have prefixes. Raises UsageError."""
+def replay_cases(policies: str | None, workload: Workload, compare: bool) -> Sequence[ReplayCase]:
+    """Those named; else paging, with the paper's others to `compare`, and prefix sharing where prompts have prefixes.
+
+    Raises UsageError.
+    """
     if policies is None:
-        return (*DEFAULT_CASES, SHARING_CASE) if workload.prefix_block_size else DEFAULT_CASES
+        cases = DEFAULT_CASES if compare else (PAGED_CASE,)
+        return (*cases, SHARING_CASE) if workload.prefix_block_size else cases
     return list(dict.fromkeys(_case(word.strip().lower()) for word in policies.split(",")))
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pagecli.jobs.monitoring.run_log import RunLog
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # as in logging, which is slow to import for an error message
+ERASE_LINE = "\x1b[K"  # from the cursor to the end of the line
 RED, GREEN, YELLOW, CYAN = "31", "32", "33", "36"
 
 
@@ -46,6 +47,19 @@ class Console:
         """How far the job is: of no interest later, so that the log, which has its own clock, does not get it."""
         if not self.quiet:
             self.print_line(_one_line(message))
+
+    def transient(self, text: str) -> None:
+        """A word on a terminal that any line after it replaces: it is there while modules are imported."""
+        if self.is_terminal and not self.quiet:
+            sys.stderr.write(f"{text}\r")
+            sys.stderr.flush()
+            self.print_line = lambda line: _to_stderr(f"{ERASE_LINE}{line}")
+
+    def end_transient(self) -> None:
+        """Before anything else than this console writes to the terminal."""
+        if self.print_line is not _to_stderr and self.is_terminal:
+            sys.stderr.write(ERASE_LINE)
+            sys.stderr.flush()
 
     def detail(self, message: str) -> None:
         self._write_log(DEBUG, message)

@@ -91,6 +91,7 @@ def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
         _say(error, console)
         return exit_code_for(error)
     finally:
+        console.end_transient()
         console.close_log()
 
 

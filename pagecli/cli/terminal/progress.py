@@ -17,6 +17,7 @@ class ProgressDisplay(Listener, Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+    def on_loading(self, num_read: int, num_parameters: int) -> None: ...
 
 
 def progress_display(console: Console) -> ProgressDisplay:
@@ -26,10 +27,10 @@ def progress_display(console: Console) -> ProgressDisplay:
 
 
 def rows_text(job: JobSnapshot) -> str:
-    """`17/120`, or `17/~120` where the total is a guess, or `17`."""
+    """`17/120 rows`, or `17/~120 rows` where the total is a guess, or `17 rows, reading` where the input may have more."""
     if job.num_rows_total is None:
-        return f"{job.num_rows}"
-    return f"{job.num_rows}/{'' if job.total_is_exact else '~'}{job.num_rows_total}"
+        return f"{job.num_rows} rows, reading"
+    return f"{job.num_rows}/{'' if job.total_is_exact else '~'}{job.num_rows_total} rows"
 
 
 def clock_text(seconds: float | None) -> str:
@@ -41,20 +42,23 @@ def clock_text(seconds: float | None) -> str:
 
 
 def fitting_metrics(job: JobSnapshot, room: int) -> str:
-    """As many metrics as have room, whole; the least important are left out first, the order is always the same."""
+    """As many metrics as have room, whole; the least important are left out first, the order is always the same.
+
+    The time left is never left out, only unknown.
+    """
     metrics = {
         3: f"{job.output_tokens_per_second:.0f} tok/s",
-        5: f"{job.num_running} running",
+        4: f"{job.num_running} running",
         6: f"{job.num_waiting} waiting",
-        4: f"KV {job.kv_usage:.0%}",
+        5: f"KV {job.kv_usage:.0%}",
         1: f"{clock_text(job.eta_seconds)} left",
         2: f"{job.num_error_rows} errors" if job.num_error_rows else "",
     }
     for least in range(6, 0, -1):
         text = "  ".join(metric for rank, metric in metrics.items() if rank <= least and metric)
         if len(text) <= room:
-            return text
-    return ""
+            break
+    return text
 
 
 class SilentProgress:
@@ -68,6 +72,7 @@ class SilentProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
     def on_event(self, event: Event, job: JobSnapshot) -> None: ...
+    def on_loading(self, num_read: int, num_parameters: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -80,6 +85,11 @@ class LineProgress(SilentProgress):
         self._has_rows = False
         self._next = time.monotonic() + every
 
+    def on_loading(self, num_read: int, num_parameters: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            self._console.passing_note(f"loading, {num_read / num_parameters:.0%}")
+
     def on_event(self, event: Event, job: JobSnapshot) -> None:
         if event != "progress":
             return
@@ -91,7 +101,7 @@ class LineProgress(SilentProgress):
         self._next = time.monotonic() + self._every
         errors = f", {job.num_error_rows} errors" if job.num_error_rows else ""
         self._console.passing_note(
-            f"{rows_text(job)} rows{errors}, {job.output_tokens_per_second:.0f} tok/s, {job.num_running} running, "
+            f"{rows_text(job)}{errors}, {job.output_tokens_per_second:.0f} tok/s, {job.num_running} running, "
             f"{job.num_waiting} waiting, KV {job.kv_usage:.0%}, {clock_text(job.eta_seconds)} left"
         )
 
@@ -118,6 +128,12 @@ class BarProgress(SilentProgress):
             refresh_per_second=5,
         )
         self._task = self._bar.add_task("starting", total=None, metrics="")
+        self._model = ""
+
+    @property
+    def description(self) -> str:
+        """What stands in front of the bar."""
+        return self._bar.tasks[0].description
 
     def __enter__(self) -> "BarProgress":
         self._bar.start()
@@ -131,13 +147,18 @@ class BarProgress(SilentProgress):
 
     def on_event(self, event: Event, job: JobSnapshot) -> None:
         if event == "start":
-            self._bar.update(self._task, description=f"loading {job.model}", refresh=True)
+            self._model = job.model.rstrip("/").rpartition("/")[2]  # of a path or hub id, what tells it from others
+            self._bar.update(self._task, description=f"loading {self._model}", refresh=True)
         elif event == "progress":
             total = None if job.num_rows_total is None else max(job.num_rows_total, 1)
-            description = f"{rows_text(job)} rows"
+            description = rows_text(job)
             room = self._bar.console.width - len("| ") - len(description) - 1 - self._bar_width - 1
             metrics = fitting_metrics(job, room)
             self._bar.update(self._task, description=description, total=total, completed=job.num_rows, metrics=metrics)
+
+    def on_loading(self, num_read: int, num_parameters: int) -> None:
+        share = f"loading {self._model} {min(num_read / num_parameters, 1):.0%}"
+        self._bar.update(self._task, description=share, completed=num_read, total=num_parameters)
 
     def _print_above(self, line: str) -> None:
         from rich.text import Text

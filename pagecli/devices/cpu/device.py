@@ -59,7 +59,7 @@ class CpuDevice:
         if max_batch_tokens < 1:
             raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
         check_computed(self.name, source.name, source.config)
-        reader = WeightReader(open_weights(source))
+        reader = WeightReader(open_weights(source), source.on_read)
         program = reader.program(source.config)
         reader.check_nothing_left(program)
         program = adapted(of_program(program), source.adapters)

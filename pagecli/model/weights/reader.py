@@ -3,7 +3,7 @@ joined, and keeps count of them."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import accumulate
 
@@ -29,8 +29,11 @@ _ROWS_AT_ONCE = 4096  # of tensors that are compared
 class WeightReader:
     """Reads a program's tensors for the CPU's and the GPU's loaders."""
 
-    def __init__(self, source: WeightSource) -> None:
+    def __init__(self, source: WeightSource, on_read: Callable[[int, int], None] | None = None) -> None:
+        """`on_read`: called after each weight with the parameters read so far and those of the model."""
         self.source = source
+        self._on_read = on_read
+        self._num_read = self._num_parameters = 0
         self.notes: list[str] = []  # for the user
         self._join_buffer = arrays.empty((0,), np.uint8)
 
@@ -45,7 +48,9 @@ class WeightReader:
                 "(tie_word_embeddings: false in config.json would say so)"
             )
             config = replace(config, tie_embeddings=False)
-        return build(config)
+        program = build(config)
+        self._num_parameters = program.num_parameters
+        return program
 
     def _has_own_head(self, config: ModelConfig) -> bool:
         decoder, shape = families.describe(config.architecture), (config.vocab_size, config.embedding_size)
@@ -68,6 +73,9 @@ class WeightReader:
         done = self.source.folded
         shapes = stored_shapes(weight, done)
         parts = [turned(weight, self.source.read(name, shape), done) for name, shape in zip(weight.names, shapes, strict=True)]
+        if self._on_read is not None:
+            self._num_read += sum(map(math.prod, shapes))
+            self._on_read(self._num_read, self._num_parameters)
         return ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
 
     def experts(self, weight: Weight) -> Iterator[Array]:

@@ -11,6 +11,7 @@ from pagecli.profiler.replay.slot_ledger import SlotSums, final_slots
 from pagecli.profiler.workloads.prompt_tokens import prompt_token_ids
 from pagecli.profiler.workloads.workloads import Workload
 
+PAGED_CASE = ReplayCase("paged")
 # The systems that the PagedAttention paper and the vLLM announcement compare, from one request at a time to paging.
 DEFAULT_CASES = (
     ReplayCase("reserve-max", "none"),
@@ -18,7 +19,7 @@ DEFAULT_CASES = (
     ReplayCase("reserve-max"),
     ReplayCase("reserve-pow2"),
     ReplayCase("reserve-oracle"),
-    ReplayCase("paged"),
+    PAGED_CASE,
 )
 SHARING_CASE = ReplayCase("paged", prefix_caching=True)
 VOCABULARY = 32_000  # of synthesized prompts

@@ -1,6 +1,8 @@
 """A program's weights on a GPU, unpacked: matrices in the model's type or, of linear layers, in 8-bit floats; norms and biases
 that a kernel adds in float32."""
 
+from collections.abc import Callable
+
 import torch
 
 from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
@@ -14,8 +16,14 @@ from pagecli.model.weights.source import WeightSource
 class CudaWeightReader(WeightReader):
     """Moves weights to a GPU as they are read."""
 
-    def __init__(self, source: WeightSource, dtype: torch.dtype, place: torch.device) -> None:
-        super().__init__(source)
+    def __init__(
+        self,
+        source: WeightSource,
+        dtype: torch.dtype,
+        place: torch.device,
+        on_read: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(source, on_read)
         self.dtype, self.place = dtype, place
 
     def matrix(self, weight: Weight) -> torch.Tensor:
