@@ -31,7 +31,7 @@ A key of config.json that changes text and that the family does not read is refu
 OWN = {"OPTForCausalLM": {"ffn_dim": 96, "hidden_size": 64}, "LlamaForCausalLM": {}, "MistralForCausalLM": {}}
 OWN |= {"Qwen2ForCausalLM": {}, "Qwen3ForCausalLM": {"head_dim": 16}}
 TAIL = """
-Contexts: longrope models (Phi-3 128k, Phi-4-mini) are offered the original context, for which their short factors are, and so is
+Contexts: longrope models (Phi-3 128k, Phi-4-mini) are offered the original context, for which their short factors are; so is
 Ministral 3, which scales queries beyond it.
 """
 
