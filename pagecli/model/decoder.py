@@ -162,6 +162,10 @@ class Gguf:
     name: str
     interleaved: bool = False  # rotated pairs side by side in the rows of Q and K, not half a head apart
     keys: tuple[tuple[str, str], ...] = ()  # (key of the file behind the architecture's name, key of config.json)
+    implied: tuple[tuple[str, Any], ...] = ()  # keys of config.json that every file of the architecture means
+    scaled_by_hidden: tuple[
+        int, ...
+    ] = ()  # layers of models with query_pre_attn_scalar hidden_size / heads, not the head's size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,10 @@ def find_model_type(name: str) -> Decoder | None:
     return next((decoder for decoder in _known() if decoder.model_type == name), None)
 
 
-def find_gguf(name: str) -> Decoder | None:
-    """The description of an architecture by the name that GGUF files give it, such as "llama"."""
-    return next((decoder for decoder in _known() if decoder.gguf is not None and decoder.gguf.name == name), None)
+def find_gguf(name: str, has_experts: bool = False) -> Decoder | None:
+    """The description of an architecture by the name that GGUF files give it, such as "llama", with experts or without."""
+    named = (decoder for decoder in _known() if decoder.gguf is not None and decoder.gguf.name == name)
+    return next((decoder for decoder in named if (decoder.experts is not None) == has_experts), None)
 
 
 def describe(architecture: str) -> Decoder:
@@ -41,7 +42,7 @@ def architectures() -> list[str]:
 
 
 def gguf_names() -> list[str]:
-    return [decoder.gguf.name for decoder in _known() if decoder.gguf is not None]
+    return list(dict.fromkeys(decoder.gguf.name for decoder in _known() if decoder.gguf is not None))
 
 
 def _known() -> list[Decoder]:

@@ -11,6 +11,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.decoder import Decoder, Gguf, Key
+from pagecli.model.readers import text_keys
 from pagecli.model.readers.config_fields import Fields, token_id_tuple
 from pagecli.model.readers.gguf_header import GgufHeader
 from pagecli.model.readers.hf_config import read_config, renamed
@@ -21,17 +22,18 @@ _SCALINGS = ("none", "linear", "yarn")
 def from_gguf_header(header: GgufHeader) -> ModelConfig:
     """Raises ModelError for an architecture, mixture of experts or rope scaling that pagecli does not support."""
     where, architecture = header.path, header.architecture
-    decoder = families.find_gguf(architecture)
+    has_experts = bool(header.get("expert_count", 0))
+    decoder = families.find_gguf(architecture, has_experts)
     if decoder is None or decoder.gguf is None:
-        supported = ", ".join(families.gguf_names())
-        raise ModelError(f"{where}: GGUF architecture {architecture!r} is not supported", f"supported: {supported}")
-    if header.get("expert_count", 0):
-        raise ModelError(f"{where}: mixture-of-experts models are not supported")
+        supported, kind = ", ".join(families.gguf_names()), " with experts" if has_experts else ""
+        raise ModelError(f"{where}: GGUF architecture {architecture!r}{kind} is not supported", f"supported: {supported}")
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{where}: no tensor token_embd.weight", "is the file complete?")
     written = _as_config(header, decoder, decoder.gguf) | {"vocab_size": embedding.shape[0], "dtype": "gguf"}
-    config = read_config(Fields(renamed(written, decoder), str(where)), decoder, _eos_token_ids(header))
+    fields = Fields(renamed(written, decoder), str(where))
+    config = read_config(fields, decoder, _eos_token_ids(header))
+    text_keys.check_read(fields.config, fields.read, architecture, str(where))
     if header.get("attention.value_length", config.head_dim) != config.head_dim:
         raise ModelError(f"{where}: values of another size than {config.head_dim}, that of keys, are not supported")
     window = header.get("attention.sliding_window", 0)
@@ -71,11 +73,25 @@ def _as_config(header: GgufHeader, decoder: Decoder, gguf: Gguf) -> dict[str, An
     }
     if attention.window is not None:
         names["attention.sliding_window"] = attention.window.size.name
+    if decoder.experts is not None:
+        names |= {"expert_count": decoder.experts.num.name, "expert_used_count": decoder.experts.chosen.name}
+        names["expert_feed_forward_length"] = decoder.experts.size.name
+        if decoder.experts.shared is not None:
+            names["expert_shared_feed_forward_length"] = decoder.experts.shared.size.name
     config = {name: _single(header.get(key)) for key, name in (*names.items(), *gguf.keys) if header.get(key) is not None}
     config.pop("", None)
     if attention.window is not None and not config.get(attention.window.size.name):
         config[attention.window.size.name] = None  # no layer slides
-    return config | _rope(header, decoder)
+    return config | _scores(header, gguf) | dict(gguf.implied) | _rope(header, decoder)
+
+
+def _scores(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
+    """What Gemma's scores are scaled by, which files do not say."""
+    heads, hidden = header.get("attention.head_count"), header.get("embedding_length")
+    if not gguf.scaled_by_hidden or not isinstance(heads, int) or not isinstance(hidden, int) or heads < 1:
+        return {}
+    by_hidden = header.get("block_count") in gguf.scaled_by_hidden
+    return {"query_pre_attn_scalar": hidden // heads if by_hidden else header.get("attention.key_length", hidden // heads)}
 
 
 def _single(value: Any) -> Any:

@@ -49,10 +49,14 @@ class GgufSource:
         tensor = self._header.tensors.get(self._stored_name(name))
         if tensor is None:
             raise missing_tensor(self.where, self._stored_name(name))
-        return check_tensor(self.where, tensor.name, self._values(tensor), shape)
+        values = self._values(tensor)
+        if values.shape != shape and [n for n in values.shape if n != 1] == [n for n in shape if n != 1]:
+            values = values.reshape(shape)  # a dimension of 1 is not written
+        return check_tensor(self.where, tensor.name, values, shape)
 
     def _stored_name(self, name: str) -> str:
-        return self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+        tried = (self._names.get_name(each, (".weight", ".bias")) for each in (name, name.removeprefix("transformer.")))
+        return next((found for found in tried if found), name)
 
     def _values(self, tensor: GgufTensor) -> Array:
         try:

@@ -1,10 +1,11 @@
 """BLOOM: ALiBi, a layer norm of the embeddings, rows of Q, K and V head by head."""
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Key, Norm
+from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Gguf, Key, Norm
 
 BLOOM = Decoder(
     architectures=("BloomForCausalLM",),
     model_type="bloom",
+    gguf=Gguf(name="bloom"),
     renamed=(("n_embed", "hidden_size"), ("n_layer", "num_hidden_layers"), ("n_head", "num_attention_heads")),
     embedding=Embedding(name="transformer.word_embeddings", norm="transformer.word_embeddings_layernorm"),
     layer="transformer.h",

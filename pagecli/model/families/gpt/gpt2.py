@@ -1,10 +1,11 @@
 """GPT-2: learned positions, layer norms, biases, weights that lie as [inputs, outputs]."""
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Key, LearnedPositions, Norm
+from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Gguf, Key, LearnedPositions, Norm
 
 GPT2 = Decoder(
     architectures=("GPT2LMHeadModel",),
     model_type="gpt2",
+    gguf=Gguf(name="gpt2"),
     renamed=(
         ("n_embd", "hidden_size"),
         ("n_layer", "num_hidden_layers"),

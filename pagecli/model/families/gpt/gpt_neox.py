@@ -1,12 +1,13 @@
 """GPT-NeoX and Pythia: attention and MLP side by side, each behind its layer norm; rows of Q, K and V head by head."""
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Key, Norm, Rotary
+from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Gguf, Key, Norm, Rotary
 
 _BIAS = Key("attention_bias", True)
 
 GPT_NEOX = Decoder(
     architectures=("GPTNeoXForCausalLM",),
     model_type="gpt_neox",
+    gguf=Gguf(name="gptneox", keys=(("use_parallel_residual",) * 2,)),
     renamed=(("rotary_emb_base", "rope_theta"),),
     embedding=Embedding(name="gpt_neox.embed_in"),
     layer="gpt_neox.layers",

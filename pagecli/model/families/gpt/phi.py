@@ -1,10 +1,11 @@
 """Phi-1, 1.5 and 2: attention and MLP side by side behind one layer norm, biases everywhere, partial rotary embedding."""
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Key, Norm, Rotary
+from pagecli.model.decoder import MLP, Attention, Decoder, Gguf, Key, Norm, Rotary
 
 PHI = Decoder(
     architectures=("PhiForCausalLM",),
     model_type="phi",
+    gguf=Gguf(name="phi2"),
     attention=Attention(
         out="self_attn.dense",
         qkv_bias=True,

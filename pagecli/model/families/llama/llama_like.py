@@ -1,12 +1,13 @@
 """Architectures that are Llama but for a name, a bias or the order of rotated pairs: Ernie 4.5, Helium, Seed-OSS, Hunyuan."""
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Key, Norm, Rotary
+from pagecli.model.decoder import MLP, Attention, Decoder, Gguf, Key, Norm, Rotary
 
 _BIAS, _MLP_BIAS = Key("attention_bias", False), Key("mlp_bias", False)
 
 ERNIE4_5 = Decoder(
     architectures=("Ernie4_5ForCausalLM",),
     model_type="ernie4_5",
+    gguf=Gguf(name="ernie4_5", interleaved=True),
     attention=Attention(
         qkv_bias=Key("use_bias", False), out_bias=Key("use_bias", False), rotary=Rotary(theta=5e5, interleaved=True)
     ),
@@ -24,6 +25,7 @@ HELIUM = Decoder(
 SEED_OSS = Decoder(
     architectures=("SeedOssForCausalLM",),
     model_type="seed_oss",
+    gguf=Gguf(name="seed_oss"),
     attention=Attention(
         qkv_bias=Key("attention_bias", True), out_bias=Key("attention_out_bias", False), head_dim=Key("head_dim", 128)
     ),

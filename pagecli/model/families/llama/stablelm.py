@@ -1,10 +1,11 @@
 """StableLM (3B, Zephyr, 2 1.6B): Llama with layer norms and partial rotary embedding."""
 
-from pagecli.model.decoder import Attention, Decoder, Key, Norm, Rotary
+from pagecli.model.decoder import Attention, Decoder, Gguf, Key, Norm, Rotary
 
 STABLELM = Decoder(
     architectures=("StableLmForCausalLM",),
     model_type="stablelm",
+    gguf=Gguf(name="stablelm", keys=(("use_parallel_residual",) * 2,)),
     attention=Attention(
         qkv_bias=Key("use_qkv_bias", False), rotary=Rotary(part=Key("partial_rotary_factor", 0.25)), head_dim=None
     ),

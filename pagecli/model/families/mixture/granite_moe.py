@@ -9,6 +9,7 @@ GRANITE_MOE = replace(
     GRANITE,
     architectures=("GraniteMoeForCausalLM",),
     model_type="granitemoe",
+    gguf=None,
     renamed=(("num_local_experts", "num_experts"),),
     experts=Experts(
         size=Key("intermediate_size"),

@@ -1,10 +1,11 @@
 """Mixtral: Mistral with experts in every layer."""
 
-from pagecli.model.decoder import Attention, Decoder, Experts, Key, Window
+from pagecli.model.decoder import Attention, Decoder, Experts, Gguf, Key, Window
 
 MIXTRAL = Decoder(
     architectures=("MixtralForCausalLM",),
     model_type="mixtral",
+    gguf=Gguf(name="llama", interleaved=True),
     renamed=(("num_local_experts", "num_experts"),),
     attention=Attention(window=Window(size=Key("sliding_window", None))),
     experts=Experts(

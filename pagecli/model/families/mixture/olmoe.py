@@ -1,12 +1,13 @@
 """OLMoE: norms of all heads together, 64 experts of which a token goes to 8."""
 
-from pagecli.model.decoder import Attention, Decoder, Experts, Key, Norm
+from pagecli.model.decoder import Attention, Decoder, Experts, Gguf, Key, Norm
 
 _BIAS = Key("attention_bias", False)
 
 OLMOE = Decoder(
     architectures=("OlmoeForCausalLM",),
     model_type="olmoe",
+    gguf=Gguf(name="olmoe", keys=(("attention.clamp_kqv", "clip_qkv"),)),
     renamed=(("num_local_experts", "num_experts"),),
     attention=Attention(
         qkv_bias=_BIAS,

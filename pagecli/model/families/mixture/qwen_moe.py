@@ -1,6 +1,6 @@
 """Qwen2-MoE (Qwen1.5-MoE, Qwen2-57B-A14B) with a shared expert behind a gate, Qwen3-MoE; some layers may have an MLP."""
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Experts, Key, Window
+from pagecli.model.decoder import MLP, Attention, Decoder, Experts, Gguf, Key, Window
 
 _BIAS = Key("attention_bias", False)
 _EXPERTS = Experts(every=Key("decoder_sparse_step", 1), dense=Key("mlp_only_layers", None))
@@ -8,6 +8,7 @@ _EXPERTS = Experts(every=Key("decoder_sparse_step", 1), dense=Key("mlp_only_laye
 QWEN2_MOE = Decoder(
     architectures=("Qwen2MoeForCausalLM",),
     model_type="qwen2_moe",
+    gguf=Gguf(name="qwen2moe"),
     renamed=(("num_local_experts", "num_experts"),),
     attention=Attention(
         qkv_bias=Key("qkv_bias", True),
@@ -27,6 +28,7 @@ QWEN2_MOE = Decoder(
 QWEN3_MOE = Decoder(
     architectures=("Qwen3MoeForCausalLM",),
     model_type="qwen3_moe",
+    gguf=Gguf(name="qwen3moe", implied=(("norm_topk_prob", True),)),
     renamed=(("num_local_experts", "num_experts"),),
     attention=Attention(
         qkv_bias=_BIAS,

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
-from pagecli.model.decoder import MLP, SQRT_HIDDEN, Attention, Decoder, Embedding, Key, Norm, Rotary, Window, inverse_sqrt
+from pagecli.model.decoder import MLP, SQRT_HIDDEN, Attention, Decoder, Embedding, Gguf, Key, Norm, Rotary, Window, inverse_sqrt
 
 _TANH = (("gelu", "gelu_tanh"),)  # early files say gelu and mean its approximation
 _QUERY_SCALE = Key("query_pre_attn_scalar", 256, of=inverse_sqrt)
 
+_CAPS = tuple((f"{part}_logit_softcapping",) * 2 for part in ("attn", "final"))  # by the same names in GGUF
+
 GEMMA = Decoder(
     architectures=("GemmaForCausalLM",),
     model_type="gemma",
+    gguf=Gguf(name="gemma"),
     embedding=Embedding(scale=SQRT_HIDDEN),
     attention=Attention(
         qkv_bias=Key("attention_bias", False), out_bias=Key("attention_bias", False), head_dim=Key("head_dim", 256)
@@ -23,6 +26,7 @@ GEMMA2 = replace(
     GEMMA,
     architectures=("Gemma2ForCausalLM",),
     model_type="gemma2",
+    gguf=Gguf(name="gemma2", keys=_CAPS, scaled_by_hidden=(46,)),
     attention=replace(
         GEMMA.attention,
         window=Window(pattern=2),
@@ -37,6 +41,7 @@ GEMMA3 = replace(
     GEMMA2,
     architectures=("Gemma3ForCausalLM",),
     model_type="gemma3_text",
+    gguf=Gguf(name="gemma3", keys=(*_CAPS, ("rope.freq_base_swa", "rope_local_base_freq")), scaled_by_hidden=(62,)),
     wrappers=("Gemma3ForConditionalGeneration",),
     defaults=(("vocab_size", 262208), ("num_attention_heads", 8), ("num_key_value_heads", 4), ("hidden_size", 2304)),
     attention=replace(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pagecli.model.decoder import MLP, Attention, Decoder, Key, Norm, Rotary
+from pagecli.model.decoder import MLP, Attention, Decoder, Gguf, Key, Norm, Rotary
 
 GLM = Decoder(
     architectures=("GlmForCausalLM",),
@@ -20,6 +20,7 @@ GLM4 = replace(
     GLM,
     architectures=("Glm4ForCausalLM",),
     model_type="glm4",
+    gguf=Gguf(name="glm4", interleaved=True),
     attention=replace(GLM.attention, out_norm="post_self_attn_layernorm"),
     mlp=replace(GLM.mlp, out_norm="post_mlp_layernorm"),
     order="sandwich",

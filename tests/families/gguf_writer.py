@@ -1,0 +1,122 @@
+"""Tiny models as GGUF files, as llama.cpp's convert_hf_to_gguf.py writes each architecture."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+Values = np.ndarray
+Change = Callable[[str, Values, Any], Values]  # of a tensor by its name, with the model's config
+# Our families that are several of transformers' keep one name for a number.
+_ALIASES = {
+    "block_count": ("num_hidden_layers", "n_layer"),
+    "embedding_length": ("hidden_size", "n_embd"),
+    "context_length": ("max_position_embeddings", "n_positions", "seq_length"),
+    "feed_forward_length": ("intermediate_size",),
+    "attention.head_count": ("num_attention_heads", "n_head"),
+    "attention.head_count_kv": ("num_key_value_heads",),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+    "expert_count": ("num_local_experts", "num_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An architecture's GGUF name, the keys it has beside the usual ones, and what the converter does to its tensors."""
+
+    name: str
+    keys: dict[str, str] = field(default_factory=dict)  # key of the file -> attribute of the config
+    changes: tuple[Change, ...] = ()
+
+
+def interleaved(name: str, values: Values, config: Any) -> Values:
+    """Halves of each head of Q and K become pairs side by side."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    count = next((count for part, count in heads.items() if f".{part}." in name), 0)
+    return values.reshape(count, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape) if count else values
+
+
+def norms_plus_one(name: str, values: Values, config: Any) -> Values:
+    return values + 1 if name.endswith("norm.weight") else values
+
+
+def transposed(name: str, values: Values, config: Any) -> Values:
+    """GPT-2's Conv1D."""
+    return values.T if values.ndim == 2 and name.split(".")[-2].startswith("c_") else values
+
+
+def by_kind(name: str, values: Values, config: Any) -> Values:
+    """Rows of Q, K and V that lie head by head."""
+    if "query_key_value" not in name:
+        return values
+    heads = values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:])
+    return np.concatenate([heads[:, part].reshape(-1, *values.shape[1:]) for part in range(3)])
+
+
+def write_gguf(path: Path, model: Any, layout: Layout) -> Path:
+    config, writer = model.config, gguf.GGUFWriter(path, layout.name)
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == layout.name), 8)
+    found = {key: _first(config, attributes) for key, attributes in _ALIASES.items()}
+    found |= {key: getattr(config, attribute) for key, attribute in layout.keys.items()}
+    found["feed_forward_length"] = found["feed_forward_length"] or 4 * found["embedding_length"]
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)
+    head = getattr(config, "head_dim", None)
+    found["attention.key_length"] = found["attention.value_length"] = head
+    size = head or found["embedding_length"] // found["attention.head_count"]
+    if rope:
+        found |= {"rope.freq_base": rope["rope_theta"]}
+        found |= {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
+    for key, value in found.items():
+        if value is not None:
+            _add(writer, f"{layout.name}.{key}", value)
+    for name, tensor in _stored(model).items():
+        values = tensor
+        for change in layout.changes:
+            values = change(name, values, config)
+        written = names.get_name(name, (".weight", ".bias")) or names.get_name(
+            name.removeprefix("transformer."), (".weight", ".bias")
+        )
+        writer.add_tensor(written, np.ascontiguousarray(values.squeeze() if values.shape[0] == 1 else values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _first(config: Any, attributes: tuple[str, ...]) -> Any:
+    own = config.to_dict()
+    return next((own[name] for name in attributes if own.get(name) is not None), None)
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_float32(key, float(value))
+
+
+def _stored(model: Any) -> dict[str, Values]:
+    """The tensors of the checkpoint's files by their names there, experts' joined as [experts, ...]."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Values] = {}
+    experts: dict[str, dict[int, Values]] = {}
+    for name, values in load_file(Path(model.name_or_path) / "model.safetensors").items():
+        before, _, after = name.partition(".experts.")
+        number, _, part = after.partition(".")
+        if number.isdigit():
+            experts.setdefault(f"{before}.experts.{part}", {})[int(number)] = values
+        else:
+            found[name] = values
+    return found | {name: np.stack([parts[e] for e in sorted(parts)]) for name, parts in experts.items()}

@@ -1,0 +1,66 @@
+"""Every family that llama.cpp converts computes the same out of its GGUF file as out of its checkpoint."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from checkpoints import Family, difference, expected_logprobs, found_logprobs
+from gguf_writer import Layout, by_kind, interleaved, norms_plus_one, transposed, write_gguf
+
+from pagecli.model.registry import resolve_model
+
+_PARALLEL = {"use_parallel_residual": "use_parallel_residual"}
+_CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+_SLIDES = {"attention.sliding_window": "sliding_window"}
+_COHERE = {"logit_scale": "logit_scale"}
+_GRANITE = {
+    "embedding_scale": "embedding_multiplier", "attention.scale": "attention_multiplier",
+    "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+}  # fmt: skip
+# Family of transformers -> its layout there, and what its tiny model has beside the usual.
+LAYOUTS = {
+    "Gemma": (Layout("gemma", changes=(norms_plus_one,)), {}),
+    "Gemma2": (Layout("gemma2", _CAPS | _SLIDES, (norms_plus_one,)), {"attn_logit_softcapping": 1.0}),
+    "Gemma3": (Layout("gemma3", _SLIDES, (norms_plus_one,)), {"num_hidden_layers": 6, "layer_types": None}),
+    "Phi": (Layout("phi2"), {}),
+    "Phi3": (Layout("phi3", _SLIDES), {}),
+    "Granite": (Layout("granite", _GRANITE, (interleaved,)), {"residual_multiplier": 0.5}),
+    "SmolLM3": (Layout("smollm3", changes=(interleaved,)), {}),
+    "Starcoder2": (Layout("starcoder2"), {}),
+    "StableLm": (Layout("stablelm", _PARALLEL), {"use_parallel_residual": True}),
+    "GPT2": (Layout("gpt2", changes=(transposed,)), {}),
+    "GPTNeoX": (Layout("gptneox", _PARALLEL, (by_kind,)), {"use_parallel_residual": False}),
+    "Bloom": (Layout("bloom", changes=(by_kind,)), {}),
+    "Olmo": (Layout("olmo", changes=(interleaved,)), {}),
+    "Olmo2": (Layout("olmo2"), {}),
+    "Olmoe": (Layout("olmoe"), {}),
+    "Cohere": (Layout("command-r", _COHERE), {}),
+    "Cohere2": (Layout("cohere2", _COHERE | _SLIDES), {}),
+    "Glm4": (Layout("glm4"), {}),
+    "Nemotron": (Layout("nemotron", changes=(norms_plus_one,)), {}),
+    "Arcee": (Layout("arcee", changes=(interleaved,)), {}),
+    "Ernie4_5": (Layout("ernie4_5"), {}),
+    "SeedOss": (Layout("seed_oss"), {}),
+    "Mixtral": (Layout("llama", changes=(interleaved,)), {}),
+    "Qwen2Moe": (Layout("qwen2moe"), {}),
+    "Qwen3Moe": (Layout("qwen3moe"), {"norm_topk_prob": True}),
+}
+TINY: dict[str, Family] = {
+    family.name: family
+    for path in sorted(Path(__file__).parent.glob("test_*.py"))
+    if path.stem not in ("test_table", "test_gguf_layouts")
+    for family in getattr(importlib.import_module(path.stem), "FAMILIES", [])
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_gguf_file_computes_what_its_checkpoint_does(tmp_path, name):
+    layout, changes = LAYOUTS[name]
+    family = TINY[name]
+    model = family.make(tmp_path / "checkpoint", changes)
+    model.name_or_path = str(tmp_path / "checkpoint")
+    source = resolve_model(str(write_gguf(tmp_path / "tiny.gguf", model, layout)))
+    assert source.config.architecture == (family.model_class or f"{name}ForCausalLM")
+    expected, found = expected_logprobs(model), found_logprobs(source, "cpu")
+    assert difference(found, expected) <= 2e-5
+    assert all((found[i].argmax(-1) == expected[i].argmax(-1)).all() for i in expected)
