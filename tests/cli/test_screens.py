@@ -147,9 +147,8 @@ def on_a_terminal(command: list[str], columns: int, cwd) -> list[tuple[float, st
     if process == 0:
         os.chdir(cwd)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-        os.environ["TERM"] = "xterm"
-        os.environ.pop("COLUMNS", None)
-        os.execv(sys.executable, [sys.executable, "-m", "pagecli", *command])
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+        os.execve(sys.executable, [sys.executable, "-m", "pagecli", *command], environment)
     started, pieces = time.monotonic(), []
     while True:
         try:
