@@ -17,7 +17,7 @@ import numpy as np
 import results_file
 import torch
 
-from pagecli.core.dtypes import resolve_kv_dtype
+from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.base import HostModel
@@ -48,7 +48,7 @@ def greedy_texts(model: str, name: str, prompts: list[str], num_tokens: int) -> 
 def dtypes_of(name: str) -> tuple[str, str]:
     """ "int8" or "float32/int8" -> of the weights, of the KV cache."""
     dtype, _, kv_dtype = name.partition("/")
-    return dtype, resolve_kv_dtype(kv_dtype or "auto", dtype)
+    return dtype, kv_dtype or KV_DTYPE[dtype]
 
 
 def next_token_logprobs(model: HostModel, name: str, text: Text) -> torch.Tensor:

@@ -19,7 +19,7 @@ import report  # noqa: E402
 import typer  # noqa: E402
 
 from pagecli.cli.commands import app  # noqa: E402
-from pagecli.cli.settings.resolve import commands_of, key_of, options_of  # noqa: E402
+from pagecli.cli.settings import commands_of, key_of, options_of  # noqa: E402
 from pagecli.cli.terminal.help import sections_of  # noqa: E402
 from pagecli.errors import ErrorCode, ExitCode  # noqa: E402
 from pagecli.jobs.monitoring import progress_json  # noqa: E402

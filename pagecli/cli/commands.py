@@ -6,19 +6,27 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import pagecli
 from pagecli.cli.flags.completion import command_names
-from pagecli.cli.terminal.help import HelpCommand, HelpGroup, ShortHelp, help_page
+from pagecli.errors import ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class ShortHelp:
+    """The short page of a command, given as the `obj` of its context settings: names of flags, and lines to copy."""
+
+    most_used: tuple[str, ...]
+    examples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CommandSource:
     """Where a command's function is, and what the program's help page says of it, the first paragraph of its docstring.
 
-    `has_settings`: every flag also from PAGECLI_... in the environment, and from files (settings/resolve.py).
+    `has_settings`: every flag also from PAGECLI_... in the environment, and from files (cli/settings.py).
     """
 
     module: str
@@ -83,6 +91,28 @@ COMMANDS = {
 }
 
 
+class HelpCommand(TyperCommand):
+    """A command with such a help page; flags stand in the sections that `rich_help_panel` names."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _write_help(self, ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing and self._needs_arguments():
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(ExitCode.USAGE)
+        for wanted in args[: args.index("--") if "--" in args else None]:
+            if wanted.startswith("--help="):
+                from pagecli.cli.terminal.help import group_page
+
+                typer.echo(group_page(self, ctx, wanted.removeprefix("--help=")))
+                ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def _needs_arguments(self) -> bool:
+        return any(parameter.required for parameter in self.params if parameter.param_type_name == "argument")
+
+
 def load_command(name: str) -> TyperCommand:
     """The command, with its flags. An EPILOG in its module ends its help page."""
     source = COMMANDS[name]
@@ -115,15 +145,34 @@ class LazyCommands(Mapping[str, TyperCommand]):
         return len(self._names)
 
 
-class Program(HelpGroup):
-    """The program: a group of commands that are not imported yet."""
+class Program(TyperGroup):
+    """The program: a group of commands that are not imported yet.
+
+    Its help page lists them. Without arguments it is shown on stderr, with exit code 2.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands: Any = LazyCommands(self.commands)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _write_help(self, ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(ExitCode.USAGE)
+        return super().parse_args(ctx, args)
+
     def summaries(self) -> dict[str, str]:
+        """Name -> the first paragraph of each command's help."""
         return {name: COMMANDS[name].summary if name in COMMANDS else self.commands[name].help for name in self.commands}
+
+
+def _write_help(command: Any, context: Any, formatter: Any) -> None:
+    from pagecli.cli.terminal.help import help_page
+
+    formatter.write(help_page(command, context))
 
 
 app = typer.Typer(
@@ -162,4 +211,6 @@ def show_help(
     for name in command or ():
         inner = found.command.resolve_command(found, [name])[1]
         found = inner.context_class(inner, info_name=name, parent=found, **inner.context_settings)
+    from pagecli.cli.terminal.help import help_page
+
     typer.echo(help_page(found.command, found))

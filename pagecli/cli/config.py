@@ -11,8 +11,17 @@ import typer
 
 from pagecli.cli.flags import completion
 from pagecli.cli.flags import engine_and_sampling as flags
-from pagecli.cli.settings.files import ignored_files, project_file, user_file
-from pagecli.cli.settings.resolve import apply_settings, commands_of, key_of, options_of, unknown_variables, value_in_effect
+from pagecli.cli.settings import (
+    apply_settings,
+    commands_of,
+    ignored_files,
+    key_of,
+    options_of,
+    project_file,
+    unknown_variables,
+    user_file,
+    value_in_effect,
+)
 from pagecli.cli.terminal.console import Console, name_value_lines, terminal_width
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError

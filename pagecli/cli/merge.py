@@ -8,7 +8,7 @@ import typer
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import row_options as row_flags
 from pagecli.cli.flags.distinct_files import check_merge_files
-from pagecli.cli.settings.resolve import notes
+from pagecli.cli.settings import notes
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError

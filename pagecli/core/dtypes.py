@@ -41,8 +41,3 @@ def check_known(dtype: str) -> None:
     """Raises UsageError unless `dtype` is "auto" or one of DTYPES."""
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is unknown", f"use auto, {', '.join(DTYPES)}")
-
-
-def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
-    """ "auto" -> the one that goes with weights of `dtype`; others as they are."""
-    return KV_DTYPE[dtype] if kv_dtype == "auto" else kv_dtype

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pagecli.core.dtypes import KV_DTYPE
 from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
@@ -47,6 +48,10 @@ class EngineConfig:
     def num_segments(self) -> int:
         """Partial sums that a product which ranks share consists of, whether they do or one process computes them all."""
         return self.sum_segments or self.tensor_parallel_size
+
+    def kv_dtype_beside(self, dtype: str) -> str:
+        """The KV cache's dtype, resolved, with weights of `dtype`."""
+        return KV_DTYPE[dtype] if self.kv_dtype == "auto" else self.kv_dtype
 
     def __post_init__(self) -> None:
         limits: list[tuple[str, int | None, int]] = [

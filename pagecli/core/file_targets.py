@@ -5,11 +5,15 @@ and is not a regular file is never replaced: pipes, character devices and open d
 `>(...)`) are opened and written to as streams; block devices, sockets and directories are refused.
 
 Two paths are one file by device and inode where it exists, by directory and name where it does not yet.
+
+A path may be a URL: file:// is a local path; of any other (s3://, hf://, ...) only its text is known here.
 """
 
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +22,42 @@ from pathlib import Path
 from pagecli.errors import InputError, UsageError
 
 MAX_LINKS = 40  # as many as Linux follows
+
+
+def scheme_of(path: str) -> str:
+    """What stands before ://, in lower case; empty for a local path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    return match[1].lower() if match else ""
+
+
+def is_remote(path: str) -> bool:
+    return scheme_of(path) not in ("", "file")
+
+
+def local(path: str) -> str:
+    """A local path, also of a file:// URL."""
+    if scheme_of(path) != "file":
+        return path
+    from urllib.parse import unquote, urlsplit
+
+    return unquote(urlsplit(path).path)
+
+
+def shown(path: str) -> str:
+    """The path as it may be printed and kept: without user, password and query, where secrets stand."""
+    if not is_remote(path):
+        return path
+    scheme, rest = path.split("://", 1)
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, tail = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
+
+
+def normalized(path: str) -> str:
+    """Equal for URLs that are spelled differently and name one object."""
+    scheme, _, rest = shown(path).partition("://")
+    scheme = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}.get(scheme.lower(), scheme.lower())
+    return f"{scheme}://{rest.rstrip('/')}"
 
 
 def descriptor_of(path: str) -> int | None:
@@ -86,6 +126,22 @@ def resolved_target(path: Path) -> Path:
             )
         path = path.parent / os.readlink(path)
     raise unusable_path(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
+
+
+def local_output_path(output: str) -> Path:
+    """Where an output is written on this machine, its journal beside it: itself, or where its symbolic link leads; for a
+    URL, in the state directory. Raises UsageError, InputError."""
+    if not is_remote(output):
+        return resolved_target(Path(local(output)))
+    name = shown(output).rstrip("/").rpartition("/")[2] or "output"
+    digest = hashlib.blake2b(shown(output).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return state_directory() / "outputs" / digest / name
+
+
+def state_directory() -> Path:
+    """$XDG_STATE_HOME/pagecli, or ~/.local/state/pagecli."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "pagecli"
 
 
 def check_replaceable(path: Path) -> None:

@@ -88,7 +88,13 @@ class SamplingParams:
                 (name, (value := getattr(self, name)) is None or 0 <= value <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]")
                 for name in ("logprobs", "prompt_logprobs")
             ),
-            *self._sharing_rules(),
+            (
+                "length_penalty",
+                -MAX_LENGTH_PENALTY <= self.length_penalty <= MAX_LENGTH_PENALTY,
+                f"in +-{MAX_LENGTH_PENALTY:g}",
+            ),
+            ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
+            *(self._sharing_rules() if (self.n, self.best_of, self.beam_width) != (1, None, 1) else ()),
             *self._constraint_rules(),
         ]
 
@@ -103,12 +109,6 @@ class SamplingParams:
             ("temperature", not (beams and self.temperature >= MIN_TEMPERATURE), "0 with beam search"),
             ("stop", not (beams and self.stop), "left out with beam search (stop_token_ids may be given)"),
             ("logprobs", not beams or self.logprobs is None, "left out with beam search"),
-            (
-                "length_penalty",
-                -MAX_LENGTH_PENALTY <= self.length_penalty <= MAX_LENGTH_PENALTY,
-                f"in +-{MAX_LENGTH_PENALTY:g}",
-            ),
-            ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
         ]
 
     def _constraint_rules(self) -> list[tuple[str, bool, str]]:

@@ -117,6 +117,12 @@ class Chunk(NamedTuple):
         return self.wanted.first + 1 if isinstance(self.wanted, DraftSpec) else len(self.token_ids)
 
     @property
+    def may_have_drafts(self) -> bool:
+        """Whether it chooses one token, so that others can be guessed behind it."""
+        specs = self.specs
+        return self.wanted is None and len(specs) == 1 and specs[0].num_candidates == 0 and specs[0].mask is None
+
+    @property
     def num_logits(self) -> int:
         """How many of the chunk's last tokens give logits."""
         return int(bool(self.specs)) if self.wanted is None else len(self.token_ids) - self.wanted.first

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pagecli.model.source import ModelSource
 
 
+CPU_HEAD_DIMS = range(8, 257)  # that the CPU's attention kernels take
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
     """The engine settings that a device depends on."""
@@ -29,11 +32,6 @@ class RunSettings:
     kv_memory_bytes: int | None  # None: as much as is useful and available
     num_swap_blocks: int = 0
     cuda_graphs: bool = True
-
-    @property
-    def most_useful_blocks(self) -> int:
-        """Blocks that max_num_seqs sequences can fill."""
-        return self.max_num_seqs * -(-self.max_model_len // self.block_size)
 
 
 class BlockMover(Protocol):

@@ -1,12 +1,12 @@
 """The models that a device computes, by their config alone: loaders refuse the others, `pagecli models` lists by it."""
 
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices.base import CPU_HEAD_DIMS
 from pagecli.devices.cuda.model.fused import fuse
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.program import Attention, Program, Rotary, Router
 
-CPU_HEAD_DIMS = range(8, 257)  # of the attention kernels
 GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
 GPU_ROTARY_MULTIPLE = 16
 GPU_MAX_VOCAB = 1 << 21  # of the kernel that draws tokens

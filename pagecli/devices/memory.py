@@ -53,6 +53,11 @@ def num_swap_blocks(swap_memory_bytes: int, preemption: str, block_bytes: int) -
     return swap_memory_bytes // block_bytes
 
 
+def most_useful_blocks(max_num_seqs: int, max_model_len: int, block_size: int) -> int:
+    """KV blocks that so many sequences can fill."""
+    return max_num_seqs * -(-max_model_len // block_size)
+
+
 def num_kv_blocks(kv_memory_bytes: int | None, block_bytes: int, max_useful_blocks: int, available: int | None = None) -> int:
     """Blocks of `block_bytes` in `kv_memory_bytes` (None: AUTO_SHARE of what is available, and no more than could be used).
 

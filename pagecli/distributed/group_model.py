@@ -65,7 +65,8 @@ class GroupModel:
 
     def start(self, settings: RunSettings) -> "GroupRunner":
         bytes_each = block_bytes(self.config, settings.block_size, settings.kv_dtype)
-        num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
+        useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
+        num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
         self._group.start(num_blocks, settings.num_swap_blocks, settings.block_size, settings.kv_dtype)
         return GroupRunner(self, num_blocks, settings.block_size)
 

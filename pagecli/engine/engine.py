@@ -15,7 +15,6 @@ from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
 from pagecli.engine.generation import decoding, prompt_lookup, scoring
 from pagecli.engine.generation.decoding import FinishCheck
-from pagecli.engine.generation.reasoning import find_markers
 from pagecli.engine.generation.stopping import StopSearch
 from pagecli.engine.isolation import FailureSearch, probe
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
@@ -33,6 +32,7 @@ from pagecli.kv.memory import KVMemory
 
 if TYPE_CHECKING:
     from pagecli.engine.constraints.compiler import ConstraintCompiler
+    from pagecli.engine.generation.reasoning import ReasoningMarkers
     from pagecli.engine.overlapped import OverlappedLoop
 
 
@@ -61,7 +61,11 @@ class Engine:
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
         end_ids = frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size)
         self._finish_check = FinishCheck(end_ids)
-        self._markers = find_markers(self.tokenizer, config.reasoning)
+        self._markers: ReasoningMarkers | None = None
+        if config.reasoning != "auto" or self.tokenizer.chat_template is not None:
+            from pagecli.engine.generation.reasoning import find_markers
+
+            self._markers = find_markers(self.tokenizer, config.reasoning)
         self._requests: dict[int, Request] = {}
         self._search: FailureSearch | None = None  # after a step that failed
         self._stats = EngineStats()

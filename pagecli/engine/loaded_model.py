@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pagecli.core.dtypes import KV_BYTES, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES, resolve_kv_dtype
+from pagecli.core.dtypes import KV_BYTES, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory, registry
 from pagecli.devices.base import Device, Model, Runner, RunSettings
@@ -77,7 +77,7 @@ class LoadedModel:
 
     def kv_dtype(self, config: EngineConfig) -> str:
         """Of the KV cache of an engine of these settings."""
-        return resolve_kv_dtype(config.kv_dtype, self.dtype)
+        return config.kv_dtype_beside(self.dtype)
 
     def kv_bytes_per_token(self, config: EngineConfig) -> int:
         """Bytes of a token's K and V in that cache, all layers, scales included."""
@@ -133,7 +133,7 @@ def resolve(config: EngineConfig) -> ResolvedModel:
     if config.loras and (device.name == "cuda" or config.num_segments > 1):
         where = "on a GPU" if device.name == "cuda" else "with tensor parallelism"
         raise UsageError(f"--lora is not computed {where}", "merge one adapter: --merge-lora DIR, or leave the other flag out")
-    return ResolvedModel(source, device.name, dtype, resolve_kv_dtype(config.kv_dtype, dtype))
+    return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))
 
 
 def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = None) -> LoadedModel:

@@ -38,7 +38,7 @@ def with_kv_memory(config: EngineConfig, found: ResolvedModel, count: int, avail
     block_bytes = model.kv_bytes_per_token(KV_BYTES[found.kv_dtype], KV_SCALE_BYTES.get(found.kv_dtype, 0)) * config.block_size
     weights = memory.weight_bytes(model, WEIGHT_BYTES[found.dtype])
     available = available_bytes - count * weights
-    useful = config.max_num_seqs * -(-max_model_len // config.block_size)
+    useful = memory.most_useful_blocks(config.max_num_seqs, max_model_len, config.block_size)
     num_blocks = memory.num_kv_blocks(None, block_bytes, useful, max(0, available // count))
     return dataclasses.replace(config, kv_memory_bytes=num_blocks * block_bytes)
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
     from pagecli.engine.constraints.sequence_constraint import SequenceConstraint
     from pagecli.engine.generation.beam_search import BeamSearch
-    from pagecli.engine.generation.text_index import TextIndex
 
 _next_seq_id = count()
 
@@ -62,7 +61,7 @@ class Sequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it
     scoring: Scoring | None = None  # set while log probabilities of given tokens are wanted
-    text_index: "TextIndex | None" = None  # set once drafts are looked for in its text
+    draft_state: object = None  # what the drafter knows of it
     seq_id: int = field(default_factory=_next_seq_id.__next__)
 
     @property

@@ -85,7 +85,9 @@ class KVManager:
     def snapshot(self) -> KVUsage:
         """KVUsage at this moment."""
         pool = self.pool
-        blocks = (pool.num_blocks, pool.num_used, pool.num_used, pool.num_cached, pool.num_free, pool.num_shared)
+        num_free, num_cached = len(pool.free_ids), len(pool.cached_ids)
+        num_used = pool.num_blocks - num_free - num_cached
+        blocks = (pool.num_blocks, num_used, num_used, num_cached, num_free, pool.num_shared)
         return KVUsage(*blocks, self._num_table_entries, self._num_filled)
 
     def filled_slots(self) -> list[int]:
@@ -140,6 +142,8 @@ class KVManager:
                 growing.append(table)
             elif offset and ref_counts[table.block_ids[at]] > 1:
                 copying.append(table)
+        if not growing and not copying:
+            return True
         if len(growing) + len(copying) > self.pool.num_available:
             return False
         for table in copying:

@@ -57,6 +57,11 @@ class Weight:
         return tuple((rows, self.columns) if self.columns else (rows,) for rows in self.rows)
 
     @property
+    def is_stored_so(self) -> bool:
+        """Whether the checkpoint holds the numbers as the operation reads them."""
+        return self.layout is None and self.scale == 1.0 and self.offset == 0.0
+
+    @property
     def is_part(self) -> bool:
         return bool(self.whole_rows or self.whole_columns)
 

@@ -14,8 +14,7 @@ from typer.main import get_command
 from pagecli.cli.app import main
 from pagecli.cli.commands import app
 from pagecli.cli.flags.engine_and_sampling import SAMPLING_DEFAULTS
-from pagecli.cli.settings.files import KeyLines, read_settings
-from pagecli.cli.settings.resolve import key_of, options_of
+from pagecli.cli.settings import KeyLines, key_of, options_of, read_settings
 from pagecli.errors import PagecliError
 
 

@@ -2,7 +2,7 @@
 
 import fsspec
 
-from pagecli.jobs.storage import remote_files
+from pagecli.core import file_targets
 
 
 def test_output_appears_in_the_store_and_nothing_stays_here(generate, tmp_path, monkeypatch):
@@ -17,4 +17,4 @@ def test_output_appears_in_the_store_and_nothing_stays_here(generate, tmp_path, 
     code, _, err = generate("memory://in/rows.jsonl", "memory://out/rows.jsonl")
     assert code == 2
     assert "memory://out/rows.jsonl already exists" in err
-    assert remote_files.local_output_path("memory://out/rows.jsonl").parent.parent == tmp_path / "state" / "pagecli" / "outputs"
+    assert file_targets.local_output_path("memory://out/rows.jsonl").parent.parent == tmp_path / "state" / "pagecli" / "outputs"

@@ -61,15 +61,12 @@ def test_what_is_not_computed_and_what_is_out_of_range_is_said(generate, model):
 
 
 def test_other_defaults_are_another_job(generate, model, monkeypatch):
-    from pagecli.cli.generate.model_defaults import with_model_defaults
+    from pagecli.cli.generate.job import identify
     from pagecli.jobs.journal.job_identity import NOT_IDENTITY
 
     assert {"open_to_model", "of_model"} <= set(NOT_IDENTITY)
     seen = []
-    monkeypatch.setattr(
-        "pagecli.cli.generate.run.with_model_defaults",
-        lambda job, source, console: seen.append(with_model_defaults(job, source, console)) or seen[-1],
-    )
+    monkeypatch.setattr("pagecli.cli.generate.run.identify", lambda job, source: seen.append(job) or identify(job, source))
     generate(ROWS, "a.jsonl", *model(REPEATS_NOT))
     generate(ROWS, "b.jsonl", *model({}))
     assert seen[0].params != seen[1].params

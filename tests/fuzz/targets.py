@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import jinja2
 
-from pagecli.cli.settings import files
+from pagecli.cli import settings
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ErrorCode, InputError, ModelError, PagecliError, UsageError
 from pagecli.jobs.journal import journal
@@ -162,7 +162,7 @@ def config_file(data: bytes) -> None:
     (folder / "config.toml").write_bytes(data)
     environment = {"XDG_CONFIG_HOME": str(FOLDER / "config")}  # inside only: later tests must not read the damaged file
     with patch.dict(os.environ, environment), contextlib.suppress(PagecliError):
-        files.read_settings()
+        settings.read_settings()
 
 
 def secrets(data: bytes) -> None:

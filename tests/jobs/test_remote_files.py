@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from whole_jobs import run_job
 
+from pagecli.core import file_targets
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.storage import remote_files
@@ -84,7 +85,7 @@ def test_file_urls_are_local_paths(tmp_path):
     (tmp_path / "a b.jsonl").write_bytes(LINES)
     run_job(f"file://{tmp_path}/a%20b.jsonl", f"file://{tmp_path}/out.parquet", limit=2)
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 2
-    assert remote_files.local_output_path(f"file://{tmp_path}/out.parquet") == tmp_path / "out.parquet"
+    assert file_targets.local_output_path(f"file://{tmp_path}/out.parquet") == tmp_path / "out.parquet"
 
 
 @pytest.mark.parametrize(
@@ -107,11 +108,11 @@ def test_what_cannot_be_read_is_one_line(path, says, hint):
 
 def test_no_secret_is_shown_or_kept():
     path = "https://user:pass@host/dir/in.jsonl?token=abc#frag"
-    assert remote_files.shown(path) == "https://host/dir/in.jsonl"
-    assert "pass" not in str(remote_files.local_output_path(path))
+    assert file_targets.shown(path) == "https://host/dir/in.jsonl"
+    assert "pass" not in str(file_targets.local_output_path(path))
     assert remote_files.redacted(f"403 for {path}, sorry") == "403 for https://host/dir/in.jsonl sorry"
-    assert remote_files.local_output_path(path).name == "in.jsonl"
-    assert remote_files.local_output_path("s3://a/x.jsonl") != remote_files.local_output_path("s3://b/x.jsonl")
+    assert file_targets.local_output_path(path).name == "in.jsonl"
+    assert file_targets.local_output_path("s3://a/x.jsonl") != file_targets.local_output_path("s3://b/x.jsonl")
 
 
 @pytest.mark.slow

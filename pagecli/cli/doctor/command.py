@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
-from pagecli.cli.settings.resolve import commands_of
+from pagecli.cli.settings import commands_of
 from pagecli.cli.terminal.console import GREEN, RED, YELLOW, Console, name_value_lines
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.jobs.storage.redaction import redact, redact_values

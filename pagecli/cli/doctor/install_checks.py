@@ -11,8 +11,7 @@ from typing import Any
 
 import pagecli
 from pagecli.cli.doctor.check import Check, Health, free_bytes, gibibytes, is_writable
-from pagecli.cli.settings.files import ignored_files, read_settings
-from pagecli.cli.settings.resolve import apply_settings, options_of, unknown_variables, value_in_effect
+from pagecli.cli.settings import apply_settings, ignored_files, options_of, read_settings, unknown_variables, value_in_effect
 from pagecli.errors import PagecliError
 
 LITTLE_SPACE, NO_SPACE = 2 << 30, 16 << 20
@@ -61,7 +60,7 @@ def model_cache() -> Check:
 
 def state() -> Check:
     """Where jobs with remote outputs keep what they have finished."""
-    from pagecli.jobs.storage.remote_files import state_directory
+    from pagecli.core.file_targets import state_directory
 
     return _directory("state", state_directory(), "point XDG_STATE_HOME to a directory you can write to", {}, needed=True)
 

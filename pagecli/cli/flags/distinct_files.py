@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pagecli.cli.settings.files import project_file, user_file
+from pagecli.cli.settings import project_file, user_file
 from pagecli.core.file_targets import NamedPath, check_distinct
 from pagecli.errors import PagecliError, UsageError
 
@@ -26,7 +26,7 @@ def check_generate_files(
     prompt_files: Mapping[str, Path | str | None] = MappingProxyType({}),
 ) -> None:
     """`prompt_files`: flag -> the file that it names. Raises UsageError, before anything is opened."""
-    from pagecli.jobs.storage import remote_files
+    from pagecli.core import file_targets
 
     events = monitoring.progress_json
     event_path = f"/dev/fd/{events}" if events is not None and events.isdecimal() else events
@@ -38,11 +38,11 @@ def check_generate_files(
     }
     written = [NamedPath(flag, str(path)) for flag, path in files.items() if path is not None]
     written += [NamedPath("--profile", str(profile / name)) for name in PROFILE_FILES] if profile is not None else []
-    if remote_files.is_remote(output):
+    if file_targets.is_remote(output):
         _check_remote(input, output)
     else:
-        written.insert(0, NamedPath("OUTPUT", "/dev/stdout" if output == "-" else remote_files.local(output)))
-    journal = [] if remote_files.is_remote(output) or output == "-" else _journal_files(output)
+        written.insert(0, NamedPath("OUTPUT", "/dev/stdout" if output == "-" else file_targets.local(output)))
+    journal = [] if file_targets.is_remote(output) or output == "-" else _journal_files(output)
     read = [NamedPath(flag, str(path)) for flag, path in prompt_files.items() if path is not None]
     check_distinct(written, chain(_inputs(input), read, journal, model_files(model), _settings()))
 
@@ -70,11 +70,11 @@ def model_files(model: str) -> Iterator[NamedPath]:
 
 
 def _inputs(path: str) -> Iterator[NamedPath]:
+    from pagecli.core import file_targets
     from pagecli.jobs.readers.open_input import input_files
-    from pagecli.jobs.storage import remote_files
 
     try:
-        files = ["/dev/stdin"] if path == "-" else [path] if remote_files.is_remote(path) else input_files(path)
+        files = ["/dev/stdin"] if path == "-" else [path] if file_targets.is_remote(path) else input_files(path)
     except PagecliError:  # said when the input is opened
         return
     yield from (NamedPath("INPUT", file) for file in files or [path])
@@ -82,24 +82,25 @@ def _inputs(path: str) -> Iterator[NamedPath]:
 
 def _check_remote(input: str, output: str) -> None:
     """Of two URLs only their names can be compared."""
+    from pagecli.core import file_targets
     from pagecli.jobs.storage import remote_files
 
-    if not remote_files.is_remote(input):
+    if not file_targets.is_remote(input):
         return
     try:
         files = remote_files.matching(input, ("",))
     except PagecliError:
         return
-    if remote_files.normalized(output) in map(remote_files.normalized, files):
-        raise UsageError(f"OUTPUT {remote_files.shown(output)} is a file that is read: INPUT", "write to another file")
+    if file_targets.normalized(output) in map(file_targets.normalized, files):
+        raise UsageError(f"OUTPUT {file_targets.shown(output)} is a file that is read: INPUT", "write to another file")
 
 
 def _journal_files(output: str) -> Iterator[NamedPath]:
-    from pagecli.jobs.storage import remote_files
+    from pagecli.core import file_targets
     from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, job_directory_path
 
     try:  # a temporary of a run that was killed may be the output itself, which just got its name
-        folder = job_directory_path(remote_files.local_output_path(output))
+        folder = job_directory_path(file_targets.local_output_path(output))
         kept = [path for path in folder.iterdir() if not path.name.endswith(TEMPORARY_SUFFIX)]
         yield from (NamedPath("the job's journal,", str(path)) for path in kept)
     except (OSError, PagecliError):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from pagecli.cli.flags import completion
-from pagecli.cli.settings.resolve import use_configuration
+from pagecli.cli.settings import use_configuration
 from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError

@@ -9,7 +9,7 @@ import typer
 from pagecli.cli.flags.distinct_files import check_generate_files
 from pagecli.cli.flags.engine_and_sampling import options_command
 from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions
-from pagecli.cli.settings.resolve import notes, with_origin
+from pagecli.cli.settings import notes, with_origin
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import UsageError

@@ -67,7 +67,8 @@ def _check_cache(config: EngineConfig, found: ResolvedModel, max_model_len: int)
     bytes_each = kv_cache.block_bytes(found.source.config, config.block_size, found.kv_dtype)
     memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
     if found.device == "cpu":
-        memory.num_kv_blocks(config.kv_memory_bytes, bytes_each, config.max_num_seqs * -(-max_model_len // config.block_size))
+        useful = memory.most_useful_blocks(config.max_num_seqs, max_model_len, config.block_size)
+        memory.num_kv_blocks(config.kv_memory_bytes, bytes_each, useful)
 
 
 def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions, PoolOptions
+from pagecli.cli.generate.options import DEFAULT_REASONS, GenerateOptions, MonitoringOptions, PoolOptions
+from pagecli.core import file_targets
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices import registry
@@ -16,7 +17,6 @@ from pagecli.errors import InputError, ModelError, RowError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import MIXED, DeviceIdentity, job_identity, job_key
 from pagecli.jobs.prompts.few_shot import read_examples
-from pagecli.jobs.prompts.prompt_files import text_of
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.prompts.row_prompts import template_columns
 from pagecli.jobs.prompts.template_variables import parse_arguments
@@ -26,17 +26,17 @@ from pagecli.jobs.rows.embedding_rows import EmbedOptions
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import SCORES, TEXTS, InputSource, ResultColumns
 from pagecli.jobs.rows.row_filter import check_condition
+from pagecli.jobs.rows.row_preparer import prompt_columns
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
 from pagecli.jobs.rows.score_rows import ScoreOptions
-from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
 from pagecli.jobs.run.run_result import ErrorPolicy
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import Compression, OutputFormat, OutputOptions
 from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
+    from pagecli.jobs.run.retries import RetryPolicy
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 TokenBytes = Callable[[int], bytes | None]
@@ -82,7 +82,7 @@ class GenerateJob:
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
-    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    retries: "RetryPolicy | None" = None
     retry_errors: str | None = None  # digest of the finished output whose error rows are run again
     score: ScoreOptions | None = None  # set: rows are scored, not generated
     embed: EmbedOptions | None = None  # set: rows are embedded
@@ -125,10 +125,21 @@ def generate_job(options: GenerateOptions, normalize: str | None = None) -> Gene
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
         retry_errors="" if o.retry_errors else None,
         score=None if normalize is None else ScoreOptions(normalize),
-        retries=RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature),
+        retries=retry_policy(o),
         pool=o.pool,
         mixed_hardware=o.allow_mixed_hardware,
     )
+
+
+def retry_policy(options: GenerateOptions) -> "RetryPolicy | None":
+    """Raises UsageError, also for a flag beside --retry that is wrong without it."""
+    o = options
+    if o.retry == 0 and o.retry_on == DEFAULT_REASONS and o.retry_temperature is None:
+        return None
+    from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
+
+    policy = RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature)
+    return policy if o.retry else None
 
 
 def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource | None = None) -> InputSource:
@@ -138,7 +149,7 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
         check_parts_order(job.order)
     options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
     source = opened or open_input(job.input, selection.limit if selection.takes_all else None, options)
-    template, needed = job.prompts.template, job.prompts.prompt_columns
+    template, needed = job.prompts.template, prompt_columns(job.prompts.prompt_column)
     if template is not None:
         needed = template_columns(template).needed
     elif job.score is not None:
@@ -146,7 +157,7 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
     try:
         if selection.where is not None:
             check_condition(selection.where, source)
-        comes_late = opened is not None or is_stream(remote_files.local(job.input))
+        comes_late = opened is not None or is_stream(file_targets.local(job.input))
         source = CheckedPrompts(source, needed, comes_late, all_of=template is not None)
     except BaseException:
         source.close()
@@ -157,7 +168,7 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
 def prompt_options(options: GenerateOptions) -> PromptOptions:
     """How rows become prompts, by the flags and the files that they name. Raises UsageError, InputError."""
     o = options
-    template, system = text_of("--template", o.template, o.template_file), text_of("--system", o.system, o.system_file)
+    template, system = _text("--template", o.template, o.template_file), _text("--system", o.system, o.system_file)
     if template is not None and o.prompt_column != "prompt":
         raise UsageError("--template and --prompt-column are both given", "write the column into the template: {{ name }}")
     made_of = (o.prompt_column,) if template is None else template_columns(template).needed
@@ -171,6 +182,15 @@ def prompt_options(options: GenerateOptions) -> PromptOptions:
         few_shot=() if o.few_shot is None else read_examples(o.few_shot, made_of),
         chat_template_arg=() if o.chat_template_arg is None else parse_arguments(o.chat_template_arg),
     )
+
+
+def _text(flag: str, text: str | None, path: Path | None) -> str | None:
+    """The text of a flag, given by itself or by the name of a file. Raises UsageError, InputError."""
+    if path is None:
+        return text
+    from pagecli.jobs.prompts.prompt_files import text_of
+
+    return text_of(flag, text, path)
 
 
 def check_parts_order(order: str) -> None:
@@ -231,7 +251,7 @@ def output_options(job: GenerateJob, source: InputSource, job_key: str, token_by
 def _modified(path: str) -> int:
     """When the input was written, in Unix seconds; 0 of what has no such time. It is the same when the job is run again."""
     try:
-        return int(os.stat(remote_files.local(path)).st_mtime) if os.path.isfile(remote_files.local(path)) else 0
+        return int(os.stat(file_targets.local(path)).st_mtime) if os.path.isfile(file_targets.local(path)) else 0
     except OSError:
         return 0
 
@@ -270,7 +290,7 @@ def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
     time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job)
     shown_time = None if time is None else time.isoformat(timespec="seconds")
     try:
-        identity = job_identity(job, inputs, source, device, job.engine.kv_dtype, shown_time)
+        identity = job_identity(job, inputs, source, device, job.engine.kv_dtype_beside(device.dtype), shown_time)
     except OSError as error:
         kind = InputError if error.filename in inputs else ModelError
         raise kind(f"{error.filename} cannot be read: {error.strerror}", "check that it is there and readable") from error

@@ -19,6 +19,8 @@ from pagecli.errors import UsageError
 from pagecli.model.readers.generation_config import SAMPLING_KEYS
 from pagecli.model.source import ADAPTER_FILES
 
+DEFAULT_REASONS = "invalid_output,length,repetition"
+
 
 @dataclass(frozen=True, slots=True)
 class MonitoringOptions:
@@ -132,7 +134,7 @@ class GenerateOptions:
     max_error_rate: resume_flags.MaxErrorRate = None
     retry_errors: resume_flags.RetryErrors = False
     retry: resume_flags.Retry = 0
-    retry_on: resume_flags.RetryOn = "invalid_output,length,repetition"
+    retry_on: resume_flags.RetryOn = DEFAULT_REASONS
     retry_temperature: resume_flags.RetryTemperature = None
     stats: flags.Stats = None
     profile: run_flags.ProfileDirectory = None
@@ -206,9 +208,10 @@ class GenerateOptions:
         chosen = {name: getattr(self, name) for name in SAMPLING_DEFAULTS if getattr(self, name, None) is not None}
         lists = {"stop": tuple(self.stop or ()), "stop_token_ids": tuple(self.stop_token_id or ())}
         adapter = {"lora": self.loras[0][0] if len(self.loras) == 1 else None}
-        forms = form_flags.constraint_params(self.json_schema, self.regex, self.grammar, self.choice)
+        forms = (self.json_schema, self.regex, self.grammar, self.choice)
+        given = {} if not any(forms) else form_flags.constraint_params(*forms)
         try:
-            return SamplingParams(**chosen | lists | forms | adapter)
+            return SamplingParams(**chosen | lists | given | adapter)
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error

@@ -17,11 +17,11 @@ from pagecli.cli.generate.job import GenerateJob, check_parts_order, identify
 from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.generate.run import OnePart, load_engine, run_generate
 from pagecli.cli.terminal.console import Console
+from pagecli.core import file_targets
 from pagecli.errors import ExitCode, UsageError
 from pagecli.jobs.journal.job_lock import OutputLocked
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import DATABASE_SUFFIXES, is_stream_output, suffix_of
 from pagecli.model.registry import resolve_engine_model
@@ -38,7 +38,7 @@ def run_parts(job: GenerateJob, console: Console) -> int:
     _check(job)
     count = job.selection.num_parts
     assert count is not None
-    parts = PartDirectory(Path(remote_files.local(job.output)), count)
+    parts = PartDirectory(Path(file_targets.local(job.output)), count)
     parts.check_output_is_free(job.overwrite)
     asked, source = job.prompts.template_time, resolve_engine_model(job.engine)
 
@@ -135,11 +135,11 @@ def _complete(parts: PartDirectory, done: MergedRecord, console: Console) -> int
 def _check(job: GenerateJob) -> None:
     """Raises UsageError for what does not go with parts that many processes write."""
     check_parts_order(job.order)
-    if is_stream_output(job.output) or remote_files.is_remote(job.output):
+    if is_stream_output(job.output) or file_targets.is_remote(job.output):
         raise UsageError("--shard auto: parts need an output on a file system", "name a file that all processes can reach")
     if suffix_of(job.output) in DATABASE_SUFFIXES:
         raise UsageError("--shard auto: parts are not merged into a database", "write .parquet, .jsonl, .csv or .tsv")
-    if is_stream(remote_files.local(job.input)):
+    if is_stream(file_targets.local(job.input)):
         raise UsageError("--shard auto: every process reads the input", "name a file that all processes can reach")
     own_files = {"--stats": job.stats, "--profile": job.profile, "--metrics-file": job.monitoring.metrics_file}
     for flag, given in own_files.items():

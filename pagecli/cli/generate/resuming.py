@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, JournalOptions
 from pagecli.cli.terminal.console import Console
+from pagecli.core import file_targets
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ExitCode, InputError, PagecliError, UsageError
 from pagecli.jobs.journal.journal import Journal
@@ -21,7 +22,6 @@ from pagecli.jobs.rows.row_selection import RowSelection, Shard
 from pagecli.jobs.run.job_loop import JobRun
 from pagecli.jobs.run.run_result import RunResult
 from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, check_writable, is_stdout, is_stream_output
@@ -40,7 +40,7 @@ def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterato
         check_writable(output, overwrite)
         yield None
         return
-    path = remote_files.local_output_path(output)
+    path = file_targets.local_output_path(output)
     locked: LockedOutput | None = None
     try:
         with signals.deferred():
@@ -61,7 +61,7 @@ def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterato
 
 def completed_before(locked: LockedOutput, output: str) -> Outcome | None:
     """How the job ended, if an earlier run put its output in path and was ended before it could remove the journal."""
-    return None if remote_files.is_remote(output) else locked.earlier_outcome()
+    return None if file_targets.is_remote(output) else locked.earlier_outcome()
 
 
 def open_journal(
@@ -138,9 +138,9 @@ def with_earlier_output(job: GenerateJob, stack: ExitStack) -> "tuple[GenerateJo
     for flag, is_given in refused.items():
         if is_given:
             raise UsageError(f"{FLAG} does not go with {flag}", f"leave out {flag}")
-    if is_stream_output(job.output) or remote_files.is_remote(job.output):
+    if is_stream_output(job.output) or file_targets.is_remote(job.output):
         raise UsageError(f"{job.output}: {FLAG} needs an output that is a file on this machine", "name a file")
-    path = remote_files.local_output_path(job.output)
+    path = file_targets.local_output_path(job.output)
     with closing(FinishedOutput(path)) as output:
         num_error_rows = output.num_error_rows()
     if not num_error_rows:

@@ -20,7 +20,6 @@ from pagecli.cli.generate.job import (
     output_options,
     prompt_length,
 )
-from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.reporting import monitored, print_summary
 from pagecli.cli.generate.resuming import (
@@ -47,12 +46,12 @@ from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
 from pagecli.jobs.rows.row import InputSource, output_rows
 from pagecli.jobs.rows.row_preparer import RowPreparer
 from pagecli.jobs.run.job_loop import JobRun, Window
-from pagecli.jobs.run.retries import RetryingEngine
 from pagecli.jobs.run.run_result import RunResult, job_stats, write_stats
 from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.atomic_file import WholeFile
 from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.writers.open_output import RowWriter, open_output
+from pagecli.model.readers.generation_config import GenerationDefaults
 from pagecli.model.registry import resolve_engine_model
 
 if TYPE_CHECKING:
@@ -153,8 +152,12 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
 def _run_locked(run: _Run, rows_fd: int) -> int:
     console = run.console
     model_source = resolve_engine_model(run.job.engine)
-    job = with_model_defaults(run.job, model_source, console)
-    run = replace(run, job=job)
+    job = run.job
+    if job.open_to_model and model_source.generation != GenerationDefaults():
+        from pagecli.cli.generate.model_defaults import with_model_defaults
+
+        job = with_model_defaults(job, model_source, console)
+        run = replace(run, job=job)
     identified = None
     if job.selection.shard is not None or (run.locked is not None and job.journal.enabled):
         identified = identify(job, model_source)
@@ -255,7 +258,11 @@ def job_run(
         rows_of = embedding_rows
     prepare = ResumedRows(prepare_row, journal, job.params, earlier)
     window = Window.for_engine(job.engine.max_num_seqs * engine.num_replicas)
-    computes = RetryingEngine(engine, job.retries) if job.retries.retry else engine
+    computes: Any = engine  # of the protocol job_loop.Engine
+    if job.retries is not None:
+        from pagecli.jobs.run.retries import RetryingEngine
+
+        computes = RetryingEngine(engine, job.retries)
     run = JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors, rows_of)
     if job.pool is not None:
         pool = cast("EnginePool", engine)

@@ -13,7 +13,7 @@ import typer
 from pagecli.cli.flags.distinct_files import check_profile_files
 from pagecli.cli.flags.engine_and_sampling import options_command
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.cli.settings.resolve import notes
+from pagecli.cli.settings import notes
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.exit_codes import exit_code_of
 from pagecli.errors import ExitCode

@@ -17,7 +17,7 @@ from pagecli.cli.terminal.console import Console
 from pagecli.errors import ExitCode, InputError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
-SETTINGS = "pagecli.settings"  # in a command's context: {parameter: what files set it to (settings.files.Setting)}
+SETTINGS = "pagecli.settings"  # in a command's context: {parameter: what files set it to (settings.Setting)}
 NOTES = "pagecli.notes"  # what is odd about its settings, but no error
 
 

@@ -11,13 +11,9 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import typer
-from typer.core import TyperCommand, TyperGroup
-
-from pagecli.errors import ExitCode, UsageError
+from pagecli.errors import UsageError
 
 MIN_WIDTH, MAX_WIDTH = 40, 100
 HELP_COLUMN = 30  # help begins in it, or on the next line after a longer flag
@@ -27,62 +23,11 @@ TYPE_NAMES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "s
 ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class ShortHelp:
-    """The short page of a command, given as the `obj` of its context settings: names of flags, and lines to copy."""
-
-    most_used: tuple[str, ...]
-    examples: tuple[str, ...]
-
-
-class HelpCommand(TyperCommand):
-    """A command with such a help page; flags stand in the sections that `rich_help_panel` names."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        formatter.write(help_page(self, ctx))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing and self._needs_arguments():
-            typer.echo(ctx.get_help(), err=True)
-            ctx.exit(ExitCode.USAGE)
-        for wanted in args[: args.index("--") if "--" in args else None]:
-            if wanted.startswith("--help="):
-                self._show_group(ctx, wanted.removeprefix("--help="))
-        return super().parse_args(ctx, args)
-
-    def _needs_arguments(self) -> bool:
-        return any(parameter.required for parameter in self.params if parameter.param_type_name == "argument")
-
-    def _show_group(self, ctx: Any, group: str) -> None:
-        groups = [group_name(title) for title in sections_of(self, ctx)]
-        if group not in (ALL, *groups):
-            raise UsageError(f"--help={group}: no such group of flags", f"one of {', '.join((ALL, *groups))}")
-        typer.echo(help_page(self, ctx, group))
-        ctx.exit()
-
-
-class HelpGroup(TyperGroup):
-    """The program: its help page lists the commands. Without arguments it is shown on stderr, with exit code 2."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        formatter.write(help_page(self, ctx))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
-            typer.echo(ctx.get_help(), err=True)
-            ctx.exit(ExitCode.USAGE)
-        return super().parse_args(ctx, args)
-
-    def summaries(self) -> dict[str, str]:
-        """Name -> the first paragraph of each command's help."""
-        raise NotImplementedError
-
-
 def help_page(command: Any, context: Any, group: str = "") -> str:
     """The page for a terminal as wide as this one, or as COLUMNS says. `group`: "", `all`, or the name of a group of flags."""
     width = max(MIN_WIDTH, min(shutil.get_terminal_size().columns, MAX_WIDTH))
     sections = sections_of(command, context)
-    short = context.obj if isinstance(context.obj, ShortHelp) and not group else None
+    short = None if group else getattr(context, "obj", None)  # a ShortHelp
     if group not in ("", ALL):
         sections = {title: entries for title, entries in sections.items() if group_name(title) == group}
     elif short is not None:
@@ -103,6 +48,14 @@ def help_page(command: Any, context: Any, group: str = "") -> str:
         for paragraph in (command.epilog or "").split("\n\n"):
             lines += _wrapped(paragraph, width)
     return "\n".join(lines).rstrip()
+
+
+def group_page(command: Any, context: Any, group: str) -> str:
+    """The page of --help=GROUP. Raises UsageError."""
+    groups = [group_name(title) for title in sections_of(command, context)]
+    if group not in (ALL, *groups):
+        raise UsageError(f"--help={group}: no such group of flags", f"one of {', '.join((ALL, *groups))}")
+    return help_page(command, context, group)
 
 
 def group_name(title: str) -> str:
@@ -153,8 +106,8 @@ def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
             rest.append((name, text))
     if rest:
         found["Options"] = rest
-    if isinstance(command, HelpGroup):
-        found["Commands"] = list(command.summaries().items())
+    if summaries := getattr(command, "summaries", None):
+        found["Commands"] = list(summaries().items())
     return found
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import typer
 
 import pagecli
-from pagecli.cli.commands import app
-from pagecli.cli.settings.resolve import commands_of
-from pagecli.cli.terminal.help import ShortHelp, sections_of, usage_line
+from pagecli.cli.commands import ShortHelp, app
+from pagecli.cli.settings import commands_of
+from pagecli.cli.terminal.help import sections_of, usage_line
 
 ENVIRONMENT = (
     ("PAGECLI_...", "The value of the flag of that name, as PAGECLI_MAX_TOKENS for --max-tokens; PAGECLI_MODEL for --model."),

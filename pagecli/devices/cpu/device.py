@@ -3,15 +3,13 @@
 from collections.abc import Callable
 
 from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, check_known
-from pagecli.devices.base import RunSettings
+from pagecli.devices.base import CPU_HEAD_DIMS, RunSettings
 from pagecli.devices.cpu import kernels, kv_cache
 from pagecli.devices.cpu.model import CpuModel, SharedParts
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights.loader import CpuWeights
-from pagecli.devices.limits import check_computed
 from pagecli.devices.memory import available_bytes
 from pagecli.errors import UsageError
-from pagecli.model.adapters.adapted_program import adapted
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
@@ -34,11 +32,12 @@ class CpuDevice:
 
     def resolve_dtype(self, dtype: str) -> str:
         """ "auto" -> "bfloat16" where the kernels in use multiply bfloat16 natively, else "float32"."""
-        check_known(dtype)
-        if dtype in GPU_DTYPES and dtype not in CPU_DTYPES:
+        if dtype == "auto":
+            return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
+        if dtype not in CPU_DTYPES:
+            check_known(dtype)
             raise UsageError(f"--dtype {dtype} is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")
-        native = "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
-        return native if dtype == "auto" else dtype
+        return dtype
 
     def check_cache(self, kv_dtype: str, block_size: int, dtype: str, head_dim: int) -> None:
         if kv_dtype not in ("auto", *CPU_KV_DTYPES):
@@ -58,11 +57,18 @@ class CpuDevice:
             raise UsageError(f"dtype {dtype!r} is computed {where}", f"use {', '.join(CPU_DTYPES)}")
         if max_batch_tokens < 1:
             raise UsageError(f"max_batch_tokens is {max_batch_tokens}", "it must be at least 1")
-        check_computed(self.name, source.name, source.config)
+        if source.config.head_dim not in CPU_HEAD_DIMS:
+            from pagecli.devices.limits import check_computed
+
+            check_computed(self.name, source.name, source.config)
         reader = WeightReader(open_weights(source), source.on_read)
         program = reader.program(source.config)
         reader.check_nothing_left(program)
-        program = adapted(of_program(program), source.adapters)
+        program = of_program(program)
+        if source.adapters:
+            from pagecli.model.adapters.adapted_program import adapted
+
+            program = adapted(program, source.adapters)
         weights = CpuWeights(program, reader, dtype)
         return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
 

@@ -13,14 +13,14 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.core.step_plan import BlockMove, MoveKind, SampledToken, StepResult
 from pagecli.devices import memory, step_inputs
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu import kernels, sampler
+from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.kv_cache import block_bytes
-from pagecli.devices.random_draws import KeptSettings
 from pagecli.devices.step_inputs import KVCache, StepInputs
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec, StepPlan
     from pagecli.devices.base import HostModel
+    from pagecli.devices.random_draws import KeptSettings
     from pagecli.devices.step_masks import PendingMasks
 
 
@@ -72,7 +72,7 @@ class ModelRunner:
         self.block_size = block_size
         self.num_blocks = kv_cache.values[0].shape[0] if kv_cache.values else 0
         self.mover = BlockMover(kv_cache, swap)
-        self._draw_settings = KeptSettings()
+        self._draw_settings: KeptSettings | None = None  # once tokens are drawn
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
 
     def can_pipeline(self, plan: "StepPlan") -> bool:
@@ -108,7 +108,7 @@ class ModelRunner:
         else:
             logits = self.model.forward(inputs, self.kv_cache)
             forwarded = time.perf_counter()
-            results = sampler.choose(logits, specs, self._draw_settings, None if masks is None else masks.result())
+            results = self._choose(logits, specs, masks)
         return PendingStep(results, (prepared, forwarded, time.perf_counter()))
 
     def _start_masks(self, specs: "list[tuple[SampleSpec, ...]]") -> "PendingMasks | None":
@@ -120,6 +120,15 @@ class ModelRunner:
     def _most_likely(self, inputs: StepInputs[Array], masks: "PendingMasks | None") -> Array:
         model, cache = self.model, self.kv_cache
         return model.most_likely(inputs, cache) if masks is None else model.most_likely(inputs, cache, masks)
+
+    def _choose(self, logits: Array, specs: "list[tuple[SampleSpec, ...]]", masks: "PendingMasks | None") -> list[StepResult]:
+        from pagecli.devices.cpu import sampler
+
+        if self._draw_settings is None:
+            from pagecli.devices.random_draws import KeptSettings
+
+            self._draw_settings = KeptSettings()
+        return sampler.choose(logits, specs, self._draw_settings, None if masks is None else masks.result())
 
     def _several_logits(self, plan: "StepPlan", inputs: StepInputs[Array]) -> tuple[list[StepResult], float]:
         """The results of a plan that wants logits of several tokens of a chunk, and the time when the logits were there."""
@@ -151,6 +160,7 @@ def start(
     """A runner whose cache and swap pool `allocate`(config, num_blocks, block_size, kv_dtype) makes in the host's memory."""
     block_size, kv_dtype = settings.block_size, settings.kv_dtype
     bytes_each = block_bytes(model.config, block_size, kv_dtype)
-    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
+    useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, block_size)
+    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
     cache, swap = (allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, settings.num_swap_blocks))
     return ModelRunner(model, cache, block_size, swap)

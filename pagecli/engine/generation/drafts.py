@@ -37,12 +37,6 @@ class Drafter(Protocol):
         ...
 
 
-def may_have(chunk: Chunk) -> bool:
-    """Whether the chunk chooses one token, so that others can be guessed behind it."""
-    specs = chunk.specs
-    return chunk.wanted is None and len(specs) == 1 and specs[0].num_candidates == 0 and specs[0].mask is None
-
-
 def with_drafts(sequence: Sequence, chunk: Chunk, draft_ids: list[int], kv: KVMemory, finish_check: FinishCheck) -> Chunk:
     """The sequence's chunk with the drafts behind it; the chunk as it is where there are no free blocks for them."""
     if not kv.reserve(sequence.seq_id, chunk.context_len + len(draft_ids)):

@@ -9,15 +9,47 @@ is worth nothing where guesses fail, so a sequence whose drafts fail one after t
 before each next try, and the length of its drafts follows how many were right.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pagecli.core.engine_config import Speculate
-from pagecli.engine.generation.text_index import SHORT, SHORT_DRAFT, TextIndex
 from pagecli.engine.request import Sequence
 
+LONG, SHORT = 4, 2  # tokens that must have stood before: the more there are, the likelier is what followed them
+LONG_DRAFT, SHORT_DRAFT = 5, 3  # tokens at first, behind a match of LONG and of SHORT
 MAX_DRAFT = 15  # with the known token, rows that a step computes for little more than for one
 FIRST_WAIT, MAX_WAIT = 2, 128  # tokens from the second draft that fails to the next; behind the first there is no wait
 MAX_SEQUENCES = 2  # of a step that drafts are tried in
+
+
+@dataclass(slots=True)
+class TextIndex:
+    """Where each run of LONG and of SHORT tokens was last followed by another token, and how drafts have fared."""
+
+    num_indexed: int = SHORT
+    long: dict[tuple[int, ...], int] = field(default_factory=dict)
+    short: dict[tuple[int, ...], int] = field(default_factory=dict)
+    length: int = LONG_DRAFT  # of the next draft
+    wait: int = 0  # tokens to pass after the next draft that fails
+    next_try: int = 0  # tokens known before the next draft
+
+    def extend(self, token_ids: list[int]) -> None:
+        """Add the runs that end before the last token."""
+        for end in range(self.num_indexed, len(token_ids)):
+            self.short[tuple(token_ids[end - SHORT : end])] = end
+            if end >= LONG:
+                self.long[tuple(token_ids[end - LONG : end])] = end
+        self.num_indexed = max(self.num_indexed, len(token_ids))
+
+    def draft(self, token_ids: list[int], max_tokens: int) -> list[int]:
+        """What followed the last tokens before, at most so many tokens; where that is up to the end, a loop, once more."""
+        at = self.long.get(tuple(token_ids[-LONG:]))
+        if at is None:
+            at = self.short.get(tuple(token_ids[-SHORT:]))
+            max_tokens = min(max_tokens, SHORT_DRAFT)
+        if at is None:
+            return []
+        found = token_ids[at : at + max_tokens]
+        return found if len(found) == max_tokens else (found * max_tokens)[:max_tokens]
 
 
 @dataclass(slots=True)
@@ -30,9 +62,9 @@ class PromptLookup:
     num_accepted: int = 0
 
     def propose(self, sequence: Sequence, max_tokens: int) -> list[int]:
-        index = sequence.text_index
-        if index is None:
-            index = sequence.text_index = TextIndex()
+        index = sequence.draft_state
+        if not isinstance(index, TextIndex):
+            index = sequence.draft_state = TextIndex()
         token_ids = sequence.token_ids
         if len(token_ids) < max(index.next_try, SHORT + 1):
             return []
@@ -40,8 +72,8 @@ class PromptLookup:
         return index.draft(token_ids, min(max_tokens, self.max_tokens, index.length))
 
     def record(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:
-        index = sequence.text_index
-        assert index is not None
+        index = sequence.draft_state
+        assert isinstance(index, TextIndex)
         self.num_drafts += num_drafts
         self.num_accepted += num_accepted
         if num_accepted == num_drafts:

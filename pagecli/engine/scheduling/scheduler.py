@@ -110,14 +110,14 @@ class Scheduler(Batch):
 
     def _with_drafts(self, drafter: "Drafter", chunks: list[Chunk], lengths: dict[Sequence, int]) -> tuple[list[Chunk], bool]:
         """The step's chunks with the drafts behind them, as far as the step takes more tokens, and whether any want logits."""
-        from pagecli.engine.generation import drafts
-
         budget = self.limits.max_batch_tokens - sum(lengths.values())
         found = []
         for sequence, chunk in zip(lengths, chunks, strict=True):
-            room = min(budget, sequence.request.max_num_tokens - sequence.num_tokens - 1)
-            draft_ids = drafter.propose(sequence, room) if room > 0 and drafts.may_have(chunk) else []
+            room = min(budget, sequence.request.max_num_tokens - len(sequence.token_ids) - 1)
+            draft_ids = drafter.propose(sequence, room) if room > 0 and chunk.may_have_drafts else []
             if draft_ids:
+                from pagecli.engine.generation import drafts
+
                 chunk = drafts.with_drafts(sequence, chunk, draft_ids, self.kv, self._finish_check)
                 budget -= len(draft_ids)
             found.append(chunk)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pagecli.core.dtypes import IDENTITY_NAMES, KV_DTYPE, resolve_kv_dtype
+from pagecli.core.dtypes import IDENTITY_NAMES, KV_DTYPE
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.storage.redaction import redact
 from pagecli.model.source import ModelSource
@@ -59,14 +59,14 @@ def job_identity(
     input_files: list[str],
     source: ModelSource,
     device: DeviceIdentity,
-    kv_dtype: str = "auto",
+    kv_dtype: str,
     template_time: str | None = None,
 ) -> dict[str, Any]:
     """The identity as JSON. `job` is the dataclass of what was asked for. Raises OSError.
 
-    `template_time`: the time that chat templates see (ISO); None: that of the job's first run.
+    `kv_dtype`: resolved. `template_time`: the time that chat templates see (ISO); None: that of the job's first run.
     """
-    dtype, kv_dtype = device.dtype, resolve_kv_dtype(kv_dtype, device.dtype)
+    dtype = device.dtype
     dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
     if kv_dtype != KV_DTYPE[dtype]:
         dtypes["kv_dtype"] = kv_dtype
@@ -181,8 +181,7 @@ def _short_digest(value: Any) -> str:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    missing = object()
-    return [name for name in dict.fromkeys((*before, *now)) if before.get(name, missing) != now.get(name, missing)]
+    return [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]  # what is left out is None
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

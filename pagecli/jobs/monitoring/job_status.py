@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pagecli.core import file_targets
 from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.journal.job_lock import STALE_SECONDS, LockOwner, read_owner
 from pagecli.jobs.journal.journal import JournalContents
@@ -203,7 +204,7 @@ class JobStatus:
 
 def job_status(output: str) -> JobStatus:
     """Raises InputError, UsageError if the journal or the output cannot be read."""
-    local_path = remote_files.local_output_path(output)
+    local_path = file_targets.local_output_path(output)
     journal = read_journal_status(local_path)
     if journal is None or (journal.is_complete and not journal.is_running):
         return _without_job(output)
@@ -256,10 +257,10 @@ def _with_heartbeat(status: JobStatus, heartbeat: JobSnapshot) -> JobStatus:
 
 
 def _without_job(output: str) -> JobStatus:
-    if remote_files.is_remote(output):
+    if file_targets.is_remote(output):
         exists = remote_files.exists(output)
         return JobStatus(output, JobState.complete if exists else JobState.none)
-    path = Path(remote_files.local(output))
+    path = Path(file_targets.local(output))
     if not path.is_file():
         return JobStatus(output, JobState.none)
     num_rows = num_rows_of(path)

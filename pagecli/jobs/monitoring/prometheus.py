@@ -15,11 +15,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.parser import text_string_to_metric_families
 
 import pagecli
+from pagecli.core.file_targets import is_remote
 from pagecli.errors import ExitCode
 from pagecli.jobs.monitoring.monitor import Event, JobSnapshot
 from pagecli.jobs.storage.atomic_file import WholeFile
 from pagecli.jobs.storage.redaction import redact
-from pagecli.jobs.storage.remote_files import is_remote
 
 METRICS_SECONDS = 5.0
 INFO = "pagecli_job_info"

@@ -34,8 +34,3 @@ class PromptOptions:
     template: str | None = None  # a Jinja template over a row's columns: its text is the prompt
     few_shot: tuple[Example, ...] = ()
     chat_template_arg: tuple[tuple[str, Any], ...] = ()  # (name, value) of what chat templates are given besides
-
-    @property
-    def prompt_columns(self) -> tuple[str, ...]:
-        """The columns one of which a row needs where no template makes its prompt."""
-        return tuple(dict.fromkeys((self.prompt_column, MESSAGES, TOKEN_IDS)))

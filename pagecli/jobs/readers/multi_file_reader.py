@@ -12,11 +12,11 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet, plain_schema
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import FileVersion
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -41,7 +41,7 @@ def partition_columns(path: str, files: list[str]) -> dict[str, PartitionColumns
 
 
 def _folders(path: str, file: str) -> list[str]:
-    is_directory = path.endswith("/") if remote_files.is_remote(path) else os.path.isdir(path)
+    is_directory = path.endswith("/") if file_targets.is_remote(path) else os.path.isdir(path)
     below = file[len(path.rstrip("/")) :] if is_directory else file
     return below.split("/")[:-1]
 
@@ -60,7 +60,7 @@ class MultiFileSource:
     def __init__(
         self, name: str, paths: list[str], open_one: Callable[[str, int | None], InputSource], limit: int | None = None
     ) -> None:
-        self.name = remote_files.shown(name)
+        self.name = file_targets.shown(name)
         self._paths = paths
         self._partitions = partition_columns(name, paths)
         self._open_one = open_one
@@ -139,7 +139,7 @@ def _missing(columns: Iterable[str], partition: PartitionColumns) -> PartitionCo
 def _file_bytes(path: str) -> int:
     """The file's size; 1 where it costs a request to a store, so that such files count alike."""
     try:
-        return 1 if remote_files.is_remote(path) else os.stat(remote_files.local(path)).st_size
+        return 1 if file_targets.is_remote(path) else os.stat(file_targets.local(path)).st_size
     except OSError:  # gone since it was listed: said when it is opened
         return 0
 
@@ -186,6 +186,6 @@ def _unified(schema: pa.Schema, own: pa.Schema, path: str) -> pa.Schema:
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{remote_files.shown(path)} has columns that do not go with those of the files before it: {reason}",
+            f"{file_targets.shown(path)} has columns that do not go with those of the files before it: {reason}",
             "give files of one schema, or one pattern for each kind",
         ) from error

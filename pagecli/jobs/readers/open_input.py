@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.readers.csv_reader import CsvSource
 from pagecli.jobs.readers.jsonl_reader import JsonlSource
@@ -115,14 +116,14 @@ class ReadOptions:
 
 def is_several(path: str) -> bool:
     """Whether the path is a directory, or a pattern that is not itself the name of a file."""
-    if remote_files.is_remote(path):
+    if file_targets.is_remote(path):
         return path.endswith("/") or any(char in path for char in "*?[")
     return os.path.isdir(path) or (any(char in path for char in "*?[") and not os.path.lexists(path))
 
 
 def files_of(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """The files below a directory (those that begin with . or _ left out), or that match; sorted. Raises InputError."""
-    if remote_files.is_remote(path):
+    if file_targets.is_remote(path):
         files = [file for file in remote_files.matching(path, suffixes) if not _is_hidden(file.rpartition("/")[2])]
     elif os.path.isdir(path):
         below = [found for found in Path(path).rglob("*") if not any(map(_is_hidden, found.relative_to(path).parts))]
@@ -130,7 +131,7 @@ def files_of(path: str, suffixes: tuple[str, ...]) -> list[str]:
     else:
         files = sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
     if not files:
-        raise InputError(f"{remote_files.shown(path)}: no file found", f"inputs end in {', '.join(suffixes)}")
+        raise InputError(f"{file_targets.shown(path)}: no file found", f"inputs end in {', '.join(suffixes)}")
     return files
 
 
@@ -141,8 +142,8 @@ def _is_hidden(name: str) -> bool:
 def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadOptions()) -> InputSource:
     """Opens `path` (`-`: standard input, JSON Lines unless told) for one pass over `limit` rows. Raises InputError."""
     input_format = options.input_format
-    path = remote_files.local(path)
-    if not remote_files.is_remote(path) and is_stream(path):
+    path = file_targets.local(path)
+    if not file_targets.is_remote(path) and is_stream(path):
         if input_format == "parquet":
             raise InputError("Parquet cannot be read from a pipe", "name a file")
         return _open_one(path, limit, "jsonl" if input_format == "auto" else input_format, options)
@@ -155,7 +156,7 @@ def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadO
     if len(kinds) > 1:
         found = ", ".join(sorted(kinds))
         raise InputError(
-            f"{remote_files.shown(path)} has files of more than one format: {found}", "give a pattern: 'DIR/*.jsonl'"
+            f"{file_targets.shown(path)} has files of more than one format: {found}", "give a pattern: 'DIR/*.jsonl'"
         )
     if kinds == {"parquet"}:
         return MultiParquetSource(path, paths, limit, options.max_row_bytes)
@@ -164,8 +165,8 @@ def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadO
 
 def input_files(path: str) -> list[str]:
     """The local files that an input consists of; none for streams and URLs. Raises InputError."""
-    path = remote_files.local(path)
-    if remote_files.is_remote(path) or is_stream(path):
+    path = file_targets.local(path)
+    if file_targets.is_remote(path) or is_stream(path):
         return []
     return files_of(path, PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES) if is_several(path) else [path]
 
@@ -177,10 +178,10 @@ def format_of(path: str) -> InputFormat:
     for kind in kinds:
         if name.endswith(_suffixes(kind)):
             return kind
-    if not remote_files.is_remote(path) and not os.path.exists(path):
+    if not file_targets.is_remote(path) and not os.path.exists(path):
         raise InputError(f"{path}: no such file", "check the path; - reads JSON Lines from standard input")
     raise InputError(
-        f"{remote_files.shown(path)}: unknown input format", f"inputs end in {NAMES}, or name it by --input-format"
+        f"{file_targets.shown(path)}: unknown input format", f"inputs end in {NAMES}, or name it by --input-format"
     )
 
 

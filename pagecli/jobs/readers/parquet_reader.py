@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from pagecli.core import file_targets
 from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, row_too_large
 from pagecli.jobs.rows.arrow_values import ArrowColumns, value_bytes
@@ -149,9 +150,9 @@ class ParquetSource:
     ) -> None:
         self._constants = constants or {}
         self._max_row_bytes = max_row_bytes
-        self.name = remote_files.shown(path)
+        self.name = file_targets.shown(path)
         self._limit = limit
-        self._path = remote_files.local(path)
+        self._path = file_targets.local(path)
         self._version = FileVersion.of_input(path)
         self._file = open_parquet(path)
         self._schema = schema if schema is not None else plain_schema(self._file.schema_arrow)
@@ -221,11 +222,11 @@ class ParquetSource:
 
 def open_parquet(path: str) -> pq.ParquetFile:
     """The file with its footer read. Raises InputError."""
-    where: Any = remote_files.open_for_reading(path) if remote_files.is_remote(path) else remote_files.local(path)
+    where: Any = remote_files.open_for_reading(path) if file_targets.is_remote(path) else file_targets.local(path)
     try:
         return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, ValueError) as error:
-        name = remote_files.shown(path)
+        name = file_targets.shown(path)
         raise InputError(f"{name} is not a readable Parquet file: {_one_line(error)}", "it may be cut short") from error
     except OSError as error:
         raise unreadable(path, error) from error

@@ -4,9 +4,9 @@ import zlib
 
 import pyarrow as pa
 
+from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.rows.row import RowEstimate
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import Content, FileVersion, InterruptibleStream, is_stream, open_raw, size_of
 
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -49,7 +49,7 @@ class TextInput:
     """
 
     def __init__(self, path: str, kind: str, max_row_bytes: int = MAX_ROW_BYTES) -> None:
-        self.name = "standard input" if path == "-" else remote_files.shown(path)
+        self.name = "standard input" if path == "-" else file_targets.shown(path)
         self.max_row_bytes = max_row_bytes
         self.line_number = 0  # of the line read last, from 1
         self._kind = kind
@@ -57,11 +57,11 @@ class TextInput:
         self._parsed_bytes = 0  # of the lines read so far
         self._header_bytes = 0  # of them, before the first row
         self._ended = False  # readline has come to the end
-        self._path = remote_files.local(path)
+        self._path = file_targets.local(path)
         self._raw = open_raw(path)
         try:
             self._size = None if is_stream(path) else size_of(self._raw)
-            is_local_file = self._size is not None and not remote_files.is_remote(path)
+            is_local_file = self._size is not None and not file_targets.is_remote(path)
             self._version = FileVersion.of(self._raw.fileno()) if is_local_file else None
             if self._size is not None:
                 self.start = self._raw.read(START_BYTES) or b""

@@ -13,6 +13,7 @@ from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.rows.arrow_values import json_default
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
+SAMPLING_NAMES = frozenset(SAMPLING_FIELDS)
 
 
 def row_sampling_params(

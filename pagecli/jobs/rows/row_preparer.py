@@ -16,7 +16,7 @@ from pagecli.jobs.rows.arrow_values import json_default
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import InputRow, OutputRow
-from pagecli.jobs.rows.row_parameters import row_sampling_params
+from pagecli.jobs.rows.row_parameters import SAMPLING_NAMES, row_sampling_params
 from pagecli.jobs.tools.given import COLUMN as TOOLS
 
 
@@ -88,7 +88,9 @@ class RowPreparer:
             prompt_column = self._options.prompt_column if row.batch_url is None else "prompt"
             chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
-                params = row_sampling_params(self._params, row.columns, prompt_column, self._of_model)
+                params = self._params
+                if not SAMPLING_NAMES.isdisjoint(row.columns):
+                    params = row_sampling_params(params, row.columns, prompt_column, self._of_model)
                 if params.constraint is not None:
                     _check_constraint(params)
                 token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
@@ -113,8 +115,10 @@ class RowPreparer:
             if self._few_shot is not None:
                 value = self._few_shot.before(value)
             value = self._options.prefix + value
-            text = value if self._length is None else self._length.checked_text(value)
-            token_ids = self._cut(self._tokenizer.encode(text), max_tokens)
+            length = self._length
+            if length is not None and len(value) >= length.max_model_len:  # shorter texts are quickly tokenized
+                value = length.checked_text(value)
+            token_ids = self._cut(self._tokenizer.encode(value), max_tokens)
         if not token_ids:
             what = f"column {name}" if self._prompts is None else f"the text of {name}"
             raise RowError(f"{what} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
@@ -124,7 +128,8 @@ class RowPreparer:
         return token_ids
 
     def _cut(self, token_ids: list[int], max_tokens: int) -> list[int]:
-        return token_ids if self._length is None else self._length.cut(token_ids, max_tokens)
+        length = self._length
+        return token_ids if length is None or len(token_ids) < length.max_model_len else length.cut(token_ids, max_tokens)
 
     def _example_prompt(self, columns: Mapping[str, Any]) -> str:
         """The prompt of an example of --few-shot. Raises RowError."""
@@ -150,7 +155,7 @@ class RowPreparer:
         """The one column that holds the prompt, and its value; of a template its flag, and its text."""
         if self._prompts is not None:
             return "--template", self._prompts.prompt(columns)
-        names = dict.fromkeys((prompt_column, MESSAGES, TOKEN_IDS))
+        names = prompt_columns(prompt_column)
         given = [(name, columns[name]) for name in names if name in columns]
         given = [(name, value) for name, value in given if value is not None]
         if len(given) > 1:
@@ -166,6 +171,11 @@ class RowPreparer:
         if self._options.system is None or messages[0]["role"] == "system":
             return messages
         return [{"role": "system", "content": self._options.system}, *messages]
+
+
+def prompt_columns(prompt_column: str) -> tuple[str, ...]:
+    """The columns one of which a row needs where no template makes its prompt; `prompt_column`: the one that holds text."""
+    return tuple(dict.fromkeys((prompt_column, MESSAGES, TOKEN_IDS)))
 
 
 def row_key(row: InputRow) -> int:

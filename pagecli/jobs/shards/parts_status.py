@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from pagecli.core import file_targets
 from pagecli.jobs.monitoring.job_status import JobState, JobStatus, job_status, num_rows_of
 from pagecli.jobs.shards.part_directory import JOB, MERGED, PartFiles
-from pagecli.jobs.storage import remote_files
 
 
 def parts_status(output: str) -> JobStatus | None:
@@ -13,9 +13,9 @@ def parts_status(output: str) -> JobStatus | None:
 
     Rows are those of complete parts and those in the journals of the others.
     """
-    if remote_files.is_remote(output):
+    if file_targets.is_remote(output):
         return None
-    files = PartFiles(Path(remote_files.local(output)))
+    files = PartFiles(Path(file_targets.local(output)))
     try:
         count = int(json.loads((files.path / JOB).read_bytes())["count"])
     except (OSError, ValueError, TypeError, KeyError):

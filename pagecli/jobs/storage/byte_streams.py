@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pagecli.core import file_targets
 from pagecli.core.file_targets import descriptor_of, mode_of, unusable_path
 from pagecli.errors import InputError
 from pagecli.jobs.storage import remote_files
@@ -60,7 +61,7 @@ def is_stream(path: str) -> bool:
 
 def open_raw(path: str) -> io.RawIOBase:
     """Opens the input's bytes as they are. Raises InputError."""
-    if remote_files.is_remote(path):
+    if file_targets.is_remote(path):
         return remote_files.open_for_reading(path)
     try:
         number = 0 if path == "-" else descriptor_of(path)
@@ -180,7 +181,7 @@ class FileVersion:
     def of_input(cls, path: str) -> "FileVersion | None":
         """None of a URL, and of a file that is not there, which opening it says better."""
         try:
-            return None if remote_files.is_remote(path) else cls.of(remote_files.local(path))
+            return None if file_targets.is_remote(path) else cls.of(file_targets.local(path))
         except OSError:
             return None
 

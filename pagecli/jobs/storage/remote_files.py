@@ -4,55 +4,18 @@ An output is written on this machine and uploaded when it is complete, so that i
 """
 
 import contextlib
-import hashlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from pagecli.core.file_targets import resolved_target
+from pagecli.core.file_targets import scheme_of, shown
 from pagecli.errors import InputError, PagecliError, UsageError
 
 # Stores that show an uploaded object only when it is whole; elsewhere it is uploaded under another name and moved.
 WHOLE_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 READ_BLOCK_BYTES = 8 << 20
-
-
-def scheme_of(path: str) -> str:
-    """What stands before ://, in lower case; empty for a local path."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
-    return match[1].lower() if match else ""
-
-
-def is_remote(path: str) -> bool:
-    return scheme_of(path) not in ("", "file")
-
-
-def local(path: str) -> str:
-    """A local path, also of a file:// URL."""
-    if scheme_of(path) != "file":
-        return path
-    return unquote(urlsplit(path).path)
-
-
-def shown(path: str) -> str:
-    """The path as it may be printed and kept: without user, password and query, where secrets stand."""
-    if not is_remote(path):
-        return path
-    scheme, rest = path.split("://", 1)
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    host, slash, tail = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
-
-
-def normalized(path: str) -> str:
-    """Equal for URLs that are spelled differently and name one object."""
-    scheme, _, rest = shown(path).partition("://")
-    scheme = {"s3a": "s3", "gcs": "gs", "abfss": "abfs"}.get(scheme.lower(), scheme.lower())
-    return f"{scheme}://{rest.rstrip('/')}"
 
 
 def open_for_reading(path: str) -> Any:
@@ -92,22 +55,6 @@ def upload(source: Path, path: str, overwrite: bool) -> None:
         else:
             system.put_file(str(source), f"{name}.uploading")
             system.mv(f"{name}.uploading", name)
-
-
-def local_output_path(output: str) -> Path:
-    """Where an output is written on this machine, its journal beside it: itself, or where its symbolic link leads; for a
-    URL, in the state directory. Raises UsageError, InputError."""
-    if not is_remote(output):
-        return resolved_target(Path(local(output)))
-    name = shown(output).rstrip("/").rpartition("/")[2] or "output"
-    digest = hashlib.blake2b(shown(output).encode("utf-8", "replace"), digest_size=8).hexdigest()
-    return state_directory() / "outputs" / digest / name
-
-
-def state_directory() -> Path:
-    """$XDG_STATE_HOME/pagecli, or ~/.local/state/pagecli."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "pagecli"
 
 
 def file_system(path: str) -> tuple[Any, str]:

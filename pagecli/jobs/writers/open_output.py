@@ -8,12 +8,12 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from pagecli.core import file_targets
 from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stream
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.rows.row_selection import Shard
 from pagecli.jobs.shards.shard_labels import LabelledLines, ShardLabels
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
 from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, RowEncoder, StreamRowWriter
@@ -71,11 +71,11 @@ class RowWriter(Protocol):
 
 def is_stream_output(path: str) -> bool:
     """Whether rows are written to `path` one by one: it has no journal, and nothing of it is replaced. Raises InputError."""
-    return path == "-" or (not remote_files.is_remote(path) and is_stream_target(remote_files.local(path)))
+    return path == "-" or (not file_targets.is_remote(path) and is_stream_target(file_targets.local(path)))
 
 
 def is_stdout(path: str) -> bool:
-    return path == "-" or descriptor_of(remote_files.local(path)) == 1
+    return path == "-" or descriptor_of(file_targets.local(path)) == 1
 
 
 def check_writable(path: str, overwrite: bool) -> None:
@@ -87,10 +87,10 @@ def check_writable(path: str, overwrite: bool) -> None:
             )
         return
     suffix_of(path)
-    if remote_files.is_remote(path):
+    if file_targets.is_remote(path):
         check_remote_output(path, overwrite)
     else:
-        check_output(remote_files.local_output_path(path), overwrite)
+        check_output(file_targets.local_output_path(path), overwrite)
 
 
 def open_output(
@@ -105,9 +105,9 @@ def open_output(
     """The writer for `path`; `input_schema` is the input's, if it has one. Raises UsageError, InputError."""
     check_writable(path, overwrite)
     if is_stream_output(path):
-        return _open_stream(remote_files.local(path), warn, stdout_fd, _encoder(columns, options))
-    suffix, local_path = suffix_of(path), remote_files.local_output_path(path)
-    is_remote = remote_files.is_remote(path)
+        return _open_stream(file_targets.local(path), warn, stdout_fd, _encoder(columns, options))
+    suffix, local_path = suffix_of(path), file_targets.local_output_path(path)
+    is_remote = file_targets.is_remote(path)
     replaces = overwrite or is_remote  # a file left in the state directory has no user
     writer: RowWriter
     if suffix in jsonl_writer.SUFFIXES:
@@ -177,7 +177,7 @@ def suffix_of(path: str) -> str:
     for suffix in (*PARQUET_SUFFIXES, *jsonl_writer.SUFFIXES, *DELIMITED_SUFFIXES, *DATABASE_SUFFIXES):
         if path.endswith(suffix):
             return suffix
-    message = f"{remote_files.shown(path)}: unknown output format"
+    message = f"{file_targets.shown(path)}: unknown output format"
     raise UsageError(message, "outputs end in .parquet, .jsonl, .csv, .tsv (each also .gz or .zst), .sqlite, .duckdb, or are -")
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pagecli.core import file_targets
 from pagecli.errors import PagecliError, UsageError
 from pagecli.jobs.rows.row import OutputRow
 from pagecli.jobs.storage import remote_files
@@ -12,8 +13,8 @@ from pagecli.jobs.storage.atomic_file import not_writable, remove
 def check_remote_output(path: str, overwrite: bool) -> None:
     """Finds out before the model loads whether the store can be reached and the name is free. Raises UsageError, InputError."""
     if remote_files.exists(path) and not overwrite:
-        raise UsageError(f"{remote_files.shown(path)} already exists", "give another name, or --overwrite to replace it")
-    local_path = remote_files.local_output_path(path)
+        raise UsageError(f"{file_targets.shown(path)} already exists", "give another name, or --overwrite to replace it")
+    local_path = file_targets.local_output_path(path)
     try:
         local_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -70,6 +70,9 @@ class WeightReader:
 
     def joined(self, weight: Weight) -> Array:
         """A whole weight's tensors, joined as the program wants them: a view of the file, or memory that is used again."""
+        if weight.is_stored_so:
+            tensors = [self.source.read(name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)]
+            return tensors[0] if len(tensors) == 1 else self._concatenated(tensors)
         done = self.source.folded
         shapes = stored_shapes(weight, done)
         parts = [turned(weight, self.source.read(name, shape), done) for name, shape in zip(weight.names, shapes, strict=True)]

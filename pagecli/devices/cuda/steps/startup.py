@@ -40,7 +40,8 @@ def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
     except DeviceMemoryError as error:
         raise memory.does_not_fit(0, f"the largest step takes more: {error.message}") from None
     bytes_each = kv_cache.block_bytes(model.config, settings.block_size, settings.kv_dtype)
-    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, settings.most_useful_blocks)
+    useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
+    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
     try:
         cache = _allocate(device, model.config, num_blocks, settings)
         swap = _allocate(device, model.config, settings.num_swap_blocks, settings, pinned=True)
