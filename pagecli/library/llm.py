@@ -28,6 +28,7 @@ from pagecli.library.settings import (
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
     from pagecli.engine.engine import Engine
+    from pagecli.engine.loaded_model import LoadedModel
     from pagecli.jobs.rows.row import InputSource, OutputRow, ResultColumns
 
 FLAGS = {field.name for field in dataclasses.fields(GenerateOptions)}
@@ -58,6 +59,8 @@ class LLM:
         self.model = model
         self._settings = dict(settings)
         self._engine: Engine | None = _load(self._options({}))
+        self._end = weakref.finalize(self, self._engine.loaded.close)  # forgotten, or at the end of the process
+        self._loaded: LoadedModel | None = None  # of an engine that has to be made anew
         self._call: weakref.ref[Any] | None = None  # the generator of the latest call
 
     def generate(self, rows: Any, **settings: Unpack[RowSettings]) -> Iterator[dict[str, Any]]:
@@ -121,11 +124,27 @@ class LLM:
                 self._loaded, self._engine = engine.loaded, None
 
     def _ready(self) -> "Engine":
+        if not self._end.alive:
+            raise UsageError("the model is closed", "load it anew: pagecli.LLM(...)")
         if self._engine is None:
             from pagecli.engine.engine import Engine
 
             self._engine = Engine(self._options({}).engine_config(), self._loaded)
         return self._engine
+
+    def close(self) -> None:
+        """Ends the processes that share the model (`tensor_parallel_size`), gives up its memory and the rows not taken yet."""
+        running = None if self._call is None else self._call()
+        if running is not None:
+            running.close()
+        self._end()
+        self._engine = self._loaded = None
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def stats(self) -> dict[str, Any]:
         """Counts of all calls so far, by the names that --stats has."""

@@ -7,10 +7,13 @@ from pathlib import Path
 from checkpoints import SHARED, Family
 
 from pagecli.devices.limits import missing_on_gpu
+from pagecli.errors import UsageError
 from pagecli.model import families
 from pagecli.model.build_program import build
 from pagecli.model.decoder import Decoder
+from pagecli.model.program import Program
 from pagecli.model.readers.hf_config import from_hf_config
+from pagecli.model.shards import segment, shard
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "families.md"
@@ -20,12 +23,13 @@ Every architecture that pagecli computes, from its description in `pagecli/model
 `python tests/families/test_table.py`, and a test compares it). Checkpoints are in the transformers layout (safetensors, or
 pickles) or, where a name stands under GGUF, in a GGUF file as llama.cpp's converter writes it. GGUF files may be quantized
 (Q4_0 to Q8_0, K and IQ4 types) and are dequantized at load; `--dtype` float32, bfloat16 and int8 on a CPU, float32, bfloat16,
-float16 and fp8 on a GPU, for all of them. GPU kernels have run on an emulator only.
+float16 and fp8 on a GPU, for all of them. GPU kernels have run on an emulator only. Under ranks: whether several processes can
+share the model (`--tensor-parallel-size`, on CPUs), and what cannot be cut.
 
 A key of config.json that changes text and that the family does not read is refused by name, and so is a tensor left over.
 
-| architecture | model_type | GGUF | CPU | GPU | test |
-| --- | --- | --- | --- | --- | --- |
+| architecture | model_type | GGUF | CPU | ranks | GPU | test |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 # Families that are tested with every other part of the program, and what their tiny models are beside the shared sizes.
 OWN = {"OPTForCausalLM": {"ffn_dim": 96, "hidden_size": 64}, "LlamaForCausalLM": {}, "MistralForCausalLM": {}}
@@ -52,11 +56,22 @@ def tiny_configs() -> dict[str, tuple[str, dict]]:
 
 def row(decoder: Decoder, test: str, config: dict) -> str:
     name = decoder.architectures[0]
-    missing = missing_on_gpu(build(from_hf_config(config | {"architectures": [name]}, name)))
+    program = build(from_hf_config(config | {"architectures": [name]}, name))
+    missing, ranks = missing_on_gpu(program), why_not_on_ranks(program)
     names = ", ".join(f"`{each}`" for each in (*decoder.architectures, *decoder.wrappers))
     gguf = f"`{decoder.gguf.name}`" if decoder.gguf is not None else ""
     gpu = f"no {missing.split(' (')[0]}" if missing else "yes"
-    return f"| {names} | `{decoder.model_type}` | {gguf} | yes | {gpu} | `{test}` |"
+    shared = f"no: {ranks}" if ranks else "yes"
+    return f"| {names} | `{decoder.model_type}` | {gguf} | yes | {shared} | {gpu} | `{test}` |"
+
+
+def why_not_on_ranks(program: Program) -> str:
+    """What of it --tensor-parallel-size cannot cut; nothing: it can be shared."""
+    try:
+        shard(segment(program, 2), 0, 2)
+    except UsageError as error:
+        return error.message.removeprefix("tensor parallelism does not know ")
+    return ""
 
 
 def page() -> str:

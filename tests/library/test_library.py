@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import get_type_hints
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -219,3 +220,28 @@ def test_a_plan_is_what_profile_prints_as_json():
     assert json.loads(json.dumps(plan)) == {name: printed[name] for name in ("model", "workload", "plan")}
     with pytest.raises(pagecli.UsageError):
         pagecli.profile_plan("opt-13b", gpu="no-such-gpu")
+
+
+@pytest.mark.parametrize("end", ["close", "with", "forget"])
+def test_ranks_end_with_their_model(tiny_model, end):
+    def ranks():
+        running = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in running if "pagecli.distributed.rank" in child.cmdline()]
+
+    model = pagecli.LLM(str(tiny_model("llama")), tensor_parallel_size=2, dtype="float32", **ENGINE)
+    assert len(ranks()) == 2
+    assert len(list(model.generate(ROWS[:2], **SETTINGS))) == 2
+    if end == "forget":
+        del model
+    elif end == "with":
+        with model:
+            pass
+    else:
+        unfinished = model.generate(ROWS, **SETTINGS)
+        next(unfinished)
+        model.close()
+        model.close()
+        assert list(unfinished) == []
+        with pytest.raises(pagecli.UsageError, match="the model is closed"):
+            model.generate(ROWS, **SETTINGS)
+    assert not ranks()

@@ -2,6 +2,7 @@
 
     python tests/torture/kill_workers.py --rows 2000 --workers 3 --harms 200 --save
     python tests/torture/kill_workers.py --rows 500 --ranks 2 --harms 100 --save
+    python tests/torture/kill_workers.py --rows 2000 --workers 2 --ray local --harms 60 --save
 
 Jobs run one after the other until so many of their processes have been killed (SIGKILL) or stopped (SIGSTOP); now and then the
 job's own process is killed. A job that ends for want of them, or was killed, is run again. After each, the output must equal,
@@ -31,6 +32,7 @@ from tortured_run import ForkedRun
 RESULTS = Path(__file__).resolve().parent / "results"
 GOOD, LOST = (0, 5), 4  # with error rows, which the input has; processes lost again and again
 SAYS_LOST = ("all workers of the pool are lost", "tensor parallelism: rank")
+ACTOR = "ray::RemoteWorker.run"  # as Ray calls its process
 MODULES = ("pagecli.jobs.workers.worker", "pagecli.distributed.rank")
 TIMEOUT_SECONDS = 4  # a machine that others share may take two to let a process run
 BYTES_BETWEEN_HARMS = 4000  # of the journal: some twenty rows
@@ -40,7 +42,7 @@ LIMIT_SECONDS = 300.0
 class WorkersCampaign:
     """One job, run again and again in `folder`."""
 
-    def __init__(self, folder: Path, rows: int, workers: int, ranks: int, seed: int) -> None:
+    def __init__(self, folder: Path, rows: int, flags: list[str], ranks: int, seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._home = folder / "job"
@@ -48,8 +50,7 @@ class WorkersCampaign:
         cases.write_case(case, self._home, folder, rows)
         arguments = case.arguments()
         arguments[arguments.index("--max-tokens") + 1] = "60"
-        processes = ["--tensor-parallel-size", str(ranks)] if ranks else ["--workers", str(workers)]
-        self._arguments = [*arguments, *processes, "--worker-timeout", str(TIMEOUT_SECONDS)]
+        self._arguments = [*arguments, *flags, "--worker-timeout", str(TIMEOUT_SECONDS)]
         segments = ["--sum-segments", str(ranks)] if ranks else []
         whole = ForkedRun(self._home, ["generate", cases.INPUT, "whole.jsonl", *arguments[3:], *segments]).wait()
         assert whole.code in GOOD, whole.said
@@ -67,7 +68,7 @@ class WorkersCampaign:
             job = ForkedRun(self._home, self._arguments)
             seen = self._harm(job, harms)
             ended = job.wait(LIMIT_SECONDS)
-            assert not psutil.wait_procs(seen, timeout=5)[1], "a process is left"
+            assert not psutil.wait_procs(seen, timeout=10)[1], "a process is left"
             if ended.code in GOOD:
                 break
             was_killed = ended.code == -signal.SIGKILL
@@ -108,8 +109,9 @@ class WorkersCampaign:
 def _workers_of(pid: int) -> list[psutil.Process]:
     """Those that have come so far that they are told when their parent ends."""
     try:
-        children = psutil.Process(pid).children()
-        return [child for child in children if set(MODULES) & set(child.cmdline()) and _is_tied(child.pid)]
+        children = psutil.Process(pid).children(recursive=True)
+        tied = [child for child in children if set(MODULES) & set(child.cmdline()) and _is_tied(child.pid)]
+        return tied + [child for child in children if child.cmdline()[:1] == [ACTOR]]
     except (psutil.Error, OSError):
         return []
 
@@ -124,19 +126,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=0, help="in place of workers: the ranks of one model")
+    parser.add_argument("--ray", metavar="ADDRESS", help="the workers are those of a Ray cluster, as local")
     parser.add_argument("--harms", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--save", action="store_true", help="keep the counts under tests/torture/results/")
     args = parser.parse_args()
     tortured_run.import_what_jobs_need()
     seed = random.randrange(10**6) if args.seed is None else args.seed
+    flags = ["--tensor-parallel-size", str(args.ranks)] if args.ranks else ["--workers", str(args.workers)]
+    flags += ["--ray", args.ray] if args.ray else []
     started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="workers-"))
     try:
-        campaign = WorkersCampaign(folder, args.rows, args.workers, args.ranks, seed)
+        campaign = WorkersCampaign(folder, args.rows, flags, args.ranks, seed)
         campaign.run(args.harms)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    kind = f"--ranks {args.ranks}" if args.ranks else f"--workers {args.workers}"
+    kind = f"--ranks {args.ranks}" if args.ranks else " ".join(flags)
     body = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python tests/torture/kill_workers.py --rows {args.rows} {kind} --harms {args.harms} --seed {seed}",
@@ -146,7 +151,7 @@ def main() -> None:
     }
     print(json.dumps(body, indent=2))
     if args.save:
-        path = RESULTS / f"{'ranks' if args.ranks else 'workers'}-{datetime.now(UTC):%Y-%m-%d}.json"
+        path = RESULTS / f"{'ranks' if args.ranks else 'ray' if args.ray else 'workers'}-{datetime.now(UTC):%Y-%m-%d}.json"
         path.write_text(json.dumps(body, indent=2) + "\n")
         print(path)
 
