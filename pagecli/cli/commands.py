@@ -123,7 +123,9 @@ def load_command(name: str) -> TyperCommand:
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     epilog = getattr(module, "EPILOG", None)
     alone.command(name, cls=HelpCommand, context_settings=settings, epilog=epilog)(getattr(module, name))
-    return get_command(alone)
+    made: Any = get_command(alone)
+    assert isinstance(made, TyperCommand)
+    return made
 
 
 class LazyCommands(Mapping[str, TyperCommand]):

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -42,7 +42,7 @@ def checks(context: typer.Context) -> Iterator["Check"]:
     from pagecli.cli.doctor import install_checks, machine_checks
     from pagecli.cli.doctor.check import guarded
 
-    root = context.find_root()
+    root: Any = context.find_root()
     commands = commands_of(root)
     all_checks: dict[str, Callable[[], Check]] = {
         "versions": install_checks.versions,

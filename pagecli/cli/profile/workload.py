@@ -108,6 +108,7 @@ class _BytesCounted:
     """A substitute for a missing tokenizer: about as many ids as a real one, equal for equal texts."""
 
     has_chat_template = False
+    tool_template: str | None = None
 
     def encode(self, text: str) -> list[int]:
         data = text.encode()

@@ -84,7 +84,8 @@ def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> Pac
     packed: PackedExperts | None = None
     for index, weight in enumerate(experts):
         if packed is None:
-            packed = packed_weight.allocate_experts(num_experts, *weight.shape, dtype)
+            num_rows, num_cols = weight.shape
+            packed = packed_weight.allocate_experts(num_experts, num_rows, num_cols, dtype)
         _native.pack_weight(packed.expert(index).data, weight)
     assert packed is not None
     return packed

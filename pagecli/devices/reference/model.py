@@ -63,7 +63,7 @@ class ReferenceModel:
     def logits(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> torch.Tensor:
         """[R, vocab] of the model's type; `kv`: numpy's arrays or torch's tensors."""
         arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
-        step = StepInputs(**{name: None if array is None else as_tensor(array) for name, array in arrays.items()})
+        step = StepInputs(**{name: as_tensor(array) for name, array in arrays.items() if array is not None})
         values: Values = {}
         for operation in self.program.operations():
             self._execute(operation, values, step, kv)

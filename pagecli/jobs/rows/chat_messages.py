@@ -25,8 +25,7 @@ def checked_message(where: str, message: Any) -> dict[str, Any]:
 def _with_parsed_arguments(call: Any) -> Any:
     """A tool call with its arguments as an object, which templates write as JSON: OpenAI's messages have them as text."""
     function = call.get("function") if isinstance(call, Mapping) else None
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
-    if not isinstance(arguments, str):
+    if not isinstance(function, Mapping) or not isinstance(arguments := function.get("arguments"), str):
         return call
     try:
         parsed = json.loads(arguments)

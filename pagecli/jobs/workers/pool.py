@@ -59,7 +59,7 @@ class EnginePool:
         """`config`: of each worker. `worker_timeout`: one that is not heard of for so long is lost. `say`: takes warnings."""
         started = time.perf_counter()
         found = loaded_model.resolve(config)
-        self.config = replace(config, dtype=found.dtype)
+        self.config = replace(config, dtype=found.dtype)  # type: ignore[arg-type]
         self.tokenizer = load_tokenizer(found.source)
         self.model_config = found.source.config
         self.max_model_len = min(config.max_model_len or self.model_config.max_positions, self.model_config.max_positions)

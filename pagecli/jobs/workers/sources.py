@@ -11,8 +11,8 @@ from pagecli.jobs.workers.worker import MODULE
 class WorkerProcess(Protocol):
     """A process that runs worker.py, somewhere."""
 
-    messages: MessageSocket
-
+    @property
+    def messages(self) -> MessageSocket: ...
     def kill(self) -> None: ...
     def close(self, grace_seconds: float = 0.0) -> None: ...
     def end_text(self) -> str:

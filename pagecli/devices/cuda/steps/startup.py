@@ -19,6 +19,7 @@ from pagecli.devices.cuda.steps import graphs
 from pagecli.devices.cuda.steps.memory_plan import GpuMemoryPlan
 from pagecli.devices.cuda.steps.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Gpu
+from pagecli.devices.memory import most_useful_blocks
 from pagecli.devices.step_inputs import KVCache
 
 GRAPHS_PER_SIZE = 3  # contexts cut or not and block tables of two widths, for each size; further ones run without a graph
@@ -40,7 +41,7 @@ def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
     except DeviceMemoryError as error:
         raise memory.does_not_fit(0, f"the largest step takes more: {error.message}") from None
     bytes_each = kv_cache.block_bytes(model.config, settings.block_size, settings.kv_dtype)
-    useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
+    useful = most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
     num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
     try:
         cache = _allocate(device, model.config, num_blocks, settings)

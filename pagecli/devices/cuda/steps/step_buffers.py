@@ -109,7 +109,7 @@ def views(places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def on_device(tensors: dict[str, torch.Tensor], num_partials: dict[int, int], shape: AttentionShape) -> CudaStep:
     """What the model takes, of views on the device; allocates what attention needs to merge its runs."""
-    inputs = StepInputs(**{name: tensors.get(name) for name in StepInputs.__slots__})
+    inputs = StepInputs(**{name: tensors[name] for name in StepInputs.__slots__ if name in tensors})
     plans = {}
     for window, partials in num_partials.items():
         tables = (tensors[f"runs/{window}"], tensors[f"merges/{window}"], tensors[f"tiles/{window}"])
