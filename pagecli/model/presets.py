@@ -67,7 +67,14 @@ _SMOLLM2 = {
     "eos": 2,
 } | {"tie_word_embeddings": True}
 
-_MIXTRAL: dict[str, Any] = {"vocab_size": 32000, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "bos": 1, "eos": 2}
+_MIXTRAL: dict[str, Any] = {
+    "vocab_size": 32000,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "bos": 1,
+    "eos": 2,
+}
 _MIXTRAL |= {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}
 _MIXTRAL_LARGE = _MIXTRAL | {"vocab_size": 32768, "max_position_embeddings": 65536}
 _QWEN_3_MOE = _QWEN_3 | {"num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True}
