@@ -4,9 +4,9 @@
     python benchmarks/structured_output.py --rows 16 --rounds 9
 
 Forms: *text* is a JSON string that does not end, so nearly every token is allowed and every row has a mask in every step;
-*record* a schema of five fields, of which most tokens are forced; *choice* one of four labels, where a row ends. Rounds of
-free rows and of each form take turns; a form's figure is the median over the rounds of its time for an output token over that
-of the free rows of the same round. Rows have one prompt each, of 24 tokens, prefill included.
+*record* a schema of five fields, of which most tokens are forced; *choice* one of four labels, where a row ends. Each run of a
+form is followed by one of free rows, as many, each with as many output tokens; a form's figure is the median over the rounds
+of its time over theirs. Rows have one prompt each, of 24 tokens, prefill included.
 """
 
 import argparse
@@ -34,44 +34,43 @@ RECORD = {
 RECORD["required"] = list(RECORD["properties"])
 TEXT = {"type": "object", "properties": {"text": {"type": "string", "minLength": 4000}}, "required": ["text"]}
 FORMS = {
-    "free": {"ignore_eos": True},
     "text": {"json_schema": json.dumps(TEXT)},
     "record": {"json_schema": json.dumps(RECORD)},
     "choice": {"choice": ("billing", "delivery", "quality of the product", "something else")},
 }
 
 
-def run(engine, num_rows, num_tokens, form, number):
-    """(seconds, output tokens, steps) of a batch; `number` makes its prompts new ones."""
-    for row in range(num_rows):
-        prompt = [(97 * (number * num_rows + row) + 31 * i) % 40_000 + 100 for i in range(24)]
-        engine.add_request(row, prompt, SamplingParams(max_tokens=num_tokens, **FORMS[form]))
+def run(engine, lengths, form, number):
+    """(seconds, output tokens of each row, steps) of a batch of rows of at most these lengths; `number` makes new prompts."""
+    for row, length in enumerate(lengths):
+        prompt = [(97 * (number * len(lengths) + row) + 31 * i) % 40_000 + 100 for i in range(24)]
+        engine.add_request(row, prompt, SamplingParams(max_tokens=length, **form))
     steps, started, outputs = engine.stats()["num_steps"], time.perf_counter(), []
     while engine.has_unfinished():
         outputs += engine.step()
     seconds = time.perf_counter() - started
     assert all(output.error is None for output in outputs)
-    num_output = sum(len(sequence.token_ids) for output in outputs for sequence in output.sequences)
-    return seconds, num_output, engine.stats()["num_steps"] - steps
+    found = {output.request_id: len(output.sequences[0].token_ids) for output in outputs}
+    return seconds, [found[row] for row in range(len(lengths))], engine.stats()["num_steps"] - steps
 
 
 def measure(engine, num_rows, num_tokens, num_rounds):
-    runs = {form: [] for form in FORMS}
+    pairs = {form: [] for form in FORMS}
     for number in range(num_rounds + 1):
-        for form in FORMS:
-            found = run(engine, num_rows, num_tokens, form, number)
+        for form, parameters in FORMS.items():
+            constrained = run(engine, [num_tokens] * num_rows, parameters, 2 * number)
+            free = run(engine, constrained[1], {"ignore_eos": True}, 2 * number + 1)
             if number:  # the first round compiles and warms up
-                runs[form].append(found)
-    free = [seconds / tokens for seconds, tokens, _ in runs["free"]]
+                pairs[form].append((constrained, free))
     return {
         form: {
-            "seconds": round(statistics.median(seconds for seconds, _, _ in found), 4),
-            "output_tokens": found[0][1],
-            "steps": found[0][2],
-            "us_per_output_token": round(1e6 * statistics.median(seconds / tokens for seconds, tokens, _ in found), 1),
-            "relative_to_free": round(statistics.median(s / t / base for (s, t, _), base in zip(found, free, strict=True)), 4),
+            "seconds": round(statistics.median(constrained[0] for constrained, _ in found), 4),
+            "seconds_of_free": round(statistics.median(free[0] for _, free in found), 4),
+            "output_tokens": sum(found[0][0][1]),
+            "steps": [found[0][0][2], found[0][1][2]],
+            "relative_to_free": round(statistics.median(constrained[0] / free[0] for constrained, free in found), 4),
         }
-        for form, found in runs.items()
+        for form, found in pairs.items()
     }
 
 
@@ -92,8 +91,10 @@ def main() -> None:
     forms = measure(engine, args.rows, args.tokens, args.rounds)
     results = {"model": args.model, "dtype": engine.dtype, "isa": engine.stats()["cpu_isa"], "rows": args.rows, "forms": forms}
     for form, found in forms.items():
-        per_token, relative = found["us_per_output_token"], found["relative_to_free"]
-        print(f"{form:8} {per_token:8.1f} us/token {found['steps']:5} steps {relative:7.3f} of free")
+        steps = "{} and {} steps".format(*found["steps"])
+        print(
+            f"{form:8} {found['seconds']:7.3f} s, free {found['seconds_of_free']:7.3f} s, {steps}:", found["relative_to_free"]
+        )
     if args.save:
         command = f"python benchmarks/structured_output.py --model {args.model} --rows {args.rows} --tokens {args.tokens}"
         print(results_file.save(f"structured-output-{args.model}-{engine.dtype}-{args.rows}", command, results))

@@ -10,6 +10,7 @@
 //   void   accumulate(sum, a, b): sum = fmadd(a, b, sum) in the register it is in; compilers left alone move and spill the many
 //          sums of a matrix tile
 //   VecF   select_less(a, b, x, y): x where a < b, else y (also where NaN)
+//   VecF   select_bits(n, x, y): lane i of x where bit i of n is set, else of y
 //   VecF   interleave_low(a, b), interleave_high(a, b): a[0], b[0], a[1], ... of the lower and of the upper half of the lanes
 //   VecI   bits(v), round_to_int(v) (nearest even); VecF from_bits(i), to_float(i)
 //   VecF   load_bf16(p); store_bf16(p, v): uint16_t memory, rounded to nearest even, NaN stays NaN; load_f16(p): IEEE half

@@ -64,6 +64,12 @@ PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) {
     return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
 
+PAGECLI_INLINE VecF select_bits(uint32_t n, VecF x, VecF y) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(n)), bit), bit);
+    return {_mm256_blendv_ps(y.v, x.v, _mm256_castsi256_ps(set))};
+}
+
 PAGECLI_INLINE VecF interleave_low(VecF a, VecF b) {
     return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20)};
 }

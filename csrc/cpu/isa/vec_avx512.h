@@ -74,6 +74,10 @@ PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
 
+PAGECLI_INLINE VecF select_bits(uint32_t n, VecF x, VecF y) {
+    return {_mm512_mask_blend_ps(static_cast<__mmask16>(n), y.v, x.v)};
+}
+
 PAGECLI_INLINE VecF interleave_low(VecF a, VecF b) {
     const __m512i lanes = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     return {_mm512_permutex2var_ps(a.v, lanes, b.v)};

@@ -66,6 +66,11 @@ PAGECLI_INLINE VecF max(VecF a, VecF b) { return {a.v > b.v ? a.v : b.v}; }
 PAGECLI_INLINE VecF min(VecF a, VecF b) { return {a.v < b.v ? a.v : b.v}; }
 PAGECLI_INLINE VecF select_less(VecF a, VecF b, VecF x, VecF y) { return {a.v < b.v ? x.v : y.v}; }
 
+PAGECLI_INLINE VecF select_bits(uint32_t n, VecF x, VecF y) {
+    const Ints bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    return {(bit & static_cast<int32_t>(n)) != 0 ? x.v : y.v};
+}
+
 PAGECLI_INLINE VecF interleave_low(VecF a, VecF b) {
     return {__builtin_shuffle(a.v, b.v, (Ints){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})};
 }

@@ -54,16 +54,20 @@ PAGECLI_INLINE float largest_number(const float* sums, int count) {
     return reduce_max(seen.highest);
 }
 
+// The mask's bits of a panel's outputs.
+PAGECLI_INLINE uint32_t panel_bits(const uint32_t* mask, int64_t panel) {
+    return mask[panel / 2] >> (panel % 2 * kPanelWidth) & 0xffffu;
+}
+
 // sums[count] with -inf in place of what the mask leaves out; they are the outputs from `col` on, a multiple of 16. Null if it
 // leaves out all of them.
 PAGECLI_INLINE const float* allowed_sums(float* allowed, const float* sums, const uint32_t* mask, int64_t col, int count) {
     uint32_t any = 0;
     for (int first = 0; first < count; first += static_cast<int>(kPanelWidth)) {
-        const int64_t panel = (col + first) / kPanelWidth;
-        const uint32_t bits = mask[panel / 2] >> (panel % 2 * kPanelWidth) & 0xffffu;
+        const uint32_t bits = panel_bits(mask, (col + first) / kPanelWidth);
         any |= bits;
-        for (int i = 0; i < static_cast<int>(kPanelWidth); ++i)
-            allowed[first + i] = (bits >> i & 1u) != 0 ? sums[first + i] : -__builtin_inff();
+        for (int i = 0; i < static_cast<int>(kPanelWidth); i += VecF::width)
+            store(allowed + first + i, select_bits(bits >> i, load(sums + first + i), broadcast(-__builtin_inff())));
     }
     return any == 0 ? nullptr : allowed;
 }

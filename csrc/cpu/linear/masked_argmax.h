@@ -9,16 +9,12 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-PAGECLI_INLINE bool allows_in(const uint32_t* mask, int64_t panel) {
-    return (mask[panel / 2] >> (panel % 2 * kPanelWidth) & 0xffffu) != 0;
-}
-
-// Panels with an output that the mask allows.
-static inline int64_t count_panels(const uint32_t* mask, int64_t cols) {
+// Whether the panels with an output that the mask allows are at most so many.
+static inline bool has_few_panels(const uint32_t* mask, int64_t cols, int64_t most) {
     int64_t count = 0;
-    for (int64_t word = 0; word < mask_words(cols); ++word)
+    for (int64_t word = 0; word < mask_words(cols) && count <= most; ++word)
         count += ((mask[word] & 0xffffu) != 0 ? 1 : 0) + ((mask[word] >> 16) != 0 ? 1 : 0);
-    return count;
+    return count <= most;
 }
 
 // The row's token out of the panels that its mask allows something in.
@@ -32,7 +28,7 @@ static inline int64_t token_of_few(const MaskedArgmaxArgs& a, int64_t row, const
     const Activations cells = lay_out_x(plan, one);
     const int64_t num_panels = bounds_panels(a.weight.rows);
     for (int64_t panel = 0; panel < num_panels; ++panel)
-        if (allows_in(mask, panel)) run_item(plan, cells, one, 0, 1, panel, panel + 1);
+        if (panel_bits(mask, panel) != 0) run_item(plan, cells, one, 0, 1, panel, panel + 1);
     return token_of(key);
 }
 
@@ -44,16 +40,19 @@ static inline void settle_together(const MaskedArgmaxArgs& a, int64_t count) {
     const std::unique_ptr<float[]> x(new float[static_cast<size_t>(count * cols)]);
     const std::unique_ptr<int64_t[]> out(new int64_t[static_cast<size_t>(count)]);
     const std::unique_ptr<const uint32_t*[]> of_row(new const uint32_t*[static_cast<size_t>(count)]);
+    const int64_t num_words = mask_words(a.weight.rows);
+    const std::unique_ptr<uint32_t[]> every(new uint32_t[static_cast<size_t>(num_words)]());  // what any of them allows
     const std::unique_ptr<uint8_t[]> any(new uint8_t[static_cast<size_t>(num_panels)]());
     int64_t next = 0;
     for (int64_t row = 0; row < a.tokens; ++row) {
         if (a.out[row] != kTogether) continue;
         const uint32_t* mask = mask_of_row(a.masks, row, a.weight.rows);
-        for (int64_t panel = 0; panel < num_panels; ++panel)
-            any[static_cast<size_t>(panel)] |= static_cast<uint8_t>(mask == nullptr || allows_in(mask, panel));
+        for (int64_t word = 0; word < num_words; ++word)
+            every[static_cast<size_t>(word)] |= mask == nullptr ? ~uint32_t{0} : mask[word];
         memcpy(x.get() + next * cols, a.x + row * a.x_stride, static_cast<size_t>(cols) * sizeof(float));
         of_row[static_cast<size_t>(next++)] = mask;
     }
+    for (int64_t panel = 0; panel < num_panels; ++panel) any[static_cast<size_t>(panel)] = panel_bits(every.get(), panel) != 0 ? 1 : 0;
     const RowMasks masks = {of_row.get(), any.get()};
     if (a.bounds == nullptr) {
         argmax_of_all({out.get(), x.get(), cols, count, a.weight}, &masks);
@@ -74,7 +73,7 @@ static inline void argmax_of_masked(const MaskedArgmaxArgs& a) {
         for (int64_t row = begin; row < end; ++row) {
             const uint32_t* mask = mask_of_row(a.masks, row, a.weight.rows);
             int64_t token = mask == nullptr ? kTogether : only_allowed(mask, a.weight.rows);
-            if (token == -2 && mask != nullptr && count_panels(mask, a.weight.rows) <= few) token = token_of_few(a, row, mask);
+            if (token == -2 && mask != nullptr && has_few_panels(mask, a.weight.rows, few)) token = token_of_few(a, row, mask);
             a.out[row] = token;
             if (token == kTogether) __atomic_fetch_add(&together, int64_t{1}, __ATOMIC_RELAXED);
         }

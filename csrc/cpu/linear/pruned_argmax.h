@@ -65,26 +65,25 @@ static inline void bound_row(float* of_norm, float* of_error, const float* x, co
 static inline void keep_upper_bounds(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols) {
     constexpr float kUnderflow = 1e-30f;  // more than all that is lost where numbers become too small for float
     const UpperBounds& b = *a.bounds;
+    const VecF none = broadcast(-__builtin_inff());
     const int count = static_cast<int>(a.weight.rows - col < cols ? a.weight.rows - col : cols);
     for (int r = 0; r < rows; ++r, sums += cols) {
         const int64_t index = a.first_row + row + r;
         const uint32_t* mask = a.masks == nullptr ? nullptr : a.masks->of_row[index];
         const VecF of_norm = broadcast(b.of_norm[index]), of_error = broadcast(b.of_error[index]);
         for (int c = 0; c < count; c += static_cast<int>(kPanelWidth)) {
+            const int64_t panel = (col + c) / kPanelWidth;
+            const uint32_t allowed = mask == nullptr ? 0 : panel_bits(mask, panel);
+            const auto masked = [&](VecF v, int i) { return mask == nullptr ? v : select_bits(allowed >> i, v, none); };
             alignas(64) float estimate[kPanelWidth], bound[kPanelWidth];
             for (int i = 0; i < kPanelWidth; i += VecF::width) {
                 const int64_t at = col + c + i;
                 const VecF apart = fmadd(of_error, load(b.quantized.error + at), broadcast(kUnderflow));
                 const VecF sum = load(sums + c + i) * load(b.quantized.scale + at);
-                store(estimate + i, sum);
-                store(bound + i, fmadd(of_norm, load(b.quantized.norm + at), apart) + sum);
+                store(estimate + i, masked(sum, i));
+                store(bound + i, masked(fmadd(of_norm, load(b.quantized.norm + at), apart) + sum, i));
             }
             const int here = min_int(static_cast<int>(kPanelWidth), count - c);
-            const int64_t panel = (col + c) / kPanelWidth;
-            if (mask != nullptr) {
-                allowed_sums(estimate, estimate, mask, col + c, here);
-                allowed_sums(bound, bound, mask, col + c, here);
-            }
             b.upper[index * b.num_panels + panel] = largest_number(bound, here);
             const uint64_t likely = key_of(largest_number(estimate, here), panel);
             raise_to(b.likeliest + index, likely);
@@ -149,7 +148,10 @@ static inline void bound_rows(const PrunedArgmaxArgs& a, const RowMasks* masks) 
     float* of_norm = reinterpret_cast<float*>(likeliest + tokens);
     float *of_error = of_norm + tokens, *upper = of_error + tokens;
     memset(likeliest, 0, static_cast<size_t>(tokens) * sizeof(int64_t));
-    for (int64_t i = 0; masks != nullptr && i < tokens * num_panels; ++i) upper[i] = -__builtin_inff();  // of panels left out
+    for (int64_t panel = 0; masks != nullptr && panel < num_panels; ++panel) {
+        if (masks->any[panel] != 0) continue;
+        for (int64_t row = 0; row < tokens; ++row) upper[row * num_panels + panel] = -__builtin_inff();  // is not computed
+    }
     parallel_for(tokens, row_grain(4 * a.weight.cols), [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row)
             bound_row(of_norm + row, of_error + row, a.x + row * a.x_stride, a.weight);

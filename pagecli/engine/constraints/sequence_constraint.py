@@ -33,11 +33,10 @@ class SequenceConstraint:
     num_tokens: int = 0  # of the output
     num_thinking: int = 0
     _forced: deque[int] = field(default_factory=deque)
+    _has_choice: bool = False  # it is known that no token is forced now
 
     def fill(self, words: Array) -> bool:
-        if not self._forced:
-            self._forced.extend(self._next_forced())
-        if self._forced:
+        if self._find_forced():
             words[:] = 0
             set_bit(words, self._forced[0])
             return True
@@ -72,13 +71,19 @@ class SequenceConstraint:
         """The next token, where there is one whatever the model says and its log probability is not wanted."""
         if self.one_at_a_time:
             return None
-        if not self._forced:
+        return self._forced[0] if self._find_forced() else None
+
+    def _find_forced(self) -> bool:
+        """Whether the next token is forced: the first of `_forced`."""
+        if not self._forced and not self._has_choice:
             self._forced.extend(self._next_forced())
-        return self._forced[0] if self._forced else None
+            self._has_choice = not self._forced
+        return bool(self._forced)
 
     def consume(self, token_id: int) -> None:
         """Advance by a token of the output that is no end token."""
         self.num_tokens += 1
+        self._has_choice = False
         if self._forced:
             self._forced.popleft()
         if self.phase is Phase.THINKING:
