@@ -9,7 +9,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 
 REQUIREMENTS := import tomllib; found = tomllib.load(open('pyproject.toml', 'rb')); print(*found['project']['dependencies'], *found['build-system']['requires'])
 
-.PHONY: demo test test-fast lint docs wheel constraints clean
+.PHONY: demo test nightly test-fast lint docs wheel constraints clean
 
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/pagecli generate sample_data/prompts.jsonl demo.parquet --model smollm2-135m --max-tokens 64 --overwrite
@@ -17,6 +17,10 @@ demo: $(VENV)/.installed $(VENV)/.model
 
 test: lint wheel $(VENV)/.model
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The tests with their long runs whole, which CI does a tenth of.
+nightly: $(VENV)/.model
+	PAGECLI_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(VENV)/.tools
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

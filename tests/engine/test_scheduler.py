@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nightly import share
 from simulated_machine import SimulatedMachine, make_request, texts
 
 from pagecli.engine.scheduling.batch import by_prefix
@@ -235,7 +236,7 @@ def test_every_job_ends_with_the_same_tokens_in_any_pool_that_holds_its_largest_
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=share(1500), deadline=None)
 @any_pool
 def test_so_does_every_job_of_many_more(**case):
     check_any_pool(**case)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from nightly import share
 from simulated_machine import SimulatedMachine, make_request, texts
 
 from pagecli.engine.request import Request
@@ -101,7 +102,7 @@ def test_any_use_of_the_scheduler():
 
 
 @pytest.mark.slow
-def test_any_use_of_the_scheduler_for_ten_thousand_operations():
+def test_any_use_of_the_scheduler_for_thousands_of_operations():
     NUM_OPERATIONS.clear()
-    run_state_machine_as_test(AnyUseOfTheScheduler, settings=settings(SETTINGS, max_examples=500))
-    assert NUM_OPERATIONS["done"] >= 10_000
+    run_state_machine_as_test(AnyUseOfTheScheduler, settings=settings(SETTINGS, max_examples=share(500)))
+    assert NUM_OPERATIONS["done"] >= share(10_000)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from nightly import share
 
 from pagecli.core.step_plan import MoveKind
 from pagecli.kv.manager import KVManager
@@ -187,7 +188,7 @@ def test_any_use_of_the_manager():
 
 
 @pytest.mark.slow
-def test_any_use_of_the_manager_for_ten_thousand_operations():
+def test_any_use_of_the_manager_for_thousands_of_operations():
     NUM_OPERATIONS.clear()
-    run_state_machine_as_test(AnyUseOfTheManager, settings=settings(SETTINGS, max_examples=700))
-    assert NUM_OPERATIONS["done"] >= 10_000
+    run_state_machine_as_test(AnyUseOfTheManager, settings=settings(SETTINGS, max_examples=share(700)))
+    assert NUM_OPERATIONS["done"] >= share(10_000)
