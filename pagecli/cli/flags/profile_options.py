@@ -21,6 +21,18 @@ Gpu = Annotated[
         autocompletion=completion.gpu_names,
     ),
 ]
+EngineChoice = Annotated[
+    Literal["pagecli", "vllm"],
+    option("vllm: whether vLLM starts with these flags, how long a request it takes, and what to change.", PLAN, "--engine"),
+]
+GpuMemoryUtilization = Annotated[
+    float,
+    option("The share of a GPU's memory that vLLM may use (--engine vllm).", PLAN, "--gpu-memory-utilization", metavar="X"),
+]
+MaxModelLen = Annotated[
+    int | None,
+    option("The longest request of vLLM (--engine vllm). Default: the model's.", PLAN, "--max-model-len", metavar="N", min=1),
+]
 NumGpus = Annotated[int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
 TensorParallelSize = Annotated[
     int | None,

@@ -22,10 +22,11 @@ from pagecli.jobs.run.stop_signals import stop_signals
 if TYPE_CHECKING:
     from pagecli.cli.profile.plan import PlannedJob
     from pagecli.cli.profile.report import Section
+    from pagecli.core.model_config import ModelConfig
 
 EPILOG = (
     "Exit codes: 0 all shown; 1 internal error; 2 wrong usage, unknown GPU or workload; 3 workload unreadable; "
-    "4 unknown model, or it does not fit the GPU that --gpu names (the plan is shown all the same)."
+    "4 unknown model, or it does not fit the GPU that --gpu names, or vLLM does not start (the plan is shown all the same)."
 )
 
 
@@ -65,6 +66,8 @@ def _run(options: ProfileOptions, console: Console) -> int:
     check_reports(options)
     check_run_flags(options)
     config = resolve_model(options.model, "dummy").config
+    if options.engine == "vllm":
+        return _run_vllm(options, config, console)
     workload = load_workload(options.workload, options.model, options.num_requests, options.request_rate, options.max_tokens)
     job = plan_job(options, config, workload)
     sections = [section(job, options) for section in _sections(job, options, console)]
@@ -74,6 +77,16 @@ def _run(options: ProfileOptions, console: Console) -> int:
     for path in write_reports(options, job.plan, workload.name, sections):
         console.note(f"written: {path}")
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
+
+
+def _run_vllm(options: ProfileOptions, config: "ModelConfig", console: Console) -> int:
+    from pagecli.cli.profile.vllm_plan import vllm_plan, vllm_section
+
+    plan = vllm_plan(options, config)
+    section = vllm_section(plan, options)
+    console.end_transient()
+    _show_json([section]) if options.json else _show_tables([section])
+    return ExitCode.OK if plan.starts else ExitCode.MODEL
 
 
 def _sections(

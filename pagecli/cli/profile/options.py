@@ -15,6 +15,9 @@ class ProfileOptions:
     model: flags.Model
     gpu: profile_flags.Gpu = "auto"
     num_gpus: profile_flags.NumGpus = None
+    engine: profile_flags.EngineChoice = "pagecli"
+    gpu_memory_utilization: profile_flags.GpuMemoryUtilization = 0.9
+    max_model_len: profile_flags.MaxModelLen = None
     tensor_parallel_size: profile_flags.TensorParallelSize = None
     workers: profile_flags.Workers = None
     dtype: profile_flags.DType = "auto"
