@@ -11,6 +11,7 @@ from pagecli.model.source import ModelSource
 _OWN = {
     "cpu": ("pagecli.devices.cpu.device", "CpuDevice"),
     "cuda": ("pagecli.devices.cuda.device", "CudaDevice"),
+    "transformers": ("pagecli.devices.transformers_modules.device", "TransformersDevice"),
     "reference": ("pagecli.devices.reference.device", "ReferenceDevice"),
 }
 _made: dict[str, Device] = {}

@@ -11,6 +11,7 @@ class ModelSettings(TypedDict, total=False):
     load_format: Literal["auto", "dummy"]
     merge_lora: str | None
     device: str
+    model_impl: Literal["pagecli", "transformers"]
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
     max_model_len: int | None
     block_size: int

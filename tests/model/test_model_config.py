@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import TINY_MODELS
 
@@ -243,6 +243,7 @@ KEYS = [
 ]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine
 @given(
     st.sampled_from(["OPT", "Llama", "Mistral", "Qwen2", "Qwen3"]),
     st.dictionaries(st.sampled_from(KEYS), json_values, max_size=4),

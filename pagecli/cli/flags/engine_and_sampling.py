@@ -202,6 +202,15 @@ DeviceChoice = Annotated[
     Literal["cpu", "cuda", "auto"],
     option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device"),
 ]
+ModelImplChoice = Annotated[
+    Literal["pagecli", "transformers"],
+    option(
+        "transformers: its own modules with paged attention, for architectures that pagecli lacks; slower, and not the "
+        "same bits in every batch.",
+        MODEL,
+        "--model-impl",
+    ),
+]
 MaxModelLen = Annotated[
     int | None, option("The most tokens of a prompt and its output. Default: what the model allows.", MODEL, "--max-model-len")
 ]

@@ -105,6 +105,7 @@ class GenerateOptions:
     lora: flags.Lora = None
     merge_lora: flags.MergeLora = None
     device: flags.DeviceChoice = "cpu"
+    model_impl: flags.ModelImplChoice = "pagecli"
     dtype: flags.DTypeChoice = "auto"
     max_model_len: flags.MaxModelLen = None
     block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"]
@@ -185,10 +186,21 @@ class GenerateOptions:
             sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
         sizes["speculate"] = parse_speculate(self.speculate)
         chosen = {name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes
+        if self.model_impl == "transformers":
+            self._check_alone()
+            chosen["device"] = "transformers"
         chosen["tensor_parallel_size"] = size = parse_ranks(str(self.tensor_parallel_size), chosen)
         if self.sum_segments is None and size > 1:  # what decides the bits belongs to the job's identity
             chosen["sum_segments"] = size
         return EngineConfig(**chosen)
+
+    def _check_alone(self) -> None:
+        """Raises UsageError for what transformers' modules do not go with."""
+        others = {"--device": self.device != "cpu", "--workers": self.workers, "--ray": self.ray}
+        others |= {"--load-format dummy": self.load_format == "dummy", "--dry-run": self.dry_run}
+        others |= {"--tensor-parallel-size": self.tensor_parallel_size != "1", "--sum-segments": self.sum_segments}
+        if found := next((flag for flag, given in others.items() if given), None):
+            raise UsageError(f"--model-impl transformers does not go with {found}", "leave one of them out")
 
     def open_to_model(self) -> tuple[str, ...]:
         """The sampling parameters that the model's generation_config.json may set: those that no flag sets."""

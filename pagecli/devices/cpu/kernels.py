@@ -57,6 +57,11 @@ def set_num_threads(num_threads: int) -> None:
     _native.set_num_threads(num_threads)
 
 
+def num_threads() -> int:
+    """What set_num_threads set, at first one for each CPU."""
+    return _native.num_threads()
+
+
 def peak_operations(dtype: str, pieces: int) -> int:
     """Measures the machine: multiply-adds in registers by all threads, in pieces of about 0.3 ms; returns how many operations.
 

@@ -52,12 +52,7 @@ class ReferenceModel:
         self, inputs: StepInputs[Array], kv: KVCache[Array], pending: step_masks.PendingMasks | None = None
     ) -> Array:
         """token_ids[R], int64: the argmax of the logits among the allowed tokens."""
-        logits = self.logits(inputs, kv)
-        if (masks := step_masks.wait(pending)) is not None:
-            operations.restrict_logits(logits, masks.words, masks.mask_of)
-        token_ids = torch.empty(logits.shape[0], dtype=torch.int64)
-        operations.argmax(token_ids, logits)
-        return token_ids.numpy()
+        return choose_most_likely(self.logits(inputs, kv), pending)
 
     @torch.inference_mode()
     def logits(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> torch.Tensor:
@@ -167,3 +162,12 @@ def _read(reader: WeightReader, weight: Weight) -> torch.Tensor:
     if weight.experts:
         return torch.stack([as_tensor(expert).clone() for expert in reader.experts(weight)])
     return as_tensor(reader.read(weight))
+
+
+def choose_most_likely(logits: torch.Tensor, pending: step_masks.PendingMasks | None) -> Array:
+    """token_ids[R], int64: the argmax of logits[R, vocab] among the allowed tokens; the others' logits are overwritten."""
+    if (masks := step_masks.wait(pending)) is not None:
+        operations.restrict_logits(logits, masks.words, masks.mask_of)
+    token_ids = torch.empty(logits.shape[0], dtype=torch.int64)
+    operations.argmax(token_ids, logits)
+    return token_ids.numpy()

@@ -65,9 +65,9 @@ class Worker:
             self._messages.flush_all(10.0)
             return
         from pagecli.jobs.workers.same_job import facts_here
-        from pagecli.model.registry import resolve_model
+        from pagecli.model.registry import resolve_engine_model
 
-        source = resolve_model(config.model, config.load_format)
+        source = resolve_engine_model(config)
         self._messages.send(("ready", (self._stats(), facts_here(config, source, os.uname().nodename))))
         self._take(engine, more)
         while not self._messages.is_closed:

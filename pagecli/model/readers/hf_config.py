@@ -105,7 +105,10 @@ def _architecture(config: dict[str, Any], where: str) -> tuple[str, Decoder]:
     if name is None and isinstance(kind, str) and (decoder := families.find_model_type(kind)) is not None:
         return decoder.architectures[0], decoder
     what = f"architecture {name}" if name else f"model_type {kind}" if kind else "no architecture named"
-    raise ModelError(f"{where}: {what} is not supported", f"supported: {', '.join(families.architectures())}")
+    raise ModelError(
+        f"{where}: {what} is not supported",
+        f"--model-impl transformers runs most others; supported: {', '.join(families.architectures())}",
+    )
 
 
 def _heads(fields: Fields, key: Key) -> tuple[int, int]:
