@@ -34,6 +34,14 @@ ASKED = [
     SamplingParams(max_tokens=8, beam_width=3, n=2),
     SamplingParams(max_tokens=10, repetition_penalty=1.3, min_tokens=4),
 ]
+MASKED = [
+    SamplingParams(max_tokens=12),
+    SamplingParams(max_tokens=12, choice=("yes", "no", "yes please")),
+    SamplingParams(max_tokens=12, regex="[a-d]{2,9}"),
+    SamplingParams(max_tokens=12, regex="[a-z ]{5,9}[0-9]", temperature=1.0, logprobs=2),
+    SamplingParams(max_tokens=30, json_schema='{"enum": [12, 123, "a"]}', n=2, temperature=1.2),
+    SamplingParams(max_tokens=8, regex="[a-d]{2,9}", beam_width=3, n=2),
+]
 
 
 def config_of(folder, name, **changes):
@@ -42,11 +50,11 @@ def config_of(folder, name, **changes):
     return EngineConfig(str(folder), **(settings | changes))
 
 
-def texts(engine, after_step=lambda number: None, num_requests=12):
+def texts(engine, after_step=lambda number: None, num_requests=12, asked=ASKED):
     """Everything that comes out, by request, as repr() has it: floats to the last bit."""
     for request_id in range(num_requests):
         prompt = [5 + (7 * request_id + i) % 290 for i in range(3 + 11 * (request_id % 4))]
-        engine.add_request(request_id, prompt, ASKED[request_id % len(ASKED)])
+        engine.add_request(request_id, prompt, asked[request_id % len(asked)])
     found, number = {}, 0
     while engine.has_unfinished():
         found |= {output.request_id: repr(output) for output in engine.step()}
@@ -81,6 +89,16 @@ def test_two_ranks_are_two_segments_to_the_bit(tmp_path, name, changes):
     if config.kv_memory_bytes < 1 << 20:
         assert two[1]["num_preemptions"] > 0
     assert len(two[1]["ranks"]) == 2
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("opt", "float32"), ("llama", "bfloat16"), ("llama", "int8")])
+def test_constrained_rows_of_two_ranks_are_those_of_one_process(tmp_path, name, dtype):
+    config = config_of(tmp_path, name, dtype=dtype)
+    one = closed(Engine(replaced(config, sum_segments=2)), lambda engine: texts(engine, asked=MASKED))
+    two = closed(Engine(replaced(config, tensor_parallel_size=2)), lambda engine: texts(engine, asked=MASKED))
+    assert two == one
+    assert all("error=None" in each for each in one)
+    assert any(f"text='{choice}'" in one[1] for choice in ("yes", "no", "yes please"))
 
 
 def replaced(config, **changes):

@@ -5,6 +5,7 @@ import pytest
 
 from pagecli.devices.cpu import kernels, lm_head
 from pagecli.devices.cpu.lm_head import LMHead
+from pagecli.devices.step_masks import RowMasks
 
 NUM_TOKENS, SIZE = 9000, 96
 
@@ -65,6 +66,26 @@ def test_its_size_is_known_from_the_shape(num_tokens, size):
     bounds = LMHead(kernels.pack_weight(random(8, num_tokens, size), "bfloat16")).bounds
     assert bounds.nbytes == lm_head.bounds_bytes(num_tokens, size, 2)
     assert lm_head.bounds_bytes(lm_head.MIN_TOKENS - 1, size, 2) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_with_a_bias_each_row_gets_the_largest_of_what_its_mask_allows(dtype):
+    chance = np.random.default_rng(11)
+    head = LMHead(kernels.pack_weight(random(12, NUM_TOKENS, SIZE), dtype), bias=20 * random(13, NUM_TOKENS))
+    x, shares = random(14, 9, SIZE), (1.0, 0.5, 0.01, 0.0)
+    allowed = np.array([chance.random(NUM_TOKENS) < share for share in shares])
+    allowed[3, 4711] = True
+    packed = np.packbits(allowed, axis=1, bitorder="little")
+    words = np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 4)))).view(np.uint32)
+    mask_of = np.array([0, 1, 2, 3, -1, 3, 2, 1, -1], np.int32)
+    logits = np.empty((9, NUM_TOKENS), np.float32)
+    kernels.linear(logits, x, head.weight, head.bias)
+    expected = [
+        np.where(allowed[mask], row, -np.inf).argmax() if mask >= 0 else row.argmax()
+        for mask, row in zip(mask_of, logits, strict=True)
+    ]
+    assert head.masked_argmax(x, RowMasks(words, mask_of)).tolist() == expected
+    assert head.masked_argmax(x, RowMasks(words, mask_of))[3] == 4711
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int8-a16"])

@@ -24,7 +24,8 @@ from tortured_run import USUAL, Ended, ForkedRun, Surroundings
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FAILING = ("read", "write", "sync", "link", "rename", "mkdir", "open", "truncate")
-GOOD = (0, 5)  # 5: the input has bad rows
+ROWS = 5  # the input has bad rows
+GOOD = (0, ROWS)
 REFUSED = 2
 FAILED_WELL = (3, 4)
 AS_IT_IS = "as it is"
@@ -47,6 +48,7 @@ class Job:
     begins_anew: bool = False  # its next run has --restart, as the last one was told
     done: bool = False
     last_run: str = ""  # for messages
+    before: bytes | None = None  # the output that was there already
 
     @property
     def output(self) -> Path:
@@ -57,7 +59,7 @@ class Job:
         return sorted(self.folder.glob(f".{self.case.output}.pagecli*"))
 
     def has_output(self) -> bool:
-        return self.output.exists() and (not self.case.overwrites or self.output.read_bytes() != cases.OLD_OUTPUT)
+        return self.output.exists() and self.output.read_bytes() != self.before
 
 
 class Campaign:
@@ -104,7 +106,8 @@ class Campaign:
         shutil.copytree(self._as_it_was(case), folder, symlinks=True)
         self.counts["jobs"] += 1
         self.counts[f"jobs: {case.name}"] += 1
-        return Job(case, folder)
+        output = folder / case.output
+        return Job(case, folder, before=output.read_bytes() if output.exists() else None)
 
     def _as_it_was(self, case: Case) -> Path:
         return self.root / "as it was" / case.name.replace(" ", "-")
@@ -112,7 +115,13 @@ class Campaign:
     def _measure(self, case: Case) -> None:
         """The undisturbed run: how long it takes, which calls it makes."""
         self._as_it_was(case).parent.mkdir(exist_ok=True)
-        cases.write_case(case, self._as_it_was(case), self.models, self._num_rows)
+        folder = self._as_it_was(case)
+        cases.write_case(case, folder, self.models, self._num_rows)
+        if case.write_earlier is not None:
+            ended = ForkedRun(folder, case.earlier_arguments()).wait()
+            if ended.code != ROWS:
+                raise LossError(f"the earlier run of {case.name} ended with {ended.code}: {ended.said}")
+            (folder / cases.EARLIER_INPUT).unlink()
         counts_file = self.root / "calls.json"
         self._undisturbed_output(case, next(iter(cases.DAYS)) if case.has_days else AS_IT_IS, counts_file)
         self._calls[case.name] = read_calls(counts_file)

@@ -33,11 +33,16 @@ DATED_TEMPLATE = (
 # Runs of one job begin on these days, some just before midnight.
 DAYS = {"2026-11-28": ("23:59:59.6",), "2026-11-29": ("12:00:00", "23:59:59.6"), "2026-11-30": ("08:00:00",)}
 INPUT = "in.jsonl"
+EARLIER_INPUT = "earlier.jsonl"
 MODEL = "model"  # a link to MODELS[0], as caches of models have them
 MODELS = ("model-1", "model-2")  # with the same files but for some weights
 OLD_OUTPUT = b'{"this": "was there before"}\n'
 RANDOM_WEIGHTS = ("--load-format", "dummy")
-FLAGS = ("--max-tokens", "6", "--temperature", "1", "--seed", "5", "--max-num-seqs", "32", "--kv-memory", "16MiB")
+FLAGS = {
+    "generate": ("--max-tokens", "6", "--temperature", "1", "--seed", "5", "--max-num-seqs", "32", "--kv-memory", "16MiB"),
+    "score": ("--max-num-seqs", "32", "--kv-memory", "16MiB"),
+    "embed": ("--max-num-seqs", "32"),
+}
 QUIET = ("--quiet", "--no-config")
 
 
@@ -54,10 +59,18 @@ class Case:
     restarts: bool = False  # some runs have --restart
     closes: bool = False  # some runs lack descriptors
     overwrites: bool = False  # there is an output already, and every run has --overwrite
+    write_earlier: Callable[[Path, int], None] | None = None  # there is an output of this input, with error rows to retry
+    command: str = "generate"
 
     def arguments(self) -> list[str]:
-        more = ["--overwrite"] if self.overwrites else []
-        return ["generate", INPUT, self.output, "--model", MODEL, *FLAGS, *QUIET, *self.flags, *more]
+        more = ["--overwrite"] if self.overwrites else ["--retry-errors"] if self.write_earlier is not None else []
+        return [*self._arguments(INPUT), *more]
+
+    def earlier_arguments(self) -> list[str]:
+        return self._arguments(EARLIER_INPUT)
+
+    def _arguments(self, name: str) -> list[str]:
+        return [self.command, name, self.output, "--model", MODEL, *FLAGS[self.command], *QUIET, *self.flags]
 
 
 def write_prompts(path: Path, num_rows: int) -> None:
@@ -94,6 +107,42 @@ def write_batch(path: Path, num_rows: int) -> None:
             file.write(json.dumps({"custom_id": f"r-{i}", "method": "POST", "url": url, "body": body}) + "\n")
 
 
+def write_repaired(path: Path, num_rows: int, temperature: object = 1.5) -> None:
+    """Rows of which every fifth has a temperature of its own."""
+    with path.open("w") as file:
+        for i in range(num_rows):
+            row = {"id": f"row {i}", "prompt": f"number {i} " + "word " * (i % 7), "n": 1 + (i % 31 == 3)}
+            file.write(json.dumps(row | ({"temperature": temperature} if i % 5 == 2 else {})) + "\n")
+
+
+def write_failing(path: Path, num_rows: int) -> None:
+    """The same rows, of which every fifth fails."""
+    write_repaired(path, num_rows, "hot")
+
+
+def write_forms(path: Path, num_rows: int) -> None:
+    """Rows whose outputs have a form; some are cut before they have it."""
+    forms: tuple[dict[str, object], ...] = (
+        {"choice": ["yes", "no", "perhaps not"]},
+        {"regex": "[a-c]{2,4}"},
+        {"json_schema": {"enum": [1, 22, 333]}},
+        {"regex": "[a-c]{9,12}"},
+        {},
+    )
+    with path.open("w") as file:
+        for i in range(num_rows):
+            file.write(json.dumps({"id": i, "prompt": f"number {i}", "n": 1 + i % 2} | forms[i % len(forms)]) + "\n")
+
+
+def write_scored(path: Path, num_rows: int) -> None:
+    with path.open("w") as file:
+        for i in range(num_rows):
+            prompt = f"number {i} " + "word " * (i % 7)
+            rows = ({"completion": " and more"}, {"choices": [" yes", " no", " perhaps not"]}, {"completion": 7})
+            row = {"text": prompt} if i % 5 == 4 else {"prompt": prompt} | rows[(i % 97 == 13) * 2 or i % 2]
+            file.write(json.dumps({"id": i} | row) + "\n")
+
+
 INPUT_CHANGES = ("input rewritten", "input truncated", "input longer", "input replaced", "input removed")
 MODEL_CHANGES = ("other weights", "weights rewritten", "template rewritten")
 CASES = (
@@ -109,6 +158,17 @@ CASES = (
     Case("batch as rows", write_batch, "out.parquet", restarts=True, closes=True),
     Case("changed instruction set", write_chats, flags=("--dtype", "bfloat16"), changes=("other instruction set",)),
     Case("part, overwrite", write_prompts, flags=("--shard", "2/3", *RANDOM_WEIGHTS), changes=INPUT_CHANGES, overwrites=True),
+    Case(
+        "retries", write_prompts, flags=("--retry", "2", "--retry-on", "length", "--retry-temperature", "1.5", *RANDOM_WEIGHTS)
+    ),
+    Case("errors retried", write_repaired, flags=RANDOM_WEIGHTS, write_earlier=write_failing),
+    Case("errors retried in Parquet", write_repaired, "out.parquet", RANDOM_WEIGHTS, write_earlier=write_failing),
+    Case("forms, retries", write_forms, flags=("--retry", "1", "--chat")),
+    Case("CSV", write_prompts, "out.csv", RANDOM_WEIGHTS, changes=INPUT_CHANGES),
+    Case("SQLite", write_prompts, "out.sqlite", RANDOM_WEIGHTS),
+    Case("DuckDB", write_prompts, "out.duckdb", RANDOM_WEIGHTS),
+    Case("score", write_scored, "out.parquet", RANDOM_WEIGHTS, changes=INPUT_CHANGES, command="score"),
+    Case("embed", write_prompts, "out.parquet", ("--pooling", "mean"), changes=MODEL_CHANGES, command="embed"),
 )
 
 
@@ -141,3 +201,5 @@ def write_case(case: Case, folder: Path, models: Path, num_rows: int) -> None:
     (folder / MODEL).symlink_to(MODELS[0])
     if case.overwrites:
         (folder / case.output).write_bytes(OLD_OUTPUT)
+    if case.write_earlier is not None:
+        case.write_earlier(folder / EARLIER_INPUT, num_rows)

@@ -59,18 +59,19 @@ def kill_processes(campaign: Campaign, count: int) -> None:
         campaign.finish(job)
 
 
-def run(kills: int, rows: int, processes: int, seed: int, folder: Path) -> Counter[str]:
-    """The whole campaign, all cases in turn. Raises LossError at the first loss."""
+def run(kills: int, rows: int, processes: int, seed: int, folder: Path, chosen: list[str], each: int) -> Counter[str]:
+    """The whole campaign, all cases in turn; or those that are `chosen`, alone. Raises LossError at the first loss."""
     tortured_run.import_what_jobs_need()
     campaign = Campaign(folder, rows, seed)
+    tortured = [case for case in cases.CASES if case.name in chosen or not chosen]
     targets, merges = TargetCampaign(campaign, min(rows, TARGET_ROWS)), MergeCampaign(campaign, rows)
     pairs = list(targets.all_pairs())
     campaign.random.shuffle(pairs)
     number = 0
     while (left := kills - processes - campaign.counts["kills"]) > 0:
-        campaign.torture(cases.CASES[number % len(cases.CASES)], min(KILLS_OF_A_JOB, left), faults=2, changes=2)
+        campaign.torture(tortured[number % len(tortured)], min(each, left), faults=2, changes=2)
         number += 1
-        if number % 2 == 0 and left > KILLS_OF_A_JOB:
+        if not chosen and number % 2 == 0 and left > KILLS_OF_A_JOB:
             merges.torture(min(KILLS_OF_A_MERGE, left))
             for _ in range(min(2, len(pairs))):
                 targets.torture(*pairs.pop(), KILLS_OF_A_TARGET)
@@ -89,6 +90,8 @@ def main() -> None:
         "--processes", type=int, default=None, help="of the kills, how many of whole processes (default: a tenth)"
     )
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--case", action="append", default=[], help="only this case; may be given several times")
+    parser.add_argument("--each", type=int, default=KILLS_OF_A_JOB, help="kills of one job")
     parser.add_argument("--save", action="store_true", help="keep the counts under tests/torture/results/")
     args = parser.parse_args()
     injected_faults.preload()
@@ -98,13 +101,14 @@ def main() -> None:
     processes = args.kills // 10 if args.processes is None else args.processes
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
-        counts = run(args.kills, args.rows, processes, seed, folder)
+        counts = run(args.kills, args.rows, processes, seed, folder, args.case, args.each)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     body = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "python tests/torture/kill.py "
-        f"--kills {args.kills} --rows {args.rows} --processes {processes} --seed {seed}",
+        f"--kills {args.kills} --rows {args.rows} --processes {processes} --seed {seed} --each {args.each}"
+        + "".join(f" --case '{name}'" for name in args.case),
         "machine": f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}",
         "seconds": round(time.monotonic() - started, 1),
         "counts": {name: count for name, count in sorted(counts.items()) if count or name == "losses"},
@@ -112,7 +116,7 @@ def main() -> None:
     print(json.dumps(body, indent=2))
     if args.save:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"kill-{datetime.now(UTC):%Y-%m-%d}.json"
+        path = RESULTS / f"kill{'-of-some-cases' if args.case else ''}-{datetime.now(UTC):%Y-%m-%d}.json"
         path.write_text(json.dumps(body, indent=2) + "\n")
         print(path)
 

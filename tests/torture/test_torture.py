@@ -44,3 +44,27 @@ def test_job_whose_processes_are_killed_writes_what_one_process_writes(processes
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = json.loads(ended.stdout[ended.stdout.index("{\n") :])["counts"]
     assert counts["outputs identical to one process's"] == counts["jobs"] >= 1
+
+
+@pytest.mark.slow
+def test_retries_scores_embeddings_and_every_kind_of_file_come_out_unharmed():
+    names = (
+        "retries",
+        "errors retried",
+        "errors retried in Parquet",
+        "forms, retries",
+        "CSV",
+        "SQLite",
+        "DuckDB",
+        "score",
+        "embed",
+    )
+    script = Path(__file__).with_name("kill.py")
+    command = [sys.executable, str(script), "--kills", str(len(names)), "--each", "1", "--rows", "40", "--processes", "0"]
+    command += ["--seed", "3", *(word for name in names for word in ("--case", name))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    counts = json.loads(ended.stdout[ended.stdout.index("{\n") :])["counts"]
+    assert all(counts[f"jobs: {name}"] >= 1 for name in names)
+    assert counts["outputs identical to an undisturbed run"] >= counts["jobs"] >= len(names)
+    assert counts["losses"] == 0

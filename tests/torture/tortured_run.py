@@ -186,7 +186,17 @@ def start_process(folder: Path, arguments: Sequence[str], closed: tuple[int, ...
 
 
 def content(path: Path) -> object:
-    """What must be the same: the bytes, or the table of a Parquet file."""
+    """What must be the same: the bytes, or the table of a Parquet file or a database."""
+    if path.suffix == ".sqlite":
+        import sqlite3
+
+        rows = sqlite3.connect(path).execute("SELECT * FROM rows ORDER BY rowid")
+        return [column[0] for column in rows.description], rows.fetchall()
+    if path.suffix == ".duckdb":
+        import duckdb
+
+        found = duckdb.connect(str(path), read_only=True).execute("SELECT * FROM rows ORDER BY rowid")
+        return found.description, found.fetchall()
     if path.suffix != ".parquet":
         return path.read_bytes()
     import pyarrow.parquet as pq
