@@ -120,7 +120,15 @@ def _memory_table(plan: VllmPlan) -> FittingTable:
 
 
 def _fields(plan: VllmPlan) -> dict[str, object]:
-    names = ("starts", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "usable_bytes", "weights_bytes", "peak_bytes")
+    names: tuple[str, ...] = (
+        "starts",
+        "max_model_len",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "usable_bytes",
+        "weights_bytes",
+        "peak_bytes",
+    )
     names += ("outside_bytes", "kv_memory_bytes", "kv_tokens", "max_concurrency")
     found: dict[str, object] = {name: getattr(plan, name) for name in names}
     return {"device": plan.device.name, "longest_max_model_len": plan.longest(), **found}

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pagecli.errors import InputError, PagecliError, UsageError
 from pagecli.profiler.workloads.workload_files import is_trace, read_csv, read_trace
@@ -74,7 +74,8 @@ def _block_hashes(token_ids: list[int]) -> tuple[int, ...]:
 def _preparer(model: str, max_tokens: int) -> "tuple[RowPreparer, str]":
     """The RowPreparer that turns rows into prompts, and a note on how it counts tokens."""
     from pagecli.core.sampling_params import SamplingParams
-    from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
+    from pagecli.jobs.prompts.prompt_options import PromptOptions
+    from pagecli.jobs.rows.row_preparer import RowPreparer
 
     params = SamplingParams(max_tokens=max_tokens)
     tokenizer = _tokenizer(model)
@@ -114,5 +115,5 @@ class _BytesCounted:
         data = text.encode()
         return [int.from_bytes(data[i : i + BYTES_PER_TOKEN], "big") for i in range(0, len(data), BYTES_PER_TOKEN)]
 
-    def apply_chat_template(self, messages: list[dict], variables: object = None) -> list[int]:
+    def apply_chat_template(self, messages: list[dict[str, Any]], variables: object = None) -> list[int]:
         return self.encode("".join(str(message.get("content") or "") for message in messages))

@@ -159,10 +159,10 @@ def flushed(code: int, console: Console) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (BrokenPipeError, ValueError):
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return code or ExitCode.SIGPIPE
     except OSError as error:
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         from pagecli.jobs.storage.atomic_file import not_writable  # help does without
 
         console.failure(not_writable(STANDARD_OUTPUT, error))

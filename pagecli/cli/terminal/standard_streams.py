@@ -55,7 +55,7 @@ def open_standard_streams() -> None:
             os.close(nowhere)
         os.set_inheritable(fd, True)
     if 1 in closed:
-        sys.stdout = ClosedStdout()  # type: ignore[assignment]
+        sys.stdout = ClosedStdout()
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     lenient = io.BufferedWriter(_LenientFile(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(lenient, encoding, "backslashreplace", line_buffering=True)

@@ -10,7 +10,7 @@ import numpy as np
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.weights import quantized_bounds
-from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH
+from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, PackedWeight
 
 if TYPE_CHECKING:
     from pagecli.devices.step_masks import RowMasks
@@ -31,7 +31,7 @@ class LMHead:
     weights have none: they are as small and, on Zen 3, nearly as fast.
     """
 
-    def __init__(self, weight: kernels.PackedWeight, bias: Array | None = None, cap: float = 0.0) -> None:
+    def __init__(self, weight: PackedWeight, bias: Array | None = None, cap: float = 0.0) -> None:
         """Logits become cap * tanh(logit / cap) where there is a cap, which changes no argmax. A bias leaves no bounds."""
         self.weight, self.bias, self.cap = weight, bias, cap
         is_bounded = weight.num_rows >= MIN_TOKENS and not weight.dtype.startswith("int8") and bias is None

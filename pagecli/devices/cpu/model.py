@@ -14,6 +14,7 @@ from pagecli.devices.cpu.fused_adds import CombineAdd, CpuOperation, LinearAdd, 
 from pagecli.devices.cpu.lm_head import LMHead
 from pagecli.devices.cpu.mixture import bind_mixture, in_groups
 from pagecli.devices.cpu.weights.loader import CpuWeights
+from pagecli.devices.cpu.weights.packed_weight import PackedWeight
 from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
@@ -300,7 +301,7 @@ def _flat(step: _Step, name: str) -> Array:
     return heads.reshape(heads.shape[0], heads.shape[1] * heads.shape[2])
 
 
-def _embed_scaled(out: Array, ids: Array, weight: kernels.PackedWeight, scale: float) -> None:
+def _embed_scaled(out: Array, ids: Array, weight: PackedWeight, scale: float) -> None:
     kernels.embedding(out, ids, weight)
     np.multiply(out, np.float32(scale), out=out)
 

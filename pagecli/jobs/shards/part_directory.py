@@ -30,7 +30,8 @@ from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.shards.merge import Merged, merge_outputs
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove, write_atomically
 from pagecli.jobs.storage.job_directory import job_directory_path
-from pagecli.jobs.writers.open_output import Compression, suffix_of
+from pagecli.jobs.writers.open_output import suffix_of
+from pagecli.jobs.writers.parquet.writer import Compression
 
 SUFFIX = ".pagecli-parts"
 JOB, MERGING, MERGED = "job.json", "merging", "merged.json"

@@ -96,9 +96,9 @@ class CountedStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        count = self._stream.readinto(memoryview(buffer)[: self._most_bytes])  # type: ignore[attr-defined]
+        count = self._stream.readinto(memoryview(buffer)[: self._most_bytes])
         self.num_bytes += count or 0
-        return count  # type: ignore[no-any-return]
+        return count
 
     def close(self) -> None:
         if not self.closed:

@@ -75,6 +75,6 @@ def _requests(workload: Workload, decoding: str, width: int, num_slots: int) -> 
         if width * (one.prompt_tokens + one.output_tokens + 16) > num_slots:
             continue
         shared = {"n": width} if decoding == "samples" else {"beam_width": width, "early_stopping": "never"}
-        params = SamplingParams(max_tokens=one.output_tokens, ignore_eos=True, **shared)  # type: ignore[arg-type]
+        params = SamplingParams(max_tokens=one.output_tokens, ignore_eos=True, **shared)
         arrivals.append(Arrival(0.0, Request(i, [0] * one.prompt_tokens, params, row_key=i)))
     return arrivals

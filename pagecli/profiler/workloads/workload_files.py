@@ -215,7 +215,7 @@ def _prefix_block_size(path: Path, requests: list[WorkloadRequest]) -> int:
 def _opened(path: Path) -> io.TextIOBase:
     try:
         if path.suffix == ".gz":
-            return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
+            return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig", newline="")
         return open(path, encoding="utf-8-sig", newline="")
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}", "check the path") from error
