@@ -35,7 +35,7 @@ def shell(tiny_model, tmp_path):
         "generate in.jsonl - MODEL",
         "status out.jsonl",
         "--help",
-        "config",
+        "config --all",
         pytest.param("profile -m opt-125m --workload alpaca --num-requests 2", marks=pytest.mark.slow),
         pytest.param("doctor", marks=pytest.mark.slow),
         pytest.param("--version", marks=pytest.mark.slow),
