@@ -32,7 +32,7 @@ from pagecli.jobs.rows.score_rows import ScoreOptions
 from pagecli.jobs.run.run_result import ErrorPolicy
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import OutputFormat, OutputOptions
-from pagecli.jobs.writers.parquet.writer import Compression
+from pagecli.jobs.writers.parquet import Compression
 from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from typing import Any, BinaryIO
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
-from pagecli.jobs.rows.arrow_values import ArrowColumns, json_default, row_bytes
-from pagecli.jobs.rows.row import InputRow, OutputRow
+from pagecli.jobs.rows.json_text import json_default
+from pagecli.jobs.rows.row import InputRow, OutputRow, arrow_columns
 from pagecli.jobs.storage.atomic_file import not_writable
 from pagecli.jobs.storage.job_directory import (
     LOG,
@@ -56,11 +56,13 @@ _encode_outputs = json.JSONEncoder(separators=(",", ":")).encode
 
 def row_digest(row: InputRow) -> bytes:
     """8 bytes that tell an input row from another: of all its columns, and of why it could not be read."""
-    columns = row.columns
-    if not isinstance(columns, ArrowColumns):
+    columns, of_batch = row.columns, arrow_columns(row.columns)
+    if of_batch is None:
         return hashlib.blake2b(_encode_row([columns, row.error]).encode("ascii"), digest_size=8).digest()
     digest = hashlib.blake2b(f"{row.error}".encode("utf-8", "replace"), digest_size=8)
-    for piece in row_bytes(columns.batch, columns.offset):
+    from pagecli.jobs.rows.arrow_values import row_bytes
+
+    for piece in row_bytes(of_batch.batch, of_batch.offset):
         digest.update(piece)
     return digest.digest()
 

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, LineTooLongError, TextInput, TextRows
@@ -25,7 +23,7 @@ JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids", TEMPLATE_VARIA
 class CsvSource(TextRows):
     """Opens at once and reads the header of a file, so that a missing or mislabelled file is found early. Raises InputError."""
 
-    schema: pa.Schema | None = None
+    schema: None = None
 
     def __init__(self, path: str, limit: int | None = None, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         csv.field_size_limit(sys.maxsize)  # records are bounded by _RecordLines

@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.readers.text_input import (
     COMPRESSED_SUFFIXES,
@@ -30,7 +28,7 @@ class JsonlSource(TextRows):
     `is_batch`: whether it is an OpenAI batch file; None: the first readable row decides.
     """
 
-    schema: pa.Schema | None = None
+    schema: None = None
     column_names: list[str] | None = None
 
     def __init__(

@@ -14,10 +14,7 @@ from typing import Literal
 
 from pagecli.core import file_targets
 from pagecli.errors import InputError
-from pagecli.jobs.readers.csv_reader import CsvSource
 from pagecli.jobs.readers.jsonl_reader import JsonlSource
-from pagecli.jobs.readers.multi_file_reader import MultiFileSource, MultiParquetSource
-from pagecli.jobs.readers.parquet_reader import ParquetSource
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
 from pagecli.jobs.storage import remote_files
@@ -158,6 +155,8 @@ def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadO
         raise InputError(
             f"{file_targets.shown(path)} has files of more than one format: {found}", "give a pattern: 'DIR/*.jsonl'"
         )
+    from pagecli.jobs.readers.multi_file_reader import MultiFileSource, MultiParquetSource
+
     if kinds == {"parquet"}:
         return MultiParquetSource(path, paths, limit, options.max_row_bytes)
     return MultiFileSource(path, paths, lambda file, rest: _open_one(file, rest, kind, options), limit)
@@ -193,8 +192,12 @@ def _open_one(path: str, limit: int | None, kind: InputFormat, options: ReadOpti
     if kind == "auto":
         kind = format_of(path)
     if kind == "parquet":
+        from pagecli.jobs.readers.parquet_reader import ParquetSource
+
         return ParquetSource(path, limit, max_row_bytes=options.max_row_bytes)
     if kind == "csv":
+        from pagecli.jobs.readers.csv_reader import CsvSource
+
         return CsvSource(path, limit, options.max_row_bytes)
     is_batch = None if options.input_format == "auto" else options.input_format == "openai-batch"
     return JsonlSource(path, limit, is_batch, options.max_row_bytes, options.warn)

@@ -2,8 +2,6 @@
 
 import zlib
 
-import pyarrow as pa
-
 from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.rows.row import RowEstimate
@@ -95,7 +93,7 @@ class TextInput:
                 line = self._file.readline(SKIPPED_BYTES)
                 num_bytes += len(line)
                 num_quotes += line.count(b'"')
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(
                 f"{self.name} cannot be read after line {self.line_number}: {error}",
                 "the file may be cut short or damaged; check it with gzip -t or zstd -t",

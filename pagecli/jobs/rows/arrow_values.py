@@ -12,9 +12,7 @@ on what lies under nulls, or on the order of a dictionary. Each value says wheth
 length: two rows never have the same bytes.
 """
 
-import base64
 import datetime
-import decimal
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -118,15 +116,6 @@ class ArrowColumns(Mapping[str, Any]):
 def to_python(scalar: pa.Scalar) -> Any:
     """The scalar as a Python value that JSON can say: None, bool, int, float, str, bytes, Decimal, list, dict. Never raises."""
     return _converter(scalar.type)(scalar) if scalar.is_valid else None
-
-
-def json_default(value: Any) -> Any:
-    """For json.dumps: bytes as base64, exact decimals as text with all their digits."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, decimal.Decimal):
-        return f"{value:f}"
-    return str(value)
 
 
 @lru_cache(maxsize=1024)

@@ -5,15 +5,26 @@ where rows are read, so that nothing behind the reader (filters, templates, writ
 it cannot walk through. 100 levels are what Arrow reads of a Parquet schema (its limit counts groups, the row among them).
 """
 
+import base64
+import decimal
 import json
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from pagecli.jobs.rows.arrow_values import json_default
-
 MAX_DEPTH = 100  # of objects and lists inside each other; the row itself is the first
 TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+
+
+def json_default(value: Any) -> Any:
+    """For json.dumps: bytes as base64, exact decimals as text with all their digits."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"
+    return str(value)
+
+
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=json_default).encode
 
 

@@ -3,12 +3,24 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pagecli.core.outputs import FinishReason, RequestOutput, TokenLogprobs, TokenScore
 from pagecli.errors import ErrorCode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pagecli.jobs.rows.arrow_values import ArrowColumns
+
+
+def arrow_columns(columns: Mapping[str, Any]) -> "ArrowColumns | None":
+    """The columns of a row that lies in an Arrow batch; None of any other, for which Arrow is not even imported."""
+    if isinstance(columns, dict):
+        return None
+    from pagecli.jobs.rows.arrow_values import ArrowColumns
+
+    return columns if isinstance(columns, ArrowColumns) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,7 @@ class InputSource(Protocol):
     """An opened input. Iterated once, by one thread; `interrupt` and `estimate` may be called from another."""
 
     name: str
-    schema: pa.Schema | None  # the columns' Arrow types where the format has them
+    schema: "pa.Schema | None"  # the columns' Arrow types where the format has them
     column_names: list[str] | None  # where the format names them before its first row
 
     def __iter__(self) -> Iterator[InputRow]: ...

@@ -7,11 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from pagecli.errors import UsageError
-from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate, arrow_columns
 from pagecli.jobs.rows.row_filter import Condition, is_selected, parse_condition
 
 
@@ -101,7 +98,7 @@ class SelectedRows:
         self._source = source
         self._selection = selection
         self.name = source.name
-        self.schema: pa.Schema | None = source.schema
+        self.schema = source.schema
         self.column_names = source.column_names
         self._num_read = 0
         self._num_selected = 0  # before the shard
@@ -190,7 +187,11 @@ class SelectedRows:
 
 def _detached(row: InputRow) -> InputRow:
     """A row of a record batch in a batch of its own, so that holding it does not hold all rows beside it."""
-    columns = row.columns
-    if not isinstance(columns, ArrowColumns) or columns.batch.num_rows == 1:
+    columns = arrow_columns(row.columns)
+    if columns is None or columns.batch.num_rows == 1:
         return row
+    import pyarrow as pa
+
+    from pagecli.jobs.rows.arrow_values import ArrowColumns
+
     return dataclasses.replace(row, columns=ArrowColumns(columns.batch.take(pa.array([columns.offset])), 0))

@@ -30,7 +30,8 @@ from pagecli.jobs.writers.delimited_writer import SUFFIXES as DELIMITED
 from pagecli.jobs.writers.delimited_writer import delimiter_of
 from pagecli.jobs.writers.jsonl_writer import SUFFIXES
 from pagecli.jobs.writers.open_output import PARQUET_SUFFIXES, suffix_of
-from pagecli.jobs.writers.parquet.writer import Compression, check_footer
+from pagecli.jobs.writers.parquet import Compression
+from pagecli.jobs.writers.parquet.writer import check_footer
 
 _LAST_KEY = re.compile(rb', "%s": (\{[^{}]*\})\}\n?\Z' % SHARD_COLUMN.encode())
 

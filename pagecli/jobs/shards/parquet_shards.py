@@ -13,9 +13,9 @@ from pagecli.jobs.readers.parquet_reader import open_parquet
 from pagecli.jobs.rows.arrow_values import to_python
 from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
+from pagecli.jobs.writers.parquet import Compression
 from pagecli.jobs.writers.parquet.columns import JSON_TEXT, SHARD_TYPE, is_json_text
 from pagecli.jobs.writers.parquet.json_inference import json_text, merged_type, widened
-from pagecli.jobs.writers.parquet.writer import Compression
 
 BATCH_ROWS = 1000
 

@@ -31,7 +31,7 @@ from pagecli.jobs.shards.merge import Merged, merge_outputs
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove, write_atomically
 from pagecli.jobs.storage.job_directory import job_directory_path
 from pagecli.jobs.writers.open_output import suffix_of
-from pagecli.jobs.writers.parquet.writer import Compression
+from pagecli.jobs.writers.parquet import Compression
 
 SUFFIX = ".pagecli-parts"
 JOB, MERGING, MERGED = "job.json", "merging", "merged.json"

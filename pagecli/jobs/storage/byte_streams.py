@@ -106,6 +106,22 @@ class CountedStream(io.RawIOBase):
         super().close()
 
 
+class _ZstdStream(CountedStream):
+    """The content of a stream that zstd compressed. Reading raises OSError where it is damaged."""
+
+    def __init__(self, compressed: io.RawIOBase) -> None:
+        import pyarrow as pa
+
+        super().__init__(io.BufferedReader(pa.CompressedInputStream(compressed, "zstd"), 1 << 16))  # type: ignore
+        self._error = pa.ArrowException
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except self._error as error:
+            raise OSError(str(error)) from error
+
+
 class Content:
     """The content of a stream, decompressed as the end of its path says, and how much of the stream it took."""
 
@@ -118,9 +134,7 @@ class Content:
         if suffix == ".gz":
             self._given = CountedStream(gzip.GzipFile(fileobj=self._taken, mode="rb"))  # type: ignore
         elif suffix == ".zst":
-            import pyarrow as pa
-
-            self._given = CountedStream(io.BufferedReader(pa.CompressedInputStream(self._taken, "zstd"), 1 << 16))  # type: ignore
+            self._given = _ZstdStream(self._taken)
         self.file: io.BufferedReader = io.BufferedReader(self._given, BUFFER_BYTES)
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 
 from pagecli.errors import ErrorCode, RowError
 from pagecli.jobs.prompts.json_columns import json_column
-from pagecli.jobs.rows.arrow_values import ArrowColumns
+from pagecli.jobs.rows.row import arrow_columns
 
 COLUMN = "tools"
 
@@ -19,7 +19,7 @@ def row_tools(columns: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         hint = 'write it as [{"type": "function", "function": {"name": ..., "parameters": ...}}]'
         raise RowError(f"column {COLUMN} is not a list of objects", hint, ErrorCode.INVALID_TYPE)
-    if isinstance(columns, ArrowColumns) and tools is value:
+    if tools is value and arrow_columns(columns) is not None:
         tools = _without_nulls(tools)
     return tools or None
 

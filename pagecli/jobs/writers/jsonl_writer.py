@@ -6,8 +6,6 @@ import stat
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
-
 from pagecli.errors import InputError
 from pagecli.jobs.rows.json_text import to_json
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
@@ -42,7 +40,11 @@ class LineRowWriter:
         self._encode = encode
         self._temporary, self._disk = create_temporary(path)
         self._codec = codec
-        self._file: Any = pa.CompressedOutputStream(self._disk, codec) if codec else self._disk
+        self._file: Any = self._disk
+        if codec:
+            import pyarrow as pa
+
+            self._file = pa.CompressedOutputStream(self._disk, codec)
         self._good_bytes = 0  # end of the last complete row in a plain file
         self.num_rows = 0
 

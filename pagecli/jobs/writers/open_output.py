@@ -4,9 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pagecli.core import file_targets
 from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stream
@@ -17,9 +15,10 @@ from pagecli.jobs.shards.shard_labels import LabelledLines, ShardLabels
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
 from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, RowEncoder, StreamRowWriter
-from pagecli.jobs.writers.parquet.writer import Compression, ParquetRowWriter
-from pagecli.jobs.writers.remote_writer import RemoteRowWriter, check_remote_output
+from pagecli.jobs.writers.parquet import Compression
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 OutputFormat = Literal["auto", "rows"]
 
 
@@ -88,6 +87,8 @@ def check_writable(path: str, overwrite: bool) -> None:
         return
     suffix_of(path)
     if file_targets.is_remote(path):
+        from pagecli.jobs.writers.remote_writer import check_remote_output
+
         check_remote_output(path, overwrite)
     else:
         check_output(file_targets.local_output_path(path), overwrite)
@@ -97,7 +98,7 @@ def open_output(
     path: str,
     overwrite: bool,
     columns: ResultColumns,
-    input_schema: pa.Schema | None,
+    input_schema: "pa.Schema | None",
     warn: Warn,
     stdout_fd: int = 1,
     options: OutputOptions = PLAIN,
@@ -116,6 +117,8 @@ def open_output(
     elif suffix not in PARQUET_SUFFIXES:
         writer = _open_other(local_path, suffix, replaces, columns, input_schema, warn, options)
     else:
+        from pagecli.jobs.writers.parquet.writer import ParquetRowWriter
+
         writer = ParquetRowWriter(
             local_path,
             suffix,
@@ -127,7 +130,11 @@ def open_output(
             options.row_group_rows,
             options.labels(),
         )
-    return RemoteRowWriter(writer, local_path, path, overwrite) if is_remote else writer
+    if is_remote:
+        from pagecli.jobs.writers.remote_writer import RemoteRowWriter
+
+        return RemoteRowWriter(writer, local_path, path, overwrite)
+    return writer
 
 
 def _open_other(
@@ -135,7 +142,7 @@ def _open_other(
     suffix: str,
     overwrite: bool,
     columns: ResultColumns,
-    input_schema: pa.Schema | None,
+    input_schema: "pa.Schema | None",
     warn: Warn,
     options: OutputOptions,
 ) -> RowWriter:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import InputError
-from pagecli.jobs.rows.arrow_values import json_default
-from pagecli.jobs.rows.json_text import to_json
+from pagecli.jobs.rows.json_text import json_default, to_json
 from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.writers.row_record import record_of

@@ -8,6 +8,7 @@ import mmap
 import re
 import struct
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,19 @@ def joined(parts: list[GgufHeader]) -> GgufHeader:
 def read_gguf_header(path: Path) -> GgufHeader:
     """Read the header of `path`; ModelError when it is not a GGUF file, of another version, or cut short."""
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read(path, data)
+        found = path.stat()
+        return _header_at(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (struct.error, ValueError, OverflowError) as error:
         raise ModelError(f"{path}: truncated or corrupt GGUF header", "download the file again") from error
+
+
+@lru_cache(maxsize=8)
+def _header_at(path: Path, version: tuple[int, ...]) -> GgufHeader:
+    """The header, kept as long as the file is of that version: a vocabulary of 50,000 takes 0.1 s, and a start asks 3 times."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _read(path, data)
 
 
 def _read(path: Path, data: mmap.mmap) -> GgufHeader:

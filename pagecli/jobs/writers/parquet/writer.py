@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +16,10 @@ from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.shards.shard_labels import ShardLabels
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
+from pagecli.jobs.writers.parquet import Compression
 from pagecli.jobs.writers.parquet.columns import JSON_TEXT, ArrowCarriedColumns, InferredColumns, result_arrays
 from pagecli.jobs.writers.parquet.merge import Segment, merge_segments
 
-Compression = Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"]
 GROUP_ROWS = 1000
 GROUP_BYTES = 16 << 20
 NOT_READABLE = "check the disk; or write JSON Lines"
