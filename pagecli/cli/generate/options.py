@@ -188,7 +188,7 @@ class GenerateOptions:
         chosen = {name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes
         if self.model_impl == "transformers":
             self._check_alone()
-            chosen["device"] = "transformers"
+            chosen |= {"device": "transformers", "speculate": 0}
         chosen["tensor_parallel_size"] = size = parse_ranks(str(self.tensor_parallel_size), chosen)
         if self.sum_segments is None and size > 1:  # what decides the bits belongs to the job's identity
             chosen["sum_segments"] = size
