@@ -4,23 +4,34 @@
 
 Measured, one after the other on one machine with all its cores: one process; one process that sums in as many segments as there
 are ranks; as many ranks, a thread each; pools of one, two and three workers. `waited` is the largest share of the time that a
-rank waited for another before a sum, skew included.
+rank waited for another before a sum, skew included. Then half of the requests as jobs of the command line, start and loading
+included: by one process, and in eight parts by one and by two, with a part's rows in a batch. A reduction is that of [64 x 768]
+between two processes, alone.
 
 Simulated, with the arithmetic: a pool of W workers does W times the rows of one, until the driver, which reads, tokenizes,
 journals and writes (--driver-us a row, by default what was measured), has no time left.
 """
 
 import argparse
+import json
+import mmap
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import results_file
 from rich.console import Console
 from rich.table import Table
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 from pagecli.engine.replicas import config_of_each
@@ -29,6 +40,7 @@ from pagecli.jobs.workers.sources import LocalWorkers
 from pagecli.profiler.workloads import drawn_lengths
 
 SIMULATED = (8, 64)
+PARTS = 8
 
 
 def run(engine: Any, lengths: list[tuple[int, int]]) -> tuple[float, list[str]]:
@@ -80,6 +92,53 @@ def cases(settings: dict[str, Any], threads: int, ranks: int) -> list[tuple[str,
     ]
 
 
+def jobs(settings: dict[str, Any], lengths: list[tuple[int, int]], threads: int) -> list[dict[str, Any]]:
+    """The same rows by the command line: in one process, and in parts. AssertionError if the outputs differ."""
+    rows, expected = [], b""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/in.jsonl", "w") as file:
+            for index, (num_prompt, num_output) in enumerate(lengths):
+                prompt = [3 + (index * 31 + i * 7) % 9000 for i in range(num_prompt)]
+                file.write(json.dumps({"prompt_token_ids": prompt, "max_tokens": num_output}) + "\n")
+        command = [sys.executable, "-m", "pagecli", "generate", "in.jsonl", "out.jsonl", "--ignore-eos", "--quiet"]
+        command += ["--model", settings["model"], "--load-format", "dummy", "--dtype", settings["dtype"]]
+        command += ["--max-num-seqs", str(max(1, len(lengths) // PARTS)), "--kv-memory", "512MiB"]
+        for name, count, parts in (("job", 1, 0), (f"job in {PARTS} parts", 1, PARTS), (f"job in {PARTS} parts", 2, PARTS)):
+            flags = ["--threads", str(max(1, threads // count)), *(["--shard", f"auto/{parts}"] if parts else [])]
+            started = time.perf_counter()
+            processes = [subprocess.Popen([*command, *flags], cwd=folder) for _ in range(count)]
+            codes = [process.wait() for process in processes]
+            seconds = time.perf_counter() - started
+            assert not any(codes), codes
+            found = Path(folder, "out.jsonl").read_bytes()
+            assert found == (expected or found), "another output"
+            expected = found
+            name = f"{name}, {count} process{'es' if count > 1 else ''}"
+            rows.append({"case": name, "seconds": seconds, "tokens_per_second": sum(out for _, out in lengths) / seconds})
+            for left in Path(folder).glob("*out.jsonl*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return rows
+
+
+def reduction_us(tokens: int = 64, width: int = 768, rounds: int = 4000) -> dict[str, float]:
+    """Of a sum of two parts between two processes of a thread each, waiting included: median and 10th percentile."""
+    shared = mmap.mmap(-1, 1 << 20)
+    words = np.frombuffer(shared, np.int32, 48).reshape(3, 16)
+    parts = np.frombuffer(shared, np.float32, 4 * tokens * width, 4096).reshape(2, 2, tokens, width)
+    other = os.fork()
+    kernels.set_num_threads(1)
+    meeting, out = kernels.rendezvous(words, int(other == 0), 60.0), np.zeros((tokens, width), np.float32)
+    taken = []
+    for number in range(rounds):
+        started = time.perf_counter()
+        kernels.reduce(out, list(parts[number % 2]), False, meeting)
+        taken.append((time.perf_counter() - started) * 1e6)
+    if other == 0:
+        os._exit(0)
+    os.waitpid(other, 0)
+    return {"median_us": float(np.median(taken)), "p10_us": float(np.percentile(taken, 10))}
+
+
 def simulated(rows_per_second: float, driver_us: float) -> list[dict[str, Any]]:
     most = 1e6 / driver_us
     return [
@@ -110,6 +169,7 @@ def main() -> None:
         "max_num_seqs": 64,
     }
     lengths = drawn_lengths.draw(drawn_lengths.SHORT, args.requests)
+    reduction = reduction_us()
     rows, texts = [], {}
     for name, make in cases(settings, args.threads, args.ranks):
         row, texts[name] = measure(name, make(), lengths)
@@ -125,14 +185,20 @@ def main() -> None:
         waited = "" if "waited" not in row else f"{row['waited']:.1%}"
         shown = f"{row['tokens_per_second']:,.1f}", f"{row['of_one_process']:.2f}", waited, row["same_text_as"]
         table.add_row(row["case"], *shown)
+    of_jobs = jobs(settings, lengths[: args.requests // 2], args.threads)
+    for row in of_jobs:
+        row["of_the_job"] = of_jobs[0]["seconds"] / row["seconds"]
+        table.add_row(row["case"], f"{row['tokens_per_second']:,.1f}", f"{row['of_the_job']:.2f} of the job")
     larger = simulated(args.requests / rows[0]["seconds"], args.driver_us)
     console = Console()
     console.print(table)
+    console.print(f"a reduction of [64 x 768]: {reduction['median_us']:.1f} us (median), {reduction['p10_us']:.1f} us (p10)")
     for row in larger:
         console.print(f"pool of {row['workers']} (simulated): {row['rows_per_second']:,.0f} rows/s = {row['arithmetic']}")
     if args.save:
         command = f"python benchmarks/distributed.py --model {args.model} --dtype {args.dtype} --requests {args.requests}"
-        print(results_file.save(f"distributed-{args.model}-{args.dtype}", command, {"measured": rows, "simulated": larger}))
+        found = {"measured": rows, "jobs": of_jobs, "reduction": reduction, "simulated": larger}
+        print(results_file.save(f"distributed-{args.model}-{args.dtype}", command, found))
 
 
 if __name__ == "__main__":

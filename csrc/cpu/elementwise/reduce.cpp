@@ -1,27 +1,36 @@
 // Additions of float32 are the same bits on every instruction set, so that this is compiled once.
 #include "pagecli/elementwise/reduce.h"
 
+#include <string.h>
+
 #include "pagecli/threads.h"
 
 namespace pagecli {
 namespace {
 
-constexpr int64_t kBlock = 256;          // floats summed at a time, in the core's L1
-constexpr int64_t kPieceFloats = 32768;  // of all parts together, for a thread at a time: some 5 microseconds
+constexpr int64_t kBlock = 1024;         // floats summed at a time, in the core's L1
+constexpr int64_t kPieceFloats = 32768;  // of all parts together, for a thread at a time: some 3 microseconds
+
+void add(float* __restrict to, const float* __restrict one, const float* __restrict other, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] = one[i] + other[i];
+}
+
+void accumulate(float* __restrict to, const float* __restrict part, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] += part[i];
+}
 
 void reduce_row(const ReduceArgs& a, int64_t row) {
     for (int64_t first = 0; first < a.width; first += kBlock) {
-        const int64_t count = a.width - first < kBlock ? a.width - first : kBlock;
-        const int64_t offset = row * a.width + first;
+        const int64_t count = a.width - first < kBlock ? a.width - first : kBlock, offset = row * a.width + first;
         float sums[kBlock];
-        for (int64_t i = 0; i < count; ++i) sums[i] = a.parts[0][offset + i];
-        for (int64_t part = 1; part < a.num_parts; ++part)
-            for (int64_t i = 0; i < count; ++i) sums[i] += a.parts[part][offset + i];
         float* out = a.out + row * a.out_stride + first;
-        if (a.accumulate)
-            for (int64_t i = 0; i < count; ++i) out[i] = sums[i] + out[i];
+        float* to = a.accumulate ? sums : out;
+        if (a.num_parts == 1)
+            memcpy(to, a.parts[0] + offset, static_cast<size_t>(count) * sizeof(float));
         else
-            for (int64_t i = 0; i < count; ++i) out[i] = sums[i];
+            add(to, a.parts[0] + offset, a.parts[1] + offset, count);
+        for (int64_t part = 2; part < a.num_parts; ++part) accumulate(to, a.parts[part] + offset, count);
+        if (a.accumulate) accumulate(out, sums, count);
     }
 }
 
