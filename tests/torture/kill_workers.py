@@ -35,7 +35,7 @@ SAYS_LOST = ("all workers of the pool are lost", "tensor parallelism: rank")
 ACTOR = "ray::RemoteWorker.run"  # as Ray calls its process
 MODULES = ("pagecli.jobs.workers.worker", "pagecli.distributed.rank")
 TIMEOUT_SECONDS = 4  # a machine that others share may take two to let a process run
-BYTES_BETWEEN_HARMS = 4000  # of the journal: some twenty rows
+ROWS_BETWEEN_HARMS = 20
 LIMIT_SECONDS = 300.0
 
 
@@ -58,15 +58,19 @@ class WorkersCampaign:
 
     def run(self, harms: int) -> None:
         """AssertionError at the first fault."""
-        while (left := harms - self.counts["processes killed"] - self.counts["processes stopped"]) > 0:
+        while (left := harms - self._num_harms()) > 0:
             self._run_job(left)
             print(dict(self.counts), flush=True)
 
+    def _num_harms(self) -> int:
+        return self.counts["processes killed"] + self.counts["processes stopped"]
+
     def _run_job(self, harms: int) -> None:
         self.counts["jobs"] += 1
+        last = self._num_harms() + harms
         while True:
             job = ForkedRun(self._home, self._arguments)
-            seen = self._harm(job, harms)
+            seen = self._harm(job, last)
             ended = job.wait(LIMIT_SECONDS)
             assert not psutil.wait_procs(seen, timeout=10)[1], "a process is left"
             if ended.code in GOOD:
@@ -81,18 +85,18 @@ class WorkersCampaign:
         os.unlink(self._home / "out.jsonl")
         self.counts["outputs identical to one process's"] += 1
 
-    def _harm(self, job: ForkedRun, harms: int) -> list[psutil.Process]:
+    def _harm(self, job: ForkedRun, last: int) -> list[psutil.Process]:
         """Until the job has ended, whenever some rows more are finished; the workers that were seen."""
         seen: dict[int, psutil.Process] = {}
-        journal, size = self._home / ".out.jsonl.pagecli-journal/journal", 0
+        journal = self._home / ".out.jsonl.pagecli-journal/journal"
+        rows = _num_rows(journal)
         while not job.has_ended():
             time.sleep(self._random.random() * 0.1)
             workers = _workers_of(job.pid)
             seen |= {worker.pid: worker for worker in workers}
-            grown = journal.stat().st_size - size if journal.exists() else 0
-            if not workers or harms <= 0 or grown < BYTES_BETWEEN_HARMS:
+            if not workers or self._num_harms() >= last or (now := _num_rows(journal)) < rows + ROWS_BETWEEN_HARMS:
                 continue
-            size += grown
+            rows = now
             if self._random.random() < 0.05:
                 os.kill(job.pid, signal.SIGKILL)
                 break
@@ -101,9 +105,16 @@ class WorkersCampaign:
                 self._random.choice(workers).send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
             except psutil.NoSuchProcess:
                 continue
-            harms -= 1
             self.counts["processes stopped" if stops else "processes killed"] += 1
         return list(seen.values())
+
+
+def _num_rows(journal: Path) -> int:
+    """Lines of finished rows; those that say which job it is are others."""
+    try:
+        return sum(b" job {" not in line[:20] for line in journal.read_bytes().splitlines())
+    except OSError:
+        return 0
 
 
 def _workers_of(pid: int) -> list[psutil.Process]:
