@@ -47,7 +47,11 @@ class RankGroup:
 
     def _launch(self) -> None:
         spec = self._group.spec
-        self.memory = GroupMemory(spec.shape)
+        try:
+            self.memory = GroupMemory(spec.shape)
+        except OSError as error:
+            hint = "lower --max-batch-tokens, or do without: --tensor-parallel-size 1"
+            raise ModelError(f"tensor parallelism: no memory that ranks can share: {error.strerror}", hint) from error
         self._processes: list[ChildProcess] = []
         self._num_steps = 0
         self.waited = [0.0] * spec.size

@@ -1,5 +1,6 @@
 """Several ranks give, to the bit, what one process gives with as many segments, whatever is asked for and whatever happens."""
 
+import errno
 import json
 import os
 import signal
@@ -151,6 +152,19 @@ def test_lost_rank_costs_a_restart_and_no_row(tmp_path, harm):
     found, ranks = closed(Engine(replaced(config, tensor_parallel_size=2)), disturbed)
     assert found == expected
     assert [rank["num_restarts"] for rank in ranks] == [1, 1]
+    assert not psutil.Process().children()
+
+
+@pytest.mark.parametrize("function", ["memfd_create", "ftruncate"])
+def test_no_shared_memory_is_one_line(tmp_path, monkeypatch, function):
+    def refused(*args):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    config = config_of(tmp_path, "opt", dtype="float32", tensor_parallel_size=2)
+    monkeypatch.setattr(os, function, refused)
+    with pytest.raises(ModelError, match="no memory that ranks can share: Cannot allocate memory") as caught:
+        Engine(config)
+    assert "--tensor-parallel-size 1" in caught.value.hint
     assert not psutil.Process().children()
 
 
