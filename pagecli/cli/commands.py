@@ -183,6 +183,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog=(
+        'A first job, where in.jsonl has lines like {"prompt": "Why is the sky blue?"}:\n\n'
+        "  pagecli generate in.jsonl out.jsonl --model smollm2-135m\n\n"
+        "Help of a command: pagecli help generate. All there is: man pagecli, or docs/index.md."
+    ),
 )
 
 

@@ -74,7 +74,7 @@ def status_lines(found: "JobStatus", now: float) -> list[tuple[str, str]]:
         lines += [process_line(row) for row in found.processes[:SHOWN_PROCESSES]]
         if len(found.processes) > SHOWN_PROCESSES:
             lines.append(("", f"and {len(found.processes) - SHOWN_PROCESSES} more: --json has them"))
-    if found.checkpoint_at is not None:
+    if found.checkpoint_at is not None and found.state != "stopped":  # what was stopped has kept every row
         ago = duration_text(now - found.checkpoint_at)
         lines.append(("checkpoint", f"{found.checkpoint_rows:,} input rows safe, {ago} ago"))
     if found.state == "running" and found.updated is not None:

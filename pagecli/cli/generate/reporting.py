@@ -64,7 +64,7 @@ def print_summary(console: Console, stats: Mapping[str, Any], output: str) -> No
 
 
 def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[tuple[str, str]]:
-    """(name, value) of each line; `verbose`: what sharing saved, too."""
+    """(name, value) of each line; `verbose`: what sharing and guessing saved, too."""
     reasons = ", ".join(f"{count:,} {name}" for name, count in stats["finish_reasons"].items())
     taken_over = stats.get("num_rows_taken_over", 0)
     first_row, used = stats["time_to_first_row_seconds"], stats["kv_slot_utilization"]
@@ -88,6 +88,6 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
         ("first row", "none" if first_row is None else f"after {first_row:.1f} s, {stats['load_seconds']:.1f} s of it loading"),
         ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
         *([shared] if verbose else []),
-        *([("guessed", f"{accepted:,} of {drafts:,} tokens right")] if drafts else []),
+        *([("guessed", f"{accepted:,} of {drafts:,} tokens right")] if drafts and verbose else []),
         ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
     ]

@@ -45,8 +45,8 @@ def help_page(command: Any, context: Any, group: str = "") -> str:
         groups = ", ".join(group_name(title) for title in sections_of(command, context))
         lines += _wrapped(f"All flags: --help={ALL}, or --help=GROUP with one of: {groups}.", width)
     else:
-        for paragraph in (command.epilog or "").split("\n\n"):
-            lines += _wrapped(paragraph, width)
+        for paragraph in (command.epilog or "").split("\n\n"):  # an indented one is a line to copy
+            lines += [paragraph] if paragraph.startswith("  ") else _wrapped(paragraph, width)
     return "\n".join(lines).rstrip()
 
 

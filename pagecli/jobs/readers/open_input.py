@@ -69,10 +69,10 @@ class CheckedPrompts:
             missing = ", ".join(name for name in self._names if name not in found)
             more = ", ..." if len(found) > SHOWN_COLUMNS else ""
             shown = ", ".join(found[:SHOWN_COLUMNS]) + more if found else "no columns"
-            raise InputError(
-                f"{self.name} has no column {missing}; it has {shown}",
-                self._hint,
-            )
+            hint = self._hint
+            if self._enough is any and found:
+                hint += f", or make them of columns, as with --template 'Summarize: {{{{ {found[0]} }}}}'"
+            raise InputError(f"{self.name} has no column {missing}; it has {shown}", hint)
 
     def __iter__(self) -> Iterator[InputRow]:
         if self.column_names is None and not self._seen:
