@@ -60,3 +60,14 @@ def test_the_advice_is_of_all_sections_together():
 def test_without_a_cause_nothing_is_said():
     section = advice_section([Section()])
     assert (section.fields, section.shown) == ({"advice": None}, [])
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--html", "report.html"), ("--plots", "plots")])
+def test_charts_without_matplotlib_are_refused_before_anything_is_done(profile, monkeypatch, flag, value):
+    monkeypatch.setattr("pagecli.cli.profile.report.find_spec", lambda name: None)
+    code, out, err = profile(flag, value)
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        f"error: {flag}: its charts need matplotlib, which is not installed",
+        "hint: pip install 'pagecli[report]'",
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagecli.cli.flags.distinct_files import PROFILE_FILES
-from pagecli.cli.profile.report import check_target
+from pagecli.cli.profile.report import check_drawing, check_target
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import InputError
 from pagecli.jobs.storage.redaction import redact
@@ -20,7 +20,8 @@ STEPS, TRACE, SUMMARY, REPORT = PROFILE_FILES
 
 
 def check_profile_directory(directory: Path) -> None:
-    """Make the directory, before anything is loaded. Raises InputError if that is not possible."""
+    """Make the directory, before anything is loaded. Raises InputError if that is not possible, UsageError."""
+    check_drawing("--profile")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.file_targets import check_replaceable, is_stream_target, resolved_target
-from pagecli.errors import InputError
+from pagecli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,12 +30,20 @@ class Section:
 
 
 def check_reports(options: ProfileOptions) -> None:
-    """Refuse report paths that cannot be written, before any work is done. Raises InputError."""
+    """Refuse report paths that cannot be written, before any work is done. Raises InputError, UsageError."""
     html, plots = options.html, options.plots
+    if html is not None or plots is not None:
+        check_drawing("--html" if html is not None else "--plots")
     if html is not None:
         check_target("--html", html)
     if plots is not None and plots.exists() and not plots.is_dir():
         raise InputError(f"--plots {plots}: not a directory", "name a directory, which may be new")
+
+
+def check_drawing(flag: str) -> None:
+    """Raises UsageError where no charts can be drawn."""
+    if find_spec("matplotlib") is None:
+        raise UsageError(f"{flag}: its charts need matplotlib, which is not installed", "pip install 'pagecli[report]'")
 
 
 def check_target(flag: str, path: Path) -> None:
