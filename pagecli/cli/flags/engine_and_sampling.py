@@ -3,7 +3,7 @@ that the flags fill; a command gets its flags as the fields of one (`options_com
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -322,6 +322,7 @@ def parse_memory_size(flag: str, text: str) -> int | None:
 
 
 Options = TypeVar("Options")
+Own = TypeVar("Own")
 
 
 def options_command(
@@ -330,16 +331,47 @@ def options_command(
     """Decorates run(context, options): what comes out is for typer, which sees a parameter for every field of `options`."""
 
     def decorate(run: Callable[[typer.Context, Options], int]) -> Callable[..., int]:
-        def command(context: typer.Context, **values: Any) -> int:
-            return run(context, options(**values))
-
-        parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-        for field in dataclasses.fields(options):  # type: ignore[arg-type]
-            default = Parameter.empty if field.default is dataclasses.MISSING else field.default
-            parameters.append(Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.type))
-        command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__name__, command.__doc__ = run.__name__, run.__doc__
-        return command
+        fields = dataclasses.fields(options)  # type: ignore[arg-type]
+        return _command(run, fields, lambda context, values: run(context, options(**values)))
 
     return decorate
+
+
+def options_command_beside(
+    options: type[Options], names: Collection[str], fixed: Mapping[str, Any], own: type[Own]
+) -> Callable[[Callable[[typer.Context, Options, Own], int]], Callable[..., int]]:
+    """Decorates run(context, options, own) of a command that has some flags of another one, and flags of its own.
+
+    `names`: the fields of `options` that are its flags too; `fixed`: values of others; `own`: a dataclass of its own flags.
+    """
+    own_fields = dataclasses.fields(own)  # type: ignore[arg-type]
+    shared = [field for field in dataclasses.fields(options) if field.name in names]  # type: ignore[arg-type]
+    required = [field for field in shared if field.default is dataclasses.MISSING]
+    fields = [*required, *own_fields, *(field for field in shared if field not in required)]
+
+    def decorate(run: Callable[[typer.Context, Options, Own], int]) -> Callable[..., int]:
+        def call(context: typer.Context, values: dict[str, Any]) -> int:
+            of_own = own(**{field.name: values.pop(field.name) for field in own_fields})
+            return run(context, options(**values, **fixed), of_own)
+
+        return _command(run, fields, call)
+
+    return decorate
+
+
+def _command(
+    run: Callable[..., int], fields: Iterable[dataclasses.Field[Any]], call: Callable[[typer.Context, dict[str, Any]], int]
+) -> Callable[..., int]:
+    """A function named and explained as `run`, with a parameter for each field, that calls `call` with their values."""
+
+    def command(context: typer.Context, **values: Any) -> int:
+        return call(context, values)
+
+    parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    for field in fields:
+        default = Parameter.empty if field.default is dataclasses.MISSING else field.default
+        parameters.append(Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.type))
+    command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__, command.__doc__ = run.__name__, run.__doc__
+    return command
