@@ -7,25 +7,18 @@ new one takes its place. Every process that ends by itself must say that the job
 byte, that of a run without parts, with nothing left of parts and journals. Counts go to tests/torture/results/ with --save.
 """
 
-import argparse
-import json
 import os
-import platform
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cases
-import tortured_run
+import kept_counts
 from tortured_run import ForkedRun
 
-RESULTS = Path(__file__).resolve().parent / "results"
 GOOD = (0, 5)  # with error rows, which the input has
 LIMIT_SECONDS = 600.0
 
@@ -92,37 +85,19 @@ class PartsCampaign:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept_counts.parser(__doc__)
     parser.add_argument("--parts", type=int, default=64)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--save", action="store_true", help="keep the counts under tests/torture/results/")
     args = parser.parse_args()
-    tortured_run.import_what_jobs_need()
-    seed = random.randrange(10**6) if args.seed is None else args.seed
-    started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="parts-"))
-    try:
-        campaign = PartsCampaign(folder, args.rows, args.parts, seed)
-        campaign.run(args.processes, args.kills)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    options = ("rows", "parts", "processes", "kills")
-    body = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python tests/torture/kill_parts.py "
-        + " ".join(f"--{name} {getattr(args, name)}" for name in options)
-        + f" --seed {seed}",
-        "machine": f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}",
-        "seconds": round(time.monotonic() - started, 1),
-        "counts": {**dict(sorted(campaign.counts.items())), "losses": 0},  # the first one would have ended the campaign
-    }
-    print(json.dumps(body, indent=2))
-    if args.save:
-        path = RESULTS / f"parts-{datetime.now(UTC):%Y-%m-%d}.json"
-        path.write_text(json.dumps(body, indent=2) + "\n")
-        print(path)
+
+    def campaign(folder: Path, seed: int) -> Counter[str]:
+        parts = PartsCampaign(folder, args.rows, args.parts, seed)
+        parts.run(args.processes, args.kills)
+        return parts.counts
+
+    flags = " ".join(f"--{name} {getattr(args, name)}" for name in ("rows", "parts", "processes", "kills"))
+    kept_counts.run(args, "parts", f"python tests/torture/kill_parts.py {flags}", campaign)
 
 
 if __name__ == "__main__":

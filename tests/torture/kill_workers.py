@@ -10,26 +10,19 @@ byte for byte, that of a run in one process (of as many segments as there are ra
 may be left. Counts go to tests/torture/results/ with --save.
 """
 
-import argparse
-import json
 import os
-import platform
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cases
+import kept_counts
 import psutil
-import tortured_run
 from tortured_run import ForkedRun
 
-RESULTS = Path(__file__).resolve().parent / "results"
 GOOD, LOST = (0, 5), 4  # with error rows, which the input has; processes lost again and again
 SAYS_LOST = ("all workers of the pool are lost", "tensor parallelism: rank")
 ACTOR = "ray::RemoteWorker.run"  # as Ray calls its process
@@ -133,38 +126,23 @@ def _is_tied(pid: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2000)
+    parser = kept_counts.parser(__doc__)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=0, help="in place of workers: the ranks of one model")
     parser.add_argument("--ray", metavar="ADDRESS", help="the workers are those of a Ray cluster, as local")
     parser.add_argument("--harms", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--save", action="store_true", help="keep the counts under tests/torture/results/")
     args = parser.parse_args()
-    tortured_run.import_what_jobs_need()
-    seed = random.randrange(10**6) if args.seed is None else args.seed
     flags = ["--tensor-parallel-size", str(args.ranks)] if args.ranks else ["--workers", str(args.workers)]
     flags += ["--ray", args.ray] if args.ray else []
-    started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="workers-"))
-    try:
-        campaign = WorkersCampaign(folder, args.rows, flags, args.ranks, seed)
-        campaign.run(args.harms)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    def campaign(folder: Path, seed: int) -> Counter[str]:
+        workers = WorkersCampaign(folder, args.rows, flags, args.ranks, seed)
+        workers.run(args.harms)
+        return workers.counts
+
     kind = f"--ranks {args.ranks}" if args.ranks else " ".join(flags)
-    body = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python tests/torture/kill_workers.py --rows {args.rows} {kind} --harms {args.harms} --seed {seed}",
-        "machine": f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}",
-        "seconds": round(time.monotonic() - started, 1),
-        "counts": {**dict(sorted(campaign.counts.items())), "losses": 0},  # the first one would have ended the campaign
-    }
-    print(json.dumps(body, indent=2))
-    if args.save:
-        path = RESULTS / f"{'ranks' if args.ranks else 'ray' if args.ray else 'workers'}-{datetime.now(UTC):%Y-%m-%d}.json"
-        path.write_text(json.dumps(body, indent=2) + "\n")
-        print(path)
+    command = f"python tests/torture/kill_workers.py --rows {args.rows} {kind} --harms {args.harms}"
+    kept_counts.run(args, "ranks" if args.ranks else "ray" if args.ray else "workers", command, campaign)
 
 
 if __name__ == "__main__":
