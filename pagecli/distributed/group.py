@@ -89,7 +89,9 @@ class RankGroup:
         self._answers("started", FIRST_STEP_FACTOR * self._group.timeout)
 
     def run(self, record: StepRecord) -> None:
-        """Runs a step on all ranks. Raises RankLostError after a restart, ModelError if ranks are lost again and again."""
+        """Runs a step on all ranks. Raises RankLostError after a restart, EngineLostError if there are no ranks any more."""
+        if not self._processes:
+            raise EngineLostError("tensor parallelism: the ranks are lost", "finished rows are kept")
         self._number += 1
         pack(replace(record, number=self._number), self.memory.slot(self._number))
         for process in self._processes:
@@ -109,7 +111,11 @@ class RankGroup:
                 f"tensor parallelism: {error}, for the second time in a row", "finished rows are kept"
             ) from error
         self.num_restarts, self._last_loss = self.num_restarts + 1, self._number
-        self._launch()
+        try:
+            self._launch()
+        except ModelError as problem:  # no step may run on ranks that are not there
+            text = f"tensor parallelism: {error}, and could not be started again: {problem.message}"
+            raise EngineLostError(text, "finished rows are kept") from problem
 
     def _answers(self, kind: str, seconds: float) -> list[Any]:
         """Each rank's answer of that kind. Raises RankLostError, and what a rank refused."""

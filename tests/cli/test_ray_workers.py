@@ -1,5 +1,6 @@
 """--ray: a job on the hosts of a Ray cluster writes what it writes on one engine, whatever happens to its workers."""
 
+import contextlib
 import importlib.util
 import json
 import signal
@@ -30,7 +31,13 @@ def actors():
 
 
 def ray_processes_of(process):
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if "ray" in " ".join(child.cmdline()[:2])]
+    """Those of Ray below a job's, and ours that speaks to it."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "ray" in " ".join(child.cmdline()[:3]):
+                found.append(child)
+    return found
 
 
 @pytest.fixture
@@ -103,6 +110,17 @@ def test_no_process_of_ray_outlives_a_killed_job_and_the_same_command_resumes_it
     assert not psutil.wait_procs(processes, timeout=15)[1]
     assert generate("in.jsonl", "out.jsonl", *LONG, "--quiet")[0] == 0
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4 * len(ROWS)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_job_that_is_interrupted_while_ray_starts_ends_at_once_and_ray_with_it(start, tmp_path):
+    write_rows(tmp_path / "in.jsonl", ROWS)
+    job = start("in.jsonl", "out.jsonl", *LONG, "--ray", "local")
+    processes = wait_for(lambda: len(found := ray_processes_of(job)) > 1 and found)
+    job.send_signal(signal.SIGINT)
+    assert job.wait(10) == 130
+    assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
 def test_without_ray_a_line_says_what_works(generate, monkeypatch):

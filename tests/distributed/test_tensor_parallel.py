@@ -12,7 +12,7 @@ import pytest
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.errors import ModelError
+from pagecli.errors import EngineLostError, ModelError
 
 SIZES = {
     "hidden_size": 256,
@@ -165,6 +165,23 @@ def test_no_shared_memory_is_one_line(tmp_path, monkeypatch, function):
     with pytest.raises(ModelError, match="no memory that ranks can share: Cannot allocate memory") as caught:
         Engine(config)
     assert "--tensor-parallel-size 1" in caught.value.hint
+    assert not psutil.Process().children()
+
+
+def test_ranks_that_cannot_be_started_again_end_the_engine_and_no_step_runs_without_them(tmp_path, monkeypatch):
+    def refused(*args):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    engine = Engine(config_of(tmp_path, "llama", dtype="float32", tensor_parallel_size=2))
+    for request_id in range(4):
+        engine.add_request(request_id, [5, 6, 7 + request_id], SamplingParams(max_tokens=20, ignore_eos=True))
+    engine.step()
+    monkeypatch.setattr(os, "memfd_create", refused)
+    os.kill(engine.stats()["ranks"][1]["pid"], signal.SIGKILL)
+    for _ in range(2):  # the second time, too
+        with pytest.raises(EngineLostError):
+            engine.step()
+    engine.close()
     assert not psutil.Process().children()
 
 

@@ -15,7 +15,7 @@ from pagecli.jobs.workers.ray_cluster import MODULE
 from pagecli.jobs.workers.ray_room import AUTO, LOCAL, Room
 from pagecli.jobs.workers.remote_worker import WorkerCall
 
-CONNECT_SECONDS, REACH_SECONDS, CLOSE_SECONDS = 120.0, 5.0, 15.0
+CONNECT_SECONDS, REACH_SECONDS, CLOSE_SECONDS, LEAVE_SECONDS = 120.0, 5.0, 15.0, 1.0
 PASSED_ON = ("PAGECLI_CPU_ISA",)  # variables that change what a worker computes
 
 
@@ -47,7 +47,7 @@ class RayWorkers:
             self._asked = f"{self.cpus} CPUs" + (f" and {options.gpus} GPUs" if options.gpus else "")
             self._listener = Listener(self.room.own_address, options.port)
         except BaseException:
-            self._cluster.close(CLOSE_SECONDS)
+            self._cluster.leave(LEAVE_SECONDS)  # it may be in the middle of starting Ray, which takes long
             raise
 
     def _connect(self, options: RayOptions) -> Room:
@@ -118,8 +118,7 @@ class RayWorkers:
 
     def close(self) -> None:
         self._listener.close()
-        self._cluster.messages.close()  # its sign to end
-        self._cluster.close(CLOSE_SECONDS)
+        self._cluster.leave(CLOSE_SECONDS)
 
 
 class RayProcess:
