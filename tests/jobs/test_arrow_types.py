@@ -18,7 +18,7 @@ from pagecli.jobs.readers.parquet_reader import as_schema, plain_schema
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.row import InputRow, ResultColumns
 from pagecli.jobs.rows.row_preparer import PreparedRow, PromptOptions, RowPreparer
-from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.job_loop import JobRun, LoopLimits
 from pagecli.jobs.shards.merge import merge_outputs
 from pagecli.jobs.storage.job_directory import JobDirectory
 from pagecli.jobs.writers.open_output import open_output
@@ -119,7 +119,7 @@ def run_with_journal(source: Path, output: Path) -> int:
         return preparer.prepare(row) if finished is None else PreparedRow(row, [], SamplingParams(), 0, finished=finished)
 
     writer = open_output(str(output), True, ResultColumns(), rows.schema, lambda text: None)
-    run = JobRun(FakeEngine(), prepare, writer, Window(8, 16, 8), journal=journal)
+    run = JobRun(FakeEngine(), prepare, writer, LoopLimits(8, 16, 8), journal=journal)
     run.run(rows)
     writer.finish()
     journal.close()

@@ -2,7 +2,7 @@
 
 import pytest
 from fake_engine import FakeEngine
-from test_runner import ListSource, ListWriter, make_run, prompts
+from test_job_loop import ListSource, ListWriter, make_run, prompts
 
 from pagecli.jobs.run.run_result import ErrorPolicy
 

@@ -17,7 +17,7 @@ from pagecli.jobs.rows.row import ResultColumns
 from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.journal.locked_output import lock_output
-from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.job_loop import JobRun, LoopLimits
 from pagecli.jobs.run.run_result import peak_rss_bytes
 from pagecli.jobs.writers.open_output import open_output
 locked = lock_output(Path({output!r}))
@@ -25,7 +25,7 @@ journal = locked.open_journal({{"weights": [], "uses_time": False}}, [], restart
 source = open_input({source!r})
 writer = open_output({output!r}, True, ResultColumns(), source.schema, print)
 preparer = RowPreparer(FakeTokenizer(), 256, PromptOptions(), SamplingParams())
-result = JobRun(FakeEngine(128), preparer.prepare, writer, Window.for_engine(128), journal=journal).run(source)
+result = JobRun(FakeEngine(128), preparer.prepare, writer, LoopLimits.for_engine(128), journal=journal).run(source)
 writer.finish()
 locked.complete()
 locked.close()

@@ -9,7 +9,7 @@ from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.rows.row import ResultColumns
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
-from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.job_loop import JobRun, LoopLimits
 from pagecli.jobs.writers.open_output import OutputOptions, open_output
 
 
@@ -22,5 +22,5 @@ def run_job(
     options = options or OutputOptions(shard=selection.shard, job_key=job, num_selected=lambda: rows.num_selected)
     writer = open_output(str(output), False, ResultColumns(), rows.schema, lambda text: None, options=options)
     preparer = RowPreparer(FakeTokenizer(chat), 256, PromptOptions(), SamplingParams(max_tokens=20))
-    JobRun(FakeEngine(4, seed), preparer.prepare, writer, Window(8, 16, 8)).run(rows)
+    JobRun(FakeEngine(4, seed), preparer.prepare, writer, LoopLimits(8, 16, 8)).run(rows)
     writer.finish()

@@ -45,7 +45,7 @@ from pagecli.jobs.monitoring.job_status import Heartbeat
 from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
 from pagecli.jobs.rows.row import InputSource, output_rows
 from pagecli.jobs.rows.row_preparer import RowPreparer
-from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.job_loop import JobRun, LoopLimits
 from pagecli.jobs.run.run_result import RunResult, job_stats, write_stats
 from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.atomic_file import WholeFile
@@ -257,16 +257,16 @@ def job_run(
 
         rows_of = embedding_rows
     prepare = ResumedRows(prepare_row, journal, job.params, earlier)
-    window = Window.for_engine(job.engine.max_num_seqs * engine.num_replicas)
+    limits = LoopLimits.for_engine(job.engine.max_num_seqs * engine.num_replicas)
     computes: Any = engine  # of the protocol job_loop.Engine
     if job.retries is not None:
         from pagecli.jobs.run.retries import RetryingEngine
 
         computes = RetryingEngine(engine, job.retries)
-    run = JobRun(computes, prepare, writer, window, job.order, monitor, stop_signal, journal, job.errors, rows_of)
+    run = JobRun(computes, prepare, writer, limits, job.order, monitor, stop_signal, journal, job.errors, rows_of)
     if job.pool is not None:
         pool = cast("EnginePool", engine)
-        pool.on_growth = lambda count: run.resize(Window.for_engine(job.engine.max_num_seqs * count))
+        pool.on_growth = lambda count: run.resize(LoopLimits.for_engine(job.engine.max_num_seqs * count))
     return prepare, run
 
 

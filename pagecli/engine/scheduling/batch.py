@@ -4,8 +4,8 @@ Requests are let in while all they know fits beside what is promised already, pr
 of their prefixes. A preempted request leaves with all its sequences, by recomputation or by swapping (Kwon et al., SOSP 2023,
 section 4.5).
 
-Newcomers are taken in windows of bounded size, so that a row is never put off for longer than a window: output in input order
-then costs bounded memory. Within a window, requests that share their first block stand together, in the order of their tokens
+Newcomers are taken in groups of bounded size, so that a row is never put off for longer than a group: output in input order
+then costs bounded memory. Within a group, requests that share their first block stand together, in the order of their tokens
 (longest common prefix order), where the first of them arrived.
 """
 
@@ -21,7 +21,7 @@ from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.kv.memory import KVMemory
 
 WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
-MAX_WINDOW = 512  # requests of a window
+MAX_GROUP = 512  # requests of a group
 MAX_NAMED = 100  # requests the log names; the sums count all
 MAX_DEFERRED = 32  # newcomers passed over in a step because their prefix is being computed
 
@@ -72,7 +72,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._preempted: deque[Request] = deque()
-        self._window: list[Request] = []
+        self._group: list[Request] = []
         self._arrivals: deque[Request] = deque()
         self.num_requests = 0
 
@@ -93,17 +93,17 @@ class WaitingQueue:
         return list(self._preempted)
 
     def newcomers(self) -> Iterator[Request]:
-        """The window's requests in order, then the next window's if all were removed; remove() may be called meanwhile."""
-        while self._window or self._arrivals:
-            if not self._window:
-                arrived = [self._arrivals.popleft() for _ in range(min(MAX_WINDOW, len(self._arrivals)))]
-                self._window = by_prefix(arrived)
-            yield from list(self._window)
-            if self._window:
+        """The group's requests in order, then the next group's if all were removed; remove() may be called meanwhile."""
+        while self._group or self._arrivals:
+            if not self._group:
+                arrived = [self._arrivals.popleft() for _ in range(min(MAX_GROUP, len(self._arrivals)))]
+                self._group = by_prefix(arrived)
+            yield from list(self._group)
+            if self._group:
                 return
 
     def remove(self, request: Request) -> None:
-        for queue in (self._preempted, self._window, self._arrivals):
+        for queue in (self._preempted, self._group, self._arrivals):
             if request in queue:
                 queue.remove(request)
                 self.num_requests -= 1

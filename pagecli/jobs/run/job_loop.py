@@ -1,4 +1,4 @@
-"""The job's loop: admits rows while a bounded window has room, runs steps, releases finished rows in order.
+"""The job's loop: admits rows as far as its limits go, runs steps, releases finished rows in order.
 
 thread that reads    read, tokenize | Feeder
 main thread                         | admit, step, append to the journal | InputOrder or CompletionOrder | write
@@ -70,7 +70,7 @@ class RunMonitor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LoopLimits:
     """Limits on rows in the engine and in memory: they bound memory, whatever the size of the input."""
 
     max_active: int  # in the engine: enough that it never lacks waiting rows
@@ -78,7 +78,7 @@ class Window:
     max_prefetched: int  # read and tokenized ahead
 
     @classmethod
-    def for_engine(cls, max_num_seqs: int) -> "Window":
+    def for_engine(cls, max_num_seqs: int) -> "LoopLimits":
         """One slow row holds back the rows behind it only after 16 batches' worth of them have finished."""
         max_active = 2 * max_num_seqs
         return cls(max_active, max(16 * max_num_seqs, 64), max(max_active, 16))
@@ -211,7 +211,7 @@ class JobRun:
         engine: Engine,
         prepare: Callable[[InputRow], PreparedRow],
         writer: RowWriter,
-        window: Window,
+        limits: LoopLimits,
         order: Literal["input", "completion"] = "input",
         monitor: RunMonitor | None = None,
         stop_requested: Callable[[], int | None] = lambda: None,
@@ -222,7 +222,7 @@ class JobRun:
         self._engine = engine
         self._prepare = prepare
         self._writer = writer
-        self._window = window
+        self._limits = limits
         self._order = InputOrder() if order == "input" else CompletionOrder()
         self._monitor = monitor
         self._rows_of = rows_of
@@ -245,7 +245,7 @@ class JobRun:
         """As `run`, a step at a time. After `close()` the engine has none of the run's requests."""
         started = time.perf_counter()
         try:
-            with Feeder(source, self._prepare, self._window.max_prefetched) as feeder:
+            with Feeder(source, self._prepare, self._limits.max_prefetched) as feeder:
                 while not self._stopped() and self._cycle(feeder):
                     self._report(source)
                     yield
@@ -263,9 +263,9 @@ class JobRun:
             self._engine.abort(request_id)
         self._active.clear()
 
-    def resize(self, window: Window) -> None:
+    def resize(self, limits: LoopLimits) -> None:
         """For an engine that has grown."""
-        self._window = window
+        self._limits = limits
 
     def keep_finished(self) -> None:
         """Writes the rows held for their turn; for a job that ends early."""
@@ -285,11 +285,11 @@ class JobRun:
         return goes_on
 
     def _admit(self, feeder: Feeder) -> None:
-        """Fills the window with rows that are ready; waits for one only if the engine has nothing to do.
+        """Admits rows that are ready, as far as the limits go; waits for one only if the engine has nothing to do.
 
         Ends after max_active rows even if they were all error rows, so that a signal is seen.
         """
-        for _ in range(self._window.max_active):
+        for _ in range(self._limits.max_active):
             if not self._has_room():
                 return
             prepared = feeder.take(0.0 if self._active else POLL_SECONDS)
@@ -299,7 +299,7 @@ class JobRun:
 
     def _has_room(self) -> bool:
         num_active = len(self._active)
-        return num_active < self._window.max_active and num_active + len(self._order) < self._window.max_outstanding
+        return num_active < self._limits.max_active and num_active + len(self._order) < self._limits.max_outstanding
 
     def _add(self, prepared: PreparedRow) -> None:
         if prepared.finished is not None:

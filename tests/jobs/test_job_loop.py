@@ -18,7 +18,7 @@ from pagecli.errors import InputError
 from pagecli.jobs.monitoring.monitor import JobSnapshot
 from pagecli.jobs.rows.row import InputRow, RowEstimate
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
-from pagecli.jobs.run.job_loop import JobRun, Window
+from pagecli.jobs.run.job_loop import JobRun, LoopLimits
 from pagecli.jobs.run.run_result import job_stats
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
@@ -67,9 +67,9 @@ class ListWriter:
         self.num_rows += 1
 
 
-def make_run(engine, writer, window=None, **settings_):
+def make_run(engine, writer, limits=None, **settings_):
     preparer = RowPreparer(FakeTokenizer(), 256, PromptOptions(), SamplingParams(max_tokens=5))
-    return JobRun(engine, preparer.prepare, writer, window or Window(8, 16, 8), **settings_)
+    return JobRun(engine, preparer.prepare, writer, limits or LoopLimits(8, 16, 8), **settings_)
 
 
 def prompts(count: int) -> list[dict]:
@@ -93,7 +93,7 @@ def no_thread_outlives_its_run():
 )
 def test_rows_come_out_in_input_order_whatever_finishes_first(num_rows, seed, num_seqs, active, held):
     writer, source = ListWriter(), ListSource(prompts(num_rows))
-    run = make_run(FakeEngine(num_seqs, seed), writer, Window(active, active + held, 3))
+    run = make_run(FakeEngine(num_seqs, seed), writer, LoopLimits(active, active + held, 3))
     result = run.run(source)
     assert [row.row.index for row in writer.rows] == list(range(num_rows))
     assert [row.text for row in writer.rows] == [f"prompt {i}"[::-1][:5] for i in range(num_rows)]
@@ -114,16 +114,16 @@ def test_completion_order_writes_rows_as_they_finish(order):
 @given(seed=st.integers(0, 10**6), active=st.integers(1, 10), held=st.integers(0, 10), prefetched=st.integers(1, 5))
 def test_rows_in_flight_never_exceed_the_window(seed, active, held, prefetched):
     source, engine, most = ListSource(prompts(150)), FakeEngine(3, seed), [0]
-    window = Window(active, active + held, prefetched)
+    limits = LoopLimits(active, active + held, prefetched)
 
     def look(row) -> None:
         assert len(engine._requests) <= active
         most[0] = max(most[0], source.num_read - row.row.index)
 
     writer = ListWriter(before=look)
-    make_run(engine, writer, window).run(source)
+    make_run(engine, writer, limits).run(source)
     assert len(writer.rows) == 150
-    assert most[0] <= window.max_outstanding + window.max_prefetched + 3  # one in the reader's hands, one in ours
+    assert most[0] <= limits.max_outstanding + limits.max_prefetched + 3  # one in the reader's hands, one in ours
 
 
 def test_bad_rows_become_error_rows_in_their_place():
@@ -311,7 +311,7 @@ def test_rows_count_when_they_finish_even_while_the_first_holds_back_the_output(
     """Counts, tokens' reasons, errors, the first error and the error rate, whatever has been written."""
     columns = [{"prompt": "long"}] + [{"prompt": "a"} if row == "good" else {"broken": "bad"} for row in rows]
     engine, writer, stop = FirstRowIsLong(rows.count("good")), ListWriter(), [False]
-    run = make_run(engine, writer, Window(8, 64, 8), order=order, stop_requested=lambda: 15 if stop[0] else None)
+    run = make_run(engine, writer, LoopLimits(8, 64, 8), order=order, stop_requested=lambda: 15 if stop[0] else None)
 
     def step() -> list:
         outputs = FirstRowIsLong.step(engine)
