@@ -230,8 +230,8 @@ class ExpertLinear:
     x: str
     ids: str
     weight: Weight
-    bias: Weight | None
-    chosen: int
+    bias: Weight | None = None
+    chosen: int = 1
 
 
 @dataclass(frozen=True, slots=True)
