@@ -45,12 +45,27 @@ def replay_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     results = replay(sample_of(job.workload), settings, step_time_of(job.plan), cases)
     paged = _speed_of_paged(results)
     rows = [policy_json(r) | {"relative_throughput": r.output_tokens_per_second / paged if paged else None} for r in results]
+    if options.policies is None and len(results) == 1:
+        return Section({"replay": rows}, [_paging_line(results[0], job)], results)
     shown: list[RenderableType] = [
         _line(""),
         replay_table(results, job.workload, _in_papers_setting(job.plan) and _compares(results)),
         *_notes(results, job, settings),
     ]
     return Section({"replay": rows}, shown, results)
+
+
+def _paging_line(result: PolicyResult, job: "PlannedJob") -> "RenderableType":
+    """The replay of paging alone, in one line."""
+    num_requests = len(job.workload.requests)
+    sampled = f" of {num_requests:,} ({sample_text(job.workload)})" if num_requests > MOST_REPLAYED else ""
+    refused = int(result.details["num_refused"])
+    left_out = f", {refused:,} could never fit and are left out" if refused else ""
+    return _line(
+        f"Replay of {result.num_requests:,}{sampled} requests: mean batch {result.mean_batch:.1f}, tokens in "
+        f"{result.shares.token_states:.1f}% of the KV slots, {result.num_preemptions:,} preemptions{left_out}. --compare adds "
+        "the memory policies of other systems."
+    )
 
 
 def settings_of(plan: "Plan") -> ReplaySettings:
@@ -131,8 +146,6 @@ def _notes(results: Sequence[PolicyResult], job: "PlannedJob", settings: ReplayS
             "reserve-*: contiguous, buddy allocator, for the longest sequence "
             f"({settings.reserved_len:,}), the output rounded up to a power of two, or the true length."
         )
-    else:
-        lines.append("--compare adds the memory policies of other systems.")
     if _in_papers_setting(job.plan) and _compares(results):
         lines.append(
             "Paper: SOSP 2023, figures 2 (external fragmentation and others in one) and 13; OPT-13B on an A100-40GB, "

@@ -70,19 +70,18 @@ class WeightReader:
 
     def joined(self, weight: Weight) -> Array:
         """A whole weight's tensors, joined as the program wants them: a view of the file, or memory that is used again."""
+        self._count(sum(map(math.prod, weight.shapes)))
         if weight.is_stored_so:
             tensors = [self.source.read(name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)]
             return tensors[0] if len(tensors) == 1 else self._concatenated(tensors)
         done = self.source.folded
         shapes = stored_shapes(weight, done)
         parts = [turned(weight, self.source.read(name, shape), done) for name, shape in zip(weight.names, shapes, strict=True)]
-        if self._on_read is not None:
-            self._num_read += sum(map(math.prod, shapes))
-            self._on_read(self._num_read, self._num_parameters)
         return ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
 
     def experts(self, weight: Weight) -> Iterator[Array]:
         """The matrix or vector of each expert, as `joined` gives a weight that is one."""
+        self._count(weight.experts * sum(map(math.prod, weight.shapes)))
         done = self.source.folded
         shapes = stored_shapes(weight, done)
         stacked = [self._stacked(name, (weight.experts, *shape)) for name, shape in zip(weight.names, shapes, strict=True)]
@@ -92,6 +91,11 @@ class WeightReader:
                 one = name.format(expert) if "{}" in name else f"{name}.{expert}"
                 parts.append(turned(weight, self.source.read(one, shape) if whole is None else whole[expert], done))
             yield ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
+
+    def _count(self, num_parameters: int) -> None:
+        if self._on_read is not None:
+            self._num_read += num_parameters
+            self._on_read(self._num_read, self._num_parameters)
 
     def _stacked(self, name: str, shape: tuple[int, ...]) -> Array | None:
         """The tensor that holds all experts' parts; None where each has its own, or the source has any tensor."""
