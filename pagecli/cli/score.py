@@ -31,6 +31,7 @@ class ScoreFlags:
 SHARED = (
     *WITHOUT_GENERATION,
     *("system", "token_ids", "output_format", "device", "block_size", "kv_dtype", "kv_memory", "prefix_caching", "workers"),
+    *("ray", "ray_port", "worker_timeout", "allow_mixed_hardware"),
 )
 
 
