@@ -53,9 +53,10 @@ class PagedAttention:
         kernels.store_kv(kv.keys[layer], kv.values[layer], k, v, inputs.slot_ids)
         out = torch.empty(q.shape, dtype=torch.float32)
         sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
-        window, sinks = sliding_window or _window_of(module), None if s_aux is None else s_aux.float().flatten()
-        changes = window or 0, softcap or 0.0, None, sinks
-        kernels.paged_attention(out, q, kv.keys[layer], kv.values[layer], *sequences, scale, *changes)
+        window = sliding_window or _window_of(module) or 0
+        sinks = None if s_aux is None else s_aux.float().flatten()
+        caches, cap = (kv.keys[layer], kv.values[layer]), softcap or 0.0
+        kernels.paged_attention(out, q, *caches, *sequences, scale, window, cap, sinks=sinks)
         return out[..., :size].to(query.dtype).unsqueeze(0), None
 
     def _rows(self, heads: torch.Tensor) -> torch.Tensor:
