@@ -76,7 +76,7 @@ class SamplingParams:
             ),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "an integer >= 0 (0: off)"),
             *(
-                (name, -MAX_ADDED_PENALTY <= getattr(self, name) <= MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}")
+                (name, abs(getattr(self, name)) <= MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}")
                 for name in ("presence_penalty", "frequency_penalty")
             ),
             ("seed", 0 <= self.seed < 2**64, "in [0, 2**64)"),
@@ -88,11 +88,7 @@ class SamplingParams:
                 (name, (value := getattr(self, name)) is None or 0 <= value <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]")
                 for name in ("logprobs", "prompt_logprobs")
             ),
-            (
-                "length_penalty",
-                -MAX_LENGTH_PENALTY <= self.length_penalty <= MAX_LENGTH_PENALTY,
-                f"in +-{MAX_LENGTH_PENALTY:g}",
-            ),
+            ("length_penalty", abs(self.length_penalty) <= MAX_LENGTH_PENALTY, f"in +-{MAX_LENGTH_PENALTY:g}"),
             ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
             *(self._sharing_rules() if (self.n, self.best_of, self.beam_width) != (1, None, 1) else ()),
             *self._constraint_rules(),

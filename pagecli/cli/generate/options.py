@@ -156,9 +156,10 @@ class GenerateOptions:
         """Flag -> the file that it names: what prompts are made of, what outputs may be, an adapter."""
         files = {"--template-file": self.template_file, "--system-file": self.system_file}
         files |= {"--json-schema": self.json_schema, "--grammar": self.grammar}
-        adapters = {f"--lora {name}": path for name, path in self.loras}
-        adapters |= {} if self.merge_lora is None else {"--merge-lora": self.merge_lora}
-        files |= {flag: Path(path) / ADAPTER_FILES[1] for flag, path in adapters.items()}
+        if self.lora or self.merge_lora is not None:
+            adapters = {f"--lora {name}": path for name, path in self.loras}
+            adapters |= {} if self.merge_lora is None else {"--merge-lora": self.merge_lora}
+            files |= {flag: Path(path) / ADAPTER_FILES[1] for flag, path in adapters.items()}
         return {**files, "--few-shot": self.few_shot}
 
     @property

@@ -47,12 +47,12 @@ def run_parts(job: GenerateJob, console: Console) -> int:
         return identify(part, source).key(asked or now)
 
     shared = parts.agree(asked or datetime.now().replace(microsecond=0), key_at, job.overwrite)
-    runner = _Parts(job, parts, asked or shared, console)
-    with contextlib.closing(runner):
+    own_parts = _Parts(job, parts, asked or shared, console)
+    with contextlib.closing(own_parts):
         while (done := parts.merged()) is None:
             number = parts.next_part()
             if number is not None:
-                code = runner.run(number)
+                code = own_parts.run(number)
                 if code not in (ExitCode.OK, ExitCode.ROWS) or not parts.is_part_complete(number):
                     return code
             else:
