@@ -197,7 +197,7 @@ class GenerateOptions:
 
     def _check_alone(self) -> None:
         """Raises UsageError for what transformers' modules do not go with."""
-        others = {"--device": self.device != "cpu", "--workers": self.workers, "--ray": self.ray}
+        others: dict[str, object] = {"--device": self.device != "cpu", "--workers": self.workers, "--ray": self.ray}
         others |= {"--load-format dummy": self.load_format == "dummy", "--dry-run": self.dry_run}
         others |= {"--tensor-parallel-size": self.tensor_parallel_size != "1", "--sum-segments": self.sum_segments}
         if found := next((flag for flag, given in others.items() if given), None):
