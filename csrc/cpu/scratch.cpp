@@ -18,7 +18,7 @@ struct Scratch {
     int64_t bytes = 0;
 };
 
-thread_local Scratch scratches[4];  // by use
+thread_local Scratch scratches[5];  // by use
 
 }  // namespace
 

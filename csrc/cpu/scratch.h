@@ -6,7 +6,7 @@
 namespace pagecli {
 
 // What is wanted at the same time.
-enum class ScratchUse { activations, bounds, rows, gathered };
+enum class ScratchUse { activations, bounds, rows, gathered, weights };
 
 // At least `bytes` of the calling thread, 64-byte aligned, contents undefined, valid until the thread's next call for the same use.
 // Throws std::bad_alloc.

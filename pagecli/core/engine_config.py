@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pagecli.core.dtypes import KV_DTYPE
+from pagecli.core.dtypes import KV_DTYPE, QUANTIZED_DTYPES
 from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
+MAX_ROWS_KEPT = 16  # in a step, to which weights that stay quantized are faster than bfloat16
 Speculate = int | Literal["auto"]  # tokens guessed at a time
 KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/reservations.py
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
+Quantization = Literal["auto", "keep", "dequantize"]
 Batching = Literal["continuous", "static", "none"]  # engine/scheduler.py
 
 
@@ -25,6 +27,7 @@ class EngineConfig:
     device: str = "cpu"  # a name of devices/registry.py, or auto: the GPU where one can be used
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"  # of the KV cache; auto goes with the weights
+    quantization: Quantization = "auto"  # of a quantized checkpoint's weights; auto: kept where faster
     block_size: int = 16  # KV slots in a block
     kv_memory_bytes: int | None = None  # None: from the memory that is free after the weights
     max_num_seqs: int = 128  # sequences in a step
@@ -52,6 +55,21 @@ class EngineConfig:
     def kv_dtype_beside(self, dtype: str) -> str:
         """The KV cache's dtype, resolved, with weights of `dtype`."""
         return KV_DTYPE[dtype] if self.kv_dtype == "auto" else self.kv_dtype
+
+    def keeps_quantized(self, device: str, dtype: str) -> bool:
+        """Whether weights that are quantized in the checkpoint stay so. Raises UsageError where they shall and cannot.
+
+        Against bfloat16's products, looking numbers up and scaling sums takes longer from some 16 rows on
+        (benchmarks/quantized_weights.py).
+        """
+        computed = device == "cpu" and dtype in QUANTIZED_DTYPES
+        if self.quantization == "keep" and not computed:
+            what = f"--dtype {dtype}" if device == "cpu" else f"--device {device}"
+            raise UsageError(
+                f"--quantization keep with {what}", f"use --device cpu and --dtype {' or '.join(QUANTIZED_DTYPES)}"
+            )
+        is_faster = dtype == "float32" or self.max_num_seqs <= MAX_ROWS_KEPT
+        return computed and (self.quantization == "keep" or (self.quantization == "auto" and is_faster))
 
     def __post_init__(self) -> None:
         limits: list[tuple[str, int | None, int]] = [

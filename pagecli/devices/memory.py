@@ -3,7 +3,7 @@
 A plan and the check before weights are loaded use the same sums.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pagecli.core.dtypes import WEIGHT_BYTES
@@ -15,6 +15,7 @@ from pagecli.devices.cpu.lm_head import bounds_bytes
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
+from pagecli.model.source import ModelSource
 
 AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and other processes
 
@@ -36,9 +37,9 @@ def available_bytes(root: Path = Path("/")) -> int:
     return available
 
 
-def check_weights_fit(num_parameters: int, bytes_each: float, name: str, available: int | None = None) -> None:
+def check_weights_fit(needed: int, name: str, available: int | None = None) -> None:
     """Raise ModelError, before anything is loaded, if the weights alone are more than the memory available."""
-    needed, available = num_parameters * bytes_each, available_bytes() if available is None else available
+    available = available_bytes() if available is None else available
     if needed > available:
         raise ModelError(
             f"the weights of {name} take {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB of memory are available",
@@ -88,6 +89,13 @@ SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log proba
 
 def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
     return int(build(config).num_parameters * bytes_each)
+
+
+def weight_bytes_of(source: ModelSource, bytes_each: float) -> int:
+    """The bytes of a model's weights as they are loaded: of `bytes_each` but for what stays quantized."""
+    kept = source.quantized if source.keep_quantized else None
+    total = weight_bytes(source.config, bytes_each)
+    return total if kept is None else max(0, total - int(kept.num_elements * bytes_each)) + kept.num_bytes
 
 
 def head_bounds_bytes(config: ModelConfig, bytes_each: float) -> int:
@@ -162,9 +170,11 @@ def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
     if device.name != "cpu":
         return
     source = resolve_model(config.model, "dummy")
-    dtype_bytes = WEIGHT_BYTES[device.resolve_dtype(config.dtype)]
+    dtype = device.resolve_dtype(config.dtype)
+    source = replace(source, keep_quantized=config.keeps_quantized(device.name, dtype))
+    dtype_bytes = WEIGHT_BYTES[dtype]
     needs = MemoryNeeds(
-        weights=weight_bytes(source.config, dtype_bytes),
+        weights=weight_bytes_of(source, dtype_bytes),
         head_bounds=head_bounds_bytes(source.config, dtype_bytes),
         activations=activation_bytes(source.config, config.max_batch_tokens),
         logits=logits_bytes(source.config, config.max_num_seqs),

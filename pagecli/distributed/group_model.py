@@ -126,6 +126,7 @@ def load_group(source: ModelSource, config: EngineConfig, dtype: str, num_thread
         model=config.model,
         load_format=config.load_format,
         merge_lora=config.merge_lora,
+        keep_quantized=source.keep_quantized,
         dtype=dtype,
         max_batch_tokens=config.max_batch_tokens,
         num_threads=num_threads,

@@ -7,7 +7,7 @@ rank -> driver    ("loaded", facts), ("started", None); after each step ("done",
 
 import os
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class RankSpec:
     model: str
     load_format: str
     merge_lora: str | None
+    keep_quantized: bool
     dtype: str
     max_batch_tokens: int
     num_threads: int
@@ -53,6 +54,7 @@ class Rank:
         self._spec, self._memory = spec, GroupMemory(spec.shape, spec.memory_fd)
         self.meeting = kernels.rendezvous(self._memory.words, spec.rank, spec.timeout)
         source = with_adapters(resolve_model(spec.model, spec.load_format), spec.merge_lora)
+        source = replace(source, keep_quantized=spec.keep_quantized)
         self._model = CpuDevice().load(
             source,
             spec.dtype,

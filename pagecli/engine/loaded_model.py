@@ -11,7 +11,6 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory, registry
 from pagecli.devices.base import Device, Model, Runner, RunSettings
 from pagecli.errors import UsageError
-from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_engine_model
 from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -133,6 +132,8 @@ def resolve(config: EngineConfig) -> ResolvedModel:
     if config.loras and (device.name == "cuda" or config.num_segments > 1):
         where = "on a GPU" if device.name == "cuda" else "with tensor parallelism"
         raise UsageError(f"--lora is not computed {where}", "merge one adapter: --merge-lora DIR, or leave the other flag out")
+    keeps = config.keeps_quantized(device.name, dtype) and source.merged_adapter is None
+    source = replace(source, keep_quantized=keeps)
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))
 
 
@@ -144,8 +145,7 @@ def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = N
     found = resolve(config)
     source, device, dtype = found.source, registry.find(found.device), found.dtype
     if device.name != "transformers":  # which looks at the files' sizes
-        num_parameters, available = build(source.config).num_parameters, device.available_bytes()
-        memory.check_weights_fit(num_parameters, WEIGHT_BYTES[dtype], source.name, available)
+        memory.check_weights_fit(memory.weight_bytes_of(source, WEIGHT_BYTES[dtype]), source.name, device.available_bytes())
     tokenizer = load_tokenizer(source)
     if config.num_segments > 1:
         model = _load_in_segments(config, found)

@@ -36,7 +36,7 @@ def with_kv_memory(config: EngineConfig, found: ResolvedModel, count: int, avail
     model = found.source.config
     max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
     block_bytes = model.kv_bytes_per_token(KV_BYTES[found.kv_dtype], KV_SCALE_BYTES.get(found.kv_dtype, 0)) * config.block_size
-    weights = memory.weight_bytes(model, WEIGHT_BYTES[found.dtype])
+    weights = memory.weight_bytes_of(found.source, WEIGHT_BYTES[found.dtype])
     available = available_bytes - count * weights
     useful = memory.most_useful_blocks(config.max_num_seqs, max_model_len, config.block_size)
     num_blocks = memory.num_kv_blocks(None, block_bytes, useful, max(0, available // count))

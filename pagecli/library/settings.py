@@ -13,6 +13,7 @@ class ModelSettings(TypedDict, total=False):
     device: str
     model_impl: Literal["pagecli", "transformers"]
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
+    quantization: Literal["auto", "keep", "dequantize"]
     max_model_len: int | None
     block_size: int
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"]

@@ -16,9 +16,9 @@ from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, pr
 from pagecli.model.readers.config_fields import token_id_tuple
 from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.gguf_config import from_gguf_header
-from pagecli.model.readers.gguf_header import gguf_parts, joined, read_gguf_parts
+from pagecli.model.readers.gguf_header import gguf_parts, joined, kept_quantized, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config
-from pagecli.model.source import ADAPTER_FILES, ModelSource
+from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 
 ReadConfig = Callable[[dict[str, Any], str, tuple[int, ...]], ModelConfig]  # as from_hf_config
 
@@ -170,7 +170,10 @@ def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
         raise ModelError(f"{path}: not a model", "give a directory with config.json and weights, or a .gguf file")
     parts = read_gguf_parts(path)
     first = parts[0].path
-    return ModelSource(name, "dummy" if dummy else "gguf", from_gguf_header(joined(parts)), None if dummy else first, first)
+    header, kind = joined(parts), "dummy" if dummy else "gguf"
+    elements, num_bytes = kept_quantized(header)
+    quantized = QuantizedPart(elements, num_bytes) if elements else None
+    return ModelSource(name, kind, from_gguf_header(header), None if dummy else first, first, quantized=quantized)
 
 
 def _from_preset(preset: Preset, dummy: bool, read_config: ReadConfig) -> ModelSource:

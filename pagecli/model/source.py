@@ -11,6 +11,14 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a LoR
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizedPart:
+    """Of a checkpoint's weights those that can stay quantized in memory: how many numbers, and their bytes there."""
+
+    num_elements: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """What model/registry.py makes of --model."""
 
@@ -23,3 +31,5 @@ class ModelSource:
     merged_adapter: Path | None = None  # directory of a LoRA adapter that is merged into the weights as they are read
     adapters: tuple[tuple[str, Path], ...] = ()  # LoRA adapters that rows choose among: names and directories
     on_read: Callable[[int, int], None] | None = None  # called with the parameters read so far and those of the model
+    quantized: QuantizedPart | None = None
+    keep_quantized: bool = False  # weights that are quantized in the checkpoint stay so in memory

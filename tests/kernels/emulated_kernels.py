@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pagecli.devices.cpu.weights.packed_weight import PackedWeight
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "cpu/linear/linear.cpp",
@@ -35,6 +37,7 @@ def build(directory: Path, *definitions: str) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(library))
     functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
     functions.emulated_grouped.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 6 + [ctypes.c_int32]
+    functions.emulated_quantized.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
     functions.emulated_pruned.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
     functions.emulated_pruned.restype = ctypes.c_int64
     return functions
@@ -64,3 +67,12 @@ def grouped_linear(library: ctypes.CDLL, x: torch.Tensor, ids: torch.Tensor, wei
 def packed_bytes(rows: int, cols: int, dtype: str) -> int:
     panels, groups = -(-rows // 16), -(-cols // 64)
     return panels * groups * 1088 if dtype.startswith("int8") else panels * 16 * (cols + 1) * 2
+
+
+def quantized(library: ctypes.CDLL, x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+    """x @ weight.T of a weight that stays quantized."""
+    out = torch.full((x.shape[0], weight.num_rows), float("nan"))
+    library.emulated_quantized(
+        out.data_ptr(), x.data_ptr(), weight.data.ctypes.data, x.shape[0], weight.num_rows, weight.num_cols
+    )
+    return out

@@ -4,6 +4,7 @@
 #include "pagecli/linear/pack_bounds.h"
 #include "pagecli/linear/pack_weight.h"
 #include "pagecli/linear/pruned_argmax.h"
+#include "pagecli/linear/quantized_weight.h"
 
 namespace pagecli::emulated {
 void linear(const LinearArgs&);
@@ -33,6 +34,14 @@ extern "C" void emulated_grouped(float* out, const float* x, const int32_t* ids,
         emulated::pack_weight({packed + e * expert_bytes, weight + e * rows * cols, cols, rows, cols, SourceType::float32, weight_type});
     const PackedWeightView view = {packed, rows, cols, weight_type};
     emulated::grouped_linear({out, x, ids, nullptr, rows, cols, 0, chosen, tokens, chosen, experts, view, expert_bytes});
+}
+
+// out[tokens, rows] = x[tokens, cols] @ weight^T, of a packed quantized weight.
+extern "C" void emulated_quantized(float* out, const float* x, const void* packed, int64_t tokens, int64_t rows, int64_t cols) {
+    using namespace pagecli;
+    const auto* header = static_cast<const QuantizedHeader*>(packed);
+    const PackedWeightView view = {header + 1, rows, cols, header->type, header};
+    emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
 }
 
 // out[tokens] = where each row of what emulated_linear computes of bfloat16 weights is largest, by bounds made in `bounds`;

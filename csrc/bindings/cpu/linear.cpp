@@ -1,6 +1,7 @@
 // Bindings of the operations on packed weights.
 #include "bind.h"
 #include "pagecli/isa.h"
+#include "pagecli/linear/quantized_weight.h"
 #include "recording.h"
 #include "tensors/check.h"
 
@@ -20,6 +21,22 @@ int64_t packed_elements(int64_t rows, int64_t cols, WeightType type) {
 
 int64_t bytes_of(DType dtype) { return dtype == DType::int8 ? 1 : dtype == DType::bfloat16 ? 2 : 4; }
 
+// Of a quantized weight, which begins with its header.
+PackedWeightView check_quantized(const TensorView& data, int64_t rows, int64_t cols) {
+    check(data, "weight.data", DType::uint8, {"bytes"});
+    const auto* header = data.as<const QuantizedHeader>();
+    if (data.shape[0] < static_cast<int64_t>(sizeof *header)) refuse("weight.data: no header of a quantized weight");
+    const bool is_known = (header->type == WeightType::float32 || header->type == WeightType::bfloat16) &&
+                          (header->bits == 4 || header->bits == 8) && header->offset >= QuantizedOffset::none &&
+                          header->offset <= QuantizedOffset::low &&
+                          (header->group == kRunK || header->group == 2 * kRunK || header->group == 4 * kRunK);
+    if (!is_known || cols % header->group != 0)
+        refuse("weight.data: a header that says no quantized weight of %lld columns", static_cast<long long>(cols));
+    const int64_t groups = (rows + kPanelWidth - 1) / kPanelWidth * (cols / header->group);
+    check(data, "weight.data", DType::uint8, {static_cast<int64_t>(sizeof *header) + groups * header->group_bytes()});
+    return {header + 1, rows, cols, header->type, header};
+}
+
 // Of the first of `experts` weights that lie one behind the other.
 PackedWeightView check_experts(const TensorView& data, int64_t experts, int64_t rows, int64_t cols) {
     if (experts < 0 || rows < 0 || cols < 0)
@@ -32,17 +49,42 @@ PackedWeightView check_experts(const TensorView& data, int64_t experts, int64_t 
     return {data.data, rows, cols, type};
 }
 
-PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) { return check_experts(data, 1, rows, cols); }
+PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) {
+    const bool is_quantized = data.dtype == DType::uint8 && rows >= 0 && cols >= 0;
+    return is_quantized ? check_quantized(data, rows, cols) : check_experts(data, 1, rows, cols);
+}
 
 void pack_weight(const TensorView& packed, const TensorView& weight) {
     check(weight, "weight", {DType::float32, DType::bfloat16, DType::float16}, {"rows", "cols"});
-    const PackedWeightView view = check_weight(packed, weight.shape[0], weight.shape[1]);
+    const PackedWeightView view = check_experts(packed, 1, weight.shape[0], weight.shape[1]);
     const SourceType source = weight.dtype == DType::float32    ? SourceType::float32
                               : weight.dtype == DType::bfloat16 ? SourceType::bfloat16
                                                                 : SourceType::float16;
     const PackWeightArgs args = {packed.data, weight.data, weight.stride[0], view.rows, view.cols, source, view.type};
     nb::gil_scoped_release release;
     kernels().pack_weight(args);
+}
+
+// packed: its header written, the rest to be. offset: None where the header says so.
+void pack_quantized(const TensorView& packed, const TensorView& q, const TensorView& scale, const TensorView& offset) {
+    check(q, "q", {DType::uint8, DType::int8}, {"rows", "cols"});
+    const PackedWeightView view = check_quantized(packed, q.shape[0], q.shape[1]);
+    const int64_t groups = view.cols / view.quantized->group;
+    check(scale, "scale", DType::float16, {view.rows, groups});
+    const bool has_offset = view.quantized->offset != QuantizedOffset::none;
+    if (has_offset) check(offset, "offset", DType::float16, {view.rows, groups});
+    const PackQuantizedArgs args = {view.quantized,
+                                    const_cast<void*>(view.data),
+                                    q.as<const uint8_t>(),
+                                    scale.as<const uint16_t>(),
+                                    has_offset ? offset.as<const uint16_t>() : nullptr,
+                                    q.stride[0],
+                                    scale.stride[0],
+                                    has_offset ? offset.stride[0] : 0,
+                                    view.rows,
+                                    view.cols};
+    nb::gil_scoped_release release;
+    kernels().pack_quantized(args);
 }
 
 void embedding(const TensorView& out, const TensorView& token_ids, const TensorView& data, int64_t rows, int64_t cols) {
@@ -177,6 +219,9 @@ bool pack_bounds(const TensorView& bounds, const TensorView& data, int64_t rows,
 }  // namespace
 
 void bind_pack_weight(nb::module_& module) { module.def("pack_weight", pack_weight); }
+void bind_pack_quantized(nb::module_& module) {
+    module.def("pack_quantized", pack_quantized, nb::arg("packed"), nb::arg("q"), nb::arg("scale"), nb::arg("offset").none());
+}
 void bind_embedding(nb::module_& module) { module.def("embedding", embedding); }
 void bind_linear(nb::module_& module) {
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),

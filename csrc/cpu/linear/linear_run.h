@@ -10,6 +10,8 @@
 #pragma once
 
 #include "linear/linear_epilogue.h"
+#include "linear/quantized/tile_quantized.h"
+#include "linear/quantized/unpack.h"
 #include "linear/tiles/linear_activations.h"
 #include "linear/tiles/linear_activations_unit.h"
 #include "linear/tiles/linear_tile.h"
@@ -27,6 +29,9 @@
 namespace pagecli::PAGECLI_ISA {
 
 constexpr int64_t kKBlock = 4096;
+// Of quantized weights that are unpacked block by block, whole groups: out of L1 where sums rest in memory anyway or few rows read
+// them, else out of L2.
+constexpr int64_t kUnpackedKOfOne = 128, kUnpackedK = 1024;
 constexpr int kMaxItemPanels = kMaxPanels;
 constexpr int kSumsPerItem = 16384;  // floats, 64 KiB: 256 rows of 4 panels
 
@@ -61,7 +66,37 @@ struct Plan {
     int64_t panel_stride;  // in elements of the tile's weight
     Tiles tiles;
     FinishFunction finish;
+
+    UnpackFunction unpack = nullptr;  // of quantized weights, before tiles read them
+    int unpacks_from = 1;             // tiles of rows on
+    Tiles unpacked = {};              // what reads them then, of the same heights
+
+    bool unpacks(int64_t num_tiles) const { return unpack != nullptr && num_tiles >= unpacks_from; }
+    const QuantizedHeader* quantized() const { return args.weight.quantized; }
+    // Where the panel's weights from k on are.
+    const char* weight(int64_t panel, int64_t k) const {
+        const char* data = static_cast<const char*>(args.weight.data);
+        if (quantized() == nullptr) return data + panel * padded_cols * bytes_per_k + k * bytes_per_k;
+        return data + (panel * padded_cols + k) / quantized()->group * quantized()->group_bytes();
+    }
+    int64_t k_block(int64_t num_tiles) const {
+        if (!unpacks(num_tiles)) return kKBlock;
+        return num_tiles == 1 || x_type == CellType::bfloat16_run ? kUnpackedKOfOne : kUnpackedK;
+    }
 };
+
+// The numbers of a block of quantized panels, one behind the other.
+static inline void unpack(TileArgs& t, const Plan& plan, int64_t panel, int64_t k, int panels) {
+    const QuantizedHeader& header = *plan.quantized();
+    const int64_t panel_bytes = t.k_count * plan.bytes_per_k;
+    char* numbers = static_cast<char*>(thread_scratch(panels * panel_bytes, ScratchUse::weights));
+    for (int p = 0; p < panels; ++p) {
+        const uint8_t* groups = reinterpret_cast<const uint8_t*>(plan.weight(panel + p, k));
+        plan.unpack(numbers + p * panel_bytes, groups, t.k_count / header.group, header);
+    }
+    t.weight = numbers;
+    t.panel_stride = plan.x_type == CellType::bfloat16_run ? panel_bytes : t.k_count * kPanelWidth;
+}
 
 // What tile `index` of `num_tiles` prefetches while it reads `panels` panels at `weight`. One tile alone waits for memory: it
 // looks 4 KiB ahead in its panel (several panels at once are streams enough for the hardware). Several tiles share the work of
@@ -73,6 +108,8 @@ static inline void set_prefetch(TileArgs& t, const Plan& plan, int64_t index, in
     const int64_t block_bytes = t.k_count * plan.bytes_per_k;  // of one panel
     t.prefetch = weight;
     t.prefetch_step = 0;
+    if (plan.quantized() != nullptr) t.prefetch_step = index == 0 ? kLine : 0;
+    if (plan.quantized() != nullptr) return;
     if (num_tiles == 1 && panels == 1) {
         t.prefetch = weight + kAhead;
         t.prefetch_step = kLine;
@@ -91,7 +128,7 @@ static inline void set_prefetch_of_unit(TileArgs& t, const Plan& plan, int64_t i
     // Rotated blocks come by each line of a panel once for every 16 rows, others by all panels' lines at once.
     const int64_t lines_of_x = plan.x_type == CellType::rotated_unit ? panels * (laid_rows(t.rows) / kUnitRows) : 1;
     const int64_t lines = t.k_count * plan.bytes_per_k / kLine * lines_of_x + 1;
-    const bool is_there = (panel + panels) * kPanelWidth < plan.args.weight.rows;
+    const bool is_there = plan.quantized() == nullptr && (panel + panels) * kPanelWidth < plan.args.weight.rows;
     t.prefetch_step = is_there && t.k_count == plan.cols ? bytes / lines + 1 : 0;
     t.prefetch = static_cast<const char*>(t.weight) + panels * t.k_count * plan.bytes_per_k + index * bytes;
 }
@@ -111,13 +148,17 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
     const int64_t first_row = row_tiles.first_row(first_tile);
     const int64_t item_rows = row_tiles.first_row(last_tile) - first_row;
     const int wide = plan.tiles.wide(row_tiles.max_rows());
-    const char* weight = static_cast<const char*>(plan.args.weight.data);
+    const int64_t block = plan.k_block(last_tile - first_tile);
+    const bool unpacks = plan.unpacks(last_tile - first_tile);
+    const Tiles& tiles = unpacks ? plan.unpacked : plan.tiles;
     TileArgs t;
     t.panel_stride = plan.panel_stride;
+    t.quantized = plan.quantized();
+    t.groups_stride = plan.panel_stride;
     bool last = false;
-    for (int64_t k = 0; !last; k += kKBlock) {  // once at least: without columns out is activation(bias)
+    for (int64_t k = 0; !last; k += block) {  // once at least: without columns out is activation(bias)
         t.first = k == 0;
-        t.k_count = plan.cols - k < kKBlock ? plan.cols - k : kKBlock;
+        t.k_count = plan.cols - k < block ? plan.cols - k : block;
         last = k + t.k_count == plan.cols;
         int panels;
         for (int64_t panel = first_panel; panel < last_panel; panel += panels) {
@@ -125,7 +166,9 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
             panels = is_wide ? wide : 1;
             if (are_left_out(plan, panel, panels)) continue;
             const int cols = panels * static_cast<int>(kPanelWidth);
-            t.weight = weight + panel * plan.padded_cols * plan.bytes_per_k + k * plan.bytes_per_k;
+            t.weight = plan.weight(panel, k);
+            t.groups = static_cast<const uint8_t*>(t.weight);
+            if (unpacks) unpack(t, plan, panel, k, panels);
             for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                 const int64_t row = row_tiles.first_row(tile);
                 const int rows = row_tiles.rows(tile);
@@ -141,7 +184,7 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
                     set_prefetch_of_unit(t, plan, index, num_tiles, panel, panels);
                 else
                     set_prefetch(t, plan, index, num_tiles, panels);
-                plan.tiles.at(rows, is_wide)(t);
+                tiles.at(rows, is_wide)(t);
                 if (last) plan.finish(plan.args, t.sums, row, rows, panel * kPanelWidth, cols);
             }
         }
@@ -150,7 +193,8 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
 
 // Of laid out x: its cells and scales.
 static inline int64_t bytes_per_row(const Plan& plan) {
-    return (cells_of(plan.x_type, plan.cols) + plan.cols / kGroupK * scales_per_group(plan.x_type)) * 4;
+    const int64_t groups = (plan.cols + kGroupK - 1) / kGroupK;
+    return (cells_of(plan.x_type, plan.cols) + groups * scales_per_group(plan.x_type)) * 4;
 }
 
 static inline int64_t laid_out_bytes(const Plan& plan) {
@@ -165,6 +209,8 @@ static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles, voi
     switch (plan.x_type) {
         case CellType::bfloat16_pair:
             return lay_out<CellType::bfloat16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
+        case CellType::bfloat16_run:
+            return lay_out<CellType::bfloat16_run>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
         case CellType::int16_pair:
             return lay_out<CellType::int16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
         case CellType::int8_quad:
@@ -210,7 +256,8 @@ static inline void run_rows(const Plan& plan) {
     const Activations x = lay_out_x(plan, row_tiles);
     const int64_t num_panels = (plan.args.weight.rows + kPanelWidth - 1) / kPanelWidth;
     const int64_t threads = max_threads();
-    const ItemShape shape(row_tiles, plan.tiles.wide(row_tiles.max_rows()), num_panels, threads > 1 ? 16 * threads : 1);
+    const int64_t of_each = plan.unpacks(row_tiles.count) ? 4 : 16;  // weights are unpacked anew for each item of rows
+    const ItemShape shape(row_tiles, plan.tiles.wide(row_tiles.max_rows()), num_panels, threads > 1 ? of_each * threads : 1);
     const double work = static_cast<double>(plan.args.tokens) * static_cast<double>(plan.args.weight.rows * plan.cols);
     run_items(shape.num_items, work, [&](int64_t item) { run_shaped(plan, x, row_tiles, shape, num_panels, item); });
 }
@@ -267,8 +314,33 @@ static inline Plan plan_of_int8_a16(const LinearArgs& a, FinishFunction finish) 
     return {a, CellType::int16_pair, k, k, bytes_per_k, groups, TileTable<Int8Tile, int8_wide_panels>::tiles(), finish};
 }
 
-// For weights as packed_weight.h lays them out.
+// Where pairs of bfloat16 are multiplied, quantized numbers are looked up as such; else they are unpacked, into what tiles of float32
+// read, or of bfloat16 on a matrix unit.
+static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish) {
+    const QuantizedHeader& header = *a.weight.quantized;
+    const int64_t cols = a.weight.cols;
+    if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
+        const int64_t panel = cols / header.group * header.group_bytes();
+        if (header.type == WeightType::bfloat16) {
+            const bool nibbles = header.bits == 4;
+            const Tiles direct = nibbles ? TileTable<NibblesTile>::tiles() : TileTable<QuantizedBytesTile>::tiles();
+            Plan plan = {a, CellType::bfloat16_run, cols, cols, 2 * kPanelWidth, panel, direct, finish};
+            plan.unpack = nibbles ? nullptr : unpack_bytes_as_pairs;  // nibbles are as fast unpacked anew for every tile
+            plan.unpacks_from = 2;
+            plan.unpacked = TileTable<UnpackedTile>::tiles();
+            return plan;
+        }
+    }
+    Plan plan = {a, CellType::float32, cols, cols, 4 * kPanelWidth, 0, TileTable<Float32Tile>::tiles(), finish};
+    if (header.type == WeightType::bfloat16 && PAGECLI_HAS_MATRIX_UNIT) plan = plan_of_bfloat16(a, finish);
+    plan.unpack = unpack_function(header, plan.bytes_per_k);
+    plan.unpacked = plan.tiles;
+    return plan;
+}
+
+// For weights as packed_weight.h or quantized_weight.h lays them out.
 static inline Plan plan_of(const LinearArgs& a, FinishFunction finish) {
+    if (a.weight.quantized != nullptr) return plan_of_quantized(a, finish);
     const int64_t cols = a.weight.cols, pairs = (cols + 1) / 2 * 2;
     switch (a.weight.type) {
         case WeightType::bfloat16: return plan_of_bfloat16(a, finish);

@@ -17,6 +17,7 @@
 #include "pagecli/linear/linear_argmax.h"
 #include "pagecli/linear/masked_argmax.h"
 #include "pagecli/linear/pack_bounds.h"
+#include "pagecli/linear/pack_quantized.h"
 #include "pagecli/linear/pack_weight.h"
 #include "pagecli/linear/pruned_argmax.h"
 #include "pagecli/measure/peak.h"

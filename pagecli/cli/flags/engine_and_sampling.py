@@ -198,6 +198,15 @@ DTypeChoice = Annotated[
         "--dtype",
     ),
 ]
+QuantizationChoice = Annotated[
+    Literal["auto", "keep", "dequantize"],
+    option(
+        "Of a quantized checkpoint's weights. keep: in memory as in the file, on a CPU, multiplied as --dtype float32 or "
+        "bfloat16. dequantize: at load. auto: keep where that is faster: of float32, or up to 16 rows at once.",
+        MODEL,
+        "--quantization",
+    ),
+]
 DeviceChoice = Annotated[
     Literal["cpu", "cuda", "auto"],
     option("Where to compute. cuda has never run on a GPU yet; auto: there, where one can be used.", MODEL, "--device"),

@@ -307,4 +307,5 @@ def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
 def _device_identity(job: GenerateJob) -> DeviceIdentity:
     device = registry.choose(job.engine.device)
     isa, supported = hardware(device.name)
-    return DeviceIdentity(device.name, MIXED if job.mixed_hardware else isa, device.resolve_dtype(job.engine.dtype), supported)
+    dtype, name = device.resolve_dtype(job.engine.dtype), MIXED if job.mixed_hardware else isa
+    return DeviceIdentity(device.name, name, dtype, job.engine.keeps_quantized(device.name, dtype), supported)

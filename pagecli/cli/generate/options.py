@@ -107,6 +107,7 @@ class GenerateOptions:
     device: flags.DeviceChoice = "cpu"
     model_impl: flags.ModelImplChoice = "pagecli"
     dtype: flags.DTypeChoice = "auto"
+    quantization: flags.QuantizationChoice = "auto"
     max_model_len: flags.MaxModelLen = None
     block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"]
     kv_dtype: flags.KvDTypeChoice = "auto"
@@ -244,7 +245,8 @@ def parse_ranks(text: str, chosen: Mapping[str, Any]) -> int:
 # For commands that generate nothing: the flags of `generate` that mean something there, and values of others.
 WITHOUT_GENERATION = (
     *("input", "output", "model", "prompt_column", "order", "input_format", "compression", "where", "limit", "shard"),
-    *("overwrite", "load_format", "merge_lora", "dtype", "max_model_len", "max_num_seqs", "max_batch_tokens", "threads"),
+    *("overwrite", "load_format", "merge_lora", "dtype", "quantization", "max_model_len"),
+    *("max_num_seqs", "max_batch_tokens", "threads"),
     *("restart", "journal", "partial", "on_error", "max_error_rate", "stats", "progress_json", "metrics_file", "log_file"),
     *("log_json", "no_config", "quiet", "verbose"),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, check_known
+from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, QUANTIZED_DTYPES, check_known
 from pagecli.devices.base import CPU_HEAD_DIMS, RunSettings
 from pagecli.devices.cpu import kernels, kv_cache
 from pagecli.devices.cpu.model import CpuModel, SharedParts
@@ -69,7 +69,7 @@ class CpuDevice:
             from pagecli.model.adapters.adapted_program import adapted
 
             program = adapted(program, source.adapters)
-        weights = CpuWeights(program, reader, dtype)
+        weights = CpuWeights(program, reader, dtype, source.keep_quantized and dtype in QUANTIZED_DTYPES)
         return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
 
     def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:

@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from pagecli.core.arrays import Array, Tensor
-from pagecli.devices.cpu.weights import packed_weight, quantized_bounds
+from pagecli.devices.cpu.weights import packed_weight, quantized_bounds, quantized_weight
 from pagecli.devices.cpu.weights.packed_weight import PackedExperts, PackedWeight
 from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
 from pagecli.errors import UsageError
+from pagecli.model.weights.quantized import QuantizedTensor
 
 
 def _load_extension() -> ModuleType:
@@ -82,6 +83,13 @@ def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
     packed = packed_weight.allocate(num_rows, num_cols, dtype)
     _native.pack_weight(packed.data, weight)
     return packed
+
+
+def pack_quantized(tensor: QuantizedTensor, dtype: str) -> PackedWeight:
+    """A matrix that stays quantized and is multiplied as `dtype`, float32 or bfloat16; groups of 32, 64 or 128 columns."""
+    data = quantized_weight.allocate(tensor, dtype)
+    _native.pack_quantized(data, tensor.q, tensor.scale, tensor.offset)
+    return PackedWeight(data, *tensor.q.shape)
 
 
 def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> PackedExperts:

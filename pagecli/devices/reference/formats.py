@@ -7,6 +7,8 @@ import torch
 
 from pagecli.devices.cpu.weights.packed_weight import GROUP_BYTES, GROUP_K, PANEL_WIDTH, PackedWeight, padded_shape
 from pagecli.devices.cpu.weights.quantized_bounds import LIMIT, ZERO, QuantizedBounds
+from pagecli.devices.reference.quantized import pack_quantized as pack_quantized
+from pagecli.devices.reference.quantized import unpack_quantized
 from pagecli.devices.reference.tensors import as_tensor
 
 
@@ -88,7 +90,10 @@ def _unpack_groups(weight: PackedWeight) -> torch.Tensor:
 
 
 def unpack_weight(weight: PackedWeight) -> torch.Tensor:
-    """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of groups the float32 values they stand for."""
+    """PackedWeight -> weight[N, K] in its dtype, the inverse of pack_weight; of groups the float32 values they stand for, of a
+    quantized one what it is multiplied as."""
+    if weight.is_quantized:
+        return unpack_quantized(weight)
     if weight.dtype in ("int8", "int8-a16"):
         return _unpack_groups(weight)
     rows, cols = padded_shape(weight.num_rows, weight.num_cols)

@@ -54,7 +54,7 @@ class TransformersDevice:
 
         directory = source.weights_path.parent
         stored = sum(path.stat().st_size for path in directory.glob(f"*{source.weights_path.suffixes[0]}"))
-        check_weights_fit(stored, 1, source.name)
+        check_weights_fit(stored, source.name)
         torch.set_num_threads(kernels.num_threads())
         logging.disable_progress_bar()
         model = TransformersModel(directory, source.name, source.config, dtype)

@@ -32,6 +32,7 @@ NOT_IDENTITY = (
     *("formats.output_format", "formats.compression", "formats.row_group_rows"),
     *("engine.merge_lora", "engine.loras"),  # paths: their files are the model's
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
+    "engine.quantization",
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
     *("engine.check_integrity", "engine.block_size", "engine.kv_policy", "engine.batching", "engine.cuda_graphs"),
     "engine.speculate",
@@ -51,6 +52,7 @@ class DeviceIdentity:
     kind: str
     name: str
     dtype: str  # of the weights, resolved
+    keeps_quantized: bool = False  # weights that are quantized in the checkpoint
     supported: tuple[str, ...] = ()  # instruction sets that this machine's CPU has kernels for
 
 
@@ -68,6 +70,8 @@ def job_identity(
     """
     dtype = device.dtype
     dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
+    if device.keeps_quantized and source.quantized is not None:
+        dtypes["quantization"] = "kept"
     if kv_dtype != KV_DTYPE[dtype]:
         dtypes["kv_dtype"] = kv_dtype
     parameters = {name: _without_secret(value) for name, value in _leaves(job, "")}
@@ -103,7 +107,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list
         found.append(Difference("the input's content" if same_size else f"the input ({sizes[0]:,} bytes, now {sizes[1]:,})"))
     found += _device_differences(before.get("device", {}), now.get("device", {}))
     for name in _changed(before.get("model", {}), now.get("model", {})):
-        known = {"config": "the model's config", "dtype": "the dtype", "kv_dtype": "the KV cache's dtype"}
+        known = {
+            "config": "the model's config",
+            "dtype": "the dtype",
+            "kv_dtype": "the KV cache's dtype",
+            "quantization": "--quantization",
+        }
         found.append(Difference(known.get(name, f"the model's file {name}")))
     found += map(Difference, model_files.changed_weights(before.get("weights", []), now.get("weights", []), weights))
     if now.get("time") is not None and before.get("time") != now["time"]:

@@ -4,6 +4,7 @@ Our own reader because the gguf package's walks a vocabulary of 49,152 strings t
 Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length is checked against the file before it is believed.
 """
 
+import math
 import mmap
 import re
 import struct
@@ -17,6 +18,7 @@ from pagecli.errors import ModelError
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
+_KEPT_BITS = {2: 5.0, 3: 5.0, 8: 8.5, 20: 4.5}  # Q4_0, Q4_1, Q8_0, IQ4_NL: of a number, scales included
 _MAX_TENSORS = 1_000_000
 
 
@@ -71,6 +73,12 @@ def joined(parts: list[GgufHeader]) -> GgufHeader:
     if len(parts) == 1:
         return parts[0]
     return replace(parts[0], tensors={name: tensor for part in parts for name, tensor in part.tensors.items()})
+
+
+def kept_quantized(header: GgufHeader) -> tuple[int, int]:
+    """How many numbers of the matrices are of types that can stay quantized in memory, and their bytes there."""
+    sizes = [(math.prod(t.shape), _KEPT_BITS[t.ggml_type]) for t in header.tensors.values() if t.ggml_type in _KEPT_BITS]
+    return sum(count for count, _ in sizes), int(sum(count * bits / 8 for count, bits in sizes))
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

@@ -11,6 +11,8 @@ from pagecli.core.arrays import Array, stored_as
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
+from pagecli.model.weights import gguf_blocks
+from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
 from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor
 
 _PLAIN = {
@@ -21,7 +23,7 @@ _PLAIN = {
 _ROWS_AT_ONCE = 32  # rows joined into one for dequantization: the gguf package works on few rows at a time, 3 times slower
 
 
-class GgufSource:
+class GgufSource(QuantizedSource):
     """A model's .gguf files, of which `path` is the first, by transformers' tensor names."""
 
     folded: tuple[str, ...] = ("transposed", "heads", "offset")  # by llama.cpp's converter
@@ -54,11 +56,18 @@ class GgufSource:
             values = values.reshape(shape)  # a dimension of 1 is not written
         return check_tensor(self.where, tensor.name, values, shape)
 
+    def read_quantized(self, name: str, shape: tuple[int, ...]) -> QuantizedTensor | None:
+        tensor = self._header.tensors.get(self._stored_name(name))
+        if tensor is None or tensor.shape != shape:  # `read` says what is wrong
+            return None
+        return gguf_blocks.take_apart(self._stored(tensor)[0].reshape(shape[0], -1), tensor.ggml_type)
+
     def _stored_name(self, name: str) -> str:
         tried = (self._names.get_name(each, (".weight", ".bias")) for each in (name, name.removeprefix("transformer.")))
         return next((found for found in tried if found), name)
 
-    def _values(self, tensor: GgufTensor) -> Array:
+    def _stored(self, tensor: GgufTensor) -> tuple[Array, gguf.GGMLQuantizationType]:
+        """A tensor's bytes and its type."""
         try:
             kind = gguf.GGMLQuantizationType(tensor.ggml_type)
             block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
@@ -75,7 +84,10 @@ class GgufSource:
             raise ModelError(
                 f"{header.path}: truncated: {tensor.name} ends {end - len(data)} bytes past the end", "download it again"
             )
-        stored = data.view(start, end)
+        return data.view(start, end), kind
+
+    def _values(self, tensor: GgufTensor) -> Array:
+        stored, kind = self._stored(tensor)
         if kind in _PLAIN:
             return stored.view(stored_as(_PLAIN[kind])).reshape(tensor.shape)
         num_rows = math.prod(tensor.shape[:-1])

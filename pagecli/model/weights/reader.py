@@ -17,7 +17,9 @@ from pagecli.model import families
 from pagecli.model.build_program import build
 from pagecli.model.program import Program, Weight, stacked_name
 from pagecli.model.source import ModelSource
+from pagecli.model.weights import quantized
 from pagecli.model.weights.layout import ordered, stored_shapes, turned
+from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
 from pagecli.model.weights.source import WeightSource
 
 # Ends of names: tables that are computed here, causal masks of old checkpoints.
@@ -115,6 +117,27 @@ class WeightReader:
             parts.append(tensor[:, first:last] if weight.columns else tensor)
         return parts[0] if len(parts) == 1 else self._concatenated(parts)
 
+    def quantized(self, weight: Weight) -> QuantizedTensor | None:
+        """`read`, quantized as the checkpoint has it; None where it has it otherwise, or where loading changes the numbers."""
+        source, whole, layout = self.source, weight.whole, weight.layout
+        if not isinstance(source, QuantizedSource) or weight.scale != 1.0 or (weight.offset and "offset" not in source.folded):
+            return None
+        if layout is not None and layout.transposed and "transposed" not in source.folded:
+            return None
+        parts = [source.read_quantized(name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True)]
+        found = [part for part in parts if part is not None]
+        tensor = quantized.joined(found) if len(found) == len(parts) else None
+        if tensor is None:
+            return None
+        self._count(whole.num_elements)
+        index = ordered(whole, np.arange(whole.num_rows), source.folded)
+        if weight.whole_rows:
+            index = np.concatenate([index[first:last] for first, last in _rows_of_parts(weight)])
+        if not np.array_equal(index, np.arange(whole.num_rows)):
+            tensor = tensor.rows(index)
+        first = weight.first_column
+        return tensor.columns(first, first + weight.columns) if weight.whole_columns else tensor
+
     def _rows_of_parts(self, weight: Weight) -> Iterator[tuple[Array, tuple[int, int]]]:
         """Of each part what it is in, as the program wants that, and its first row and the one behind its last: in its tensor
         or, where rows change their order at load, in all of the weight's tensors."""
@@ -126,10 +149,8 @@ class WeightReader:
                 yield self.joined(replace(whole, names=(name,), rows=(sizes[name],))), (start, start + weight.rows[index])
             return
         joined = np.array(self.joined(whole))
-        starts = dict(zip(whole.names, accumulate((0, *whole.rows)), strict=False))
-        for index, name in enumerate(weight.names):
-            start = starts[name] + (weight.first_rows[index] if weight.first_rows else 0)
-            yield joined, (start, start + weight.rows[index])
+        for rows in _rows_of_parts(weight):
+            yield joined, rows
 
     def check_nothing_left(self, program: Program) -> None:
         """Raise ModelError where the checkpoint has tensors that the program does not read: a bias or a norm more means another
@@ -156,6 +177,15 @@ class WeightReader:
         if len(self._join_buffer) < num_bytes:
             self._join_buffer = arrays.empty((num_bytes,), np.uint8)
         return np.concatenate(parts, out=self._join_buffer[:num_bytes].view(dtype).reshape(shape))
+
+
+def _rows_of_parts(weight: Weight) -> Iterator[tuple[int, int]]:
+    """The first row of each of a weight's parts, and the one behind its last, in all of its tensors joined."""
+    whole = weight.whole
+    starts = dict(zip(whole.names, accumulate((0, *whole.rows)), strict=False))
+    for index, name in enumerate(weight.names):
+        start = starts[name] + (weight.first_rows[index] if weight.first_rows else 0)
+        yield start, start + weight.rows[index]
 
 
 def open_weights(source: ModelSource) -> WeightSource:

@@ -36,6 +36,7 @@ struct PackedWeightView {
     const void* data;  // padded_rows * padded_cols elements in the layout above
     int64_t rows, cols;
     WeightType type;
+    const struct QuantizedHeader* quantized = nullptr;  // of data as quantized_weight.h says, which becomes `type` to be multiplied
 };
 
 }  // namespace pagecli

@@ -5,15 +5,17 @@ import numpy as np
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.weights import quantized_weight
 from pagecli.devices.cpu.weights.packed_weight import PackedExperts, PackedWeight
 from pagecli.model.program import Program, Weight
 from pagecli.model.weights.reader import WeightReader
 
 
 class CpuWeights:
-    """Packs a program's weights as they are read, as `dtype`: peak memory is what is packed plus the tensor at hand."""
+    """Packs a program's weights as they are read, as `dtype`: peak memory is what is packed plus the tensor at hand. With
+    `keep` those that are quantized in the checkpoint stay so."""
 
-    def __init__(self, program: Program, reader: WeightReader, dtype: str) -> None:
+    def __init__(self, program: Program, reader: WeightReader, dtype: str, keep: bool) -> None:
         self.num_bytes = 0
         self._matrices: dict[Weight, PackedWeight] = {}
         self._vectors: dict[Weight, Array] = {}
@@ -28,7 +30,7 @@ class CpuWeights:
                 vectors = self._vectors[weight] = np.stack([arrays.to_float32(vector) for vector in reader.experts(weight)])
                 self.num_bytes += vectors.nbytes
             elif weight.columns:
-                packed = self._matrices[weight] = kernels.pack_weight(reader.read(weight), packed_as)
+                packed = self._matrices[weight] = _pack(weight, reader, packed_as, keep and not weight.exact)
                 reader.source.release()
                 self.num_bytes += packed.nbytes
             else:  # norms and biases are small and always wanted exactly
@@ -43,3 +45,10 @@ class CpuWeights:
 
     def vector(self, weight: Weight) -> Array:
         return self._vectors[weight]
+
+
+def _pack(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> PackedWeight:
+    quantized = reader.quantized(weight) if keep else None
+    if quantized is None or not quantized_weight.can_pack(quantized):
+        return kernels.pack_weight(reader.read(weight), dtype)
+    return kernels.pack_quantized(quantized, dtype)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pagecli.core.arrays import Array, Tensor, empty, stored_as
+from pagecli.devices.cpu.weights import quantized_weight
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
@@ -24,7 +25,8 @@ GROUP_BYTES = 1088  # of 16 rows
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A packed `weight[num_rows, num_cols]`; `data` is flat: float32, bfloat16 or, of groups, int8 or int32, as above."""
+    """A packed `weight[num_rows, num_cols]`; `data` is flat: float32, bfloat16 or, of groups, int8 or int32, as above; or
+    uint8, of a weight that stays quantized (quantized_weight.py)."""
 
     data: Tensor
     num_rows: int
@@ -32,15 +34,23 @@ class PackedWeight:
 
     @property
     def dtype(self) -> str:
-        """What the weights are: float32, bfloat16, int8 or int8-a16."""
+        """What the weights are where they are multiplied: float32, bfloat16, int8 or int8-a16."""
         stored = str(self.data.dtype).removeprefix("torch.")
+        if stored == "uint8":
+            return quantized_weight.header_of(self.data).dtype
         return {"int32": "int8-a16", "uint16": "bfloat16"}.get(stored, stored)
 
     def panel(self, index: int) -> "PackedWeight":
-        """The weight of panel `index`'s rows: a view."""
-        size = len(self.data) // -(-self.num_rows // PANEL_WIDTH)
-        num_rows = min(PANEL_WIDTH, self.num_rows - index * PANEL_WIDTH)
-        return PackedWeight(self.data[index * size : (index + 1) * size], num_rows, self.num_cols)
+        """The weight of panel `index`'s rows: a view, or a copy of quantized ones."""
+        header = self.data[: quantized_weight.HEADER_BYTES if self.is_quantized else 0]
+        panels, num_rows = self.data[len(header) :], min(PANEL_WIDTH, self.num_rows - index * PANEL_WIDTH)
+        size = len(panels) // -(-self.num_rows // PANEL_WIDTH)
+        panel = panels[index * size : (index + 1) * size]
+        return PackedWeight(np.concatenate([header, panel]) if len(header) else panel, num_rows, self.num_cols)
+
+    @property
+    def is_quantized(self) -> bool:
+        return str(self.data.dtype).removeprefix("torch.") == "uint8"
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,129 @@
+"""Checkpoints whose weights stay quantized in memory: the same model as dequantized at load, in a fraction of its memory."""
+
+from dataclasses import replace
+
+import gguf
+import numpy as np
+import pytest
+from paged_steps import PagedSteps, relative_error
+from test_gguf import PROMPT, write_gguf
+
+from pagecli.core.engine_config import EngineConfig
+from pagecli.devices import memory
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.device import CpuDevice
+from pagecli.devices.registry import load_model
+from pagecli.engine.engine import Engine
+from pagecli.engine.loaded_model import resolve
+from pagecli.errors import UsageError
+from pagecli.model.build_program import build
+from pagecli.model.registry import resolve_model
+from pagecli.model.shards import segment, shard
+from pagecli.model.weights.reader import WeightReader, open_weights
+
+TYPES = ("Q4_0", "Q4_1", "Q8_0")
+
+
+@pytest.fixture
+def quantized(tiny_model, tmp_path, monkeypatch):
+    """quantized(kind, model) -> the tiny model as a GGUF file whose matrices are of that type."""
+
+    def write(kind, model="llama"):
+        monkeypatch.setattr("test_gguf.QUANTIZED", gguf.GGMLQuantizationType[kind])
+        return write_gguf(tmp_path / f"{kind}.gguf", tiny_model(model), "llama" if "llama" in model else model, quantize=True)
+
+    return write
+
+
+def both(path, dtype):
+    """(kept, dequantized): the model, loaded either way."""
+    source = resolve_model(str(path))
+    return (load_model(replace(source, keep_quantized=keep), dtype, 64) for keep in (True, False))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("model", ["llama", "llama-tied", "qwen3"])
+def test_it_computes_what_the_dequantized_model_does(quantized, kind, model):
+    """Rows of Q and K are put in another order at load; Q, K and V and gate and up are joined; embeddings are looked up."""
+    kept, dequantized = both(quantized(kind, model), "float32")
+    assert any(kept.weights.matrix(weight).is_quantized for weight in kept.program.weights() if weight.columns)
+    assert kept.weight_bytes < dequantized.weight_bytes / 3
+    assert relative_error(PagedSteps(kept).step(PROMPT)[0], PagedSteps(dequantized).step(PROMPT)[0]) <= 1e-5
+
+
+def test_its_memory_is_known_from_the_header(quantized):
+    for kind in TYPES:
+        source = replace(resolve_model(str(quantized(kind))), keep_quantized=True)
+        model = load_model(source, "float32", 64)
+        assert memory.weight_bytes_of(source, 4) == pytest.approx(model.weight_bytes, rel=0.02)  # headers and padding
+
+
+def test_the_sample_keeps_its_numbers(sample_model):
+    """SmolLM2's Q4_1 and Q8_0 tensors, the gguf package's numbers to the bit."""
+    source = sample_model
+    reader = WeightReader(open_weights(source))
+    for weight in build(source.config).weights()[:6]:
+        tensor = reader.quantized(weight) if weight.columns else None
+        if tensor is not None:
+            assert np.array_equal(tensor.dequantized(), reader.read(weight))
+
+
+def test_a_rank_keeps_its_share_as_it_is(quantized):
+    """Of matrices that ranks share by columns, parts that are whole groups; others are dequantized."""
+    source = resolve_model(str(quantized("Q4_1")))
+    reader, program = WeightReader(open_weights(source)), segment(build(source.config), 2)
+    for rank in range(2):
+        for weight in shard(program, rank, 2).weights():
+            tensor = reader.quantized(weight) if weight.columns else None
+            if tensor is not None:
+                assert np.array_equal(tensor.dequantized(), reader.read(weight))
+            elif weight.columns:
+                assert weight.whole_columns
+                assert weight.columns % 32
+    device = CpuDevice()
+    whole, cut = (
+        device.load(replace(source, keep_quantized=True), "float32", 64, lambda p, n=n: segment(p, n)) for n in (1, 2)
+    )
+    assert relative_error(PagedSteps(cut).step(PROMPT)[0], PagedSteps(whole).step(PROMPT)[0]) <= 1e-5
+
+
+def test_a_greedy_row_is_the_same_alone_and_among_others(quantized):
+    settings = {"model": str(quantized("Q4_1")), "dtype": kernels_dtype(), "quantization": "keep"}
+    alone, together = (Engine(EngineConfig(**settings, max_num_seqs=n)) for n in (1, 8))
+    prompts = [[5, 9, 200, 31], [7, 7], [300, 2, 2, 5, 8]]
+    assert [texts(alone, [prompt])[0] for prompt in prompts] == texts(together, prompts)
+
+
+def kernels_dtype():
+    return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
+
+
+def texts(engine, prompts):
+    from pagecli.core.sampling_params import SamplingParams
+
+    for index, prompt in enumerate(prompts):
+        engine.add_request(index, prompt, SamplingParams(max_tokens=12, ignore_eos=True))
+    outputs = {}
+    while engine.has_unfinished():
+        outputs |= {output.request_id: output.sequences[0].token_ids for output in engine.step()}
+    return [outputs[index] for index in range(len(prompts))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"dtype": "float32"}, True),
+        ({"dtype": "bfloat16", "max_num_seqs": 16}, True),
+        ({"dtype": "bfloat16"}, False),
+        ({"dtype": "bfloat16", "quantization": "keep"}, True),
+        ({"dtype": "float32", "quantization": "dequantize"}, False),
+        ({"dtype": "int8", "max_num_seqs": 1}, False),
+    ],
+)
+def test_auto_keeps_where_that_is_faster(quantized, settings, kept):
+    assert resolve(EngineConfig(str(quantized("Q8_0")), **settings)).source.keep_quantized is kept
+
+
+def test_what_cannot_be_kept_is_refused_in_one_line(quantized):
+    with pytest.raises(UsageError, match="--quantization keep with --dtype int8"):
+        resolve(EngineConfig(str(quantized("Q8_0")), dtype="int8", quantization="keep"))
