@@ -18,6 +18,7 @@ from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import gguf_parts, joined, kept_quantized, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config
+from pagecli.model.readers.quantization_config import read_quantization
 from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 
 ReadConfig = Callable[[dict[str, Any], str, tuple[int, ...]], ModelConfig]  # as from_hf_config
@@ -221,8 +222,11 @@ def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelS
     generation = directory / "generation_config.json"
     defaults = _read_json(generation) if generation.exists() else {}
     path = directory / "config.json"
-    config = read_config(_read_json(path), str(path), token_id_tuple(defaults.get("eos_token_id")))
-    return ModelSource(name, "", config, None, directory, read_generation_config(defaults, str(generation)))
+    found = _read_json(path)
+    config = read_config(found, str(path), token_id_tuple(defaults.get("eos_token_id")))
+    quantization = read_quantization(found, str(path)) if read_config is from_hf_config else None
+    sampling = read_generation_config(defaults, str(generation))
+    return ModelSource(name, "", config, None, directory, sampling, quantization=quantization)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pagecli.model import families
 from pagecli.model.decoder import Decoder, Experts, Key, Window
 from pagecli.model.readers import text_keys
 from pagecli.model.readers.config_fields import Fields
+from pagecli.model.readers.quantization_config import read_quantization
 from pagecli.model.readers.rope_config import LayerKinds, context_of, read_ropes
 
 _SLIDES, _FULL = "sliding_attention", "full_attention"
@@ -20,12 +21,7 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
     key that changes text and was not read.
     """
     architecture, decoder = _architecture(config, where)
-    if config.get("quantization_config"):
-        method = Fields(config, where).child("quantization_config").get("quant_method") or "unknown"
-        raise ModelError(
-            f"{where}: weights quantized with {method} are not supported",
-            "use the unquantized checkpoint, or a GGUF file, which is dequantized at load",
-        )
+    read_quantization(config, where)
     if architecture in decoder.wrappers:
         inner = Fields(config, where).child("text_config").config
         config = {name: config[name] for name in ("eos_token_id", "bos_token_id", "dtype") if name in config} | inner

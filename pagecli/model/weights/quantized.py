@@ -48,6 +48,12 @@ class QuantizedTensor:
         offset = None if self.offset is None else self.offset[:, groups]
         return replace(self, q=self.q[:, first:last], scale=self.scale[:, groups], offset=offset)
 
+    def with_groups(self, group: int) -> "QuantizedTensor":
+        """The same matrix with smaller groups, their scales as often."""
+        parts = (None if part is None else np.repeat(part, self.group // group, axis=1) for part in (self.scale, self.offset))
+        scale, offset = parts
+        return replace(self, scale=scale, offset=offset)
+
     def dequantized(self) -> Array:
         """[N, K] float32."""
         values = np.array(self.table, np.float32)[self.q] if self.bits == 4 else self.q.astype(np.float32)

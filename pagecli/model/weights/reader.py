@@ -213,7 +213,14 @@ def _open(source: ModelSource) -> WeightSource:
     if source.kind == "pickle":
         from pagecli.model.weights.pickle_file import PickleSource
 
+        if source.quantization is not None:
+            raise ModelError(f"{source.weights_path}: packed layers are read from safetensors files only", "convert it")
         return PickleSource(source.weights_path)
     from pagecli.model.weights.safetensors_file import SafetensorsSource
 
-    return SafetensorsSource(source.weights_path)
+    opened = SafetensorsSource(source.weights_path)
+    if source.quantization is None:
+        return opened
+    from pagecli.model.weights.packed_file import PackedSource
+
+    return PackedSource(opened, source.quantization)

@@ -11,6 +11,7 @@ from pagecli.errors import ModelError
 from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor, stored_name
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_INTEGERS = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}  # of packed layers
 
 
 class SafetensorsSource:
@@ -43,6 +44,12 @@ class SafetensorsSource:
         """The tensor of that name in the checkpoint, of whatever shape. Raises ModelError."""
         return self._shard(self._file_of[name]).read(name)
 
+    def raw(self, stored: str) -> Array:
+        """A tensor by the checkpoint's name, in whatever type: integers too."""
+        if stored not in self._file_of:
+            raise missing_tensor(self.where, stored)
+        return self._shard(self._file_of[stored]).raw(stored)
+
     def _shard(self, file: Path) -> "_Shard":
         if file not in self._opened:
             self._opened[file] = _Shard(file)
@@ -70,15 +77,21 @@ class _Shard:
 
     def read(self, name: str) -> Array:
         entry = self._header.get(name)
+        if entry is not None and entry["dtype"] not in _DTYPES:
+            raise ModelError(f"{self._path}: tensor {name} is stored as {entry['dtype']}", f"supported: {', '.join(_DTYPES)}")
+        return self.raw(name)
+
+    def raw(self, name: str) -> Array:
+        entry = self._header.get(name)
         if entry is None:
             raise missing_tensor(self._path, name)
-        if entry["dtype"] not in _DTYPES:
-            raise ModelError(f"{self._path}: tensor {name} is stored as {entry['dtype']}", f"supported: {', '.join(_DTYPES)}")
-        start, end = entry["data_offsets"]
+        kind, (start, end) = entry["dtype"], entry["data_offsets"]
+        if kind not in _DTYPES and kind not in _INTEGERS:
+            raise ModelError(f"{self._path}: tensor {name} is stored as {kind}", f"supported: {', '.join(_DTYPES)}")
         if start == end:
             return np.empty(entry["shape"], np.float32)
         stored = self.data.view(self._data_start + start, self._data_start + end)
-        return stored.view(stored_as(_DTYPES[entry["dtype"]])).reshape(entry["shape"])
+        return stored.view(_INTEGERS.get(kind) or stored_as(_DTYPES[kind])).reshape(entry["shape"])
 
 
 def read_index(path: Path) -> dict[str, str]:
