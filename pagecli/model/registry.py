@@ -224,7 +224,8 @@ def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelS
     path = directory / "config.json"
     found = _read_json(path)
     config = read_config(found, str(path), token_id_tuple(defaults.get("eos_token_id")))
-    quantization = read_quantization(found, str(path)) if read_config is from_hf_config else None
+    is_quantized = found.get("quantization_config") and read_config is from_hf_config
+    quantization = read_quantization(found, str(path)) if is_quantized else None
     sampling = read_generation_config(defaults, str(generation))
     return ModelSource(name, "", config, None, directory, sampling, quantization=quantization)
 

@@ -61,7 +61,7 @@ def test_a_report_that_cannot_be_made_is_a_warning(generate, tmp_path, monkeypat
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before_the_model_is_loaded(generate, tmp_path, monkeypatch):
-    monkeypatch.setattr(Engine, "__init__", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Engine, "__init__", lambda *given, **options: pytest.fail("the model was loaded"))
     (tmp_path / "taken").write_text("")
     code, _, err = generate(ROWS, "out.jsonl", "--profile", "taken")
     assert code == 3

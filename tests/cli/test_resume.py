@@ -308,7 +308,7 @@ def test_signal_while_loading_leaves_the_rows_of_the_run_before(generate, tmp_pa
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
     before = read_journal_status(tmp_path / "out.jsonl").num_input_rows
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "__init__", lambda self, config: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(Engine, "__init__", lambda *given, **options: signal.raise_signal(signal.SIGTERM))
         code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED)
     assert code == 143
     assert f"stopped by SIGTERM while loading; {before} finished rows are kept" in err

@@ -204,8 +204,8 @@ def test_weights_exchanged_while_they_are_loaded_are_an_error(generate, tmp_path
     shutil.copytree(tiny_model("llama"), model)
     made = Engine.__init__
 
-    def exchanging(self, config):
-        made(self, config)
+    def exchanging(self, *given, **options):
+        made(self, *given, **options)
         os.utime(model / "model.safetensors")
 
     monkeypatch.setattr(Engine, "__init__", exchanging)

@@ -21,7 +21,8 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
     key that changes text and was not read.
     """
     architecture, decoder = _architecture(config, where)
-    read_quantization(config, where)
+    if config.get("quantization_config"):
+        read_quantization(config, where)
     if architecture in decoder.wrappers:
         inner = Fields(config, where).child("text_config").config
         config = {name: config[name] for name in ("eos_token_id", "bos_token_id", "dtype") if name in config} | inner

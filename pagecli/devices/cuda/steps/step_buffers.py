@@ -47,7 +47,8 @@ def build(
     bucket = None if num_rows is None else next(size for size in buckets if size >= num_rows)
     width = table_width(-(-int(contexts.max()) // block_size), max_width)
     tables = {window: plan_tables(contexts, starts, shape, window, bucket) for window in windows}
-    arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
+    given = ((name, getattr(inputs, name)) for name in StepInputs.__slots__)
+    arrays = {name: array for name, array in given if array is not None}
     held = arrays["block_tables"][:, :width]  # longer only where memory was reserved for a longer sequence
     block_tables = np.zeros((bucket or len(held), width), dtype=np.int32)
     block_tables[: len(held), : held.shape[1]] = held
