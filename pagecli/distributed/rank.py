@@ -30,14 +30,14 @@ class RankSpec:
     num_segments: int
     model: str
     load_format: str
-    merge_lora: str | None
-    keep_quantized: bool
     dtype: str
     max_batch_tokens: int
     num_threads: int
     timeout: float  # seconds that it waits for the others
     memory_fd: int
     shape: GroupShape
+    merge_lora: str | None = None
+    keep_quantized: bool = False
 
 
 class Rank:

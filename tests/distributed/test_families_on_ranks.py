@@ -53,7 +53,6 @@ class ThreadedRanks:
             "memory_fd": self._memory.fd,
             "shape": shape,
             "num_segments": RANKS,
-            "merge_lora": None,
         }
         self.ranks = [Rank(RankSpec(rank=rank, size=RANKS, **settings)) for rank in range(RANKS)]
         for rank in self.ranks:

@@ -80,7 +80,7 @@ def test_a_rank_reads_its_share_and_all_ranks_read_all(checkpoint, pages_read):
     for rank in range(RANKS):
         pages_read.clear()
         settings = {"model": str(checkpoint), "load_format": "auto", "dtype": "float32", "max_batch_tokens": 4, "timeout": 5.0}
-        settings |= {"num_threads": 1, "memory_fd": memory.fd, "shape": shape, "merge_lora": None}
+        settings |= {"num_threads": 1, "memory_fd": memory.fd, "shape": shape}
         Rank(RankSpec(rank=rank, size=RANKS, num_segments=RANKS, **settings))
         share = 4 * shard(program, rank, RANKS).num_parameters
         assert share < 0.51 * (checkpoint / "model.safetensors").stat().st_size

@@ -82,9 +82,9 @@ class Jobs:
 
         engine_module.Engine = self._class  # type: ignore[misc]
 
-    def _load(self, config: Any) -> Any:
+    def _load(self, config: Any, **options: Any) -> Any:
         if self._engine is None:
-            self._engine = self._class(config)
+            self._engine = self._class(config, **options)
         return self._engine
 
     def run(self, name: str, content: bytes, num_rows: int, chance: random.Random, tally: Tally, allowed: set[int]) -> None:
