@@ -92,7 +92,7 @@ def test_a_signal_while_loading_a_new_job_says_so(tmp_path, tiny_model):
     until(lambda: (tmp_path / ".out.jsonl.pagecli-journal" / "heartbeat.json").exists(), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "stopped by SIGINT while loading; no row was finished" in err.decode()
     assert os.listdir(tmp_path) == ["in.jsonl"]
 

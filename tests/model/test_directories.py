@@ -45,7 +45,7 @@ def test_an_adapter_beside_a_model_is_not_left_out_silently(tiny_model, tmp_path
     (directory / "adapter_config.json").write_text("{}")
     error = refused(directory)
     assert "adapter_config.json beside a model" in error.message
-    assert "move adapter_config.json away" in error.hint
+    assert "--merge-lora" in error.hint
     assert resolve_model(str(directory), "dummy").kind == "dummy"
 
 
