@@ -16,14 +16,14 @@ demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/python -c "import pyarrow.parquet as pq; [print(f'{row[\"id\"]}: {row[\"text\"][:90]!r}') for row in pq.read_table('demo.parquet').slice(0, 8).to_pylist()]"
 
 test: lint wheel $(VENV)/.model
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The tests with their long runs whole, which CI does a tenth of.
 nightly: $(VENV)/.model
-	PAGECLI_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS)
+	PAGECLI_NIGHTLY=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(VENV)/.tools
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (85, 3_075),
+    "row": (85, 3_100),
     "row, with definitions": (85, 7_550),
-    "everything imported": (206, 10_050),
+    "everything imported": (208, 10_140),
     "decode step": (12, 255),
 }
 

@@ -1,5 +1,6 @@
 """Builds the CUDA kernels for the emulator (CMakeLists.txt beside this) and runs Python with them, in another process."""
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -22,8 +23,11 @@ def build() -> Path:
     if not _sanitizer_library("asan") or not _sanitizer_library("ubsan"):
         pytest.skip("this compiler has no sanitizers to preload")
     options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
-    run(cmake, "-S", ROOT / "tests" / "cuda", "-B", BUILD, *options)
-    run(cmake, "--build", BUILD, "--parallel", str(os.cpu_count()))
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:  # tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(cmake, "-S", ROOT / "tests" / "cuda", "-B", BUILD, *options)
+        run(cmake, "--build", BUILD, "--parallel", str(os.cpu_count()))
     return BUILD
 
 

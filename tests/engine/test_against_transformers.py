@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nightly import NIGHTLY
 from tiny_models import TINY_MODELS
 
 from pagecli.core.engine_config import EngineConfig
@@ -95,10 +96,11 @@ def sample_conversations(engine):
 
 
 @pytest.mark.slow
-def test_smollm2_decodes_64_real_prompts_as_transformers_does(sample_model, transformers_sample_model, capsys):
+def test_smollm2_decodes_real_prompts_as_transformers_does(sample_model, transformers_sample_model, capsys):
     engine = Engine(EngineConfig("smollm2-135m", dtype="float32", check_integrity=True))
     prompts = sample_conversations(engine)
     assert len(prompts) == 64
+    prompts = prompts if NIGHTLY else prompts[::4]
     num_tokens = 16
     outputs = run_engine(engine, prompts, SamplingParams(max_tokens=num_tokens))
     ties = []
@@ -108,5 +110,6 @@ def test_smollm2_decodes_64_real_prompts_as_transformers_does(sample_model, tran
             assert is_tie(transformers_sample_model, prompt, output.token_ids, theirs), f"prompt {i} differs"
             ties.append(i)
     with capsys.disabled():
-        print(f"\nSmolLM2, 64 prompts: {64 - len(ties)} identical, {len(ties)} differ after a tie within {TIE}: {ties}")
-    assert len(ties) <= 0.01 * 64
+        same = len(prompts) - len(ties)
+        print(f"\nSmolLM2, {len(prompts)} prompts: {same} identical, {len(ties)} differ after a tie within {TIE}: {ties}")
+    assert len(ties) <= 0.01 * len(prompts)

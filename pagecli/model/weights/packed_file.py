@@ -104,8 +104,8 @@ class PackedSource(QuantizedSource):
         if scale.shape != (len(q), groups) or zero.shape != scale.shape or q.shape[1] % groups:
             raise ModelError(f"{self.where}: {layer} is not packed as quantization_config says", "is the config its own?")
         q = q if order is None else q[:, order]
-        arrays = (np.ascontiguousarray(part) for part in (q, _halves(scale), zero.astype(np.float16)))
-        return QuantizedTensor(*arrays, "zero"), order
+        parts = [np.ascontiguousarray(part) for part in (q, _halves(scale), zero.astype(np.float16))]
+        return QuantizedTensor(parts[0], parts[1], parts[2], "zero"), order
 
 
 def _order(groups: Array) -> Array | None:

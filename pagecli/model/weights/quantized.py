@@ -50,9 +50,9 @@ class QuantizedTensor:
 
     def with_groups(self, group: int) -> "QuantizedTensor":
         """The same matrix with smaller groups, their scales as often."""
-        parts = (None if part is None else np.repeat(part, self.group // group, axis=1) for part in (self.scale, self.offset))
-        scale, offset = parts
-        return replace(self, scale=scale, offset=offset)
+        times = self.group // group
+        offset = None if self.offset is None else np.repeat(self.offset, times, axis=1)
+        return replace(self, scale=np.repeat(self.scale, times, axis=1), offset=offset)
 
     def dequantized(self) -> Array:
         """[N, K] float32."""

@@ -91,7 +91,8 @@ class _Shard:
         if start == end:
             return np.empty(entry["shape"], np.float32)
         stored = self.data.view(self._data_start + start, self._data_start + end)
-        return stored.view(_INTEGERS.get(kind) or stored_as(_DTYPES[kind])).reshape(entry["shape"])
+        dtype = np.dtype(_INTEGERS[kind]) if kind in _INTEGERS else stored_as(_DTYPES[kind])
+        return stored.view(dtype).reshape(entry["shape"])
 
 
 def read_index(path: Path) -> dict[str, str]:
