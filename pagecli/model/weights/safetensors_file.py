@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -11,7 +12,7 @@ from pagecli.errors import ModelError
 from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor, stored_name
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_INTEGERS = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}  # of packed layers
+_INTEGERS: dict[str, np.dtype[Any]] = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}  # of packed layers
 
 
 class SafetensorsSource:
@@ -91,7 +92,7 @@ class _Shard:
         if start == end:
             return np.empty(entry["shape"], np.float32)
         stored = self.data.view(self._data_start + start, self._data_start + end)
-        dtype = np.dtype(_INTEGERS[kind]) if kind in _INTEGERS else stored_as(_DTYPES[kind])
+        dtype = _INTEGERS[kind] if kind in _INTEGERS else stored_as(_DTYPES[kind])
         return stored.view(dtype).reshape(entry["shape"])
 
 
