@@ -25,6 +25,7 @@ README_CASES = ("opt-125m-bfloat16-128", "opt-125m-int8-128", "opt-125m-float32-
 CPUS = {
     (25, 1): "AMD EPYC, Zen 3 (AVX2)",
     (25, 17): "AMD EPYC, Genoa (AVX512-BF16)",
+    (26, 2): "AMD EPYC, Zen 5 (AVX512-BF16)",
     (6, 207): "Intel Xeon, Emerald Rapids (AMX)",
 }
 MAX_FIGURES = 10
