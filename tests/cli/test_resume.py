@@ -303,6 +303,20 @@ def test_without_a_journal_nothing_is_kept_and_one_that_is_there_is_not_dropped(
     assert ".out.jsonl.pagecli-journal" not in left(tmp_path)
 
 
+def test_signal_that_a_library_turns_into_its_own_error_while_loading_is_the_signal(generate, monkeypatch):
+    def interrupted(*given, **options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise ImportError("a module that is half imported") from None
+
+    monkeypatch.setattr(Engine, "__init__", interrupted)
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED)
+    assert code == 143
+    assert "stopped by SIGTERM while loading; no row was finished" in err
+    assert "half imported" not in err
+
+
 def test_signal_while_loading_leaves_the_rows_of_the_run_before(generate, tmp_path, stop_at, monkeypatch):
     stop_at(6)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130

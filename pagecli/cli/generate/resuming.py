@@ -210,7 +210,9 @@ def save_at_deadline(locked: LockedOutput | None, input_path: str) -> Callable[[
 
 
 @contextmanager
-def resumable_loading(locked: LockedOutput | None, console: Console, input_path: str) -> Iterator[Callable[[], None]]:
+def resumable_loading(
+    locked: LockedOutput | None, console: Console, input_path: str, signals: StopSignals
+) -> Iterator[Callable[[], None]]:
     """On a signal inside, before the function it gives is called, syncs an earlier run's rows and prints how to resume."""
     is_loading = True
 
@@ -220,8 +222,9 @@ def resumable_loading(locked: LockedOutput | None, console: Console, input_path:
 
     try:
         yield loaded
-    except StopRequested as request:
-        if not is_loading:
+    except BaseException as error:
+        request = _request_in(error, signals) if is_loading else None
+        if request is None:
             raise
         num_rows = 0 if locked is None else locked.save()
         why = f"stopped by {signal.Signals(request.signum).name} while loading"
@@ -229,7 +232,19 @@ def resumable_loading(locked: LockedOutput | None, console: Console, input_path:
             console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_resume(input_path))
         else:
             console.error(f"{why}; no row was finished")
-        raise
+        if request is error:
+            raise
+        raise request from error
+
+
+def _request_in(error: BaseException, signals: StopSignals) -> StopRequested | None:
+    """The request to stop that the error is, or that a library made an error of its own: an import that was interrupted may
+    end as any exception."""
+    if isinstance(error, StopRequested):
+        return error
+    if signals.received is None or isinstance(error, PagecliError):
+        return None
+    return StopRequested(signals.received)
 
 
 def guarded(action: Callable[[], object], console: Console) -> None:

@@ -144,7 +144,7 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
                     monitor.end(ExitCode.OK)
                     return ExitCode.OK
             source = stack.enter_context(contextlib.closing(open_rows(job, console.warning)))
-            loaded = stack.enter_context(resumable_loading(locked, console, job.input))
+            loaded = stack.enter_context(resumable_loading(locked, console, job.input, signals))
             run = _Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part, earlier)
             return _run_locked(run, rows_fd)
 
