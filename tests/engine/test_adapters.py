@@ -108,8 +108,8 @@ def test_the_reference_computes_the_same_tokens(tiny_model, adapters, device):
 
 def test_an_unknown_name_is_the_rows_error(tiny_model, adapters):
     engine = make_engine(tiny_model("llama"), loras=adapters("llama"))
-    with pytest.raises(RowError, match="lora is 'larg', which no --lora names"):
-        engine.add_request(0, [1, 2], SamplingParams(lora="larg"))
+    with pytest.raises(RowError, match="lora is 'huge', which no --lora names"):
+        engine.add_request(0, [1, 2], SamplingParams(lora="huge"))
     engine.close()
 
 
