@@ -22,7 +22,7 @@ from pagecli.jobs.workers.remote_worker import RemoteWorker, WorkerCall
 MODULE = "pagecli.jobs.workers.ray_cluster"
 POLL_SECONDS, ROOM_SECONDS = 0.1, 5.0
 OBJECT_STORE_BYTES = 80 << 20  # rows do not go through it; Ray's least is 75 MiB
-SILENT = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+SILENT: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
