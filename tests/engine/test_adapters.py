@@ -6,7 +6,9 @@ import torch
 from test_same_text import make_engine, make_rows
 from tiny_adapters import merged_model, save_adapter
 
+from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError, RowError, UsageError
 
 NAMES = ("large", "small", None)
@@ -65,6 +67,34 @@ def test_greedy_rows_are_those_of_the_merged_models(tiny_model, adapters, name):
             assert logits.argmax(-1).tolist() == token_ids
             expected = logits.log_softmax(-1).max(-1).values
             torch.testing.assert_close(torch.tensor([each.logprob for each in logprobs]), expected, rtol=0, atol=1e-4)
+
+
+REORDERED = {
+    "pairs side by side": ("Cohere", {"num_key_value_heads": 2}, ["q_proj", "k_proj", "v_proj", "o_proj"]),
+    "heads together": ("GPTNeoX", {}, ["query_key_value", "dense", "dense_4h_to_h"]),
+}
+
+
+@pytest.mark.parametrize("case", REORDERED)
+def test_adapters_of_layers_whose_rows_change_their_order_at_load(tmp_path, case):
+    import transformers
+    from tiny_models import make_tokenizer
+
+    name, changes, modules = REORDERED[case]
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 384}
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{name}Config")(**sizes, max_position_embeddings=128, **changes)
+    getattr(transformers, f"{name}ForCausalLM")(config).save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    adapter = save_adapter(tmp_path / "model", tmp_path / "adapter", r=4, target_modules=modules)
+    prompt, params = [7, 300, 41, 9, 120, 55], SamplingParams(max_tokens=6, ignore_eos=True, logprobs=0)
+    config = EngineConfig(str(tmp_path / "model"), dtype="float32", kv_memory_bytes=1 << 20, loras=(("large", str(adapter)),))
+    (((token_ids, logprobs),),) = run(Engine(config), [(prompt, params)], ["large"])
+    with torch.inference_mode():
+        logits = merged_model(tmp_path / "model", adapter)(torch.tensor([prompt + token_ids])).logits[0, len(prompt) - 1 : -1]
+    assert logits.argmax(-1).tolist() == token_ids
+    expected = logits.log_softmax(-1).max(-1).values
+    torch.testing.assert_close(torch.tensor([each.logprob for each in logprobs]), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PARTS)

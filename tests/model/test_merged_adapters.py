@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
+from test_gguf import write_gguf
 from tiny_adapters import merged_model, save_adapter
 from tiny_models import make_tokenizer
 
@@ -55,6 +56,13 @@ def test_weights_that_lie_transposed_are_merged(tmp_path):
     with torch.inference_mode():
         for i, tokens in PROMPTS.items():
             assert relative_error(found[i], expected(torch.tensor([tokens])).logits[0]) <= 1e-4
+
+
+@pytest.mark.parametrize("flags", [("merged", ()), (None, (("one", "beside"),))], ids=["--merge-lora", "--lora"])
+def test_a_gguf_file_whose_rows_lie_in_another_order_takes_no_adapter(tiny_model, tmp_path, flags):
+    source = resolve_model(str(write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), "llama")))
+    with pytest.raises(ModelError, match="a GGUF file, which takes no adapters"):
+        with_adapters(source, *flags)
 
 
 REFUSED = {

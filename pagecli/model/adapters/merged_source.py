@@ -17,11 +17,6 @@ class MergedSource:
     the adapter changes what the base does not have."""
 
     def __init__(self, base: WeightSource, adapter: Adapter) -> None:
-        if base.folded:
-            raise ModelError(
-                f"{base.where}: an adapter cannot be merged into a GGUF file of this architecture",
-                "give the model in the transformers layout",
-            )
         known = base.names()
         for module in adapter.updates:
             if known and base.stored_name(module + _WEIGHT) is None:
@@ -48,7 +43,7 @@ class MergedSource:
         if update is None:
             return tensor
         delta = update.b @ update.a
-        if self._adapter.transposed:
+        if self._adapter.transposed and "transposed" not in self.folded:
             delta = delta.T
         if delta.shape != tensor.shape:
             raise ModelError(
