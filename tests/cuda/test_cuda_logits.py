@@ -35,4 +35,6 @@ def test_the_product_exists_for_gpus():
     """Shapes and types alone are computed: this torch needs no GPU for that."""
     with FakeTensorMode():
         x, head = (torch.empty(rows, 16, dtype=torch.bfloat16, device="cuda") for rows in (3, 10))
-        logits(torch.empty(3, 10, device="cuda"), x, head)
+        out = torch.empty(3, 10, device="cuda")
+        logits(out, x, head)
+        assert (out.shape, out.dtype, out.device.type) == ((3, 10), torch.float32, "cuda")

@@ -14,7 +14,7 @@ import numpy as np
 from pagecli.core.arrays import Array
 from pagecli.errors import ModelError
 from pagecli.model.adapters.peft_adapter import Adapter, LowRankUpdate, read_adapter
-from pagecli.model.program import Add, Head, Linear, LowRank, Operation, Program, weights_of
+from pagecli.model.program import Add, Linear, LowRank, Operation, Program, weights_of
 from pagecli.model.weights.layout import ordered
 
 _WEIGHT = ".weight"
@@ -63,9 +63,8 @@ def _with_updates(operations: Sequence[Operation], adapters: Sequence[Adapter]) 
             updates = list(_updates_of(operation, adapters))
         following = operations[at + 1] if at + 1 < len(operations) else None
         is_added = isinstance(following, Add) and isinstance(operation, Linear) and following.x == operation.out
-        if not is_added and not isinstance(operation, Head):
-            out = operation.out if isinstance(operation, Add | Linear) else ""
-            yield from (_low_rank(linear, out, first, last, found) for linear, first, last, found in updates)
+        if isinstance(operation, Linear | Add) and not is_added:
+            yield from (_low_rank(linear, operation.out, first, last, found) for linear, first, last, found in updates)
             updates = []
 
 
