@@ -63,7 +63,8 @@ def config(
             chosen = {name: item for name, item in found.items() if show_all or item["source"] != "default"}
             _print_table(chosen)
             if not show_all:
-                console.note(f"{len(found) - len(chosen)} more have their defaults: pagecli config {command} --all")
+                rest = f"{len(found) - len(chosen)} more have their" if chosen else f"nothing is set; {len(found)}"
+                console.note(f"{rest} defaults: pagecli config {command} --all")
         return 0
 
     return exit_code_of(run, console)

@@ -121,16 +121,21 @@ def _as_json(model: NamedModel) -> dict[str, Any]:
     return {name: getattr(model, name) for name in NamedModel.__slots__}
 
 
+# What a narrow terminal leaves out, in this order; --json has everything.
+LEFT_OUT = ("GiB fp8", "GiB float32", "GiB int8", "devices", "cached", "kind")
+
+
 def table_lines(found: list[NamedModel], width: int | None) -> list[str]:
-    """A table, or where a terminal is narrower than that, a line or more for each model."""
+    """A line a model, with the columns that a terminal of `width` has room for."""
     rows = [_cells(model) for model in found]
-    head = list(rows[0])
-    table = [head, *(list(row.values()) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-    if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
-        return ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in table]
-    pairs = [(row.pop("name"), ", ".join(f"{name} {value}" for name, value in row.items() if value)) for row in rows]
-    return name_value_lines(pairs, sys.stdout)
+    left_out = list(LEFT_OUT)
+    while True:
+        table = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(rows[0]))]
+        if width is None or sum(widths) + 2 * (len(widths) - 1) <= width or not left_out:
+            return ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in table]
+        column = left_out.pop(0)
+        rows = [{name: cell for name, cell in row.items() if name != column} for row in rows]
 
 
 def _cells(model: NamedModel) -> dict[str, str]:

@@ -330,7 +330,8 @@ def unknown_variables(commands: Mapping[str, Any], command: Any = None) -> list[
     if not unknown:
         return []
     known = NOT_FLAGS.union(*map(_variables_of, commands.values()))
-    return [f"{name} in the environment is no setting of pagecli{_near(name, known)}" for name in sorted(unknown - known)]
+    said = "in the environment is no setting of pagecli"
+    return [f"{name} {said}{_near(name, known, PREFIX)}" for name in sorted(unknown - known)]
 
 
 def _variables_of(command: Any) -> set[str]:
@@ -356,6 +357,7 @@ def _check_known(setting: Setting, commands: Mapping[str, Any]) -> None:
     raise UsageError(f"{setting.origin}: {key} is no setting of {where}{_near(key, known)}", hint)
 
 
-def _near(name: str, known: set[str]) -> str:
-    found = get_close_matches(name, sorted(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+def _near(name: str, known: set[str], prefix: str = "") -> str:
+    """The names of `known` that are like this one. `prefix`: what all of them begin with, which makes none of them nearer."""
+    found = get_close_matches(name.removeprefix(prefix), [each.removeprefix(prefix) for each in sorted(known)], n=3, cutoff=0.7)
+    return f"; did you mean {' or '.join(prefix + each for each in found)}?" if found else ""

@@ -185,7 +185,26 @@ def test_a_wrong_variable_is_named_and_an_unknown_one_is_a_warning(run, job, mon
     assert err.startswith(
         "warning: PAGECLI_MAXTOKENS in the environment is no setting of pagecli; did you mean PAGECLI_MAX_TOKENS"
     )
-    assert len(err.splitlines()) == 2  # the other one: how many have their defaults
+    assert len(err.splitlines()) == 2  # the other one: that nothing else is set
+    assert "nothing is set; " in err
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("PAGECLI_MAX_TOKEN", "PAGECLI_MAX_TOKENS"),
+        ("PAGECLI_TEMPERATUR", "PAGECLI_TEMPERATURE"),
+        ("PAGECLI_HOME", None),  # of other programs' habits: the common prefix makes no name of ours like it
+        ("PAGECLI_LOG", None),
+        ("PAGECLI_DEBUG", None),
+    ],
+)
+def test_names_are_compared_by_what_follows_the_prefix(run, monkeypatch, name, near):
+    monkeypatch.setenv(name, "1")
+    _, _, err = run("config")
+    said = next(line for line in err.splitlines() if name in line)
+    assert ("did you mean" in said) == (near is not None), said
+    assert near is None or f"did you mean {near}" in said
 
 
 def test_unreadable_files_are_one_line(run, place):

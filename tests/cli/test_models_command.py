@@ -13,6 +13,8 @@ from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset, preset_names
 from pagecli.model.readers.hf_config import from_hf_config
 
+SIZES = {"float32": 1512 << 30, "bfloat16": 756 << 30, "int8": 402 << 30, "fp8": 378 << 30}
+
 
 @pytest.fixture
 def models(capsys, monkeypatch, tmp_path):
@@ -126,11 +128,12 @@ def test_devices_are_those_that_do_not_refuse_the_model(head_dim, devices):
             check_computed(device, "m", config)
 
 
-@pytest.mark.parametrize("width", [None, 200, 80, 40])
-def test_a_table_that_is_wider_than_the_terminal_becomes_lines(width):
-    sizes = {"float32": 2**31, "bfloat16": 2**30, "int8": 2**29, "fp8": 2**29}
-    model = NamedModel("m-1b", "org/M-1B", "LlamaForCausalLM", 1_000_000_000, 8192, "base", sizes, False, ["cpu"])
-    lines = table_lines([model, replace(model, name="m-2b")], width)
-    assert any(line.startswith("m-2b") for line in lines)
-    assert ("name" in lines[0].split()) == (width is None or width == 200)
-    assert all("1.0 B" in line for line in lines if line.startswith("m-"))
+@pytest.mark.parametrize("width", [None, 120, 80, 60])
+def test_a_narrow_terminal_has_fewer_columns_and_a_line_a_model(width):
+    preset = [find_preset(name) for name in preset_names()]
+    models = [NamedModel(p.name, p.hub_id, "L", 405_900_000_000, 131072, "chat", SIZES, False, ["cpu", "cuda"]) for p in preset]
+    lines = table_lines(models, width)
+    assert len(lines) == len(models) + 1
+    assert width is None or max(map(len, lines)) <= width
+    assert all("405.9 B" in line and "131,072" in line and "756.0" in line for line in lines[1:])
+    assert ("GiB fp8" in lines[0]) == (width in (None, 120))

@@ -41,7 +41,7 @@ def report(profile, *flags: str, **machine) -> dict:
 
 
 def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
-    code, out, err = profile("--model", "opt-13b", "--gpu", "a100-40gb", "--no-replay")
+    code, out, err = profile("--model", "opt-13b", "--gpu", "a100-40gb", "--no-replay", "--all")
     assert (code, err) == (0, "")
     for text in (
         "opt-13b on NVIDIA A100 40GB",
@@ -58,6 +58,32 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
     _, answer, *rest = out.replace(" \\\n    ", " ").splitlines()
     assert answer.startswith("Fits: 35 requests at a time, 1,196 output tokens/s at best, 2 min for the 500 requests.")
     assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}" in rest[:4]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "-m smollm2-135m",
+        "-m opt-13b",  # for a GPU of the catalogue, with advice
+        "-m llama-3.1-405b",
+        "-m opt-175b --gpu t4",
+        "-m qwen2.5-0.5b --dtype int8 --kv-dtype int8 --kv-memory 64MiB --max-num-seqs 4",
+        "-m opt-125m --workload long.csv",  # some are too long
+    ],
+)
+def test_the_first_page_is_a_screen_of_24_rows(profile, monkeypatch, tmp_path, flags):
+    (tmp_path / "long.csv").write_text("prompt_tokens,output_tokens\n4000,9\n40,9\n")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = profile(*flags.split())
+    assert (code, err) == (4 if "t4" in flags else 0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 22, "the prompts before and after it take one each"
+    assert max(map(len, lines)) <= 80
+    if code == 0:
+        assert any(line.startswith("Fits: ") for line in lines[:4])
+        assert any(line.startswith("pagecli generate INPUT OUTPUT") for line in lines[:7])
+    assert "p95" not in out
+    assert "--all" in lines[-1] or "Advice" in out
 
 
 # The fields that the README documents.

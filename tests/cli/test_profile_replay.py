@@ -30,7 +30,7 @@ def printed(section):
 
 def test_paging_is_replayed_alone_unless_others_are_compared_or_a_report_shows_them(tmp_path):
     job = job_of(built_in("sharegpt", 40))
-    alone = replay_section(job, replace(FLAGS, compare=False))
+    alone = replay_section(job, replace(FLAGS, compare=False, all=True))
     assert [row["policy"] for row in alone.fields["replay"]] == ["paged"]
     assert "--compare adds" in printed(alone)
     assert "Orca" not in printed(alone)

@@ -139,3 +139,18 @@ def test_what_does_not_go_together_is_refused_and_changes_nothing(generate, tmp_
     found, _, err = generate(ROWS[:5], output, *LONG, "--retry-errors", *flags)
     assert (found, says in err) == (code, True), err
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_the_end_of_a_job_with_error_rows_names_the_command_that_runs_them_again(generate, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pagecli", "generate", "in put.jsonl", "out.jsonl", "-m", "x", "--overwrite"])
+    code, _, err = generate(ROWS, "out.jsonl", "--overwrite", *SHORT)
+    assert code == 5
+    hint = next(line for line in err.splitlines() if line.startswith("hint: "))
+    assert hint.endswith("run them again with: pagecli generate 'in put.jsonl' out.jsonl -m x --retry-errors")
+    batch = [
+        {"custom_id": f"{i}", "method": "POST", "url": "/v1/completions", "body": {"model": "x", "prompt": "a " * (i * 40 + 1)}}
+        for i in range(2)
+    ]
+    code, _, err = generate(batch, "batch.jsonl", *SHORT)
+    assert code == 5
+    assert "--retry-errors" not in err, "which does not take a batch file's output"

@@ -46,6 +46,7 @@ def printed(part, width: int) -> str:
         "-m llama-3.1-8b --gpu l4 --num-requests 12 --policies paged,reserve-oracle/static",
         "-m smollm2-135m --num-requests 12 --workload alpaca",
         "-m opt-175b --gpu t4",
+        "-m smollm2-135m --num-requests 12 --all",
     ],
 )
 def test_a_profile_says_the_same_at_every_width(flags, width, monkeypatch, capsys):

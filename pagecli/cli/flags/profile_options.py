@@ -114,6 +114,9 @@ BlockSizes = Annotated[
 ]
 Sharing = Annotated[bool, option("What samples, beams and common prefixes save by sharing blocks.", REPLAY, "--sharing")]
 
+All = Annotated[
+    bool, option("Show the whole plan: memory by part, lengths, blocks, the replay. Without: one screen.", REPORT, "--all")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=REPORT)]
 Html = Annotated[
     Path | None, option("Write a report with charts: one page that needs no network.", REPORT, "--html", metavar="FILE")

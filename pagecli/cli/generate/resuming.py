@@ -191,9 +191,27 @@ def stop_reason(result: RunResult) -> str | None:
 
 def how_to_resume(input_path: str) -> str:
     """The command that continues the job: this one, without --restart and without secrets."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
-    command = redact(shlex.join(["pagecli", *arguments]))
+    command = _this_command("--restart")
     return f"pipe the same rows to it again to resume: {command}" if is_stream(input_path) else f"resume with: {command}"
+
+
+def how_to_retry(job: GenerateJob) -> str | None:
+    """The command that runs the error rows of the finished output again; None where --retry-errors does not take it."""
+    from pagecli.jobs.readers.output_reader import FLAG, FinishedOutput
+
+    if job.score is not None or job.embed is not None or job.selection.shard is not None or is_stream(job.input):
+        return None
+    if is_stream_output(job.output) or file_targets.is_remote(job.output):
+        return None
+    try:
+        FinishedOutput(file_targets.local_output_path(job.output)).close()
+    except PagecliError:  # such as a batch file
+        return None
+    return f"{_this_command('--overwrite', '--restart', FLAG)} {FLAG}"
+
+
+def _this_command(*without: str) -> str:
+    return redact(shlex.join(["pagecli", *(argument for argument in sys.argv[1:] if argument not in without)]))
 
 
 def save_at_deadline(locked: LockedOutput | None, input_path: str) -> Callable[[int], None]:

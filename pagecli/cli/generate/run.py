@@ -26,6 +26,7 @@ from pagecli.cli.generate.resuming import (
     ResumedRows,
     completed_before,
     guarded,
+    how_to_retry,
     keep_finished,
     locked_output,
     open_journal,
@@ -225,7 +226,7 @@ def _run(
         run.part.report(stats)
     elif code != ExitCode.SIGPIPE:
         print_summary(console, stats, shown)
-        _say_errors(rows_run.result, console)
+        _say_errors(rows_run.result, job, console)
     return code
 
 
@@ -351,9 +352,10 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: Resu
         raise
 
 
-def _say_errors(result: RunResult, console: Console) -> None:
+def _say_errors(result: RunResult, job: GenerateJob, console: Console) -> None:
     if result.num_error_rows and not result.ended_early:
+        again = how_to_retry(job)
         console.error(
             f"{result.num_error_rows} of {result.num_rows} rows are error rows; the first, {result.first_error}",
-            "their column error says why",
+            "their column error says why" + (f"; run them again with: {again}" if again else ""),
         )

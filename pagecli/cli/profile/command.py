@@ -114,7 +114,7 @@ def _sections(
 
 def plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
     """The plan, as JSON and as tables."""
-    from pagecli.cli.profile.plan_tables import plan_tables
+    from pagecli.cli.profile.plan_tables import first_page, whole_plan
     from pagecli.cli.profile.report import Section
     from pagecli.profiler.plan.estimate import estimate, generate_flags
     from pagecli.profiler.plan.plan_json import model_json, plan_json, workload_json
@@ -124,13 +124,14 @@ def plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
     for flag, count in {"--tensor-parallel-size": options.tensor_parallel_size, "--workers": options.workers}.items():
         if count is not None and flags_for_generate:
             flags_for_generate += [flag, str(count)]
+    tables = whole_plan if options.all else first_page
     return Section(
         {
             "model": model_json(plan),
             "workload": workload_json(plan, workload),
             "plan": plan_json(plan, estimated, flags_for_generate, job.device_note),
         },
-        plan_tables(plan, workload, estimated, flags_for_generate, job.device_note),
+        tables(plan, workload, estimated, flags_for_generate, job.device_note),
     )
 
 

@@ -43,6 +43,7 @@ class ProfileOptions:
     trace: run_flags.Trace = None
     load_format: flags.LoadFormatChoice = "auto"
     threads: flags.Threads = None
+    all: profile_flags.All = False
     json: profile_flags.Json = False
     html: profile_flags.Html = None
     plots: profile_flags.Plots = None

@@ -1,9 +1,11 @@
 """The plan for a terminal: tables and lines of 80 columns or more."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pagecli.cli.profile.tables import Column, FittingTable
 from pagecli.core.dtypes import CPU_KV_DTYPES, KV_DTYPE
+from pagecli.model.build_program import build
 from pagecli.profiler.plan.estimate import Estimate
 from pagecli.profiler.plan.plan import Plan, num_too_long
 from pagecli.profiler.plan.processes import ProcessPlan
@@ -21,10 +23,28 @@ BAR_WIDTH = 20
 COLORS = {"weights": "blue", "KV cache": "green", "unused": "bright_black"}
 
 
-def plan_tables(
+def first_page(
     plan: Plan, workload: Workload, estimate: Estimate | None, flags: list[str], note: str
 ) -> "list[RenderableType]":
-    """Whether it fits, how many requests at a time, how fast, and the command; then how that comes about."""
+    """Whether it fits, how many requests at a time, how fast, the command, and where memory goes: a screen of 24 rows."""
+    shown = _answers(plan, workload, estimate, flags, note)
+    shown += [_line(""), _memory_table(plan, _joined_parts(plan)), *_too_long(plan, workload)]
+    return [*shown, _line("--all: memory by part, lengths, blocks, replay. --compare: other policies.", "dim")]
+
+
+def whole_plan(
+    plan: Plan, workload: Workload, estimate: Estimate | None, flags: list[str], note: str
+) -> "list[RenderableType]":
+    """The answers of the first page, then how they come about."""
+    shown = _answers(plan, workload, estimate, flags, note)
+    shown += [_line(""), _memory_table(plan, plan.parts), _line(""), _lengths_table(plan, workload)]
+    shown += [_line(_workload_line(workload), "dim"), *_too_long(plan, workload)]
+    if plan.fits and estimate is not None:
+        shown += [_line(""), _line(_batch_line(plan, workload)), _line(_estimate_line(plan, estimate))]
+    return shown
+
+
+def _answers(plan: Plan, workload: Workload, estimate: Estimate | None, flags: list[str], note: str) -> "list[RenderableType]":
     shown: list[RenderableType] = [_heading(plan)]
     if note:
         shown.append(_line(note, "dim"))
@@ -35,14 +55,27 @@ def plan_tables(
             shown.append(_line(limits, "dim"))
     else:
         shown += [_line(line, "bold red" if number == 0 else "") for number, line in enumerate(what_is_missing(plan))]
-    shown += [_line(""), _memory_table(plan), _line(""), _lengths_table(plan, workload), _line(_workload_line(workload), "dim")]
-    if too_long := num_too_long(plan, workload):
-        of = f"{too_long:,} of {len(workload.requests):,} requests are"
-        most = f"{plan.settings.config.max_positions:,} tokens of {plan.settings.model}"
-        shown.append(_line(f"{of} longer than the {most}: generate refuses or shortens them.", "yellow"))
-    if plan.fits and estimate is not None:
-        shown += [_line(""), _line(_batch_line(plan, workload)), _line(_estimate_line(plan, estimate))]
     return shown
+
+
+def _joined_parts(plan: Plan) -> tuple[MemoryPart, ...]:
+    """The plan's parts, those of a step as one, in short words."""
+    named = {part.name: part for part in plan.parts if part.name in COLORS}
+    if (weights := named.get("weights")) is not None:
+        count = build(plan.settings.config).num_parameters
+        short = f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
+        named["weights"] = replace(weights, note=f"{short} parameters x {plan.settings.dtype_bytes:g} bytes")
+    step = MemoryPart("a step", plan.step_bytes, "activations, logits, runtime")
+    return tuple(part for part in (named.get("weights"), step, named.get("KV cache"), named.get("unused")) if part is not None)
+
+
+def _too_long(plan: Plan, workload: Workload) -> "list[RenderableType]":
+    too_long = num_too_long(plan, workload)
+    if not too_long:
+        return []
+    of = f"{too_long:,} of {len(workload.requests):,} requests are"
+    most = f"{plan.settings.config.max_positions:,} tokens of {plan.settings.model}"
+    return [_line(f"{of} longer than the {most}: generate refuses or shortens them.", "yellow")]
 
 
 def what_is_missing(plan: Plan) -> list[str]:
@@ -100,18 +133,16 @@ def flag_pairs(flags: list[str]) -> list[str]:
     return [f"{name} {value}" for name, value in zip(flags[::2], flags[1::2], strict=True)]
 
 
-def _memory_table(plan: Plan) -> FittingTable:
+def _memory_table(plan: Plan, parts: "Sequence[MemoryPart]") -> FittingTable:
     columns = [Column("memory", "name"), Column("size"), Column("%"), Column("", "bar"), Column("", "text")]
     rows: list[Sequence[str | Text] | None] = []
-    for part in plan.parts:
+    for part in parts:
         share = part.num_bytes / plan.memory_bytes
         rows.append((part.name, size(part.num_bytes), f"{share:.1%}"[:-1], _bar(part, share), part.note))
     device = plan.settings.device
     each = f"{plan.settings.num_devices} x {size(device.memory_bytes)}, " if plan.settings.num_devices > 1 else ""
-    rows += [
-        None,
-        ("total", size(plan.memory_bytes), "", "", each + ("as CUDA counts it" if device.kind == "gpu" else "free now")),
-    ]
+    counted = "as CUDA counts it" if device.kind == "gpu" else "free now"
+    rows.append(("total", size(plan.memory_bytes), "", "", each + counted))
     return FittingTable(columns, rows)
 
 

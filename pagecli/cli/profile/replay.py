@@ -40,13 +40,14 @@ def replay_section(job: "PlannedJob", options: ProfileOptions) -> Section:
     compare = options.compare or options.html is not None or options.plots is not None
     cases = replay_cases(options.policies, job.workload, compare)
     if not job.plan.fits:
-        return Section({"replay": []}, [_line("No replay: there is no KV cache.", "dim")])
+        compares = options.all or compare or options.policies is not None
+        return Section({"replay": []}, [_line("No replay: there is no KV cache.", "dim")] if compares else [])
     settings = settings_of(job.plan)
     results = replay(sample_of(job.workload), settings, step_time_of(job.plan), cases)
     paged = _speed_of_paged(results)
     rows = [policy_json(r) | {"relative_throughput": r.output_tokens_per_second / paged if paged else None} for r in results]
     if options.policies is None and len(results) == 1:
-        return Section({"replay": rows}, [_paging_line(results[0], job)], results)
+        return Section({"replay": rows}, [_paging_line(results[0], job)] if options.all else [], results)
     shown: list[RenderableType] = [
         _line(""),
         replay_table(results, job.workload, _in_papers_setting(job.plan) and _compares(results)),

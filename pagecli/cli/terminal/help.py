@@ -41,7 +41,7 @@ def help_page(command: Any, context: Any, group: str = "") -> str:
             lines += _entry(name, text, width)
         lines.append("")
     if short is not None:
-        lines += ["Examples:", *(f"  {example}" for example in short.examples), ""]
+        lines += ["Examples:", *(line for example in short.examples for line in _example(example, width)), ""]
         groups = ", ".join(group_name(title) for title in sections_of(command, context))
         lines += _wrapped(f"All flags: --help={ALL}, or --help=GROUP with one of: {groups}.", width)
     else:
@@ -144,6 +144,13 @@ def _entry(name: str, text: str, width: int) -> Iterator[str]:
     else:
         yield f"  {name}"
     yield from (" " * indent + line for line in lines if line)
+
+
+def _example(command: str, width: int) -> list[str]:
+    """A line to copy, continued by backslashes where it is too long: before a flag or a pipe, never inside of a word."""
+    from pagecli.cli.profile.tables import CommandLines
+
+    return [f"  {line}" for line in CommandLines(re.split(r" (?=--?[a-z]|\|)", command)).lines(width - 2)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

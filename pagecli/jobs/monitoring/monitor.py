@@ -85,6 +85,7 @@ def utc_text(seconds: float) -> str:
 
 
 MIN_SECONDS = 0.05  # a rate over less is not meaningful
+MIN_SILENCE = 1.0  # seconds without a finished row that say something
 
 
 class JobMonitor:
@@ -174,11 +175,15 @@ class JobMonitor:
 
 
 class Rates:
-    """Rows and tokens a second since the first progress, and the time that is left; rows taken over cost none."""
+    """Rows and tokens a second since the first progress, and the time that is left; rows taken over cost none.
+
+    The time left is unknown where no row has finished for longer than all that are left would take: the last rows are long.
+    """
 
     def __init__(self) -> None:
         self._started: float | None = None
-        self._first_rows = self._first_tokens = 0
+        self._first_rows = self._first_tokens = self._last_rows = 0
+        self._last_row_at = 0.0
 
     def of(self, job: JobSnapshot) -> dict[str, float | None]:
         """The snapshot's fields of them."""
@@ -186,11 +191,16 @@ class Rates:
         num_computed = job.num_rows - job.num_taken_over
         if self._started is None:
             self._started, self._first_rows, self._first_tokens = now, num_computed, job.output_tokens
+        if num_computed != self._last_rows:
+            self._last_rows, self._last_row_at = num_computed, now
         elapsed = max(now - self._started, 1e-6)
         num_rows, num_tokens = num_computed - self._first_rows, job.output_tokens - self._first_tokens
         left = None
         if job.num_rows_total is not None and num_rows > 0:
-            left = (job.num_rows_total - job.num_rows) * elapsed / num_rows
+            num_left = job.num_rows_total - job.num_rows
+            left = num_left * elapsed / num_rows
+            if num_left and now - self._last_row_at > max(left, MIN_SILENCE):
+                left = None
         counts = elapsed >= MIN_SECONDS
         rates = {"rows_per_second": num_rows, "output_tokens_per_second": num_tokens}
         return {name: count / elapsed if counts else 0.0 for name, count in rates.items()} | {"eta_seconds": left}
