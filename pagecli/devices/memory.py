@@ -6,7 +6,7 @@ A plan and the check before weights are loaded use the same sums.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pagecli.core.dtypes import WEIGHT_BYTES
+from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import registry
@@ -45,6 +45,11 @@ def check_weights_fit(needed: int, name: str, available: int | None = None) -> N
             f"the weights of {name} take {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB of memory are available",
             "use --dtype bfloat16 or int8, a smaller model or a larger machine",
         )
+
+
+def block_bytes(config: ModelConfig, block_size: int, kv_dtype: str) -> int:
+    """Bytes that one block of the KV cache takes over all layers, K and V; kv_dtype: one of KV_DTYPES, or float16."""
+    return config.kv_bytes_per_token(KV_BYTES[kv_dtype], KV_SCALE_BYTES.get(kv_dtype, 0)) * block_size
 
 
 def num_swap_blocks(swap_memory_bytes: int, preemption: str, block_bytes: int) -> int:

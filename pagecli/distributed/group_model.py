@@ -10,7 +10,6 @@ from pagecli.core.step_plan import BlockMove
 from pagecli.devices import memory
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.kv_cache import block_bytes
 from pagecli.devices.cpu.runner import ModelRunner
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.distributed.group import GroupSpec, RankGroup
@@ -64,7 +63,7 @@ class GroupModel:
         self._group.run(StepRecord(0, wanted, moves, inputs))
 
     def start(self, settings: RunSettings) -> "GroupRunner":
-        bytes_each = block_bytes(self.config, settings.block_size, settings.kv_dtype)
+        bytes_each = memory.block_bytes(self.config, settings.block_size, settings.kv_dtype)
         useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
         num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
         self._group.start(num_blocks, settings.num_swap_blocks, settings.block_size, settings.kv_dtype)

@@ -75,11 +75,11 @@ class Rank:
 
     def start(self, num_blocks: int, num_swap_blocks: int, block_size: int, kv_dtype: str) -> None:
         """Gets a KV cache of so many blocks."""
-        from pagecli.devices.cpu import kv_cache
+        from pagecli.devices.cpu import runner
         from pagecli.devices.cpu.runner import BlockMover
 
         self._kv, swap = (
-            kv_cache.allocate(self._model.config, count, block_size, kv_dtype) for count in (num_blocks, num_swap_blocks)
+            runner.allocate(self._model.config, count, block_size, kv_dtype) for count in (num_blocks, num_swap_blocks)
         )
         self._mover = BlockMover(self._kv, swap)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
+from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
 from pagecli.engine import loaded_model
@@ -35,7 +35,7 @@ def with_kv_memory(config: EngineConfig, found: ResolvedModel, count: int, avail
         return config
     model = found.source.config
     max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
-    block_bytes = model.kv_bytes_per_token(KV_BYTES[found.kv_dtype], KV_SCALE_BYTES.get(found.kv_dtype, 0)) * config.block_size
+    block_bytes = memory.block_bytes(model, config.block_size, found.kv_dtype)
     weights = memory.weight_bytes_of(found.source, WEIGHT_BYTES[found.dtype])
     available = available_bytes - count * weights
     useful = memory.most_useful_blocks(config.max_num_seqs, max_model_len, config.block_size)

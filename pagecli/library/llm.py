@@ -164,7 +164,7 @@ class _Queue:
         self.num_rows = 0
 
     def write(self, row: "OutputRow") -> None:
-        from pagecli.jobs.writers.row_record import record_of
+        from pagecli.jobs.rows.row import record_of
 
         self.records.append(record_of(row, self._columns))
         self.num_rows += 1

@@ -11,7 +11,7 @@ from pagecli.core.model_config import RopeConfig
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset, find_preset_by_hub_id, preset_names
-from pagecli.model.readers import text_keys
+from pagecli.model.readers.config_fields import TEXT_KEYS
 from pagecli.model.readers.hf_config import from_hf_config
 
 # As published: model cards, and the totals of the hub's safetensors files.
@@ -160,11 +160,11 @@ def test_model_type_stands_for_an_architecture_that_is_not_named():
         from_hf_config(nameless | {"model_type": "nonsense"}, "c")
 
 
-@pytest.mark.parametrize("name", text_keys.TEXT_KEYS)
+@pytest.mark.parametrize("name", TEXT_KEYS)
 def test_a_key_that_changes_text_and_is_not_read_is_refused_by_name(name):
     """Every key of the list, on the family that reads the fewest; its neutral values go through."""
     opt = LLAMA | {"architectures": ["OPTForCausalLM"], "ffn_dim": 128}
-    for neutral in text_keys.TEXT_KEYS[name]:
+    for neutral in TEXT_KEYS[name]:
         from_hf_config(opt | {name: neutral}, "c")
     with pytest.raises(ModelError, match=rf"c: {name} is \[0\.37\], which OPTForCausalLM is not computed with here"):
         from_hf_config(opt | {name: [0.37]}, "c")

@@ -9,7 +9,6 @@ from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
-from pagecli.devices.cpu import kv_cache
 from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel
@@ -64,7 +63,7 @@ def run_dry(job: GenerateJob, console: Console) -> int:
 
 def _check_cache(config: EngineConfig, found: ResolvedModel, max_model_len: int) -> None:
     """Raises ModelError where the engine would for a KV cache, or swap memory, of no block or of too many."""
-    bytes_each = kv_cache.block_bytes(found.source.config, config.block_size, found.kv_dtype)
+    bytes_each = memory.block_bytes(found.source.config, config.block_size, found.kv_dtype)
     memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
     if found.device == "cpu":
         useful = memory.most_useful_blocks(config.max_num_seqs, max_model_len, config.block_size)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, QUANTIZED_DTYPES, check_known
 from pagecli.devices.base import CPU_HEAD_DIMS, RunSettings
-from pagecli.devices.cpu import kernels, kv_cache
+from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.model import CpuModel, SharedParts
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.cpu.weights.loader import CpuWeights
@@ -73,4 +73,4 @@ class CpuDevice:
         return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
 
     def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:
-        return start(model, settings, kv_cache.allocate)
+        return start(model, settings)

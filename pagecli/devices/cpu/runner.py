@@ -1,4 +1,10 @@
-"""Runs one step's plan on the model: block moves (copies on write, swaps), inputs, forward pass, choosing tokens."""
+"""The KV cache of a model on the CPU, and a step's plan run on it: block moves (copies, swaps), inputs, forward pass, choice.
+
+values[layer]: [num_blocks, kv_heads, block_size, head_dim]; int8: head_dim + 4, a slot's scale behind its numbers
+keys[layer]: the same on a GPU; on the CPU [num_blocks, kv_heads, head_dim, block_size], as its attention reads them
+within a block the slots of one KV head lie side by side, so attention streams them; a block of one layer is
+kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // block_size, offset s % block_size
+"""
 
 import time
 from collections.abc import Callable
@@ -8,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pagecli.core import arrays
 from pagecli.core.arrays import Array
+from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES
 from pagecli.core.model_config import ModelConfig
 from pagecli.core.step_plan import BlockMove, MoveKind, SampledToken, StepResult
 from pagecli.devices import memory, step_inputs
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.kv_cache import block_bytes
 from pagecli.devices.step_inputs import KVCache, StepInputs
 
 if TYPE_CHECKING:
@@ -154,13 +161,23 @@ def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> lis
     return [token_id if len(row) == 1 else (SampledToken(token_id),) * len(row) for token_id, row in pairs]
 
 
-def start(
-    model: "HostModel", settings: RunSettings, allocate: Callable[[ModelConfig, int, int, str], KVCache[Array]]
-) -> ModelRunner:
-    """A runner whose cache and swap pool `allocate`(config, num_blocks, block_size, kv_dtype) makes in the host's memory."""
+def allocate(config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> KVCache[Array]:
+    """A cache of `num_blocks` blocks in the host's memory, which the operating system gives it page by page, when slots are
+    first written; dtype: one of CPU_KV_DTYPES."""
+    slot_size = config.head_dim + KV_SCALE_BYTES.get(dtype, 0) // KV_BYTES[dtype]
+    shape = (num_blocks, config.num_kv_heads, block_size, slot_size)
+    keys_shape = (*shape[:2], slot_size, block_size)
+    keys = [arrays.empty(keys_shape, arrays.stored_as(dtype)) for _ in range(config.num_layers)]
+    values = [arrays.empty(shape, arrays.stored_as(dtype)) for _ in range(config.num_layers)]
+    return KVCache(keys, values)
+
+
+def start(model: "HostModel", settings: RunSettings, make: Allocate | None = None) -> ModelRunner:
+    """A runner whose cache and swap pool `make` allocates in the host's memory; by default as `allocate`."""
     block_size, kv_dtype = settings.block_size, settings.kv_dtype
-    bytes_each = block_bytes(model.config, block_size, kv_dtype)
+    bytes_each = memory.block_bytes(model.config, block_size, kv_dtype)
     useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, block_size)
     num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
-    cache, swap = (allocate(model.config, n, block_size, kv_dtype) for n in (num_blocks, settings.num_swap_blocks))
+    make = make or allocate
+    cache, swap = (make(model.config, n, block_size, kv_dtype) for n in (num_blocks, settings.num_swap_blocks))
     return ModelRunner(model, cache, block_size, swap)

@@ -4,7 +4,7 @@ import importlib.metadata
 
 from pagecli.core.dtypes import CPU_KV_DTYPES, check_known
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu import kernels, kv_cache
+from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.runner import ModelRunner, start
 from pagecli.devices.limits import check_computed
 from pagecli.devices.memory import available_bytes, check_weights_fit
@@ -62,4 +62,4 @@ class TransformersDevice:
         return model
 
     def start(self, model: TransformersModel, settings: RunSettings) -> ModelRunner:
-        return start(model, settings, kv_cache.allocate)
+        return start(model, settings)

@@ -18,12 +18,11 @@ from typing import Any
 import pyarrow as pa
 
 from pagecli.jobs.rows.json_text import json_default, to_json
-from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns
+from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, record_of
 from pagecli.jobs.shards.shard_labels import ShardLabels
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, remove
 from pagecli.jobs.storage.byte_streams import decompressed
 from pagecli.jobs.writers.jsonl_writer import LineRowWriter
-from pagecli.jobs.writers.row_record import record_of
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = {f"{kind}{end}": codec for kind in DELIMITERS for end, codec in (("", None), (".gz", "gzip"), (".zst", "zstd"))}

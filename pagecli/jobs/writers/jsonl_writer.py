@@ -8,10 +8,9 @@ from typing import Any, Protocol
 
 from pagecli.errors import InputError
 from pagecli.jobs.rows.json_text import to_json
-from pagecli.jobs.rows.row import OutputRow, ResultColumns
+from pagecli.jobs.rows.row import OutputRow, ResultColumns, record_of
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.storage.byte_streams import wait_for_room
-from pagecli.jobs.writers.row_record import record_of
 
 SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from pagecli.errors import InputError
 from pagecli.jobs.rows.json_text import json_default, to_json
-from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns
+from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns, record_of
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
-from pagecli.jobs.writers.row_record import record_of
 
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
 TABLE = "rows"

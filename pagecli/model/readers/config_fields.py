@@ -1,4 +1,7 @@
-"""Typed access to a parsed config.json, with errors that name the file and the key."""
+"""Typed access to a parsed config.json, with errors that name the file and the key.
+
+A key that changes a model's text, is set, and was not read is refused, not ignored.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,58 @@ ACTIVATIONS = {
 }
 _MAX_LAYERS = 10_000
 _MAX_SIZE = 2**31  # of any single number in a config; far above every model
+_OFF = (None, False, 0)
+# Keys that change a model's text, and their values that change nothing. What adds weights (biases, norms, experts) needs no
+# entry: a tensor that is left over is refused too (weights/reader.py).
+TEXT_KEYS: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": _OFF,
+    "alibi": _OFF,
+    "apply_residual_connection_post_layernorm": _OFF,
+    "attention_chunk_size": _OFF,
+    "attention_in_multiplier": (None, 1),
+    "attention_multiplier": (None,),
+    "attention_out_multiplier": (None, 1),
+    "attn_logit_softcapping": _OFF,
+    "attn_temperature_tuning": _OFF,
+    "clip_qkv": _OFF,
+    "dim_model_base": (None,),
+    "embedding_multiplier": (None, 1),
+    "final_logit_softcapping": _OFF,
+    "key_multiplier": (None, 1),
+    "layer_types": (None, []),
+    "llama_4_scaling_beta": _OFF,
+    "lm_head_multiplier": (None, 1),
+    "logit_scale": (None, 1),
+    "logits_scaling": (None, 1),
+    "mup_width_multiplier": (None, 1),
+    "mlp_multipliers": (None, []),
+    "new_decoder_architecture": _OFF,
+    "no_rope_layer_interval": _OFF,
+    "no_rope_layers": (None, []),
+    "parallel_attn": _OFF,
+    "partial_rotary_factor": (None, 1),
+    "query_pre_attn_scalar": (None,),
+    "residual_multiplier": (None, 1),
+    "rope_interleave": _OFF,
+    "rope_interleaved": _OFF,
+    "rope_local_base_freq": (None,),
+    "rope_parameters": (None, {}),
+    "rope_scaling": (None, {}),
+    "rotary_dim": (None,),
+    "rotary_pct": (None, 1),
+    "scale_attn_by_inverse_layer_idx": _OFF,
+    "scale_attn_weights": (None, True),
+    "scale_depth": (None,),
+    "scale_emb": (None, 1),
+    "qk_layernorm": _OFF,
+    "sliding_window_pattern": (None,),
+    "swiglu_limit": (None,),
+    "use_bidirectional_attention": _OFF,
+    "use_parallel_residual": _OFF,
+    "use_qk_norm": _OFF,
+    "use_sliding_window": _OFF,
+    "xsa_layers": (None, []),
+}
 
 
 class Fields:
@@ -92,6 +147,16 @@ class Fields:
     def token_ids(self, key: str) -> tuple[int, ...]:
         return token_id_tuple(self.get(key))
 
+    def check_text_keys(self, architecture: str) -> None:
+        """Raise ModelError naming the first key that changes a model's text, is set, and that no description has read."""
+        for name, neutral in TEXT_KEYS.items():
+            value = self.config.get(name)
+            if name in self.config and name not in self.read and value not in neutral and not _plain(value):
+                raise ModelError(
+                    f"{self.where}: {name} is {value!r}, which {architecture} is not computed with here",
+                    "the text would be another model's; a newer pagecli may know it",
+                )
+
 
 def check_num_layers(num_layers: int, where: Path | str) -> int:
     """`num_layers`, or ModelError: a damaged file may name any number, and each layer has its operations."""
@@ -104,3 +169,8 @@ def token_id_tuple(value: Any) -> tuple[int, ...]:
     """An id, a list of ids or nothing -> tuple of ids: eos_token_id has been written in all three ways."""
     ids = value if isinstance(value, list) else [value]
     return tuple(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
+
+
+def _plain(value: Any) -> bool:
+    """Whether a list says the same as one left out: every layer attends to everything."""
+    return isinstance(value, list) and all(kind == "full_attention" for kind in value)

@@ -11,7 +11,6 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.decoder import Decoder, Gguf, Key
-from pagecli.model.readers import text_keys
 from pagecli.model.readers.config_fields import Fields, token_id_tuple
 from pagecli.model.readers.gguf_header import GgufHeader
 from pagecli.model.readers.hf_config import read_config, renamed
@@ -33,7 +32,7 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
     written = _as_config(header, decoder, decoder.gguf) | {"vocab_size": embedding.shape[0], "dtype": "gguf"}
     fields = Fields(renamed(written, decoder), str(where))
     config = read_config(fields, decoder, _eos_token_ids(header))
-    text_keys.check_read(fields.config, fields.read, architecture, str(where))
+    fields.check_text_keys(architecture)
     if header.get("attention.value_length", config.head_dim) != config.head_dim:
         raise ModelError(f"{where}: values of another size than {config.head_dim}, that of keys, are not supported")
     window = header.get("attention.sliding_window", 0)

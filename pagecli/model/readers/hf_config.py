@@ -6,7 +6,6 @@ from pagecli.core.model_config import ExpertsConfig, ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.decoder import Decoder, Experts, Key, Window
-from pagecli.model.readers import text_keys
 from pagecli.model.readers.config_fields import Fields
 from pagecli.model.readers.quantization_config import read_quantization
 from pagecli.model.readers.rope_config import LayerKinds, context_of, read_ropes
@@ -28,7 +27,7 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
         config = {name: config[name] for name in ("eos_token_id", "bos_token_id", "dtype") if name in config} | inner
     fields = Fields(renamed(config, decoder), where)
     model = read_config(fields, decoder, eos_token_ids)
-    text_keys.check_read(fields.config, fields.read, architecture, where)
+    fields.check_text_keys(architecture)
     return model
 
 

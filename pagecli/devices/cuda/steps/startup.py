@@ -10,7 +10,6 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
 from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu import kv_cache
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
 from pagecli.devices.cuda.model.attention import most_partial_bytes
 from pagecli.devices.cuda.model.model import CudaModel
@@ -40,7 +39,7 @@ def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
         memory = _measure(model, device, settings, memory)
     except DeviceMemoryError as error:
         raise memory.does_not_fit(0, f"the largest step takes more: {error.message}") from None
-    bytes_each = kv_cache.block_bytes(model.config, settings.block_size, settings.kv_dtype)
+    bytes_each = memory.block_bytes(model.config, settings.block_size, settings.kv_dtype)
     useful = most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
     num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
     try:

@@ -15,6 +15,7 @@ from pagecli.jobs.rows.row import (
     ResultColumns,
     carried_columns,
     carried_name,
+    logprob_records,
 )
 from pagecli.jobs.shards.shard_labels import ShardLabels
 from pagecli.jobs.writers.parquet.json_inference import (
@@ -26,7 +27,6 @@ from pagecli.jobs.writers.parquet.json_inference import (
     to_array,
     widened,
 )
-from pagecli.jobs.writers.row_record import logprob_records
 
 MAX_LEAVES = 1000  # leaf columns of JSON rows: each takes memory in every row group and in the footer
 MAX_FIRST_COLUMNS = 10_000  # the first row's columns (a CSV file's header) may be more, up to this
