@@ -18,6 +18,7 @@ from pagecli.errors import UsageError
 if TYPE_CHECKING:
     from pagecli.core.model_config import ModelConfig
     from pagecli.model.presets import Preset
+    from pagecli.model.stored_tensors import StoredTensors
 
 SHOW = "show"
 GIB = 2**30
@@ -162,10 +163,11 @@ def _show(name: str, as_json: bool) -> None:
     from pagecli.devices.limits import devices_for
     from pagecli.model.build_program import build
     from pagecli.model.registry import resolve_model
+    from pagecli.model.stored_tensors import stored_tensors
 
-    found = resolve_model(name, "dummy")
+    found, stored = resolve_model(name, "dummy"), stored_tensors(name)
     program = build(found.config)
-    about = _about(found.config, program.num_parameters, devices_for(found.config))
+    about = _about(found.config, program.num_parameters, devices_for(found.config)) | _about_file(stored)
     if as_json:
         print(json.dumps({"name": found.name, **about, "operations": str(program).splitlines()}, indent=2))
         return
@@ -175,6 +177,13 @@ def _show(name: str, as_json: bool) -> None:
         pairs.append((key.replace("_", " "), shown))
     print("\n".join(name_value_lines(pairs, sys.stdout)))
     print(f"\n{program}")
+
+
+def _about_file(stored: "StoredTensors | None") -> dict[str, Any]:
+    """The size of the files, and whether sizes are theirs or computed."""
+    if stored is None:
+        return {"sizes": "computed from the config"}
+    return {"sizes": f"exact, from {stored.source}", "stored_bytes": stored.num_bytes, "stored_as": list(stored.dtypes)}
 
 
 def _about_experts(config: "ModelConfig") -> dict[str, Any]:

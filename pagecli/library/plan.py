@@ -1,5 +1,6 @@
 """`pagecli.profile_plan`: where a model's memory goes and how many requests fit, as `pagecli profile --json` says it."""
 
+import warnings
 from typing import Any
 
 
@@ -24,9 +25,10 @@ def profile_plan(
     """
     from pagecli.cli.profile.command import plan_section
     from pagecli.cli.profile.options import ProfileOptions
-    from pagecli.cli.profile.plan import plan_job
+    from pagecli.cli.profile.plan import checked_by, plan_job
     from pagecli.cli.profile.workload import load_workload
     from pagecli.model.registry import resolve_model
+    from pagecli.model.stored_tensors import stored_tensors
 
     options = ProfileOptions(
         model=model,
@@ -42,6 +44,7 @@ def profile_plan(
         num_requests=num_requests,
         max_tokens=max_tokens,
     )
-    config = resolve_model(model, "dummy").config
+    source = resolve_model(model, "dummy")
     loaded = load_workload(workload, model, num_requests, None, max_tokens)
-    return dict(plan_section(plan_job(options, config, loaded), options).fields)
+    checked = checked_by(source, stored_tensors(model), warnings.warn)
+    return dict(plan_section(plan_job(options, source.config, loaded, checked), options).fields)

@@ -1,6 +1,7 @@
 """Models of the Hugging Face hub, through huggingface_hub and its cache."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pagecli.errors import ModelError
@@ -43,16 +44,43 @@ def cached_ids() -> list[str]:
     return sorted(found.name.removeprefix("models--").replace("--", "/") for found in Path(HF_HUB_CACHE).glob("models--*--*"))
 
 
+def cached_snapshot(hub_id: str) -> Path | None:
+    """Directory of a revision in the cache that has weights; nothing is asked of the hub."""
+    return next(_snapshots_with_weights(hub_id), None)
+
+
+def safetensors_headers(hub_id: str) -> list[list[tuple[str, str, tuple[int, ...]]]] | None:
+    """(name, type, shape) of each tensor of each safetensors file, by range requests of the files' first bytes; None where the
+    repository has no such files, or the hub does not answer."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        files = get_safetensors_metadata(hub_id).files_metadata.values()
+    except Exception:  # network libraries raise many kinds, and what is asked for is not needed
+        return None
+    finally:
+        if shown:
+            enable_progress_bars()
+    return [[(name, found.dtype, tuple(found.shape)) for name, found in file.tensors.items()] for file in files]
+
+
 def has_weights(hub_id: str) -> bool:
     """Whether the cache has a revision of the repository with its config and weights; nothing is downloaded."""
+    return cached_snapshot(hub_id) is not None
+
+
+def _snapshots_with_weights(hub_id: str) -> Iterator[Path]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     revisions = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
     patterns = (*_SAFETENSORS, *_PICKLES)
-    return any(
-        (found / "config.json").exists() and any(path.exists() for pattern in patterns for path in found.glob(pattern))
-        for found in (revisions.iterdir() if revisions.is_dir() else ())
-    )
+    for found in revisions.iterdir() if revisions.is_dir() else ():
+        has_files = any(path.exists() for pattern in patterns for path in found.glob(pattern))
+        if has_files and (found / "config.json").exists():
+            yield found
 
 
 def _snapshot(hub_id: str, patterns: list[str]) -> Path:

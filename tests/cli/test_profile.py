@@ -88,8 +88,8 @@ def test_the_first_page_is_a_screen_of_24_rows(profile, monkeypatch, tmp_path, f
 
 # The fields that the README documents.
 PLAN_FIELDS = (
-    "device dtype kv_dtype block_size fits missing_bytes memory_bytes memory weights_bytes step_bytes kv_bytes_per_token "
-    "kv_memory_bytes kv_blocks kv_slots concurrency largest_batch estimate generate_flags"
+    "device dtype kv_dtype block_size fits missing_bytes memory_bytes memory weights_bytes weights_are_exact step_bytes "
+    "kv_bytes_per_token kv_memory_bytes kv_blocks kv_slots concurrency largest_batch estimate generate_flags"
 )
 DEVICE_FIELDS = "name title kind count memory_bytes bandwidth_bytes_per_second flops_per_second source note"
 WORKLOAD_FIELDS = (

@@ -10,8 +10,10 @@ from model.paged_steps import PagedSteps
 
 from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import KVCache
+from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.model.source import ModelSource
+from pagecli.model.stored_tensors import stored_tensors
 
 VOCAB_SIZE = 160
 SHARED = {
@@ -95,6 +97,9 @@ def check_family(family: Family, directory: Path, devices: tuple[str, ...] = ("r
         else:
             assert difference(expected, plain) > 100 * LOGPROB_TOLERANCE, f"{name}: changes nothing, so the test is blind"
         source = resolve_model(str(directory / name))
+        stored = stored_tensors(str(directory / name))
+        assert stored is not None
+        assert stored.difference(build(source.config)) == "", name
         for device in devices:
             found = found_logprobs(source, device)
             assert difference(found, expected) <= LOGPROB_TOLERANCE, (name, device)

@@ -56,20 +56,22 @@ def profile(context: typer.Context, options: ProfileOptions) -> int:
 
 
 def _run(options: ProfileOptions, console: Console) -> int:
-    from pagecli.cli.profile.plan import plan_job
+    from pagecli.cli.profile.plan import checked_by, plan_job
     from pagecli.cli.profile.report import advice_section, check_reports, write_reports
     from pagecli.cli.profile.run import check_run_flags
     from pagecli.cli.profile.workload import load_workload
     from pagecli.model.registry import resolve_model
+    from pagecli.model.stored_tensors import stored_tensors
 
     check_profile_files(options.workload, options.model, options.html, options.plots, options.steps, options.trace)
     check_reports(options)
     check_run_flags(options)
-    config = resolve_model(options.model, "dummy").config
+    source = resolve_model(options.model, "dummy")
+    config, stored = source.config, stored_tensors(options.model)
     if options.engine == "vllm":
         return _run_vllm(options, config, console)
     workload = load_workload(options.workload, options.model, options.num_requests, options.request_rate, options.max_tokens)
-    job = plan_job(options, config, workload)
+    job = plan_job(options, config, workload, checked_by(source, stored, console.warning))
     sections = [section(job, options) for section in _sections(job, options, console)]
     sections.append(advice_section(sections))
     console.end_transient()

@@ -1,5 +1,6 @@
 """The plan part of a profile: the device that the flags select, its plan, and its title in the report."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,6 +9,9 @@ from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import UsageError
+from pagecli.model.build_program import build
+from pagecli.model.source import ModelSource
+from pagecli.model.stored_tensors import StoredTensors
 from pagecli.profiler.plan.gpus import Device, find_gpu
 from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16, part_of
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_that_fits
@@ -45,6 +49,7 @@ class _Asked:
     block_size: int
     max_num_seqs: int | None
     max_batch_tokens: int | None
+    checked_by: str = ""
 
     def settings(self, device: Device, num_devices: int = 1) -> PlanSettings:
         on_gpu = device.kind == "gpu"
@@ -64,11 +69,22 @@ class _Asked:
             block_size=self.block_size,
             max_num_seqs=max_num_seqs,
             max_batch_tokens=self.max_batch_tokens or max(max_batch_tokens, max_num_seqs),
+            checked_by=self.checked_by,
         )
 
 
-def plan_job(options: ProfileOptions, config: ModelConfig, workload: Workload) -> PlannedJob:
-    """The plan that the flags ask for. Raises UsageError."""
+def checked_by(source: ModelSource, stored: StoredTensors | None, warn: Callable[[str], None]) -> str:
+    """What says the same as the config of the weights' sizes: the headers of the checkpoint; "" where nothing does."""
+    if stored is None or source.quantization is not None:
+        return ""
+    if difference := stored.difference(build(source.config)):
+        warn(f"{source.name}: config.json and {stored.source} differ, so sizes are computed: {difference}")
+        return ""
+    return stored.source
+
+
+def plan_job(options: ProfileOptions, config: ModelConfig, workload: Workload, checked_by: str = "") -> PlannedJob:
+    """The plan that the flags ask for. `checked_by`: see PlanSettings. Raises UsageError."""
     asked = _Asked(
         model=options.model,
         config=config,
@@ -78,6 +94,7 @@ def plan_job(options: ProfileOptions, config: ModelConfig, workload: Workload) -
         block_size=options.block_size,
         max_num_seqs=options.max_num_seqs,
         max_batch_tokens=options.max_batch_tokens,
+        checked_by=checked_by,
     )
     gpu, num_gpus = options.gpu, options.num_gpus
     if options.tensor_parallel_size is not None:

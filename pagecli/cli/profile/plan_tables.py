@@ -64,7 +64,8 @@ def _joined_parts(plan: Plan) -> tuple[MemoryPart, ...]:
     if (weights := named.get("weights")) is not None:
         count = build(plan.settings.config).num_parameters
         short = f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
-        named["weights"] = replace(weights, note=f"{short} parameters x {plan.settings.dtype_bytes:g} bytes")
+        exact = "exact" if plan.settings.checked_by else "computed"
+        named["weights"] = replace(weights, note=f"{short} x {plan.settings.dtype_bytes:g} bytes, {exact}")
     step = MemoryPart("a step", plan.step_bytes, "activations, logits, runtime")
     return tuple(part for part in (named.get("weights"), step, named.get("KV cache"), named.get("unused")) if part is not None)
 

@@ -31,6 +31,11 @@ class SafetensorsSource:
     def names(self) -> list[str]:
         return list(self._file_of)
 
+    def headers(self) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
+        """Type (safetensors' name of it) and shape of each tensor, and the number of files. Raises ModelError."""
+        found = {name: self._shard(file).entry(name) for name, file in self._file_of.items()}
+        return found, len(self._opened)
+
     def release(self) -> None:
         for shard in self._opened.values():
             shard.data.release()
@@ -75,6 +80,11 @@ class _Shard:
 
     def names(self) -> list[str]:
         return [name for name in self._header if name != "__metadata__"]
+
+    def entry(self, name: str) -> tuple[str, tuple[int, ...]]:
+        if name not in self._header:
+            raise missing_tensor(self._path, name)
+        return self._header[name]["dtype"], tuple(self._header[name]["shape"])
 
     def read(self, name: str) -> Array:
         entry = self._header.get(name)

@@ -51,6 +51,7 @@ class PlanSettings:
     block_size: int = 16
     max_num_seqs: int = 256  # for which logits are kept
     max_batch_tokens: int = 2048  # for which activations are kept
+    checked_by: str = ""  # what the number of parameters was found in, as "the headers of 2 files"; "": the config alone
 
     @property
     def dtype_bytes(self) -> float:
@@ -114,8 +115,9 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     blocks = 0 if missing else wanted // block_bytes
     kv = 0 if missing else wanted
     num_parameters = build(settings.config).num_parameters
+    found = f"in {settings.checked_by}" if settings.checked_by else "computed"
     parts = [
-        MemoryPart("weights", weights, f"{num_parameters:,} parameters x {settings.dtype_bytes:g} bytes"),
+        MemoryPart("weights", weights, f"{num_parameters:,} parameters ({found}) x {settings.dtype_bytes:g} bytes"),
         *step_parts,
         MemoryPart("KV cache", kv, f"{blocks:,} blocks of {settings.block_size} slots"),
         MemoryPart("unused", memory - weights - step - kv, _unused_note(settings)),

@@ -56,6 +56,7 @@ def plan_json(plan: Plan, estimate: Estimate | None, flags: list[str], note: str
         "memory_bytes": plan.memory_bytes,
         "memory": [asdict(part) for part in plan.parts],
         "weights_bytes": plan.weights_bytes,
+        "weights_are_exact": bool(settings.checked_by),
         "step_bytes": plan.step_bytes,
         "kv_bytes_per_token": settings.kv_bytes_per_token,
         "kv_memory_bytes": plan.kv_memory_bytes,
