@@ -1,6 +1,6 @@
 """A model's sizes and settings, normalized from any source (config.json, GGUF metadata, preset). No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Order = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_norms"]
@@ -46,6 +46,21 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationConfig:
+    """How a checkpoint holds the linear layers that are quantized in it, as its quantization_config says."""
+
+    method: str  # quant_method, as config.json names it
+    layout: Literal["gptq", "awq", "pack-quantized", "plain", "bitsandbytes", "mxfp4"]  # a room of model/weights/packed
+    bits: int  # of a number
+    block: tuple[int, int] = (0, 0)  # rows and columns that share a scale; 0: all
+    is_float: bool = False  # numbers are float8 (e4m3), or of 4 bits those of a table
+    has_zeros: bool = False  # each scale has a zero beside it
+    zero_added: int = 0  # to a zero as it is stored
+    in_order: bool = True  # groups are runs of columns
+    left_out: tuple[str, ...] = ()  # modules that are not quantized: names, their ends, or regular expressions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The sizes and settings of one decoder-only model; its architecture's description (model/decoder.py) says how they are
     used. Sizes count elements, not bytes."""
@@ -85,6 +100,7 @@ class ModelConfig:
     experts: ExpertsConfig | None = None
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
+    quantization: QuantizationConfig | None = field(default=None, repr=False)  # a way to store it, not another model
 
     @property
     def q_size(self) -> int:

@@ -18,7 +18,6 @@ from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import gguf_parts, joined, kept_quantized, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config
-from pagecli.model.readers.quantization_config import read_quantization
 from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 
 ReadConfig = Callable[[dict[str, Any], str, tuple[int, ...]], ModelConfig]  # as from_hf_config
@@ -226,10 +225,8 @@ def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelS
     path = directory / "config.json"
     found = _read_json(path)
     config = read_config(found, str(path), token_id_tuple(defaults.get("eos_token_id")))
-    is_quantized = found.get("quantization_config") and read_config is from_hf_config
-    quantization = read_quantization(found, str(path)) if is_quantized else None
     sampling = read_generation_config(defaults, str(generation))
-    return ModelSource(name, "", config, None, directory, sampling, quantization=quantization)
+    return ModelSource(name, "", config, None, directory, sampling)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pagecli.core.model_config import ModelConfig
 from pagecli.model.readers.generation_config import GenerationDefaults
-from pagecli.model.readers.quantization_config import Quantization
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a LoRA adapter, as PEFT saves it
 
@@ -32,6 +31,5 @@ class ModelSource:
     merged_adapter: Path | None = None  # directory of a LoRA adapter that is merged into the weights as they are read
     adapters: tuple[tuple[str, Path], ...] = ()  # LoRA adapters that rows choose among: names and directories
     on_read: Callable[[int, int], None] | None = None  # called with the parameters read so far and those of the model
-    quantization: Quantization | None = None  # of packed layers in safetensors files
     quantized: QuantizedPart | None = None
     keep_quantized: bool = False  # weights that are quantized in the checkpoint stay so in memory

@@ -1,5 +1,4 @@
-"""GPTQ, AWQ and compressed-tensors checkpoints, written here as their formats say, compute what their numbers say, dequantized
-at load or kept in 4 bits."""
+"""Quantized checkpoints, written here as their formats say, compute what their numbers say, dequantized at load or kept."""
 
 import json
 import shutil
@@ -7,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from paged_steps import PagedSteps, relative_error
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
@@ -95,12 +96,7 @@ def write(tiny, directory, name):
         kind = config.get("checkpoint_format", "gptq")
         stored |= writer(tensor.removesuffix(".weight"), q, scale, zero, groups, kind)
     for folder, tensors, quantization in ((directory / "plain", plain, None), (directory / name, stored, config)):
-        shutil.copytree(tiny, folder)
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "model.safetensors")
-        about = json.loads((folder / "config.json").read_text())
-        if quantization is not None:
-            about["quantization_config"] = quantization
-        (folder / "config.json").write_text(json.dumps(about))
+        save_checkpoint(tiny, folder, {key: torch.tensor(value) for key, value in tensors.items()}, quantization)
     return directory / name, directory / "plain"
 
 
@@ -121,26 +117,149 @@ def test_it_computes_what_its_numbers_say(tiny_model, tmp_path, name):
         assert (model.weight_bytes < whole.weight_bytes) == bool(kept)
 
 
+def float8(layer, values):
+    """transformers' fp8: blocks of 16 x 64, the last of each axis cut off."""
+    rows, cols = values.shape
+    padded = torch.nn.functional.pad(values, (0, -cols % 64, 0, -rows % 16))
+    scale = padded.view(-(-rows // 16), 16, -1, 64).abs().amax((1, 3)) / 448
+    of_each = scale.repeat_interleave(16, 0).repeat_interleave(64, 1)[:rows, :cols]
+    q = (values / of_each).to(torch.float8_e4m3fn)
+    return {f"{layer}.weight": q, f"{layer}.weight_scale_inv": scale}, q.float() * of_each
+
+
+def float8_of_rows(layer, values):
+    """fbgemm_fp8: a scale for each row."""
+    scale = values.abs().amax(1, keepdim=True) / 448
+    q = (values / scale).to(torch.float8_e4m3fn)
+    return {f"{layer}.weight": q, f"{layer}.weight_scale": scale, f"{layer}.input_scale_ub": torch.ones(1)}, q.float() * scale
+
+
+def float8_of_tensor(layer, values):
+    """Static activations' scales beside it."""
+    scale = (values.abs().amax() / 448).bfloat16()
+    q = (values / scale).to(torch.float8_e4m3fn)
+    return {f"{layer}.weight": q, f"{layer}.weight_scale": scale, f"{layer}.input_scale": torch.ones(1)}, q.float() * scale
+
+
+def int8(layer, values):
+    scale = (values.abs().amax(1, keepdim=True) / 127).bfloat16()
+    q = (values / scale).round().clamp(-127, 127).to(torch.int8)
+    return {f"{layer}.weight": q, f"{layer}.weight_scale": scale}, q.float() * scale.float()
+
+
+def llm_int8(layer, values):
+    size = values.abs().amax(1)
+    q = (values * 127 / size[:, None]).round().to(torch.int8)
+    return {f"{layer}.weight": q, f"{layer}.SCB": size}, q.float() * size[:, None] * np.float32(1 / 127)
+
+
+def nf4(layer, values):
+    """Blocks of 64 numbers that run over the ends of rows, the last cut off; the least and the most of 16 numbers."""
+    table = torch.linspace(-1, 1, 16)
+    flat = torch.nn.functional.pad(values.flatten(), (0, -values.numel() % 64)).view(-1, 64)
+    scale = flat.abs().amax(1)
+    q = ((flat / scale[:, None]).unsqueeze(-1) - table).abs().argmin(-1)
+    pairs = q.flatten()[: values.numel()].view(-1, 2).to(torch.uint8)
+    state = json.dumps({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": list(values.shape)}).encode()
+    tensors = {
+        "weight": (pairs[:, :1] << 4) | pairs[:, 1:],
+        "weight.absmax": scale,
+        "weight.quant_map": table,
+        "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(state), dtype=torch.uint8),
+    }
+    plain = (table[q] * scale[:, None]).flatten()[: values.numel()].view(values.shape)
+    return {f"{layer}.{name}": tensor for name, tensor in tensors.items()}, plain
+
+
+def of_8_bits(kind, strategy, layout):
+    weights = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": {"num_bits": 8, "dynamic": True}}}
+    return {"quant_method": "compressed-tensors", "format": layout, "config_groups": groups, "ignore": ["lm_head"]}
+
+
+# name -> quantize, config, whether it can stay
+PLAIN_FORMATS = {
+    "fp8": (float8, {"quant_method": "fp8", "weight_block_size": [16, 64], "activation_scheme": "dynamic"}, False),
+    "fp8-tensor": (float8_of_tensor, {"quant_method": "fp8", "activation_scheme": "static"}, False),
+    "fbgemm": (float8_of_rows, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, False),
+    "float-tensor": (float8_of_tensor, of_8_bits("float", "tensor", "float-quantized"), False),
+    "float-channel": (float8_of_rows, of_8_bits("float", "channel", "float-quantized"), False),
+    "w8a8": (int8, of_8_bits("int", "channel", "int-quantized"), True),
+    "llm-int8": (llm_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}, False),
+    "nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, False),
+}
+
+
+def write_plain(tiny, directory, name):
+    """`write` of a format whose numbers lie where the weight did."""
+    quantize, config, _ = PLAIN_FORMATS[name]
+    plain, stored = {}, {}
+    for tensor, values in safetensors.torch.load_file(tiny / "model.safetensors").items():
+        plain[tensor] = stored[tensor] = values
+        if tensor.endswith("proj.weight"):
+            del stored[tensor]
+            tensors, plain[tensor] = quantize(tensor.removesuffix(".weight"), values)
+            stored |= tensors
+    for folder, tensors, quantization in ((directory / "plain", plain, None), (directory / name, stored, config)):
+        save_checkpoint(tiny, folder, tensors, quantization)
+    return directory / name, directory / "plain"
+
+
+def save_checkpoint(tiny, folder, tensors, quantization):
+    shutil.copytree(tiny, folder)
+    safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
+    about = json.loads((folder / "config.json").read_text())
+    if quantization is not None:
+        about["quantization_config"] = quantization
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("name", PLAIN_FORMATS)
+def test_numbers_in_the_weights_own_place_compute_what_they_say(tiny_model, tmp_path, name):
+    path, plain = write_plain(tiny_model("llama"), tmp_path, name)
+    expected, whole = logits(plain, keep=False)
+    found, _ = logits(path, keep=False)
+    assert torch.equal(found, expected)  # dequantized, to the bit
+    kept, model = logits(path, keep=True)
+    assert relative_error(kept, expected) <= 1e-5
+    assert (model.weight_bytes < whole.weight_bytes / 2) == PLAIN_FORMATS[name][2]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"quant_method": "hqq"}, "quantized with hqq are not supported"),
-        ({"bits": 3}, "quantized with gptq, bits 3"),
-        ({"checkpoint_format": "marlin"}, "gptq, checkpoint_format marlin"),
-        ({"group_size": 16}, "groups of 16"),
-        ({"group_size": "many"}, "group_size is 'many'"),
-        ({"quant_method": "awq", "version": "gemv"}, "awq, version 'gemv'"),
-        ({"quant_method": "compressed-tensors"}, "compressed-tensors, other than one group"),
-        (of_compressed(32) | {"format": "float-quantized"}, "format 'float-quantized'"),
+        ({"quant_method": "hqq"}, "quant_method is 'hqq'; supported: gptq, awq, compressed-tensors, fp8, .*, mxfp4"),
+        ({"quant_method": None}, "quant_method is None; supported"),
+        ({"bits": 3}, "bits of gptq is 3; supported: 4 or 8"),
+        ({"bits": True}, "bits of gptq is True"),
+        ({"checkpoint_format": "marlin"}, "checkpoint_format of gptq is 'marlin'; supported: gptq or gptq_v2"),
+        ({"group_size": 16}, "group_size of gptq is 16; supported: multiples of 32"),
+        ({"group_size": "many"}, "group_size of gptq is 'many'"),
+        ({"dynamic": {"+:mlp": {"bits": 8}}}, "dynamic of gptq"),
+        ({"modules_to_not_convert": "lm_head"}, "modules_to_not_convert of gptq is 'lm_head'"),
+        ({"quant_method": "awq", "version": "gemv"}, "version of awq is 'gemv'; supported: gemm"),
+        ({"quant_method": "awq", "bits": 8}, "bits of awq is 8"),
+        ({"quant_method": "compressed-tensors"}, "config_groups of compressed-tensors is None; supported: groups"),
+        (of_compressed(32) | {"format": "nvfp4-pack-quantized"}, "format of compressed-tensors is 'nvfp4-pack-quantized'"),
+        (of_compressed(32) | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config of compressed-tensors"),
+        (of_compressed(32) | {"transform_config": {"config_groups": {"R1": {}}}}, "transform_config of compressed-tensors"),
+        (of_8_bits("float", "tensor", "pack-quantized"), "weights.type of compressed-tensors is 'float'"),
+        (of_8_bits("float", "token", "float-quantized"), "weights.strategy of compressed-tensors is 'token'"),
+        ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt of fp8 is 'e5m2'; supported: e4m3"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, r"weight_block_size of fp8 is \[128\]"),
+        ({"quant_method": "fp8", "expert_dtype": "fp4"}, "expert_dtype of fp8 is 'fp4'"),
+        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "int4"}, "bnb_4bit_quant_type of bitsandbytes is 'int4'"),
     ],
 )
-def test_what_is_not_read_is_refused_by_name(tiny_model, tmp_path, changed, message):
+def test_what_is_not_read_is_refused_by_its_key(tiny_model, tmp_path, changed, message):
     shutil.copytree(tiny_model("llama"), tmp_path / "it")
     about = json.loads((tmp_path / "it" / "config.json").read_text())
     about["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32} | changed
     (tmp_path / "it" / "config.json").write_text(json.dumps(about))
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"quantization_config.*{message}") as refused:
         resolve_model(str(tmp_path / "it"))
+    assert len(str(refused.value).splitlines()) == 1
+    assert "--model-impl transformers" in refused.value.hint
 
 
 def test_layers_of_another_shape_than_the_config_says_are_refused(tiny_model, tmp_path):

@@ -75,7 +75,7 @@ class _Asked:
 
 def checked_by(source: ModelSource, stored: StoredTensors | None, warn: Callable[[str], None]) -> str:
     """What says the same as the config of the weights' sizes: the headers of the checkpoint; "" where nothing does."""
-    if stored is None or source.quantization is not None:
+    if stored is None or source.config.quantization is not None:
         return ""
     if difference := stored.difference(build(source.config)):
         warn(f"{source.name}: config.json and {stored.source} differ, so sizes are computed: {difference}")

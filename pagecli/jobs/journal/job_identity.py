@@ -70,7 +70,7 @@ def job_identity(
     """
     dtype = device.dtype
     dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
-    if device.keeps_quantized and (source.quantized is not None or source.quantization is not None):
+    if device.keeps_quantized and (source.quantized is not None or source.config.quantization is not None):
         dtypes["quantization"] = "kept"
     if kv_dtype != KV_DTYPE[dtype]:
         dtypes["kv_dtype"] = kv_dtype

@@ -21,8 +21,10 @@ class MergedSource:
         for module in adapter.updates:
             if known and base.stored_name(module + _WEIGHT) is None:
                 raise ModelError(f"{adapter.directory}: changes {module}, which {base.where} does not have", "is it its base?")
-        self.folded = base.folded
         self._base, self._adapter = base, adapter
+
+    def folded(self, name: str) -> tuple[str, ...]:
+        return self._base.folded(name)
 
     @property
     def where(self) -> Path | str:
@@ -43,7 +45,7 @@ class MergedSource:
         if update is None:
             return tensor
         delta = update.b @ update.a
-        if self._adapter.transposed and "transposed" not in self.folded:
+        if self._adapter.transposed and "transposed" not in self.folded(name):
             delta = delta.T
         if delta.shape != tensor.shape:
             raise ModelError(

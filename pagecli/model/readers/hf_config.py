@@ -1,5 +1,6 @@
 """ModelConfig from the config.json of a transformers checkpoint, in the spelling of any transformers version."""
 
+from dataclasses import replace
 from typing import Any
 
 from pagecli.core.model_config import ExpertsConfig, ModelConfig
@@ -20,15 +21,15 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
     key that changes text and was not read.
     """
     architecture, decoder = _architecture(config, where)
-    if config.get("quantization_config"):
-        read_quantization(config, where)
+    quantization = read_quantization(config, where)
     if architecture in decoder.wrappers:
         inner = Fields(config, where).child("text_config").config
+        quantization = quantization or read_quantization(inner, where)
         config = {name: config[name] for name in ("eos_token_id", "bos_token_id", "dtype") if name in config} | inner
     fields = Fields(renamed(config, decoder), where)
     model = read_config(fields, decoder, eos_token_ids)
     fields.check_text_keys(architecture)
-    return model
+    return replace(model, quantization=quantization)
 
 
 def renamed(config: dict[str, Any], decoder: Decoder) -> dict[str, Any]:

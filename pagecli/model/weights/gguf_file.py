@@ -13,7 +13,7 @@ from pagecli.errors import ModelError
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
 from pagecli.model.weights import gguf_blocks
 from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
-from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor
+from pagecli.model.weights.source import MappedFile, check_shape, check_tensor, missing_tensor
 
 _PLAIN = {
     gguf.GGMLQuantizationType.F32: "float32",
@@ -26,8 +26,6 @@ _ROWS_AT_ONCE = 32  # rows joined into one for dequantization: the gguf package 
 class GgufSource(QuantizedSource):
     """A model's .gguf files, of which `path` is the first, by transformers' tensor names."""
 
-    folded: tuple[str, ...] = ("transposed", "heads", "offset")  # by llama.cpp's converter
-
     def __init__(self, path: Path, config: ModelConfig) -> None:
         self.where = path
         parts = read_gguf_parts(path)
@@ -35,6 +33,9 @@ class GgufSource(QuantizedSource):
         self._part_of = {name: number for number, part in enumerate(parts) for name in part.tensors}
         self._parts = [(part, MappedFile(part.path)) for part in parts]
         self._names = gguf.get_tensor_name_map(_model_arch(self._header.architecture), config.num_layers)
+
+    def folded(self, name: str) -> tuple[str, ...]:
+        return "transposed", "heads", "offset"  # by llama.cpp's converter
 
     def stored_name(self, name: str) -> str | None:
         stored = self._stored_name(name)
@@ -48,26 +49,36 @@ class GgufSource(QuantizedSource):
         return list(self._header.tensors)
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
-        tensor = self._header.tensors.get(self._stored_name(name))
-        if tensor is None:
-            raise missing_tensor(self.where, self._stored_name(name))
+        tensor = self._tensor(name)
         values = self._values(tensor)
         if values.shape != shape and [n for n in values.shape if n != 1] == [n for n in shape if n != 1]:
             values = values.reshape(shape)  # a dimension of 1 is not written
         return check_tensor(self.where, tensor.name, values, shape)
 
-    def read_quantized(self, name: str, shape: tuple[int, ...]) -> QuantizedTensor | None:
+    def read_expert(self, name: str, expert: int, shape: tuple[int, ...]) -> Array:
+        tensor = self._tensor(name)
+        check_shape(self.where, tensor.name, tensor.shape, shape)
+        return check_tensor(self.where, tensor.name, self._values(tensor, expert), shape[1:])
+
+    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> QuantizedTensor | None:
         tensor = self._header.tensors.get(self._stored_name(name))
-        if tensor is None or tensor.shape != shape:  # `read` says what is wrong
+        if tensor is None or tensor.shape != shape:
             return None
-        return gguf_blocks.take_apart(self._stored(tensor)[0].reshape(shape[0], -1), tensor.ggml_type)
+        rows = self._stored(tensor, expert)[0].reshape(shape[-2], -1)
+        return gguf_blocks.take_apart(rows, tensor.ggml_type)
+
+    def _tensor(self, name: str) -> GgufTensor:
+        tensor = self._header.tensors.get(self._stored_name(name))
+        if tensor is None:
+            raise missing_tensor(self.where, self._stored_name(name))
+        return tensor
 
     def _stored_name(self, name: str) -> str:
         tried = (self._names.get_name(each, (".weight", ".bias")) for each in (name, name.removeprefix("transformer.")))
         return next((found for found in tried if found), name)
 
-    def _stored(self, tensor: GgufTensor) -> tuple[Array, gguf.GGMLQuantizationType]:
-        """A tensor's bytes and its type."""
+    def _stored(self, tensor: GgufTensor, expert: int | None = None) -> tuple[Array, gguf.GGMLQuantizationType]:
+        """A tensor's bytes, or those of one expert's part of it, and its type."""
         try:
             kind = gguf.GGMLQuantizationType(tensor.ggml_type)
             block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
@@ -84,13 +95,17 @@ class GgufSource(QuantizedSource):
             raise ModelError(
                 f"{header.path}: truncated: {tensor.name} ends {end - len(data)} bytes past the end", "download it again"
             )
+        if expert is not None:
+            size = (end - start) // tensor.shape[0]
+            start, end = start + expert * size, start + (expert + 1) * size
         return data.view(start, end), kind
 
-    def _values(self, tensor: GgufTensor) -> Array:
-        stored, kind = self._stored(tensor)
+    def _values(self, tensor: GgufTensor, expert: int | None = None) -> Array:
+        stored, kind = self._stored(tensor, expert)
+        shape = tensor.shape if expert is None else tensor.shape[1:]
         if kind in _PLAIN:
-            return stored.view(stored_as(_PLAIN[kind])).reshape(tensor.shape)
-        num_rows = math.prod(tensor.shape[:-1])
+            return stored.view(stored_as(_PLAIN[kind])).reshape(shape)
+        num_rows = math.prod(shape[:-1])
         joined = math.gcd(num_rows, _ROWS_AT_ONCE)
         try:
             values = dequantize(stored.reshape(num_rows // joined, -1), kind)
@@ -98,7 +113,7 @@ class GgufSource(QuantizedSource):
             raise ModelError(
                 f"{self.where}: tensor {tensor.name} is quantized as {kind.name}, which is not supported"
             ) from error
-        return np.asarray(values).reshape(tensor.shape)
+        return np.asarray(values).reshape(shape)
 
 
 def _model_arch(name: str) -> gguf.MODEL_ARCH:

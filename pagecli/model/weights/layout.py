@@ -10,11 +10,10 @@ from pagecli.model.program import Weight
 # What a source may have done already, as llama.cpp's converter has: "transposed", "heads", "offset".
 
 
-def stored_shapes(weight: Weight, done: Container[str]) -> tuple[tuple[int, ...], ...]:
-    """Of each tensor, as the checkpoint holds it."""
-    if weight.layout is None or not weight.layout.transposed or "transposed" in done:
-        return weight.shapes
-    return tuple(shape[::-1] for shape in weight.shapes)
+def stored_shape(weight: Weight, shape: tuple[int, ...], done: Container[str]) -> tuple[int, ...]:
+    """Of a tensor of that shape, as the checkpoint holds it."""
+    is_stored_so = weight.layout is None or not weight.layout.transposed or "transposed" in done
+    return shape if is_stored_so else shape[::-1]
 
 
 def turned(weight: Weight, tensor: Array, done: Container[str]) -> Array:

@@ -16,14 +16,15 @@ from pagecli.model.weights.source import check_tensor, missing_tensor, stored_na
 class PickleSource:
     """`path`: one pytorch_model.bin, or the index of a sharded checkpoint (pytorch_model.bin.index.json)."""
 
-    folded: tuple[str, ...] = ()
-
     def __init__(self, path: Path) -> None:
         self.where = path
         files = sorted(set(read_index(path).values())) if path.suffix == ".json" else [path.name]
         self._tensors: dict[str, torch.Tensor] = {}
         for file in files:
             self._tensors |= _load(path.parent / file)
+
+    def folded(self, name: str) -> tuple[str, ...]:
+        return ()
 
     def stored_name(self, name: str) -> str | None:
         return stored_name(self._tensors, name)

@@ -83,5 +83,13 @@ class QuantizedSource(ABC):
     """A source of weights (weights/source.py) that has some of them quantized."""
 
     @abstractmethod
-    def read_quantized(self, name: str, shape: tuple[int, ...]) -> QuantizedTensor | None:
-        """Tensor `name` as it is stored, as `read` checks it; None where it is not quantized, or in no such way."""
+    def read(self, name: str, shape: tuple[int, ...]) -> Array: ...
+
+    @abstractmethod
+    def read_expert(self, name: str, expert: int, shape: tuple[int, ...]) -> Array:
+        """One expert's part of a tensor of `shape`, whose first dimension is the experts', checked as `read` checks."""
+
+    @abstractmethod
+    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> QuantizedTensor | None:
+        """Tensor `name` of `shape`, or one expert's part of it, as it is stored; None where it is not quantized, in no way that
+        is known, or not of that shape, which `read` refuses."""

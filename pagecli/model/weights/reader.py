@@ -18,7 +18,7 @@ from pagecli.model.build_program import build
 from pagecli.model.program import Program, Weight, stacked_name
 from pagecli.model.source import ModelSource
 from pagecli.model.weights import quantized
-from pagecli.model.weights.layout import ordered, stored_shapes, turned
+from pagecli.model.weights.layout import ordered, stored_shape, turned
 from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
 from pagecli.model.weights.source import WeightSource
 
@@ -26,6 +26,8 @@ from pagecli.model.weights.source import WeightSource
 _HARMLESS = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "rope_freqs.weight")
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision_|multi_modal_projector|audio_|embed_vision)")  # beside a text model
 _ROWS_AT_ONCE = 4096  # of tensors that are compared
+
+ReadQuantized = Callable[[QuantizedSource, str, tuple[int, ...]], QuantizedTensor | None]
 
 
 class WeightReader:
@@ -76,35 +78,47 @@ class WeightReader:
         if weight.is_stored_so:
             tensors = [self.source.read(name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)]
             return tensors[0] if len(tensors) == 1 else self._concatenated(tensors)
-        done = self.source.folded
-        shapes = stored_shapes(weight, done)
-        parts = [turned(weight, self.source.read(name, shape), done) for name, shape in zip(weight.names, shapes, strict=True)]
-        return ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
+        pairs = zip(weight.names, weight.shapes, strict=True)
+        return self._ordered(weight, [self._turned(weight, name, shape) for name, shape in pairs])
 
     def experts(self, weight: Weight) -> Iterator[Array]:
         """The matrix or vector of each expert, as `joined` gives a weight that is one."""
-        self._count(weight.experts * sum(map(math.prod, weight.shapes)))
-        done = self.source.folded
-        shapes = stored_shapes(weight, done)
-        stacked = [self._stacked(name, (weight.experts, *shape)) for name, shape in zip(weight.names, shapes, strict=True)]
+        self._count(weight.num_elements)
+        read = [self._expert_reader(weight, name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)]
         for expert in range(weight.experts):
-            parts = []
-            for name, shape, whole in zip(weight.names, shapes, stacked, strict=True):
-                one = name.format(expert) if "{}" in name else f"{name}.{expert}"
-                parts.append(turned(weight, self.source.read(one, shape) if whole is None else whole[expert], done))
-            yield ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
+            yield self._ordered(weight, [of_expert(expert) for of_expert in read])
+
+    def _expert_reader(self, weight: Weight, name: str, shape: tuple[int, ...]) -> Callable[[int], Array]:
+        """What gives a tensor of each expert, or its part of the one that holds all, rows as the program wants them."""
+        source = self.source
+        if not self._is_stacked(name):
+            return lambda expert: self._turned(weight, _expert_name(name, expert), shape)
+        stacked = stacked_name(name)
+        done = source.folded(stacked)
+        stored = stored_shape(weight, shape, done)
+        if isinstance(source, QuantizedSource):
+            return lambda expert: turned(weight, source.read_expert(stacked, expert, (weight.experts, *stored)), done)
+        whole = source.read(stacked, (weight.experts, *stored))
+        return lambda expert: turned(weight, whole[expert], done)
+
+    def _turned(self, weight: Weight, name: str, shape: tuple[int, ...]) -> Array:
+        """A tensor, its rows the program's rows."""
+        done = self.source.folded(name)
+        return turned(weight, self.source.read(name, stored_shape(weight, shape, done)), done)
+
+    def _ordered(self, weight: Weight, parts: list[Array]) -> Array:
+        done = self.source.folded(weight.names[0])
+        return ordered(weight, parts[0] if len(parts) == 1 else self._concatenated(parts), done)
 
     def _count(self, num_parameters: int) -> None:
         if self._on_read is not None:
             self._num_read += num_parameters
             self._on_read(self._num_read, self._num_parameters)
 
-    def _stacked(self, name: str, shape: tuple[int, ...]) -> Array | None:
-        """The tensor that holds all experts' parts; None where each has its own, or the source has any tensor."""
+    def _is_stacked(self, name: str) -> bool:
+        """Whether one tensor holds all experts' parts; else each has its own, or the source has any tensor."""
         names = self.source.names()
-        if not names or ("{}" in name and self.source.stored_name(name.format(0)) in names):
-            return None
-        return self.source.read(stacked_name(name), shape)
+        return bool(names) and not ("{}" in name and self.source.stored_name(name.format(0)) in names)
 
     def read(self, weight: Weight) -> Array:
         """`joined`, of a weight that may be parts of its tensors."""
@@ -119,24 +133,43 @@ class WeightReader:
 
     def quantized(self, weight: Weight) -> QuantizedTensor | None:
         """`read`, quantized as the checkpoint has it; None where it has it otherwise, or where loading changes the numbers."""
-        source, whole, layout = self.source, weight.whole, weight.layout
-        if not isinstance(source, QuantizedSource) or weight.scale != 1.0 or (weight.offset and "offset" not in source.folded):
-            return None
-        if layout is not None and layout.transposed and "transposed" not in source.folded:
-            return None
-        parts = [source.read_quantized(name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True)]
-        found = [part for part in parts if part is not None]
-        tensor = quantized.joined(found) if len(found) == len(parts) else None
+        whole = weight.whole
+        tensor = self._joined_quantized(whole, lambda source, name, shape: source.read_quantized(name, shape))
         if tensor is None:
             return None
         self._count(whole.num_elements)
-        index = ordered(whole, np.arange(whole.num_rows), source.folded)
+        index = ordered(whole, np.arange(whole.num_rows), self.source.folded(whole.names[0]))
         if weight.whole_rows:
             index = np.concatenate([index[first:last] for first, last in _rows_of_parts(weight)])
         if not np.array_equal(index, np.arange(whole.num_rows)):
             tensor = tensor.rows(index)
         first = weight.first_column
         return tensor.columns(first, first + weight.columns) if weight.whole_columns else tensor
+
+    def quantized_expert(self, weight: Weight, expert: int) -> QuantizedTensor | None:
+        """`experts`, one of them, as `quantized` gives a weight that is one."""
+
+        def read(source: QuantizedSource, name: str, shape: tuple[int, ...]) -> QuantizedTensor | None:
+            if self._is_stacked(name):
+                return source.read_quantized(stacked_name(name), (weight.experts, *shape), expert)
+            return source.read_quantized(_expert_name(name, expert), shape)
+
+        tensor = self._joined_quantized(weight, read)
+        index = ordered(weight, np.arange(weight.num_rows), self.source.folded(weight.names[0]))
+        return tensor if tensor is None or np.array_equal(index, np.arange(len(index))) else tensor.rows(index)
+
+    def _joined_quantized(self, whole: Weight, read: ReadQuantized) -> QuantizedTensor | None:
+        """The tensors of a whole weight one below the other, unless they are scaled, offset or transposed at load."""
+        source, layout = self.source, whole.layout
+        if not isinstance(source, QuantizedSource):
+            return None
+        done = source.folded(stacked_name(whole.names[0]))
+        is_turned = layout is not None and layout.transposed and "transposed" not in done
+        if whole.scale != 1.0 or is_turned or (whole.offset and "offset" not in done):
+            return None
+        parts = [read(source, name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True)]
+        found = [part for part in parts if part is not None]
+        return quantized.joined(found) if len(found) == len(parts) else None
 
     def _rows_of_parts(self, weight: Weight) -> Iterator[tuple[Array, tuple[int, int]]]:
         """Of each part what it is in, as the program wants that, and its first row and the one behind its last: in its tensor
@@ -179,6 +212,11 @@ class WeightReader:
         return np.concatenate(parts, out=self._join_buffer[:num_bytes].view(dtype).reshape(shape))
 
 
+def _expert_name(name: str, expert: int) -> str:
+    """Of the tensor that holds one expert's matrix or vector."""
+    return name.format(expert) if "{}" in name else f"{name}.{expert}"
+
+
 def _rows_of_parts(weight: Weight) -> Iterator[tuple[int, int]]:
     """The first row of each of a weight's parts, and the one behind its last, in all of its tensors joined."""
     whole = weight.whole
@@ -213,14 +251,14 @@ def _open(source: ModelSource) -> WeightSource:
     if source.kind == "pickle":
         from pagecli.model.weights.pickle_file import PickleSource
 
-        if source.quantization is not None:
-            raise ModelError(f"{source.weights_path}: packed layers are read from safetensors files only", "convert it")
+        if source.config.quantization is not None:
+            raise ModelError(f"{source.weights_path}: quantized layers are read from safetensors files only", "convert it")
         return PickleSource(source.weights_path)
     from pagecli.model.weights.safetensors_file import SafetensorsSource
 
     opened = SafetensorsSource(source.weights_path)
-    if source.quantization is None:
+    if source.config.quantization is None:
         return opened
-    from pagecli.model.weights.packed_file import PackedSource
+    from pagecli.model.weights.packed.source import PackedSource
 
-    return PackedSource(opened, source.quantization)
+    return PackedSource(opened, source.config.quantization)

@@ -12,21 +12,37 @@ from pagecli.errors import ModelError
 from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor, stored_name
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_INTEGERS: dict[str, np.dtype[Any]] = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}  # of packed layers
+_OF_LAYERS: dict[str, np.dtype[Any]] = {  # that are quantized
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "F8_E4M3": np.dtype(np.uint8),
+    "F8_E8M0": np.dtype(np.uint8),
+}
 
 
 class SafetensorsSource:
     """`path`: one .safetensors file, or the index of a sharded checkpoint (*.safetensors.index.json)."""
-
-    folded: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.where = path
         self._opened: dict[Path, _Shard] = {}
         self._file_of = _files_by_index(path) if path.suffix == ".json" else dict.fromkeys(self._shard(path).names(), path)
 
+    def folded(self, name: str) -> tuple[str, ...]:
+        return ()
+
     def stored_name(self, name: str) -> str | None:
         return stored_name(self._file_of, name)
+
+    def has(self, stored: str) -> bool:
+        """By the checkpoint's name."""
+        return stored in self._file_of
+
+    def is_quantized(self, stored: str) -> bool:
+        """Whether that tensor, which there is, is of a type that no weight is computed with."""
+        return self._shard(self._file_of[stored]).entry(stored)[0] in _OF_LAYERS
 
     def names(self) -> list[str]:
         return list(self._file_of)
@@ -51,7 +67,7 @@ class SafetensorsSource:
         return self._shard(self._file_of[name]).read(name)
 
     def raw(self, stored: str) -> Array:
-        """A tensor by the checkpoint's name, in whatever type: integers too."""
+        """A tensor by the checkpoint's name, in whatever type; of float8 the bytes."""
         if stored not in self._file_of:
             raise missing_tensor(self.where, stored)
         return self._shard(self._file_of[stored]).raw(stored)
@@ -97,12 +113,12 @@ class _Shard:
         if entry is None:
             raise missing_tensor(self._path, name)
         kind, (start, end) = entry["dtype"], entry["data_offsets"]
-        if kind not in _DTYPES and kind not in _INTEGERS:
+        if kind not in _DTYPES and kind not in _OF_LAYERS:
             raise ModelError(f"{self._path}: tensor {name} is stored as {kind}", f"supported: {', '.join(_DTYPES)}")
         if start == end:
             return np.empty(entry["shape"], np.float32)
         stored = self.data.view(self._data_start + start, self._data_start + end)
-        dtype = _INTEGERS[kind] if kind in _INTEGERS else stored_as(_DTYPES[kind])
+        dtype = _OF_LAYERS[kind] if kind in _OF_LAYERS else stored_as(_DTYPES[kind])
         return stored.view(dtype).reshape(entry["shape"])
 
 

@@ -18,10 +18,12 @@ from pagecli.errors import ModelError
 class WeightSource(Protocol):
     """One checkpoint, opened. `where` names it in errors."""
 
-    folded: tuple[str, ...]  # what its tensors have had done to them already (weights/layout.py)
-
     @property
     def where(self) -> Path | str: ...
+
+    def folded(self, name: str) -> tuple[str, ...]:
+        """What tensor `name` has had done to it already (weights/layout.py)."""
+        ...
 
     def stored_name(self, name: str) -> str | None:
         """The checkpoint's name of the tensor that transformers calls `name`; None where it has none."""
@@ -40,13 +42,18 @@ class WeightSource(Protocol):
         ...
 
 
-def check_tensor(where: Path | str, name: str, tensor: Array, shape: tuple[int, ...]) -> Array:
-    """`tensor` when it has the shape and a type that can be packed, else ModelError."""
-    if tuple(tensor.shape) != shape:
+def check_shape(where: Path | str, name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raises ModelError unless the tensor is of that shape."""
+    if tuple(found) != shape:
         raise ModelError(
-            f"{where}: tensor {name} has shape {list(tensor.shape)}, the config asks for {list(shape)}",
+            f"{where}: tensor {name} has shape {list(found)}, the config asks for {list(shape)}",
             "config.json and weights belong to different models",
         )
+
+
+def check_tensor(where: Path | str, name: str, tensor: Array, shape: tuple[int, ...]) -> Array:
+    """`tensor` when it has the shape and a type that can be packed, else ModelError."""
+    check_shape(where, name, tensor.shape, shape)
     if name_of(tensor.dtype) not in ("float32", "float16", "bfloat16"):
         raise unsupported_type(where, name, str(tensor.dtype))
     return tensor if tensor.flags.aligned else tensor.copy()  # a view of a file whose header is of any length
