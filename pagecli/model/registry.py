@@ -95,6 +95,22 @@ def resolve_model(name_or_path: str, load_format: str = "auto", read_config: Rea
     raise _not_found(name_or_path)
 
 
+def config_json(name_or_path: str) -> dict[str, Any]:
+    """The config.json of a model, as it is written; of a named model its own. Raises ModelError."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".gguf":
+        raise ModelError(f"{path}: a GGUF file has no config.json", "give a directory or a hub id of the transformers layout")
+    _check_plain_files(path)
+    if path.exists():
+        return _read_json(path / "config.json" if path.is_dir() else path)
+    preset = find_preset(name_or_path)
+    if preset is not None:
+        return preset.config
+    if not hub.is_hub_id(name_or_path):
+        raise _not_found(name_or_path)
+    return _read_json(hub.download(name_or_path, with_weights=False) / "config.json")
+
+
 def _check_plain_files(path: Path) -> None:
     """Raises ModelError if the model, or a file that belongs to it, is a pipe or a device, whose reading might never end."""
     try:

@@ -9,12 +9,34 @@ from dataclasses import replace
 import pytest
 
 from pagecli.cli.app import main
-from pagecli.model.registry import resolve_model
+from pagecli.cli.profile.vllm_plan import model_of_vllm
+from pagecli.errors import ModelError
+from pagecli.model.registry import config_json
+from pagecli.model.stored_tensors import StoredTensor, StoredTensors
 from pagecli.profiler.plan.gpus import find_gpu
 from pagecli.profiler.plan.vllm import GIB, VllmFlags, VllmPlan
+from pagecli.profiler.plan.vllm_model import vllm_model
 
 PLANNER = "llm-d-incubation/llm-d-planner docs/accuracy/vllm-v0.19.0-accuracy-report.md (49 runs on H100-80GB)"
 H100 = ("h100", 79.19)
+SEED_OSS = {
+    "architectures": ["SeedOssForCausalLM"], "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
+    "num_attention_heads": 80, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 155136,
+    "max_position_embeddings": 524288, "attention_bias": True, "attention_out_bias": False, "mlp_bias": False,
+    "rms_norm_eps": 1e-6, "hidden_act": "silu",
+}  # fmt: skip
+DEEPSEEK_V2_LITE = {
+    "architectures": ["DeepseekV2ForCausalLM"], "hidden_size": 2048, "intermediate_size": 10944, "num_hidden_layers": 27,
+    "num_attention_heads": 16, "kv_lora_rank": 512, "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "moe_intermediate_size": 1408, "n_routed_experts": 64, "n_shared_experts": 2, "first_k_dense_replace": 1,
+    "vocab_size": 102400, "max_position_embeddings": 163840,
+}  # fmt: skip
+DEEPSEEK_V3 = DEEPSEEK_V2_LITE | {
+    "architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
+    "num_attention_heads": 128, "q_lora_rank": 1536, "moe_intermediate_size": 2048, "n_routed_experts": 256,
+    "n_shared_experts": 1, "first_k_dense_replace": 3, "vocab_size": 129280, "topk_method": "noaux_tc",
+    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+}  # fmt: skip
 
 
 def plan_of(model, gpu, **flags) -> VllmPlan:
@@ -22,7 +44,8 @@ def plan_of(model, gpu, **flags) -> VllmPlan:
     device = find_gpu(name)
     if memory is not None:
         device = replace(device, memory_bytes=int(memory * GIB))
-    return VllmPlan(resolve_model(model, "dummy").config, device, VllmFlags(**flags))
+    found = vllm_model(model, "config.json") if isinstance(model, dict) else model_of_vllm(model)
+    return VllmPlan(found, device, VllmFlags(**flags))
 
 
 # (model, GPU, flags, tokens that "GPU KV cache size" says, source)
@@ -33,6 +56,13 @@ KV_CACHE_SIZES = [
     ("qwen2.5-7b", H100, {"gpu_memory_utilization": 0.95, "kv_cache_dtype": "fp8"}, 2_192_000, PLANNER),
     ("llama-3.1-8b", "a100-40gb", {"max_model_len": 32768}, 163_168, "Experiment 2 on GCP a2-highgpu-1g, note of 2026-05-03"),
     ("llama-3.1-8b", "rtx-a6000", {"max_model_len": 32768}, 221_824, "Experiment 2 on Insomnia, runs 8998340 to 8998342"),
+    (
+        SEED_OSS,
+        ("a100-80gb", 79.25),
+        {"max_model_len": 131072, "max_num_batched_tokens": 8192, "max_num_seqs": 1, "tensor_parallel_size": 2},
+        294_816,
+        "Seed-OSS-36B-Instruct, 128K profile on 2 x A100-SXM4-80GB, note of 2026-05-29",
+    ),
 ]
 
 
@@ -62,6 +92,105 @@ def test_memory_goes_where_vllm_said_it_does(model, flags, weights, peak, outsid
     if peak is not None:
         assert plan.peak_bytes / GIB == pytest.approx(peak, abs=0.05), PLANNER
         assert plan.outside_bytes / GIB == pytest.approx(outside, abs=0.05), PLANNER
+
+
+GPT_OSS = "myoceane.fr/index.php/ai-vllm-a100-gemma-4: openai/gpt-oss-20b on an A100 80GB, vLLM 0.19.0, 2026-04-18"
+
+
+def test_experts_in_mxfp4_are_padded_and_windows_cost_little():
+    """Weights 13.72 GiB; at --gpu-memory-utilization 0.65 36.56 GiB are left for the KV cache."""
+    plan = plan_of("gpt-oss-20b", ("a100-80gb", 79.25), gpu_memory_utilization=0.65, max_model_len=131072)
+    assert plan.weights_bytes / GIB == pytest.approx(13.72, rel=0.005), GPT_OSS
+    assert plan.kv_memory_bytes / GIB == pytest.approx(36.56, rel=0.01), GPT_OSS
+    full = replace(plan.model, layer_windows=())
+    assert replace(plan, model=full).max_concurrency < 0.55 * plan.max_concurrency
+
+
+def test_latent_attention_keeps_the_same_numbers_on_every_gpu():
+    """vllm-project/vllm pull request 20665: 14 of DeepSeek-V2-Lite's layers in 12.13 GiB hold 807,792 tokens; 4650: its weights
+    take 29.3010 GiB."""
+    plan = plan_of(DEEPSEEK_V2_LITE, "a100-80gb")
+    assert plan.weights_bytes / GIB == pytest.approx(29.3010, rel=0.005)
+    blocks = int(12.13 * GIB) // (14 * plan.block_bytes)
+    assert blocks * 16 == pytest.approx(807_792, rel=0.001)
+    assert plan.with_flags(tensor_parallel_size=4).block_bytes == plan.block_bytes == 16 * 576 * 2
+    assert plan.with_flags(kv_cache_dtype="fp8").block_bytes == 16 * 576
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"),
+    [(DEEPSEEK_V2_LITE, 15.7), ({**DEEPSEEK_V3, "quantization_config": None}, 671.0)],  # as their model cards say
+)
+def test_parameters_of_latent_models_are_those_published(config, billions):
+    weights = vllm_model(config, "config.json").weights
+    assert (weights.num_split + weights.num_whole) / 1e9 == pytest.approx(billions, abs=0.05)
+
+
+def test_deepseek_v3_in_8_bits_takes_eight_gpus_of_the_largest_kind():
+    """Its checkpoint is 641.3 GB without the layer that drafts tokens; down projections and routers are whole on each GPU."""
+    plan = plan_of(DEEPSEEK_V3, "h200", tensor_parallel_size=8)
+    assert plan.starts
+    assert not plan_of(DEEPSEEK_V3, "h100", tensor_parallel_size=8).starts
+    alone = vllm_model(DEEPSEEK_V3, "config.json").weights
+    assert plan.weights_bytes > alone.bytes_on_each(2, 1) / 8
+    assert 79 < plan.weights_bytes / GIB < 81
+
+
+# A format, and bytes of a number in it: its bits, a scale of 2 bytes a group (bitsandbytes: of 4 for 64), zeros
+QUANTIZED = [
+    ({"quant_method": "awq", "bits": 4, "group_size": 128}, 0.5 + 2.5 / 128),
+    ({"quant_method": "gptq", "bits": 8, "group_size": 32}, 1 + 3 / 32),
+    ({"quant_method": "fp8"}, 1),
+    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 1 + 4 / 128**2),
+    ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int"}}}}, 1),
+    (
+        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4, "group_size": 32}}}},
+        0.5 + 2 / 32,
+    ),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 0.5 + 1 / 16),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 0.5 + 4 / 64),
+]
+
+
+@pytest.mark.parametrize(("quantization", "bytes_each"), QUANTIZED)
+def test_linear_layers_are_quantized_and_nothing_else_is(quantization, bytes_each):
+    """Of Qwen2.5-7B: 28 layers of 233 million numbers in linear layers; embeddings, LM head, norms and biases stay."""
+    linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    rest = 2 * 152064 * 3584 + 57 * 3584 + 28 * (3584 + 2 * 512)
+    plain = config_json("qwen2.5-7b")
+    weights = vllm_model(plain | {"quantization_config": quantization}, "config.json").weights
+    assert (weights.num_split, weights.split_bytes) == (rest, pytest.approx(linear * bytes_each))
+    left_out = {**quantization, "modules_to_not_convert": ["re:.*self_attn.*", "model.layers.*.mlp.down_proj"]}
+    larger = vllm_model(plain | {"quantization_config": left_out}, "config.json").weights
+    assert larger.split_bytes == pytest.approx(28 * 2 * 3584 * 18944 * bytes_each)
+
+
+def test_sizes_in_headers_win_and_layers_that_draft_are_left_out():
+    tensors = {
+        "model.layers.0.self_attn.q_a_proj.weight": StoredTensor("F8_E4M3", (100, 10)),
+        "model.layers.0.self_attn.q_b_proj.weight": StoredTensor("F8_E4M3", (100, 10)),
+        "model.layers.0.self_attn.q_b_proj.weight_scale_inv": StoredTensor("F32", (2, 1)),
+        "model.embed_tokens.weight": StoredTensor("BF16", (50, 10)),
+        "model.layers.61.mlp.up_proj.weight": StoredTensor("F8_E4M3", (1000, 10)),
+    }
+    weights = vllm_model(DEEPSEEK_V3, "config.json", StoredTensors(tensors, 2)).weights
+    assert (weights.num_split, weights.whole_bytes, weights.source) == (500, 1000, "the headers of 2 files")
+    again = 61 * 512 * 128 * 256 * 2  # kv_b_proj as two matrices of 16 bits
+    assert weights.split_bytes == 1000 + 8 + again
+    assert weights.bytes_on_each(4, 1) == 500 * 4 + 2008 + again
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"index_topk": 2048}, "the index of sparse attention"),
+        ({"v_head_dim": None}, "v_head_dim is None"),
+        ({"quantization_config": {"quant_method": "spqr"}}, "quantized with spqr is not known"),
+    ],
+)
+def test_what_is_not_known_of_a_model_is_said(change, says):
+    with pytest.raises(ModelError, match=says):
+        vllm_model(DEEPSEEK_V3 | change, "config.json")
 
 
 def test_experts_count_as_weights():
@@ -96,7 +225,7 @@ def test_weights_that_do_not_fit_leave_no_length_and_want_more_gpus():
 
 def test_layers_with_a_sliding_window_keep_the_window_and_a_step():
     plan = plan_of("gpt-oss-20b", "h100", max_model_len=131_072)
-    windows = [plan.config.window(layer) for layer in range(plan.config.num_layers)]
+    windows = [plan.model.window(layer) for layer in range(plan.model.num_layers)]
     full = windows.count(0)
     assert 0 < full < len(windows)
     whole = 131_072 // 16 * full

@@ -22,7 +22,6 @@ from pagecli.jobs.run.stop_signals import stop_signals
 if TYPE_CHECKING:
     from pagecli.cli.profile.plan import PlannedJob
     from pagecli.cli.profile.report import Section
-    from pagecli.core.model_config import ModelConfig
 
 EPILOG = (
     "Exit codes: 0 all shown; 1 internal error; 2 wrong usage, unknown GPU or workload; 3 workload unreadable; "
@@ -66,12 +65,11 @@ def _run(options: ProfileOptions, console: Console) -> int:
     check_profile_files(options.workload, options.model, options.html, options.plots, options.steps, options.trace)
     check_reports(options)
     check_run_flags(options)
-    source = resolve_model(options.model, "dummy")
-    config, stored = source.config, stored_tensors(options.model)
     if options.engine == "vllm":
-        return _run_vllm(options, config, console)
+        return _run_vllm(options, console)
+    source, stored = resolve_model(options.model, "dummy"), stored_tensors(options.model)
     workload = load_workload(options.workload, options.model, options.num_requests, options.request_rate, options.max_tokens)
-    job = plan_job(options, config, workload, checked_by(source, stored, console.warning))
+    job = plan_job(options, source.config, workload, checked_by(source, stored, console.warning))
     sections = [section(job, options) for section in _sections(job, options, console)]
     sections.append(advice_section(sections))
     console.end_transient()
@@ -81,10 +79,10 @@ def _run(options: ProfileOptions, console: Console) -> int:
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
 
 
-def _run_vllm(options: ProfileOptions, config: "ModelConfig", console: Console) -> int:
+def _run_vllm(options: ProfileOptions, console: Console) -> int:
     from pagecli.cli.profile.vllm_plan import vllm_plan, vllm_section
 
-    plan = vllm_plan(options, config)
+    plan = vllm_plan(options)
     section = vllm_section(plan, options)
     console.end_transient()
     _show_json([section]) if options.json else _show_tables([section])

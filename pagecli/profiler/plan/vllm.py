@@ -4,26 +4,25 @@
     the peak = the larger of   2 x T x (3 x intermediate + 4.25 x hidden) bytes     (a forward pass of T tokens)
                         and    15 x S x vocabulary + 2 x T x hidden bytes           (a choice of S tokens: their logits in
                                                                                      float32, sorted, with their positions)
-T is max_num_batched_tokens, S max_num_seqs. It starts if one request of max_model_len fits the KV memory. A layer with a
-sliding window keeps the window and the tokens of a step.
+T is max_num_batched_tokens, S max_num_seqs; weights and the numbers of the cache are vllm_model.py's. It starts if one request
+of max_model_len fits the KV memory. A layer with a sliding window keeps the window and the tokens of a step.
 
 The constants are fitted to what vLLM 0.19.0 printed on an H100 (llm-d-incubation/llm-d-planner, docs/accuracy): peaks of
 Llama-3.1-8B 1.89 GiB, Qwen2.5-7B 2.21, phi-4 1.52, granite-3.1-2b 0.75, CodeLlama-7b 0.77, granite-3.1-8b 0.85; outside of
-torch 0.25 GiB, and 2.1 GiB where GPUs are joined. Experts are counted as an MLP: Qwen3-30B-A3B's peak was 0.5 GiB above this.
-Logs of other machines hold the rule to it (tests/profiler/test_vllm_plan.py).
+torch 0.25 GiB, and 2.1 GiB where GPUs are joined (on A100s 0.6). Experts are counted as an MLP:
+Qwen3-30B-A3B's peak was 0.5 GiB above this. Logs of other machines hold the rule to it (tests/profiler/test_vllm_plan.py).
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pagecli.core.model_config import ModelConfig
-from pagecli.devices.memory import weight_bytes
 from pagecli.profiler.plan.gpus import Device
 from pagecli.profiler.plan.plan import PLAN_KV_BYTES, PLAN_WEIGHT_BYTES
+from pagecli.profiler.plan.vllm_model import VllmModel
 
 GIB = 2**30
 LARGE_GPU = 70 * GIB  # from that on, but for A100s, a step has more tokens and sequences unless flags say
-ALONE_BYTES, JOINED_BYTES = int(0.25 * GIB), int(2.1 * GIB)  # outside of torch
+ALONE_BYTES, JOINED_BYTES, JOINED_LARGE_BYTES = int(0.25 * GIB), int(0.6 * GIB), int(2.1 * GIB)  # outside of torch
 MOST_UTILIZATION = 0.97  # above it, a desktop or the driver is in the way
 
 
@@ -45,13 +44,13 @@ class VllmFlags:
 class VllmPlan:
     """One start of vLLM. All bytes are of one GPU."""
 
-    config: ModelConfig
+    model: VllmModel
     device: Device
     flags: VllmFlags
 
     @property
     def max_model_len(self) -> int:
-        return self.flags.max_model_len or self.config.max_positions
+        return self.flags.max_model_len or self.model.max_positions
 
     @property
     def _is_large(self) -> bool:
@@ -71,21 +70,23 @@ class VllmPlan:
 
     @cached_property
     def weights_bytes(self) -> int:
-        return weight_bytes(self.config, PLAN_WEIGHT_BYTES[self.flags.dtype]) // self.flags.tensor_parallel_size
+        return self.model.weights.bytes_on_each(PLAN_WEIGHT_BYTES[self.flags.dtype], self.flags.tensor_parallel_size)
 
     @property
     def peak_bytes(self) -> int:
         """Of the step that vLLM runs to measure it; several GPUs share its matrices, but each chooses all tokens."""
-        config, tokens = self.config, self.max_num_batched_tokens
+        model, tokens = self.model, self.max_num_batched_tokens
         element = PLAN_WEIGHT_BYTES[self.flags.dtype]
-        inner = 3 * config.intermediate_size / self.flags.tensor_parallel_size
-        forward = element * tokens * (inner + 4.25 * config.hidden_size)
-        choice = 15 * self.max_num_seqs * config.vocab_size + element * tokens * config.hidden_size
+        inner = 3 * model.intermediate_size / self.flags.tensor_parallel_size
+        forward = element * tokens * (inner + 4.25 * model.hidden_size)
+        choice = 15 * self.max_num_seqs * model.vocab_size + element * tokens * model.hidden_size
         return int(max(forward, choice))
 
     @property
     def outside_bytes(self) -> int:
-        return JOINED_BYTES if self.flags.tensor_parallel_size > 1 else ALONE_BYTES
+        if self.flags.tensor_parallel_size == 1:
+            return ALONE_BYTES
+        return JOINED_LARGE_BYTES if self._is_large else JOINED_BYTES
 
     @property
     def kv_memory_bytes(self) -> int:
@@ -94,16 +95,16 @@ class VllmPlan:
 
     @cached_property
     def block_bytes(self) -> int:
-        """Of a block of one layer. More GPUs than KV heads: each has a copy of one."""
+        """Of a block of one layer. More GPUs than KV heads: each has a copy of one; of latent attention each has all."""
         kv_dtype = self.flags.dtype if self.flags.kv_cache_dtype == "auto" else self.flags.kv_cache_dtype
-        heads = max(1, self.config.num_kv_heads // self.flags.tensor_parallel_size)
-        return int(2 * heads * self.config.head_dim * PLAN_KV_BYTES[kv_dtype]) * self.flags.block_size
+        heads = max(1, self.model.num_kv_heads // self.flags.tensor_parallel_size)
+        return int(heads * self.model.kv_width * PLAN_KV_BYTES[kv_dtype]) * self.flags.block_size
 
     def request_bytes(self, num_tokens: int) -> int:
         """Of a request of so many tokens at its end."""
         blocks = 0
-        for layer in range(self.config.num_layers):
-            window = self.config.window(layer)
+        for layer in range(self.model.num_layers):
+            window = self.model.window(layer)
             if window and window + self.max_num_batched_tokens < num_tokens:
                 blocks += -(-(window - 1 + self.max_num_batched_tokens) // self.flags.block_size) + 1
             else:
@@ -118,8 +119,8 @@ class VllmPlan:
     @property
     def kv_tokens(self) -> int:
         """What vLLM prints as the size of its KV cache: whole blocks where every layer keeps all tokens."""
-        if not any(self.config.layer_windows):
-            block = self.block_bytes * self.config.num_layers
+        if not any(self.model.layer_windows):
+            block = self.block_bytes * self.model.num_layers
             return max(0, self.kv_memory_bytes) // block * self.flags.block_size
         return int(self.max_concurrency * self.max_model_len)
 
@@ -130,7 +131,7 @@ class VllmPlan:
     def longest(self) -> int:
         """The largest max_model_len that starts, in whole blocks, not above the model's; 0: none does."""
         size = self.flags.block_size
-        low, high = 0, self.config.max_positions // size
+        low, high = 0, self.model.max_positions // size
         while low < high:
             middle = (low + high + 1) // 2
             fits = self.request_bytes(middle * size) <= self.kv_memory_bytes
@@ -138,7 +139,7 @@ class VllmPlan:
         return low * size
 
     def with_flags(self, **changed: object) -> "VllmPlan":
-        return VllmPlan(self.config, self.device, replace(self.flags, **changed))  # type: ignore[arg-type]
+        return VllmPlan(self.model, self.device, replace(self.flags, **changed))  # type: ignore[arg-type]
 
     def changes(self) -> "list[tuple[str, VllmPlan]]":
         """What would make it start, the smallest change first: (the flag as it is written, the plan with it)."""
@@ -152,7 +153,7 @@ class VllmPlan:
         if self.flags.kv_cache_dtype == "auto" and self.flags.dtype != "float32":
             wanted.append(("--kv-cache-dtype fp8", self.with_flags(kv_cache_dtype="fp8")))
         for size in (2, 4, 8):
-            if size > self.flags.tensor_parallel_size and self.config.num_heads % size == 0:
+            if size > self.flags.tensor_parallel_size and self.model.num_heads % size == 0:
                 wanted.append((f"--tensor-parallel-size {size}", self.with_flags(tensor_parallel_size=size)))
         found = [(flag, plan) for flag, plan in wanted if plan.starts]
         joined = [flag for flag, _ in found if flag.startswith("--tensor")]
