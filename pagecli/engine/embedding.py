@@ -24,7 +24,7 @@ from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.errors import ErrorCode, RowError, UsageError
 from pagecli.model.pooling import Pooling
-from pagecli.model.tokenizer.tokenizer import load_tokenizer
+from pagecli.model.tokenizer.loading import load_tokenizer
 
 Prompt = tuple[int, list[int]]  # request id, token ids
 

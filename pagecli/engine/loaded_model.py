@@ -13,7 +13,8 @@ from pagecli.devices.base import Device, Model, Runner, RunSettings
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_engine_model
 from pagecli.model.source import ModelSource
-from pagecli.model.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from pagecli.model.tokenizer.loading import load_tokenizer
+from pagecli.model.tokenizer.tokenizer import Tokenizer
 
 
 def configure(num_threads: int | None) -> int:

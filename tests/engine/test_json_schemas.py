@@ -13,7 +13,7 @@ from pagecli.core.token_masks import num_words
 from pagecli.engine.constraints.compiler import ConstraintCompiler
 from pagecli.errors import RowError
 from pagecli.model.registry import resolve_model
-from pagecli.model.tokenizer.tokenizer import load_tokenizer
+from pagecli.model.tokenizer.loading import load_tokenizer
 
 WALKS, MAX_TOKENS = 12, 400
 TEXT = {"type": "string", "maxLength": 12}

@@ -12,11 +12,10 @@ import pytest
 from jinja2 import TemplateError
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.model.tokenizer.parts import parts_of
 from pagecli.model.tokenizer.templates import limits
 from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
 from pagecli.model.tokenizer.templates.process import TemplateProcess, TemplateRefused
-from pagecli.model.tokenizer.tokenizer import TransformersTokenizer
+from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, parts_of
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -69,8 +68,7 @@ def test_template_renders_as_transformers_renders_it(tiny_tokenizer, template):
 
 
 def test_sample_models_own_template_renders_as_transformers_renders_it(sample_model):
-    from pagecli.model.tokenizer.loading import load_with_transformers
-    from pagecli.model.tokenizer.tokenizer import load_tokenizer
+    from pagecli.model.tokenizer.loading import load_tokenizer, load_with_transformers
 
     ours, theirs = load_tokenizer(sample_model), load_with_transformers(sample_model.tokenizer_path)
     for chat in (CHAT, CHAT[1:2]):

@@ -13,7 +13,7 @@ from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.registry import resolve_model
-from pagecli.model.tokenizer.tokenizer import load_tokenizer
+from pagecli.model.tokenizer.loading import load_tokenizer
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
 QUANTIZED = gguf.GGMLQuantizationType.Q8_0

@@ -153,7 +153,7 @@ def test_code_beside_a_model_is_never_run_whatever_is_answered(tmp_path, tiny_mo
     import shutil
 
     from pagecli.model.registry import resolve_model
-    from pagecli.model.tokenizer.tokenizer import load_tokenizer
+    from pagecli.model.tokenizer.loading import load_tokenizer
 
     model, asked = tmp_path / "model", []
     monkeypatch.setattr("builtins.input", lambda *args: asked.append(args) or "y")

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_tokenizer
 
-from pagecli.model.tokenizer.parts import parts_of
 from pagecli.model.tokenizer.token_bytes import token_bytes_of
+from pagecli.model.tokenizer.tokenizer import parts_of
 
 TEXTS = [
     "the quick brown fox",

@@ -11,8 +11,8 @@ from tiny_models import make_tokenizer
 
 from pagecli.errors import ErrorCode, ModelError, RowError
 from pagecli.model.registry import resolve_model
-from pagecli.model.tokenizer.parts import TokenizerPanic, parts_of
-from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, load_tokenizer
+from pagecli.model.tokenizer.loading import load_tokenizer
+from pagecli.model.tokenizer.tokenizer import TokenizerPanic, TransformersTokenizer, parts_of
 
 TEXTS = [
     "",

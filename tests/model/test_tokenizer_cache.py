@@ -9,9 +9,8 @@ import tiny_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.model.tokenizer import cache, loading
-from pagecli.model.tokenizer.cache import cache_folder, make_folder, read, write
-from pagecli.model.tokenizer.loading import load_parts
+from pagecli.model.tokenizer import loading
+from pagecli.model.tokenizer.loading import cache_folder, load_parts, make_folder, read, write
 from pagecli.model.tokenizer.tokenizer import TransformersTokenizer
 
 NAME, CONTENT = "ab" * 32, b'{"a": 1}\n{"b": 2}'
@@ -120,7 +119,7 @@ def test_others_files_links_pipes_and_folders_are_not_read(folder, monkeypatch, 
 
 
 def test_of_many_copies_those_used_last_stay(folder, monkeypatch):
-    monkeypatch.setattr(cache, "MAX_FILES", 3)
+    monkeypatch.setattr(loading, "MAX_FILES", 3)
     for age, name in enumerate("abcd"):
         write(folder, name, CONTENT)
         os.utime(folder / f"{name}.json", (1000 + age, 1000 + age))

@@ -9,11 +9,10 @@ import tiny_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.model.tokenizer import cache, loading
+from pagecli.model.tokenizer import loading
 from pagecli.model.tokenizer.copy import faithful_copy
-from pagecli.model.tokenizer.loading import load_parts, load_with_transformers
-from pagecli.model.tokenizer.parts import parts_of
-from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, load_tokenizer
+from pagecli.model.tokenizer.loading import load_parts, load_tokenizer, load_with_transformers
+from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, parts_of
 
 HOSTILE = [
     " . , ! ? ' n't 'm 's 've 're",
@@ -213,6 +212,6 @@ def test_a_broken_tokenizer_is_the_same_error_whether_copies_are_kept_or_not(tmp
 
 def test_with_an_empty_folder_name_nothing_is_kept(tiny_model, monkeypatch):
     monkeypatch.setenv("PAGECLI_CACHE_DIR", "")
-    monkeypatch.setattr(cache, "write", lambda *args: pytest.fail("written"))
+    monkeypatch.setattr(loading, "write", lambda *args: pytest.fail("written"))
     source = type("Source", (), {"tokenizer_path": tiny_model("opt"), "config": type("C", (), {"eos_token_ids": ()})})
     assert load_tokenizer(source).encode("") == []

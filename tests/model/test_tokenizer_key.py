@@ -7,8 +7,8 @@ import shutil
 import pytest
 from test_gguf import write_gguf
 
-from pagecli.model.tokenizer import cache
-from pagecli.model.tokenizer.cache import tokenizer_keys
+from pagecli.model.tokenizer import loading
+from pagecli.model.tokenizer.loading import tokenizer_keys
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def test_packages_and_their_environment_count(model, monkeypatch):
     assert len(names) == 1
     monkeypatch.setenv("TRANSFORMERS_ANYTHING", "1")
     names.add(key(model))
-    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    monkeypatch.setattr(loading, "FORMAT", loading.FORMAT + 1)
     names.add(key(model))
-    monkeypatch.setattr(cache, "_PACKAGES", ("transformers", "pytest"))
+    monkeypatch.setattr(loading, "_PACKAGES", ("transformers", "pytest"))
     names.add(key(model))
     assert len(names) == 4
 
@@ -99,17 +99,17 @@ def test_an_editable_transformers_gives_no_key(model, monkeypatch, version, orig
 
 
 def test_more_than_can_be_read_quickly_gives_no_key(model, monkeypatch):
-    monkeypatch.setattr(cache, "_MAX_FILE_BYTES", (model / "tokenizer.json").stat().st_size)
+    monkeypatch.setattr(loading, "_MAX_FILE_BYTES", (model / "tokenizer.json").stat().st_size)
     assert key(model)
-    monkeypatch.setattr(cache, "_MAX_FILE_BYTES", (model / "tokenizer.json").stat().st_size - 1)
+    monkeypatch.setattr(loading, "_MAX_FILE_BYTES", (model / "tokenizer.json").stat().st_size - 1)
     assert list(tokenizer_keys(model)) == []
     monkeypatch.undo()
-    monkeypatch.setattr(cache, "_MAX_BYTES", 100)
+    monkeypatch.setattr(loading, "_MAX_BYTES", 100)
     assert list(tokenizer_keys(model)) == []
 
 
 def test_what_is_no_text_and_large_counts_by_its_size(model, monkeypatch):
-    monkeypatch.setattr(cache, "_MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(loading, "_MAX_FILE_BYTES", 100_000)
     (model / "film.mp4").write_bytes(b"a" * 200_000)
     before = key(model)
     (model / "film.mp4").write_bytes(b"b" * 200_000)
@@ -161,7 +161,7 @@ def test_of_a_gguf_file_no_more_counts_than_is_needed_for_its_header(gguf, monke
     from pagecli.model.readers.gguf_header import read_gguf_header
 
     end = read_gguf_header(gguf).data_start
-    monkeypatch.setattr(cache, "_GGUF_PREFIXES", (end - 1, end))
+    monkeypatch.setattr(loading, "_GGUF_PREFIXES", (end - 1, end))
     before = list(tokenizer_keys(gguf))
     assert [each.stands_for(gguf) for each in before] == [False, True]
     content = bytearray(gguf.read_bytes())

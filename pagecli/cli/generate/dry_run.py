@@ -36,7 +36,7 @@ def run_dry(job: GenerateJob, console: Console) -> int:
     try:
         found = loaded_model.resolve(job.engine)
         job = with_model_defaults(job, found.source, console)
-        from pagecli.model.tokenizer.tokenizer import load_tokenizer
+        from pagecli.model.tokenizer.loading import load_tokenizer
 
         tokenizer = load_tokenizer(found.source)
         tokenizer.template_time = job.prompts.template_time

@@ -90,7 +90,7 @@ def _tokenizer(model: str):  # type: ignore[no-untyped-def]
     from pagecli.model import hub
     from pagecli.model.presets import find_preset
     from pagecli.model.registry import resolve_model
-    from pagecli.model.tokenizer.tokenizer import load_tokenizer
+    from pagecli.model.tokenizer.loading import load_tokenizer
 
     try:
         source = resolve_model(model, "dummy")

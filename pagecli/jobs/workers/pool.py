@@ -24,7 +24,7 @@ from pagecli.jobs.workers.pool_stats import merged_stats, worker_row
 from pagecli.jobs.workers.same_job import Facts, difference, engine_difference, facts_here
 from pagecli.jobs.workers.sources import WorkerProcess, WorkerSource
 from pagecli.jobs.workers.worker import PoolRow
-from pagecli.model.tokenizer.tokenizer import load_tokenizer
+from pagecli.model.tokenizer.loading import load_tokenizer
 
 ROWS_OF_A_MESSAGE = 64
 STEP_SECONDS = 0.05  # that `step` waits for results

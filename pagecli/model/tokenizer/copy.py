@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pagecli.model.tokenizer.parts import TokenizerParts, panics_as_errors
+from pagecli.model.tokenizer.tokenizer import TokenizerParts, panics_as_errors
 
 # Spaces before punctuation, runs of spaces, scripts, composed and decomposed letters, what normalizers drop, no text at all.
 _PROBES = (
