@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console as RichConsole
 
 from pagecli.cli.app import main
+from pagecli.cli.generate.reporting import BarProgress, fitting_metrics
 from pagecli.cli.profile.tables import Column, CommandLines, FittingTable
 from pagecli.cli.terminal.console import Console, name_value_lines
-from pagecli.cli.terminal.progress import BarProgress, fitting_metrics
 from pagecli.core.engine_config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.jobs.monitoring.monitor import JobSnapshot

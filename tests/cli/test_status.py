@@ -17,8 +17,8 @@ from pagecli.cli.app import main
 from pagecli.cli.status import duration_text
 from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import Journal, JournalContents
-from pagecli.jobs.monitoring.job_status import HEARTBEAT, Heartbeat, read_heartbeat
-from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
+from pagecli.jobs.monitoring.job_status import read_heartbeat
+from pagecli.jobs.monitoring.monitor import HEARTBEAT, Heartbeat, JobMonitor, JobSnapshot
 from pagecli.jobs.rows.row import InputRow, error_row
 from pagecli.jobs.storage.job_directory import LOCK, JobDirectory, job_directory_path
 

@@ -17,8 +17,7 @@ from pagecli.errors import InputError, UsageError
 from pagecli.jobs.journal import job_lock
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
 from pagecli.jobs.journal.locked_output import lock_output
-from pagecli.jobs.monitoring.job_status import Heartbeat
-from pagecli.jobs.monitoring.monitor import JobSnapshot
+from pagecli.jobs.monitoring.monitor import Heartbeat, JobSnapshot
 from pagecli.jobs.storage.atomic_file import create_temporary, publish
 from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, read_outcome
 

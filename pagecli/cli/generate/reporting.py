@@ -1,20 +1,181 @@
-"""A job for its user: the listeners that the flags ask for, and the closing summary on stderr.
+"""A job for its user: how far it is, the listeners that the flags ask for, and the closing summary on stderr.
 
-Listeners get the start of the job and, in every case, its end.
+How far: a bar on a terminal, a plain line every ten seconds elsewhere, nothing if asked to be quiet. Listeners get the start
+of the job and, in every case, its end.
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from pagecli.cli.generate.options import MonitoringOptions
 from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.cli.terminal.exit_codes import exit_code_for
 from pagecli.errors import PagecliError, UsageError
-from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot, Listener
+from pagecli.jobs.monitoring.monitor import Event, JobMonitor, JobSnapshot, Listener
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import is_stdout
+
+LINE_SECONDS = 10.0
+
+
+class ProgressDisplay(Listener, Protocol):
+    """A listener, and a context manager that is shown while it is open."""
+
+    def __enter__(self) -> "ProgressDisplay": ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def on_loading(self, num_read: int, num_parameters: int) -> None: ...
+
+
+def progress_display(console: Console) -> ProgressDisplay:
+    if console.quiet:
+        return SilentProgress()
+    return BarProgress(console) if console.is_terminal else LineProgress(console)
+
+
+def rows_text(job: JobSnapshot) -> str:
+    """`17/120 rows`, or `17/~120 rows` where the total is a guess, or `17 rows, reading` where the input may have more."""
+    if job.num_rows_total is None:
+        return f"{job.num_rows} rows, reading"
+    return f"{job.num_rows}/{'' if job.total_is_exact else '~'}{job.num_rows_total} rows"
+
+
+def clock_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def fitting_metrics(job: JobSnapshot, room: int) -> str:
+    """As many metrics as have room, whole; the least important are left out first, the order is always the same.
+
+    The time left is never left out, only unknown.
+    """
+    metrics = {
+        3: f"{job.output_tokens_per_second:.0f} tok/s",
+        4: f"{job.num_running} running",
+        6: f"{job.num_waiting} waiting",
+        5: f"KV {job.kv_usage:.0%}",
+        1: f"{clock_text(job.eta_seconds)} left",
+        2: f"{job.num_error_rows} errors" if job.num_error_rows else "",
+    }
+    for least in range(6, 0, -1):
+        text = "  ".join(metric for rank, metric in metrics.items() if rank <= least and metric)
+        if len(text) <= room:
+            break
+    return text
+
+
+class SilentProgress:
+    name = "the progress display"
+    interval = 0.0
+
+    def __enter__(self) -> "SilentProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def on_event(self, event: Event, job: JobSnapshot) -> None: ...
+    def on_loading(self, num_read: int, num_parameters: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class LineProgress(SilentProgress):
+    """For logs: no escape sequences, nothing overwritten."""
+
+    def __init__(self, console: Console, every: float = LINE_SECONDS) -> None:
+        self._console = console
+        self._every = every
+        self._has_rows = False
+        self._next = time.monotonic() + every
+
+    def on_loading(self, num_read: int, num_parameters: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            self._console.passing_note(f"loading, {num_read / num_parameters:.0%}")
+
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        if event != "progress":
+            return
+        if job.num_rows and not self._has_rows:
+            self._has_rows = True
+            self._console.detail("the first row has finished")
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every
+        errors = f", {job.num_error_rows} errors" if job.num_error_rows else ""
+        self._console.passing_note(
+            f"{rows_text(job)}{errors}, {job.output_tokens_per_second:.0f} tok/s, {job.num_running} running, "
+            f"{job.num_waiting} waiting, KV {job.kv_usage:.0%}, {clock_text(job.eta_seconds)} left"
+        )
+
+
+class BarProgress(SilentProgress):
+    """A Rich bar; lines that are said meanwhile appear above it."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = console
+        screen = RichConsole(stderr=True, highlight=False)
+        self._bar_width = max(6, min(24, screen.width // 6))
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=self._bar_width),
+            TextColumn("{task.fields[metrics]}", markup=False),
+            console=screen,
+            transient=True,
+            redirect_stdout=False,
+            refresh_per_second=5,
+        )
+        self._task = self._bar.add_task("starting", total=None, metrics="")
+        self._model = ""
+
+    @property
+    def description(self) -> str:
+        """What stands in front of the bar."""
+        return self._bar.tasks[0].description
+
+    def __enter__(self) -> "BarProgress":
+        self._bar.start()
+        self._former_print = self._console.print_line
+        self._console.print_line = self._print_above
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._console.print_line = self._former_print
+        self._bar.stop()
+
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        if event == "start":
+            self._model = job.model.rstrip("/").rpartition("/")[2]  # of a path or hub id, what tells it from others
+            self._bar.update(self._task, description=f"loading {self._model}", refresh=True)
+        elif event == "progress":
+            total = None if job.num_rows_total is None else max(job.num_rows_total, 1)
+            description = rows_text(job)
+            room = self._bar.console.width - len("| ") - len(description) - 1 - self._bar_width - 1
+            metrics = fitting_metrics(job, room)
+            self._bar.update(self._task, description=description, total=total, completed=job.num_rows, metrics=metrics)
+
+    def on_loading(self, num_read: int, num_parameters: int) -> None:
+        share = f"loading {self._model} {min(num_read / num_parameters, 1):.0%}"
+        self._bar.update(self._task, description=share, completed=num_read, total=num_parameters)
+
+    def _print_above(self, line: str) -> None:
+        from rich.text import Text
+
+        self._bar.console.print(Text.from_ansi(line), soft_wrap=True)
 
 
 @contextmanager

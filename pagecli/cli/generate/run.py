@@ -21,7 +21,7 @@ from pagecli.cli.generate.job import (
     prompt_length,
 )
 from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
-from pagecli.cli.generate.reporting import monitored, print_summary
+from pagecli.cli.generate.reporting import monitored, print_summary, progress_display
 from pagecli.cli.generate.resuming import (
     ResumedRows,
     completed_before,
@@ -37,13 +37,11 @@ from pagecli.cli.generate.resuming import (
     write_partial,
 )
 from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.progress import progress_display
 from pagecli.cli.terminal.standard_streams import quieten, reserved_stdout
 from pagecli.errors import ExitCode, InputError
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.locked_output import LockedOutput, Outcome
-from pagecli.jobs.monitoring.job_status import Heartbeat
-from pagecli.jobs.monitoring.monitor import JobMonitor, JobSnapshot
+from pagecli.jobs.monitoring.monitor import Heartbeat, JobMonitor, JobSnapshot
 from pagecli.jobs.rows.row import InputSource, output_rows
 from pagecli.jobs.rows.row_preparer import RowPreparer
 from pagecli.jobs.run.job_loop import JobRun, LoopLimits

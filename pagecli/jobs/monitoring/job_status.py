@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pagecli.core import file_targets
 from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.journal.job_lock import STALE_SECONDS, LockOwner, read_owner
 from pagecli.jobs.journal.journal import JournalContents
-from pagecli.jobs.monitoring.monitor import Event, JobSnapshot
+from pagecli.jobs.monitoring.monitor import HEARTBEAT_FIELDS, PROCESS_FIELDS, JobSnapshot
 from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.job_directory import (
     HEARTBEAT,
@@ -35,56 +35,7 @@ from pagecli.jobs.storage.job_directory import (
     read_outcome,
 )
 
-HEARTBEAT_SECONDS = 1.0
 MAX_BYTES = 1 << 20  # of the heartbeat
-OF_PROCESSES = {
-    "worker": int,
-    "rank": int,
-    "host": str,
-    "pid": int,
-    "cpu_isa": str,
-    "num_rows": int,
-    "num_restarts": int,
-    "tokens_per_second": float,
-    "kv_usage": float,
-    "waited_seconds": float,
-}
-LEFT_OUT = ("input", "output", "model", "error", "engine", "stats")  # long, or of no use to status
-FIELDS = tuple(field.name for field in fields(JobSnapshot) if field.name not in LEFT_OUT)
-
-
-class Heartbeat:
-    """The listener that writes the file; made once the job's directory is there. Raises InputError, UsageError."""
-
-    interval = HEARTBEAT_SECONDS
-    name = "the heartbeat for pagecli status"
-
-    def __init__(self, output: Path) -> None:
-        self._directory = JobDirectory(output, create=False)
-
-    def on_event(self, event: Event, job: JobSnapshot) -> None:
-        """Raises OSError. A directory that has gone meanwhile belonged to a job that is complete."""
-        if event in ("begin", "checkpoint"):
-            return
-        try:
-            self._write(job)
-        except FileNotFoundError:
-            if self._directory.is_current():
-                raise
-
-    def _write(self, job: JobSnapshot) -> None:
-        if not self._directory.is_current():
-            return
-        fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        with os.fdopen(fd, "wb") as file:
-            values = {name: getattr(job, name) for name in FIELDS}
-            values["processes"] = [{k: row[k] for k in OF_PROCESSES if k in row} for row in job.processes]
-            file.write(json.dumps(values).encode("ascii"))
-        folder = self._directory.path
-        os.replace(folder / f"{HEARTBEAT}.new", folder / HEARTBEAT)
-
-    def close(self) -> None:
-        self._directory.close()
 
 
 def read_heartbeat(output: Path) -> JobSnapshot | None:
@@ -96,7 +47,7 @@ def read_heartbeat(output: Path) -> JobSnapshot | None:
     try:
         with os.fdopen(directory.open(HEARTBEAT, os.O_RDONLY), "rb") as file:
             values = json.loads(file.read(MAX_BYTES))
-        found = {name: value for name, value in values.items() if name in FIELDS}
+        found = {name: value for name, value in values.items() if name in HEARTBEAT_FIELDS}
         return JobSnapshot(**found) if _is_sound(found) else None
     except (OSError, ValueError, TypeError, AttributeError, PagecliError):
         return None
@@ -109,7 +60,7 @@ def _is_sound(values: dict[str, Any]) -> bool:
     empty = JobSnapshot()
     numbers = {"num_rows_total": int, "eta_seconds": float, "checkpoint_rows": int, "checkpoint_at": float, "exit_code": int}
     for row in values.get("processes") or ():
-        if not isinstance(row, dict) or any(not isinstance(v, (OF_PROCESSES.get(k, int), int)) for k, v in row.items()):
+        if not isinstance(row, dict) or any(not isinstance(v, (PROCESS_FIELDS.get(k, int), int)) for k, v in row.items()):
             return False
     for name, value in values.items():
         default = getattr(empty, name)

@@ -3,17 +3,20 @@
 A listener can fail (a full disk, a reader that went away); the job continues, and the failure is reported once.
 """
 
+import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pagecli.errors import PagecliError
 from pagecli.jobs.rows.row import RowEstimate
+from pagecli.jobs.storage.job_directory import HEARTBEAT, JobDirectory
 
 Event = Literal["start", "begin", "loaded", "progress", "checkpoint", "stopping", "end"]
 
@@ -53,6 +56,23 @@ class JobSnapshot:
     def pick(self, *names: str) -> dict[str, Any]:
         """The fields of these names, floats rounded as they are shown."""
         return {name: _rounded(name, getattr(self, name)) for name in names}
+
+
+HEARTBEAT_SECONDS = 1.0
+PROCESS_FIELDS = {
+    "worker": int,
+    "rank": int,
+    "host": str,
+    "pid": int,
+    "cpu_isa": str,
+    "num_rows": int,
+    "num_restarts": int,
+    "tokens_per_second": float,
+    "kv_usage": float,
+    "waited_seconds": float,
+}
+_LEFT_OUT = ("input", "output", "model", "error", "engine", "stats")  # long, or of no use to status
+HEARTBEAT_FIELDS = tuple(field.name for field in fields(JobSnapshot) if field.name not in _LEFT_OUT)
 
 
 class Listener(Protocol):
@@ -204,3 +224,37 @@ class Rates:
         counts = elapsed >= MIN_SECONDS
         rates = {"rows_per_second": num_rows, "output_tokens_per_second": num_tokens}
         return {name: count / elapsed if counts else 0.0 for name, count in rates.items()} | {"eta_seconds": left}
+
+
+class Heartbeat:
+    """The listener that writes the file; made once the job's directory is there. Raises InputError, UsageError."""
+
+    interval = HEARTBEAT_SECONDS
+    name = "the heartbeat for pagecli status"
+
+    def __init__(self, output: Path) -> None:
+        self._directory = JobDirectory(output, create=False)
+
+    def on_event(self, event: Event, job: JobSnapshot) -> None:
+        """Raises OSError. A directory that has gone meanwhile belonged to a job that is complete."""
+        if event in ("begin", "checkpoint"):
+            return
+        try:
+            self._write(job)
+        except FileNotFoundError:
+            if self._directory.is_current():
+                raise
+
+    def _write(self, job: JobSnapshot) -> None:
+        if not self._directory.is_current():
+            return
+        fd = self._directory.open(f"{HEARTBEAT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(fd, "wb") as file:
+            values = {name: getattr(job, name) for name in HEARTBEAT_FIELDS}
+            values["processes"] = [{k: row[k] for k in PROCESS_FIELDS if k in row} for row in job.processes]
+            file.write(json.dumps(values).encode("ascii"))
+        folder = self._directory.path
+        os.replace(folder / f"{HEARTBEAT}.new", folder / HEARTBEAT)
+
+    def close(self) -> None:
+        self._directory.close()
