@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecli.core.child_process import ChildProcess
+from pagecli.devices.base import RunSettings
 from pagecli.distributed.group_memory import GroupMemory
-from pagecli.distributed.rank import MODULE, RankSpec
+from pagecli.distributed.rank import FIRST_STEP_FACTOR, MODULE, RankSpec, Room, Start
 from pagecli.distributed.step_record import StepRecord, pack
 from pagecli.errors import EngineLostError, ModelError
 
-FIRST_STEP_FACTOR = 10  # the first step touches memory for the first time, and loading reads it
 STEPS_BETWEEN_LOSSES = 10
 POLL_SECONDS = 0.5
 
@@ -29,9 +29,10 @@ class RankLostError(RuntimeError):
 class GroupSpec:
     """A group of `spec.size` ranks; `cpus`: where each may run; `timeout`: seconds that the driver waits for an answer."""
 
-    spec: RankSpec  # of rank 0; its memory_fd is not set
+    spec: RankSpec  # of rank 0; its files are not set
     cpus: Sequence[Sequence[int]]
     timeout: float
+    gpus: Sequence[str] = ()  # of each rank, as CUDA_VISIBLE_DEVICES names it; empty: on CPUs
 
 
 class RankGroup:
@@ -39,11 +40,15 @@ class RankGroup:
 
     def __init__(self, group: GroupSpec) -> None:
         self._group = group
-        self._start_args: tuple[Any, ...] | None = None
+        self._start: Start | None = None
         self._number = self._last_loss = 0  # of steps
         self.num_restarts = 0
-        self.waited: list[float] = []
+        self.waited: list[float | None] = []
         self._launch()
+
+    @property
+    def on_gpus(self) -> bool:
+        return self._group.spec.device != "cpu"
 
     def _launch(self) -> None:
         spec = self._group.spec
@@ -57,13 +62,11 @@ class RankGroup:
         self.waited = [0.0] * spec.size
         try:
             for rank in range(spec.size):
-                process = ChildProcess(MODULE, (self.memory.fd,), self._group.cpus[rank])
-                self._processes.append(process)
-                process.messages.send(replace(spec, rank=rank, memory_fd=self.memory.fd))
-            self.facts: list[dict[str, Any]] = self._answers("loaded", FIRST_STEP_FACTOR * self._group.timeout)
+                self._processes.append(self._process(rank))
+            self.facts: list[dict[str, Any]] = self._answers(FIRST_STEP_FACTOR * self._group.timeout)
             self._check_same()
-            if self._start_args is not None:
-                self.start(*self._start_args)
+            if self._start is not None:
+                self.start(self._start)
         except RankLostError as error:
             self.close()
             raise ModelError(
@@ -73,20 +76,35 @@ class RankGroup:
             self.close()
             raise
 
+    def _process(self, rank: int) -> ChildProcess:
+        memory, group = self.memory, self._group
+        fds = (memory.fd, memory.meeting_fd)
+        environment = {"CUDA_VISIBLE_DEVICES": group.gpus[rank]} if group.gpus else None
+        process = ChildProcess(MODULE, fds, group.cpus[rank], environment)
+        process.messages.send(replace(group.spec, rank=rank, memory_fd=memory.fd, meeting_fd=memory.meeting_fd))
+        return process
+
     def _check_same(self) -> None:
         """Raises ModelError where ranks would compute different things."""
-        for name, what in (("cpu_isa", "instruction set"), ("config", "model")):
+        for name, what in (("isa", "instruction set"), ("config", "model")):
             values = [facts[name] for facts in self.facts]
             if len(set(values)) > 1:
                 other = next(rank for rank, value in enumerate(values) if value != values[0])
                 raise ModelError(f"ranks differ in their {what}: {values[0]} on rank 0, {values[other]} on rank {other}")
 
-    def start(self, num_blocks: int, num_swap_blocks: int, block_size: int, kv_dtype: str) -> None:
-        """Gives each rank its part of a KV cache of so many blocks."""
-        self._start_args = (num_blocks, num_swap_blocks, block_size, kv_dtype)
+    def room(self, settings: RunSettings) -> int:
+        """The KV blocks that every rank has room for. Raises PagecliError."""
+        return int(min(self._asked(Room(settings))))
+
+    def start(self, start: Start) -> None:
+        """Gives each rank its part of a KV cache of so many blocks. Raises PagecliError."""
+        self._start = start
+        self._asked(start)
+
+    def _asked(self, message: Any) -> list[Any]:
         for process in self._processes:
-            process.messages.send(self._start_args)
-        self._answers("started", FIRST_STEP_FACTOR * self._group.timeout)
+            process.messages.send(message)
+        return self._answers(FIRST_STEP_FACTOR * self._group.timeout)
 
     def run(self, record: StepRecord) -> None:
         """Runs a step on all ranks. Raises RankLostError after a restart, EngineLostError if there are no ranks any more."""
@@ -97,7 +115,7 @@ class RankGroup:
         for process in self._processes:
             process.messages.send(self._number)
         try:
-            self.waited = self._answers("done", self._group.timeout * (1 if self._num_steps else FIRST_STEP_FACTOR))
+            self.waited = self._answers(self._group.timeout * (1 if self._num_steps else FIRST_STEP_FACTOR))
         except RankLostError as error:
             self._restart(error)
             raise
@@ -117,8 +135,8 @@ class RankGroup:
             text = f"tensor parallelism: {error}, and could not be started again: {problem.message}"
             raise EngineLostError(text, "finished rows are kept") from problem
 
-    def _answers(self, kind: str, seconds: float) -> list[Any]:
-        """Each rank's answer of that kind. Raises RankLostError, and what a rank refused."""
+    def _answers(self, seconds: float) -> list[Any]:
+        """Each rank's answer to what it was asked. Raises RankLostError, and what a rank refused."""
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + seconds
         while len(answers) < len(self._processes):
@@ -139,7 +157,6 @@ class RankGroup:
             if time.monotonic() > deadline:
                 late = min(rank for rank in range(len(self._processes)) if rank not in answers)
                 self._lose(late, f"no answer in {seconds:g} s")
-        assert kind
         return [answers[rank] for rank in range(len(self._processes))]
 
     def _lose(self, rank: int, how: str) -> None:
@@ -153,12 +170,14 @@ class RankGroup:
 
     def stats(self) -> list[dict[str, Any]]:
         """A row for each rank: where it runs, its weights, and how long it waited for others since it was started."""
-        names = ("pid", "cpus", "cpu_isa", "num_threads", "weight_bytes")
-        rows = [{"rank": rank, **{name: facts[name] for name in names}} for rank, facts in enumerate(self.facts)]
-        return [
-            {**row, "waited_seconds": waited, "num_restarts": self.num_restarts}
-            for row, waited in zip(rows, self.waited, strict=True)
-        ]
+        rows = []
+        for rank, (facts, waited) in enumerate(zip(self.facts, self.waited, strict=True)):
+            row = {"rank": rank, "pid": facts["pid"], "cpus": facts["cpus"], "cpu_isa": facts["isa"]}
+            if self._group.gpus:
+                row["gpu"] = self._group.gpus[rank]
+            row |= {"num_threads": facts["num_threads"], "weight_bytes": facts["weight_bytes"]}
+            rows.append(row | ({} if waited is None else {"waited_seconds": waited}) | {"num_restarts": self.num_restarts})
+        return rows
 
     def close(self) -> None:
         """Ends all ranks."""

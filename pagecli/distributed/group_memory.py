@@ -38,10 +38,12 @@ class GroupShape:
 
 
 class GroupMemory:
-    """The memory, mapped; `fd` is its file, made if not given. Raises OSError if there is too little memory."""
+    """The memory, mapped; `fd` is its file, made if not given, with an empty one, `meeting_fd`, for torch.distributed. Raises
+    OSError if there is too little memory."""
 
     def __init__(self, shape: GroupShape, fd: int | None = None) -> None:
         self.fd = os.memfd_create("pagecli-ranks") if fd is None else fd
+        self.meeting_fd = os.memfd_create("pagecli-meeting") if fd is None else -1
         ranks, rows = shape.ranks, shape.max_rows
         sizes: list[tuple[str, tuple[int, ...], type]] = [
             ("words", (ranks + 1, 16), np.int32),
@@ -76,6 +78,7 @@ class GroupMemory:
 
     def close(self) -> None:
         """Views stay valid; the memory goes with the last process that has it mapped."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self.meeting_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.meeting_fd = -1

@@ -11,10 +11,11 @@ from pagecli.devices import memory
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.runner import ModelRunner
+from pagecli.devices.cuda.presence import gpus_for
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.distributed.group import GroupSpec, RankGroup
 from pagecli.distributed.group_memory import GroupShape
-from pagecli.distributed.rank import RankSpec
+from pagecli.distributed.rank import RankSpec, Start
 from pagecli.distributed.step_record import StepRecord, Wanted, record_bytes
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
@@ -63,11 +64,16 @@ class GroupModel:
         self._group.run(StepRecord(0, wanted, moves, inputs))
 
     def start(self, settings: RunSettings) -> "GroupRunner":
+        given = settings.kv_memory_bytes is not None
+        num_blocks = self._group.room(settings) if self._group.on_gpus and not given else self._room(settings)
+        self._group.start(Start(settings, num_blocks))
+        return GroupRunner(self, num_blocks, settings.block_size)
+
+    def _room(self, settings: RunSettings) -> int:
+        """The KV blocks that the settings ask for, or that this machine has room for."""
         bytes_each = memory.block_bytes(self.config, settings.block_size, settings.kv_dtype)
         useful = memory.most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
-        num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
-        self._group.start(num_blocks, settings.num_swap_blocks, settings.block_size, settings.kv_dtype)
-        return GroupRunner(self, num_blocks, settings.block_size)
+        return memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
 
     def rank_stats(self) -> list[dict[str, Any]]:
         return self._group.stats()
@@ -97,14 +103,20 @@ class GroupRunner(ModelRunner):
         self.mover = QueuedMoves(model)  # type: ignore[assignment]
 
 
-def load_group(source: ModelSource, config: EngineConfig, dtype: str, num_threads: int, cpus: list[list[int]]) -> GroupModel:
-    """The model on config.tensor_parallel_size ranks. Raises UsageError, ModelError."""
+def load_group(
+    source: ModelSource, config: EngineConfig, device: str, dtype: str, num_threads: int, cpus: list[list[int]]
+) -> GroupModel:
+    """The model on config.tensor_parallel_size ranks; `cpus`: of each. Raises UsageError, ModelError."""
     size, segments = config.tensor_parallel_size, config.num_segments
     check_divides(source.config, size, dtype, "--tensor-parallel-size")
     check_divides(source.config, segments, dtype, "--sum-segments")
     if segments % size:
         message = f"--sum-segments {segments} is no multiple of --tensor-parallel-size {size}"
         raise UsageError(message, f"give {size}, {2 * size}, ...")
+    if device == "cuda" and segments != size:
+        message = f"--sum-segments {segments} with --tensor-parallel-size {size}: GPUs add one part each"
+        raise UsageError(message, "leave out --sum-segments")
+    gpus = gpus_for(size, f"--tensor-parallel-size {size}") if device == "cuda" else ()
     program = segment(build(source.config), segments)
     shard(program, 0, size)  # refuses what cannot be shared
     parts = [name for layer in program.layers for op in layer if isinstance(op, Reduce) for name in op.parts]
@@ -132,5 +144,6 @@ def load_group(source: ModelSource, config: EngineConfig, dtype: str, num_thread
         timeout=config.worker_timeout,
         memory_fd=-1,
         shape=shape,
+        device=device,
     )
-    return GroupModel(source, RankGroup(GroupSpec(spec, cpus, config.worker_timeout)))
+    return GroupModel(source, RankGroup(GroupSpec(spec, cpus, config.worker_timeout, gpus)))

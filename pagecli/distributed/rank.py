@@ -1,24 +1,33 @@
 """One rank: a process with a shard of the model, which runs the steps that the driver sends.
 
-driver -> rank    RankSpec; RunSettings (with the number of KV blocks); then the numbers of steps, in the shared memory
-rank -> driver    ("loaded", facts), ("started", None); after each step ("done", seconds waited for others)
+driver -> rank    RankSpec; Room, on a GPU; Start; then the numbers of steps, in the shared memory
+rank -> driver    ("loaded", facts), ("room", KV blocks), ("started", None); after each step ("done", seconds waited for others)
                   ("refused", PagecliError), ("failed", text): the end
 """
 
 import os
 import traceback
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.core.child_process import connect_to_parent
 from pagecli.core.message_socket import MessageSocket
+from pagecli.core.step_plan import BlockMove
+from pagecli.devices.base import RunSettings
+from pagecli.devices.step_inputs import StepInputs
 from pagecli.distributed.group_memory import GroupMemory, GroupShape
 from pagecli.distributed.step_record import StepRecord, Wanted, unpack
 from pagecli.errors import PagecliError
 
+if TYPE_CHECKING:
+    from pagecli.model.program import Program
+    from pagecli.model.source import ModelSource
+
 MODULE = "pagecli.distributed.rank"
+FIRST_STEP_FACTOR = 10  # of the time that is waited: loading reads memory, and the first step touches it, for the first time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +45,54 @@ class RankSpec:
     timeout: float  # seconds that it waits for the others
     memory_fd: int
     shape: GroupShape
+    device: str = "cpu"
+    meeting_fd: int = -1  # of an empty file of the group, by which GPUs' ranks find each other
     merge_lora: str | None = None
     keep_quantized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Asks how many KV blocks a rank has room for."""
+
+    settings: RunSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Gives a rank a KV cache of so many blocks."""
+
+    settings: RunSettings
+    num_blocks: int
+
+
+class Shard(Protocol):
+    """A rank's part of a model on its device. What it computes is wanted of the rank's part of the vocabulary.
+
+    RuntimeError: a rank is missing.
+    """
+
+    weight_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def waited_seconds(self) -> float | None:
+        """For other ranks, until now; None where nobody knows."""
+        ...
+
+    def room(self, settings: RunSettings) -> int:
+        """The KV blocks that these settings ask for or, where they do not say, that there is room for."""
+        ...
+
+    def start(self, settings: RunSettings, num_blocks: int) -> None: ...
+    def move(self, moves: list[BlockMove]) -> None: ...
+    def logits(self, inputs: StepInputs[Array], out: Array) -> None:
+        """out[R, vocab] = the step's logits."""
+        ...
+
+    def best(self, inputs: StepInputs[Array]) -> tuple[Array, Array]:
+        """The likeliest tokens and their logits: [R] int64, float32; where no token can be chosen the logit is not finite."""
+        ...
 
 
 class Rank:
@@ -45,91 +100,98 @@ class Rank:
 
     def __init__(self, spec: RankSpec) -> None:
         from pagecli.devices.cpu import kernels
-        from pagecli.devices.cpu.device import CpuDevice
-        from pagecli.devices.cpu.model import SharedParts
         from pagecli.model.registry import resolve_model, with_adapters
-        from pagecli.model.shards import segment, shard, vocab_start
+        from pagecli.model.shards import vocab_start
 
         kernels.set_num_threads(spec.num_threads)
-        self._spec, self._memory = spec, GroupMemory(spec.shape, spec.memory_fd)
-        self.meeting = kernels.rendezvous(self._memory.words, spec.rank, spec.timeout)
+        self._memory, self._rank = GroupMemory(spec.shape, spec.memory_fd), spec.rank
         source = with_adapters(resolve_model(spec.model, spec.load_format), spec.merge_lora)
         source = replace(source, keep_quantized=spec.keep_quantized)
-        self._model = CpuDevice().load(
-            source,
-            spec.dtype,
-            spec.max_batch_tokens,
-            lambda program: shard(segment(program, spec.num_segments), spec.rank, spec.size),
-            SharedParts(self._memory.parts, self.meeting),
-        )
-        self._first_token = vocab_start(source.config.vocab_size, spec.rank, spec.size)
+        self.shard, isa = self._load(spec, source)
+        first, last = (vocab_start(source.config.vocab_size, rank, spec.size) for rank in (spec.rank, spec.rank + 1))
+        self._tokens = slice(first, last)
         self.facts = {
             "pid": os.getpid(),
             "cpus": sorted(os.sched_getaffinity(0)),
-            "cpu_isa": kernels.isa_name(),
+            "isa": isa,
             "num_threads": spec.num_threads,
-            "weight_bytes": self._model.weight_bytes,
-            "notes": self._model.notes,
+            "weight_bytes": self.shard.weight_bytes,
+            "notes": self.shard.notes,
             "config": repr(source.config),
         }
 
-    def start(self, num_blocks: int, num_swap_blocks: int, block_size: int, kv_dtype: str) -> None:
-        """Gets a KV cache of so many blocks."""
-        from pagecli.devices.cpu import runner
-        from pagecli.devices.cpu.runner import BlockMover
+    def _load(self, spec: RankSpec, source: "ModelSource") -> tuple[Shard, str]:
+        """The shard, and the instruction set that it computes with."""
+        from pagecli.model.shards import segment, shard
 
-        self._kv, swap = (
-            runner.allocate(self._model.config, count, block_size, kv_dtype) for count in (num_blocks, num_swap_blocks)
-        )
-        self._mover = BlockMover(self._kv, swap)
+        def of_rank(program: "Program") -> "Program":
+            return shard(segment(program, spec.num_segments), spec.rank, spec.size)
+
+        loaded = source, spec.dtype, spec.max_batch_tokens, of_rank
+        if spec.device == "cpu":
+            from pagecli.devices.cpu import kernels
+            from pagecli.distributed.cpu_shard import CpuShard
+
+            meeting = kernels.rendezvous(self._memory.words, spec.rank, spec.timeout)
+            return CpuShard(*loaded, self._memory.parts, meeting), kernels.isa_name()
+        from pagecli.devices import registry
+        from pagecli.devices.cuda.device import CudaDevice
+        from pagecli.devices.cuda.ranks.all_reduce import AllReduce
+        from pagecli.devices.cuda.ranks.shard import CudaShard
+
+        device = registry.find(spec.device)
+        assert isinstance(device, CudaDevice)
+        all_reduce = AllReduce(spec.rank, spec.size, spec.meeting_fd, device.gpu.place, FIRST_STEP_FACTOR * spec.timeout)
+        return CudaShard(device, *loaded, all_reduce), device.isa
 
     def run(self, record: StepRecord) -> None:
         """Moves the blocks and computes; what is wanted is in the shared memory then. RuntimeError: a rank is missing."""
-        self._mover.carry_out(record.moves)
-        last = self._model.last_hidden(record.inputs, self._kv)
-        if self.meeting.missing >= 0:
-            raise RuntimeError(f"rank {self.meeting.missing} did not come")
-        num_rows, rank = last.shape[0], self._spec.rank
+        self.shard.move(record.moves)
+        num_rows, memory = len(record.inputs.logit_rows), self._memory
         if record.wanted is Wanted.LOGITS:
-            first, last_token = self._first_token, self._first_token + self._model.config.vocab_size
-            self._model.lm_head(self._memory.logits[:num_rows, first:last_token], last)
+            self.shard.logits(record.inputs, memory.logits[:num_rows, self._tokens])
         else:
-            tokens, logits = self._model.lm_head.best(last)
-            self._memory.best_tokens[rank, :num_rows] = tokens + self._first_token
-            self._memory.best_logits[rank, :num_rows] = logits
+            tokens, logits = self.shard.best(record.inputs)
+            memory.best_tokens[self._rank, :num_rows] = tokens + self._tokens.start
+            memory.best_logits[self._rank, :num_rows] = logits
 
-    def slot(self, number: int) -> Array:
-        return self._memory.slot(number)
+    def run_number(self, number: int) -> None:
+        """The step of that number, which the driver has written."""
+        record = unpack(self._memory.slot(number))
+        if record.number != number:
+            raise RuntimeError(f"step {number} was asked for, and {record.number} is there")
+        self.run(record)
+
+    def prepare(self, message: Any) -> tuple[str, Any]:
+        """Does what the driver asks before the first step. Raises PagecliError."""
+        if isinstance(message, Room):
+            return "room", self.shard.room(message.settings)
+        self.shard.start(message.settings, message.num_blocks)
+        return "started", None
 
 
 def serve(messages: MessageSocket) -> None:
     """Runs a rank until its driver is gone, or it fails."""
     queue = messages.wait(None)
-    if not queue:
-        return
-    spec = queue.pop(0)
-    try:
-        rank = Rank(spec)
-    except PagecliError as error:
-        messages.send(("refused", error))
-        messages.flush_all(10.0)
-        return
-    messages.send(("loaded", rank.facts))
-    started = False
+    rank: Rank | None = None
     with np.errstate(all="ignore"):
-        while not messages.is_closed:
-            for message in queue or messages.wait(None):
-                if not started:
-                    rank.start(*message)
-                    started = True
-                    messages.send(("started", None))
+        while queue or not messages.is_closed:
+            for message in queue:
+                if rank is not None and isinstance(message, int):
+                    rank.run_number(message)
+                    messages.send(("done", rank.shard.waited_seconds))
                     continue
-                record = unpack(rank.slot(message))
-                if record.number != message:
-                    raise RuntimeError(f"step {message} was asked for, and {record.number} is there")
-                rank.run(record)
-                messages.send(("done", rank.meeting.waited_seconds))
-            queue = []
+                try:
+                    if rank is None:
+                        rank = Rank(message)
+                        messages.send(("loaded", rank.facts))
+                    else:
+                        messages.send(rank.prepare(message))
+                except PagecliError as error:
+                    messages.send(("refused", error))
+                    messages.flush_all(10.0)
+                    return
+            queue = messages.wait(None)
 
 
 def main() -> None:

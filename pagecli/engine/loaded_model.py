@@ -146,7 +146,9 @@ def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = N
     found = resolve(config)
     source, device, dtype = found.source, registry.find(found.device), found.dtype
     if device.name != "transformers":  # which looks at the files' sizes
-        memory.check_weights_fit(memory.weight_bytes_of(source, WEIGHT_BYTES[dtype]), source.name, device.available_bytes())
+        share = config.tensor_parallel_size if device.name == "cuda" else 1  # of them on a device
+        weights = memory.weight_bytes_of(source, WEIGHT_BYTES[dtype]) // share
+        memory.check_weights_fit(weights, source.name, device.available_bytes())
     tokenizer = load_tokenizer(source)
     if config.num_segments > 1:
         model = _load_in_segments(config, found)
@@ -166,20 +168,21 @@ def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:
 
 def _load_in_segments(config: EngineConfig, found: ResolvedModel) -> Model:
     """On several ranks, or on this process with the same sums. Raises UsageError, ModelError."""
-    if found.device != "cpu":
-        raise UsageError(f"tensor parallelism on {found.device}", "leave out --tensor-parallel-size, or use --device cpu")
+    if found.device not in ("cpu", "cuda"):
+        raise UsageError(
+            f"tensor parallelism on {found.device}", "leave out --tensor-parallel-size, or use --device cpu or cuda"
+        )
     if config.tensor_parallel_size > 1:
         from pagecli.distributed.group_model import load_group
         from pagecli.engine.placement import placement
 
         size = config.tensor_parallel_size
         num_threads = config.threads or max(1, default_threads() // size)
-        return load_group(found.source, config, found.dtype, num_threads, placement(size))
-    from pagecli.devices.cpu.device import CpuDevice
+        return load_group(found.source, config, found.device, found.dtype, num_threads, placement(size))
     from pagecli.model.shards import check_divides, segment
 
     check_divides(found.source.config, config.num_segments, found.dtype, "--sum-segments")
-    device = CpuDevice()
+    device: Any = registry.find(found.device)
     return device.load(found.source, found.dtype, config.max_batch_tokens, lambda p: segment(p, config.num_segments))
 
 

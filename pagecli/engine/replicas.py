@@ -4,7 +4,8 @@ import dataclasses
 
 from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices import memory
+from pagecli.devices import memory, registry
+from pagecli.devices.cuda.presence import visible_gpus
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel, usable_cores
 from pagecli.engine.placement import numa_nodes
@@ -55,12 +56,17 @@ def admission_of(config: EngineConfig, vocab_size: int, max_model_len: int, num_
 
 def least_ranks(config: EngineConfig) -> int:
     """--tensor-parallel-size auto: the least number of ranks of which each finds room for its shard and 1 GiB of KV cache in
-    its part of the memory of this machine's NUMA nodes; 1 on a single node. Raises UsageError, ModelError."""
-    nodes, found = len(numa_nodes()), loaded_model.resolve(config)
-    if found.device != "cpu":
+    its part of the memory of this machine's NUMA nodes, or on its GPU; 1 on a single one. Raises UsageError, ModelError."""
+    found = loaded_model.resolve(config)
+    if found.device not in ("cpu", "cuda"):
         return 1
-    room, program = memory.available_bytes() // nodes - RANK_KV_BYTES, build(found.source.config)
-    sizes = [size for size in good_sizes(found.source.config, found.dtype) if size <= nodes]
+    if found.device == "cuda":
+        most, available = len(visible_gpus() or "?"), registry.find("cuda").available_bytes()
+    else:
+        most = len(numa_nodes())
+        available = memory.available_bytes() // most
+    room, program = available - RANK_KV_BYTES, build(found.source.config)
+    sizes = [size for size in good_sizes(found.source.config, found.dtype) if size <= most]
     for size in sizes:
         if shard(segment(program, size), 0, size).num_parameters * WEIGHT_BYTES[found.dtype] <= room:
             return size
@@ -68,7 +74,10 @@ def least_ranks(config: EngineConfig) -> int:
 
 
 def default_count(config: EngineConfig) -> int:
-    """--workers auto: one engine for each NUMA node that this process may use."""
-    if config.device == "cuda":
-        raise UsageError("--workers auto with --device cuda", "say how many: --workers 2")
-    return len(numa_nodes())
+    """--workers auto: one engine for each NUMA node that this process may use, or for as many GPUs as it takes."""
+    if registry.choose(config.device).name != "cuda":
+        return len(numa_nodes())
+    gpus = visible_gpus()
+    if gpus is None:
+        raise UsageError("--workers auto, and this system does not say how many GPUs it has", "say how many: --workers 2")
+    return max(1, len(gpus) // config.tensor_parallel_size)

@@ -17,10 +17,11 @@ from checkpoints import PROMPTS
 from model.paged_steps import PagedSteps
 from test_table import tiny_configs, why_not_on_ranks
 
+from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.device import CpuDevice
 from pagecli.distributed.group_memory import GroupMemory, GroupShape
-from pagecli.distributed.rank import Rank, RankSpec
+from pagecli.distributed.rank import Rank, RankSpec, Start
 from pagecli.distributed.step_record import StepRecord, Wanted
 from pagecli.model.build_program import build
 from pagecli.model.program import Reduce
@@ -28,6 +29,15 @@ from pagecli.model.registry import resolve_model
 from pagecli.model.shards import segment
 
 RANKS, MAX_TOKENS, BLOCKS, BLOCK_SIZE = 2, 64, 64, 8
+RUN_SETTINGS = RunSettings(
+    name="tiny",
+    block_size=BLOCK_SIZE,
+    kv_dtype="float32",
+    max_num_seqs=8,
+    max_batch_tokens=MAX_TOKENS,
+    max_model_len=64,
+    kv_memory_bytes=None,
+)
 CONFIGS = {name: config for name, (_, config) in tiny_configs().items()}
 
 
@@ -56,7 +66,7 @@ class ThreadedRanks:
         }
         self.ranks = [Rank(RankSpec(rank=rank, size=RANKS, **settings)) for rank in range(RANKS)]
         for rank in self.ranks:
-            rank.start(BLOCKS, 0, BLOCK_SIZE, "float32")
+            rank.prepare(Start(RUN_SETTINGS, BLOCKS))
 
     def forward(self, inputs, kv):
         record = StepRecord(0, Wanted.LOGITS, [], inputs)

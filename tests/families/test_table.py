@@ -24,7 +24,7 @@ Every architecture that pagecli computes, from its description in `pagecli/model
 pickles) or, where a name stands under GGUF, in a GGUF file as llama.cpp's converter writes it. GGUF files may be quantized
 (Q4_0 to Q8_0, K and IQ4 types), dequantized at load or kept so (`--quantization`); `--dtype` float32, bfloat16 and int8 on a
 CPU, float32, bfloat16, float16 and fp8 on a GPU, for all of them. GPU kernels have run on an emulator only. Under ranks:
-whether several processes can share the model (`--tensor-parallel-size`, on CPUs), and what cannot be cut.
+whether several processes can share the model (`--tensor-parallel-size`), and what cannot be cut.
 
 A key of config.json that changes text and that the family does not read is refused by name, and so is a tensor left over.
 

@@ -57,8 +57,8 @@ WorkerTimeout = Annotated[
 TensorParallelSize = Annotated[
     str,
     option(
-        "Processes that share the model: each has a shard of the weights and of the KV cache (CPU). auto: as few as have room "
-        "in the memory of a NUMA node each.",
+        "Processes that share the model: each has a shard of the weights and of the KV cache, on GPUs one each. auto: as few "
+        "as have room in the memory of a NUMA node, or of a GPU, each.",
         PANEL,
         "--tensor-parallel-size",
         metavar="N|auto",

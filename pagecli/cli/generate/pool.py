@@ -7,6 +7,7 @@ from pagecli.cli.generate.job import GenerateJob, check_chat
 from pagecli.cli.generate.options import PoolOptions
 from pagecli.cli.terminal.console import Console
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices.cuda.presence import gpus_for
 from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model, placement, replicas
 from pagecli.errors import UsageError
@@ -48,8 +49,13 @@ def _number(text: str) -> int:
 def _of_this_host(engine: EngineConfig, asked: int | None) -> tuple[EngineConfig, int, WorkerSource]:
     count = replicas.default_count(engine) if asked is None else asked
     check_fits(engine, count)
-    config = replicas.config_of_each(engine, loaded_model.resolve(engine), count)
-    return config, count, LocalWorkers(placement.placement(count), MODULE)
+    found = loaded_model.resolve(engine)
+    config, gpus = replicas.config_of_each(engine, found, count), list[str]()
+    if found.device == "cuda":
+        size = engine.tensor_parallel_size
+        each = gpus_for(count * size, f"--workers {count}" + (f" --tensor-parallel-size {size}" if size > 1 else ""))
+        gpus = [",".join(each[first : first + size]) for first in range(0, count * size, size)]
+    return config, count, LocalWorkers(placement.placement(count), MODULE, gpus)
 
 
 def _of_ray(engine: EngineConfig, pool: PoolOptions, asked: int | None) -> tuple[EngineConfig, int, WorkerSource]:

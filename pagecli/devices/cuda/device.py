@@ -18,6 +18,7 @@ from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.limits import check_computed
 from pagecli.errors import UsageError
+from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import open_weights
 
@@ -62,7 +63,16 @@ class CudaDevice:
             hint = "leave out --kv-dtype"
         raise UsageError(f"on a GPU this model's K and V are not kept in --kv-dtype {kv_dtype}", hint)
 
-    def load(self, source: ModelSource, dtype: str, max_batch_tokens: int) -> CudaModel:
+    def load(
+        self,
+        source: ModelSource,
+        dtype: str,
+        max_batch_tokens: int,
+        of_program: Callable[[Program], Program] = lambda program: program,
+        all_reduce: Callable[[torch.Tensor], None] | None = None,
+    ) -> CudaModel:
+        """As Device.load; `of_program`: what is loaded of the model's program (model/shards.py); `all_reduce`: what makes a sum
+        of this rank's that of all ranks."""
         if dtype not in GPU_DTYPES:
             raise UsageError(f"dtype {dtype!r} is not computed on a GPU", f"use {', '.join(GPU_DTYPES)}")
         gpu, config = self.gpu, source.config
@@ -75,9 +85,10 @@ class CudaDevice:
             computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
             reader = CudaWeightReader(opened, computed, gpu.place, source.on_read)
             program = reader.program(config)
-            weights = CudaWeights(program, reader, float8=dtype == "fp8")
             reader.check_nothing_left(program)
-            return CudaModel(program, weights, gpu, tuple(reader.notes))
+            program = of_program(program)
+            weights = CudaWeights(program, reader, float8=dtype == "fp8")
+            return CudaModel(program, weights, gpu, tuple(reader.notes), all_reduce)
 
     def start(self, model: CudaModel, settings: RunSettings) -> CudaRunner:
         return startup.start(model, settings)

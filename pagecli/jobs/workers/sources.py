@@ -38,15 +38,19 @@ class WorkerSource(Protocol):
 
 
 class LocalWorkers:
-    """Processes of this host; `places`: the CPUs of each, dealt out in turn; None: all of this process."""
+    """Processes of this host; `places`: the CPUs of each, dealt out in turn, None: all of this process; `gpus`: those of each,
+    as CUDA_VISIBLE_DEVICES names them, dealt out so, too."""
 
     grows = False
 
-    def __init__(self, places: Sequence[Sequence[int] | None] = (None,), module: str = MODULE) -> None:
-        self._places, self._module = places, module
+    def __init__(
+        self, places: Sequence[Sequence[int] | None] = (None,), module: str = MODULE, gpus: Sequence[str] = ()
+    ) -> None:
+        self._places, self._module, self._gpus = places, module, gpus
 
     def start(self, number: int) -> WorkerProcess:
-        return ChildProcess(self._module, cpus=self._places[number % len(self._places)])
+        environment = {"CUDA_VISIBLE_DEVICES": self._gpus[number % len(self._gpus)]} if self._gpus else None
+        return ChildProcess(self._module, cpus=self._places[number % len(self._places)], environment=environment)
 
     def check(self) -> None:
         pass

@@ -140,7 +140,7 @@ class WeightReader:
         self._count(whole.num_elements)
         index = ordered(whole, np.arange(whole.num_rows), self.source.folded(whole.names[0]))
         if weight.whole_rows:
-            index = np.concatenate([index[first:last] for first, last in _rows_of_parts(weight)])
+            index = np.concatenate([index[first:last] for first, last in rows_of_parts(weight)])
         if not np.array_equal(index, np.arange(whole.num_rows)):
             tensor = tensor.rows(index)
         first = weight.first_column
@@ -182,7 +182,7 @@ class WeightReader:
                 yield self.joined(replace(whole, names=(name,), rows=(sizes[name],))), (start, start + weight.rows[index])
             return
         joined = np.array(self.joined(whole))
-        for rows in _rows_of_parts(weight):
+        for rows in rows_of_parts(weight):
             yield joined, rows
 
     def check_nothing_left(self, program: Program) -> None:
@@ -217,7 +217,7 @@ def _expert_name(name: str, expert: int) -> str:
     return name.format(expert) if "{}" in name else f"{name}.{expert}"
 
 
-def _rows_of_parts(weight: Weight) -> Iterator[tuple[int, int]]:
+def rows_of_parts(weight: Weight) -> Iterator[tuple[int, int]]:
     """The first row of each of a weight's parts, and the one behind its last, in all of its tensors joined."""
     whole = weight.whole
     starts = dict(zip(whole.names, accumulate((0, *whole.rows)), strict=False))

@@ -8,7 +8,7 @@ tokens while they are embedded.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Rotary, Select
+from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Reduce, Rotary, Select
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ def reads_of(operation: CudaOperation) -> set[str]:
         return reads_of(operation.attention)
     if isinstance(operation, PositionedEmbedding):
         return set()
+    if isinstance(operation, Reduce):
+        return set(operation.parts)
     names = {getattr(operation, name, "") for name in ("x", "q", "k", "v")} - {""}
     return names | {operation.out} if isinstance(operation, Add) else names
 

@@ -24,6 +24,7 @@ from pagecli.model.program import (
     Linear,
     Norm,
     Program,
+    Reduce,
     Select,
     Split,
 )
@@ -55,8 +56,16 @@ _Bound = Callable[[_Step], object]
 class CudaModel:
     """A loaded model; `compute` is one step, and a CUDA graph may hold it."""
 
-    def __init__(self, program: Program, weights: CudaWeights, gpu: Gpu, notes: tuple[str, ...] = ()) -> None:
-        self.notes = notes
+    def __init__(
+        self,
+        program: Program,
+        weights: CudaWeights,
+        gpu: Gpu,
+        notes: tuple[str, ...] = (),
+        all_reduce: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
+        """`all_reduce`: of one rank of several."""
+        self.notes, self._all_reduce = notes, all_reduce
         config = self.config = program.config
         self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype
@@ -122,16 +131,35 @@ class CudaModel:
                 return lambda step: step.values.__setitem__(out, step.values[x].index_select(0, step.inputs.logit_rows))
             case Head():
                 return self._head(operation)
+            case Reduce():
+                return self._reduce(operation)
         raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
 
     def _linear(self, operation: Linear) -> _Bound:
         linear, activation = self._weights.linear(operation), operation.activation
+        if operation.weight.whole_columns:
+            columns = slice(operation.first_column, operation.first_column + operation.weight.columns)
+            return lambda step: step.values.__setitem__(operation.out, linear(step.values[operation.x][:, columns]))
         bias = self._weights.vector(operation.bias) if activation != "none" else None
 
         def call(step: _Step) -> None:
             out = step.values[operation.out] = linear(step.values[operation.x])
             if activation != "none":
                 kernels.activation(out, out, activation, bias)
+
+        return call
+
+    def _reduce(self, operation: Reduce) -> _Bound:
+        """The parts that are computed here, in order, then those of the other ranks; the first part is overwritten."""
+        made = {linear.out for linear in self.program.operations() if isinstance(linear, Linear)}
+        first, *others = (part for part in operation.parts if part in made)
+
+        def call(step: _Step) -> None:
+            out = step.values[operation.out] = step.values[first]
+            for part in others:
+                out.add_(step.values[part])
+            if self._all_reduce is not None:
+                self._all_reduce(out)
 
         return call
 

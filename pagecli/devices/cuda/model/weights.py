@@ -9,7 +9,7 @@ from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
 from pagecli.devices.cuda.model.linear import CudaLinear, float8_linear
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Embedding, Head, Linear, Operation, Program, Weight, weights_of
-from pagecli.model.weights.reader import WeightReader
+from pagecli.model.weights.reader import WeightReader, rows_of_parts
 from pagecli.model.weights.source import WeightSource
 
 
@@ -28,7 +28,7 @@ class CudaWeightReader(WeightReader):
 
     def matrix(self, weight: Weight) -> torch.Tensor:
         """In the model's type."""
-        moved = self._tensor(weight).to(self.place, self.dtype, copy=True)
+        moved = self._tensor(weight).to(self.place, self.dtype, copy=True).contiguous()
         self.source.release()
         return moved
 
@@ -39,9 +39,13 @@ class CudaWeightReader(WeightReader):
     def _tensor(self, weight: Weight) -> torch.Tensor:
         """On the host, but for dummy weights, which are made on the GPU."""
         if not isinstance(self.source, CudaDummySource):
-            return as_tensor(self.joined(weight))
-        read = self.source.read_tensor
-        return torch.cat([read(name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)])
+            return as_tensor(self.read(weight))
+        read, whole = self.source.read_tensor, weight.whole
+        joined = torch.cat([read(name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True)])
+        if weight.whole_rows:
+            joined = torch.cat([joined[first:last] for first, last in rows_of_parts(weight)])
+        first = weight.first_column
+        return joined[:, first : first + weight.columns] if weight.whole_columns else joined
 
 
 class CudaWeights:

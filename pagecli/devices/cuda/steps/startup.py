@@ -1,7 +1,9 @@
 """Starts the GPU runner: measures the largest step and the graphs on a cache of one block, and makes the cache of the rest."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -18,10 +20,13 @@ from pagecli.devices.cuda.steps import graphs
 from pagecli.devices.cuda.steps.memory_plan import GpuMemoryPlan
 from pagecli.devices.cuda.steps.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.memory import most_useful_blocks
+from pagecli.devices.memory import block_bytes, most_useful_blocks
 from pagecli.devices.step_inputs import KVCache
 
 GRAPHS_PER_SIZE = 3  # contexts cut or not and block tables of two widths, for each size; further ones run without a graph
+
+
+Make = Callable[..., Any]  # of CudaRunner, or a runner that is made as it is
 
 
 def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
@@ -29,6 +34,13 @@ def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
 
     Raises UsageError for block sizes the GPU's kernels do not take, ModelError with the sum where memory does not suffice.
     """
+    runner = start_in(model, settings, measure(model, settings, CudaRunner), CudaRunner)
+    assert isinstance(runner, CudaRunner)
+    return runner
+
+
+def measure(model: CudaModel, settings: RunSettings, make: Make) -> GpuMemoryPlan:
+    """What the weights, the largest step and the graphs take. Raises as `start`."""
     check_block_size(settings.block_size)
     device = model.gpu
     device.synchronize()  # the weights are there
@@ -36,18 +48,28 @@ def start(model: CudaModel, settings: RunSettings) -> CudaRunner:
     free = device.free_bytes()
     memory = GpuMemoryPlan(settings.name, model.weight_bytes, free, 0, 0)
     try:
-        memory = _measure(model, device, settings, memory)
+        return _measure(model, device, settings, memory, make)
     except DeviceMemoryError as error:
         raise memory.does_not_fit(0, f"the largest step takes more: {error.message}") from None
-    bytes_each = memory.block_bytes(model.config, settings.block_size, settings.kv_dtype)
+
+
+def num_kv_blocks(model: CudaModel, settings: RunSettings, memory: GpuMemoryPlan) -> int:
+    """Blocks of the cache that the settings ask for, or that there is room and use for. Raises ModelError."""
+    bytes_each = block_bytes(model.config, settings.block_size, settings.kv_dtype)
     useful = most_useful_blocks(settings.max_num_seqs, settings.max_model_len, settings.block_size)
-    num_blocks = memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
+    return memory.num_kv_blocks(settings.kv_memory_bytes, bytes_each, useful)
+
+
+def start_in(model: CudaModel, settings: RunSettings, memory: GpuMemoryPlan, make: Make) -> Any:
+    """A runner with its cache, in the memory that was measured."""
+    device, num_blocks = model.gpu, num_kv_blocks(model, settings, memory)
     try:
         cache = _allocate(device, model.config, num_blocks, settings)
         swap = _allocate(device, model.config, settings.num_swap_blocks, settings, pinned=True)
-        runner = _runner(model, device, settings, cache, swap)
+        runner = _runner(model, device, settings, make, cache, swap)
         device.synchronize()
     except DeviceMemoryError as error:
+        bytes_each = block_bytes(model.config, settings.block_size, settings.kv_dtype)
         raise memory.does_not_fit(num_blocks * bytes_each, error.message) from None
     return runner
 
@@ -56,10 +78,11 @@ def _runner(
     model: CudaModel,
     device: Gpu,
     settings: RunSettings,
+    make: Make,
     cache: KVCache[torch.Tensor],
     swap: KVCache[torch.Tensor] | None = None,
     writes_kv: bool = True,
-) -> CudaRunner:
+) -> Any:
     limits = RunnerLimits(
         settings.block_size,
         settings.max_num_seqs,
@@ -69,13 +92,13 @@ def _runner(
         writes_kv,
     )
     with device_errors("setting up the runner"):
-        return CudaRunner(model, device, cache, limits, swap)
+        return make(model, device, cache, limits, swap)
 
 
 def _allocate(
     device: Gpu, config: ModelConfig, num_blocks: int, settings: RunSettings, pinned: bool = False
 ) -> KVCache[torch.Tensor]:
-    """K and V as devices/cpu/kv_cache.py describes them."""
+    """K and V as devices/step_inputs.KVCache describes them."""
     shape, make = (num_blocks, config.num_kv_heads, settings.block_size, config.head_dim), device.empty
     if pinned:
         make = device.pinned
@@ -84,9 +107,9 @@ def _allocate(
     return KVCache(planes[: config.num_layers], planes[config.num_layers :])
 
 
-def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMemoryPlan) -> GpuMemoryPlan:
+def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMemoryPlan, make: Make) -> GpuMemoryPlan:
     """`memory` with what the largest step and the graphs turn out to take, on a cache of one block."""
-    runner = _runner(model, device, settings, _allocate(device, model.config, 1, settings), writes_kv=False)
+    runner = _runner(model, device, settings, make, _allocate(device, model.config, 1, settings), writes_kv=False)
     for plan in _largest_steps(settings):
         runner.run(plan)
     device.synchronize()
@@ -100,7 +123,7 @@ def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMe
     return replace(memory, step=step, graphs=graphs + partials if graphs else 0)
 
 
-def _measure_graphs(runner: CudaRunner, device: Gpu, settings: RunSettings) -> int:
+def _measure_graphs(runner: Any, device: Gpu, settings: RunSettings) -> int:
     """Bytes of all graphs there may be: they share the memory of the largest, and each has its list of launches besides."""
     free = [device.free_bytes()]
     for size in graphs.batch_sizes(settings.max_num_seqs)[:-3:-1]:

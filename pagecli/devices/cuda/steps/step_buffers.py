@@ -39,11 +39,22 @@ class HostStep:
 def build(
     plan: "StepPlan", block_size: int, windows: tuple[int, ...], shape: AttentionShape, buckets: list[int], max_width: int
 ) -> HostStep:
-    """The model's inputs for `plan`. One that only decodes is padded to the next of `buckets`: its padding rows are no token
+    """The model's inputs for `plan`."""
+    return prepare(step_inputs.build(plan, block_size), block_size, windows, shape, buckets, max_width)
+
+
+def prepare(
+    inputs: StepInputs[np.ndarray],
+    block_size: int,
+    windows: tuple[int, ...],
+    shape: AttentionShape,
+    buckets: list[int],
+    max_width: int,
+) -> HostStep:
+    """The step of these inputs. One that only decodes is padded to the next of `buckets`: its padding rows are no token
     (id -1), are written to no slot (-1) and attend to nothing."""
-    inputs = step_inputs.build(plan, block_size)
     contexts, starts = inputs.context_lens, inputs.query_start
-    num_rows = len(plan.chunks) if plan.num_tokens == len(plan.chunks) else None
+    num_rows = len(contexts) if len(inputs.token_ids) == len(contexts) else None
     bucket = None if num_rows is None else next(size for size in buckets if size >= num_rows)
     width = table_width(-(-int(contexts.max()) // block_size), max_width)
     tables = {window: plan_tables(contexts, starts, shape, window, bucket) for window in windows}
