@@ -7,7 +7,7 @@ chunk, and states are summed token by token in float64, so a text's embedding is
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,12 @@ class EmbeddingEngine:
     num_failed_steps = 0
     num_replicas = 1
 
-    def __init__(self, config: EngineConfig, pooling: Pooling) -> None:
+    def __init__(self, config: EngineConfig, pooling: Pooling, on_loading: Callable[[int, int], None] | None = None) -> None:
+        """`on_loading`: see Engine."""
         started = time.perf_counter()
         self.config, self.pooling = config, pooling
         self.num_threads = loaded_model.configure(config.threads)
-        self.loaded = _load(config)
+        self.loaded = _load(config, on_loading)
         model, self.tokenizer = self.loaded.model, self.loaded.tokenizer
         self.model_config = model.config
         longest = model.config.max_positions
@@ -186,12 +187,13 @@ def _added(total: Array | None, states: Array) -> Array:
     return np.cumsum(rows, axis=0)[-1]
 
 
-def _load(config: EngineConfig) -> LoadedModel:
+def _load(config: EngineConfig, on_loading: Callable[[int, int], None] | None) -> LoadedModel:
     """The model without an LM head of its own, which embedding models often lack and none needs here."""
     found = loaded_model.resolve(config)
     if found.device != "cpu":
         raise UsageError(f"embeddings are not computed on --device {found.device}", "leave out --device")
-    source = dataclasses.replace(found.source, config=dataclasses.replace(found.source.config, tie_embeddings=True))
+    tied = dataclasses.replace(found.source.config, tie_embeddings=True)
+    source = dataclasses.replace(found.source, config=tied, on_read=on_loading)
     tokenizer = load_tokenizer(source)
     model = registry.find(found.device).load(source, found.dtype, config.max_batch_tokens)
     name, most, dtype = config.model, config.max_batch_tokens, found.dtype

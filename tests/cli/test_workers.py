@@ -136,6 +136,18 @@ def test_workers_that_join_midway_get_rows(tiny_model):
     assert threading.active_count() < 20
 
 
+def test_a_pool_says_how_much_of_the_model_its_furthest_worker_has_loaded(tiny_model, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    source, shown = LocalWorkers(module="slow_loading_worker"), []
+    config = EngineConfig(str(tiny_model("llama")), kv_memory_bytes=8 << 20, threads=1)
+    with contextlib.closing(EnginePool(config, 2, source, on_loading=lambda *read: shown.append(read))) as pool:
+        assert finished_by(pool, 4) == [0, 1, 2, 3]
+    shares = [read / of for read, of in shown]
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 2
+    assert all(0 < share <= 1 for share in shares)
+
+
 class MixedWorkers(LocalWorkers):
     """The second worker computes as an older machine does; `grows`: it may come later than the first."""
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 
 from pagecli.cli.generate.job import GenerateJob, check_chat
 from pagecli.cli.generate.options import PoolOptions
@@ -18,7 +19,7 @@ from pagecli.jobs.workers.worker import MODULE
 MAX_WORKERS = 1024
 
 
-def load_pool(job: GenerateJob, console: Console) -> EnginePool:
+def load_pool(job: GenerateJob, console: Console, on_loading: Callable[[int, int], None]) -> EnginePool:
     """Starts the workers; returns when the first has loaded its model. Raises UsageError, ModelError."""
     assert job.pool is not None
     started = time.perf_counter()
@@ -30,7 +31,8 @@ def load_pool(job: GenerateJob, console: Console) -> EnginePool:
     else:
         config, count, source = _of_this_host(job.engine, asked)
     console.detail(f"starting {count} workers, each with {config}")
-    pool = EnginePool(config, count, source, job.pool.timeout, job.mixed_hardware, console.warning)
+    settings = job.pool.timeout, job.mixed_hardware
+    pool = EnginePool(config, count, source, *settings, say=console.warning, on_loading=on_loading)
     pool.load_seconds = time.perf_counter() - started
     try:
         check_chat(job, pool.tokenizer)

@@ -299,7 +299,7 @@ def load_engine(
     if job.pool is not None:
         from pagecli.cli.generate.pool import load_pool
 
-        return load_pool(job, console)
+        return load_pool(job, console, on_loading or (lambda num_read, num_parameters: None))
     from pagecli.devices.memory import check_fits
 
     check_fits(job.engine)
@@ -311,7 +311,7 @@ def load_engine(
         from pagecli.engine.embedding import EmbeddingEngine
         from pagecli.model.pooling import Pooling
 
-        embeds: Any = EmbeddingEngine(job.engine, Pooling(job.embed.pooling, job.embed.normalize))
+        embeds: Any = EmbeddingEngine(job.engine, Pooling(job.embed.pooling, job.embed.normalize), on_loading)
         return embeds  # of the same protocol (job_loop.Engine)
     engine = Engine(job.engine, on_loading=on_loading)
     for note in engine.loaded.model.notes:

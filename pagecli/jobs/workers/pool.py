@@ -38,6 +38,7 @@ class _Worker:
     process: WorkerProcess
     heard: float = 0.0  # time.monotonic() of its last message
     stats: dict[str, Any] = field(default_factory=dict)  # empty: it is not ready
+    loading: tuple[int, int] = (0, 0)  # parameters that it has read, and those of its model
     num_rows: int = 0
     num_restarts: int = 0
     num_vain_restarts: int = 0  # since it finished a row
@@ -55,8 +56,10 @@ class EnginePool:
         worker_timeout: float = 60.0,
         mixed_hardware: bool = False,
         say: Callable[[str], None] = lambda text: None,
+        on_loading: Callable[[int, int], None] = lambda num_read, num_parameters: None,
     ) -> None:
-        """`config`: of each worker. `worker_timeout`: one that is not heard of for so long is lost. `say`: takes warnings."""
+        """`config`: of each worker. `worker_timeout`: one that is not heard of for so long is lost. `say`: takes warnings.
+        `on_loading`: see Engine, of the worker that is furthest."""
         started = time.perf_counter()
         found = loaded_model.resolve(config)
         self.config = replace(config, dtype=found.dtype)  # type: ignore[arg-type]
@@ -80,6 +83,9 @@ class EnginePool:
                 self.add_worker()
             while not self._ready():
                 self._exchange(STEP_SECONDS)
+                furthest = max((worker.loading for worker in self._workers.values()), default=(0, 0))
+                if furthest[1]:
+                    on_loading(*furthest)
         except BaseException:
             self.close()
             raise
@@ -199,6 +205,8 @@ class EnginePool:
             self._refuse(worker, content)
         elif kind == "crashed":
             worker.crash = content
+        elif kind == "loading":
+            worker.loading = content
         elif kind == "ready":
             worker.stats, facts = content
             self._check_same(worker, facts)

@@ -2,7 +2,8 @@
 
     driver -> worker    EngineConfig; then ("rows", [PoolRow, ...]), ("abort", [request ids])
     worker -> driver    ("ready", (stats, Facts)), ("refused", PagecliError); then ("done", ([RequestOutput, ...], stats)),
-                        ("beat", stats), ("crashed", what the engine raised)
+                        ("beat", stats), ("crashed", what the engine raised); before it is ready ("loading", (parameters read
+                        so far, those of the model))
 
 A thread sends a beat each second, so that a driver tells a slow step from a process that is stopped.
 """
@@ -49,6 +50,7 @@ class Worker:
         self._finished: list[RequestOutput] = []
         self._unfinished: set[int] = set()
         self._next_send = 0.0
+        self._loading = (0, 0)
         threading.Thread(target=self._beat, name="pagecli-beat", daemon=True).start()
 
     def serve(self) -> None:
@@ -59,7 +61,7 @@ class Worker:
         from pagecli.engine.engine import Engine  # slow: the driver's end must be seen before
 
         try:
-            engine = self._engine = Engine(config)
+            engine = self._engine = Engine(config, on_loading=self._note_loading)
         except PagecliError as error:
             self._messages.send(("refused", error))
             self._messages.flush_all(10.0)
@@ -119,10 +121,13 @@ class Worker:
         process = {"pid": os.getpid(), "host": os.uname().nodename, "cpus": sorted(os.sched_getaffinity(0))}
         return {**self._engine.stats(), **running, **process, "num_failed_steps": self._engine.num_failed_steps}
 
+    def _note_loading(self, num_read: int, num_parameters: int) -> None:
+        self._loading = num_read, num_parameters
+
     def _beat(self) -> None:
         while not self._messages.is_closed:
             with contextlib.suppress(RuntimeError):  # a table grew while it was counted: the next beat has it
-                self._messages.send(("beat", None if self._engine is None else self._stats()))
+                self._messages.send(("loading", self._loading) if self._engine is None else ("beat", self._stats()))
             time.sleep(BEAT_SECONDS)
         os._exit(0)  # the driver is gone; the engine may be in a long step
 
