@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import gguf.quants
 import numpy as np
 
 Values = np.ndarray
@@ -34,6 +35,7 @@ class Layout:
     name: str
     keys: dict[str, str] = field(default_factory=dict)  # key of the file -> attribute of the config
     changes: tuple[Change, ...] = ()
+    quantized: dict[str, gguf.GGMLQuantizationType] = field(default_factory=dict)  # part of a tensor's name -> its type
 
 
 def interleaved(name: str, values: Values, config: Any) -> Values:
@@ -84,7 +86,12 @@ def write_gguf(path: Path, model: Any, layout: Layout) -> Path:
         written = names.get_name(name, (".weight", ".bias")) or names.get_name(
             name.removeprefix("transformer."), (".weight", ".bias")
         )
-        writer.add_tensor(written, np.ascontiguousarray(values.squeeze() if values.shape[0] == 1 else values))
+        values = np.ascontiguousarray(values.squeeze() if values.shape[0] == 1 else values)
+        kind = next((kind for part, kind in layout.quantized.items() if part in written), None)
+        if kind is None:
+            writer.add_tensor(written, values)
+        else:
+            writer.add_tensor(written, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

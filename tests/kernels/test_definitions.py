@@ -20,6 +20,7 @@ NO_OPERATIONS = {
         "read_memory",
         "rendezvous",
         "pack_experts",
+        "pack_quantized_experts",
         "num_threads",
     },
     "cuda/kernels.py": {"extension", "raw", "block_planes"},

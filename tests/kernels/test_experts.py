@@ -1,5 +1,7 @@
 """The operations of a mixture of experts against their definitions; a row has the same bits in any batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,32 @@ from shapes import examples, gaps, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
 from pagecli.devices.reference import experts as reference
+from pagecli.model.weights.packed.mxfp4 import E2M1
+from pagecli.model.weights.quantized import QuantizedTensor
 
 DTYPES = ("float32", "bfloat16", "int8", "int8-a16")
+MXFP4 = tuple(value * 2.0**-12 for value in E2M1)
+KEPT = [(bits, dtype) for bits in (4, 8) for dtype in ("float32", "bfloat16")]
 
 
 def packed(seed, num_experts, rows, cols, dtype):
     return kernels.pack_experts((random(seed + e, rows, cols) for e in range(num_experts)), num_experts, dtype)
+
+
+def quantized(seed, rows, cols, bits):
+    """Of 4 bits MXFP4, whose scales go from the least to the largest that float16 has."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    if bits == 8:
+        scale = generator.normal(0, 0.05, (rows, cols // 32)).astype(np.float16)
+        return QuantizedTensor(generator.integers(-128, 128, (rows, cols), dtype=np.int8), scale)
+    scale = (2.0 ** generator.integers(-24, 16, (rows, cols // 32))).astype(np.float16)
+    return QuantizedTensor(generator.integers(0, 16, (rows, cols), dtype=np.uint8), scale, table=MXFP4)
+
+
+def kept(seed, num_experts, rows, cols, bits, dtype):
+    return kernels.pack_quantized_experts(
+        (quantized(seed + e, rows, cols, bits) for e in range(num_experts)), num_experts, dtype
+    )
 
 
 def chosen(seed, tokens, num_experts, count):
@@ -54,6 +76,27 @@ def test_a_row_has_the_bits_that_its_experts_linear_gives_it_alone(
     out = torch.full((tokens, count, rows), float("nan"))
     kernels.grouped_linear(out, x, ids, weight, bias)
     assert torch.equal(out, row_by_row(x, ids, weight, bias))
+
+
+@pytest.mark.parametrize(("bits", "dtype"), KEPT)
+@pytest.mark.parametrize(("tokens", "rows", "cols"), [(1, 20, 64), (7, 48, 96), (40, 33, 320)])
+def test_so_do_experts_that_stay_quantized(isa, bits, dtype, tokens, rows, cols):
+    weight, ids, x = kept(tokens, 6, rows, cols, bits, dtype), chosen(1, tokens, 6, 3), random(2, tokens, cols)
+    out, bias = torch.full((tokens, 3, rows), float("nan")), random(3, 6, rows)
+    kernels.grouped_linear(out, x, ids, weight, bias)
+    assert torch.equal(out, row_by_row(x, ids, weight, bias))
+    expected = torch.empty(tokens, 3, rows, dtype=torch.float64)
+    if dtype == "float32" or isa not in ("avx512bf16", "amx"):
+        reference.grouped_linear(expected, x.double(), ids, weight, bias.double())
+        torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_experts_of_two_formats_are_not_kept():
+    tensors = [quantized(e, 16, 64, 4) for e in range(3)]
+    assert kernels.pack_quantized_experts(iter(tensors), 3, "float32") is not None
+    other = replace(tensors[2], table=tuple(map(float, range(16))))
+    for last in (other, tensors[2].with_groups(16), quantized(0, 16, 64, 8), quantized(0, 32, 64, 4), None):
+        assert kernels.pack_quantized_experts(iter([*tensors[:2], last]), 3, "float32") is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -21,8 +21,13 @@ int64_t packed_elements(int64_t rows, int64_t cols, WeightType type) {
 
 int64_t bytes_of(DType dtype) { return dtype == DType::int8 ? 1 : dtype == DType::bfloat16 ? 2 : 4; }
 
-// Of a quantized weight, which begins with its header.
-PackedWeightView check_quantized(const TensorView& data, int64_t rows, int64_t cols) {
+// Of a quantized weight, its header aside.
+int64_t quantized_bytes(const QuantizedHeader& header, int64_t rows, int64_t cols) {
+    return (rows + kPanelWidth - 1) / kPanelWidth * (cols / header.group) * header.group_bytes();
+}
+
+// The first of `experts` quantized weights that lie one behind the other, after a header that is all of theirs.
+PackedWeightView check_quantized(const TensorView& data, int64_t experts, int64_t rows, int64_t cols) {
     check(data, "weight.data", DType::uint8, {"bytes"});
     const auto* header = data.as<const QuantizedHeader>();
     if (data.shape[0] < static_cast<int64_t>(sizeof *header)) refuse("weight.data: no header of a quantized weight");
@@ -32,8 +37,8 @@ PackedWeightView check_quantized(const TensorView& data, int64_t rows, int64_t c
                           (header->group == kRunK || header->group == 2 * kRunK || header->group == 4 * kRunK);
     if (!is_known || cols % header->group != 0)
         refuse("weight.data: a header that says no quantized weight of %lld columns", static_cast<long long>(cols));
-    const int64_t groups = (rows + kPanelWidth - 1) / kPanelWidth * (cols / header->group);
-    check(data, "weight.data", DType::uint8, {static_cast<int64_t>(sizeof *header) + groups * header->group_bytes()});
+    const int64_t expected = static_cast<int64_t>(sizeof *header) + experts * quantized_bytes(*header, rows, cols);
+    check(data, "weight.data", DType::uint8, {expected});
     return {header + 1, rows, cols, header->type, header};
 }
 
@@ -41,6 +46,7 @@ PackedWeightView check_quantized(const TensorView& data, int64_t rows, int64_t c
 PackedWeightView check_experts(const TensorView& data, int64_t experts, int64_t rows, int64_t cols) {
     if (experts < 0 || rows < 0 || cols < 0)
         refuse("weight: expected a shape, got [%lld, %lld]", static_cast<long long>(rows), static_cast<long long>(cols));
+    if (data.dtype == DType::uint8) return check_quantized(data, experts, rows, cols);
     const WeightType type = data.dtype == DType::float32    ? WeightType::float32
                             : data.dtype == DType::bfloat16 ? WeightType::bfloat16
                             : data.dtype == DType::int8     ? WeightType::int8
@@ -50,8 +56,7 @@ PackedWeightView check_experts(const TensorView& data, int64_t experts, int64_t 
 }
 
 PackedWeightView check_weight(const TensorView& data, int64_t rows, int64_t cols) {
-    const bool is_quantized = data.dtype == DType::uint8 && rows >= 0 && cols >= 0;
-    return is_quantized ? check_quantized(data, rows, cols) : check_experts(data, 1, rows, cols);
+    return check_experts(data, 1, rows, cols);
 }
 
 void pack_weight(const TensorView& packed, const TensorView& weight) {
@@ -68,7 +73,7 @@ void pack_weight(const TensorView& packed, const TensorView& weight) {
 // packed: its header written, the rest to be. offset: None where the header says so.
 void pack_quantized(const TensorView& packed, const TensorView& q, const TensorView& scale, const TensorView& offset) {
     check(q, "q", {DType::uint8, DType::int8}, {"rows", "cols"});
-    const PackedWeightView view = check_quantized(packed, q.shape[0], q.shape[1]);
+    const PackedWeightView view = check_quantized(packed, 1, q.shape[0], q.shape[1]);
     const int64_t groups = view.cols / view.quantized->group;
     check(scale, "scale", DType::float16, {view.rows, groups});
     const bool has_offset = view.quantized->offset != QuantizedOffset::none;
@@ -136,6 +141,8 @@ void grouped_linear(const TensorView& out, const TensorView& x, const TensorView
                 if (const int32_t id = ids.as<const int32_t>()[t * ids.stride[0] + c]; id < 0 || id >= experts)
                     refuse("ids[%lld, %lld]: expected an expert below %lld, got %d", static_cast<long long>(t), static_cast<long long>(c),
                            static_cast<long long>(experts), id);
+    const int64_t expert_bytes = weight.quantized != nullptr ? quantized_bytes(*weight.quantized, rows, cols)
+                                                             : packed_elements(rows, cols, weight.type) * bytes_of(data.dtype);
     const GroupedLinearArgs args = {out.as<float>(),
                                     x.as<const float>(),
                                     ids.as<const int32_t>(),
@@ -148,7 +155,7 @@ void grouped_linear(const TensorView& out, const TensorView& x, const TensorView
                                     chosen,
                                     experts,
                                     weight,
-                                    packed_elements(rows, cols, weight.type) * bytes_of(data.dtype)};
+                                    expert_bytes};
     perform(args, kernels().grouped_linear, program);
 }
 

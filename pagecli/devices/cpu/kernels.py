@@ -104,6 +104,19 @@ def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> Pac
     return packed
 
 
+def pack_quantized_experts(experts: Iterable[QuantizedTensor | None], num_experts: int, dtype: str) -> PackedExperts | None:
+    """Matrices of num_experts experts that stay quantized; None where one cannot, or not in the format of the first."""
+    packed: PackedExperts | None = None
+    for index, tensor in enumerate(experts):
+        if tensor is None or not quantized_weight.can_pack(tensor):
+            return None
+        one = pack_quantized(tensor, dtype)
+        packed = packed or packed_weight.like_quantized(one, num_experts)
+        if not packed.set_quantized(index, one):
+            return None
+    return packed
+
+
 def embedding(out: Tensor, token_ids: Tensor, weight: PackedWeight) -> None:
     """out[T, K] = weight[token_ids[T], :]; token_ids int32, each in [0, N)."""
     _native.embedding(out, token_ids, weight.data, weight.num_rows, weight.num_cols)

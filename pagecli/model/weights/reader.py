@@ -155,8 +155,11 @@ class WeightReader:
             return source.read_quantized(_expert_name(name, expert), shape)
 
         tensor = self._joined_quantized(weight, read)
+        if tensor is None:
+            return None
+        self._count(weight.num_elements // weight.experts)
         index = ordered(weight, np.arange(weight.num_rows), self.source.folded(weight.names[0]))
-        return tensor if tensor is None or np.array_equal(index, np.arange(len(index))) else tensor.rows(index)
+        return tensor if np.array_equal(index, np.arange(len(index))) else tensor.rows(index)
 
     def _joined_quantized(self, whole: Weight, read: ReadQuantized) -> QuantizedTensor | None:
         """The tensors of a whole weight one below the other, unless they are scaled, offset or transposed at load."""

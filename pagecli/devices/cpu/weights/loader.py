@@ -23,7 +23,7 @@ class CpuWeights:
         for weight in program.weights():
             packed_as = "float32" if weight.exact else dtype
             if weight.columns and weight.experts:
-                experts = self._experts[weight] = kernels.pack_experts(reader.experts(weight), weight.experts, packed_as)
+                experts = self._experts[weight] = _pack_experts(weight, reader, packed_as, keep and not weight.exact)
                 reader.source.release()
                 self.num_bytes += experts.nbytes
             elif weight.experts:
@@ -45,6 +45,12 @@ class CpuWeights:
 
     def vector(self, weight: Weight) -> Array:
         return self._vectors[weight]
+
+
+def _pack_experts(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> PackedExperts:
+    quantized = (reader.quantized_expert(weight, expert) for expert in range(weight.experts))
+    kept = kernels.pack_quantized_experts(quantized, weight.experts, dtype) if keep else None
+    return kernels.pack_experts(reader.experts(weight), weight.experts, dtype) if kept is None else kept
 
 
 def _pack(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> PackedWeight:

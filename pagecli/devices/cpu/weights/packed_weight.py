@@ -59,7 +59,8 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class PackedExperts:
-    """The packed weights of `num_experts` linear layers of one shape, one behind the other in `data`."""
+    """The packed weights of `num_experts` linear layers of one shape, one behind the other in `data`; of quantized ones after a
+    header that is all of theirs."""
 
     data: Tensor
     num_experts: int
@@ -67,9 +68,31 @@ class PackedExperts:
     num_cols: int
 
     def expert(self, index: int) -> PackedWeight:
-        """That of expert `index`: a view."""
-        size = len(self.data) // self.num_experts
-        return PackedWeight(self.data[index * size : (index + 1) * size], self.num_rows, self.num_cols)
+        """That of expert `index`: a view, or a copy of quantized ones."""
+        part = self.data[self._part(index)]
+        data = np.concatenate([self._header, part]) if self.is_quantized else part
+        return PackedWeight(data, self.num_rows, self.num_cols)
+
+    def set_quantized(self, index: int, weight: PackedWeight) -> bool:
+        """Make `weight` that of expert `index`; False where its header is another."""
+        header = weight.data[: len(self._header)]
+        if weight.num_rows != self.num_rows or not np.array_equal(header, self._header):
+            return False
+        np.asarray(self.data)[self._part(index)] = np.asarray(weight.data[len(header) :])
+        return True
+
+    @property
+    def is_quantized(self) -> bool:
+        return str(self.data.dtype).removeprefix("torch.") == "uint8"
+
+    @property
+    def _header(self) -> Tensor:
+        return self.data[: quantized_weight.HEADER_BYTES if self.is_quantized else 0]
+
+    def _part(self, index: int) -> slice:
+        first = len(self._header)
+        size = (len(self.data) - first) // self.num_experts
+        return slice(first + index * size, first + (index + 1) * size)
 
     @property
     def nbytes(self) -> int:
@@ -89,6 +112,14 @@ def allocate(num_rows: int, num_cols: int, dtype: str) -> PackedWeight:
 def allocate_experts(num_experts: int, num_rows: int, num_cols: int, dtype: str) -> PackedExperts:
     """Room for so many such weights."""
     return PackedExperts(_room(num_experts, num_rows, num_cols, dtype), num_experts, num_rows, num_cols)
+
+
+def like_quantized(weight: PackedWeight, num_experts: int) -> PackedExperts:
+    """Room for so many weights with the header of that quantized one, which is written."""
+    header = quantized_weight.HEADER_BYTES
+    data = empty((header + num_experts * (len(weight.data) - header),), np.uint8)
+    data[:header] = weight.data[:header]
+    return PackedExperts(data, num_experts, weight.num_rows, weight.num_cols)
 
 
 def _room(count: int, num_rows: int, num_cols: int, dtype: str) -> Array:

@@ -6,11 +6,14 @@
 Their rows are outputs, where unquantized experts of gpt-oss lie as [inputs, outputs].
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.model.weights.packed.layer import Format, Layer, exponents
 from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.safetensors_file import SafetensorsSource
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 _GROUP = 32
@@ -34,14 +37,20 @@ def _values(layer: Layer) -> Array:
     return values.reshape(len(values), -1)
 
 
+@lru_cache(maxsize=1)
+def _range(source: SafetensorsSource, scales: str) -> tuple[int, int]:
+    """The smallest and the largest exponent of all experts."""
+    whole = source.raw(scales)
+    return int(whole.min()) - 127, int(whole.max()) - 127
+
+
 def _quantized(layer: Layer) -> QuantizedTensor | None:
     """All experts' numbers times one power of two, so that what is left of their scales fits into float16."""
     pairs, scales = _parts(layer)
-    whole = layer.source.raw(f"{layer.name}_scales")
-    largest = int(whole.max()) - 127
-    if largest == 128 or int(whole.min()) - 127 - largest < _LEAST - _MOST:
+    least, most = _range(layer.source, f"{layer.name}_scales")
+    if most == 128 or least - most < _LEAST - _MOST:
         return None
-    shift = largest - _MOST
+    shift = most - _MOST
     q = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(len(pairs), -1)
     scale = np.ldexp(np.float32(1), scales.astype(np.int32) - 127 - shift).astype(np.float16)
     return QuantizedTensor(q, scale, table=tuple(float(np.ldexp(value, shift)) for value in E2M1))

@@ -1,0 +1,101 @@
+"""Experts that stay quantized in memory compute what their numbers say: of GGUF files, and gpt-oss's as it is published."""
+
+import json
+from dataclasses import replace
+
+import gguf
+import pytest
+import torch
+from checkpoints import difference, expected_logprobs, found_logprobs
+from gguf_writer import write_gguf
+from model.paged_steps import PagedSteps
+from safetensors.torch import load_file, save_file
+from test_gguf_layouts import LAYOUTS, TINY
+
+from pagecli.devices import memory
+from pagecli.devices.registry import load_model
+from pagecli.errors import ModelError
+from pagecli.model.registry import resolve_model
+from pagecli.model.weights.packed.mxfp4 import E2M1
+
+_SIZES = {"Mixtral": {}, "Qwen3Moe": {"moe_intermediate_size": 64}}  # whole groups of columns
+
+
+def experts_of(source, dtype="float32"):
+    """(the model, its experts' packed weights)."""
+    model = load_model(source, dtype, 64, "cpu")
+    return model, [model.weights.experts(weight) for weight in model.program.weights() if weight.experts and weight.columns]
+
+
+@pytest.mark.parametrize("name", _SIZES)
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+def test_experts_of_gguf_files(tmp_path, name, kind):
+    layout, changes = LAYOUTS[name]
+    model = TINY[name].make(tmp_path, changes | _SIZES[name])
+    model.name_or_path = str(tmp_path)
+    plain, quantized = gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType[kind]
+    layout = replace(layout, quantized={"blk.1.ffn_down_exps": plain, "_exps": quantized})
+    source = resolve_model(str(write_gguf(tmp_path / "tiny.gguf", model, layout)))
+    expected = found_logprobs(source, "cpu")
+    kept = replace(source, keep_quantized=True)
+    assert difference(found_logprobs(kept, "cpu"), expected) <= 1e-5
+    loaded, experts = experts_of(kept)
+    assert [packed.is_quantized for packed in experts].count(False) == 1
+    assert memory.weight_bytes_of(kept, 4) == pytest.approx(loaded.weight_bytes, rel=0.02)
+
+
+def as_published(directory):
+    """A tiny gpt-oss with its experts in MXFP4, as openai/gpt-oss-20b has them; and a model of those numbers."""
+    model = TINY["GptOss"].make(directory, {"intermediate_size": 96, "hidden_size": 64})
+    generator, tensors = torch.Generator().manual_seed(2), load_file(directory / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                continue
+            experts, inputs, outputs = parameter.shape
+            blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+            scales = torch.randint(121, 125, (experts, outputs, inputs // 32), dtype=torch.uint8, generator=generator)
+            numbers = torch.tensor(E2M1)[torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).int()]
+            values = (numbers * torch.exp2(scales.float() - 127)[..., None]).flatten(2)
+            parameter.copy_(values.transpose(1, 2))
+            del tensors[name]
+            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    save_file(tensors, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    left_out = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": left_out}
+    (directory / "config.json").write_text(json.dumps(config))
+    return model
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_gpt_oss_as_it_is_published(tmp_path, keep):
+    expected = expected_logprobs(as_published(tmp_path))
+    source = replace(resolve_model(str(tmp_path)), keep_quantized=keep)
+    assert difference(found_logprobs(source, "cpu"), expected) <= 2e-5
+    _, experts = experts_of(source)
+    assert [packed.is_quantized for packed in experts] == [keep] * len(experts)
+    if keep:
+        _, whole = experts_of(replace(source, keep_quantized=False))
+        assert sum(packed.nbytes for packed in experts) < 4.5 / 32 * sum(packed.nbytes for packed in whole) * 1.05
+    else:
+        assert difference(found_logprobs(source, "reference"), expected) <= 2e-5
+
+
+def test_a_row_of_experts_that_stay_quantized_has_the_same_bits_in_any_batch(tmp_path):
+    as_published(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        model, _ = experts_of(replace(resolve_model(str(tmp_path)), keep_quantized=True), dtype)
+        prompts = {i: list(range(i, i + length)) for i, length in enumerate((1, 7, 30))}
+        together = PagedSteps(model).step(prompts)
+        for i, tokens in prompts.items():
+            assert torch.equal(PagedSteps(model).step({i: tokens})[i], together[i])
+
+
+def test_fewer_experts_in_the_file_than_in_the_config_are_refused(tmp_path):
+    as_published(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"num_local_experts": 7}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for keep in (False, True):
+        with pytest.raises(ModelError, match=r"has shape \[8, .*the config asks for \[7, "):
+            experts_of(replace(resolve_model(str(tmp_path)), keep_quantized=keep))
