@@ -59,6 +59,7 @@ class IdleModel:
 
 def register() -> None:
     """--device cuda is an idle GPU from now on."""
+    torch.set_num_threads(1)  # a copy shared with a helper thread waits for that thread where other programs run
     module = kernels.extension()
     planning = {name: getattr(module, name) for name in PLANNING}
     ignored = lambda name: lambda *arguments: None  # noqa: E731

@@ -1,15 +1,14 @@
 """Outputs of the engine: one RequestOutput for each request, when it has finished."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pagecli.errors import ErrorCode
 
 FinishReason = Literal["stop", "length", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
+class TokenLogprobs(NamedTuple):
     """The chosen token of one position, and the most likely ones (token id, log probability), best first."""
 
     token_id: int

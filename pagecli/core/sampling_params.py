@@ -147,8 +147,17 @@ class SamplingParams:
     @property
     def has_penalties(self) -> bool:
         """Whether the choice depends on the tokens before it."""
-        added = self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-        return added or self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
+        return self.adjusts_logits or self.no_repeat_ngram_size > 0
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether repetition, presence or frequency is penalized."""
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the log probability of each chosen token is needed."""
+        return self.logprobs is not None or self.best_of is not None
 
 
 def as_float32(value: float) -> float:

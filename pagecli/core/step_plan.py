@@ -55,8 +55,7 @@ class SampleSpec:
 
     def __post_init__(self) -> None:
         params = self.params
-        wants_logprobs = params.logprobs is not None or params.best_of is not None
-        needs_host = wants_logprobs or params.has_penalties or self.forbidden_ids or self.num_candidates
+        needs_host = params.wants_logprobs or params.has_penalties or self.forbidden_ids or self.num_candidates
         object.__setattr__(self, "is_plain", not needs_host)
         object.__setattr__(self, "needs_no_host", not needs_host and self.mask is None)
         object.__setattr__(self, "is_argmax", params.greedy and not needs_host)
@@ -177,8 +176,7 @@ class StepPlan:
         return sum(c.num_repeated for c in self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """A chosen token, or NO_TOKEN, with log probabilities if its request needs them."""
 
     token_id: int

@@ -1,8 +1,7 @@
 """Random numbers that belong to a row, not to a batch: the same draw whatever runs beside it, in whatever order. And the
-parameters of draws as arrays, kept while the same choices are made step after step."""
+parameters of draws as arrays."""
 
 from functools import lru_cache
-from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,18 +56,3 @@ class DrawSettings:
 
     def _positions(self) -> "Array":
         return np.fromiter(map(len, self._known), dtype=np.int64, count=len(self._known)) - self._num_prompt
-
-
-class KeptSettings:
-    """The DrawSettings of the last specs that were asked for."""
-
-    def __init__(self) -> None:
-        self._specs: list[tuple[SampleSpec, ...]] = []
-        self._settings = DrawSettings([])
-
-    def of(self, specs: "list[tuple[SampleSpec, ...]]") -> DrawSettings:
-        """For each spec of each chunk in order; `specs` must not change afterwards. Those that stay are the same objects."""
-        if len(specs) != len(self._specs) or not all(map(is_, specs, self._specs)):
-            self._settings = DrawSettings([spec for of_chunk in specs for spec in of_chunk])
-            self._specs = specs
-        return self._settings

@@ -27,7 +27,7 @@ from pagecli.devices.step_inputs import KVCache, StepInputs
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec, StepPlan
     from pagecli.devices.base import HostModel
-    from pagecli.devices.random_draws import KeptSettings
+    from pagecli.devices.cpu.sampler import KeptChoices
     from pagecli.devices.step_masks import PendingMasks
 
 
@@ -79,7 +79,7 @@ class ModelRunner:
         self.block_size = block_size
         self.num_blocks = kv_cache.values[0].shape[0] if kv_cache.values else 0
         self.mover = BlockMover(kv_cache, swap)
-        self._draw_settings: KeptSettings | None = None  # once tokens are drawn
+        self._kept_choices: KeptChoices | None = None  # once logits are needed
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
 
     def can_pipeline(self, plan: "StepPlan") -> bool:
@@ -131,11 +131,9 @@ class ModelRunner:
     def _choose(self, logits: Array, specs: "list[tuple[SampleSpec, ...]]", masks: "PendingMasks | None") -> list[StepResult]:
         from pagecli.devices.cpu import sampler
 
-        if self._draw_settings is None:
-            from pagecli.devices.random_draws import KeptSettings
-
-            self._draw_settings = KeptSettings()
-        return sampler.choose(logits, specs, self._draw_settings, None if masks is None else masks.result())
+        if self._kept_choices is None:
+            self._kept_choices = sampler.KeptChoices()
+        return sampler.choose(logits, specs, self._kept_choices, None if masks is None else masks.result())
 
     def _several_logits(self, plan: "StepPlan", inputs: StepInputs[Array]) -> tuple[list[StepResult], float]:
         """The results of a plan that wants logits of several tokens of a chunk, and the time when the logits were there."""

@@ -5,104 +5,166 @@ top-p, min-p, then one draw (`kernels.sample`).
 Each row is treated by operations that see that row alone, so a token never depends on the batch.
 """
 
+from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pagecli.core.arrays import Array
-from pagecli.core.outputs import TokenLogprobs
-from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, StepResult
+from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
+from pagecli.devices import logprobs
 from pagecli.devices.cpu import kernels
-from pagecli.devices.random_draws import DrawSettings, KeptSettings
+from pagecli.devices.known_tokens import KnownTokens
+from pagecli.devices.random_draws import DrawSettings
 
 if TYPE_CHECKING:
+    from pagecli.core.sampling_params import SamplingParams
     from pagecli.core.step_plan import SampleSpec
     from pagecli.devices.step_masks import RowMasks
+
+
+class Asked:
+    """What specs ask for, of what does not change while sequences decode."""
+
+    def __init__(self, specs: "list[tuple[SampleSpec, ...]]") -> None:
+        self.is_plain = all(len(row) == 1 and row[0].is_plain for row in specs)
+        drawn = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
+        tokens = [spec for row in drawn for spec in specs[row]]
+        self.rows = [row for row in drawn for _ in specs[row]]  # of each token
+        self.draws = DrawSettings(tokens)
+        if self.is_plain:
+            return
+        penalized = [token for token, spec in enumerate(tokens) if spec.params.adjusts_logits]
+        self.penalized = np.array(penalized, dtype=np.int64)
+        self.penalties = penalties_of([tokens[token].params for token in penalized])
+        self.known = [(tokens[token].known_token_ids, tokens[token].num_prompt_tokens) for token in penalized]
+        self.forbidden = [(token, list(spec.forbidden_ids)) for token, spec in enumerate(tokens) if spec.forbidden_ids]
+        self.ngrams = [(token, spec) for token, spec in enumerate(tokens) if spec.params.no_repeat_ngram_size > 0]
+        wanted = [token for token, spec in enumerate(tokens) if spec.params.wants_logprobs]
+        self.wanted = np.array(wanted, dtype=np.int64)
+        self.num_top = np.array([tokens[token].params.logprobs or 0 for token in wanted], dtype=np.int64)
+
+
+class KeptChoices:
+    """Asked of the specs of the step before, which are used again where they are the same; and what their sequences know."""
+
+    def __init__(self) -> None:
+        self.known = KnownTokens()
+        self._specs: list[tuple[SampleSpec, ...]] = []
+        self._asked = Asked([])
+
+    def of(self, specs: "list[tuple[SampleSpec, ...]]") -> Asked:
+        """`specs` must not change afterwards."""
+        if len(specs) != len(self._specs) or not all(map(is_, specs, self._specs)):
+            self._specs, self._asked = specs, Asked(specs)
+        return self._asked
 
 
 @np.errstate(all="ignore")
 def choose(
     logits: Array,
     specs: "list[tuple[SampleSpec, ...]]",
-    kept: KeptSettings | None = None,
+    kept: KeptChoices | None = None,
     masks: "RowMasks | None" = None,
 ) -> list[StepResult]:
-    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates.
-
-    `kept`: the settings of the step before, which are used again where its specs are the same.
-    """
-    if all(len(row) == 1 and row[0].is_plain for row in specs):
+    """What each row of logits[R, vocab] (float32; may change in place) gives: a token for each of its specs, or candidates."""
+    kept = kept or KeptChoices()
+    asked = kept.of(specs)
+    if asked.is_plain:
         if masks is not None:
             kernels.restrict_logits(logits, masks.words, masks.mask_of)
-        return list(_choose(logits, (kept or KeptSettings()).of(specs)))
-    results: list[StepResult] = [()] * len(specs)
-    sampled = [row for row, (first, *_) in enumerate(specs) if first.num_candidates == 0]
-    rows = [row for row in sampled for _ in specs[row]]
-    tokens = iter(
-        sample(
-            logits if rows == list(range(len(logits))) else logits[rows],
-            [s for row in sampled for s in specs[row]],
-            None if masks is None else masks.of_rows(rows),
-        )
-    )
-    for row in sampled:
-        results[row] = tuple(next(tokens) for _ in specs[row])
-    for row, (first, *_) in enumerate(specs):
-        if first.num_candidates > 0:
-            results[row] = _candidates(logits[row], first, None if masks is None else masks.row(row))
+        return list(_choose(logits, asked.draws))
+    beams = {
+        row: _candidates(logits[row].copy(), first, None if masks is None else masks.row(row))
+        for row, (first, *_) in enumerate(specs)
+        if first.num_candidates > 0
+    }
+    are_all = asked.rows == list(range(len(logits)))
+    of_tokens = logits if are_all else logits[asked.rows]
+    tokens = _sample(of_tokens, asked, kept.known, None if masks is None else masks.of_rows(asked.rows))
+    return grouped(specs, tokens, beams)
+
+
+def grouped(
+    specs: "list[tuple[SampleSpec, ...]]", tokens: "list[int | SampledToken]", beams: dict[int, BeamCandidates]
+) -> list[StepResult]:
+    """The tokens of all rows that give some, in order, and the candidates of the others, as each row's result."""
+    results: list[StepResult] = []
+    first = 0
+    for row, of_row in enumerate(specs):
+        if row in beams:
+            results.append(beams[row])
+            continue
+        token, num = tokens[first], len(of_row)
+        if num == 1:
+            results.append(token if type(token) is int else (token,))  # type: ignore[arg-type]
+        else:
+            results.append(tuple(t if isinstance(t, SampledToken) else SampledToken(t) for t in tokens[first : first + num]))
+        first += num
     return results
 
 
-def _candidates(logits: Array, spec: "SampleSpec", mask: Array | None) -> BeamCandidates:
+def _candidates(row: Array, spec: "SampleSpec", mask: Array | None) -> BeamCandidates:
     """A beam's most likely next tokens; penalties act on log probabilities here, as in transformers' beam search."""
-    logprobs = log_softmax(logits)  # all NaN where no token can be chosen
-    _apply_penalties(logprobs, spec)
+    values = log_softmax(row)  # all NaN where no token can be chosen
+    if spec.params.adjusts_logits:
+        known = KnownTokens().update([(spec.known_token_ids, spec.num_prompt_tokens)])
+        _apply_penalties(values[None], np.zeros(1, np.int64), penalties_of([spec.params]), *known)
+    _forbid_ngrams(values, spec)
     if spec.forbidden_ids:
-        logprobs[list(spec.forbidden_ids)] = float("-inf")
+        values[list(spec.forbidden_ids)] = float("-inf")
     if mask is not None:
-        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(logprobs)]
-        logprobs[allowed == 0] = float("-inf")
-    ids = _largest(logprobs, spec.num_candidates)
-    ids = ids[np.isfinite(logprobs[ids])]
-    return BeamCandidates(ids.tolist(), logprobs[ids].tolist())
+        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(values)]
+        values[allowed == 0] = float("-inf")
+    ids = _largest(values, spec.num_candidates)
+    ids = ids[np.isfinite(values[ids])]
+    return BeamCandidates(ids.tolist(), values[ids].tolist())
 
 
-@np.errstate(all="ignore")
-def sample(logits: Array, specs: "list[SampleSpec]", masks: "RowMasks | None" = None) -> list[SampledToken]:
-    """One token for each row of logits[R, vocab] (float32; changed in place where penalties or masks apply)."""
-    wanted = [row for row, spec in enumerate(specs) if spec.params.logprobs is not None or spec.params.best_of is not None]
-    raw_logprobs = {row: log_softmax(logits[row]) for row in wanted}
-    for row, spec in enumerate(specs):
-        _apply_penalties(logits[row], spec)
-        if spec.forbidden_ids:
-            logits[row, list(spec.forbidden_ids)] = float("-inf")
+def _sample(logits: Array, asked: Asked, known: KnownTokens, masks: "RowMasks | None") -> "list[int | SampledToken]":
+    """One token for each row of logits[D, vocab] (float32; changed in place where penalties or masks apply)."""
+    before = logprobs.Before(logits, asked.wanted, asked.num_top) if len(asked.wanted) else None
+    if len(asked.penalized):
+        _apply_penalties(logits, asked.penalized, asked.penalties, *known.update(asked.known))
+    for token, spec in asked.ngrams:
+        _forbid_ngrams(logits[token], spec)
+    for token, ids in asked.forbidden:
+        logits[token, ids] = float("-inf")
     if masks is not None:
         kernels.restrict_logits(logits, masks.words, masks.mask_of)
-    token_ids = _choose(logits, DrawSettings(specs))
-    return [
-        SampledToken(
-            token_id, _logprobs(raw_logprobs[row], token_id, spec) if row in raw_logprobs and token_id != NO_TOKEN else None
-        )
-        for row, (token_id, spec) in enumerate(zip(token_ids, specs, strict=True))
-    ]
+    token_ids = _choose(logits, asked.draws)
+    return token_ids if before is None else before.with_logprobs(token_ids)
 
 
-def _apply_penalties(row: Array, spec: "SampleSpec") -> None:
-    """Repetition penalty over prompt and output (Keskar et al., 2019), presence and frequency over the output, sparsely; no
-    n-gram of prompt and output a second time (Paulus et al., 2017)."""
-    params = spec.params
-    if params.repetition_penalty != 1.0:
-        seen = np.unique(np.array(spec.known_token_ids))
-        values = row[seen]
-        row[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-        output = np.array(spec.known_token_ids[spec.num_prompt_tokens :], dtype=np.int64)
-        ids, counts = np.unique(output, return_counts=True)
-        penalty = params.presence_penalty + params.frequency_penalty * counts.astype(np.float32)
-        row[ids] -= penalty
-    if params.no_repeat_ngram_size > 0:
-        row[ngram_ends(spec.known_token_ids, params.no_repeat_ngram_size)] = float("-inf")
+def penalties_of(params: "list[SamplingParams]") -> Array:
+    """[n, 3] float32: repetition, presence, frequency."""
+    values = [(p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for p in params]
+    return np.array(values, dtype=np.float32).reshape(-1, 3)
+
+
+def _apply_penalties(logits: Array, rows: Array, penalties: Array, ids: Array, counts: Array) -> None:
+    """Of logits[rows[n]]: repetition penalty (penalties[n, 0]) over prompt and output (Keskar et al., 2019), presence and
+    frequency over the output, on the tokens that each sequence knows (ids and counts[n, W], as of KnownTokens)."""
+    flat = logits.view()
+    flat.shape = (-1,)  # refused where that is no view
+    is_none = ids < 0
+    tokens = np.where(is_none, ids[:, :1], ids)  # where a row has no more, its first one a second time
+    at = tokens + rows[:, None] * logits.shape[1]
+    values = flat.take(at)
+    repetition, presence, frequency = penalties[:, :1], penalties[:, 1:2], penalties[:, 2:]
+    if (repetition != 1).any():
+        values = np.where(values > 0, values / repetition, values * repetition)
+    if presence.any() or frequency.any():
+        times = np.where(is_none, counts[:, :1], counts)
+        values = np.where(times > 0, values - (presence + frequency * times.astype(np.float32)), values)
+    flat[at] = values
+
+
+def _forbid_ngrams(row: Array, spec: "SampleSpec") -> None:
+    """No n-gram of prompt and output a second time (Paulus et al., 2017)."""
+    if spec.params.no_repeat_ngram_size > 0:
+        row[ngram_ends(spec.known_token_ids, spec.params.no_repeat_ngram_size)] = float("-inf")
 
 
 def ngram_ends(token_ids: list[int], size: int) -> Array:
@@ -123,11 +185,6 @@ def _choose(logits: Array, settings: DrawSettings) -> list[int]:
     filters = settings.top_k.astype(np.int64), settings.top_p, settings.min_p
     kernels.sample(token_ids, logits, settings.temperatures, *filters, settings.draws())
     return token_ids.tolist()
-
-
-def _logprobs(row: Array, token_id: int, spec: "SampleSpec") -> TokenLogprobs:
-    """Log probabilities under the model itself: before penalties, temperature and filters."""
-    return TokenLogprobs(token_id, float(row[token_id]), most_likely(row, spec.params.logprobs or 0))
 
 
 def most_likely(row: Array, count: int) -> tuple[tuple[int, float], ...]:

@@ -82,6 +82,8 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
     request = sequence.request
     if request.failure is not None:  # by a sibling in the same step
         return
+    if type(result) is tuple and len(result) == 1:
+        result = _record_logprobs(sequence, result[0])
     if type(result) is int and result != NO_TOKEN:
         request.forked = True
         sequence.token_ids.append(result)
@@ -103,7 +105,7 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
         members.append(fork(sequence, sample, kv))
     request.forked = True
     for member, token in zip(members, result, strict=True):
-        _append(member, token)
+        member.token_ids.append(_record_logprobs(member, token))
         _finish_if_ended(member, finish_check)
 
 
@@ -163,11 +165,12 @@ def fail(sequence: Sequence, token: str) -> None:
     request.live.clear()
 
 
-def _append(sequence: Sequence, token: SampledToken) -> None:
-    sequence.token_ids.append(token.token_id)
+def _record_logprobs(sequence: Sequence, token: SampledToken) -> int:
+    """Record what else is known of a chosen token; returns its id."""
     if token.logprobs is not None:
         sequence.logprobs.append(token.logprobs)
         sequence.sum_logprob += token.logprobs.logprob
+    return token.token_id
 
 
 def fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:

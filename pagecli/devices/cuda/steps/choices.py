@@ -1,22 +1,77 @@
 """What a step is asked to choose, as arrays for the GPU; what stays the same from step to step is kept."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pagecli.core.token_masks import num_words
-from pagecli.devices.cpu.sampler import ngram_ends
-from pagecli.devices.cuda.steps.known_tokens import KnownTokensStore
-from pagecli.devices.random_draws import KeptSettings
+from pagecli.devices.cpu.sampler import ngram_ends, penalties_of
+from pagecli.devices.known_tokens import KnownTokens
+from pagecli.devices.random_draws import DrawSettings
 
 if TYPE_CHECKING:
-    from pagecli.core.sampling_params import SamplingParams
     from pagecli.core.step_plan import SampleSpec
 
 Arrays = dict[str, np.ndarray]
+
+
+class Asked:
+    """What chunks with these specs ask for, whose logits are in `rows`: of what does not change while they decode."""
+
+    def __init__(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int], vocab_size: int) -> None:
+        self.is_plain = all(len(of_chunk) == 1 and of_chunk[0].needs_no_host for of_chunk in specs)
+        firsts = [of_chunk[0] for of_chunk in specs]
+        drawn = [i for i, first in enumerate(firsts) if first.num_candidates == 0]
+        tokens = [(i, spec) for i in drawn for spec in specs[i]]
+        self.rows = [rows[i] for i, _ in tokens]
+        self.draws = DrawSettings([spec for _, spec in tokens])
+        self.are_argmaxes = self.draws.all_greedy and self.rows == list(range(len(self.rows)))
+        self.arrays: Arrays = {}
+        if not self.are_argmaxes:
+            settings = self.draws
+            self.arrays = {
+                "draw_rows": np.array(self.rows, dtype=np.int32),
+                "temperatures": settings.temperatures,
+                "top_k": settings.top_k,
+                "top_p": settings.top_p,
+                "min_p": settings.min_p,
+            }
+        if self.is_plain:
+            return
+        self.penalized = [i for i, first in enumerate(firsts) if first.params.adjusts_logits]
+        self.known = [(firsts[i].known_token_ids, firsts[i].num_prompt_tokens) for i in self.penalized]
+        if self.penalized:
+            self.arrays["penalty_rows"] = np.array([rows[i] for i in self.penalized], dtype=np.int32)
+            self.arrays["penalties"] = penalties_of([firsts[i].params for i in self.penalized])
+        self.forbidden = [(rows[i], token_id) for i, first in enumerate(firsts) for token_id in first.forbidden_ids]
+        self.ngrams = [(rows[i], first) for i, first in enumerate(firsts) if first.params.no_repeat_ngram_size]
+        self.masks = [(rows[i], first.mask) for i, first in enumerate(firsts) if first.mask is not None]
+        beams = [(i, min(first.num_candidates, vocab_size)) for i, first in enumerate(firsts) if first.num_candidates]
+        self.beam_counts = beams
+        self.arrays |= _top("beam", [(rows[i], count) for i, count in beams])
+        self._plan_logprobs([(i, spec) for i, spec in tokens if spec.params.wants_logprobs], tokens, rows, vocab_size)
+
+    def _plan_logprobs(
+        self, wanted: "list[tuple[int, SampleSpec]]", tokens: "list[tuple[int, SampleSpec]]", rows: list[int], vocab_size: int
+    ) -> None:
+        """Normalizers and the largest logits of chunks that want log probabilities, and where their tokens' own are found."""
+        chunks = {i: spec.params.logprobs or 0 for i, spec in wanted}
+        self.top_counts = np.array([min(count, vocab_size) for count in chunks.values()], dtype=np.int64)
+        normalizer_of = {i: at for at, i in enumerate(chunks)}
+        self.wanted_tokens = [token for token, (i, _) in enumerate(tokens) if i in chunks]
+        chunk_of = [tokens[token][0] for token in self.wanted_tokens]
+        self.wanted_normalizers = [normalizer_of[i] for i in chunk_of]
+        if not wanted:
+            return
+        penalized = {i: at for at, i in enumerate(self.penalized)}
+        self.wanted_penalized = np.array([penalized.get(i, -1) for i in chunk_of], dtype=np.int64)
+        of_tokens = [self.wanted_tokens, [rows[i] for i in chunk_of], self.wanted_normalizers]
+        self.wanted = np.zeros((len(chunk_of), 5), dtype=np.int32)
+        self.wanted[:, :3] = np.array(of_tokens, dtype=np.int32).T
+        self.arrays["normalizer_rows"] = np.array([rows[i] for i in chunks], dtype=np.int32)
+        self.arrays |= _top("top", [(rows[i], count) for i, count in zip(chunks, self.top_counts.tolist(), strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +79,37 @@ class Choices:
     """What a step is asked to choose."""
 
     specs: "list[tuple[SampleSpec, ...]]"  # of the chunks that have any
+    asked: Asked
     arrays: Arrays  # for the device; none where every row gives its likeliest token, in order
-    num_tokens: int  # chosen
-    vocab_size: int
-    is_plain: bool  # nothing but tokens comes back, of one spec a chunk
-    num_top: int = 0  # largest logits that come back, of rows with log probabilities
-    num_candidates: int = 0  # the same, of beams
-    num_normalizers: int = 0
-    num_wanted: int = 0  # tokens whose log probability comes back
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but tokens comes back, of one spec a chunk."""
+        return self.asked.is_plain
+
+    @property
+    def num_tokens(self) -> int:
+        """Chosen."""
+        return len(self.asked.rows)
+
+    @property
+    def num_top(self) -> int:
+        """Largest logits that come back, of rows with log probabilities."""
+        return _last(self.arrays, "top_offsets")
+
+    @property
+    def num_candidates(self) -> int:
+        """The same, of beams."""
+        return _last(self.arrays, "beam_offsets")
+
+    @property
+    def num_normalizers(self) -> int:
+        return len(self.arrays.get("normalizer_rows", ()))
+
+    @property
+    def num_wanted(self) -> int:
+        """Tokens whose log probability comes back."""
+        return len(self.arrays.get("wanted", ()))
 
     @property
     def num_extra_bytes(self) -> int:
@@ -42,126 +120,82 @@ class Choices:
 class ChoicePlanner:
     """Makes the arrays of steps, keeping what stays the same from one to the next."""
 
-    def __init__(self, vocab_size: int, max_num_seqs: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self._settings = KeptSettings()
-        self._known = KnownTokensStore(max_num_seqs)
-        self._last: list[tuple[SampleSpec, ...]] = []
-        self._is_plain = True  # the last ones
+        self._known = KnownTokens()
+        self._last: tuple[list[tuple[SampleSpec, ...]], list[int]] = [], []
+        self._asked = Asked([], [], vocab_size)
 
     def plan(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int], last_tokens: np.ndarray) -> Choices:
         """rows[i]: of the logits of the i-th chunk that has specs; last_tokens[i]: where that chunk's last token stands in the
-        step's."""
-        if len(specs) != len(self._last) or not all(map(is_, specs, self._last)):
-            self._last = specs
-            self._is_plain = all(len(of_chunk) == 1 and of_chunk[0].needs_no_host for of_chunk in specs)
-        if self._is_plain:
-            return Choices(specs, self._draws(specs, rows), len(specs), self._vocab_size, True)
-        drawn = [i for i, of_chunk in enumerate(specs) if of_chunk[0].num_candidates == 0]
-        spec_rows = [rows[i] for i in drawn for _ in specs[i]]
-        arrays = self._draws([specs[i] for i in drawn], spec_rows)
-        arrays |= self._penalties(specs, rows, last_tokens) | _forbidden(specs, rows) | self._masks(specs, rows)
-        logprob_arrays = _logprobs(specs, rows, arrays, self._vocab_size)
-        beam_arrays = _top("beam", [(row, s[0].num_candidates) for row, s in zip(rows, specs, strict=True)], self._vocab_size)
-        return Choices(
-            specs,
-            arrays | logprob_arrays | beam_arrays,
-            len(spec_rows),
-            self._vocab_size,
-            False,
-            _last(logprob_arrays, "top_offsets"),
-            _last(beam_arrays, "beam_offsets"),
-            len(logprob_arrays.get("normalizer_rows", ())),
-            len(logprob_arrays.get("wanted", ())),
-        )
+        step's. `specs` must not change afterwards."""
+        last, last_rows = self._last
+        if rows != last_rows or len(specs) != len(last) or not all(map(is_, specs, last)):
+            self._last, self._asked = (specs, rows), Asked(specs, rows, self._vocab_size)
+        asked = self._asked
+        arrays = dict(asked.arrays)
+        if not asked.are_argmaxes:
+            arrays["draw_keys"] = asked.draws.keys()
+        if not asked.is_plain:
+            arrays |= self._penalties(asked, last_tokens) | _forbidden(asked) | self._masks(asked)
+            arrays |= _wanted(asked, arrays)
+        return Choices(specs, asked, arrays)
 
-    def _draws(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int]) -> Arrays:
-        """Empty where every row gives its likeliest token, in order."""
-        settings = self._settings.of(specs)
-        if settings.all_greedy and rows == list(range(len(rows))):
+    def _penalties(self, asked: Asked, last_tokens: np.ndarray) -> Arrays:
+        """What the sequences know, but for the last token of each, which the host may not know yet: its entry is the last."""
+        if not asked.penalized:
             return {}
+        known_ids, known_counts = self._known.update(asked.known, 1)
+        ids, counts = known_ids.copy(), known_counts.copy()
+        ids[:, -1] = -1
+        counts[:, -1] = [len(token_ids) > num_prompt_tokens for token_ids, num_prompt_tokens in asked.known]
+        num, width = ids.shape
         return {
-            "draw_rows": np.array(rows, dtype=np.int32),
-            "temperatures": settings.temperatures,
-            "top_k": settings.top_k,
-            "top_p": settings.top_p,
-            "min_p": settings.min_p,
-            "draw_keys": settings.keys(),
+            "penalty_last": last_tokens[asked.penalized].astype(np.int32),
+            "penalty_offsets": np.arange(0, num * width + 1, width, dtype=np.int32),
+            "penalty_ids": ids.ravel(),
+            "penalty_counts": counts.ravel(),
         }
 
-    def _penalties(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int], last_tokens: np.ndarray) -> Arrays:
-        penalized = [i for i, (first, *_) in enumerate(specs) if _is_penalized(first.params)]
-        if not penalized:
+    def _masks(self, asked: Asked) -> Arrays:
+        if not asked.masks:
             return {}
-        firsts = [specs[i][0] for i in penalized]
-        params = [spec.params for spec in firsts]
-        values = [(p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for p in params]
-        return {
-            "penalty_rows": np.array([rows[i] for i in penalized], dtype=np.int32),
-            "penalties": np.array(values, dtype=np.float32),
-            "penalty_last": last_tokens[penalized].astype(np.int32),
-            **self._known.arrays([(spec.known_token_ids, spec.num_prompt_tokens) for spec in firsts]),
-        }
-
-    def _masks(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int]) -> Arrays:
-        sources = [(row, first.mask) for row, (first, *_) in zip(rows, specs, strict=True) if first.mask is not None]
-        if not sources:
-            return {}
-        masks = np.zeros((len(sources), num_words(self._vocab_size)), dtype=np.uint32)
-        masked = [i for i, (_, source) in enumerate(sources) if source.fill(masks[i])]
+        masks = np.zeros((len(asked.masks), num_words(self._vocab_size)), dtype=np.uint32)
+        masked = [i for i, (_, source) in enumerate(asked.masks) if source.fill(masks[i])]
         if not masked:
             return {}
         return {
-            "mask_rows": np.array([sources[i][0] for i in masked], dtype=np.int32),
+            "mask_rows": np.array([asked.masks[i][0] for i in masked], dtype=np.int32),
             "masks": masks[masked].view(np.int32),
         }
 
 
-def _forbidden(specs: "list[tuple[SampleSpec, ...]]", rows: list[int]) -> Arrays:
+def _forbidden(asked: Asked) -> Arrays:
     """Tokens that no sequence may end with yet, and those that would repeat an n-gram."""
-    pairs = [(row, token_id) for row, (first, *_) in zip(rows, specs, strict=True) for token_id in first.forbidden_ids]
-    for row, (first, *_) in zip(rows, specs, strict=True):
-        if size := first.params.no_repeat_ngram_size:
-            pairs += [(row, token_id) for token_id in ngram_ends(first.known_token_ids, size).tolist()]
+    pairs = list(asked.forbidden)
+    for row, spec in asked.ngrams:
+        pairs += [(row, token_id) for token_id in ngram_ends(spec.known_token_ids, spec.params.no_repeat_ngram_size).tolist()]
     if not pairs:
         return {}
     columns = np.array(pairs, dtype=np.int32).T
     return {"forbidden_rows": columns[0], "forbidden_ids": columns[1]}
 
 
-def _is_penalized(params: "SamplingParams") -> bool:
-    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
-
-
-def wants_logprobs(spec: "SampleSpec") -> bool:
-    return spec.params.logprobs is not None or spec.params.best_of is not None
-
-
-def _logprobs(specs: "list[tuple[SampleSpec, ...]]", rows: list[int], arrays: Arrays, vocab_size: int) -> Arrays:
-    """Of chunks whose tokens want log probabilities: normalizers, the largest, and where the tokens' own are found."""
-    entries: dict[int, tuple[int, int]] = {}  # of apply_penalties, by row
-    if "penalty_rows" in arrays:
-        offsets = arrays["penalty_offsets"].tolist()
-        entries = dict(zip(arrays["penalty_rows"].tolist(), pairwise(offsets), strict=True))
-    wanted: list[tuple[int, ...]] = []
-    top: list[tuple[int, int]] = []
-    token = 0
-    for row, of_chunk in zip(rows, specs, strict=True):
-        if of_chunk[0].num_candidates > 0:
-            continue
-        if wants_logprobs(of_chunk[0]):
-            wanted += [(token + i, row, len(top), *entries.get(row, (0, 0))) for i in range(len(of_chunk))]
-            top.append((row, of_chunk[0].params.logprobs or 0))
-        token += len(of_chunk)
-    if not wanted:
+def _wanted(asked: Asked, arrays: Arrays) -> Arrays:
+    """Of each token whose log probability is wanted: its place, its row, its normalizers, its row's entries of penalties."""
+    if not asked.wanted_tokens:
         return {}
-    normalizer_rows = np.array([row for row, _ in top], dtype=np.int32)
-    return {"normalizer_rows": normalizer_rows, "wanted": np.array(wanted, dtype=np.int32), **_top("top", top, vocab_size)}
+    if asked.penalized:
+        width = arrays["penalty_offsets"][1]
+        places = asked.wanted_penalized
+        asked.wanted[:, 3] = np.where(places < 0, 0, places * width)
+        asked.wanted[:, 4] = np.where(places < 0, 0, (places + 1) * width)
+    return {"wanted": asked.wanted}
 
 
-def _top(name: str, counts: list[tuple[int, int]], vocab_size: int) -> Arrays:
+def _top(name: str, counts: list[tuple[int, int]]) -> Arrays:
     """Rows and offsets of top_logits for (row, how many of it), those of none left out."""
-    counts = [(row, min(count, vocab_size)) for row, count in counts if count > 0]
+    counts = [(row, count) for row, count in counts if count > 0]
     if not counts:
         return {}
     return {

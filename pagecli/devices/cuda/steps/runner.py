@@ -111,7 +111,7 @@ class CudaRunner:
         self._inputs = device.empty(num_bytes, dtype=torch.uint8)
         self._logits = device.empty(limits.max_num_seqs, vocab, dtype=torch.float32)
         self._choices = device.empty(CHOICE_BYTES * limits.max_num_seqs, dtype=torch.uint8)
-        self._planner = ChoicePlanner(vocab, limits.max_num_seqs)
+        self._planner = ChoicePlanner(vocab)
         self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
         self._num_launched = 0
         self.num_blocks = cache.values[0].shape[0]

@@ -1,15 +1,14 @@
 """Choosing a step's tokens on the GPU: the kernels that do it, and their answer as results. Only chosen tokens, wanted log
 probabilities and beams' candidates travel to the host, never logits."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
-from pagecli.core.outputs import TokenLogprobs
-from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, StepResult
+from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
+from pagecli.devices.cpu.sampler import grouped
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.steps.choices import Choices, wants_logprobs
+from pagecli.devices.cuda.steps.choices import Choices
+from pagecli.devices.logprobs import sampled_tokens, tops
 
 Tensors = dict[str, torch.Tensor]
 
@@ -71,36 +70,24 @@ def results(choices: Choices, tokens: list[int], extra: torch.Tensor) -> list[St
     if choices.is_plain:
         return list(tokens)
     normalizers, wanted, values, ids = (part.numpy() for part in extras(extra, choices))
-    next_token, next_logprob, next_normalizers = iter(tokens), iter(wanted.tolist()), iter(normalizers)
-    top, beam = 0, choices.num_top  # where the next largest logits are
-    found: list[StepResult] = []
-    for of_chunk in choices.specs:
-        first = of_chunk[0]
-        if first.num_candidates > 0:
-            end = beam + min(first.num_candidates, choices.vocab_size)
-            likeliest, logprobs = _best_first(ids[beam:end], values[beam:end])
-            finite = np.isfinite(logprobs)
-            found.append(BeamCandidates(likeliest[finite].tolist(), logprobs[finite].tolist()))
-            beam = end
-        elif wants_logprobs(first):
-            end, (largest, log_sum) = top + min(first.params.logprobs or 0, choices.vocab_size), next(next_normalizers)
-            likeliest, logits = _best_first(ids[top:end], values[top:end])
-            pairs = tuple(zip(likeliest.tolist(), (logits - largest - log_sum).tolist(), strict=True))
-            found.append(tuple(_sampled(next_token, next_logprob, pairs) for _ in of_chunk))
-            top = end
-        elif len(of_chunk) == 1:
-            found.append(next(next_token))
-        else:
-            found.append(tuple(SampledToken(next(next_token)) for _ in of_chunk))
-    return found
+    found: list[int | SampledToken] = list(tokens)
+    if choices.num_normalizers:
+        top, asked = choices.num_top, choices.asked
+        rows = tops(ids[:top], values[:top], asked.top_counts, normalizers[:, 0], normalizers[:, 1])
+        of_tokens = [rows[row] for row in asked.wanted_normalizers]
+        chosen = [tokens[token] for token in asked.wanted_tokens]
+        for token, sampled in zip(asked.wanted_tokens, sampled_tokens(chosen, wanted.tolist(), of_tokens), strict=True):
+            found[token] = sampled
+    return grouped(choices.specs, found, _candidates(choices, ids[choices.num_top :], values[choices.num_top :]))
 
 
-def _best_first(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of equal ones the first id first, as they come."""
-    order = np.argsort(-values, kind="stable")
-    return ids[order], values[order]
-
-
-def _sampled(tokens: Iterator[int], logprobs: Iterator[float], top: tuple[tuple[int, float], ...]) -> SampledToken:
-    token_id, logprob = next(tokens), next(logprobs)
-    return SampledToken(token_id, TokenLogprobs(token_id, logprob, top) if token_id != NO_TOKEN else None)
+def _candidates(choices: Choices, ids: np.ndarray, values: np.ndarray) -> dict[int, BeamCandidates]:
+    """Of each chunk that is a beam."""
+    beams, end = {}, 0
+    for chunk, count in choices.asked.beam_counts:
+        first, end = end, end + count
+        order = np.argsort(-values[first:end], kind="stable")  # of equal ones the first id first, as they come
+        likeliest, logprobs = ids[first:end][order], values[first:end][order]
+        finite = np.isfinite(logprobs)
+        beams[chunk] = BeamCandidates(likeliest[finite].tolist(), logprobs[finite].tolist())
+    return beams
