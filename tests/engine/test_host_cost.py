@@ -11,7 +11,13 @@ from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 
 # For one more sequence: its chunk and block table, its entry in lists, what is recorded of its slot, and its token.
-MOST_CALLS = {"greedy": 10, "drawn": 14}
+ASKED = {
+    "greedy": {},
+    "drawn": {"temperature": 0.8, "top_p": 0.9, "top_k": 20},
+    "penalized": {"repetition_penalty": 1.1, "frequency_penalty": 0.2},
+    "logprobs": {"logprobs": 3},
+}
+MOST_CALLS = {"greedy": 10, "drawn": 14, "penalized": 12, "logprobs": 13}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def calls_in_step(tiny_model):
     return count
 
 
-@pytest.mark.parametrize(("kind", "asked"), [("greedy", {}), ("drawn", {"temperature": 0.8})])
+@pytest.mark.parametrize(("kind", "asked"), ASKED.items())
 def test_one_more_decoding_sequence_costs_a_handful_of_calls(calls_in_step, kind, asked):
     params = SamplingParams(max_tokens=12, ignore_eos=True, **asked)
     few, many = calls_in_step(8, params), calls_in_step(24, params)
