@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from pagecli.errors import UsageError
 if TYPE_CHECKING:
     from pagecli.core.model_config import ModelConfig
     from pagecli.model.presets import Preset
+    from pagecli.model.source import ModelSource
     from pagecli.model.stored_tensors import StoredTensors
 
 SHOW = "show"
@@ -167,7 +168,8 @@ def _show(name: str, as_json: bool) -> None:
 
     found, stored = resolve_model(name, "dummy"), stored_tensors(name)
     program = build(found.config)
-    about = _about(found.config, program.num_parameters, devices_for(found.config)) | _about_file(stored)
+    about = _about(found.config, program.num_parameters, devices_for(found.config)) | _about_quantized(found)
+    about |= _about_file(stored)
     if as_json:
         print(json.dumps({"name": found.name, **about, "operations": str(program).splitlines()}, indent=2))
         return
@@ -184,6 +186,18 @@ def _about_file(stored: "StoredTensors | None") -> dict[str, Any]:
     if stored is None:
         return {"sizes": "computed from the config"}
     return {"sizes": f"exact, from {stored.source}", "stored_bytes": stored.num_bytes, "stored_as": list(stored.dtypes)}
+
+
+def _about_quantized(source: "ModelSource") -> dict[str, Any]:
+    """Of a quantized checkpoint the format, and the weights' size on a CPU that keeps it, the rest as bfloat16."""
+    from pagecli.devices.memory import weight_bytes_of
+
+    found, about = source.config.quantization, dict[str, Any]()
+    if found is not None:
+        about["quantized"] = f"{found.method}, {found.bits} bits"
+    if source.quantized is not None:
+        about["kept_bytes"] = weight_bytes_of(replace(source, keep_quantized=True), 2)
+    return about
 
 
 def _about_experts(config: "ModelConfig") -> dict[str, Any]:

@@ -16,6 +16,11 @@ Quantization = Literal["auto", "keep", "dequantize"]
 Batching = Literal["continuous", "static", "none"]  # engine/scheduler.py
 
 
+def is_faster_kept(dtype: str, max_num_seqs: int) -> bool:
+    """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones."""
+    return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= MAX_ROWS_KEPT)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Settings of one engine; None and "auto" are resolved when the model is known. Raises UsageError if out of range."""
@@ -68,8 +73,9 @@ class EngineConfig:
             raise UsageError(
                 f"--quantization keep with {what}", f"use --device cpu and --dtype {' or '.join(QUANTIZED_DTYPES)}"
             )
-        is_faster = dtype == "float32" or self.max_num_seqs <= MAX_ROWS_KEPT
-        return computed and (self.quantization == "keep" or (self.quantization == "auto" and is_faster))
+        return computed and (
+            self.quantization == "keep" or (self.quantization == "auto" and is_faster_kept(dtype, self.max_num_seqs))
+        )
 
     def __post_init__(self) -> None:
         limits: list[tuple[str, int | None, int]] = [

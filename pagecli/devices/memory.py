@@ -15,7 +15,7 @@ from pagecli.devices.cpu.lm_head import bounds_bytes
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
-from pagecli.model.source import ModelSource
+from pagecli.model.source import ModelSource, QuantizedPart
 
 AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and other processes
 
@@ -98,8 +98,12 @@ def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
 
 def weight_bytes_of(source: ModelSource, bytes_each: float) -> int:
     """The bytes of a model's weights as they are loaded: of `bytes_each` but for what stays quantized."""
-    kept = source.quantized if source.keep_quantized else None
-    total = weight_bytes(source.config, bytes_each)
+    return bytes_beside(source.config, bytes_each, source.kept)
+
+
+def bytes_beside(config: ModelConfig, bytes_each: float, kept: QuantizedPart | None) -> int:
+    """The bytes of weights of which a part stays quantized."""
+    total = weight_bytes(config, bytes_each)
     return total if kept is None else max(0, total - int(kept.num_elements * bytes_each)) + kept.num_bytes
 
 
@@ -148,8 +152,11 @@ class MemoryNeeds:
         }
         return " + ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= 50 * 2**20)
 
-    def check_fit(self, name: str, available: int, dtype_bytes: float) -> None:
-        """Raises ModelError with the sum, and the largest KV cache that fits or another remedy, unless it fits."""
+    def check_fit(self, name: str, available: int, dtype_bytes: float, kept_weights: int | None = None) -> None:
+        """Raises ModelError with the sum, and the largest KV cache that fits or another remedy, unless it fits.
+
+        `kept_weights`: the weights' bytes if they stayed quantized, which they do not.
+        """
         if self.total <= available:
             return
         room = available - (self.total - self.kv)
@@ -157,6 +164,8 @@ class MemoryNeeds:
             hint = f"the largest that fits is --kv-memory {room // 2**20}MiB"
         elif self.swap and room + self.swap >= 2**20:
             hint = f"the largest that fits is --swap-memory {(room + self.swap) // 2**20}MiB"
+        elif kept_weights is not None and self.total - self.weights + kept_weights <= available:
+            hint = "use --quantization keep"
         elif dtype_bytes > 2 and self.weights // 2 + self.runtime <= available:
             hint = "use --dtype bfloat16, or int8"
         else:
@@ -186,7 +195,9 @@ def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
         kv=config.kv_memory_bytes or 0,
         swap=config.swap_memory_bytes,
     )
-    needs.check_fit(source.name, available_bytes() // num_engines, dtype_bytes)
+    kept = None if source.keep_quantized or source.quantized is None else replace(source, keep_quantized=True)
+    kept_weights = None if kept is None else weight_bytes_of(kept, dtype_bytes)
+    needs.check_fit(source.name, available_bytes() // num_engines, dtype_bytes, kept_weights)
 
 
 def _gib(num_bytes: int) -> str:

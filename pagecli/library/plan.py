@@ -47,4 +47,4 @@ def profile_plan(
     source = resolve_model(model, "dummy")
     loaded = load_workload(workload, model, num_requests, None, max_tokens)
     checked = checked_by(source, stored_tensors(model), warnings.warn)
-    return dict(plan_section(plan_job(options, source.config, loaded, checked), options).fields)
+    return dict(plan_section(plan_job(options, source, loaded, checked), options).fields)

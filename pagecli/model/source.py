@@ -33,3 +33,8 @@ class ModelSource:
     on_read: Callable[[int, int], None] | None = None  # called with the parameters read so far and those of the model
     quantized: QuantizedPart | None = None
     keep_quantized: bool = False  # weights that are quantized in the checkpoint stay so in memory
+
+    @property
+    def kept(self) -> QuantizedPart | None:
+        """What stays quantized in memory."""
+        return self.quantized if self.keep_quantized else None

@@ -16,7 +16,7 @@ FLAGS = ProfileOptions(model="opt-13b", gpu="a100-40gb", block_sizes="16,64", co
 
 
 def job_of(workload, **flags):
-    return plan_job(replace(FLAGS, **flags), resolve_model("opt-13b", "dummy").config, workload)
+    return plan_job(replace(FLAGS, **flags), resolve_model("opt-13b", "dummy"), workload)
 
 
 def printed(section):

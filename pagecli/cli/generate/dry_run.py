@@ -82,6 +82,7 @@ def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:
         block_size=job.engine.block_size,
         max_num_seqs=job.engine.max_num_seqs,
         max_batch_tokens=job.engine.max_batch_tokens,
+        kept=found.source.kept,
     )
     return make_plan(settings, workload)
 

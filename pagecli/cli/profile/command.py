@@ -69,7 +69,7 @@ def _run(options: ProfileOptions, console: Console) -> int:
         return _run_vllm(options, console)
     source, stored = resolve_model(options.model, "dummy"), stored_tensors(options.model)
     workload = load_workload(options.workload, options.model, options.num_requests, options.request_rate, options.max_tokens)
-    job = plan_job(options, source.config, workload, checked_by(source, stored, console.warning))
+    job = plan_job(options, source, workload, checked_by(source, stored, console.warning))
     sections = [section(job, options) for section in _sections(job, options, console)]
     sections.append(advice_section(sections))
     console.end_transient()

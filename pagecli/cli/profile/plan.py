@@ -7,10 +7,11 @@ from functools import partial
 from pagecli.cli.flags.engine_and_sampling import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.dtypes import KV_DTYPE
+from pagecli.core.engine_config import is_faster_kept
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
-from pagecli.model.source import ModelSource
+from pagecli.model.source import ModelSource, QuantizedPart
 from pagecli.model.stored_tensors import StoredTensors
 from pagecli.profiler.plan.gpus import Device, find_gpu
 from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16, part_of
@@ -49,6 +50,7 @@ class _Asked:
     block_size: int
     max_num_seqs: int | None
     max_batch_tokens: int | None
+    quantized: QuantizedPart | None = None
     checked_by: str = ""
 
     def settings(self, device: Device, num_devices: int = 1) -> PlanSettings:
@@ -69,6 +71,7 @@ class _Asked:
             block_size=self.block_size,
             max_num_seqs=max_num_seqs,
             max_batch_tokens=self.max_batch_tokens or max(max_batch_tokens, max_num_seqs),
+            kept=self.quantized if not on_gpu and is_faster_kept(dtype, max_num_seqs) else None,
             checked_by=self.checked_by,
         )
 
@@ -83,11 +86,12 @@ def checked_by(source: ModelSource, stored: StoredTensors | None, warn: Callable
     return stored.source
 
 
-def plan_job(options: ProfileOptions, config: ModelConfig, workload: Workload, checked_by: str = "") -> PlannedJob:
+def plan_job(options: ProfileOptions, source: ModelSource, workload: Workload, checked_by: str = "") -> PlannedJob:
     """The plan that the flags ask for. `checked_by`: see PlanSettings. Raises UsageError."""
     asked = _Asked(
         model=options.model,
-        config=config,
+        config=source.config,
+        quantized=source.quantized,
         dtype=options.dtype,
         kv_dtype=options.kv_dtype,
         kv_memory_bytes=parse_memory_size("--kv-memory", options.kv_memory),

@@ -65,7 +65,9 @@ def _joined_parts(plan: Plan) -> tuple[MemoryPart, ...]:
         count = build(plan.settings.config).num_parameters
         short = f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
         exact = "exact" if plan.settings.checked_by else "computed"
-        named["weights"] = replace(weights, note=f"{short} x {plan.settings.dtype_bytes:g} bytes, {exact}")
+        kept = plan.settings.kept
+        each = f"x {plan.settings.dtype_bytes:g} bytes" if kept is None else "kept quantized"
+        named["weights"] = replace(weights, note=f"{short} {each}, {exact}")
     step = MemoryPart("a step", plan.step_bytes, "activations, logits, runtime")
     return tuple(part for part in (named.get("weights"), step, named.get("KV cache"), named.get("unused")) if part is not None)
 

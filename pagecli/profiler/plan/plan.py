@@ -22,11 +22,12 @@ from pagecli.devices.memory import (
     AUTO_SHARE,
     HOST_RUNTIME_BYTES,
     activation_bytes,
+    bytes_beside,
     head_bounds_bytes,
     logits_bytes,
-    weight_bytes,
 )
 from pagecli.model.build_program import build
+from pagecli.model.source import QuantizedPart
 from pagecli.profiler.plan.gpus import Device
 from pagecli.profiler.recording.records import MemoryPart
 from pagecli.profiler.workloads.workloads import Workload
@@ -51,6 +52,7 @@ class PlanSettings:
     block_size: int = 16
     max_num_seqs: int = 256  # for which logits are kept
     max_batch_tokens: int = 2048  # for which activations are kept
+    kept: QuantizedPart | None = None  # of the weights, what stays quantized
     checked_by: str = ""  # what the number of parameters was found in, as "the headers of 2 files"; "": the config alone
 
     @property
@@ -99,7 +101,7 @@ class Plan:
 def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     """The plan of `settings`, with requests as long as those of `workload`. Nothing is raised when it does not fit."""
     memory = settings.device.memory_bytes * settings.num_devices
-    weights = weight_bytes(settings.config, settings.dtype_bytes)
+    weights = bytes_beside(settings.config, settings.dtype_bytes, settings.kept)
     step_parts = _step_parts(settings)
     step = sum(part.num_bytes for part in step_parts)
     kept_back = int(memory * (1 - GPU_SHARE)) if settings.device.kind == "gpu" else 0
@@ -116,8 +118,9 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     kv = 0 if missing else wanted
     num_parameters = build(settings.config).num_parameters
     found = f"in {settings.checked_by}" if settings.checked_by else "computed"
+    kept = f", {settings.kept.num_elements:,} of them quantized" if settings.kept is not None else ""
     parts = [
-        MemoryPart("weights", weights, f"{num_parameters:,} parameters ({found}) x {settings.dtype_bytes:g} bytes"),
+        MemoryPart("weights", weights, f"{num_parameters:,} parameters ({found}) x {settings.dtype_bytes:g} bytes{kept}"),
         *step_parts,
         MemoryPart("KV cache", kv, f"{blocks:,} blocks of {settings.block_size} slots"),
         MemoryPart("unused", memory - weights - step - kv, _unused_note(settings)),

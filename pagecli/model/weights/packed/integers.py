@@ -14,12 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from pagecli.core.arrays import Array
-from pagecli.model.weights.packed.layer import Format, Layer, halves
+from pagecli.model.weights.packed.layer import Format, Layer, halves, with_kept_groups
 from pagecli.model.weights.quantized import QuantizedTensor
 
 _IN_ORDER = tuple(range(8))
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column of each four bits
-_MOST = 128  # columns of a group that kernels take
 
 
 def _numbers(packed: Array, bits: int, order: tuple[int, ...] = _IN_ORDER) -> Array:
@@ -82,11 +81,6 @@ def _quantized(layer: Layer) -> QuantizedTensor | None:
     if order is not None or tensor.scale.dtype != np.float16:
         return None
     return with_kept_groups(tensor)
-
-
-def with_kept_groups(tensor: QuantizedTensor) -> QuantizedTensor:
-    """In groups that kernels take, where those divide its own."""
-    return tensor.with_groups(_MOST) if tensor.group > _MOST and tensor.group % _MOST == 0 else tensor
 
 
 _BESIDE = (".qzeros", ".scales", ".g_idx")

@@ -63,5 +63,16 @@ def halves(scale: Array) -> Array:
     return found if np.array_equal(found.astype(np.float32), scale) else scale
 
 
+def kept_group(columns: int) -> int:
+    """The largest group that kernels take of so many columns with one scale; 0: none."""
+    return next((group for group in (128, 64, 32) if columns % group == 0), 0)
+
+
+def with_kept_groups(tensor: QuantizedTensor) -> QuantizedTensor | None:
+    """The same matrix in groups that kernels take, unless those do not divide its own."""
+    group = kept_group(tensor.group)
+    return None if group == 0 else tensor if group == tensor.group else tensor.with_groups(group)
+
+
 def not_kept(layer: Layer) -> None:
     """Of formats whose numbers no kernel takes."""

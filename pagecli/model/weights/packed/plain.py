@@ -11,13 +11,11 @@ weight = scale * (q - zero). Products are of float32: what --dtype says is round
 import numpy as np
 
 from pagecli.core.arrays import Array, to_float32
-from pagecli.model.weights.packed.integers import with_kept_groups
-from pagecli.model.weights.packed.layer import Format, Layer, halves
+from pagecli.model.weights.packed.layer import Format, Layer, halves, with_kept_groups
 from pagecli.model.weights.quantized import QuantizedTensor
 
 _SCB = ".SCB"
 _SCALES = (".weight_scale", ".weight_scale_inv", _SCB)
-_RUN = 32  # columns that kernels take at once
 _BITSANDBYTES = np.float32(1 / 127)
 
 
@@ -45,22 +43,14 @@ def _values(layer: Layer) -> Array:
 def _quantized(layer: Layer) -> QuantizedTensor | None:
     """Of integers with a scale for each row, or for some of its columns."""
     q, scale = layer.raw(".weight"), halves(layer.scales(_scale_of(layer)))
-    if (
-        q.dtype != np.int8
-        or layer.has(_SCB)
-        or layer.has(".weight_zero_point")
-        or scale.dtype != np.float16
-        or q.shape[1] % _RUN
-    ):
+    if q.dtype != np.int8 or scale.dtype != np.float16 or layer.has(_SCB) or layer.has(".weight_zero_point"):
         return None
     if scale.size == 1:
         scale = np.repeat(scale.reshape(1, 1), len(q), axis=0)
     scale = scale.reshape(len(scale), -1)
     if len(scale) != len(q) or q.shape[1] % scale.shape[1]:
         return None
-    group = q.shape[1] // scale.shape[1]
-    fits = next((each for each in (128, 64, 32) if group % each == 0), 0)
-    return with_kept_groups(QuantizedTensor(q, scale).with_groups(fits)) if fits else None
+    return with_kept_groups(QuantizedTensor(q, scale))
 
 
 def _scale_of(layer: Layer) -> str:
