@@ -1,6 +1,7 @@
 """docs/families.md is what the descriptions say: run this file as a program to write it anew."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,6 +89,30 @@ def test_the_page_says_what_the_descriptions_say():
 def test_every_family_is_tested():
     known = set(families.architectures()) - {name for d in map(families.describe, tiny_configs()) for name in d.wrappers}
     assert known == set(tiny_configs())
+
+
+def test_of_the_files_only_those_that_write_a_name_are_imported_and_the_same_description_is_found():
+    """As if all had been imported: a description that is made of another one writes its own names."""
+    known = families._known()
+    for decoder in known:
+        for name in (*decoder.architectures, *decoder.wrappers):
+            assert families.find(name) is next(each for each in known if name in (*each.architectures, *each.wrappers))
+        if decoder.model_type:
+            assert families.find_model_type(decoder.model_type) is next(
+                each for each in known if each.model_type == decoder.model_type
+            )
+        if decoder.gguf is not None:
+            assert families.find_gguf(decoder.gguf.name, decoder.experts is not None) is next(
+                each
+                for each in known
+                if each.gguf is not None
+                and each.gguf.name == decoder.gguf.name
+                and (each.experts is None) == (decoder.experts is None)
+            )
+    code = "import sys; from pagecli.model import families; families.find('GemmaForCausalLM'); print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    rooms = [name for name in imported if name.startswith("pagecli.model.families.") and name.count(".") > 3]
+    assert rooms == ["pagecli.model.families.reordered.gemma"]
 
 
 def test_a_familys_description_is_short():
