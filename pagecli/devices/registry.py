@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Callable
 
 from pagecli.devices.base import Device, Model
-from pagecli.devices.cuda.presence import may_have_gpu
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.source import ModelSource
 
@@ -40,6 +39,8 @@ def find(name: str) -> Device:
 def choose(name: str) -> Device:
     """The device to compute on; "auto": the GPU where one can be used. Raises ModelError where that is not there."""
     if name == "auto":
+        from pagecli.devices.cuda.presence import may_have_gpu
+
         name = "cuda" if may_have_gpu() and _is_available(find("cuda")) else "cpu"
     device = find(name)
     device.check_available()

@@ -13,27 +13,25 @@ from pagecli.devices import memory
 from pagecli.devices.base import Model, Runner, RunSettings
 from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
-from pagecli.engine.generation import decoding, prompt_lookup, scoring
+from pagecli.engine.generation import decoding, prompt_lookup
 from pagecli.engine.generation.decoding import FinishCheck
-from pagecli.engine.generation.stopping import StopSearch
-from pagecli.engine.isolation import FailureSearch, probe
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.admission import Admission
 from pagecli.engine.scheduling.batch import SchedulerLimits
-from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.errors import EngineLostError, RowError
-from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
-from pagecli.kv.memory import KVMemory
 
 if TYPE_CHECKING:
     from pagecli.engine.constraints.compiler import ConstraintCompiler
     from pagecli.engine.generation.reasoning import ReasoningMarkers
+    from pagecli.engine.isolation import FailureSearch
     from pagecli.engine.overlapped import OverlappedLoop
+    from pagecli.engine.scheduling.reservations import Reservations
+    from pagecli.kv.memory import KVMemory
 
 
 class Engine:
@@ -56,7 +54,9 @@ class Engine:
         self.max_model_len = min(config.max_model_len or model.config.max_positions, model.config.max_positions)
         self._runner, self._kv = self._build_cache(model)
         reservations = None
-        if isinstance(self._kv, ReservedManager):
+        if not isinstance(self._kv, KVManager):
+            from pagecli.engine.scheduling.reservations import Reservations
+
             reservations = Reservations(self._kv, config.kv_policy, self.max_model_len)
         self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
         end_ids = frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size)
@@ -80,7 +80,7 @@ class Engine:
 
         return ConstraintCompiler(self.tokenizer, self.model_config.vocab_size, self._finish_check.eos_token_ids, self._markers)
 
-    def _build_cache(self, model: Model) -> tuple[Runner, KVMemory]:
+    def _build_cache(self, model: Model) -> "tuple[Runner, KVMemory]":
         config, kv_dtype = self.config, self.loaded.kv_dtype(self.config)
         bytes_each = self.loaded.kv_bytes_per_token(config) * config.block_size
         num_swap_blocks = memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
@@ -97,11 +97,13 @@ class Engine:
         )
         runner = self.loaded.start(settings)
         if config.kv_policy != "paged":
+            from pagecli.kv.baselines.reserved_manager import ReservedManager
+
             return runner, ReservedManager(runner.num_blocks, config.block_size)
         salt = f"{config.model} {self.dtype}".encode()
         return runner, KVManager(runner.num_blocks, config.block_size, config.prefix_caching, num_swap_blocks, salt)
 
-    def _make_scheduler(self, reservations: Reservations | None) -> "tuple[Scheduler, OverlappedLoop | None]":
+    def _make_scheduler(self, reservations: "Reservations | None") -> "tuple[Scheduler, OverlappedLoop | None]":
         config = self.config
         limits = SchedulerLimits(
             config.max_num_seqs,
@@ -160,11 +162,15 @@ class Engine:
     def _enter(self, request: Request) -> None:
         """Register the request under its id; the scheduler does not have it yet."""
         if request.params.stop:
+            from pagecli.engine.generation.stopping import StopSearch
+
             request.live[0].stop_search = StopSearch(request.params.stop, self.tokenizer.decode)
         if request.params.is_constrained:
             request.live[0].constraint = self.constraints.start(request.params, request.prompt_token_ids)
         decoding.start_beam_search(request, self._finish_check)
         if request.choices or request.params.prompt_logprobs is not None:
+            from pagecli.engine.generation import scoring
+
             scoring.start(request)
         self._requests[request.request_id] = request
         if self.listener is not None:
@@ -236,6 +242,8 @@ class Engine:
             raise error
         for request in suspects + others:
             self.scheduler.abort(request)
+        from pagecli.engine.isolation import FailureSearch
+
         self._search = self._search or FailureSearch()
         alone = self._search.suspect([self._again(r) for r in suspects], [self._again(r) for r in others])
         if alone is None:
@@ -245,7 +253,7 @@ class Engine:
         text = f"the engine failed on this row: {type(error).__name__}: {error}"
         return [RequestOutput(alone.request_id, alone.num_prompt_tokens, (), text)]
 
-    def _go_on_searching(self, search: FailureSearch) -> None:
+    def _go_on_searching(self, search: "FailureSearch") -> None:
         """Let the next group in when the one before is done; the search ends with the requests that are not suspected."""
         if self.scheduler.is_idle:
             for request in search.next_group():
@@ -274,6 +282,8 @@ class Engine:
     def _probe(self, error: BaseException) -> None:
         """Run a request of one token; raises `error` if that fails too."""
         try:
+            from pagecli.engine.isolation import probe
+
             self.scheduler.add(probe())
             while not self.scheduler.is_idle:
                 self._take_step()
@@ -336,6 +346,8 @@ class Engine:
 
     def _output(self, request: Request) -> RequestOutput:
         if request.choices and request.failure is None:
+            from pagecli.engine.generation import scoring
+
             return scoring.output_of(request, self.tokenizer.decode)
         output = decoding.output_of(request, self.tokenizer.decode, self._finish_check)
         if self._markers is None and request.params.constraint is None:

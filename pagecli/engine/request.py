@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pagecli.core.outputs import FinishReason, TokenLogprobs, TokenScore
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine.generation.stopping import StopSearch
 from pagecli.errors import RowError
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec
     from pagecli.engine.constraints.sequence_constraint import SequenceConstraint
     from pagecli.engine.generation.beam_search import BeamSearch
+    from pagecli.engine.generation.stopping import StopSearch
 
 _next_seq_id = count()
 
@@ -56,7 +56,7 @@ class Sequence:
     num_lost: int = 0  # of its first tokens, how many a preemption dropped: computed before, to be computed again
     finish_reason: FinishReason | None = None
     specs: "tuple[SampleSpec, ...]" = ()  # what is chosen from its logits, once that stays the same to its end
-    stop_search: StopSearch | None = None  # set where the request has stop strings
+    stop_search: "StopSearch | None" = None  # set where the request has stop strings
     constraint: "SequenceConstraint | None" = None  # set where not every token may follow another
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     sum_logprob: float = 0.0  # of the output tokens, where best_of or beam search needs it

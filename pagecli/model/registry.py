@@ -15,8 +15,6 @@ from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
 from pagecli.model.readers.config_fields import token_id_tuple
 from pagecli.model.readers.generation_config import read_generation_config
-from pagecli.model.readers.gguf_config import from_gguf_header
-from pagecli.model.readers.gguf_header import gguf_parts, joined, kept_quantized, read_gguf_parts
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 from pagecli.model.weights.kept import kept_part
@@ -175,6 +173,8 @@ def _from_directory_without_config(name: str, directory: Path, dummy: bool) -> M
             f"{directory}: an adapter (PEFT) of {base}, not a model",
             f"give the base model as --model, and the adapter as --merge-lora {directory}",
         )
+    from pagecli.model.readers.gguf_header import gguf_parts
+
     models = {tuple(gguf_parts(path)) for path in directory.glob("*.gguf") if not path.name.startswith("mmproj")}
     if len(models) > 1:
         names = sorted(parts[0].name for parts in models)
@@ -188,6 +188,9 @@ def _from_directory_without_config(name: str, directory: Path, dummy: bool) -> M
 def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
     if path.suffix != ".gguf":
         raise ModelError(f"{path}: not a model", "give a directory with config.json and weights, or a .gguf file")
+    from pagecli.model.readers.gguf_config import from_gguf_header
+    from pagecli.model.readers.gguf_header import joined, kept_quantized, read_gguf_parts
+
     parts = read_gguf_parts(path)
     first = parts[0].path
     header, kind = joined(parts), "dummy" if dummy else "gguf"

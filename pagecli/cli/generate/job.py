@@ -16,19 +16,13 @@ from pagecli.engine.loaded_model import hardware
 from pagecli.errors import InputError, ModelError, RowError, UsageError
 from pagecli.jobs.journal import model_files
 from pagecli.jobs.journal.job_identity import MIXED, DeviceIdentity, job_identity, job_key
-from pagecli.jobs.prompts.few_shot import read_examples
 from pagecli.jobs.prompts.prompt_options import PromptOptions
-from pagecli.jobs.prompts.row_prompts import template_columns
-from pagecli.jobs.prompts.template_variables import parse_arguments
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
-from pagecli.jobs.rows.embedding_rows import EmbedOptions
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import SCORES, TEXTS, InputSource, ResultColumns
-from pagecli.jobs.rows.row_filter import check_condition
 from pagecli.jobs.rows.row_preparer import prompt_columns
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
-from pagecli.jobs.rows.score_rows import ScoreOptions
 from pagecli.jobs.run.run_result import ErrorPolicy
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import OutputFormat, OutputOptions
@@ -37,6 +31,8 @@ from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
+    from pagecli.jobs.rows.embedding_rows import EmbedOptions
+    from pagecli.jobs.rows.score_rows import ScoreOptions
     from pagecli.jobs.run.retries import RetryPolicy
     from pagecli.model.tokenizer.tokenizer import Tokenizer
 
@@ -85,8 +81,8 @@ class GenerateJob:
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
     retries: "RetryPolicy | None" = None
     retry_errors: str | None = None  # digest of the finished output whose error rows are run again
-    score: ScoreOptions | None = None  # set: rows are scored, not generated
-    embed: EmbedOptions | None = None  # set: rows are embedded
+    score: "ScoreOptions | None" = None  # set: rows are scored, not generated
+    embed: "EmbedOptions | None" = None  # set: rows are embedded
     open_to_model: tuple[str, ...] = ()  # sampling parameters whose default is the model's
     pool: PoolOptions | None = None  # None: the engine is in this process
     mixed_hardware: bool = False  # rows may be computed with several instruction sets
@@ -125,11 +121,19 @@ def generate_job(options: GenerateOptions, normalize: str | None = None) -> Gene
         journal=JournalOptions(o.journal, o.restart, o.partial),
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
         retry_errors="" if o.retry_errors else None,
-        score=None if normalize is None else ScoreOptions(normalize),
+        score=_score_options(normalize),
         retries=retry_policy(o),
         pool=o.pool,
         mixed_hardware=o.allow_mixed_hardware,
     )
+
+
+def _score_options(normalize: str | None) -> "ScoreOptions | None":
+    if normalize is None:
+        return None
+    from pagecli.jobs.rows.score_rows import ScoreOptions
+
+    return ScoreOptions(normalize)
 
 
 def retry_policy(options: GenerateOptions) -> "RetryPolicy | None":
@@ -152,11 +156,13 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
     source = opened or open_input(job.input, selection.limit if selection.takes_all else None, options)
     template, needed = job.prompts.template, prompt_columns(job.prompts.prompt_column)
     if template is not None:
-        needed = template_columns(template).needed
+        needed = _columns_of(template)
     elif job.score is not None:
         needed = (*needed, "text")
     try:
         if selection.where is not None:
+            from pagecli.jobs.rows.row_filter import check_condition
+
             check_condition(selection.where, source)
         comes_late = opened is not None or is_stream(file_targets.local(job.input))
         source = CheckedPrompts(source, needed, comes_late, all_of=template is not None)
@@ -172,7 +178,17 @@ def prompt_options(options: GenerateOptions) -> PromptOptions:
     template, system = _text("--template", o.template, o.template_file), _text("--system", o.system, o.system_file)
     if template is not None and o.prompt_column != "prompt":
         raise UsageError("--template and --prompt-column are both given", "write the column into the template: {{ name }}")
-    made_of = (o.prompt_column,) if template is None else template_columns(template).needed
+    made_of = (o.prompt_column,) if template is None else _columns_of(template)
+    few_shot: tuple[Any, ...] = ()
+    arguments: tuple[tuple[str, Any], ...] = ()
+    if o.few_shot is not None:
+        from pagecli.jobs.prompts.few_shot import read_examples
+
+        few_shot = read_examples(o.few_shot, made_of)
+    if o.chat_template_arg is not None:
+        from pagecli.jobs.prompts.template_variables import parse_arguments
+
+        arguments = parse_arguments(o.chat_template_arg)
     return PromptOptions(
         prompt_column=o.prompt_column,
         system=system,
@@ -180,9 +196,16 @@ def prompt_options(options: GenerateOptions) -> PromptOptions:
         too_long=o.too_long,
         template_time=parse_template_time(o.template_time),
         template=template,
-        few_shot=() if o.few_shot is None else read_examples(o.few_shot, made_of),
-        chat_template_arg=() if o.chat_template_arg is None else parse_arguments(o.chat_template_arg),
+        few_shot=few_shot,
+        chat_template_arg=arguments,
     )
+
+
+def _columns_of(template: str) -> tuple[str, ...]:
+    """The columns that a row's template needs. Raises UsageError."""
+    from pagecli.jobs.prompts.row_prompts import template_columns
+
+    return template_columns(template).needed
 
 
 def _text(flag: str, text: str | None, path: Path | None) -> str | None:

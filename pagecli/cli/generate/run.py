@@ -20,7 +20,6 @@ from pagecli.cli.generate.job import (
     output_options,
     prompt_length,
 )
-from pagecli.cli.generate.recorded_job import check_profile_directory, recorded_job
 from pagecli.cli.generate.reporting import monitored, print_summary, progress_display
 from pagecli.cli.generate.resuming import (
     ResumedRows,
@@ -133,6 +132,8 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
             monitor.end(outcome.exit_code)
             return _already_complete(locked, outcome, console)
         if job.profile is not None:
+            from pagecli.cli.generate.recorded_job import check_profile_directory
+
             check_profile_directory(job.profile)
         with contextlib.ExitStack() as stack:
             earlier = None
@@ -288,6 +289,8 @@ def _stats_written(run: _Run, stats: Callable[[], dict[str, Any]]) -> Iterator[N
 def _recorded(job: GenerateJob, engine: "Engine | EnginePool", console: Console) -> contextlib.AbstractContextManager[None]:
     if job.profile is None:
         return contextlib.nullcontext()
+    from pagecli.cli.generate.recorded_job import recorded_job
+
     return recorded_job(job.profile, cast("Engine", engine), f"{job.input} on {job.engine.model}", console)
 
 

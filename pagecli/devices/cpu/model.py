@@ -12,7 +12,6 @@ from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.fused_adds import CombineAdd, CpuOperation, LinearAdd, NormAdd, ReduceAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
-from pagecli.devices.cpu.mixture import bind_mixture, in_groups
 from pagecli.devices.cpu.weights.loader import CpuWeights
 from pagecli.devices.cpu.weights.packed_weight import PackedWeight
 from pagecli.devices.rotary_table import rotations_of, table_of
@@ -196,6 +195,8 @@ class CpuModel:
             case GatedActivation():
                 return _gated(operation)
             case Router() | ExpertLinear() | Combine() | CombineAdd():
+                from pagecli.devices.cpu.mixture import bind_mixture
+
                 return bind_mixture(operation, self.weights)
             case Add(out, x):
                 return lambda step: _add(step.values[out], step.values[x])
@@ -280,6 +281,8 @@ def _gated(operation: GatedActivation) -> _Bound:
     settings = operation.activation, operation.limit, operation.alpha
     if groups == 1:
         return lambda step: kernels.gated_activation(step.values[out], step.values[x], *settings, step.program)
+    from pagecli.devices.cpu.mixture import in_groups
+
     return lambda step: kernels.gated_activation(
         in_groups(step.values[out], groups), in_groups(step.values[x], groups), *settings, step.program
     )

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from pagecli.core.outputs import RequestOutput, SequenceOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, SampleSpec, StepResult
-from pagecli.engine.generation.beam_search import BeamSearch
 from pagecli.engine.request import Request, Sequence
 from pagecli.errors import ErrorCode, RowError
-from pagecli.kv.memory import KVMemory
 
 if TYPE_CHECKING:
     from pagecli.engine.constraints.sequence_constraint import SequenceConstraint
+    from pagecli.kv.memory import KVMemory
 
 Decode = Callable[[list[int]], str]
 
@@ -77,7 +76,7 @@ def specs(sequence: Sequence, finish_check: FinishCheck) -> tuple[SampleSpec, ..
     return made
 
 
-def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: FinishCheck) -> None:
+def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: FinishCheck) -> None:
     """Carry the choice out on the sequence and its request: append, fork, finish, or fail with all its sequences."""
     request = sequence.request
     if request.failure is not None:  # by a sibling in the same step
@@ -173,7 +172,7 @@ def _record_logprobs(sequence: Sequence, token: SampledToken) -> int:
     return token.token_id
 
 
-def fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:
+def fork(parent: Sequence, sample: int, kv: "KVMemory") -> Sequence:
     """A new live sequence of the request that shares all computed slots with its parent."""
     child = parent.fork(sample)
     kv.fork(parent.seq_id, child.seq_id, parent.num_computed)
@@ -181,7 +180,7 @@ def fork(parent: Sequence, sample: int, kv: KVMemory) -> Sequence:
     return child
 
 
-def _advance_beams(request: Request, kv: KVMemory) -> None:
+def _advance_beams(request: Request, kv: "KVMemory") -> None:
     """When all beams have offered: fork those with several successors, drop those with none, end the search if it has ended."""
     search = request.beam_search
     assert search is not None
@@ -208,6 +207,8 @@ def start_beam_search(request: Request, finish_check: FinishCheck) -> None:
     """Make the request a beam search, if its parameters say so."""
     params = request.params
     if params.beam_width > 1:
+        from pagecli.engine.generation.beam_search import BeamSearch
+
         request.beam_search = BeamSearch(
             params.beam_width, params.length_penalty, params.early_stopping, finish_check.end_ids(params), params.max_tokens
         )

@@ -10,13 +10,15 @@ that did not hold stay in their slots until the next tokens overwrite them; bloc
 """
 
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pagecli.core.step_plan import NO_TOKEN, Choice, Chunk, DraftResult, DraftSpec, SampleSpec
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Sequence
-from pagecli.kv.memory import KVMemory
+
+if TYPE_CHECKING:
+    from pagecli.kv.memory import KVMemory
 
 
 class Drafter(Protocol):
@@ -37,7 +39,7 @@ class Drafter(Protocol):
         ...
 
 
-def with_drafts(sequence: Sequence, chunk: Chunk, draft_ids: list[int], kv: KVMemory, finish_check: FinishCheck) -> Chunk:
+def with_drafts(sequence: Sequence, chunk: Chunk, draft_ids: list[int], kv: "KVMemory", finish_check: FinishCheck) -> Chunk:
     """The sequence's chunk with the drafts behind it; the chunk as it is where there are no free blocks for them."""
     if not kv.reserve(sequence.seq_id, chunk.context_len + len(draft_ids)):
         return chunk
@@ -59,7 +61,7 @@ def _spec_behind(sequence: Sequence, spec: SampleSpec, draft_ids: list[int], fin
     return replace(spec, known_token_ids=spec.known_token_ids + draft_ids, forbidden_ids=forbidden)
 
 
-def apply(sequence: Sequence, chunk: Chunk, result: DraftResult, kv: KVMemory, finish_check: FinishCheck) -> int:
+def apply(sequence: Sequence, chunk: Chunk, result: DraftResult, kv: "KVMemory", finish_check: FinishCheck) -> int:
     """Append the choices one after the other, until one is not the draft behind it or ends the sequence.
 
     Returns how many drafts held.

@@ -9,13 +9,16 @@ prefix cache holds has no logits: a sequence takes over no more of it than what 
 """
 
 import math
+from typing import TYPE_CHECKING
 
 from pagecli.core.outputs import RequestOutput, SequenceOutput, TokenScore
 from pagecli.core.step_plan import Chunk, ScoreResult, ScoreSpec, StepResult
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Request, Scoring, Sequence
-from pagecli.kv.memory import KVMemory
+
+if TYPE_CHECKING:
+    from pagecli.kv.memory import KVMemory
 
 
 def start(request: Request) -> None:
@@ -50,7 +53,7 @@ def with_wanted(sequence: Sequence, chunk: Chunk) -> Chunk:
     return chunk._replace(specs=specs, wanted=ScoreSpec(first - chunk.start, token_ids, scoring.num_top, choice_ids))
 
 
-def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: FinishCheck) -> None:
+def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: FinishCheck) -> None:
     """As decoding.apply, of a step with scores."""
     if not isinstance(result, ScoreResult):
         return decoding.apply(sequence, result, kv, finish_check)
@@ -70,7 +73,7 @@ def apply(sequence: Sequence, result: StepResult, kv: KVMemory, finish_check: Fi
         decoding.apply(sequence, result.chosen, kv, finish_check)
 
 
-def _fork(parent: Sequence, scores: list[TokenScore], kv: KVMemory) -> None:
+def _fork(parent: Sequence, scores: list[TokenScore], kv: "KVMemory") -> None:
     """The prompt is computed: a sequence for each choice, with the score of its first token."""
     request = parent.request
     members = [parent, *(decoding.fork(parent, i, kv) for i in range(1, len(scores)))]

@@ -2,22 +2,25 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pagecli.core.sampling_params import MAX_SEQUENCES, SamplingParams, short_repr
-from pagecli.engine.scheduling.reservations import Reservations, num_reserved_slots
 from pagecli.errors import ErrorCode, RowError
-from pagecli.kv.memory import KVMemory
+
+if TYPE_CHECKING:
+    from pagecli.engine.scheduling.reservations import Reservations
+    from pagecli.kv.memory import KVMemory
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The limits that a request has to keep."""
 
-    kv: KVMemory
+    kv: "KVMemory"
     vocab_size: int
     max_model_len: int
     max_num_seqs: int
-    reservations: Reservations | None = None  # of a kv_policy that is not paged
+    reservations: "Reservations | None" = None  # of a kv_policy that is not paged
 
     def check(self, prompt_token_ids: list[int], params: SamplingParams) -> SamplingParams:
         """The parameters, max_tokens lowered to what the model's length leaves; RowError if the request can never run."""
@@ -92,7 +95,7 @@ class Admission:
                 ErrorCode.KV_TOO_SMALL,
             )
 
-    def _check_reservation(self, reservations: Reservations, num_prompt_tokens: int, params: SamplingParams) -> None:
+    def _check_reservation(self, reservations: "Reservations", num_prompt_tokens: int, params: SamplingParams) -> None:
         policy, width = reservations.policy, params.num_sequences
         if params.beam_width > 1:
             raise RowError(
@@ -100,6 +103,8 @@ class Admission:
                 "use --kv-policy paged for beam search",
                 ErrorCode.UNSUPPORTED,
             )
+        from pagecli.engine.scheduling.reservations import num_reserved_slots
+
         num_slots = num_reserved_slots(policy, num_prompt_tokens, params.max_tokens, self.max_model_len)
         if not reservations.kv.fits_when_empty(num_slots, width):
             total = self.kv.pool.num_blocks * self.kv.block_size

@@ -12,13 +12,15 @@ then costs bounded memory. Within a group, requests that share their first block
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pagecli.core.engine_config import Batching
 from pagecli.core.step_plan import MAX_SCORES
 from pagecli.engine.request import Request, Sequence
-from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.kv.memory import KVMemory
+
+if TYPE_CHECKING:
+    from pagecli.engine.scheduling.reservations import Reservations
+    from pagecli.kv.memory import KVMemory
 
 WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
 MAX_GROUP = 512  # requests of a group
@@ -113,7 +115,7 @@ class WaitingQueue:
 class Batch:
     """Keeps the waiting and the running requests."""
 
-    def __init__(self, kv: KVMemory, limits: SchedulerLimits, reservations: Reservations | None = None) -> None:
+    def __init__(self, kv: "KVMemory", limits: SchedulerLimits, reservations: "Reservations | None" = None) -> None:
         self.kv = kv
         self.limits = limits
         self.reservations = reservations  # None: blocks are taken as tokens come

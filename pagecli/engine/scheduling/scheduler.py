@@ -15,11 +15,11 @@ from pagecli.engine.generation import decoding
 from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Request, Sequence
 from pagecli.engine.scheduling.batch import Batch, SchedulerLimits
-from pagecli.engine.scheduling.reservations import Reservations
-from pagecli.kv.memory import KVMemory
 
 if TYPE_CHECKING:
     from pagecli.engine.generation.drafts import Drafter
+    from pagecli.engine.scheduling.reservations import Reservations
+    from pagecli.kv.memory import KVMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Scheduler(Batch):
     """Plans steps of the batch and commits what they computed."""
 
     def __init__(
-        self, kv: KVMemory, limits: SchedulerLimits, finish_check: FinishCheck, reservations: Reservations | None = None
+        self, kv: "KVMemory", limits: SchedulerLimits, finish_check: FinishCheck, reservations: "Reservations | None" = None
     ) -> None:
         super().__init__(kv, limits, reservations)
         self._finish_check = finish_check

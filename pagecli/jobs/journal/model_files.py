@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pagecli.model.readers.gguf_header import gguf_parts
 from pagecli.model.source import ADAPTER_FILES, ModelSource
 
 DIGEST_AFTER_SECONDS = 20.0
@@ -182,6 +181,8 @@ def _text_paths(source: ModelSource) -> Iterator[Path]:
 def _shards(index: Path) -> list[Path]:
     """The files that the index of a sharded checkpoint names; the other parts of a split GGUF model."""
     if index.suffix == ".gguf":
+        from pagecli.model.readers.gguf_header import gguf_parts
+
         return [part for part in gguf_parts(index)[1:] if part.is_file()]
     if index.suffix != ".json":
         return []

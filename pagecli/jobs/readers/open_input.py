@@ -17,7 +17,6 @@ from pagecli.errors import InputError
 from pagecli.jobs.readers.jsonl_reader import JsonlSource
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
-from pagecli.jobs.storage import remote_files
 from pagecli.jobs.storage.byte_streams import is_stream
 
 MAX_ROWS, MAX_BYTES = 100, 8 << 20  # looked at, if none of them has a prompt
@@ -121,6 +120,8 @@ def is_several(path: str) -> bool:
 def files_of(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """The files below a directory (those that begin with . or _ left out), or that match; sorted. Raises InputError."""
     if file_targets.is_remote(path):
+        from pagecli.jobs.storage import remote_files
+
         files = [file for file in remote_files.matching(path, suffixes) if not _is_hidden(file.rpartition("/")[2])]
     elif os.path.isdir(path):
         below = [found for found in Path(path).rglob("*") if not any(map(_is_hidden, found.relative_to(path).parts))]

@@ -6,10 +6,13 @@ import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pagecli.errors import UsageError
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate, arrow_columns
-from pagecli.jobs.rows.row_filter import Condition, is_selected, parse_condition
+
+if TYPE_CHECKING:
+    from pagecli.jobs.rows.row_filter import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Shard:
 class RowSelection:
     """`sample`: a number of rows (int), or the probability to take each (float); which ones depends on `sample_seed` alone."""
 
-    where: Condition | None = None
+    where: "Condition | None" = None
     sample: int | float | None = None
     sample_seed: int = 0
     limit: int | None = None
@@ -64,7 +67,11 @@ class RowChoice:
 
     def parse(self) -> RowSelection:
         """The rows; of a job in automatic parts those of all parts. Raises UsageError."""
-        condition = None if self.where is None else parse_condition(self.where)
+        condition = None
+        if self.where is not None:
+            from pagecli.jobs.rows.row_filter import parse_condition
+
+            condition = parse_condition(self.where)
         shard = None if self.num_parts is not None else _parse_shard(self.shard)
         return RowSelection(condition, _parse_sample(self.sample), self.sample_seed, self.limit, shard)
 
@@ -125,6 +132,8 @@ class SelectedRows:
 
     def _matching(self) -> Iterator[InputRow]:
         where = self._selection.where
+        if where is not None:
+            from pagecli.jobs.rows.row_filter import is_selected
         for row in self._source:
             self._num_read += 1
             if where is None or row.error is not None or is_selected(where, row.columns):

@@ -14,7 +14,6 @@ from typing import Any
 from pagecli.core import file_targets
 from pagecli.core.file_targets import descriptor_of, mode_of, unusable_path
 from pagecli.errors import InputError
-from pagecli.jobs.storage import remote_files
 
 BUFFER_BYTES = 1 << 18
 COMPRESSED_PIECE_BYTES = 1 << 12
@@ -62,6 +61,8 @@ def is_stream(path: str) -> bool:
 def open_raw(path: str) -> io.RawIOBase:
     """Opens the input's bytes as they are. Raises InputError."""
     if file_targets.is_remote(path):
+        from pagecli.jobs.storage import remote_files
+
         return remote_files.open_for_reading(path)
     try:
         number = 0 if path == "-" else descriptor_of(path)

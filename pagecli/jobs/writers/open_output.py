@@ -11,7 +11,6 @@ from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stre
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.rows.row_selection import Shard
-from pagecli.jobs.shards.shard_labels import LabelledLines, ShardLabels
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
 from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, RowEncoder, StreamRowWriter
@@ -19,6 +18,8 @@ from pagecli.jobs.writers.parquet import Compression
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pagecli.jobs.shards.shard_labels import ShardLabels
 OutputFormat = Literal["auto", "rows"]
 
 
@@ -36,9 +37,13 @@ class OutputOptions:
     job_key: str = ""  # of a shard's output: what all parts of its job have in common
     num_selected: Callable[[], int | None] = lambda: None  # of a shard's: rows of all parts, when the input has been read
 
-    def labels(self) -> ShardLabels | None:
+    def labels(self) -> "ShardLabels | None":
         """The labels of a shard's rows; None of a whole output."""
-        return None if self.shard is None else ShardLabels(self.shard, self.job_key)
+        if self.shard is None:
+            return None
+        from pagecli.jobs.shards.shard_labels import ShardLabels
+
+        return ShardLabels(self.shard, self.job_key)
 
 
 Warn = Callable[[str], None]
@@ -216,4 +221,8 @@ class _Encoder:
 
 def _encoder(columns: ResultColumns, options: OutputOptions) -> LineEncoder:
     encode, labels = _Encoder(columns, options), options.labels()
-    return encode if labels is None else LabelledLines(encode, labels, options.num_selected)
+    if labels is None:
+        return encode
+    from pagecli.jobs.shards.shard_labels import LabelledLines
+
+    return LabelledLines(encode, labels, options.num_selected)

@@ -23,7 +23,6 @@ from typing import Any
 
 from pagecli import __version__
 from pagecli.errors import ModelError
-from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.tokenizer import (
     Tokenizer,
@@ -62,6 +61,8 @@ class TokenizerKey:
         """Whether all is in the key that transformers reads. Raises ModelError for a damaged .gguf file."""
         if self.prefix_bytes is None:
             return not _leads_elsewhere(path)
+        from pagecli.model.readers.gguf_header import read_gguf_header
+
         return read_gguf_header(path).data_start <= self.prefix_bytes and not _leads_elsewhere(path.parent)
 
 

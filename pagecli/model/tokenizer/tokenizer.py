@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.model.tokenizer.token_bytes import longest_token_bytes, token_bytes_of
 
 if TYPE_CHECKING:
     from pagecli.model.tokenizer.templates.process import TemplateProcess
@@ -272,11 +271,15 @@ class TransformersTokenizer:
 
     def token_bytes(self, token_id: int) -> bytes | None:
         if self._token_bytes is None:
+            from pagecli.model.tokenizer.token_bytes import token_bytes_of
+
             self._token_bytes = token_bytes_of(self._parts.backend)
         return self._token_bytes(token_id)
 
     def longest_token_bytes(self) -> int | None:
         if self._longest_token_bytes == 0:
+            from pagecli.model.tokenizer.token_bytes import longest_token_bytes
+
             with panics_as_errors:
                 self._longest_token_bytes = longest_token_bytes(self._parts.backend)
         return self._longest_token_bytes
