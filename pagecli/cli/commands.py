@@ -122,7 +122,7 @@ def _take_plain_values(parameter: Any) -> None:
 
 def _plain_value(parameter: Any, value: Any) -> tuple[Any, bool]:
     """(what typer makes of the text, True) where that is plainly of the parameter's type, else (the value, False)."""
-    descriptor = getattr(parameter, "type_descriptor", None)
+    descriptor: Any = getattr(parameter, "type_descriptor", None)
     annotation = getattr(descriptor, "annotation", None)
     if isinstance(value, str) and value.isascii():
         if annotation is str or (get_origin(annotation) is Literal and value in get_args(annotation)):
