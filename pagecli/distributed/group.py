@@ -6,7 +6,7 @@ started once; a second loss within a few steps ends the job.
 
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,8 +38,9 @@ class GroupSpec:
 class RankGroup:
     """Ranks with their shards loaded. Raises PagecliError."""
 
-    def __init__(self, group: GroupSpec) -> None:
-        self._group = group
+    def __init__(self, group: GroupSpec, on_loading: Callable[[int, int], None] | None = None) -> None:
+        """`on_loading`: called with the parameters read so far by the rank that is least far, and those of the model."""
+        self._group, self._on_loading = group, on_loading
         self._start: Start | None = None
         self._number = self._last_loss = 0  # of steps
         self.num_restarts = 0
@@ -58,6 +59,7 @@ class RankGroup:
             hint = "lower --max-batch-tokens, or do without: --tensor-parallel-size 1"
             raise ModelError(f"tensor parallelism: no memory that ranks can share: {error.strerror}", hint) from error
         self._processes: list[ChildProcess] = []
+        self._loading: dict[int, tuple[int, int]] = {}
         self._num_steps = 0
         self.waited = [0.0] * spec.size
         try:
@@ -146,6 +148,9 @@ class RankGroup:
             for rank, process in waiting.items():
                 process.messages.flush()
                 for found, content in process.messages.receive():
+                    if found == "loading":
+                        self._note_loading(rank, content)
+                        continue
                     if found == "refused":
                         raise content
                     if found == "failed":
@@ -158,6 +163,11 @@ class RankGroup:
                 late = min(rank for rank in range(len(self._processes)) if rank not in answers)
                 self._lose(late, f"no answer in {seconds:g} s")
         return [answers[rank] for rank in range(len(self._processes))]
+
+    def _note_loading(self, rank: int, read: tuple[int, int]) -> None:
+        self._loading[rank] = read
+        if self._on_loading is not None and len(self._loading) == len(self._processes):
+            self._on_loading(*min(self._loading.values()))
 
     def _lose(self, rank: int, how: str) -> None:
         """Raises RankLostError; of a rank that waited in vain for another, the other is the one."""

@@ -146,4 +146,4 @@ def load_group(
         shape=shape,
         device=device,
     )
-    return GroupModel(source, RankGroup(GroupSpec(spec, cpus, config.worker_timeout, gpus)))
+    return GroupModel(source, RankGroup(GroupSpec(spec, cpus, config.worker_timeout, gpus), source.on_read))

@@ -1,12 +1,15 @@
 """One rank: a process with a shard of the model, which runs the steps that the driver sends.
 
 driver -> rank    RankSpec; Room, on a GPU; Start; then the numbers of steps, in the shared memory
-rank -> driver    ("loaded", facts), ("room", KV blocks), ("started", None); after each step ("done", seconds waited for others)
+rank -> driver    ("loading", (parameters read so far, those of the model)), ("loaded", facts), ("room", KV blocks),
+                  ("started", None); after each step ("done", seconds waited for others)
                   ("refused", PagecliError), ("failed", text): the end
 """
 
 import os
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from pagecli.model.source import ModelSource
 
 MODULE = "pagecli.distributed.rank"
+NOTE_SECONDS = 0.2  # from one note of loading to the next
 FIRST_STEP_FACTOR = 10  # of the time that is waited: loading reads memory, and the first step touches it, for the first time
 
 
@@ -98,7 +102,7 @@ class Shard(Protocol):
 class Rank:
     """The shard of `spec`, loaded. Raises PagecliError."""
 
-    def __init__(self, spec: RankSpec) -> None:
+    def __init__(self, spec: RankSpec, on_loading: Callable[[int, int], None] | None = None) -> None:
         from pagecli.devices.cpu import kernels
         from pagecli.model.registry import resolve_model, with_adapters
         from pagecli.model.shards import vocab_start
@@ -106,7 +110,7 @@ class Rank:
         kernels.set_num_threads(spec.num_threads)
         self._memory, self._rank = GroupMemory(spec.shape, spec.memory_fd), spec.rank
         source = with_adapters(resolve_model(spec.model, spec.load_format), spec.merge_lora)
-        source = replace(source, keep_quantized=spec.keep_quantized)
+        source = replace(source, keep_quantized=spec.keep_quantized, on_read=on_loading)
         self.shard, isa = self._load(spec, source)
         first, last = (vocab_start(source.config.vocab_size, rank, spec.size) for rank in (spec.rank, spec.rank + 1))
         self._tokens = slice(first, last)
@@ -170,6 +174,18 @@ class Rank:
         return "started", None
 
 
+class LoadingNotes:
+    """Tells the driver now and then how much of the model a rank has read."""
+
+    def __init__(self, messages: MessageSocket) -> None:
+        self._messages, self._next = messages, 0.0
+
+    def __call__(self, num_read: int, num_parameters: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + NOTE_SECONDS
+            self._messages.send(("loading", (num_read, num_parameters)))
+
+
 def serve(messages: MessageSocket) -> None:
     """Runs a rank until its driver is gone, or it fails."""
     queue = messages.wait(None)
@@ -183,7 +199,7 @@ def serve(messages: MessageSocket) -> None:
                     continue
                 try:
                     if rank is None:
-                        rank = Rank(message)
+                        rank = Rank(message, LoadingNotes(messages))
                         messages.send(("loaded", rank.facts))
                     else:
                         messages.send(rank.prepare(message))

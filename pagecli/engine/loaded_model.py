@@ -141,7 +141,7 @@ def resolve(config: EngineConfig) -> ResolvedModel:
 def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = None) -> LoadedModel:
     """Find and load the model that the settings name. Raises ModelError if it cannot be loaded or does not fit.
 
-    `on_loading`: called with the parameters read so far and those of the model; of a model on several ranks never.
+    `on_loading`: called with the parameters read so far and those of the model; of several ranks those of the last.
     """
     found = resolve(config)
     source, device, dtype = found.source, registry.find(found.device), found.dtype
@@ -151,7 +151,7 @@ def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = N
         memory.check_weights_fit(weights, source.name, device.available_bytes())
     tokenizer = load_tokenizer(source)
     if config.num_segments > 1:
-        model = _load_in_segments(config, found)
+        model = _load_in_segments(config, replace(found, source=replace(source, on_read=on_loading)))
     else:
         model = device.load(replace(source, on_read=on_loading), dtype, config.max_batch_tokens)
     name, most = config.model, config.max_batch_tokens

@@ -1,5 +1,6 @@
 """Several ranks give, to the bit, what one process gives with as many segments, whatever is asked for and whatever happens."""
 
+import contextlib
 import errno
 import json
 import os
@@ -55,6 +56,15 @@ def config_of(folder, name, **changes):
     (folder / "config.json").write_text(json.dumps(MODELS[name]))
     settings = {"kv_memory_bytes": 4 << 20, "max_num_seqs": 8, "max_batch_tokens": 32, "threads": 1, "load_format": "dummy"}
     return EngineConfig(str(folder), **(settings | changes))
+
+
+def test_ranks_say_how_much_of_the_model_is_loaded(tmp_path):
+    shown = []
+    config = config_of(tmp_path, "llama", tensor_parallel_size=2)
+    with contextlib.closing(Engine(config, on_loading=lambda *read: shown.append(read))):
+        assert shown
+        assert all(read > 0 and of == shown[0][1] for read, of in shown)
+        assert shown == sorted(shown)
 
 
 def texts(engine, after_step=lambda number: None, num_requests=12, asked=ASKED):
