@@ -163,6 +163,9 @@ class Gguf:
     interleaved: bool = False  # rotated pairs side by side in the rows of Q and K, not half a head apart
     keys: tuple[tuple[str, str], ...] = ()  # (key of the file behind the architecture's name, key of config.json)
     implied: tuple[tuple[str, Any], ...] = ()  # keys of config.json that every file of the architecture means
+    # Modules of a layer in whose place the file has others, whose rows follow each other; where there are any, every parameter
+    # is a weight or a bias there.
+    tensors: tuple[tuple[str, tuple[str, ...]], ...] = ()
     scaled_by_hidden: tuple[
         int, ...
     ] = ()  # layers of models with query_pre_attn_scalar hidden_size / heads, not the head's size

@@ -35,6 +35,7 @@ class Layout:
     name: str
     keys: dict[str, str] = field(default_factory=dict)  # key of the file -> attribute of the config
     changes: tuple[Change, ...] = ()
+    others: Callable[[str, Values], dict[str, Values]] | None = None  # tensors in place of one
     quantized: dict[str, gguf.GGMLQuantizationType] = field(default_factory=dict)  # part of a tensor's name -> its type
 
 
@@ -62,6 +63,28 @@ def by_kind(name: str, values: Values, config: Any) -> Values:
     return np.concatenate([heads[:, part].reshape(-1, *values.shape[1:]) for part in range(3)])
 
 
+def experts_apart(name: str, values: Values) -> dict[str, Values]:
+    """gpt-oss's: gates and ups, side by side there, in tensors of their own, and outputs as rows."""
+    first, _, last = name.partition(".experts.")
+    if name.endswith("sinks"):
+        return {f"{name}.weight": values}
+    if not last:
+        return {name: values}
+    kind = "bias" if last.endswith("_bias") else "weight"
+    rows = values if kind == "bias" else values.swapaxes(1, 2)
+    if last.startswith("down"):
+        return {f"{first}.experts.down_proj.{kind}": rows}
+    return {f"{first}.experts.{part}_proj.{kind}": rows[:, at::2] for at, part in enumerate(("gate", "up"))}
+
+
+def gates_apart(name: str, values: Values) -> dict[str, Values]:
+    """Granite's: gates before ups in one tensor of all experts."""
+    first, _, last = name.partition("block_sparse_moe.input_linear")
+    if not last:
+        return {name: values}
+    return {f"{first}mlp.experts.{part}_proj.weight": np.split(values, 2, 1)[at] for at, part in enumerate(("gate", "up"))}
+
+
 def write_gguf(path: Path, model: Any, layout: Layout) -> Path:
     config, writer = model.config, gguf.GGUFWriter(path, layout.name)
     names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == layout.name), 8)
@@ -76,10 +99,13 @@ def write_gguf(path: Path, model: Any, layout: Layout) -> Path:
     if rope:
         found |= {"rope.freq_base": rope["rope_theta"]}
         found |= {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
+    if rope.get("rope_type") == "yarn":
+        found |= {"rope.scaling.type": "yarn", "rope.scaling.factor": rope["factor"]}
+        found |= {"rope.scaling.original_context_length": rope["original_max_position_embeddings"]}
     for key, value in found.items():
         if value is not None:
             _add(writer, f"{layout.name}.{key}", value)
-    for name, tensor in _stored(model).items():
+    for name, tensor in _stored(model, layout).items():
         values = tensor
         for change in layout.changes:
             values = change(name, values, config)
@@ -107,13 +133,17 @@ def _first(config: Any, attributes: tuple[str, ...]) -> Any:
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, list):
+        writer.add_array(key, [each == "sliding_attention" for each in value])
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     else:
         writer.add_float32(key, float(value))
 
 
-def _stored(model: Any) -> dict[str, Values]:
+def _stored(model: Any, layout: Layout) -> dict[str, Values]:
     """The tensors of the checkpoint's files by their names there, experts' joined as [experts, ...]."""
     from safetensors.numpy import load_file
 
@@ -126,4 +156,7 @@ def _stored(model: Any) -> dict[str, Values]:
             experts.setdefault(f"{before}.experts.{part}", {})[int(number)] = values
         else:
             found[name] = values
-    return found | {name: np.stack([parts[e] for e in sorted(parts)]) for name, parts in experts.items()}
+    found |= {name: np.stack([parts[e] for e in sorted(parts)]) for name, parts in experts.items()}
+    if layout.others is None:
+        return found
+    return {other: part for name, values in found.items() for other, part in layout.others(name, values).items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import Family, difference, expected_logprobs, found_logprobs
-from gguf_writer import Layout, by_kind, interleaved, norms_plus_one, transposed, write_gguf
+from gguf_writer import Layout, by_kind, experts_apart, gates_apart, interleaved, norms_plus_one, transposed, write_gguf
 
 from pagecli.model.registry import resolve_model
 
@@ -43,6 +43,16 @@ LAYOUTS = {
     "SeedOss": (Layout("seed_oss"), {}),
     "Mixtral": (Layout("llama", changes=(interleaved,)), {}),
     "Qwen2Moe": (Layout("qwen2moe"), {}),
+    "GraniteMoe": (
+        Layout("granitemoe", _GRANITE, (interleaved,), gates_apart),
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 4.0},
+    ),
+    "GptOss": (Layout("gpt-oss", _SLIDES | {"expert_feed_forward_length": "intermediate_size"}, (), experts_apart), {}),
+    "Exaone4": (
+        Layout("exaone4", _SLIDES | {"attention.sliding_window_pattern": "layer_types"}),
+        {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    ),
+    "HunYuanDenseV1": (Layout("hunyuan-dense"), {}),
     "Qwen3Moe": (Layout("qwen3moe"), {"norm_topk_prob": True}),
 }
 TINY: dict[str, Family] = {

@@ -79,8 +79,11 @@ def _as_config(header: GgufHeader, decoder: Decoder, gguf: Gguf) -> dict[str, An
             names["expert_shared_feed_forward_length"] = decoder.experts.shared.size.name
     config = {name: _single(header.get(key)) for key, name in (*names.items(), *gguf.keys) if header.get(key) is not None}
     config.pop("", None)
+    slides = header.get("attention.sliding_window_pattern")
     if attention.window is not None and not config.get(attention.window.size.name):
         config[attention.window.size.name] = None  # no layer slides
+    elif attention.window is not None and isinstance(slides, list):
+        config["layer_types"] = ["sliding_attention" if slide else "full_attention" for slide in slides]
     return config | _scores(header, gguf) | dict(gguf.implied) | _rope(header, decoder)
 
 
@@ -118,6 +121,7 @@ def _rope(header: GgufHeader, decoder: Decoder) -> dict[str, Any]:
     if kind == "yarn":
         original = header.get("rope.scaling.original_context_length")
         scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+        scaling |= {name: value for name, value in decoder.gguf.implied if name == "truncate"} if decoder.gguf else {}
         return config | {"rope_scaling": scaling}
     if kind in ("linear", "none") and factor != 1.0:
         return config | {"rope_scaling": {"rope_type": "linear", "factor": factor}}

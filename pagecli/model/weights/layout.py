@@ -7,7 +7,7 @@ import numpy as np
 from pagecli.core.arrays import Array, to_float32
 from pagecli.model.program import Weight
 
-# What a source may have done already, as llama.cpp's converter has: "transposed", "heads", "offset".
+# What a source may have done already, as llama.cpp's converter: "transposed", "heads", "offset", and "pairs" of gates and ups.
 
 
 def stored_shape(weight: Weight, shape: tuple[int, ...], done: Container[str]) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ def ordered(weight: Weight, joined: Array, done: Container[str]) -> Array:
     layout = weight.layout
     if layout is not None and layout.heads is not None and "heads" not in done:
         joined = _by_kind(joined, *layout.heads)
-    if layout is not None and layout.pairs is not None:
+    if layout is not None and layout.pairs is not None and "pairs" not in done:
         paired = _half_split(joined[: layout.paired_rows], *layout.pairs)
         joined = np.concatenate([paired, joined[layout.paired_rows :]])
     offset = weight.offset if "offset" not in done else 0.0

@@ -248,9 +248,9 @@ def _open(source: ModelSource) -> WeightSource:
         return DummySource()
     assert source.weights_path is not None
     if source.kind == "gguf":
-        from pagecli.model.weights.gguf_file import GgufSource
+        from pagecli.model.weights.gguf_layout import open_gguf
 
-        return GgufSource(source.weights_path, source.config)
+        return open_gguf(source.weights_path, source.config)
     if source.kind == "pickle":
         from pagecli.model.weights.pickle_file import PickleSource
 

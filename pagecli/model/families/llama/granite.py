@@ -4,7 +4,7 @@ from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Gguf, Key,
 
 _BIAS = Key("attention_bias", False)
 
-_GGUF_KEYS = (
+GGUF_KEYS = (
     ("embedding_scale", "embedding_multiplier"),
     ("attention.scale", "attention_multiplier"),
     ("residual_scale", "residual_multiplier"),
@@ -14,7 +14,7 @@ _GGUF_KEYS = (
 GRANITE = Decoder(
     architectures=("GraniteForCausalLM",),
     model_type="granite",
-    gguf=Gguf(name="granite", interleaved=True, keys=_GGUF_KEYS),
+    gguf=Gguf(name="granite", interleaved=True, keys=GGUF_KEYS),
     embedding=Embedding(scale=Key("embedding_multiplier", 1.0)),
     attention=Attention(qkv_bias=_BIAS, out_bias=_BIAS, scale=Key("attention_multiplier", 1.0)),
     mlp=MLP(bias=Key("mlp_bias", False)),

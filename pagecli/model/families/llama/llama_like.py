@@ -34,6 +34,7 @@ SEED_OSS = Decoder(
 HUNYUAN = Decoder(
     architectures=("HunYuanDenseV1ForCausalLM",),
     model_type="hunyuan_v1_dense",
+    gguf=Gguf(name="hunyuan-dense"),
     attention=Attention(
         qkv_bias=_BIAS,
         out_bias=_BIAS,

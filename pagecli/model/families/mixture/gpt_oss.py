@@ -1,12 +1,14 @@
 """gpt-oss: sinks in the softmax of scores, every other layer slides, experts with biases and a clamped gate."""
 
-from pagecli.model.decoder import Attention, Decoder, Experts, Key, Norm, Rotary, Window
+from pagecli.model.decoder import Attention, Decoder, Experts, Gguf, Key, Norm, Rotary, Window
 
 _BIAS = Key("attention_bias", True)
+_GATE_UP = ("mlp.experts.gate_up_proj", ("mlp.experts.gate_proj", "mlp.experts.up_proj"))
 
 GPT_OSS = Decoder(
     architectures=("GptOssForCausalLM",),
     model_type="gpt_oss",
+    gguf=Gguf(name="gpt-oss", implied=(("truncate", False),), tensors=(_GATE_UP,)),
     renamed=(("num_local_experts", "num_experts"),),
     attention=Attention(
         qkv_bias=_BIAS,

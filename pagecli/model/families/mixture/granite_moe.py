@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 
-from pagecli.model.decoder import Experts, Key
-from pagecli.model.families.llama.granite import GRANITE
+from pagecli.model.decoder import Experts, Gguf, Key
+from pagecli.model.families.llama.granite import GGUF_KEYS, GRANITE
 
 GRANITE_MOE = replace(
     GRANITE,
     architectures=("GraniteMoeForCausalLM",),
     model_type="granitemoe",
-    gguf=None,
+    gguf=Gguf(
+        name="granitemoe",
+        interleaved=True,
+        keys=GGUF_KEYS,
+        tensors=(("block_sparse_moe.input_linear", ("mlp.experts.gate_proj", "mlp.experts.up_proj")),),
+    ),
     renamed=(("num_local_experts", "num_experts"),),
     experts=Experts(
         size=Key("intermediate_size"),

@@ -1,10 +1,11 @@
 """EXAONE 4: norms of outputs and of each head; where some layers slide, the others rotate nothing."""
 
-from pagecli.model.decoder import Attention, Decoder, Key, Norm, Rotary, Window
+from pagecli.model.decoder import Attention, Decoder, Gguf, Key, Norm, Rotary, Window
 
 EXAONE4 = Decoder(
     architectures=("Exaone4ForCausalLM",),
     model_type="exaone4",
+    gguf=Gguf(name="exaone4"),
     attention=Attention(
         qk_norm=("self_attn.q_norm", "self_attn.k_norm"),
         rotary=Rotary(layers="sliding"),
