@@ -25,6 +25,7 @@ class IdleStream:
 
 class IdleGpu:
     place, capability, name = torch.device("cpu"), (9, 0), "idle GPU"
+    total_bytes = 8 * 2**30
 
     def __init__(self) -> None:
         self.compute, self.side = IdleStream(), IdleStream()

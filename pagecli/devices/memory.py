@@ -14,6 +14,7 @@ from pagecli.devices.cpu.fused_adds import buffer_widths
 from pagecli.devices.cpu.lm_head import bounds_bytes
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
+from pagecli.model.program import widths
 from pagecli.model.registry import resolve_model
 from pagecli.model.source import ModelSource, QuantizedPart
 
@@ -113,9 +114,26 @@ def head_bounds_bytes(config: ModelConfig, bytes_each: float) -> int:
     return bounds_bytes(weight.num_rows, weight.columns, bytes_each)
 
 
-def activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int = FLOAT32_BYTES) -> int:
-    """The buffers of a forward pass of so many tokens, one for each value of the program."""
-    return max_batch_tokens * sum(buffer_widths(build(config)).values()) * element_bytes
+def activation_bytes(config: ModelConfig, max_batch_tokens: int) -> int:
+    """The buffers of a forward pass of so many tokens on a CPU, one for each value of the program."""
+    return max_batch_tokens * sum(buffer_widths(build(config)).values()) * FLOAT32_BYTES
+
+
+def gpu_activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int) -> int:
+    """The most that a forward pass of so many tokens takes at a time on a GPU, which frees each value after its last use."""
+    from pagecli.devices.cuda.model.fused import fuse, peak_width
+    from pagecli.devices.limits import missing_on_gpu
+
+    program = build(config)
+    columns = widths(program.operations())
+    if missing_on_gpu(program):
+        return max_batch_tokens * sum(columns.values()) * element_bytes
+    return max_batch_tokens * peak_width(fuse(program), columns) * element_bytes
+
+
+def gpu_logits_bytes(config: ModelConfig, max_num_seqs: int) -> int:
+    """Logits in float32; tokens are chosen from them where they lie."""
+    return max_num_seqs * config.vocab_size * FLOAT32_BYTES
 
 
 def logits_bytes(config: ModelConfig, max_num_seqs: int) -> int:

@@ -54,7 +54,7 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
         assert text in out
     for text in ("15,728 slots", "Largest batch before memory: 35 sequences", "an estimate, not measured", "p95"):
         assert text in out
-    flags = "--device cuda --dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 35 --max-batch-tokens 2048"
+    flags = "--device cuda --dtype bfloat16 --block-size 16 --kv-memory 12293MiB --max-num-seqs 35 --max-batch-tokens 4096"
     _, answer, *rest = out.replace(" \\\n    ", " ").splitlines()
     assert answer.startswith("Fits: 35 requests at a time, 1,196 output tokens/s at best, 2 min for the 500 requests.")
     assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}" in rest[:4]

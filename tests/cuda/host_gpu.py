@@ -39,6 +39,7 @@ class HostGpu:
     place = torch.device("cpu")
     capability = (9, 0)
     name = "emulated GPU"
+    total_bytes = 1 << 30
 
     def __init__(self) -> None:
         self.compute, self.side = HostStream(), HostStream()

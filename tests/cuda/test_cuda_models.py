@@ -9,6 +9,7 @@ from model.paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
 from pagecli.devices.cuda.model.model import CudaModel
+from pagecli.devices.memory import gpu_activation_bytes
 from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import ModelError, UsageError
@@ -63,6 +64,29 @@ def test_weights_in_8_bits_take_half_the_memory(tiny_model):
     linear = 3 * (96 * (128 + 2 * 64) + 128 * 96 + 3 * 96 * 160)
     scales = 3 * 4 * (128 + 2 * 64 + 96 + 2 * 160 + 96)
     assert wide - narrow == linear - scales
+
+
+@pytest.mark.skipif(not EMULATED, reason="looks at tensors of the host")
+@pytest.mark.parametrize("name", [name for name in ("opt", "opt-post-norm", "llama", "qwen3", "gpt2") if name in TINY_MODELS])
+def test_the_most_that_values_take_is_what_the_plan_says(tiny_model, name):
+    source = resolve_model(str(tiny_model(name)))
+    model = load_model(source, "float32", 64, "cuda")
+    peaks = []
+
+    def watched(call):
+        def then_look(step):
+            call(step)
+            storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in step.values.values()}
+            peaks.append(sum(storages.values()))
+
+        return then_look
+
+    model._bound = [(watched(call), ended) for call, ended in model._bound]
+    with torch.inference_mode():
+        steps = PagedSteps(model, torch.float32)
+        steps.kv = KVCache(*([v.clone() for v in steps.kv.values] for _ in range(2)))
+        steps.step({0: list(range(1, 33))})
+    assert 0.99 * gpu_activation_bytes(source.config, 32, 4) <= max(peaks) <= gpu_activation_bytes(source.config, 32, 4)
 
 
 def test_what_the_gpu_does_not_compute_is_refused(tiny_model):

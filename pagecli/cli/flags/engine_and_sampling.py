@@ -234,8 +234,12 @@ KvDTypeChoice = Annotated[
     ),
 ]
 KvMemory = Annotated[str, option("Size of the KV cache: 4GiB, 512MB, or auto.", ENGINE, "--kv-memory", metavar="SIZE")]
-MaxNumSeqs = Annotated[int, option("The most rows computed at the same time.", ENGINE, "--max-num-seqs")]
-MaxBatchTokens = Annotated[int, option("The most tokens computed in a step.", ENGINE, "--max-batch-tokens")]
+MaxNumSeqs = Annotated[
+    int | None, option("The most rows computed at a time. Default: 128; GPU: to 1024.", ENGINE, "--max-num-seqs")
+]
+MaxBatchTokens = Annotated[
+    int | None, option("The most tokens in a step. Default: 512; GPU: to 8192.", ENGINE, "--max-batch-tokens")
+]
 PrefixCaching = Annotated[
     bool, option("Compute what prompts begin with in common once.", ENGINE, "--prefix-caching/--no-prefix-caching")
 ]

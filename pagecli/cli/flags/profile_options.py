@@ -56,11 +56,19 @@ KvMemory = Annotated[
 BlockSize = Annotated[int, option("Tokens in a block of the KV cache.", PLAN, "--block-size", min=1, max=256)]
 MaxNumSeqs = Annotated[
     int | None,
-    option("The most sequences in a step. Default: 256; host: 128.", PLAN, "--max-num-seqs", metavar="N", min=1),
+    option(
+        "The most sequences in a step. Default: 128; GPU: up to 1024, by its memory.",
+        PLAN,
+        "--max-num-seqs",
+        metavar="N",
+        min=1,
+    ),
 ]
 MaxBatchTokens = Annotated[
     int | None,
-    option("The most tokens in a step. Default: 2048; host: 512.", PLAN, "--max-batch-tokens", metavar="N", min=1),
+    option(
+        "The most tokens in a step. Default: 512; GPU: 8 for each sequence.", PLAN, "--max-batch-tokens", metavar="N", min=1
+    ),
 ]
 
 WorkloadChoice = Annotated[

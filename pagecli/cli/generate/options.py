@@ -112,8 +112,8 @@ class GenerateOptions:
     block_size: flags.BlockSize = ENGINE_DEFAULTS["block_size"]
     kv_dtype: flags.KvDTypeChoice = "auto"
     kv_memory: flags.KvMemory = "auto"
-    max_num_seqs: flags.MaxNumSeqs = ENGINE_DEFAULTS["max_num_seqs"]
-    max_batch_tokens: flags.MaxBatchTokens = ENGINE_DEFAULTS["max_batch_tokens"]
+    max_num_seqs: flags.MaxNumSeqs = None
+    max_batch_tokens: flags.MaxBatchTokens = None
     prefix_caching: flags.PrefixCaching = ENGINE_DEFAULTS["prefix_caching"]
     cuda_graphs: flags.CudaGraphs = ENGINE_DEFAULTS["cuda_graphs"]
     speculate: flags.Speculate = "auto"
@@ -187,14 +187,23 @@ class GenerateOptions:
         if self.swap_memory is not None:
             sizes["swap_memory_bytes"] = parse_memory_size("--swap-memory", self.swap_memory) or 0
         sizes["speculate"] = parse_speculate(self.speculate)
-        chosen = {name: getattr(self, name) for name in ENGINE_DEFAULTS if hasattr(self, name)} | sizes
+        given = ((name, getattr(self, name, None)) for name in ENGINE_DEFAULTS)
+        chosen = {name: value for name, value in given if value is not None} | sizes
         if self.model_impl == "transformers":
             self._check_alone()
             chosen |= {"device": "transformers", "speculate": 0}
+        if chosen["device"] != "cpu":
+            chosen |= self._batch_limits(chosen["device"])
         chosen["tensor_parallel_size"] = size = parse_ranks(str(self.tensor_parallel_size), chosen)
         if self.sum_segments is None and size > 1:  # what decides the bits belongs to the job's identity
             chosen["sum_segments"] = size
         return EngineConfig(**chosen)
+
+    def _batch_limits(self, device: str) -> dict[str, int]:
+        from pagecli.devices.cuda.batch_limits import batch_limits, gpu_bytes
+
+        limits = batch_limits(gpu_bytes(device), self.max_num_seqs, self.max_batch_tokens)
+        return dict(zip(("max_num_seqs", "max_batch_tokens"), limits, strict=True))
 
     def _check_alone(self) -> None:
         """Raises UsageError for what transformers' modules do not go with."""

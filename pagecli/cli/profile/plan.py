@@ -9,6 +9,7 @@ from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.engine_config import is_faster_kept
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices.cuda.batch_limits import batch_limits
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.source import ModelSource, QuantizedPart
@@ -19,7 +20,6 @@ from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_t
 from pagecli.profiler.plan.processes import check_count
 from pagecli.profiler.workloads.workloads import Workload
 
-GPU_LIMITS, HOST_LIMITS = (256, 2048), (128, 512)  # sequences and tokens in a step, unless flags say
 # Tried in this order where this machine has no GPU and --gpu is not given.
 ASSUMED_GPUS = ("t4", "l4", "a100-40gb", "a100-80gb", "h200", "b200")
 
@@ -58,8 +58,8 @@ class _Asked:
         dtype = self.dtype
         if dtype == "auto":
             dtype = "bfloat16" if on_gpu or multiplies_bfloat16() else "float32"
-        max_num_seqs, max_batch_tokens = GPU_LIMITS if on_gpu else HOST_LIMITS
-        max_num_seqs = self.max_num_seqs or max_num_seqs
+        gpu_bytes = device.memory_bytes if on_gpu else None
+        max_num_seqs, max_batch_tokens = batch_limits(gpu_bytes, self.max_num_seqs, self.max_batch_tokens)
         return PlanSettings(
             model=self.model,
             config=self.config,
@@ -70,7 +70,7 @@ class _Asked:
             kv_memory_bytes=self.kv_memory_bytes,
             block_size=self.block_size,
             max_num_seqs=max_num_seqs,
-            max_batch_tokens=self.max_batch_tokens or max(max_batch_tokens, max_num_seqs),
+            max_batch_tokens=max_batch_tokens,
             kept=self.quantized if not on_gpu and is_faster_kept(dtype, max_num_seqs) else None,
             checked_by=self.checked_by,
         )

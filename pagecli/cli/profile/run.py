@@ -3,13 +3,14 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, parse_memory_size
+from pagecli.cli.flags.engine_and_sampling import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.report import Section, check_target
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.standard_streams import quieten
 from pagecli.core.dtypes import CPU_KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
+from pagecli.devices.cuda.batch_limits import batch_limits
 from pagecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _run_workload(job: "PlannedJob", options: ProfileOptions) -> "Workload":
 
 def _engine_config(options: ProfileOptions) -> EngineConfig:
     """The engine that the flags describe."""
-    max_num_seqs = options.max_num_seqs or ENGINE_DEFAULTS["max_num_seqs"]
+    max_num_seqs, max_batch_tokens = batch_limits(None, options.max_num_seqs, options.max_batch_tokens)
     return EngineConfig(
         model=options.model,
         load_format=options.load_format,
@@ -103,7 +104,7 @@ def _engine_config(options: ProfileOptions) -> EngineConfig:
         block_size=options.block_size,
         kv_memory_bytes=parse_memory_size("--kv-memory", options.kv_memory),
         max_num_seqs=max_num_seqs,
-        max_batch_tokens=options.max_batch_tokens or max(ENGINE_DEFAULTS["max_batch_tokens"], max_num_seqs),
+        max_batch_tokens=max_batch_tokens,
         threads=options.threads,
         speculate=0,  # the policies differ in memory and batches alone
     )

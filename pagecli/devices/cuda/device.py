@@ -46,6 +46,11 @@ class CudaDevice:
     def check_available(self) -> None:
         assert self.gpu is not None
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the GPU, whatever holds it."""
+        return self.gpu.total_bytes
+
     def available_bytes(self) -> int:
         return self.gpu.free_bytes()
 

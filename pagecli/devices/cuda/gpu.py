@@ -76,6 +76,10 @@ class TorchGpu:
     def name(self) -> str:
         return torch.cuda.get_device_name(self.place)
 
+    @property
+    def total_bytes(self) -> int:
+        return int(torch.cuda.get_device_properties(self.place).total_memory)
+
     def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         with self.guarded("taking memory of it"):
             return torch.empty(*shape, dtype=dtype, device=self.place)

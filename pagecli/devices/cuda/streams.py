@@ -54,6 +54,11 @@ class Gpu(Protocol):
     def name(self) -> str: ...
 
     @property
+    def total_bytes(self) -> int:
+        """Its memory, whoever holds it."""
+        ...
+
+    @property
     def compute(self) -> Stream:
         """The stream of the steps."""
         ...

@@ -23,6 +23,8 @@ from pagecli.devices.memory import (
     HOST_RUNTIME_BYTES,
     activation_bytes,
     bytes_beside,
+    gpu_activation_bytes,
+    gpu_logits_bytes,
     head_bounds_bytes,
     logits_bytes,
 )
@@ -143,10 +145,12 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
 def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
     """Activations, logits and runtime memory of a step in bytes, over all devices; each device has its own."""
     on_gpu = settings.device.kind == "gpu"
-    element_bytes = 2 if on_gpu and settings.dtype_bytes < 4 else 4
-    activations = activation_bytes(settings.config, settings.max_batch_tokens, element_bytes)
+    activations = activation_bytes(settings.config, settings.max_batch_tokens)
     logits = logits_bytes(settings.config, settings.max_num_seqs)
     if on_gpu:
+        element_bytes = 2 if settings.dtype_bytes < 4 else 4
+        activations = gpu_activation_bytes(settings.config, settings.max_batch_tokens, element_bytes)
+        logits = gpu_logits_bytes(settings.config, settings.max_num_seqs)
         runtime = max(0, GPU_STEP_BYTES - activations - logits)
         note = f"context, allocator: with the two above {GPU_STEP_BYTES // 2**20:,} MiB"
     else:

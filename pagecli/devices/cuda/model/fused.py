@@ -8,7 +8,7 @@ tokens while they are embedded.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Reduce, Rotary, Select
+from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Reduce, Rotary, Select, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ def writes_of(operation: CudaOperation) -> set[str]:
         return {operation.attention.out}
     if isinstance(operation, PositionedEmbedding):
         return {operation.tokens.out}
+    if isinstance(operation, Split):
+        return {operation.q, operation.k, operation.v}
     out = getattr(operation, "out", None)
     return {out} if out else {operation.q, operation.k} if isinstance(operation, Rotary) else set()
 
@@ -90,6 +92,20 @@ def last_uses(operations: list[CudaOperation]) -> list[set[str]]:
         ends.append((reads | writes_of(operation)) - live)
         live = (live - writes_of(operation)) | reads
     return ends[::-1]
+
+
+def peak_width(operations: list[CudaOperation], columns: dict[str, int]) -> int:
+    """The most columns of values that are there at a time, each from where it is written to its last use; `columns`: of each
+    value (program.widths)."""
+    most, live = 0, dict[str, int]()
+    for operation, ended in zip(operations, last_uses(operations), strict=True):
+        live |= {name: columns.get(name, 0) for name in writes_of(operation)}
+        if isinstance(operation, Split):  # views of its input, of which attention reads the last
+            live[operation.v] = live.pop(operation.x)
+        most = max(most, sum(live.values()))
+        for name in ended:
+            live.pop(name, None)
+    return most
 
 
 def _adds_behind_selections(operations: Iterable[Operation]) -> list[Operation]:

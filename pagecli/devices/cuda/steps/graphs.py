@@ -6,12 +6,17 @@ from pagecli.devices.cuda.errors import DeviceMemoryError, DeviceRefusedError
 from pagecli.devices.cuda.steps.step_buffers import GraphKey
 from pagecli.devices.cuda.streams import Gpu, Graph
 
-STEP = 8  # of batch sizes beyond it
+STEPS = ((8, 128), (16, 256), (32, 512), (64, 1 << 30))  # of batch sizes, each up to one
 
 
 def batch_sizes(max_num_seqs: int) -> list[int]:
-    """The sizes that batches are padded to: 1, 2, 4, multiples of 8, and the largest itself."""
-    sizes = {1, 2, 4, max_num_seqs} | set(range(STEP, max_num_seqs, STEP))
+    """The sizes that batches are padded to: 1, 2, 4, multiples of 8 up to 128, of 16 up to 256, of 32 up to 512, of 64 beyond,
+    and the largest itself: at 1,024 43 of them, and from 32 rows on no more than an eighth of a batch is padding."""
+    sizes, size = {1, 2, 4, max_num_seqs}, 0
+    for step, end in STEPS:
+        while size < min(end, max_num_seqs):
+            size += step
+            sizes.add(size)
     return sorted(size for size in sizes if size <= max_num_seqs)
 
 
