@@ -1,12 +1,13 @@
 """One job over several processes: tensor parallel, pools of engines, and what larger ones could do.
 
     python benchmarks/distributed.py --save            # opt-125m's shape with random weights, 64 short requests
+    python benchmarks/distributed.py --save --only engines     # a part of it: engines, jobs
 
-Measured, one after the other on one machine with all its cores: one process; one process that sums in as many segments as there
-are ranks; as many ranks, a thread each; pools of one, two and three workers. `waited` is the largest share of the time that a
-rank waited for another before a sum, skew included. Then half of the requests as jobs of the command line, start and loading
-included: by one process, and in eight parts by one and by two, with a part's rows in a batch. A reduction is that of [64 x 768]
-between two processes, alone.
+Measured, one after the other on one machine with all its cores, of each the median of --repeats runs: one process; one process
+that sums in as many segments as there are ranks; as many ranks, a thread each; pools of one, two and three workers. `waited` is
+the largest share of the time that a rank waited for another before a sum, skew included. Then half of the requests as jobs of
+the command line, start and loading included: by one process, and in eight parts by one and by two, with a part's rows in a
+batch. A reduction is that of [64 x 768] between two processes, alone.
 
 Simulated, with the arithmetic: a pool of W workers does W times the rows of one, until the driver, which reads, tokenizes,
 journals and writes (--driver-us a row, by default what was measured), has no time left.
@@ -26,8 +27,6 @@ from typing import Any
 
 import numpy as np
 import results_file
-from rich.console import Console
-from rich.table import Table
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
@@ -55,18 +54,25 @@ def run(engine: Any, lengths: list[tuple[int, int]]) -> tuple[float, list[str]]:
     return time.perf_counter() - started, [found[request_id] for request_id in range(len(lengths))]
 
 
-def measure(name: str, engine: Any, lengths: list[tuple[int, int]]) -> tuple[dict[str, Any], list[str]]:
-    """One row of the table; ends the engine."""
+def measure(name: str, engine: Any, lengths: list[tuple[int, int]], repeats: int) -> tuple[dict[str, Any], list[str]]:
+    """One row of the table; ends the engine. AssertionError if a run's output is not the first one's."""
     try:
         while len(engine.stats().get("workers", ())) < engine.num_replicas > 1:  # all of a pool's have loaded
             engine.step()
         run(engine, lengths[:2])  # first uses
         waited = max((rank["waited_seconds"] for rank in engine.stats().get("ranks", ())), default=None)
-        seconds, texts = run(engine, lengths)
+        taken, texts = [], list[str]()
+        for _ in range(repeats):
+            seconds, found = run(engine, lengths)
+            assert found == (texts or found), "another output"
+            texts = found
+            taken.append(seconds)
+        seconds = float(np.median(taken))
         row: dict[str, Any] = {"case": name, "seconds": seconds, "tokens_per_second": sum(out for _, out in lengths) / seconds}
+        row["of_each_run"] = taken
         if waited is not None:
             after = max(rank["waited_seconds"] for rank in engine.stats()["ranks"])
-            row["waited"] = (after - waited) / seconds
+            row["waited"] = (after - waited) / sum(taken)
         return row, texts
     finally:
         engine.close()
@@ -151,6 +157,32 @@ def simulated(rows_per_second: float, driver_us: float) -> list[dict[str, Any]]:
     ]
 
 
+def of_engines(settings: dict[str, Any], lengths: list[tuple[int, int]], args: argparse.Namespace) -> dict[str, Any]:
+    """Ranks, segments and pools beside one process, a reduction alone, and what larger pools could do."""
+    reduction, rows, texts = reduction_us(), [], {}
+    for name, make in cases(settings, args.threads, args.ranks):
+        row, texts[name] = measure(name, make(), lengths, args.repeats)
+        row["of_one_process"] = rows[0]["seconds"] / row["seconds"] if rows else 1.0
+        row["same_text_as"] = next(other for other in texts if texts[other] == texts[name])
+        rows.append(row)
+        waited = "" if "waited" not in row else f", waited {row['waited']:.1%}"
+        shown = f"{row['tokens_per_second']:,.1f} tokens/s, {row['of_one_process']:.2f} of one process{waited}"
+        print(f"{name}: {shown}, the text of {row['same_text_as']}", flush=True)
+    print(f"a reduction of [64 x 768]: {reduction['median_us']:.1f} us (median), {reduction['p10_us']:.1f} us (p10)")
+    larger = simulated(args.requests / rows[0]["seconds"], args.driver_us)
+    for row in larger:
+        print(f"pool of {row['workers']} (simulated): {row['rows_per_second']:,.0f} rows/s = {row['arithmetic']}")
+    return {"measured": rows, "reduction": reduction, "simulated": larger}
+
+
+def of_jobs(settings: dict[str, Any], lengths: list[tuple[int, int]], args: argparse.Namespace) -> dict[str, Any]:
+    rows = jobs(settings, lengths[: args.requests // 2], args.threads)
+    for row in rows:
+        row["of_the_job"] = rows[0]["seconds"] / row["seconds"]
+        print(f"{row['case']}: {row['tokens_per_second']:,.1f} tokens/s, {row['of_the_job']:.2f} of the job")
+    return {"jobs": rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="opt-125m")
@@ -159,6 +191,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=loaded_model.usable_cores())
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--driver-us", type=float, default=187.0, help="of the driver's CPU a row")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("engines", "jobs"))
     parser.add_argument("--save", action="store_true", help="keep the results under benchmarks/results/")
     args = parser.parse_args()
     settings = {
@@ -169,36 +203,12 @@ def main() -> None:
         "max_num_seqs": 64,
     }
     lengths = drawn_lengths.draw(drawn_lengths.SHORT, args.requests)
-    reduction = reduction_us()
-    rows, texts = [], {}
-    for name, make in cases(settings, args.threads, args.ranks):
-        row, texts[name] = measure(name, make(), lengths)
-        rows.append(row)
-        print(f"{name}: {row['tokens_per_second']:,.1f} tokens/s", file=sys.stderr, flush=True)
-    names = list(texts)
-    table = Table(title=f"{args.model}, {args.dtype}, {args.requests} requests")
-    for heading in ("case", "tokens/s", "of one process", "waited", "same text as"):
-        table.add_column(heading, justify="left" if heading in ("case", "same text as") else "right")
-    for row in rows:
-        row["of_one_process"] = rows[0]["seconds"] / row["seconds"]
-        row["same_text_as"] = next(name for name in names if texts[name] == texts[row["case"]])
-        waited = "" if "waited" not in row else f"{row['waited']:.1%}"
-        shown = f"{row['tokens_per_second']:,.1f}", f"{row['of_one_process']:.2f}", waited, row["same_text_as"]
-        table.add_row(row["case"], *shown)
-    of_jobs = jobs(settings, lengths[: args.requests // 2], args.threads)
-    for row in of_jobs:
-        row["of_the_job"] = of_jobs[0]["seconds"] / row["seconds"]
-        table.add_row(row["case"], f"{row['tokens_per_second']:,.1f}", f"{row['of_the_job']:.2f} of the job")
-    larger = simulated(args.requests / rows[0]["seconds"], args.driver_us)
-    console = Console()
-    console.print(table)
-    console.print(f"a reduction of [64 x 768]: {reduction['median_us']:.1f} us (median), {reduction['p10_us']:.1f} us (p10)")
-    for row in larger:
-        console.print(f"pool of {row['workers']} (simulated): {row['rows_per_second']:,.0f} rows/s = {row['arithmetic']}")
-    if args.save:
-        command = f"python benchmarks/distributed.py --model {args.model} --dtype {args.dtype} --requests {args.requests}"
-        found = {"measured": rows, "jobs": of_jobs, "reduction": reduction, "simulated": larger}
-        print(results_file.save(f"distributed-{args.model}-{args.dtype}", command, found))
+    for part, measured in (("engines", of_engines), ("jobs", of_jobs)):
+        if args.only in (None, part):
+            found = measured(settings, lengths, args)
+            command = f"python benchmarks/distributed.py --model {args.model} --dtype {args.dtype} --requests {args.requests}"
+            if args.save:
+                print(results_file.save(f"distributed-{part}-{args.model}-{args.dtype}", f"{command} --only {part}", found))
 
 
 if __name__ == "__main__":
