@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from input_files import write_rows
 
@@ -21,6 +22,7 @@ from pagecli.jobs.workers.pool import EnginePool
 from pagecli.jobs.workers.same_job import Facts, difference
 from pagecli.jobs.workers.sources import LocalWorkers
 from pagecli.jobs.workers.worker import MODULE
+from pagecli.profiler.recording.engine_recording import WorkerRecording
 
 ROWS = [{"id": i, "prompt": f"number {i} " + "word " * (i % 5)} for i in range(40)]
 MIXED = [
@@ -213,7 +215,6 @@ def test_a_growing_pool_takes_more_workers_while_it_has_rows_and_refuses_others_
     [
         (["--workers", "0"], "--workers is '0'"),
         (["--workers", "many"], "--workers is 'many'"),
-        (["--workers", "2", "--profile", "p"], "--profile records one engine"),
         (["--workers", "2", "--kv-memory", "100GiB"], "does not fit"),
         (["--workers", "2", "--model", "nowhere"], "nowhere"),
     ],
@@ -223,3 +224,40 @@ def test_bad_settings_are_one_line(generate, flags, says):
     assert code in (2, 4)
     assert says in err
     assert "Traceback" not in err
+
+
+def test_profile_has_a_table_of_workers_and_what_each_recorded(generate, tmp_path):
+    flags = ("--workers", "2", "--profile", "p", "--stats", "s.json", "--max-num-seqs", "8")
+    assert generate(ROWS, "out.jsonl", *flags)[0] == 0
+    stats, page = json.loads((tmp_path / "s.json").read_text()), (tmp_path / "p/report.html").read_text()
+    workers = json.loads((tmp_path / "p/summary.json").read_text())["workers"]
+    assert [worker["worker"] for worker in workers] == [worker["worker"] for worker in stats["workers"]]
+    assert sum(worker["summary"]["num_requests"] for worker in workers) == stats["num_requests"] == len(ROWS)
+    assert sum(worker["summary"]["output_tokens"] for worker in workers) == stats["output_tokens"]
+    for worker in workers:
+        folder, heading = tmp_path / f"p/worker-{worker['worker']}", f"Worker {worker['worker']}: what happened in its run"
+        assert pq.read_table(folder / "steps.parquet").num_rows == worker["summary"]["num_steps"]
+        assert json.loads((folder / "trace.json").read_text())["traceEvents"]
+        assert heading in page
+    assert "Workers of the pool" in page
+
+
+def test_profile_of_a_pool_that_lost_a_worker_has_the_others(tmp_path, tiny_model):
+    config = EngineConfig(str(tiny_model("llama")), max_num_seqs=4, kv_memory_bytes=1 << 20)
+    pool = EnginePool(config, 2, LocalWorkers(), record=WorkerRecording("title", "model"))
+    try:
+        while len(pool.stats()["workers"]) < 2:
+            pool.step()
+        for request_id in range(12):
+            pool.add_request(request_id, [5, 6, 7], SamplingParams(max_tokens=40, ignore_eos=True))
+        pool.step()
+        os.kill(pool.stats()["workers"][0]["pid"], signal.SIGKILL)
+        finished = []
+        while pool.has_unfinished():
+            finished += pool.step()
+        assert len(finished) == 12
+        recorded = pool.recordings(30.0)
+        assert 1 in recorded
+        assert sum(recording.totals["num_requests"] for recording in recorded.values()) <= 12
+    finally:
+        pool.close()

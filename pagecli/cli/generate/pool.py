@@ -23,16 +23,19 @@ def load_pool(job: GenerateJob, console: Console, on_loading: Callable[[int, int
     """Starts the workers; returns when the first has loaded its model. Raises UsageError, ModelError."""
     assert job.pool is not None
     started = time.perf_counter()
-    if job.profile is not None:
-        raise UsageError("--profile records one engine, and --workers has several", "leave out one of them")
     asked = None if job.pool.workers == "auto" else _number(job.pool.workers)
     if job.pool.ray is not None:
         config, count, source = _of_ray(job.engine, job.pool, asked)
     else:
         config, count, source = _of_this_host(job.engine, asked)
     console.detail(f"starting {count} workers, each with {config}")
+    record = None
+    if job.profile is not None:
+        from pagecli.cli.generate.recorded_pool import recording_of_workers
+
+        record = recording_of_workers(job.input, job.engine.model)
     settings = job.pool.timeout, job.mixed_hardware
-    pool = EnginePool(config, count, source, *settings, say=console.warning, on_loading=on_loading)
+    pool = EnginePool(config, count, source, *settings, say=console.warning, on_loading=on_loading, record=record)
     pool.load_seconds = time.perf_counter() - started
     try:
         check_chat(job, pool.tokenizer)

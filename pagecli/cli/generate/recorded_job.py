@@ -1,7 +1,7 @@
 """`generate --profile DIR`: records a job and writes its metrics into DIR; an error of the recording never ends the job."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,25 +33,15 @@ def check_profile_directory(directory: Path) -> None:
 @contextmanager
 def recorded_job(directory: Path, engine: "Engine", title: str, console: Console) -> Iterator[None]:
     """Records the engine inside the block, and writes the files however it ends."""
-    from pagecli.profiler.hardware.monitor import HardwareMonitor
-    from pagecli.profiler.recording.engine_settings import run_metadata
-    from pagecli.profiler.recording.recorder import Recorder
+    from pagecli.profiler.recording.engine_recording import EngineRecording
 
-    metadata = run_metadata(engine)
-    metadata["model"] = redact(str(metadata["model"]))
-    recorder = Recorder(redact(title), metadata, directory / STEPS)
-    engine.listener = recorder
+    recorded = EngineRecording(redact(title), engine, redact(engine.config.model), directory / STEPS)
     try:
-        with HardwareMonitor(recorder.origin) as monitor:
-            yield
+        yield
     finally:
-        engine.listener = None
-        recording = recorder.finish()
-        if ranks := engine.loaded.ranks():
-            recording.metadata["ranks"] = ranks
-        recording.hardware, recording.hardware_note = monitor.samples, monitor.note
-        if recorder.problem is not None:
-            console.warning(f"the profile is not complete: {recorder.problem.message}")
+        recording = recorded.finish()
+        if recorded.problem is not None:
+            console.warning(f"the profile is not complete: {recorded.problem.message}")
         write_files(directory, recording, console)
 
 
@@ -74,11 +64,16 @@ def write_files(directory: Path, recording: "Recording", console: Console) -> No
 
         write_report(directory / REPORT, None, None, recording)
 
-    for write in (write_summary, write_trace_of_all, write_page):
-        try:
-            write()
-        except Exception as error:  # a chart that cannot be drawn must not take the job with it
-            console.warning(f"the profile is not complete: {error}")
+    written_or_warned((write_summary, write_trace_of_all, write_page), console)
     console.note(f"profile: {directory / REPORT}")
     if (said := advice(None, recording)) is not None:
         console.note(f"advice: {said}")
+
+
+def written_or_warned(writers: Iterable[Callable[[], None]], console: Console) -> None:
+    """Calls each; a problem with one is a warning, as a chart that cannot be drawn must not take the job with it."""
+    for write in writers:
+        try:
+            write()
+        except Exception as error:
+            console.warning(f"the profile is not complete: {error}")

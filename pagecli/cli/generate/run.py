@@ -289,6 +289,10 @@ def _stats_written(run: _Run, stats: Callable[[], dict[str, Any]]) -> Iterator[N
 def _recorded(job: GenerateJob, engine: "Engine | EnginePool", console: Console) -> contextlib.AbstractContextManager[None]:
     if job.profile is None:
         return contextlib.nullcontext()
+    if job.pool is not None:
+        from pagecli.cli.generate.recorded_pool import recorded_pool
+
+        return recorded_pool(job.profile, cast("EnginePool", engine), f"{job.input} on {job.engine.model}", console)
     from pagecli.cli.generate.recorded_job import recorded_job
 
     return recorded_job(job.profile, cast("Engine", engine), f"{job.input} on {job.engine.model}", console)

@@ -57,9 +57,10 @@ class EnginePool:
         mixed_hardware: bool = False,
         say: Callable[[str], None] = lambda text: None,
         on_loading: Callable[[int, int], None] = lambda num_read, num_parameters: None,
+        record: Callable[[Any], Any] | None = None,
     ) -> None:
         """`config`: of each worker. `worker_timeout`: one that is not heard of for so long is lost. `say`: takes warnings.
-        `on_loading`: see Engine, of the worker that is furthest."""
+        `on_loading`: see Engine, of the worker that is furthest. `record`: begins the recording of a worker's engine, there."""
         started = time.perf_counter()
         found = loaded_model.resolve(config)
         self.config = replace(config, dtype=found.dtype)  # type: ignore[arg-type]
@@ -69,6 +70,7 @@ class EnginePool:
         self.on_growth: Callable[[int], None] = lambda num_workers: None
         self._facts, self._mixed_hardware = facts_here(config, found.source, "the driver"), mixed_hardware
         self._source, self._timeout, self._say = source, worker_timeout, say
+        self._record, self._recordings = record, dict[int, Any]()
         self._rows = OutstandingRows()
         self._finished: list[RequestOutput] = []
         self._workers: dict[int, _Worker] = {}
@@ -209,7 +211,11 @@ class EnginePool:
             worker.loading = content
         elif kind == "ready":
             worker.stats, facts = content
+            if self._record is not None:
+                worker.process.messages.send(("record", self._record))
             self._check_same(worker, facts)
+        elif kind == "recording":
+            self._recordings[worker.number] = content
         elif kind == "done":
             outputs, worker.stats = content
             for output in outputs:
@@ -301,6 +307,16 @@ class EnginePool:
             "num_workers_lost": self._num_lost,
             "workers": self._worker_rows(),
         }
+
+    def recordings(self, seconds: float) -> dict[int, Any]:
+        """What each worker recorded since it was started last, by its number; of those that answer in that time."""
+        asked = self._ready()
+        for worker in asked:
+            worker.process.messages.send(("recorded", None))
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(w.stats and w.number not in self._recordings for w in asked):
+            self._exchange(STEP_SECONDS)
+        return self._recordings
 
     def _worker_rows(self) -> list[dict[str, Any]]:
         ready = self._ready()

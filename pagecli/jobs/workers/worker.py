@@ -1,9 +1,10 @@
 """A worker of a pool: one engine, which gets rows as messages and sends back what is finished.
 
-    driver -> worker    EngineConfig; then ("rows", [PoolRow, ...]), ("abort", [request ids])
+    driver -> worker    EngineConfig; then ("rows", [PoolRow, ...]), ("abort", [request ids]); ("record", a function of the
+                        engine that returns what has `finish`), and at the end of the job ("recorded", None)
     worker -> driver    ("ready", (stats, Facts)), ("refused", PagecliError); then ("done", ([RequestOutput, ...], stats)),
-                        ("beat", stats), ("crashed", what the engine raised); before it is ready ("loading", (parameters read
-                        so far, those of the model))
+                        ("beat", stats), ("crashed", what the engine raised), ("recording", what `finish` returned);
+                        before it is ready ("loading", (parameters read so far, those of the model))
 
 A thread sends a beat each second, so that a driver tells a slow step from a process that is stopped.
 """
@@ -50,6 +51,7 @@ class Worker:
         self._finished: list[RequestOutput] = []
         self._unfinished: set[int] = set()
         self._next_send = 0.0
+        self._recording: Any = None
         self._loading = (0, 0)
         threading.Thread(target=self._beat, name="pagecli-beat", daemon=True).start()
 
@@ -87,6 +89,10 @@ class Worker:
             if kind == "rows":
                 for row in content:
                     self._add(engine, row)
+            elif kind == "record":
+                self._recording = content(engine)
+            elif kind == "recorded":
+                self._messages.send(("recording", self._recording.finish()))
             else:
                 for request_id in self._unfinished.intersection(content):
                     self._unfinished.discard(request_id)

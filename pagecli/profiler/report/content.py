@@ -62,7 +62,7 @@ def build_report(
             for section in (
                 _plan_section(plan) if plan else None,
                 *(_policy_section(kind, workload if papers else None) for kind in _kinds(results or []) if kind),
-                _run_section(recording) if recording and (recording.steps or recording.requests) else None,
+                run_section(recording) if recording and (recording.steps or recording.requests) else None,
                 _hardware_section(recording) if recording else None,
                 _sweep_section(sweep) if sweep else None,
             )
@@ -71,7 +71,7 @@ def build_report(
     title = recording.title if recording else plan.settings.model if plan else "memory policies"
     charts = [chart for section in sections for chart in section.charts]
     metadata = [("workload", workload)] if workload else []
-    return Report(title, metadata + _metadata(recording), sections, advice(results, recording), charts)
+    return Report(title, metadata + metadata_of(recording), sections, advice(results, recording), charts)
 
 
 def in_papers_setting(plan: Plan) -> bool:
@@ -85,7 +85,7 @@ def _kinds(results: Sequence[PolicyResult]) -> tuple[list[PolicyResult], list[Po
     return [r for r in results if not r.measured], [r for r in results if r.measured]
 
 
-def _metadata(recording: Recording | None) -> list[tuple[str, str]]:
+def metadata_of(recording: Recording | None) -> list[tuple[str, str]]:
     """(name, value) of the recording's metadata; an entry that is itself a mapping as `name key`."""
     metadata: list[tuple[str, str]] = []
     for name, value in (recording.metadata if recording else {}).items():
@@ -171,7 +171,8 @@ def _usual_block_size(results: Sequence[PolicyResult]) -> int:
     return 16 if 16 in sizes or not sizes else sizes[0]
 
 
-def _run_section(recording: Recording) -> Section:
+def run_section(recording: Recording) -> Section:
+    """What happened in a run."""
     return Section(
         "run",
         "Measured: what happened in the run",
@@ -201,7 +202,7 @@ def _ranks_table(recording: Recording) -> list[Table]:
             str(len(rank["cpus"])),
             str(rank["num_threads"]),
             bytes_text(rank["weight_bytes"]),
-            seconds_text(rank["waited_seconds"]),
+            seconds_text(rank["waited_seconds"]) if "waited_seconds" in rank else "not measured",
             str(rank["num_restarts"]),
         )
         for rank in ranks

@@ -32,7 +32,12 @@ def write_report(
     sweep: "Sequence[SweepResult]" = (),
 ) -> None:
     """Replaces `path` by the page, or writes it to the pipe or device that is there. Raises InputError, UsageError."""
-    page = render(build_report(plan, results, recording, workload, sweep))
+    write_page(path, build_report(plan, results, recording, workload, sweep))
+
+
+def write_page(path: Path, report: Report) -> None:
+    """`write_report` of a report that is built. Raises InputError, UsageError."""
+    page = render(report)
     partial: Path | None = None
     try:
         if is_stream_target(path):
