@@ -85,10 +85,13 @@ def _part(
 def _parallel_layer(decoder: Decoder, config: ModelConfig, layer: int) -> tuple[Operation, ...]:
     """Attention and MLP of the same hidden states."""
     name, mlp_in = f"{decoder.layer}.{layer}", "normed"
-    operations: list[Operation] = [_norm(decoder, config, f"{name}.{decoder.attention.norm}")("normed", "hidden")]
+    attention_norm, mlp_norm = decoder.attention.norm, decoder.mlp.norm
     if config.order == "parallel_norms":
         mlp_in = "mlp_normed"
-        operations.append(_norm(decoder, config, f"{name}.{decoder.mlp.norm}")(mlp_in, "hidden"))
+        attention_norm, mlp_norm = decoder.attention.parallel_norm or attention_norm, decoder.mlp.parallel_norm or mlp_norm
+    operations: list[Operation] = [_norm(decoder, config, f"{name}.{attention_norm}")("normed", "hidden")]
+    if mlp_in != "normed":
+        operations.append(_norm(decoder, config, f"{name}.{mlp_norm}")(mlp_in, "hidden"))
     operations += [*_attention(decoder, config, layer, "normed"), Add("hidden", "attention_out")]
     return (*operations, *_think(decoder, config, layer, mlp_in), Add("hidden", "mlp_out"))
 

@@ -87,6 +87,7 @@ class Rotary:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     norm: str = "input_layernorm"
+    parallel_norm: str = ""  # of the order parallel_norms, where it has a name of its own
     out_norm: str = "post_attention_layernorm"  # of the orders sandwich and output
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # or one tensor that holds all rows
     grouped: Key | bool = False  # rows of the one tensor: KV head by KV head its queries, its key, its value
@@ -112,6 +113,7 @@ class MLP:
     """down(activation(gate(x)) * up(x)) or, not gated, down(activation(up(x)))."""
 
     norm: str = "post_attention_layernorm"
+    parallel_norm: str = ""
     out_norm: str = "post_feedforward_layernorm"  # of the orders sandwich and output
     up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")  # or one tensor that holds the gate's rows, then the others
     down: str = "mlp.down_proj"
@@ -181,6 +183,7 @@ class Decoder:
     gguf: Gguf | None = None
     defaults: tuple[tuple[str, Any], ...] = ()  # keys of config.json that are left out
     renamed: tuple[tuple[str, str], ...] = ()  # (key of config.json, the name it usually has)
+    derived: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # keys that are made of several
     transposed: bool = False  # linear weights lie as [inputs, outputs]
     embedding: Embedding = Embedding()
     layer: str = "model.layers"

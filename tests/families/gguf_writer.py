@@ -16,9 +16,9 @@ _ALIASES = {
     "block_count": ("num_hidden_layers", "n_layer"),
     "embedding_length": ("hidden_size", "n_embd"),
     "context_length": ("max_position_embeddings", "n_positions", "seq_length"),
-    "feed_forward_length": ("intermediate_size",),
+    "feed_forward_length": ("intermediate_size", "ffn_hidden_size"),
     "attention.head_count": ("num_attention_heads", "n_head"),
-    "attention.head_count_kv": ("num_key_value_heads",),
+    "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads"),
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
     "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
     "expert_count": ("num_local_experts", "num_experts"),
@@ -59,8 +59,11 @@ def by_kind(name: str, values: Values, config: Any) -> Values:
     """Rows of Q, K and V that lie head by head."""
     if "query_key_value" not in name:
         return values
-    heads = values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:])
-    return np.concatenate([heads[:, part].reshape(-1, *values.shape[1:]) for part in range(3)])
+    num_groups = getattr(config, "num_kv_heads", config.num_attention_heads)
+    parts = config.num_attention_heads // num_groups + 2
+    heads = values.reshape(num_groups, parts, -1, *values.shape[1:])
+    kinds = heads[:, :-2], heads[:, -2], heads[:, -1]
+    return np.concatenate([kind.reshape(-1, *values.shape[1:]) for kind in kinds])
 
 
 def experts_apart(name: str, values: Values) -> dict[str, Values]:

@@ -31,6 +31,7 @@ LAYOUTS = {
     "GPT2": (Layout("gpt2", changes=(transposed,)), {}),
     "GPTNeoX": (Layout("gptneox", _PARALLEL, (by_kind,)), {"use_parallel_residual": False}),
     "Bloom": (Layout("bloom", changes=(by_kind,)), {}),
+    "Falcon": (Layout("falcon", changes=(by_kind,)), {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "Olmo": (Layout("olmo", changes=(interleaved,)), {}),
     "Olmo2": (Layout("olmo2"), {}),
     "Olmoe": (Layout("olmoe"), {}),

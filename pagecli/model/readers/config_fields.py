@@ -117,8 +117,10 @@ class Fields:
         """A flag, or what the key's `values` make of it; what is no Key stands for itself."""
         if not isinstance(key, Key):
             return key
-        flag = bool(self.get(key.name, key.default))
-        return dict(key.values)[flag] if key.values else flag
+        found, values = self.get(key.name, key.default), dict(key.values)
+        if isinstance(found, str) and found in values:
+            return values[found]
+        return values[bool(found)] if values else bool(found)
 
     def integer(self, key: Key | int) -> int:
         value = self.get(key.name, key.default) if isinstance(key, Key) else key

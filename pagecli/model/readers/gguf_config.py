@@ -84,6 +84,7 @@ def _as_config(header: GgufHeader, decoder: Decoder, gguf: Gguf) -> dict[str, An
         config[attention.window.size.name] = None  # no layer slides
     elif attention.window is not None and isinstance(slides, list):
         config["layer_types"] = ["sliding_attention" if slide else "full_attention" for slide in slides]
+    config["num_ln_in_parallel_attn"] = 2 if "blk.0.attn_norm_2.weight" in header.tensors else 1
     return config | _scores(header, gguf) | dict(gguf.implied) | _rope(header, decoder)
 
 

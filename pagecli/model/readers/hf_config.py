@@ -42,7 +42,8 @@ def renamed(config: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
     """The config by the names that keys usually have, with the family's defaults where a key is left out."""
     names = dict(decoder.renamed)
     config = {names.get(name, name): value for name, value in config.items()}
-    return config | {name: value for name, value in decoder.defaults if config.get(name) is None}
+    config |= {name: value for name, value in decoder.defaults if config.get(name) is None}
+    return config if decoder.derived is None else config | decoder.derived(config)
 
 
 def read_config(fields: Fields, decoder: Decoder, eos_token_ids: tuple[int, ...] = ()) -> ModelConfig:
