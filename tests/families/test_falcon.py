@@ -33,8 +33,8 @@ def test_every_knob_computes_what_transformers_does(family, tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, {"multi_query": False, "parallel_attn": False, "bias": True}], ids=["7B", "RW"])
 def test_alibi(tmp_path, changes):
-    """As transformers' SDPA has it: its eager attention adds the slopes twice. Those of 4 heads are powers of two, which bfloat16, to
-    which it rounds them, holds."""
+    """As transformers' SDPA has it: its eager attention adds the slopes twice. Slopes of 4 heads, which it rounds to bfloat16,
+    are powers of two."""
     model = FAMILIES[0].make(tmp_path, {"alibi": True} | changes)
     model.config._attn_implementation = "sdpa"
     with torch.inference_mode():
