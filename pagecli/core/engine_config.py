@@ -14,6 +14,12 @@ KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # 
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
 Quantization = Literal["auto", "keep", "dequantize"]
 Batching = Literal["continuous", "static", "none"]  # engine/scheduler.py
+_LEAST = {
+    **dict.fromkeys(("block_size", "kv_memory_bytes", "max_num_seqs", "max_batch_tokens", "threads"), 1),
+    "max_model_len": 2,
+    "tensor_parallel_size": 1,
+    "sum_segments": 1,
+}
 
 
 def is_faster_kept(dtype: str, max_num_seqs: int) -> bool:
@@ -78,17 +84,8 @@ class EngineConfig:
         )
 
     def __post_init__(self) -> None:
-        limits: list[tuple[str, int | None, int]] = [
-            ("block_size", self.block_size, 1),
-            ("kv_memory_bytes", self.kv_memory_bytes, 1),
-            ("max_num_seqs", self.max_num_seqs, 1),
-            ("max_batch_tokens", self.max_batch_tokens, 1),
-            ("max_model_len", self.max_model_len, 2),
-            ("threads", self.threads, 1),
-            ("tensor_parallel_size", self.tensor_parallel_size, 1),
-            ("sum_segments", self.sum_segments, 1),
-        ]
-        for name, value, least in limits:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}", f"{name} must be at least {least}")
         if self.preemption == "swap" and self.swap_memory_bytes <= 0:

@@ -21,6 +21,23 @@ MAX_REPETITION_PENALTY = 1e6
 MAX_ADDED_PENALTY = 1e4
 MAX_LENGTH_PENALTY = 6.0  # float32 holds 2^20 tokens to this power
 MAX_CONSTRAINT_CHARS = 1 << 20
+# Name: least, most, in words.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "top_k": (0, MAX_TOP_K, "in [0, 2**31) (0: off)"),
+    "top_p": (0, 1, "in [0, 1] (1: off)"),
+    "min_p": (0, 1, "in [0, 1]"),
+    "repetition_penalty": (
+        1 / MAX_REPETITION_PENALTY,
+        MAX_REPETITION_PENALTY,
+        f"in [{1 / MAX_REPETITION_PENALTY:g}, {MAX_REPETITION_PENALTY:,.0f}]",
+    ),
+    "no_repeat_ngram_size": (0, math.inf, "an integer >= 0 (0: off)"),
+    "presence_penalty": (-MAX_ADDED_PENALTY, MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}"),
+    "frequency_penalty": (-MAX_ADDED_PENALTY, MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}"),
+    "seed": (0, 2**64 - 1, "in [0, 2**64)"),
+    "max_tokens": (1, math.inf, "an integer >= 1"),
+    "length_penalty": (-MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY, f"in +-{MAX_LENGTH_PENALTY:g}"),
+}
 CONSTRAINTS = ("json_schema", "regex", "grammar", "choice")  # fields that say which texts an output may be; one at a time
 _NOT_CONSTRAINED = ("ignore_eos", "no_repeat_ngram_size")  # they may forbid all that a constraint leaves
 EarlyStopping = Literal["true", "false", "never"]
@@ -64,31 +81,14 @@ class SamplingParams:
                 raise UsageError(f"{name} is {short_repr(getattr(self, name))}", f"{name} must be {wanted}")
 
     def _rules(self) -> list[tuple[str, bool, str]]:
+        logprobs = ((name, getattr(self, name)) for name in ("logprobs", "prompt_logprobs"))
         return [
             ("temperature", 0 <= as_float32(self.temperature) < math.inf, "in [0, 3.4e38] (0: greedy)"),
-            ("top_k", 0 <= self.top_k <= MAX_TOP_K, "in [0, 2**31) (0: off)"),
-            ("top_p", 0 <= self.top_p <= 1, "in [0, 1] (1: off)"),
-            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            (
-                "repetition_penalty",
-                1 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY,
-                f"in [{1 / MAX_REPETITION_PENALTY:g}, {MAX_REPETITION_PENALTY:,.0f}]",
-            ),
-            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "an integer >= 0 (0: off)"),
-            *(
-                (name, abs(getattr(self, name)) <= MAX_ADDED_PENALTY, f"in +-{MAX_ADDED_PENALTY:,.0f}")
-                for name in ("presence_penalty", "frequency_penalty")
-            ),
-            ("seed", 0 <= self.seed < 2**64, "in [0, 2**64)"),
-            ("max_tokens", self.max_tokens >= 1, "an integer >= 1"),
+            *((name, least <= getattr(self, name) <= most, wanted) for name, (least, most, wanted) in _RANGES.items()),
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, f"in [0, max_tokens = {self.max_tokens}]"),
             ("stop", all(self.stop), "non-empty strings"),
             ("stop_token_ids", all(i >= 0 for i in self.stop_token_ids), "token ids >= 0"),
-            *(
-                (name, (value := getattr(self, name)) is None or 0 <= value <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]")
-                for name in ("logprobs", "prompt_logprobs")
-            ),
-            ("length_penalty", abs(self.length_penalty) <= MAX_LENGTH_PENALTY, f"in +-{MAX_LENGTH_PENALTY:g}"),
+            *((name, value is None or 0 <= value <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]") for name, value in logprobs),
             ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
             *(self._sharing_rules() if (self.n, self.best_of, self.beam_width) != (1, None, 1) else ()),
             *self._constraint_rules(),

@@ -47,8 +47,9 @@ class Engine:
         started = time.perf_counter()
         self.config = config
         self.num_threads = loaded_model.configure(config.threads)
+        if loaded is not None:
+            loaded.check_serves(config)
         self.loaded = loaded_model.load(config, on_loading) if loaded is None else loaded
-        self.loaded.check_serves(config)
         model, self.tokenizer, self.dtype = self.loaded.model, self.loaded.tokenizer, self.loaded.dtype
         self.model_config = model.config
         self.max_model_len = min(config.max_model_len or model.config.max_positions, model.config.max_positions)

@@ -6,6 +6,11 @@ from typing import Any
 
 from pagecli.core.step_plan import KVUsage, StepPlan
 
+_SHOWN = (
+    *("num_requests", "prompt_tokens", "output_tokens", "num_sampled_tokens", "num_steps", "step_seconds"),
+    *("num_computed_tokens", "num_recomputed_tokens", "kv_blocks_peak", "kv_slot_utilization", "kv_sharing_saving"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
@@ -55,19 +60,7 @@ class EngineStats:
 
     def as_dict(self) -> dict[str, object]:
         """The counts by their names in the --stats file."""
-        return {
-            "num_requests": self.num_requests,
-            "prompt_tokens": self.prompt_tokens,
-            "output_tokens": self.output_tokens,
-            "num_sampled_tokens": self.num_sampled_tokens,
-            "num_steps": self.num_steps,
-            "step_seconds": self.step_seconds,
-            "num_computed_tokens": self.num_computed_tokens,
-            "num_recomputed_tokens": self.num_recomputed_tokens,
-            "kv_blocks_peak": self.kv_blocks_peak,
-            "kv_slot_utilization": self.kv_slot_utilization,
-            "kv_sharing_saving": self.kv_sharing_saving,
-        }
+        return {name: getattr(self, name) for name in _SHOWN}
 
     @property
     def kv_slot_utilization(self) -> float | None:

@@ -211,14 +211,14 @@ def _run(
         run.monitor.loaded(engine.stats())
         run.tokenizer = engine.tokenizer
         engine.tokenizer.template_time = template_time
-        prepare, rows_run = job_run(job, engine, writer, journal, run.monitor, run.stop_signal, run.earlier)
+        resumed, rows_run = job_run(job, engine, writer, journal, run.monitor, run.stop_signal, run.earlier)
 
         def stats_so_far() -> dict[str, Any]:
             of_model = {name: getattr(job.params, name) for name in job.of_model}
             return job_stats(engine.stats(), rows_run.result, run.started, job.engine.model, of_model)
 
         with _stats_written(run, stats_so_far), _recorded(job, engine, console):
-            code, shown = _run_to_the_end(run, rows_run, writer, prepare)
+            code, shown = _run_to_the_end(run, rows_run, writer, resumed)
         stats = stats_so_far()
     run.monitor.end(code, stats=stats)
     if run.part is not None:
@@ -237,7 +237,7 @@ def job_run(
     monitor: JobMonitor | None = None,
     stop_signal: Callable[[], int | None] = lambda: None,
     earlier: "GoodRows | None" = None,
-) -> tuple[ResumedRows, JobRun]:
+) -> tuple[ResumedRows | None, JobRun]:
     """The pass over the job's rows, and what prepares them: for the command line and for the library. Raises UsageError."""
     tokenizer = engine.tokenizer
     length = prompt_length(job, tokenizer, engine.max_model_len)
@@ -256,18 +256,25 @@ def job_run(
         from pagecli.jobs.rows.embedding_rows import embedding_rows
 
         rows_of = embedding_rows
-    prepare = ResumedRows(prepare_row, journal, job.params, earlier)
+    resumed = None
+    if earlier is not None or (journal is not None and journal.num_rows):
+        resumed = ResumedRows(prepare_row, journal, job.params, earlier)
     limits = LoopLimits.for_engine(job.engine.max_num_seqs * engine.num_replicas)
     computes: Any = engine  # of the protocol job_loop.Engine
     if job.retries is not None:
         from pagecli.jobs.run.retries import RetryingEngine
 
         computes = RetryingEngine(engine, job.retries)
+    prepare = resumed or prepare_row
     run = JobRun(computes, prepare, writer, limits, job.order, monitor, stop_signal, journal, job.errors, rows_of)
     if job.pool is not None:
         pool = cast("EnginePool", engine)
-        pool.on_growth = lambda count: run.resize(LoopLimits.for_engine(job.engine.max_num_seqs * count))
-    return prepare, run
+
+        def grow(num_engines: int) -> None:
+            run.limits = LoopLimits.for_engine(job.engine.max_num_seqs * num_engines)
+
+        pool.on_growth = grow
+    return resumed, run
 
 
 @contextlib.contextmanager
@@ -329,7 +336,7 @@ def load_engine(
     return engine
 
 
-def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: ResumedRows) -> tuple[int, str]:
+def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, resumed: ResumedRows | None) -> tuple[int, str]:
     """Runs all rows and completes the output; whatever ends the job early, finished rows are kept.
 
     Returns the exit code, and where the rows are, in words.
@@ -340,7 +347,8 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, prepare: Resu
             run.loaded()
             result = job_run.run(run.source)
             if not result.ended_early:
-                prepare.check_complete(run.job.selection.parse())
+                if resumed is not None:
+                    resumed.check_complete(run.job.selection.parse())
                 code = ExitCode.ROWS if result.num_error_rows else ExitCode.OK
                 if locked is not None:
                     locked.note_outcome(Outcome(code, result.num_rows, result.num_error_rows))

@@ -48,29 +48,23 @@ class PreparedRow:
     choices: tuple[list[int], ...] = ()  # continuations to score, instead of generating one
 
 
+@dataclass(eq=False)
 class RowPreparer:
     """Turns input rows into requests; a row that cannot be one is returned with `error` set; nothing is raised.
 
     `length` None: how long prompts are is left to the engine.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        vocab_size: int,
-        options: PromptOptions,
-        params: SamplingParams,
-        length: PromptLength | None = None,
-        of_model: Collection[str] = (),
-    ) -> None:
-        """`of_model`: names of `params` that are the model's own defaults."""
-        self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._options = options
-        self._params = params
-        self._length = length
-        self._of_model = of_model
-        self._chat = tokenizer.has_chat_template if options.chat is None else options.chat
+    tokenizer: Tokenizer
+    vocab_size: int
+    options: PromptOptions
+    params: SamplingParams
+    length: PromptLength | None = None
+    of_model: Collection[str] = ()  # names of `params` that are the model's own defaults
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self._chat = self.tokenizer.has_chat_template if options.chat is None else options.chat
         self._prompts = self._few_shot = None
         if options.template is not None:
             from pagecli.jobs.prompts.row_prompts import RowPrompts
@@ -85,12 +79,12 @@ class RowPreparer:
         key = row_key(row)
         error, code = row.error, row.error_code
         if error is None:
-            prompt_column = self._options.prompt_column if row.batch_url is None else "prompt"
+            prompt_column = self.options.prompt_column if row.batch_url is None else "prompt"
             chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
-                params = self._params
+                params = self.params
                 if not SAMPLING_NAMES.isdisjoint(row.columns):
-                    params = row_sampling_params(params, row.columns, prompt_column, self._of_model)
+                    params = row_sampling_params(params, row.columns, prompt_column, self.of_model)
                 if params.constraint is not None:
                     _check_constraint(params)
                 token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)
@@ -99,7 +93,7 @@ class RowPreparer:
                 error, code = problem.one_line, code_of(problem)
             except Exception as problem:  # an exception of a template or tokenizer must not end the job
                 error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
-        return PreparedRow(row, [], self._params, key, error, code)
+        return PreparedRow(row, [], self.params, key, error, code)
 
     def _prompt_token_ids(self, columns: Mapping[str, Any], prompt_column: str, chat: bool, max_tokens: int) -> list[int]:
         name, value = self._prompt(columns, prompt_column)
@@ -114,42 +108,42 @@ class RowPreparer:
         else:
             if self._few_shot is not None:
                 value = self._few_shot.before(value)
-            value = self._options.prefix + value
-            length = self._length
+            value = self.options.prefix + value
+            length = self.length
             if length is not None and len(value) >= length.max_model_len:  # shorter texts are quickly tokenized
                 value = length.checked_text(value)
-            token_ids = self._cut(self._tokenizer.encode(value), max_tokens)
+            token_ids = self._cut(self.tokenizer.encode(value), max_tokens)
         if not token_ids:
             what = f"column {name}" if self._prompts is None else f"the text of {name}"
             raise RowError(f"{what} is empty: no token to start from", code=ErrorCode.EMPTY_PROMPT)
-        if max(token_ids) >= self._vocab_size:
-            message = f"token id {max(token_ids)} is outside the model's vocabulary of {self._vocab_size}"
+        if max(token_ids) >= self.vocab_size:
+            message = f"token id {max(token_ids)} is outside the model's vocabulary of {self.vocab_size}"
             raise RowError(message, code=ErrorCode.INVALID_TYPE)
         return token_ids
 
     def _cut(self, token_ids: list[int], max_tokens: int) -> list[int]:
-        length = self._length
+        length = self.length
         return token_ids if length is None or len(token_ids) < length.max_model_len else length.cut(token_ids, max_tokens)
 
     def _example_prompt(self, columns: Mapping[str, Any]) -> str:
         """The prompt of an example of --few-shot. Raises RowError."""
         if self._prompts is not None:
             return self._prompts.prompt(columns)
-        prompt = columns[self._options.prompt_column]
+        prompt = columns[self.options.prompt_column]
         if not isinstance(prompt, str):
-            raise RowError(f"column {self._options.prompt_column} is no text", code=ErrorCode.INVALID_TYPE)
+            raise RowError(f"column {self.options.prompt_column} is no text", code=ErrorCode.INVALID_TYPE)
         return prompt
 
     def _chat_token_ids(self, messages: list[dict[str, Any]], columns: Mapping[str, Any], max_tokens: int) -> list[int]:
-        messages, template = self._with_system(messages), self._tokenizer.apply_chat_template
+        messages, template = self._with_system(messages), self.tokenizer.apply_chat_template
         if self._few_shot is not None:
             messages = self._few_shot.in_chat(messages)
-        if has_variables(self._options.chat_template_arg, columns):
-            variables = row_variables(self._options.chat_template_arg, columns)
-            if variables.get(TOOLS) and TOOLS not in (self._tokenizer.tool_template or ""):
+        if has_variables(self.options.chat_template_arg, columns):
+            variables = row_variables(self.options.chat_template_arg, columns)
+            if variables.get(TOOLS) and TOOLS not in (self.tokenizer.tool_template or ""):
                 raise RowError("the model's chat template takes no tools", f"leave {TOOLS} out", ErrorCode.UNSUPPORTED)
             template = partial(template, variables=variables)
-        return template(messages) if self._length is None else self._length.cut_messages(messages, max_tokens, template)
+        return template(messages) if self.length is None else self.length.cut_messages(messages, max_tokens, template)
 
     def _prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:
         """The one column that holds the prompt, and its value; of a template its flag, and its text."""
@@ -168,9 +162,9 @@ class RowPreparer:
 
     def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """--system in front, unless the row brings its own system message."""
-        if self._options.system is None or messages[0]["role"] == "system":
+        if self.options.system is None or messages[0]["role"] == "system":
             return messages
-        return [{"role": "system", "content": self._options.system}, *messages]
+        return [{"role": "system", "content": self.options.system}, *messages]
 
 
 def prompt_columns(prompt_column: str) -> tuple[str, ...]:

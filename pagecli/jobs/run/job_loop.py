@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -203,37 +203,28 @@ class CompletionOrder:
         return 0
 
 
+@dataclass(eq=False)
 class JobRun:
     """One pass over the input. `run()` leaves the writer open, with every finished row written."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        prepare: Callable[[InputRow], PreparedRow],
-        writer: RowWriter,
-        limits: LoopLimits,
-        order: Literal["input", "completion"] = "input",
-        monitor: RunMonitor | None = None,
-        stop_requested: Callable[[], int | None] = lambda: None,
-        journal: RowJournal | None = None,
-        error_policy: ErrorPolicy | None = None,
-        rows_of: Callable[[InputRow, RequestOutput], list[OutputRow]] = output_rows,
-    ) -> None:
-        self._engine = engine
-        self._prepare = prepare
-        self._writer = writer
-        self._limits = limits
-        self._order = InputOrder() if order == "input" else CompletionOrder()
-        self._monitor = monitor
-        self._rows_of = rows_of
-        self._stop_requested = stop_requested
-        self._journal = journal
-        self._error_policy = error_policy or ErrorPolicy()
-        self._num_safe_rows = 0 if journal is None else journal.num_safe_rows
+    engine: Engine
+    prepare: Callable[[InputRow], PreparedRow]
+    writer: RowWriter
+    limits: LoopLimits  # others once the engine has grown
+    order: Literal["input", "completion"] = "input"
+    monitor: RunMonitor | None = None
+    stop_requested: Callable[[], int | None] = lambda: None
+    journal: RowJournal | None = None
+    error_policy: ErrorPolicy = field(default_factory=ErrorPolicy)
+    rows_of: Callable[[InputRow, RequestOutput], list[OutputRow]] = output_rows
+
+    def __post_init__(self) -> None:
+        self.result = RunResult()
+        self._order = InputOrder() if self.order == "input" else CompletionOrder()
         self._active: dict[int, PreparedRow] = {}
+        self._num_safe_rows = 0 if self.journal is None else self.journal.num_safe_rows
         self._num_inputs_taken_over = 0
         self._next_progress = 0.0
-        self.result = RunResult()
 
     def run(self, source: InputSource) -> RunResult:
         """Runs all rows of `source` and closes it. Raises what reading, the engine or the writer raise."""
@@ -245,7 +236,7 @@ class JobRun:
         """As `run`, a step at a time. After `close()` the engine has none of the run's requests."""
         started = time.perf_counter()
         try:
-            with Feeder(source, self._prepare, self._limits.max_prefetched) as feeder:
+            with Feeder(source, self.prepare, self.limits.max_prefetched) as feeder:
                 while not self._stopped() and self._cycle(feeder):
                     self._report(source)
                     yield
@@ -254,18 +245,14 @@ class JobRun:
             raise
         finally:
             self.result.generate_seconds = time.perf_counter() - started
-            self.result.num_failed_steps = self._engine.num_failed_steps
+            self.result.num_failed_steps = self.engine.num_failed_steps
         self._abort()
 
     def _abort(self) -> None:
         """Of a run that was stopped; after a failure the engine is not used again."""
         for request_id in self._active:
-            self._engine.abort(request_id)
+            self.engine.abort(request_id)
         self._active.clear()
-
-    def resize(self, limits: LoopLimits) -> None:
-        """For an engine that has grown."""
-        self._limits = limits
 
     def keep_finished(self) -> None:
         """Writes the rows held for their turn; for a job that ends early."""
@@ -275,13 +262,13 @@ class JobRun:
         """Admit what fits, run one step, release what finished, journal it. False when the job is done."""
         self._admit(feeder)
         goes_on = not feeder.exhausted
-        if self._engine.has_unfinished():
-            for output in self._engine.step():
+        if self.engine.has_unfinished():
+            for output in self.engine.step():
                 row = self._active.pop(output.request_id).row
-                self._finish(self._rows_of(row, output))
+                self._finish(self.rows_of(row, output))
             goes_on = True
-        if self._journal is not None:
-            self._journal.commit()
+        if self.journal is not None:
+            self.journal.commit()
         return goes_on
 
     def _admit(self, feeder: Feeder) -> None:
@@ -289,7 +276,7 @@ class JobRun:
 
         Ends after max_active rows even if they were all error rows, so that a signal is seen.
         """
-        for _ in range(self._limits.max_active):
+        for _ in range(self.limits.max_active):
             if not self._has_room():
                 return
             prepared = feeder.take(0.0 if self._active else POLL_SECONDS)
@@ -299,7 +286,7 @@ class JobRun:
 
     def _has_room(self) -> bool:
         num_active = len(self._active)
-        return num_active < self._limits.max_active and num_active + len(self._order) < self._limits.max_outstanding
+        return num_active < self.limits.max_active and num_active + len(self._order) < self.limits.max_outstanding
 
     def _add(self, prepared: PreparedRow) -> None:
         if prepared.finished is not None:
@@ -313,9 +300,9 @@ class JobRun:
             return
         try:
             if prepared.choices:
-                self._engine.add_score_request(index, prepared.prompt_token_ids, list(prepared.choices))
+                self.engine.add_score_request(index, prepared.prompt_token_ids, list(prepared.choices))
             else:
-                self._engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
+                self.engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
             self._active[index] = prepared
         except RowError as problem:  # an engine of another size may take it: a resumed job finds out anew
             row = error_row(prepared.row, problem.one_line, len(prepared.prompt_token_ids) or None, code_of(problem))
@@ -323,8 +310,8 @@ class JobRun:
 
     def _finish(self, rows: list[OutputRow], for_good: bool = True) -> None:
         """Takes all output rows of one input row; those that a resumed job is to compute again are not `for_good`."""
-        if self._journal is not None and for_good:
-            self._journal.append(rows)
+        if self.journal is not None and for_good:
+            self.journal.append(rows)
         self._release(rows)
 
     def _release(self, rows: list[OutputRow]) -> None:
@@ -332,27 +319,27 @@ class JobRun:
         result = self.result
         result.count(rows)
         if result.num_error_rows and result.too_many_errors is None:
-            result.too_many_errors = self._error_policy.reason_to_stop(result.num_rows, result.num_error_rows)
+            result.too_many_errors = self.error_policy.reason_to_stop(result.num_rows, result.num_error_rows)
         self._write(self._order.push(rows[0].row.index, rows))
 
     def _write(self, rows: list[OutputRow]) -> None:
         for row in rows:
-            self._writer.write(row)
+            self.writer.write(row)
 
     def _stopped(self) -> bool:
-        self.result.stopped_by = self._stop_requested()
+        self.result.stopped_by = self.stop_requested()
         return self.result.ended_early
 
     def _report(self, source: InputSource) -> None:
         now = time.perf_counter()
-        if self._monitor is None or now < self._next_progress:
+        if self.monitor is None or now < self._next_progress:
             return
         self._next_progress = now + PROGRESS_SECONDS
-        if self._journal is not None and self._journal.num_safe_rows != self._num_safe_rows:
-            self._num_safe_rows = self._journal.num_safe_rows
-            self._monitor.checkpoint(self._num_safe_rows)
-        status = self._engine.status()
-        self._monitor.progress(
+        if self.journal is not None and self.journal.num_safe_rows != self._num_safe_rows:
+            self._num_safe_rows = self.journal.num_safe_rows
+            self.monitor.checkpoint(self._num_safe_rows)
+        status = self.engine.status()
+        self.monitor.progress(
             source.estimate(),
             num_rows=self.result.num_input_rows,
             num_error_rows=self.result.num_error_rows,
