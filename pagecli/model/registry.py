@@ -17,7 +17,6 @@ from pagecli.model.readers.config_fields import token_id_tuple
 from pagecli.model.readers.generation_config import read_generation_config
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
-from pagecli.model.weights.kept import kept_part
 
 ReadConfig = Callable[[dict[str, Any], str, tuple[int, ...]], ModelConfig]  # as from_hf_config
 
@@ -84,7 +83,7 @@ def resolve_model(name_or_path: str, load_format: str = "auto", read_config: Rea
         return _from_directory(name_or_path, path, dummy, read_config)
     if path.is_file() and path.suffix == ".json" and dummy:
         config = from_hf_config(_read_json(path), str(path))
-        return ModelSource(name_or_path, "dummy", config, None, None, quantized=kept_part(config))
+        return ModelSource(name_or_path, "dummy", config, None, None, quantized=_kept_part(config))
     if path.is_file():
         return _from_gguf(name_or_path, path, dummy)
     preset = find_preset(name_or_path)
@@ -202,7 +201,7 @@ def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
 def _from_preset(preset: Preset, dummy: bool, read_config: ReadConfig) -> ModelSource:
     if dummy:
         config = from_hf_config(preset.config, preset.name)
-        return ModelSource(preset.name, "dummy", config, None, None, quantized=kept_part(config))
+        return ModelSource(preset.name, "dummy", config, None, None, quantized=_kept_part(config))
     installed = _installed_sample() if preset.name == _SAMPLE_PRESET else None
     if installed is not None:
         return _from_gguf(preset.name, installed, dummy)
@@ -247,7 +246,15 @@ def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelS
     found = _read_json(path)
     config = read_config(found, str(path), token_id_tuple(defaults.get("eos_token_id")))
     sampling = read_generation_config(defaults, str(generation))
-    return ModelSource(name, "", config, None, directory, sampling, quantized=kept_part(config))
+    return ModelSource(name, "", config, None, directory, sampling, quantized=_kept_part(config))
+
+
+def _kept_part(config: ModelConfig) -> QuantizedPart | None:
+    if config.quantization is None:
+        return None
+    from pagecli.model.weights.kept import kept_part
+
+    return kept_part(config)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

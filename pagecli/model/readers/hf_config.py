@@ -8,12 +8,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from pagecli.core.model_config import ExpertsConfig, ModelConfig, RopeConfig
+from pagecli.core.model_config import ExpertsConfig, ModelConfig, QuantizationConfig, RopeConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.decoder import Decoder, Experts, Key, Rotary, Window
 from pagecli.model.readers.config_fields import Fields
-from pagecli.model.readers.quantization_config import read_quantization
 
 _SLIDES, _FULL = "sliding_attention", "full_attention"
 _SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
@@ -27,15 +26,23 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
     key that changes text and was not read.
     """
     architecture, decoder = _architecture(config, where)
-    quantization = read_quantization(config, where)
+    quantization = _quantization(config, where)
     if architecture in decoder.wrappers:
         inner = Fields(config, where).child("text_config").config
-        quantization = quantization or read_quantization(inner, where)
+        quantization = quantization or _quantization(inner, where)
         config = {name: config[name] for name in ("eos_token_id", "bos_token_id", "dtype") if name in config} | inner
     fields = Fields(renamed(config, decoder), where)
     model = read_config(fields, decoder, eos_token_ids)
     fields.check_text_keys(architecture)
-    return replace(model, quantization=quantization)
+    return replace(model, quantization=quantization) if quantization is not None else model
+
+
+def _quantization(config: dict[str, Any], where: str) -> QuantizationConfig | None:
+    if not config.get("quantization_config"):
+        return None
+    from pagecli.model.readers.quantization_config import read_quantization
+
+    return read_quantization(config, where)
 
 
 def renamed(config: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
