@@ -63,7 +63,7 @@ class Engine:
         end_ids = frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size)
         self._finish_check = FinishCheck(end_ids)
         self._markers: ReasoningMarkers | None = None
-        if config.reasoning != "auto" or self.tokenizer.chat_template is not None:
+        if config.reasoning != "auto" or "think" in (self.tokenizer.chat_template or "").lower():  # as in every known marker
             from pagecli.engine.generation.reasoning import find_markers
 
             self._markers = find_markers(self.tokenizer, config.reasoning)

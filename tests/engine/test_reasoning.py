@@ -10,7 +10,7 @@ from pagecli.core.outputs import RequestOutput, SequenceOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
 from pagecli.engine.generation.answers import judged
-from pagecli.engine.generation.reasoning import ReasoningMarkers, find_markers
+from pagecli.engine.generation.reasoning import KNOWN_MARKERS, ReasoningMarkers, find_markers
 from pagecli.engine.request import Request
 from pagecli.errors import ErrorCode, ModelError
 
@@ -126,3 +126,8 @@ def test_no_reasoning_is_parted_where_none_is_asked_for(path):
     (sequence,) = run(make_engine(path, reasoning="none"), "why?<think>", max_tokens=6)
     assert (sequence.reasoning, sequence.reasoning_tokens) == (None, 0)
     assert sequence.text
+
+
+def test_every_known_marker_says_think():
+    """By which the engine knows whether to look for markers in a chat template at all."""
+    assert all("think" in marker.lower() for pair in KNOWN_MARKERS for marker in pair)

@@ -64,7 +64,7 @@ def run_command(
             job = change(generate_job(options, normalize))
         except UsageError as error:
             raise with_origin(error, context) from error
-        if job.selection.num_parts is not None and not job.dry_run:
+        if job.selection.shard is not None and job.selection.num_parts is not None and not job.dry_run:
             from pagecli.cli.generate.parts import run_parts
 
             return run_parts(job, console)

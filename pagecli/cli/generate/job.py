@@ -149,18 +149,20 @@ def retry_policy(options: GenerateOptions) -> "RetryPolicy | None":
 
 def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource | None = None) -> InputSource:
     """The rows that the job takes, of its input or of one that is `opened`. Raises UsageError, InputError."""
-    selection = job.selection.parse()
-    if selection.shard is not None:
+    chosen = job.selection
+    takes_all = (chosen.where, chosen.sample, chosen.shard) == (None, None, None)  # up to the limit
+    selection = None if takes_all else chosen.parse()
+    if selection is not None and selection.shard is not None:
         check_parts_order(job.order)
     options = ReadOptions(job.formats.input_format, job.formats.max_row_bytes, warn)
-    source = opened or open_input(job.input, selection.limit if selection.takes_all else None, options)
+    source = opened or open_input(job.input, chosen.limit if selection is None else None, options)
     template, needed = job.prompts.template, prompt_columns(job.prompts.prompt_column)
     if template is not None:
         needed = _columns_of(template)
     elif job.score is not None:
         needed = (*needed, "text")
     try:
-        if selection.where is not None:
+        if selection is not None and selection.where is not None:
             from pagecli.jobs.rows.row_filter import check_condition
 
             check_condition(selection.where, source)
@@ -169,7 +171,7 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
     except BaseException:
         source.close()
         raise
-    return source if selection.takes_all else SelectedRows(source, selection)
+    return source if selection is None else SelectedRows(source, selection)
 
 
 def prompt_options(options: GenerateOptions) -> PromptOptions:
@@ -266,7 +268,7 @@ def output_options(job: GenerateJob, source: InputSource, job_key: str, token_by
         token_bytes=token_bytes,
         compression=job.formats.compression,
         row_group_rows=job.formats.row_group_rows,
-        shard=job.selection.parse().shard,
+        shard=None if job.selection.shard is None else job.selection.parse().shard,
         job_key=job_key,
         num_selected=lambda: source.num_selected if isinstance(source, SelectedRows) else None,
     )
