@@ -74,7 +74,10 @@ def job_identity(
         dtypes["quantization"] = "kept"
     if kv_dtype != KV_DTYPE[dtype]:
         dtypes["kv_dtype"] = kv_dtype
-    parameters = {name: _without_secret(value) for name, value in _leaves(job, "")}
+    parameters = dict(_leaves(job, ""))
+    texts = "\n".join(map(_text, parameters.values()))
+    if redact(texts) != texts:
+        parameters = {name: _without_secret(value) for name, value in parameters.items()}
     shows_time = model_files.template_shows_time(source)
     identity = {
         "input": {str(number): _input_entry(Path(path)) for number, path in enumerate(input_files)},
@@ -205,8 +208,12 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield name, inner if isinstance(inner, (bool, int, float, type(None), tuple, list)) else str(inner)
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
 def _without_secret(value: Any) -> Any:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = _text(value)
     if redact(text) == text:
         return value
     return {"hidden": hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()}

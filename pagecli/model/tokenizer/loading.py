@@ -197,12 +197,19 @@ def _add_surroundings(digest: Any) -> None:
             _add(digest, package.encode(), b"")
             continue
         origin = found.read_text("direct_url.json") or ""
-        if "dir_info" in origin or "dev" in found.version:  # an editable install: its version says nothing about its code
+        version = _version(found)
+        if "dir_info" in origin or "dev" in version:  # an editable install: its version says nothing about its code
             raise _Unsure
-        _add(digest, package.encode(), found.version.encode(), origin.encode())
+        _add(digest, package.encode(), version.encode(), origin.encode())
     for name, value in sorted(os.environ.items()):
         if name.startswith("TRANSFORMERS_") and name not in _ABOUT_MESSAGES:
             _add(digest, os.fsencode(name), os.fsencode(value))
+
+
+def _version(package: Any) -> str:
+    """Of an importlib.metadata.Distribution, which itself parses the whole file as a mail: a millisecond each."""
+    stated = re.search(r"^Version: *(.+)$", package.read_text("METADATA") or "", re.MULTILINE)
+    return stated[1].strip() if stated else str(package.version)
 
 
 def _add_folder(digest: Any, folder: Path, wanted: re.Pattern[str] | None = None) -> None:
