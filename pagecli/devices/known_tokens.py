@@ -47,15 +47,15 @@ class KnownTokens:
         lists = [token_ids for token_ids, _ in sequences]
         rows = [row_of.pop(id(token_ids), -1) for token_ids in lists]
         spare = list(row_of.values())[: len(lists)]
-        lists, rows = lists + [self._lists[row] for row in spare], np.array(rows + spare, dtype=np.int64)
+        lists, kept = lists + [self._lists[row] for row in spare], np.array(rows + spare, dtype=np.int64)
         num_prompt = np.array([length for _, length in sequences] + self._num_prompt[spare].tolist(), dtype=np.int64)
-        is_new = rows < 0
-        moved = lambda values: np.where(is_new, 0, values[rows]) if len(values) else np.zeros(len(rows), np.int64)  # noqa: E731
+        is_new = kept < 0
+        moved = lambda values: np.where(is_new, 0, values[kept]) if len(values) else np.zeros(len(kept), np.int64)  # noqa: E731
         self._num_seen, self._num_used = moved(self._num_seen), moved(self._num_used)
         ids, counts = self._ids, self._counts
-        self._ids = np.full((len(rows), ids.shape[1]), -1, np.int32)
-        self._counts = np.zeros((len(rows), ids.shape[1]), np.int32)
-        self._ids[~is_new], self._counts[~is_new] = ids[rows[~is_new]], counts[rows[~is_new]]
+        self._ids = np.full((len(kept), ids.shape[1]), -1, np.int32)
+        self._counts = np.zeros((len(kept), ids.shape[1]), np.int32)
+        self._ids[~is_new], self._counts[~is_new] = ids[kept[~is_new]], counts[kept[~is_new]]
         self._lists, self._num_given, self._num_prompt = lists, len(sequences), num_prompt
 
     def _append(self, tokens: Array, ends: Array) -> None:

@@ -53,7 +53,7 @@ def safetensors_headers(hub_id: str) -> list[list[tuple[str, str, tuple[int, ...
     """(name, type, shape) of each tensor of each safetensors file, by range requests of the files' first bytes; None where the
     repository has no such files, or the hub does not answer."""
     from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
     disable_progress_bars()

@@ -134,7 +134,7 @@ def _sample(logits: Array, asked: Asked, known: KnownTokens, masks: "RowMasks | 
     if masks is not None:
         kernels.restrict_logits(logits, masks.words, masks.mask_of)
     token_ids = _choose(logits, asked.draws)
-    return token_ids if before is None else before.with_logprobs(token_ids)
+    return [*token_ids] if before is None else before.with_logprobs(token_ids)
 
 
 def penalties_of(params: "list[SamplingParams]") -> Array:

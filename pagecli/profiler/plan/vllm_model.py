@@ -241,8 +241,8 @@ def _bytes_of_a_number(quantization: dict[str, Any], where: str) -> float:
         return 0.5 + 1 / 16 if "FP4" in str(quantization.get("quant_algo")) else 1.0
     if method == "compressed-tensors":
         groups = quantization.get("config_groups")
-        first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
-        found = first.get("weights") or {}
+        first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+        found = (first.get("weights") if isinstance(first, dict) else None) or {}
         bits, group = found.get("num_bits", 8), found.get("group_size")
         scale = 1 if found.get("type") == "float" and bits == 4 else 2
         return bits / 8 + (scale / group if group else 0)
