@@ -75,6 +75,15 @@ def test_kernel_tests_pass(build):
     assert re.search(r"\d+ passed", done.stdout)
 
 
+@pytest.mark.skipif(not NIGHTLY, reason="minutes more")
+def test_whole_mixtures_of_experts_pass(build):
+    """Kept in several formats, and with damaged weights."""
+    files = [f"tests/families/test_{kind}_mixtures.py" for kind in ("quantized", "damaged")]
+    done = _sanitized_python(build, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert re.search(r"\d+ passed", done.stdout)
+
+
 @pytest.mark.parametrize("size", [5, 64])
 def test_a_planted_write_past_the_end_is_caught(build, size):
     done = _sanitized_python(build, "-c", PLANTED.format(size=size))
