@@ -37,11 +37,12 @@ def _weights(part: Experts, config: ModelConfig, name: str) -> tuple[Weight, Wei
     layout = Layout(part.transposed, None, pairs, 2 * size if pairs else 0)
     down_layout = Layout(part.transposed)
     return (
-        Weight(names, rows, hidden, layout=None if layout == Layout() else layout, experts=experts.num),
+        Weight(names, rows, hidden, "rows", layout=None if layout == Layout() else layout, experts=experts.num),
         Weight(
             (f"{name}.{part.down}",),
             (hidden,),
             size,
+            "columns",
             layout=None if down_layout == Layout() else down_layout,
             experts=experts.num,
             scale=added_scale(config),

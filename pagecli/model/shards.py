@@ -3,8 +3,9 @@
     segment(program, n)           every such product as n partial products and their sum, in order: other last bits than the
                                   whole product's, and the same ones whoever computes the parts
     shard(program, rank, size)    what one of `size` ranks computes of a program with a multiple of `size` segments: its share
-                                  of the rows of q, k, v, gate, up and the LM head, its segments of o and down; norms,
-                                  embeddings and biases are whole, the bias of a sum belongs to its first part
+                                  of the rows of q, k, v, gate, up and the LM head, its segments of o and down, of every
+                                  expert; norms, routers, embeddings and biases are whole, the bias of a sum belongs to its
+                                  first part
 
 Shoeybi et al., "Megatron-LM" (2019), section 3. Nothing here depends on a device.
 """
@@ -17,7 +18,9 @@ from pagecli.errors import UsageError
 from pagecli.model.program import (
     Add,
     Attention,
+    Combine,
     Embedding,
+    ExpertLinear,
     GatedActivation,
     Head,
     Linear,
@@ -34,16 +37,16 @@ from pagecli.model.program import (
 
 MAX_SEGMENTS = 64
 GROUP = 64  # features that share a scale in int8 weights: a segment is whole groups
-_SAME_ON_EVERY_RANK = (Add, Attention, Embedding, GatedActivation, Norm, Reduce, Rotary, Select)
+_SAME_ON_EVERY_RANK = (Add, Attention, Embedding, GatedActivation, Norm, Reduce, Rotary, Router, Select)
 
 
 def check_divides(config: ModelConfig, size: int, dtype: str, flag: str) -> None:
     """Raises UsageError, with the numbers that would do, where a model cannot be cut into `size` parts."""
     good = good_sizes(config, dtype)
     if size not in good:
-        found = ", ".join(map(str, good)) if good else "none"
+        found, inner = ", ".join(map(str, good)) or "none", " and ".join(map(str, _inner_sizes(config)))
         raise UsageError(
-            f"{flag} {size} does not divide the model's {config.num_heads} heads and {config.intermediate_size} inner features"
+            f"{flag} {size} does not divide the model's {config.num_heads} heads and {inner} inner features"
             + (f", in whole groups of {GROUP}" if dtype == "int8" else ""),
             f"numbers that do: {found}",
         )
@@ -55,10 +58,20 @@ def good_sizes(config: ModelConfig, dtype: str) -> list[int]:
 
 
 def _divides(config: ModelConfig, size: int, dtype: str) -> bool:
-    heads, kv_heads, inner = config.num_heads, config.num_kv_heads, config.intermediate_size
-    if heads % size or inner % size or (kv_heads % size and size % kv_heads):
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    summed = {config.q_size, *_inner_sizes(config)}
+    if heads % size or any(features % size for features in summed) or (kv_heads % size and size % kv_heads):
         return False
-    return dtype != "int8" or (config.q_size // size % GROUP == 0 and inner // size % GROUP == 0)
+    return dtype != "int8" or all(features // size % GROUP == 0 for features in summed)
+
+
+def _inner_sizes(config: ModelConfig) -> list[int]:
+    """Inner features of the MLPs that the model's layers have: dense ones, experts, the expert that all tokens go to."""
+    experts = config.experts
+    if experts is None:
+        return [config.intermediate_size]
+    dense = [] if all(experts.sparse_layers) else [config.intermediate_size]
+    return [*dense, experts.size, *([experts.shared_size] if experts.shared_size else [])]
 
 
 def segment(program: Program, count: int) -> Program:
@@ -68,27 +81,41 @@ def segment(program: Program, count: int) -> Program:
     """
     if count == 1:
         return program
-    if any(isinstance(operation, Router) for layer in program.layers for operation in layer):
-        raise UsageError("tensor parallelism does not know a mixture of experts", "run it on one process")
     layers = tuple(tuple(_segmented(layer, count)) for layer in program.layers)
     _check_reductions(layers)
     return dataclasses.replace(program, layers=layers)
 
 
-def _segmented(operations: Iterable[Operation], count: int) -> Iterable[Operation]:
+def _segmented(operations: tuple[Operation, ...], count: int) -> Iterable[Operation]:
+    """Experts' outputs, and that of the one all go to, are weighted segment by segment, then summed."""
+    weighted = {name for operation in operations if isinstance(operation, Combine) for name in (operation.x, operation.shared)}
     for operation in operations:
-        if not (isinstance(operation, Linear) and operation.weight.split == "columns"):
+        names = tuple(_segment_name(operation.out, index) for index in range(count)) if hasattr(operation, "out") else ()
+        if isinstance(operation, Linear | ExpertLinear) and operation.weight.split == "columns":
+            yield from _products(operation, names)
+            if operation.out not in weighted:
+                yield Reduce(operation.out, names)
+        elif isinstance(operation, Combine):
+            for index, name in enumerate(names):
+                shared = operation.shared and _segment_name(operation.shared, index)
+                yield dataclasses.replace(operation, out=name, x=_segment_name(operation.x, index), shared=shared)
+            yield Reduce(operation.out, names)
+        else:
             yield operation
-            continue
-        if operation.activation != "none":
-            raise UsageError(f"an activation behind {operation.weight}, which ranks would share", "run it on one process")
-        names = tuple(f"{operation.out}.{index}" for index in range(count))
-        width = operation.weight.columns // count
-        for index, name in enumerate(names):
-            weight = _columns_of(operation.weight, index * width, width)
-            bias = operation.bias if index == 0 else None
-            yield Linear(name, operation.x, weight, bias, first_column=index * width)
-        yield Reduce(operation.out, names)
+
+
+def _segment_name(name: str, index: int) -> str:
+    return f"{name}.{index}"
+
+
+def _products(operation: Linear | ExpertLinear, names: tuple[str, ...]) -> Iterable[Operation]:
+    """The operation's partial products, of these names."""
+    if isinstance(operation, Linear) and operation.activation != "none":
+        raise UsageError(f"an activation behind {operation.weight}, which ranks would share", "run it on one process")
+    width = operation.weight.columns // len(names)
+    for index, name in enumerate(names):
+        weight, bias = _columns_of(operation.weight, index * width, width), operation.bias if index == 0 else None
+        yield dataclasses.replace(operation, out=name, weight=weight, bias=bias, first_column=index * width)
 
 
 def _check_reductions(layers: tuple[tuple[Operation, ...], ...]) -> None:
@@ -127,12 +154,14 @@ def _of_rank(config: ModelConfig, layer: tuple[Operation, ...], rank: int, size:
     own = range(rank * num_segments // size, (rank + 1) * num_segments // size)
     for operation in layer:
         match operation:
-            case Linear(weight=weight) if weight.split == "columns":
-                index = int(operation.out.rpartition(".")[2])
-                if index in own:
+            case Linear(weight=weight) | ExpertLinear(weight=weight) if weight.split == "columns":
+                if _segment_of(operation.out) in own:
                     first = operation.first_column - own.start * weight.columns
                     yield dataclasses.replace(operation, first_column=first)
-            case Linear(weight=weight) if weight.split == "rows":
+            case Combine(out=out):
+                if _segment_of(out) in own:
+                    yield operation
+            case Linear(weight=weight) | ExpertLinear(weight=weight) if weight.split == "rows":
                 shares = _shares(operation, layer, rank, size)
                 bias = None if operation.bias is None else _rows_of(operation.bias, shares)
                 yield dataclasses.replace(operation, weight=_rows_of(weight, shares), bias=bias)
@@ -151,6 +180,10 @@ def _of_rank(config: ModelConfig, layer: tuple[Operation, ...], rank: int, size:
                 raise UsageError(f"tensor parallelism does not know {type(operation).__name__}", "run it on one process")
 
 
+def _segment_of(name: str) -> int:
+    return int(name.rpartition(".")[2])
+
+
 def _attention_of_rank(attention: Attention, rank: int, heads: int) -> Attention:
     slopes, sinks = attention.slopes[rank * heads : (rank + 1) * heads], attention.sinks
     return dataclasses.replace(
@@ -163,12 +196,12 @@ def _head_of_rank(operation: Operation, rank: int, size: int) -> Operation:
         return operation
     num_rows = operation.weight.num_rows
     first, last = vocab_start(num_rows, rank, size), vocab_start(num_rows, rank + 1, size)
-    if operation.bias is not None:
-        raise UsageError("tensor parallelism does not know an LM head with a bias", "run it on one process")
-    return dataclasses.replace(operation, weight=_rows_of(operation.weight, [(first, last - first)]))
+    share = [(first, last - first)]
+    bias = None if operation.bias is None else _rows_of(operation.bias, share)
+    return dataclasses.replace(operation, weight=_rows_of(operation.weight, share), bias=bias)
 
 
-def _shares(operation: Linear, layer: tuple[Operation, ...], rank: int, size: int) -> list[tuple[int, int]]:
+def _shares(operation: Linear | ExpertLinear, layer: tuple[Operation, ...], rank: int, size: int) -> list[tuple[int, int]]:
     """(first row, rows) of the matrix that the rank has: of heads, of gate and up, or of all, a share of each."""
     num_rows = operation.weight.num_rows
     for reader in layer:

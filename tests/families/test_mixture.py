@@ -9,12 +9,11 @@ from model.paged_steps import PagedSteps
 
 from pagecli.devices.limits import check_computed
 from pagecli.devices.registry import load_model
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.registry import resolve_model
-from pagecli.model.shards import segment
 from pagecli.profiler.plan.gpus import find_gpu
 from pagecli.profiler.plan.roofline import StepTime
 
@@ -93,11 +92,9 @@ def test_a_rows_bits_are_the_same_in_any_batch(tmp_path, dtype):
         assert torch.equal(alone, mixed[i])
 
 
-def test_tensor_parallelism_and_gpus_refuse_it_in_one_line(tmp_path):
+def test_gpus_refuse_it_in_one_line(tmp_path):
     FAMILIES[5].make(tmp_path, {})
     config = resolve_model(str(tmp_path)).config
-    with pytest.raises(UsageError, match="tensor parallelism does not know a mixture of experts"):
-        segment(build(config), 2)
     with pytest.raises(ModelError, match="tiny: GPUs have no"):
         check_computed("cuda", "tiny", config)
 

@@ -64,6 +64,11 @@ class LMHead:
 
         Where no token can be chosen the logit says why: NaN beside one that is not finite, -inf where all are.
         """
+        if self.bias is not None:
+            every, tokens = self._biased(x), np.empty(x.shape[0], np.int64)
+            kernels.argmax(tokens, every)
+            unusable = np.where(np.isneginf(every).all(axis=1), np.float32(-np.inf), np.float32(np.nan))
+            return np.maximum(tokens, 0), np.where(tokens < 0, unusable, every[np.arange(len(every)), tokens])
         tokens = self.argmax(x)
         logits = np.empty(len(tokens), np.float32)
         for row, token in enumerate(tokens.tolist()):

@@ -53,11 +53,12 @@ def _expert_linear(operation: ExpertLinear, weights: CpuWeights) -> Callable[[_S
     out, x, ids, chosen = operation.out, operation.x, operation.ids, operation.chosen
     weight = weights.experts(operation.weight)
     bias = None if operation.bias is None else weights.vector(operation.bias)
+    columns = slice(operation.first_column, operation.first_column + weight.num_cols)
 
     def call(step: _Step) -> None:
         rows = step.values[x]
         if rows.shape[1] != weight.num_cols:
-            rows = in_groups(rows, chosen)
+            rows = in_groups(rows, chosen)[:, :, columns]
         kernels.grouped_linear(in_groups(step.values[out], chosen), rows, _ids(step, ids), weight, bias, step.program)
 
     return call

@@ -82,11 +82,16 @@ class WeightReader:
         return self._ordered(weight, [self._turned(weight, name, shape) for name, shape in pairs])
 
     def experts(self, weight: Weight) -> Iterator[Array]:
-        """The matrix or vector of each expert, as `joined` gives a weight that is one."""
+        """The matrix or vector of each expert, as `read` gives a weight that is one."""
         self._count(weight.num_elements)
-        read = [self._expert_reader(weight, name, shape) for name, shape in zip(weight.names, weight.shapes, strict=True)]
+        whole = weight.whole
+        read = [self._expert_reader(whole, name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True)]
         for expert in range(weight.experts):
-            yield self._ordered(weight, [of_expert(expert) for of_expert in read])
+            matrix = self._ordered(whole, [of_expert(expert) for of_expert in read])
+            if weight.whole_rows:
+                matrix = np.concatenate([matrix[first:last] for first, last in rows_of_parts(weight)])
+            first = weight.first_column
+            yield matrix[:, first : first + weight.columns] if weight.whole_columns else matrix
 
     def _expert_reader(self, weight: Weight, name: str, shape: tuple[int, ...]) -> Callable[[int], Array]:
         """What gives a tensor of each expert, or its part of the one that holds all, rows as the program wants them."""
@@ -138,13 +143,7 @@ class WeightReader:
         if tensor is None:
             return None
         self._count(whole.num_elements)
-        index = ordered(whole, np.arange(whole.num_rows), self.source.folded(whole.names[0]))
-        if weight.whole_rows:
-            index = np.concatenate([index[first:last] for first, last in rows_of_parts(weight)])
-        if not np.array_equal(index, np.arange(whole.num_rows)):
-            tensor = tensor.rows(index)
-        first = weight.first_column
-        return tensor.columns(first, first + weight.columns) if weight.whole_columns else tensor
+        return self._part_of_quantized(weight, tensor)
 
     def quantized_expert(self, weight: Weight, expert: int) -> QuantizedTensor | None:
         """`experts`, one of them, as `quantized` gives a weight that is one."""
@@ -154,12 +153,22 @@ class WeightReader:
                 return source.read_quantized(stacked_name(name), (weight.experts, *shape), expert)
             return source.read_quantized(_expert_name(name, expert), shape)
 
-        tensor = self._joined_quantized(weight, read)
+        tensor = self._joined_quantized(weight.whole, read)
         if tensor is None:
             return None
         self._count(weight.num_elements // weight.experts)
-        index = ordered(weight, np.arange(weight.num_rows), self.source.folded(weight.names[0]))
-        return tensor if np.array_equal(index, np.arange(len(index))) else tensor.rows(index)
+        return self._part_of_quantized(weight, tensor)
+
+    def _part_of_quantized(self, weight: Weight, tensor: QuantizedTensor) -> QuantizedTensor | None:
+        """Of the tensors of a whole weight, one below the other, what the weight has; None where groups would be cut."""
+        whole = weight.whole
+        index = ordered(whole, np.arange(whole.num_rows), self.source.folded(whole.names[0]))
+        if weight.whole_rows:
+            index = np.concatenate([index[first:last] for first, last in rows_of_parts(weight)])
+        if not np.array_equal(index, np.arange(len(tensor.q))):
+            tensor = tensor.rows(index)
+        first = weight.first_column
+        return tensor.columns(first, first + weight.columns) if weight.whole_columns else tensor
 
     def _joined_quantized(self, whole: Weight, read: ReadQuantized) -> QuantizedTensor | None:
         """The tensors of a whole weight one below the other, unless they are scaled, offset or transposed at load."""
