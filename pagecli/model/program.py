@@ -224,10 +224,7 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class ExpertLinear:
-    """out[T, chosen, N] = x[T, K], or x[T, chosen, K], @ weight[ids[T, chosen], N, K].T + bias[ids[T, chosen], N]
-
-    Of a part of the weight's columns: of as many of x, from `first_column` on.
-    """
+    """out[T, chosen, N] = x[T, K], or x[T, chosen, K], @ weight[ids[T, chosen], N, K].T + bias[ids[T, chosen], N]"""
 
     out: str
     x: str
@@ -235,7 +232,7 @@ class ExpertLinear:
     weight: Weight
     bias: Weight | None = None
     chosen: int = 1
-    first_column: int = 0
+    first_column: int = 0  # of x, as in Linear
 
 
 @dataclass(frozen=True, slots=True)

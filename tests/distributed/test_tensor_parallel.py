@@ -27,9 +27,10 @@ MODELS = {
             "word_embed_proj_dim": 256, "activation_function": "relu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1},
     "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "intermediate_size": 512, "num_key_value_heads": 2,
               "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, **SIZES},
-    "mixtral": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 256, "num_local_experts": 4,
-                "num_key_value_heads": 2, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-                "hidden_act": "silu", "sliding_window": None, "bos_token_id": 1, "eos_token_id": 2, **SIZES},
+    "mixtral": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 256,
+                "num_local_experts": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
+                "rope_theta": 10000.0, "hidden_act": "silu", "sliding_window": None, "bos_token_id": 1, "eos_token_id": 2,
+                **SIZES},
 }  # fmt: skip
 ASKED = [
     SamplingParams(max_tokens=12, logprobs=3),
