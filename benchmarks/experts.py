@@ -9,11 +9,9 @@ each: reading them takes the time, so that GB/s are the measure there too. Both 
 quartiles; weights come from memory, as in a model (benchmarks/linear.py).
 """
 
-import argparse
-
 import results_file
 import torch
-from linear import COPIES_BYTES, in_turn, read_bandwidth
+from linear import COPIES_BYTES, in_turn, parse_options, read_bandwidth
 
 from pagecli.devices.cpu import kernels
 
@@ -48,15 +46,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=DTYPES, help="only this one")
-    parser.add_argument("--shape", choices=SHAPES, help="only this one")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/experts-DATE.json")
-    options = parser.parse_args()
-    kernels.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = parse_options(__doc__, "experts", DTYPES, list(SHAPES))
     bandwidth = read_bandwidth() / 1e9
     print(f"{kernels.isa_name()}, {options.threads} threads, read bandwidth {bandwidth:.1f} GB/s")
     print(

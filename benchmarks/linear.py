@@ -10,7 +10,7 @@ in a model. The last column is how fast M = 1 reads them, and which share that i
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import results_file
 import torch
@@ -100,16 +100,24 @@ def print_row(result: dict[str, object], bandwidth: float) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="only this one")
-    parser.add_argument("--shape", help="only this one, K x N, such as 768x3072")
+def parse_options(
+    description: str | None, name: str, dtypes: Sequence[str], shapes: Sequence[str] | None
+) -> argparse.Namespace:
+    """The flags of a benchmark of matrices, its threads set; shapes None: any, K x N."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=dtypes, help="only this one")
+    parser.add_argument("--shape", choices=shapes, help="only this one" + ("" if shapes else ", K x N, such as 768x3072"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/linear-DATE.json")
+    parser.add_argument("--save", action="store_true", help=f"write benchmarks/results/{name}-DATE.json")
     options = parser.parse_args()
     kernels.set_num_threads(options.threads)
     torch.manual_seed(0)
+    return options
+
+
+def main() -> None:
+    options = parse_options(__doc__, "linear", ["float32", "bfloat16"], None)
     bandwidth = read_bandwidth()
     print(f"{kernels.isa_name()}, {options.threads} threads, read bandwidth {bandwidth / 1e9:.1f} GB/s; GFLOP/s at M =")
     print(f"{'K x N':>10} {'dtype':8} {'':8}" + "".join(f"{batch:7}" for batch in BATCHES) + "   weights at M = 1")
