@@ -30,7 +30,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 PACKAGE = ROOT / "pagecli"
 _BODY = {"<module>", "<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>", "<lambda>"}  # part of the function they stand in
 
@@ -132,6 +133,7 @@ def trace_decode_step(model: str) -> Route:
 
 def measure(model: str) -> dict[str, Route]:
     """The routes by name; run it in a process that has not imported pagecli."""
+    sys.path[:] = [path for path in sys.path if path != str(HERE)]  # transformers would take kernels.py here for the package
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PAGECLI_CACHE_DIR"] = str(Path(folder) / "cache")
         imported = trace_row(model, Path(folder))
@@ -160,6 +162,7 @@ def main() -> None:
     else:
         _print(routes, options.files)
     if options.save:
+        sys.path.insert(0, str(HERE))
         import results_file
 
         command = " ".join(["python benchmarks/route.py", *sys.argv[1:]])

@@ -15,6 +15,7 @@ from pagecli.devices.cpu import kernels
 from pagecli.engine import loaded_model
 from pagecli.engine.generation import decoding, prompt_lookup
 from pagecli.engine.generation.decoding import FinishCheck
+from pagecli.engine.isolation import FailureSearch, probe  # here: after a failed step there may be no memory to import
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.request import Request
@@ -28,7 +29,6 @@ from pagecli.kv.manager import KVManager
 if TYPE_CHECKING:
     from pagecli.engine.constraints.compiler import ConstraintCompiler
     from pagecli.engine.generation.reasoning import ReasoningMarkers
-    from pagecli.engine.isolation import FailureSearch
     from pagecli.engine.overlapped import OverlappedLoop
     from pagecli.engine.scheduling.reservations import Reservations
     from pagecli.kv.memory import KVMemory
@@ -243,8 +243,6 @@ class Engine:
             raise error
         for request in suspects + others:
             self.scheduler.abort(request)
-        from pagecli.engine.isolation import FailureSearch
-
         self._search = self._search or FailureSearch()
         alone = self._search.suspect([self._again(r) for r in suspects], [self._again(r) for r in others])
         if alone is None:
@@ -254,7 +252,7 @@ class Engine:
         text = f"the engine failed on this row: {type(error).__name__}: {error}"
         return [RequestOutput(alone.request_id, alone.num_prompt_tokens, (), text)]
 
-    def _go_on_searching(self, search: "FailureSearch") -> None:
+    def _go_on_searching(self, search: FailureSearch) -> None:
         """Let the next group in when the one before is done; the search ends with the requests that are not suspected."""
         if self.scheduler.is_idle:
             for request in search.next_group():
@@ -283,8 +281,6 @@ class Engine:
     def _probe(self, error: BaseException) -> None:
         """Run a request of one token; raises `error` if that fails too."""
         try:
-            from pagecli.engine.isolation import probe
-
             self.scheduler.add(probe())
             while not self.scheduler.is_idle:
                 self._take_step()

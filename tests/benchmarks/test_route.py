@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOUNDS = {
     "row": (76, 3_100),
     "row, with definitions": (76, 7_510),
-    "everything imported": (146, 8_920),
+    "everything imported": (142, 8_890),
     "decode step": (12, 252),
 }
 
