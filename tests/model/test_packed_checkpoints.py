@@ -228,6 +228,31 @@ def test_numbers_in_the_weights_own_place_compute_what_they_say(tiny_model, tmp_
     assert (model.weight_bytes < whole.weight_bytes / 2) == PLAIN_FORMATS[name][2]
 
 
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A tiny Qwen3-MoE, with a tensor for each expert."""
+    import transformers as tf
+
+    sizes = {"vocab_size": 384, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 16, "num_experts_per_tok": 2}
+    torch.manual_seed(1)
+    model = tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**sizes, moe_intermediate_size=64, initializer_range=0.2))
+    model.save_pretrained(tmp_path_factory.mktemp("mixture"))
+    return tmp_path_factory.getbasetemp() / "mixture0"
+
+
+@pytest.mark.parametrize("name", ["fp8", "w8a8", "gptq", "compressed"])
+def test_experts_compute_what_their_numbers_say(mixture, tmp_path, name):
+    path, plain = (write if name in FORMATS else write_plain)(mixture, tmp_path, name)
+    expected, _ = logits(plain, keep=False)
+    for keep in (False, True):
+        found, model = logits(path, keep)
+        assert relative_error(found, expected) <= 1e-5
+        experts = [weight for weight in model.program.weights() if weight.experts and weight.columns]
+        kept = [model.weights.experts(weight).is_quantized for weight in experts]
+        assert kept == [keep and name != "fp8"] * 4
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
