@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("opt-125m", "opt-1.3b", "smollm2-135m")
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "q4_1")  # q4_1: the sample's GGUF file, its weights as they are
 PAGECLI = "pagecli"
 
 _CHECKPOINT = {"float32": "checkpoint", "bfloat16": "checkpoint"}
@@ -56,7 +56,7 @@ def _llama_cpp(parallel: int, slow: bool = False) -> Peer:
         "llama-cpp-python",
         ("llama-cpp-python==0.3.36",),
         pip_variables='CMAKE_ARGS="-DGGML_NATIVE=ON"',
-        formats={"float32": "gguf-float32.gguf", "bfloat16": "gguf-bfloat16.gguf", "int8": "gguf-int8.gguf"},
+        formats={dtype: f"gguf-{dtype}.gguf" for dtype in DTYPES},
         models=("smollm2-135m",),  # llama.cpp has no OPT
         slow=slow,
         settings={"parallel": parallel},
@@ -64,7 +64,7 @@ def _llama_cpp(parallel: int, slow: bool = False) -> Peer:
 
 
 SYSTEMS: dict[str, Peer] = {
-    PAGECLI: Peer("pagecli_driver.py", "", formats=_CHECKPOINT | {"int8": "checkpoint"}),
+    PAGECLI: Peer("pagecli_driver.py", "", formats=_CHECKPOINT | {"int8": "checkpoint", "q4_1": "gguf-q4_1.gguf"}),
     "openvino-genai": Peer(
         "openvino_driver.py",
         "openvino-genai",
@@ -116,6 +116,8 @@ def why_not(name: str, model: str, dtype: str, home: Path) -> str | None:
         return f"does not have the architecture of {model}"
     if dtype in peer.refusals:
         return peer.refusals[dtype]
+    if dtype not in peer.formats:
+        return f"does not keep {dtype} weights of a GGUF file"
     if peer.environment and not peer.python(home).exists():
         return f"not installed: {peer.install_command(home)}"
     if not model_path(home, model, peer.formats[dtype]).exists():

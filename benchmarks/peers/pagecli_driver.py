@@ -8,11 +8,13 @@ from pagecli.engine.engine import Engine
 
 
 def load(task: dict) -> Loaded:
+    is_kept = task["dtype"] == "q4_1"
     # No prompt begins like another; with sharing off the warm-up cannot speed up any request either.
     engine = Engine(
         EngineConfig(
             model=task["model"],
-            dtype=task["dtype"],
+            dtype="auto" if is_kept else task["dtype"],
+            quantization="keep" if is_kept else "auto",
             threads=task["threads"],
             kv_memory_bytes=task["kv_gib"] * 2**30,
             prefix_caching=False,

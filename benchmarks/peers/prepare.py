@@ -96,6 +96,10 @@ def quantize_gguf(kind: str, source: str | None) -> Make:
     return make
 
 
+def copy_sample(home: Path, model: str, target: Path) -> None:
+    shutil.copyfile(sample_gguf(), target)
+
+
 # By the name under which it is kept: how it is made. GGUF files come from the bfloat16 one, all others from the checkpoint.
 MAKERS: dict[str, Make] = {
     "checkpoint": make_checkpoint,
@@ -106,6 +110,7 @@ MAKERS: dict[str, Make] = {
     "gguf-bfloat16.gguf": quantize_gguf("BF16", None),
     "gguf-float32.gguf": quantize_gguf("F32", "gguf-bfloat16.gguf"),
     "gguf-int8.gguf": quantize_gguf("Q8_0", "gguf-bfloat16.gguf"),
+    "gguf-q4_1.gguf": copy_sample,
 }
 
 

@@ -108,8 +108,10 @@ def bytes_beside(config: ModelConfig, bytes_each: float, kept: QuantizedPart | N
     return total if kept is None else max(0, total - int(kept.num_elements * bytes_each)) + kept.num_bytes
 
 
-def head_bounds_bytes(config: ModelConfig, bytes_each: float) -> int:
-    """The quantized upper bounds that the CPU's LM head keeps beside its weights."""
+def head_bounds_bytes(config: ModelConfig, bytes_each: float, kept: QuantizedPart | None = None) -> int:
+    """The quantized upper bounds that the CPU's LM head keeps beside its weights; none where `kept` has those in fewer bits."""
+    if kept is not None and kept.head_bits is not None and kept.head_bits < 8:
+        return 0
     weight = build(config).head_weight
     return bounds_bytes(weight.num_rows, weight.columns, bytes_each)
 
@@ -207,7 +209,7 @@ def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
     dtype_bytes = WEIGHT_BYTES[dtype]
     needs = MemoryNeeds(
         weights=weight_bytes_of(source, dtype_bytes),
-        head_bounds=head_bounds_bytes(source.config, dtype_bytes),
+        head_bounds=head_bounds_bytes(source.config, dtype_bytes, source.kept),
         activations=activation_bytes(source.config, config.max_batch_tokens),
         logits=logits_bytes(source.config, config.max_num_seqs),
         kv=config.kv_memory_bytes or 0,

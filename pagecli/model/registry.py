@@ -193,9 +193,8 @@ def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
     parts = read_gguf_parts(path)
     first = parts[0].path
     header, kind = joined(parts), "dummy" if dummy else "gguf"
-    elements, num_bytes = kept_quantized(header)
-    quantized = QuantizedPart(elements, num_bytes) if elements else None
-    return ModelSource(name, kind, from_gguf_header(header), None if dummy else first, first, quantized=quantized)
+    config, kept = from_gguf_header(header), kept_quantized(header)
+    return ModelSource(name, kind, config, None if dummy else first, first, quantized=kept)
 
 
 def _from_preset(preset: Preset, dummy: bool, read_config: ReadConfig) -> ModelSource:

@@ -16,6 +16,7 @@ class QuantizedPart:
 
     num_elements: int
     num_bytes: int
+    head_bits: float | None = None  # of a number of the LM head, if that is one of them
 
 
 @dataclass(frozen=True, slots=True)

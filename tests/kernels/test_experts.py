@@ -12,7 +12,7 @@ from shapes import examples, gaps, random, row_sizes, seeds, strided
 from pagecli.devices.cpu import kernels
 from pagecli.devices.reference import experts as reference
 from pagecli.model.weights.packed.mxfp4 import E2M1
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import in_groups
 
 DTYPES = ("float32", "bfloat16", "int8", "int8-a16")
 MXFP4 = tuple(value * 2.0**-12 for value in E2M1)
@@ -28,9 +28,9 @@ def quantized(seed, rows, cols, bits):
     generator = np.random.Generator(np.random.PCG64(seed))
     if bits == 8:
         scale = generator.normal(0, 0.05, (rows, cols // 32)).astype(np.float16)
-        return QuantizedTensor(generator.integers(-128, 128, (rows, cols), dtype=np.int8), scale)
+        return in_groups(generator.integers(-128, 128, (rows, cols), dtype=np.int8), scale)
     scale = (2.0 ** generator.integers(-24, 16, (rows, cols // 32))).astype(np.float16)
-    return QuantizedTensor(generator.integers(0, 16, (rows, cols), dtype=np.uint8), scale, table=MXFP4)
+    return in_groups(generator.integers(0, 16, (rows, cols), dtype=np.uint8), scale, table=MXFP4)
 
 
 def kept(seed, num_experts, rows, cols, bits, dtype):
@@ -94,7 +94,7 @@ def test_so_do_experts_that_stay_quantized(isa, bits, dtype, tokens, rows, cols)
 def test_experts_of_two_formats_are_not_kept():
     tensors = [quantized(e, 16, 64, 4) for e in range(3)]
     assert kernels.pack_quantized_experts(iter(tensors), 3, "float32") is not None
-    other = replace(tensors[2], table=tuple(map(float, range(16))))
+    other = replace(tensors[2], format=replace(tensors[2].format, table=tuple(map(float, range(16)))))
     for last in (other, tensors[2].with_groups(16), quantized(0, 16, 64, 8), quantized(0, 32, 64, 4), None):
         assert kernels.pack_quantized_experts(iter([*tensors[:2], last]), 3, "float32") is None
 

@@ -19,8 +19,12 @@ PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
 QUANTIZED = gguf.GGMLQuantizationType.Q8_0
 
 
-def write_gguf(path: Path, directory: Path, architecture: str, quantize: bool = False) -> Path:
-    """The tiny model in `directory` as a GGUF file; with `quantize`, matrices as Q8_0."""
+def as_q8_0(name: str, values: np.ndarray) -> tuple[np.ndarray, gguf.GGMLQuantizationType]:
+    return gguf.quants.quantize(values, QUANTIZED), QUANTIZED
+
+
+def write_gguf(path: Path, directory: Path, architecture: str, quantize: bool = False, quantized=as_q8_0) -> Path:
+    """The tiny model in `directory` as a GGUF file; with `quantize`, each matrix as quantized(name, values), (blocks, type)."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory)
@@ -47,9 +51,8 @@ def write_gguf(path: Path, directory: Path, architecture: str, quantize: bool = 
         values = tensor.float().numpy()
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             values = _permuted(values, values.shape[0] // config.head_dim)
-        as_blocks = quantize and values.ndim == 2
-        stored = gguf.quants.quantize(values, QUANTIZED) if as_blocks else values
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")), stored, raw_dtype=QUANTIZED if as_blocks else None)
+        stored, kind = quantized(name, values) if quantize and values.ndim == 2 else (values, None)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), stored, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import gguf
+import gguf_random
 import numpy as np
 import pytest
+import tiny_models
 from paged_steps import PagedSteps, relative_error
 from test_gguf import PROMPT, write_gguf
 
@@ -35,6 +37,34 @@ def quantized(tiny_model, tmp_path, monkeypatch):
     return write
 
 
+# As llama.cpp mixes them: V and the down projection with more bits, and others where columns are not whole blocks.
+MIXES = {
+    "Q4_K_M": {"v_proj": "Q6_K", "down_proj": "Q5_0", "lm_head": "Q6_K", "": "Q4_K"},
+    "Q2_K": {"v_proj": "Q3_K", "o_proj": "Q3_K", "down_proj": "Q4_0", "": "Q2_K"},
+    "Q5_K_S": {"gate_proj": "Q4_K", "down_proj": "Q5_1", "": "Q5_K"},
+    "IQ4_XS": {"k_proj": "Q5_K", "down_proj": "IQ4_NL", "": "IQ4_XS"},
+}
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """mixed(mix) -> a tiny Llama of 256 hidden columns as a GGUF file, its matrices random blocks of a mix's types."""
+    folder = tmp_path_factory.mktemp("mixes")
+    model = tiny_models.make_model("llama", hidden_size=256, intermediate_size=352, num_attention_heads=8)
+    model.save_pretrained(folder / "model")
+    tiny_models.make_tokenizer().save_pretrained(folder / "model")
+
+    def write(mix):
+        def blocks(name, values):
+            kind = next(kind for part, kind in MIXES[mix].items() if part in name)
+            return gguf_random.blocks(kind, len(name), *values.shape, size=1e-3), gguf.GGMLQuantizationType[kind]
+
+        path = folder / f"{mix}.gguf"
+        return path if path.exists() else write_gguf(path, folder / "model", "llama", quantize=True, quantized=blocks)
+
+    return write
+
+
 def both(path, dtype):
     """(kept, dequantized): the model, loaded either way."""
     source = resolve_model(str(path))
@@ -49,6 +79,32 @@ def test_it_computes_what_the_dequantized_model_does(quantized, kind, model):
     assert any(kept.weights.matrix(weight).is_quantized for weight in kept.program.weights() if weight.columns)
     assert kept.weight_bytes < dequantized.weight_bytes / 3
     assert relative_error(PagedSteps(kept).step(PROMPT)[0], PagedSteps(dequantized).step(PROMPT)[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_mix_of_k_quants_computes_what_the_dequantized_model_does(mixed, mix, dtype):
+    """To the bit, though Q, K and V, joined, have two formats; nothing is dequantized in memory."""
+    kept, dequantized = both(mixed(mix), dtype)
+    matrices = [weight for weight in kept.program.weights() if weight.columns]
+    assert all(section.is_quantized for weight in matrices for section in kept.weights.sections(weight))
+    assert np.array_equal(PagedSteps(kept).step(PROMPT)[0], PagedSteps(dequantized).step(PROMPT)[0])
+    bytes_known = memory.weight_bytes_of(replace(resolve_model(str(mixed(mix))), keep_quantized=True), 4)
+    assert bytes_known == pytest.approx(kept.weight_bytes, rel=0.03)
+
+
+def test_ranks_share_a_mix(mixed):
+    """Parts of 256 columns stay as they are; of others, too few for a group, each is dequantized."""
+    source = resolve_model(str(mixed("Q4_K_M")))
+    device, kept = CpuDevice(), replace(source, keep_quantized=True)
+    reader, program = WeightReader(open_weights(source)), segment(build(source.config), 2)
+    for rank in range(2):
+        for weight in shard(program, rank, 2).weights():
+            tensor = reader.quantized(weight) if weight.columns else None
+            if tensor is not None:
+                assert np.array_equal(tensor.dequantized(), reader.read(weight))
+    whole, cut = (device.load(kept, "float32", 64, lambda p, n=n: segment(p, n)) for n in (1, 2))
+    assert relative_error(PagedSteps(cut).step(PROMPT)[0], PagedSteps(whole).step(PROMPT)[0]) <= 1e-5
 
 
 def test_its_memory_is_known_from_the_header(quantized):

@@ -32,9 +32,10 @@ PackedWeightView check_quantized(const TensorView& data, int64_t experts, int64_
     const auto* header = data.as<const QuantizedHeader>();
     if (data.shape[0] < static_cast<int64_t>(sizeof *header)) refuse("weight.data: no header of a quantized weight");
     const bool is_known = (header->type == WeightType::float32 || header->type == WeightType::bfloat16) &&
-                          (header->bits == 4 || header->bits == 8) && header->offset >= QuantizedOffset::none &&
-                          header->offset <= QuantizedOffset::low &&
-                          (header->group == kRunK || header->group == 2 * kRunK || header->group == 4 * kRunK);
+                          ((header->bits >= 2 && header->bits <= 6) || header->bits == 8) &&
+                          header->offset >= QuantizedOffset::none && header->offset <= QuantizedOffset::low &&
+                          (header->part == 0 || header->part == kRunK / 2 || header->part == kRunK) && header->group >= kRunK &&
+                          header->group <= kLargestGroup && (header->group & (header->group - 1)) == 0;
     if (!is_known || cols % header->group != 0)
         refuse("weight.data: a header that says no quantized weight of %lld columns", static_cast<long long>(cols));
     const int64_t expected = static_cast<int64_t>(sizeof *header) + experts * quantized_bytes(*header, rows, cols);
@@ -70,24 +71,37 @@ void pack_weight(const TensorView& packed, const TensorView& weight) {
     kernels().pack_weight(args);
 }
 
-// packed: its header written, the rest to be. offset: None where the header says so.
-void pack_quantized(const TensorView& packed, const TensorView& q, const TensorView& scale, const TensorView& offset) {
-    check(q, "q", {DType::uint8, DType::int8}, {"rows", "cols"});
-    const PackedWeightView view = check_quantized(packed, 1, q.shape[0], q.shape[1]);
-    const int64_t groups = view.cols / view.quantized->group;
-    check(scale, "scale", DType::float16, {view.rows, groups});
-    const bool has_offset = view.quantized->offset != QuantizedOffset::none;
-    if (has_offset) check(offset, "offset", DType::float16, {view.rows, groups});
-    const PackQuantizedArgs args = {view.quantized,
-                                    const_cast<void*>(view.data),
-                                    q.as<const uint8_t>(),
-                                    scale.as<const uint16_t>(),
-                                    has_offset ? offset.as<const uint16_t>() : nullptr,
-                                    q.stride[0],
-                                    scale.stride[0],
-                                    has_offset ? offset.stride[0] : 0,
-                                    view.rows,
-                                    view.cols};
+// A matrix of a quantized weight's rows, where `given`.
+template <class Number>
+OfRows<Number> of_rows(const TensorView& tensor, const char* name, DType dtype, int64_t rows, int64_t cols, bool given = true) {
+    if (!given) return {nullptr, 0};
+    check(tensor, name, dtype, {rows, cols});
+    return {tensor.as<const Number>(), tensor.stride[0]};
+}
+
+// packed: its header written, of the rest the panels from first_row on, a multiple of 16, to be. offset and factors: None where the header
+// says so.
+void pack_quantized(const TensorView& packed, int64_t num_rows, int64_t first_row, const TensorView& q, const TensorView& scale,
+                    const TensorView& offset, const TensorView& factor, const TensorView& offset_factor) {
+    check(q, "q", DType::uint8, {"rows", "cols"});
+    const int64_t rows = q.shape[0], cols = q.shape[1];
+    const PackedWeightView view = check_quantized(packed, 1, num_rows, cols);
+    if (num_rows < 0 || first_row < 0 || first_row % kPanelWidth != 0 || first_row + rows > num_rows)
+        refuse("first_row: expected a panel's first with %lld rows of %lld, got %lld", static_cast<long long>(rows),
+               static_cast<long long>(num_rows), static_cast<long long>(first_row));
+    const QuantizedHeader& header = *view.quantized;
+    const int64_t groups = cols / header.group, parts = header.part == 0 ? 0 : cols / header.part;
+    const bool has_offset = header.offset != QuantizedOffset::none, has_factors = header.part != 0;
+    uint8_t* data = const_cast<uint8_t*>(static_cast<const uint8_t*>(view.data));
+    const PackQuantizedArgs args = {&header,
+                                    data + first_row / kPanelWidth * groups * header.group_bytes(),
+                                    of_rows<uint8_t>(q, "q", DType::uint8, rows, cols),
+                                    of_rows<uint16_t>(scale, "scale", DType::float16, rows, groups),
+                                    of_rows<uint16_t>(offset, "offset", DType::float16, rows, groups, has_offset),
+                                    of_rows<uint8_t>(factor, "factor", DType::uint8, rows, parts, has_factors),
+                                    of_rows<uint8_t>(offset_factor, "offset_factor", DType::uint8, rows, parts, has_factors && has_offset),
+                                    rows,
+                                    cols};
     nb::gil_scoped_release release;
     kernels().pack_quantized(args);
 }
@@ -227,7 +241,8 @@ bool pack_bounds(const TensorView& bounds, const TensorView& data, int64_t rows,
 
 void bind_pack_weight(nb::module_& module) { module.def("pack_weight", pack_weight); }
 void bind_pack_quantized(nb::module_& module) {
-    module.def("pack_quantized", pack_quantized, nb::arg("packed"), nb::arg("q"), nb::arg("scale"), nb::arg("offset").none());
+    module.def("pack_quantized", pack_quantized, nb::arg("packed"), nb::arg("num_rows"), nb::arg("first_row"), nb::arg("q"),
+               nb::arg("scale"), nb::arg("offset").none(), nb::arg("factor").none(), nb::arg("offset_factor").none());
 }
 void bind_embedding(nb::module_& module) { module.def("embedding", embedding); }
 void bind_linear(nb::module_& module) {

@@ -1,9 +1,8 @@
 // One row out of a packed weight (packed_weight.h), as floats.
 #pragma once
 
-#include "isa/matrix_unit.h"
 #include "isa/vec.h"
-#include "linear/quantized/number_order.h"
+#include "linear/quantized/numbers.h"
 #include "pagecli/linear/quantized_weight.h"
 #include "pagecli/linear/packed_weight.h"
 #include "rotate.h"
@@ -36,23 +35,41 @@ static inline void gather_row(float* out, const RotatedGroup* group, int lane, i
     }
 }
 
-// Of a quantized panel; rounded as a matrix unit multiplies it.
+// The number of k of a run of row `lane`.
+static inline float number_of(const QuantizedHeader& header, const uint8_t* q, int k, int lane) {
+    const int pair = k / 2;
+    if (header.bits == 8) return static_cast<float>(static_cast<int8_t>(q[(pair * kPanelWidth + lane) * 2 + k % 2]));
+    int32_t number = 0;
+    for (int bits, up = 0; up < header.bits; up += bits) {
+        bits = up == 0 ? first_plane(header.bits) : header.bits - up;
+        uint32_t word;
+        memcpy(&word, q + (word_of(bits, pair) * kPanelWidth + lane) * 4, sizeof word);
+        number |= static_cast<int32_t>(word >> (shift_of(bits, pair) + k % 2 * 16) & ((1u << bits) - 1)) << up;
+        q += bits * kPanelWidth * 4;
+    }
+    return header.bits == 4 ? header.table[number] : static_cast<float>(number);
+}
+
+// Of a quantized panel, rounded as it is multiplied.
 static inline void gather_row(float* out, const QuantizedHeader& header, const uint8_t* group, int lane, int64_t cols) {
-    for (int64_t k = 0; k < cols; k += header.group, group += header.group_bytes()) {
-        alignas(64) float scale[kPanelWidth], offset[kPanelWidth] = {};
-        const uint16_t* halves = reinterpret_cast<const uint16_t*>(group);
-        for (int i = 0; i < kPanelWidth; i += VecF::width) {
-            store(scale + i, load_f16(halves + i));
-            if (header.offset != QuantizedOffset::none) store(offset + i, load_f16(halves + kPanelWidth + i));
-        }
-        const float low = header.offset == QuantizedOffset::zero ? -scale[lane] * offset[lane] : offset[lane];
-        for (int i = 0; i < header.group; ++i) {
-            const uint8_t* run = group + header.scales_bytes() + i / kRunK * header.run_bytes();
-            const int at = i % static_cast<int>(kRunK);
-            const float q = header.bits == 4 ? header.table[run[byte_of_nibble(at, lane)] >> shift_of_nibble(at) & 15]
-                                             : static_cast<float>(static_cast<int8_t>(run[byte_of(at, lane)]));
-            const float value = scale[lane] * q + low;
-            out[k + i] = PAGECLI_HAS_MATRIX_UNIT && header.type == WeightType::bfloat16 ? widen_bf16(round_to_bf16(value)) : value;
+    for (int64_t first = 0; first < cols; first += header.group, group += header.group_bytes()) {
+        const uint8_t* run = group + header.scales_bytes();
+        for (int64_t k = first; k < first + header.group; k += kRunK, run += header.run_bytes()) {
+            alignas(64) float scale[2][kPanelWidth], low[2][kPanelWidth];
+            for (int part = 0; part < 2; ++part) {
+                for (int i = 0; i < kPanelWidth; i += VecF::width) {
+                    const RunScale by = scale_of(header, group, run, header.part == kRunK / 2 ? part : 0, i);
+                    store(scale[part] + i, by.scale);
+                    store(low[part] + i, by.low);
+                }
+            }
+            const float times = header.bits == 8 ? 0x1p16f : 1.0f;  // RunScale's is of numbers as large
+            for (int i = 0; i < kRunK; ++i) {
+                const int part = i / (static_cast<int>(kRunK) / 2);
+                const float number = times * number_of(header, run + header.factors_bytes(), i, lane);
+                const float value = scale[part][lane] * number + low[part][lane];
+                out[k + i] = header.type == WeightType::bfloat16 ? widen_bf16(round_to_bf16(value)) : value;
+            }
         }
     }
 }

@@ -29,9 +29,8 @@
 namespace pagecli::PAGECLI_ISA {
 
 constexpr int64_t kKBlock = 4096;
-// Of quantized weights that are unpacked block by block, whole groups: out of L1 where sums rest in memory anyway or few rows read
-// them, else out of L2.
-constexpr int64_t kUnpackedKOfOne = 128, kUnpackedK = 1024;
+// Of quantized weights that are unpacked block by block, whole groups: as much as L1 nearly holds, less where one tile of rows reads it.
+constexpr int64_t kUnpackedKOfOne = 128, kUnpackedK = kLargestGroup;
 constexpr int kMaxItemPanels = kMaxPanels;
 constexpr int kSumsPerItem = 16384;  // floats, 64 KiB: 256 rows of 4 panels
 
@@ -81,11 +80,12 @@ struct Plan {
     }
     int64_t k_block(int64_t num_tiles) const {
         if (!unpacks(num_tiles)) return kKBlock;
-        return num_tiles == 1 || x_type == CellType::bfloat16_run ? kUnpackedKOfOne : kUnpackedK;
+        const int64_t group = quantized()->group;
+        return num_tiles > 1 ? kUnpackedK : group > kUnpackedKOfOne ? group : kUnpackedKOfOne;
     }
 };
 
-// The numbers of a block of quantized panels, one behind the other.
+// The weights of a block of quantized panels, one behind the other.
 static inline void unpack(TileArgs& t, const Plan& plan, int64_t panel, int64_t k, int panels) {
     const QuantizedHeader& header = *plan.quantized();
     const int64_t panel_bytes = t.k_count * plan.bytes_per_k;
@@ -95,7 +95,7 @@ static inline void unpack(TileArgs& t, const Plan& plan, int64_t panel, int64_t 
         plan.unpack(numbers + p * panel_bytes, groups, t.k_count / header.group, header);
     }
     t.weight = numbers;
-    t.panel_stride = plan.x_type == CellType::bfloat16_run ? panel_bytes : t.k_count * kPanelWidth;
+    t.panel_stride = t.k_count * kPanelWidth;
 }
 
 // What tile `index` of `num_tiles` prefetches while it reads `panels` panels at `weight`. One tile alone waits for memory: it
@@ -108,7 +108,6 @@ static inline void set_prefetch(TileArgs& t, const Plan& plan, int64_t index, in
     const int64_t block_bytes = t.k_count * plan.bytes_per_k;  // of one panel
     t.prefetch = weight;
     t.prefetch_step = 0;
-    if (plan.quantized() != nullptr) t.prefetch_step = index == 0 ? kLine : 0;
     if (plan.quantized() != nullptr) return;
     if (num_tiles == 1 && panels == 1) {
         t.prefetch = weight + kAhead;
@@ -154,7 +153,6 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
     TileArgs t;
     t.panel_stride = plan.panel_stride;
     t.quantized = plan.quantized();
-    t.groups_stride = plan.panel_stride;
     bool last = false;
     for (int64_t k = 0; !last; k += block) {  // once at least: without columns out is activation(bias)
         t.first = k == 0;
@@ -167,7 +165,6 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
             if (are_left_out(plan, panel, panels)) continue;
             const int cols = panels * static_cast<int>(kPanelWidth);
             t.weight = plan.weight(panel, k);
-            t.groups = static_cast<const uint8_t*>(t.weight);
             if (unpacks) unpack(t, plan, panel, k, panels);
             for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                 const int64_t row = row_tiles.first_row(tile);
@@ -209,8 +206,6 @@ static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles, voi
     switch (plan.x_type) {
         case CellType::bfloat16_pair:
             return lay_out<CellType::bfloat16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
-        case CellType::bfloat16_run:
-            return lay_out<CellType::bfloat16_run>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
         case CellType::int16_pair:
             return lay_out<CellType::int16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
         case CellType::int8_quad:
@@ -314,27 +309,21 @@ static inline Plan plan_of_int8_a16(const LinearArgs& a, FinishFunction finish) 
     return {a, CellType::int16_pair, k, k, bytes_per_k, groups, TileTable<Int8Tile, int8_wide_panels>::tiles(), finish};
 }
 
-// Where pairs of bfloat16 are multiplied, quantized numbers are looked up as such; else they are unpacked, into what tiles of float32
-// read, or of bfloat16 on a matrix unit.
+// As of weights in float32 or bfloat16, which quantized ones are made before or, of few rows, while tiles read them.
 static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish) {
     const QuantizedHeader& header = *a.weight.quantized;
     const int64_t cols = a.weight.cols;
-    if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
-        const int64_t panel = cols / header.group * header.group_bytes();
-        if (header.type == WeightType::bfloat16) {
-            const bool nibbles = header.bits == 4;
-            const Tiles direct = nibbles ? TileTable<NibblesTile>::tiles() : TileTable<QuantizedBytesTile>::tiles();
-            Plan plan = {a, CellType::bfloat16_run, cols, cols, 2 * kPanelWidth, panel, direct, finish};
-            plan.unpack = nibbles ? nullptr : unpack_bytes_as_pairs;  // nibbles are as fast unpacked anew for every tile
-            plan.unpacks_from = 2;
-            plan.unpacked = TileTable<UnpackedTile>::tiles();
-            return plan;
-        }
-    }
+    const bool is_bfloat16 = header.type == WeightType::bfloat16;
     Plan plan = {a, CellType::float32, cols, cols, 4 * kPanelWidth, 0, TileTable<Float32Tile>::tiles(), finish};
-    if (header.type == WeightType::bfloat16 && PAGECLI_HAS_MATRIX_UNIT) plan = plan_of_bfloat16(a, finish);
-    plan.unpack = unpack_function(header, plan.bytes_per_k);
+    if (is_bfloat16) plan = plan_of_bfloat16(a, finish);
+    plan.unpack = is_bfloat16 ? unpack_function<uint16_t>(header.bits) : unpack_function<float>(header.bits);
     plan.unpacked = plan.tiles;
+    plan.panel_stride = cols / header.group * header.group_bytes();
+    if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
+        if (!is_bfloat16) return plan;
+        plan.tiles = quantized_tiles(header.bits);
+        plan.unpacks_from = 2;
+    }
     return plan;
 }
 

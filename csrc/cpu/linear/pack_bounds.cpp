@@ -7,7 +7,6 @@
 #include "gather_row.h"
 #include "isa/vec.h"
 #include "pagecli/linear/pack_bounds.h"
-#include "pagecli/linear/quantized_weight.h"
 #include "parallel.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -67,8 +66,7 @@ void pack_bounds(const PackBoundsArgs& a) {
     const int64_t panels = bounds_panels(rows), panel_bytes = bounds_cols(cols) * kPanelWidth;
     uint8_t* bytes = static_cast<uint8_t*>(a.bounds);
     float* scale = reinterpret_cast<float*>(bytes + panels * panel_bytes);
-    // Of quantized weights that something is added to, sums are made of larger terms than the weights, and err by more.
-    bool usable = a.weight.quantized == nullptr || a.weight.quantized->offset == QuantizedOffset::none;
+    bool usable = true;
     parallel_for(panels, 1, [&](int64_t begin, int64_t end) {
         const std::unique_ptr<float[]> values(new float[static_cast<size_t>(bounds_cols(cols))]());
         for (int64_t row = begin * kPanelWidth; row < end * kPanelWidth; ++row) {

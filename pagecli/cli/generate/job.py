@@ -333,4 +333,4 @@ def _device_identity(job: GenerateJob) -> DeviceIdentity:
     device = registry.choose(job.engine.device)
     isa, supported = hardware(device.name)
     dtype, name = device.resolve_dtype(job.engine.dtype), MIXED if job.mixed_hardware else isa
-    return DeviceIdentity(device.name, name, dtype, job.engine.keeps_quantized(device.name, dtype), supported)
+    return DeviceIdentity(device.name, name, dtype, supported)

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from pagecli.core.arrays import Array, Tensor
 from pagecli.devices.cpu.weights import packed_weight, quantized_bounds, quantized_weight
 from pagecli.devices.cpu.weights.packed_weight import PackedExperts, PackedWeight
 from pagecli.devices.cpu.weights.quantized_bounds import QuantizedBounds
 from pagecli.errors import UsageError
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import AnyQuantized
 
 
 def _load_extension() -> ModuleType:
@@ -85,11 +87,15 @@ def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
     return packed
 
 
-def pack_quantized(tensor: QuantizedTensor, dtype: str) -> PackedWeight:
-    """A matrix that stays quantized and is multiplied as `dtype`, float32 or bfloat16; groups of 32, 64 or 128 columns."""
-    data = quantized_weight.allocate(tensor, dtype)
-    _native.pack_quantized(data, tensor.q, tensor.scale, tensor.offset)
-    return PackedWeight(data, *tensor.q.shape)
+def pack_quantized(tensor: AnyQuantized, dtype: str) -> PackedWeight:
+    """A matrix that stays quantized and is multiplied as `dtype`, float32 or bfloat16: one section, groups of up to 256 k."""
+    num_rows, num_cols = tensor.shape
+    data, first_row = quantized_weight.allocate(tensor.format, num_rows, num_cols, dtype), 0
+    for chunk in tensor.chunks():
+        numbers = [None if each is None else each.view(np.uint8) for each in (chunk.q, chunk.factor, chunk.offset_factor)]
+        _native.pack_quantized(data, num_rows, first_row, numbers[0], chunk.scale, chunk.offset, *numbers[1:])
+        first_row += len(chunk.q)
+    return PackedWeight(data, num_rows, num_cols)
 
 
 def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> PackedExperts:
@@ -104,11 +110,11 @@ def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> Pac
     return packed
 
 
-def pack_quantized_experts(experts: Iterable[QuantizedTensor | None], num_experts: int, dtype: str) -> PackedExperts | None:
+def pack_quantized_experts(experts: Iterable[AnyQuantized | None], num_experts: int, dtype: str) -> PackedExperts | None:
     """Matrices of num_experts experts that stay quantized; None where one cannot, or not in the format of the first."""
     packed: PackedExperts | None = None
     for index, tensor in enumerate(experts):
-        if tensor is None or not quantized_weight.can_pack(tensor):
+        if tensor is None or len(tensor.sections()) > 1 or not quantized_weight.can_pack(tensor):
             return None
         one = pack_quantized(tensor, dtype)
         packed = packed or packed_weight.like_quantized(one, num_experts)

@@ -28,13 +28,14 @@ class LMHead:
 
     The argmax prunes by quantized upper bounds (cpu/quantized_bounds.py): 8-bit sums bound every logit, and only those that
     could be the largest are computed. The tokens are the same, to the bit; bounds that prune too little are disabled. int8
-    weights have none: they are as small and, on Zen 3, nearly as fast.
+    weights have none: they are as small and, on Zen 3, nearly as fast. Nor have those kept in fewer bits, which are smaller.
     """
 
     def __init__(self, weight: PackedWeight, bias: Array | None = None, cap: float = 0.0) -> None:
         """Logits become cap * tanh(logit / cap) where there is a cap, which changes no argmax. A bias leaves no bounds."""
         self.weight, self.bias, self.cap = weight, bias, cap
-        is_bounded = weight.num_rows >= MIN_TOKENS and not weight.dtype.startswith("int8") and bias is None
+        is_smaller = weight.dtype.startswith("int8") or weight.nbytes < weight.num_rows * weight.num_cols
+        is_bounded = weight.num_rows >= MIN_TOKENS and not is_smaller and bias is None
         self.bounds = kernels.pack_bounds(weight) if is_bounded else None
         beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
         self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds

@@ -208,8 +208,22 @@ class CpuModel:
 
     def _linear(self, operation: Linear | LinearAdd) -> _Bound:
         out, x, activation, accumulate = operation.out, operation.x, operation.activation, isinstance(operation, LinearAdd)
-        weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
-        return lambda step: kernels.linear(step.values[out], step.values[x], weight, bias, activation, accumulate, step.program)
+        sections, bias = self.weights.sections(operation.weight), self._vector_or_none(operation.bias)
+        if len(sections) == 1:
+            weight = sections[0]
+            return lambda step: kernels.linear(
+                step.values[out], step.values[x], weight, bias, activation, accumulate, step.program
+            )
+
+        def call(step: _Step) -> None:
+            first = 0
+            for section in sections:
+                last = first + section.num_rows
+                columns, of_bias = step.values[out][:, first:last], None if bias is None else bias[first:last]
+                kernels.linear(columns, step.values[x], section, of_bias, activation, accumulate, step.program)
+                first = last
+
+        return call
 
     def _segment(self, operation: Linear) -> _Bound:
         """A product of some columns of x."""

@@ -52,7 +52,6 @@ class DeviceIdentity:
     kind: str
     name: str
     dtype: str  # of the weights, resolved
-    keeps_quantized: bool = False  # weights that are quantized in the checkpoint
     supported: tuple[str, ...] = ()  # instruction sets that this machine's CPU has kernels for
 
 
@@ -70,8 +69,6 @@ def job_identity(
     """
     dtype = device.dtype
     dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
-    if device.keeps_quantized and (source.quantized is not None or source.config.quantization is not None):
-        dtypes["quantization"] = "kept"
     if kv_dtype != KV_DTYPE[dtype]:
         dtypes["kv_dtype"] = kv_dtype
     parameters = dict(_leaves(job, ""))
@@ -114,7 +111,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list
             "config": "the model's config",
             "dtype": "the dtype",
             "kv_dtype": "the KV cache's dtype",
-            "quantization": "--quantization",
         }
         found.append(Difference(known.get(name, f"the model's file {name}")))
     found += map(Difference, model_files.changed_weights(before.get("weights", []), now.get("weights", []), weights))

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import ModelError
+from pagecli.model.source import QuantizedPart
+from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
-_KEPT_BITS = {2: 5.0, 3: 5.0, 8: 8.5, 20: 4.5}  # Q4_0, Q4_1, Q8_0, IQ4_NL: of a number, scales included
 _MAX_TENSORS = 1_000_000
 
 
@@ -75,10 +76,14 @@ def joined(parts: list[GgufHeader]) -> GgufHeader:
     return replace(parts[0], tensors={name: tensor for part in parts for name, tensor in part.tensors.items()})
 
 
-def kept_quantized(header: GgufHeader) -> tuple[int, int]:
-    """How many numbers of the matrices are of types that can stay quantized in memory, and their bytes there."""
-    sizes = [(math.prod(t.shape), _KEPT_BITS[t.ggml_type]) for t in header.tensors.values() if t.ggml_type in _KEPT_BITS]
-    return sum(count for count, _ in sizes), int(sum(count * bits / 8 for count, bits in sizes))
+def kept_quantized(header: GgufHeader) -> QuantizedPart | None:
+    """The matrices of types that can stay quantized in memory, if any."""
+    kept = {number: known.format.bits_each for number, known in BLOCK_TYPES.items()}
+    sizes = [(math.prod(t.shape), kept[t.ggml_type]) for t in header.tensors.values() if t.ggml_type in kept]
+    head = header.tensors.get("output.weight", header.tensors.get("token_embd.weight"))
+    head_bits = None if head is None else kept.get(head.ggml_type)
+    num_bytes = int(sum(count * bits / 8 for count, bits in sizes))
+    return QuantizedPart(sum(count for count, _ in sizes), num_bytes, head_bits) if sizes else None
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

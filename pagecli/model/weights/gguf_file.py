@@ -11,8 +11,8 @@ from pagecli.core.arrays import Array, stored_as
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
-from pagecli.model.weights import gguf_blocks
-from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
+from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
+from pagecli.model.weights.quantized import QuantizedSource, StoredRows, StoredTensor
 from pagecli.model.weights.source import MappedFile, check_shape, check_tensor, missing_tensor
 
 _PLAIN = {
@@ -60,12 +60,15 @@ class GgufSource(QuantizedSource):
         check_shape(self.where, tensor.name, tensor.shape, shape)
         return check_tensor(self.where, tensor.name, self._values(tensor, expert), shape[1:])
 
-    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> QuantizedTensor | None:
+    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> StoredTensor | None:
         tensor = self._header.tensors.get(self._stored_name(name))
         if tensor is None or tensor.shape != shape:
             return None
+        known = BLOCK_TYPES.get(tensor.ggml_type)
+        if known is None:
+            return None
         rows = self._stored(tensor, expert)[0].reshape(shape[-2], -1)
-        return gguf_blocks.take_apart(rows, tensor.ggml_type)
+        return StoredTensor([StoredRows(rows, known.format, shape[-1], known.take_apart, self.release)])
 
     def _tensor(self, name: str) -> GgufTensor:
         tensor = self._header.tensors.get(self._stored_name(name))

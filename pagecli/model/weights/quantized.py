@@ -1,7 +1,8 @@
 """Quantized matrices as every format's reader gives them: integers and, for groups of columns, a scale and an offset."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -10,73 +11,203 @@ from pagecli.core.arrays import Array
 
 Offset = Literal["none", "zero", "low"]
 INTEGERS = tuple(float(n) for n in range(16))  # the table of formats that count from 0
+ROWS_AT_ONCE = 1024  # of a stored tensor, taken apart together: whole panels, and not much memory
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedFormat:
+    """What a matrix's numbers stand for.
+
+    weight = scale * (q - zero), or scale * q + low; q is table[n] of 4 bits, n - center of 2, 3, 5 and 6, n of 8 (with sign).
+    Scale, zero and low are float16, of a group of columns; where `part` columns of it have factors of their own (8 bits, with
+    sign), scale and low are times those. In float32 every step is exact but the last addition.
+    """
+
+    bits: int = 4
+    group: int = 32
+    kind: Offset = "none"
+    part: int = 0
+    center: int = 0
+    table: tuple[float, ...] = INTEGERS
+
+    @property
+    def bits_each(self) -> float:
+        """Bits of a number in memory, scales and factors included."""
+        each = 1 if self.kind == "none" else 2
+        return self.bits + each * (16 / self.group + (8 / self.part if self.part else 0))
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
-    """matrix[N, K] = scale * (table[q] - zero), or scale * table[q] + low; of 8 bits q stands for itself.
+    """matrix[N, K] of one format. q[N, K]: uint8, or int8 of 8 bits. scale and offset (zero or low)[N, K / group]: float16.
+    factor and offset_factor[N, K / part]: int8."""
 
-    q[N, K]: uint8 in [0, 16) of 4 bits, or int8. scale and offset[N, K / group]: float16. In float32 every step is exact but
-    the last addition.
-    """
-
+    format: QuantizedFormat
     q: Array
     scale: Array
-    offset: Array | None = None  # zero or low
-    kind: Offset = "none"
-    table: tuple[float, ...] = INTEGERS
+    offset: Array | None = None
+    factor: Array | None = None
+    offset_factor: Array | None = None
 
     @property
-    def bits(self) -> int:
-        return 4 if self.q.dtype == np.uint8 else 8
+    def shape(self) -> tuple[int, int]:
+        return self.q.shape[0], self.q.shape[1]
 
     @property
-    def group(self) -> int:
-        """Columns that share a scale."""
-        return self.q.shape[1] // self.scale.shape[1]
+    def arrays(self) -> dict[str, Array]:
+        """Those that there are, by field, each [N, K / columns that share a number]."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return {name: array for name, array in found.items() if array is not None}
 
-    def rows(self, index: Array) -> "QuantizedTensor":
+    def sections(self) -> "list[QuantizedTensor]":
+        """The matrix's rows by format, one below the other."""
+        return [self]
+
+    def chunks(self) -> "Iterator[QuantizedTensor]":
+        """A section's rows, one below the other."""
+        yield self
+
+    def rows(self, index: Array | slice) -> "QuantizedTensor":
         """The matrix of these rows, in this order."""
-        offset = None if self.offset is None else self.offset[index]
-        return replace(self, q=self.q[index], scale=self.scale[index], offset=offset)
+        return replace(self, **{name: array[index] for name, array in self.arrays.items()})
 
     def columns(self, first: int, last: int) -> "QuantizedTensor | None":
         """The matrix of the columns first .. last; None where they are not whole groups."""
-        if first % self.group or last % self.group:
+        if first % self.format.group or last % self.format.group:
             return None
-        groups = slice(first // self.group, last // self.group)
-        offset = None if self.offset is None else self.offset[:, groups]
-        return replace(self, q=self.q[:, first:last], scale=self.scale[:, groups], offset=offset)
+        cols = self.q.shape[1]
+        cut = {
+            name: array[:, first * array.shape[1] // cols : last * array.shape[1] // cols]
+            for name, array in self.arrays.items()
+        }
+        return replace(self, **cut)
 
     def with_groups(self, group: int) -> "QuantizedTensor":
         """The same matrix with smaller groups, their scales as often."""
-        times = self.group // group
-        offset = None if self.offset is None else np.repeat(self.offset, times, axis=1)
-        return replace(self, scale=np.repeat(self.scale, times, axis=1), offset=offset)
+        times = self.format.group // group
+        scales = {name: np.repeat(self.arrays[name], times, axis=1) for name in ("scale", "offset") if name in self.arrays}
+        return replace(self, format=replace(self.format, group=group), **scales)
 
     def dequantized(self) -> Array:
         """[N, K] float32."""
-        values = np.array(self.table, np.float32)[self.q] if self.bits == 4 else self.q.astype(np.float32)
-        scale = np.repeat(self.scale.astype(np.float32), self.group, axis=1)
-        if self.offset is None:
+        wanted = self.format
+        wide = {name: _widened(array, self.q.shape[1]) for name, array in self.arrays.items() if name != "q"}
+        if wanted.bits == 4:
+            values = np.array(wanted.table, np.float32)[self.q]
+        else:
+            values = self.q.astype(np.float32) - np.float32(wanted.center)
+        scale = wide["scale"] * wide.get("factor", np.float32(1))
+        if wanted.kind == "none":
             return np.asarray(scale * values)
-        offset = np.repeat(self.offset.astype(np.float32), self.group, axis=1)
-        return np.asarray(scale * (values - offset) if self.kind == "zero" else scale * values + offset)
+        if wanted.kind == "zero":
+            return np.asarray(scale * (values - wide["offset"]))
+        return np.asarray(scale * values + wide["offset"] * wide.get("offset_factor", np.float32(1)))
 
 
-def joined(parts: list[QuantizedTensor]) -> QuantizedTensor | None:
-    """The parts' rows one below the other; None where they are not of one format."""
+def in_groups(
+    q: Array, scale: Array, offset: Array | None = None, kind: Offset = "none", table: tuple[float, ...] = INTEGERS
+) -> QuantizedTensor:
+    """The matrix of numbers of 4 bits (uint8) or 8 (int8), with as many groups as scale[N, groups] has."""
+    bits = 4 if q.dtype == np.uint8 else 8
+    return QuantizedTensor(QuantizedFormat(bits, q.shape[1] // scale.shape[1], kind, table=table), q, scale, offset)
+
+
+def _widened(array: Array, num_cols: int) -> Array:
+    """[N, K] float32 of one number for some columns each."""
+    return np.asarray(np.repeat(array.astype(np.float32), num_cols // array.shape[1], axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows[N, bytes] of one format as a file has them."""
+
+    data: Array
+    format: QuantizedFormat
+    num_cols: int
+    take_apart: Callable[[Array], QuantizedTensor]
+    release: Callable[[], None]  # frees the memory of what was read of the file
+
+
+class StoredTensor:
+    """A matrix of stored rows, which may be of several formats, taken apart some at a time: memory for all of its numbers,
+    a byte each, is never needed."""
+
+    def __init__(
+        self, parts: list[StoredRows], index: Array | None = None, first_column: int = 0, last_column: int = 0
+    ) -> None:
+        """`index`: the matrix's rows among those of all parts."""
+        self.parts = parts
+        self.shape = (
+            (sum(map(len, (part.data for part in parts))) if index is None else len(index)),
+            ((last_column or parts[0].num_cols) - first_column),
+        )
+        self._index = np.arange(self.shape[0]) if index is None else index
+        self._columns = first_column, first_column + self.shape[1]
+
+    @property
+    def format(self) -> QuantizedFormat:
+        """Of a section."""
+        return self.parts[self._part_of(self._index[:1])[0]].format
+
+    def _part_of(self, index: Array) -> Array:
+        ends = np.cumsum([len(part.data) for part in self.parts])
+        return np.asarray(np.searchsorted(ends, index, side="right"))
+
+    def _of_rows(self, index: Array) -> "StoredTensor":
+        return StoredTensor(self.parts, index, *self._columns)
+
+    def sections(self) -> "list[StoredTensor]":
+        """As QuantizedTensor's."""
+        formats = [part.format for part in self.parts]
+        kinds = np.array([formats.index(found) for found in formats])[self._part_of(self._index)]
+        return [self._of_rows(run) for run in np.split(self._index, np.flatnonzero(np.diff(kinds)) + 1)]
+
+    def rows(self, index: Array) -> "StoredTensor":
+        """As QuantizedTensor's."""
+        return self._of_rows(self._index[index])
+
+    def columns(self, first: int, last: int) -> "StoredTensor | None":
+        """As QuantizedTensor's."""
+        if any(first % part.format.group or last % part.format.group for part in self.parts):
+            return None
+        return StoredTensor(self.parts, self._index, first, last)
+
+    def chunks(self) -> Iterator[QuantizedTensor]:
+        """As QuantizedTensor's: ROWS_AT_ONCE at a time."""
+        starts = np.cumsum([0, *(len(part.data) for part in self.parts)])
+        for first in range(0, len(self._index), ROWS_AT_ONCE):
+            index = self._index[first : first + ROWS_AT_ONCE]
+            owners = self._part_of(index)
+            found = []
+            for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(owners)) + 1):
+                number = owners[run[0]]
+                part = self.parts[number]
+                found.append(part.take_apart(part.data[index[run] - starts[number]]).columns(*self._columns))
+            tensor = joined([each for each in found if each is not None])
+            assert isinstance(tensor, QuantizedTensor)
+            yield tensor
+            self.parts[owners[0]].release()
+
+    def dequantized(self) -> Array:
+        """[N, K] float32."""
+        return np.concatenate([chunk.dequantized() for section in self.sections() for chunk in section.chunks()])
+
+
+AnyQuantized = QuantizedTensor | StoredTensor
+
+
+def joined(parts: list[AnyQuantized]) -> AnyQuantized | None:
+    """The parts' rows one below the other; None where they are not of one format, but for stored ones."""
     if len(parts) == 1:
         return parts[0]
-    if len({(part.bits, part.group, part.kind, part.table) for part in parts}) > 1:
+    stored = [part for part in parts if isinstance(part, StoredTensor)]
+    if len(stored) == len(parts):
+        return StoredTensor([rows for part in stored for rows in part.parts])
+    tensors = [part for part in parts if isinstance(part, QuantizedTensor)]
+    if len(tensors) < len(parts) or len({part.format for part in tensors}) > 1:
         return None
-    offsets = [part.offset for part in parts if part.offset is not None]
-    return replace(
-        parts[0],
-        q=np.concatenate([part.q for part in parts]),
-        scale=np.concatenate([part.scale for part in parts]),
-        offset=np.concatenate(offsets) if offsets else None,
-    )
+    names = tensors[0].arrays
+    return replace(tensors[0], **{name: np.concatenate([part.arrays[name] for part in tensors]) for name in names})
 
 
 class QuantizedSource(ABC):
@@ -90,6 +221,6 @@ class QuantizedSource(ABC):
         """One expert's part of a tensor of `shape`, whose first dimension is the experts', checked as `read` checks."""
 
     @abstractmethod
-    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> QuantizedTensor | None:
+    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> AnyQuantized | None:
         """Tensor `name` of `shape`, or one expert's part of it, as it is stored; None where it is not quantized, in no way that
         is known, or not of that shape, which `read` refuses."""

@@ -19,7 +19,7 @@ from pagecli.model.program import Program, Weight, stacked_name
 from pagecli.model.source import ModelSource
 from pagecli.model.weights import quantized
 from pagecli.model.weights.layout import ordered, stored_shape, turned
-from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
+from pagecli.model.weights.quantized import AnyQuantized, QuantizedSource
 from pagecli.model.weights.source import WeightSource
 
 # Ends of names: tables that are computed here, causal masks of old checkpoints.
@@ -27,7 +27,7 @@ _HARMLESS = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias", ".attention.bi
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision_|multi_modal_projector|audio_|embed_vision)")  # beside a text model
 _ROWS_AT_ONCE = 4096  # of tensors that are compared
 
-ReadQuantized = Callable[[QuantizedSource, str, tuple[int, ...]], QuantizedTensor | None]
+ReadQuantized = Callable[[QuantizedSource, str, tuple[int, ...]], AnyQuantized | None]
 
 
 class WeightReader:
@@ -136,7 +136,7 @@ class WeightReader:
             parts.append(tensor[:, first:last] if weight.columns else tensor)
         return parts[0] if len(parts) == 1 else self._concatenated(parts)
 
-    def quantized(self, weight: Weight) -> QuantizedTensor | None:
+    def quantized(self, weight: Weight) -> AnyQuantized | None:
         """`read`, quantized as the checkpoint has it; None where it has it otherwise, or where loading changes the numbers."""
         whole = weight.whole
         tensor = self._joined_quantized(whole, lambda source, name, shape: source.read_quantized(name, shape))
@@ -145,10 +145,10 @@ class WeightReader:
         self._count(whole.num_elements)
         return self._part_of_quantized(weight, tensor)
 
-    def quantized_expert(self, weight: Weight, expert: int) -> QuantizedTensor | None:
+    def quantized_expert(self, weight: Weight, expert: int) -> AnyQuantized | None:
         """`experts`, one of them, as `quantized` gives a weight that is one."""
 
-        def read(source: QuantizedSource, name: str, shape: tuple[int, ...]) -> QuantizedTensor | None:
+        def read(source: QuantizedSource, name: str, shape: tuple[int, ...]) -> AnyQuantized | None:
             if self._is_stacked(name):
                 return source.read_quantized(stacked_name(name), (weight.experts, *shape), expert)
             return source.read_quantized(_expert_name(name, expert), shape)
@@ -159,18 +159,18 @@ class WeightReader:
         self._count(weight.num_elements // weight.experts)
         return self._part_of_quantized(weight, tensor)
 
-    def _part_of_quantized(self, weight: Weight, tensor: QuantizedTensor) -> QuantizedTensor | None:
+    def _part_of_quantized(self, weight: Weight, tensor: AnyQuantized) -> AnyQuantized | None:
         """Of the tensors of a whole weight, one below the other, what the weight has; None where groups would be cut."""
         whole = weight.whole
         index = ordered(whole, np.arange(whole.num_rows), self.source.folded(whole.names[0]))
         if weight.whole_rows:
             index = np.concatenate([index[first:last] for first, last in rows_of_parts(weight)])
-        if not np.array_equal(index, np.arange(len(tensor.q))):
+        if not np.array_equal(index, np.arange(tensor.shape[0])):
             tensor = tensor.rows(index)
         first = weight.first_column
         return tensor.columns(first, first + weight.columns) if weight.whole_columns else tensor
 
-    def _joined_quantized(self, whole: Weight, read: ReadQuantized) -> QuantizedTensor | None:
+    def _joined_quantized(self, whole: Weight, read: ReadQuantized) -> AnyQuantized | None:
         """The tensors of a whole weight one below the other, unless they are scaled, offset or transposed at load."""
         source, layout = self.source, whole.layout
         if not isinstance(source, QuantizedSource):

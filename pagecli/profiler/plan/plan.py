@@ -155,7 +155,7 @@ def _step_parts(settings: PlanSettings) -> list[MemoryPart]:
         note = f"context, allocator: with the two above {GPU_STEP_BYTES // 2**20:,} MiB"
     else:
         runtime, note = HOST_RUNTIME_BYTES, "Python and libraries"
-    bounds = 0 if on_gpu else head_bounds_bytes(settings.config, settings.dtype_bytes)
+    bounds = 0 if on_gpu else head_bounds_bytes(settings.config, settings.dtype_bytes, settings.kept)
     each = f" on each of {settings.num_devices}" if settings.num_devices > 1 else ""
     return [
         MemoryPart("LM head's bounds", bounds, "a byte for each of its weights"),

@@ -3,38 +3,75 @@
 
 #include <string.h>
 
-#include "linear/quantized/number_order.h"
+#include "linear/quantized/numbers.h"
 #include "pagecli/linear/quantized_weight.h"
 #include "parallel.h"
 
 namespace pagecli::PAGECLI_ISA {
 namespace {
 
-// 32 k of `rows` rows; `to` is zero.
-void pack_run(uint8_t* to, const QuantizedHeader& header, const uint8_t* q, int64_t stride, int rows) {
-    for (int r = 0; r < rows; ++r) {
-        for (int k = 0; k < kRunK; ++k) {
-            const uint8_t value = q[r * stride + k];
-            if (header.bits == 4)
-                to[byte_of_nibble(k, r)] |= static_cast<uint8_t>((value & 15) << shift_of_nibble(k));
-            else
-                to[byte_of(k, r)] = value;
+// The words of one row's 32 numbers, a plane of `bits` of them from bit `from` on.
+template <int bits>
+void pack_plane(uint32_t* words, const uint8_t* q, int from) {
+    constexpr uint32_t mask = (1u << bits) - 1;
+    for (int i = 0; i < bits; ++i) {
+        uint32_t word = 0;
+        for (int j = 0; j < 16 / bits; ++j) {
+            const uint8_t* pair = q + 2 * (16 / bits * i + j);
+            word |= ((pair[0] >> from & mask) | (pair[1] >> from & mask) << 16) << bits * j;
         }
+        words[i * kPanelWidth] = word;
     }
 }
 
+void pack_row(uint32_t* words, const uint8_t* q, int bits) {
+    if (bits < 4) {
+        pack_plane<2>(words, q, 0);
+        if (bits == 3) pack_plane<1>(words + 2 * kPanelWidth, q, 2);
+        return;
+    }
+    pack_plane<4>(words, q, 0);
+    if (bits == 5) pack_plane<1>(words + 4 * kPanelWidth, q, 4);
+    if (bits == 6) pack_plane<2>(words + 4 * kPanelWidth, q, 4);
+}
+
+// 32 k of `rows` rows.
+void pack_numbers(uint8_t* to, const OfRows<uint8_t>& q, int64_t first_row, int64_t k, int rows, int bits) {
+    for (int r = 0; r < rows; ++r) {
+        const uint8_t* row = q.row(first_row + r) + k;
+        if (bits != 8) {
+            pack_row(reinterpret_cast<uint32_t*>(to) + r, row, bits);
+            continue;
+        }
+        for (int pair = 0; pair < kRunPairs; ++pair) memcpy(to + (pair * kPanelWidth + r) * 2, row + 2 * pair, 2);
+    }
+}
+
+// A half that is NaN as one whose bits rounding cannot carry over (look_up.h).
+uint16_t without_odd_nan(uint16_t half) { return (half & 0x7fff) > 0x7c00 ? uint16_t{0x7e00} : half; }
+
 void pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int rows) {
     const QuantizedHeader& header = *a.header;
+    const int64_t num_factors = header.num_factors();
     memset(to, 0, static_cast<size_t>(a.cols / header.group * header.group_bytes()));
     for (int64_t group = 0; group < a.cols / header.group; ++group) {
+        uint16_t* halves = reinterpret_cast<uint16_t*>(to);
         for (int r = 0; r < rows; ++r) {
-            memcpy(to + 2 * r, a.scale + (first_row + r) * a.scale_stride + group, sizeof(uint16_t));
-            if (a.offset != nullptr)
-                memcpy(to + 2 * (kPanelWidth + r), a.offset + (first_row + r) * a.offset_stride + group, sizeof(uint16_t));
+            halves[r] = without_odd_nan(a.scale.row(first_row + r)[group]);
+            if (a.offset.data != nullptr) halves[kPanelWidth + r] = without_odd_nan(a.offset.row(first_row + r)[group]);
         }
         to += header.scales_bytes();
-        for (int64_t k = group * header.group; k < (group + 1) * header.group; k += kRunK, to += header.run_bytes())
-            pack_run(to, header, a.q + first_row * a.q_stride + k, a.q_stride, rows);
+        for (int64_t k = group * header.group; k < (group + 1) * header.group; k += kRunK, to += header.run_bytes()) {
+            for (int64_t part = 0; part < num_factors; ++part) {
+                for (int r = 0; r < rows; ++r) {
+                    const int64_t at = k / header.part + part;
+                    to[part * kPanelWidth + r] = a.factor.row(first_row + r)[at];
+                    if (a.offset_factor.data != nullptr)
+                        to[(num_factors + part) * kPanelWidth + r] = a.offset_factor.row(first_row + r)[at];
+                }
+            }
+            pack_numbers(to + header.factors_bytes(), a.q, first_row, k, rows, header.bits);
+        }
     }
 }
 

@@ -1,88 +1,68 @@
-// From quantized weights (quantized_weight.h) to the numbers that the tiles of linear multiply, a stretch of k of some panels at a
-// time, which stays in a core's cache while all rows of x pass over it.
+// From quantized weights (quantized_weight.h) to those that the tiles of linear multiply, as packed_weight.h lays them out: a stretch
+// of k of some panels at a time, which stays in a core's cache while all rows of x pass over it.
 #pragma once
 
-#include "linear/quantized/group_scales.h"
-#include "linear/quantized/look_up.h"
+#include "linear/quantized/numbers.h"
 #include "linear/tiles/linear_tile.h"
 
 namespace pagecli::PAGECLI_ISA {
 
-// Vectors of rows from `lane` on of an even k and the next, in the layout of packed_weight.h.
-PAGECLI_INLINE void store_two_k(float* to, int lane, VecF even, VecF odd) {
-    store(to + lane, even);
-    store(to + kPanelWidth + lane, odd);
+// `pairs` of `lane` and the lanes beside it.
+PAGECLI_INLINE void store_pair(float* to, int lane, const Pair& pair) {
+    store(to + lane, pair.even);
+    store(to + kPanelWidth + lane, pair.odd);
 }
-PAGECLI_INLINE void store_two_k(uint16_t* to, int lane, VecF even, VecF odd) { store_pairs(to + 2 * lane, even, odd); }
-
-template <class Number>
-PAGECLI_INLINE void unpack_nibbles(Number* to, const uint8_t* run, int lane, const GroupScale& by, const Table& table) {
-    PAGECLI_UNROLL
-    for (int line = 0; line < 4; ++line) {
-        VecI words = load_bytes(run + (line * kPanelWidth + lane) * 4);
-        PAGECLI_UNROLL
-        for (int pair = 0; pair < 4; ++pair) {
-            const VecF even = look_up(table, words), odd = look_up(table, shift_right<16>(words));
-            store_two_k(to, lane, fmadd(even, by.scale, by.low), fmadd(odd, by.scale, by.low));
-            words = shift_right<4>(words);
-            to += 2 * kPanelWidth;
-        }
-    }
+PAGECLI_INLINE void store_pair(uint16_t* to, int lane, const Pair& pair) {
+    const VecF rounded = from_bits(round_to_pairs(pair.even, pair.odd));
+    memcpy(to + 2 * lane, &rounded, sizeof rounded);
 }
 
-template <class Number>
-PAGECLI_INLINE void unpack_bytes(Number* to, const uint8_t* run, int lane, const GroupScale& by) {
-    const int8_t* from = reinterpret_cast<const int8_t*>(run) + 2 * lane;
-    const VecF scale = by.scale * broadcast(0x1p-16f);  // of numbers in upper halves
-    for (int pair = 0; pair < kRunK / 2; ++pair, from += 2 * kPanelWidth, to += 2 * kPanelWidth) {
-        const VecI both = load_int8_pairs(from);
-        const VecF even = to_float(shift_left<16>(both)), odd = to_float(both & broadcast_int(static_cast<int32_t>(0xffff0000u)));
-        store_two_k(to, lane, fmadd(even, scale, by.low), fmadd(odd, scale, by.low));
-    }
+// Pairs `pair` up to `last` of a run.
+template <int bits, int pair, int last, class Weight>
+PAGECLI_INLINE void unpack_pairs(Weight* to, const uint8_t* q, int lane, const RunScale& by, const Table& table) {
+    store_pair(to + pair * 2 * kPanelWidth, lane, by.weights<bits, pair>(q, lane, table));
+    if constexpr (pair + 1 < last) unpack_pairs<bits, pair + 1, last>(to, q, lane, by, table);
 }
 
 // `num_groups` groups of one panel.
-template <class Number, int BITS>
-void unpack_groups(void* numbers, const uint8_t* groups, int64_t num_groups, const QuantizedHeader& header) {
-    Number* to = static_cast<Number*>(numbers);
+template <class Weight, int bits>
+void unpack_groups(void* weights, const uint8_t* group, int64_t num_groups, const QuantizedHeader& header) {
+    constexpr int kHalf = kRunPairs / 2;
+    constexpr int64_t kAhead = 2048;  // bytes of the panel, prefetched
+    Weight* to = static_cast<Weight*>(weights);
     const Table table = load_table(header.table);
-    const int64_t runs = header.group / kRunK, scales_bytes = header.scales_bytes(), run_bytes = header.run_bytes();
-    for (int64_t group = 0; group < num_groups; ++group, groups += header.group_bytes()) {
-        for (int lane = 0; lane < kPanelWidth; lane += VecF::width) {
-            const GroupScale by = load_scale(groups, lane, header.offset);
-            for (int64_t run = 0; run < runs; ++run) {
-                const uint8_t* from = groups + scales_bytes + run * run_bytes;
-                if constexpr (BITS == 4)
-                    unpack_nibbles(to + run * kRunK * kPanelWidth, from, lane, by, table);
+    const int64_t scales_bytes = header.scales_bytes(), factors_bytes = header.factors_bytes(), run_bytes = header.run_bytes();
+    for (int64_t i = 0; i < num_groups; ++i) {
+        const uint8_t* run = group + scales_bytes;
+        for (int64_t k = 0; k < header.group; k += kRunK, run += run_bytes, to += kRunK * kPanelWidth) {
+            for (int64_t at = 0; at < run_bytes; at += 64) __builtin_prefetch(run + kAhead + at, 0, 3);
+            const uint8_t* q = run + factors_bytes;
+            PAGECLI_UNROLL
+            for (int lane = 0; lane < kPanelWidth; lane += VecF::width) {
+                const RunScale by = scale_of(header, group, run, 0, lane);
+                unpack_pairs<bits, 0, kHalf>(to, q, lane, by, table);
+                if (header.part == kRunK / 2)
+                    unpack_pairs<bits, kHalf, kRunPairs>(to, q, lane, scale_of(header, group, run, 1, lane), table);
                 else
-                    unpack_bytes(to + run * kRunK * kPanelWidth, from, lane, by);
+                    unpack_pairs<bits, kHalf, kRunPairs>(to, q, lane, by, table);
             }
         }
-        to += header.group * kPanelWidth;
+        group = run;
     }
 }
 
-// Numbers of 8 bits themselves as bfloat16, without scales: for tile_quantized.h.
-static inline void unpack_bytes_as_pairs(void* numbers, const uint8_t* groups, int64_t num_groups, const QuantizedHeader& header) {
-    char* to = static_cast<char*>(numbers);
-    const int64_t numbers_bytes = header.group_bytes() - header.scales_bytes();
-    for (int64_t group = 0; group < num_groups; ++group) {
-        groups += header.scales_bytes();
-        for (int64_t at = 0; at < numbers_bytes; at += 2 * VecF::width) {
-            const VecF pairs = from_bits(pairs_of_bytes(reinterpret_cast<const int8_t*>(groups + at)));
-            memcpy(to + 2 * at, &pairs, sizeof pairs);
-        }
-        to += 2 * numbers_bytes;
-        groups += numbers_bytes;
+using UnpackFunction = void (*)(void* weights, const uint8_t* group, int64_t num_groups, const QuantizedHeader& header);
+
+template <class Weight>
+UnpackFunction unpack_function(int bits) {
+    switch (bits) {
+        case 2: return unpack_groups<Weight, 2>;
+        case 3: return unpack_groups<Weight, 3>;
+        case 4: return unpack_groups<Weight, 4>;
+        case 5: return unpack_groups<Weight, 5>;
+        case 6: return unpack_groups<Weight, 6>;
+        default: return unpack_groups<Weight, 8>;
     }
-}
-
-using UnpackFunction = void (*)(void* numbers, const uint8_t* groups, int64_t num_groups, const QuantizedHeader& header);
-
-static inline UnpackFunction unpack_function(const QuantizedHeader& header, int64_t bytes_per_k) {
-    const bool pairs = bytes_per_k == 2 * kPanelWidth;
-    if (header.bits == 4) return pairs ? unpack_groups<uint16_t, 4> : unpack_groups<float, 4>;
-    return pairs ? unpack_groups<uint16_t, 8> : unpack_groups<float, 8>;
 }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -5,7 +5,6 @@
 //
 // where the second scale, of bytes only, is where their sum starts, in bits: what takes off the offset of the weights' bytes, 64 of
 // quantized bounds (quantized_bounds.h), quad_offset of rotated weights (quads.h).
-// Of bfloat16 for quantized weights, `scale` is the sum of 32 k, two of each 64.
 // For a matrix unit: linear_activations_unit.h.
 #pragma once
 
@@ -23,7 +22,7 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-enum class CellType { float32, bfloat16_pair, bfloat16_run, int16_pair, int8_quad, rotated_quad, bfloat16_unit, int16_unit, rotated_unit };
+enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad, rotated_quad, bfloat16_unit, int16_unit, rotated_unit };
 
 constexpr bool is_of_unit(CellType type) {
     return type == CellType::bfloat16_unit || type == CellType::int16_unit || type == CellType::rotated_unit;
@@ -36,7 +35,6 @@ constexpr bool is_of_bytes(CellType type) {
 constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : is_of_bytes(type) ? 4 : 2; }
 constexpr int scales_per_group(CellType type) {
     if (type == CellType::int8_quad || type == CellType::rotated_quad) return 2;
-    if (type == CellType::bfloat16_run) return 2;
     return type == CellType::int16_pair || has_whole_units(type) ? 1 : 0;
 }
 constexpr int64_t kCellsPerLine = 16;  // 64 bytes: of a row, what a matrix unit takes at once
@@ -84,20 +82,6 @@ PAGECLI_INLINE void bfloat16_pairs(uint32_t* pairs, const float* x, int width) {
     for (; k + VecF::width <= width; k += VecF::width) store_bf16(rounded + k, load(x + k));
     for (; k < width; ++k) rounded[k] = round_to_bf16(x[k]);
     memcpy(pairs, rounded, sizeof rounded);
-}
-
-// The sums of each 32 of a row's `width` rounded k, which are zeros beyond.
-PAGECLI_INLINE void sums_of_runs(float* first, float* second, const uint32_t* pairs) {
-    uint16_t rounded[kGroupK];
-    memcpy(rounded, pairs, sizeof rounded);
-    float sums[2];
-    for (int half = 0; half < 2; ++half) {
-        VecF total = zero();
-        for (int k = 0; k < kGroupK / 2; k += VecF::width) total = total + load_bf16(rounded + half * kGroupK / 2 + k);
-        sums[half] = reduce_add(total);
-    }
-    *first = sums[0];
-    *second = sums[1];
 }
 
 // Integers of a whole group from `x`, zeros beyond `width`, in [-limit, limit]; returns the scale.
@@ -157,10 +141,6 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
             for (int r = 0; r < ROWS; ++r) {
                 const float* from = x + r * x_stride + k;
                 if constexpr (type == CellType::bfloat16_pair) bfloat16_pairs(group[r], from, width);
-                if constexpr (type == CellType::bfloat16_run) {
-                    bfloat16_pairs(group[r], from, width);
-                    sums_of_runs(scale + r, scale + ROWS + r, group[r]);
-                }
                 if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
                 if constexpr (type == CellType::int8_quad) {
                     scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);

@@ -32,9 +32,7 @@ struct TileArgs {
     const char* prefetch;   // brought into L2 meanwhile, prefetch_step bytes for every 64 bytes read of a panel
     int64_t prefetch_step;  // 0 to 256
     bool first;             // the first block of k: sums start at zero instead of being read
-    const struct QuantizedHeader* quantized;  // of quantized weights (quantized/tile_quantized.h)
-    const uint8_t* groups;                    // where the block begins in them, the next panel groups_stride bytes further
-    int64_t groups_stride;
+    const struct QuantizedHeader* quantized;  // of quantized weights, read as bytes (quantized/tile_quantized.h)
 };
 using TileFunction = void (*)(const TileArgs&);
 

@@ -2,8 +2,8 @@
 //
 // out[m, n] is summed over k in ascending order whatever the batch, the tiling and the number of threads are, so a row's
 // result depends, bit for bit, on that row alone. Instruction sets differ: avx512bf16 and amx round x for
-// bfloat16 weights, and amx sums 32 k at a time. Quantized weights (quantized_weight.h) are multiplied as float32, or x is rounded
-// for them too where it is for bfloat16, to which amx rounds them. For int8 weights x is quantized to 15 bits, 64 k of a row with one scale.
+// bfloat16 weights, and amx sums 32 k at a time. Quantized weights (quantized_weight.h) give
+// the bits of what they stand for, packed as their type. For int8 weights x is quantized to 15 bits, 64 k of a row with one scale.
 #pragma once
 
 #include <stdint.h>

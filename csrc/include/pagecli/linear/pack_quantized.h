@@ -1,4 +1,4 @@
-// Arguments of pack_quantized: bring a quantized weight into the layout of quantized_weight.h, once at load.
+// Arguments of pack_quantized: bring rows of a quantized weight into the layout of quantized_weight.h, once at load.
 #pragma once
 
 #include <stdint.h>
@@ -7,12 +7,21 @@ namespace pagecli {
 
 struct QuantizedHeader;
 
+// [rows, cols / k], rows `stride` apart; null where there are none.
+template <class Number>
+struct OfRows {
+    const Number* data;
+    int64_t stride;
+
+    const Number* row(int64_t index) const { return data + index * stride; }
+};
+
 struct PackQuantizedArgs {
     const QuantizedHeader* header;
-    void* packed;  // what follows the header; written completely
-    const uint8_t* q;  // [rows, cols], rows q_stride apart: 0 to 15, or signed bytes
-    const uint16_t *scale, *offset;  // halves [rows, cols / group], rows their stride apart; offset null where there is none
-    int64_t q_stride, scale_stride, offset_stride;
+    void* packed;  // the rows' first panel; written completely
+    OfRows<uint8_t> q;  // of each k: without sign, or bytes with sign
+    OfRows<uint16_t> scale, offset;            // halves, of each group
+    OfRows<uint8_t> factor, offset_factor;     // of each part
     int64_t rows, cols;
 };
 

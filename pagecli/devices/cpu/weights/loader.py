@@ -10,6 +10,8 @@ from pagecli.devices.cpu.weights.packed_weight import PackedExperts, PackedWeigh
 from pagecli.model.program import Program, Weight
 from pagecli.model.weights.reader import WeightReader
 
+MOST_SECTIONS = 4  # of a matrix: Q, K and V, or gate and up, quantized in their own ways
+
 
 class CpuWeights:
     """Packs a program's weights as they are read, as `dtype`: peak memory is what is packed plus the tensor at hand. With
@@ -17,7 +19,7 @@ class CpuWeights:
 
     def __init__(self, program: Program, reader: WeightReader, dtype: str, keep: bool) -> None:
         self.num_bytes = 0
-        self._matrices: dict[Weight, PackedWeight] = {}
+        self._matrices: dict[Weight, list[PackedWeight]] = {}
         self._vectors: dict[Weight, Array] = {}
         self._experts: dict[Weight, PackedExperts] = {}
         for weight in program.weights():
@@ -30,14 +32,20 @@ class CpuWeights:
                 vectors = self._vectors[weight] = np.stack([arrays.to_float32(vector) for vector in reader.experts(weight)])
                 self.num_bytes += vectors.nbytes
             elif weight.columns:
-                packed = self._matrices[weight] = _pack(weight, reader, packed_as, keep and not weight.exact)
+                sections = self._matrices[weight] = _pack(weight, reader, packed_as, keep and not weight.exact)
                 reader.source.release()
-                self.num_bytes += packed.nbytes
+                self.num_bytes += sum(section.nbytes for section in sections)
             else:  # norms and biases are small and always wanted exactly
                 vector = self._vectors[weight] = np.array(arrays.to_float32(reader.read(weight)))
                 self.num_bytes += vector.nbytes
 
     def matrix(self, weight: Weight) -> PackedWeight:
+        """A matrix that is one section."""
+        (section,) = self._matrices[weight]
+        return section
+
+    def sections(self, weight: Weight) -> list[PackedWeight]:
+        """The matrix's rows one below the other: as many parts as they have formats."""
         return self._matrices[weight]
 
     def experts(self, weight: Weight) -> PackedExperts:
@@ -53,8 +61,10 @@ def _pack_experts(weight: Weight, reader: WeightReader, dtype: str, keep: bool) 
     return kernels.pack_experts(reader.experts(weight), weight.experts, dtype) if kept is None else kept
 
 
-def _pack(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> PackedWeight:
+def _pack(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> list[PackedWeight]:
     quantized = reader.quantized(weight) if keep else None
-    if quantized is None or not quantized_weight.can_pack(quantized):
-        return kernels.pack_weight(reader.read(weight), dtype)
-    return kernels.pack_quantized(quantized, dtype)
+    sections = [] if quantized is None else quantized.sections()
+    most = 1 if weight.whole_columns else MOST_SECTIONS
+    if not 1 <= len(sections) <= most or not all(map(quantized_weight.can_pack, sections)):
+        return [kernels.pack_weight(reader.read(weight), dtype)]
+    return [kernels.pack_quantized(section, dtype) for section in sections]

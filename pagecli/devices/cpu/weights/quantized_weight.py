@@ -1,13 +1,15 @@
-"""Weights that stay quantized in memory, 4 or 8 bits each, and are multiplied as float32, or with x rounded to bfloat16.
+"""Weights that stay quantized in memory, 2 to 6 or 8 bits each, and become float32 or bfloat16 where they are multiplied.
 
 A PackedWeight's `data` is then bytes: a header, and for every panel of 16 rows (N padded with zeros) its groups of k:
 
-    header          128 bytes: as int32 the dtype (0 float32, 1 bfloat16), bits, offset (0 none, 1 zero, 2 low), k of a group;
-                    from byte 64 on, of 4 bits, the table's 16 floats
+    header          128 bytes: as int32 the dtype (0 float32, 1 bfloat16), bits, offset (0 none, 1 zero, 2 low), k of a group,
+                    k of a part (0: no factors), the center; from byte 64 on, of 4 bits, the table's 16 floats
     scale[16], zero or low[16] where there is one    float16
-    q[group / 32]   32 k of the 16 rows. 8 bits: bytes[16][16][2], two k of a row side by side. 4 bits: 32-bit words[4][16];
-                    of a row's word i bits 4 n and up are k = 8 i + 2 (n % 4) + n / 4: each half of a word, shifted by 4 j,
-                    begins with one k of a pair
+    runs[group / 32], 32 k of the 16 rows each:
+        factor[32 / part][16], offset_factor[32 / part][16] where there is an offset    int8
+        q: 8 bits: bytes[16][16][2], two k of a row side by side. Others: planes of 4, 2 or 1 of their bits, the lower ones
+           first (PLANES); of a plane of b bits words[b][16], 32 bits each: of a row's word i bits b * j and up are the even k
+           of pair 16 / b * i + j, and 16 bits higher the odd k
 """
 
 from dataclasses import dataclass
@@ -17,11 +19,12 @@ import numpy as np
 
 from pagecli.core.arrays import Array, Tensor, empty
 from pagecli.core.dtypes import QUANTIZED_DTYPES
-from pagecli.model.weights.quantized import Offset, QuantizedTensor
+from pagecli.model.weights.quantized import AnyQuantized, Offset, QuantizedFormat
 
 HEADER_BYTES = 128
 RUN_K = 32  # k of a run of numbers
-GROUPS = (32, 64, 128)
+GROUPS = (32, 64, 128, 256)
+PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2)}  # bits of each
 DTYPES = QUANTIZED_DTYPES  # by their numbers in a header
 _OFFSETS: tuple[Offset, ...] = get_args(Offset)
 
@@ -31,30 +34,44 @@ class Header:
     """What the first bytes say."""
 
     dtype: str
-    bits: int
-    kind: Offset
-    group: int
+    format: QuantizedFormat
 
+    @property
+    def num_offsets(self) -> int:
+        return 0 if self.format.kind == "none" else 1
+
+    @property
+    def num_factors(self) -> int:
+        """Of a run and a row, of scales; as many of offsets."""
+        return RUN_K // self.format.part if self.format.part else 0
+
+    @property
+    def run_bytes(self) -> int:
+        """Of 16 rows."""
+        return 16 * (self.num_factors * (1 + self.num_offsets) + RUN_K * self.format.bits // 8)
+
+    @property
     def group_bytes(self) -> int:
-        """Of a group of 16 rows."""
-        return 16 * (2 * (1 if self.kind == "none" else 2) + self.group * self.bits // 8)
+        """Of 16 rows."""
+        return 32 * (1 + self.num_offsets) + self.format.group // RUN_K * self.run_bytes
 
 
 def header_of(data: Tensor) -> Header:
-    dtype, bits, kind, group = np.asarray(data[:16]).view(np.int32).tolist()
-    return Header(DTYPES[dtype], bits, _OFFSETS[kind], group)
+    dtype, bits, kind, group, part, center = np.asarray(data[:24]).view(np.int32).tolist()
+    table = tuple(np.asarray(data[64:HEADER_BYTES]).view(np.float32).tolist())
+    return Header(DTYPES[dtype], QuantizedFormat(bits, group, _OFFSETS[kind], part, center, table))
 
 
-def can_pack(tensor: QuantizedTensor) -> bool:
-    return tensor.group in GROUPS
+def can_pack(tensor: AnyQuantized) -> bool:
+    return tensor.format.group in GROUPS
 
 
-def allocate(tensor: QuantizedTensor, dtype: str) -> Array:
+def allocate(made_of: QuantizedFormat, num_rows: int, num_cols: int, dtype: str) -> Array:
     """The bytes of a packed weight, its header written, the rest not filled."""
-    header = Header(dtype, tensor.bits, tensor.kind, tensor.group)
-    num_groups = -(-tensor.q.shape[0] // 16) * tensor.scale.shape[1]
-    data = empty((HEADER_BYTES + num_groups * header.group_bytes(),), np.uint8)
+    num_groups = -(-num_rows // 16) * (num_cols // made_of.group)
+    data = empty((HEADER_BYTES + num_groups * Header(dtype, made_of).group_bytes,), np.uint8)
+    numbers = made_of.bits, _OFFSETS.index(made_of.kind), made_of.group, made_of.part, made_of.center
     data[:64].view(np.int32)[:] = 0
-    data[:16].view(np.int32)[:] = DTYPES.index(dtype), tensor.bits, _OFFSETS.index(tensor.kind), tensor.group
-    data[64:HEADER_BYTES].view(np.float32)[:] = tensor.table
+    data[:24].view(np.int32)[:] = DTYPES.index(dtype), *numbers
+    data[64:HEADER_BYTES].view(np.float32)[:] = made_of.table
     return data

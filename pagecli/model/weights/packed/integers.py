@@ -15,7 +15,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.model.weights.packed.layer import Format, Layer, halves, with_kept_groups
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import QuantizedTensor, in_groups
 
 _IN_ORDER = tuple(range(8))
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column of each four bits
@@ -62,7 +62,7 @@ def _unpacked(layer: Layer) -> tuple[QuantizedTensor, Array | None]:
     if layer.config.bits == 8:  # signed, as they stay
         q, zeros = (q ^ np.uint8(128)).view(np.int8), zeros - 128
     zeros = np.ascontiguousarray(zeros.astype(np.float16))
-    return QuantizedTensor(q, np.ascontiguousarray(halves(scale)), zeros, "zero"), order
+    return in_groups(q, np.ascontiguousarray(halves(scale)), zeros, "zero"), order
 
 
 def _order(groups: Array) -> Array | None:

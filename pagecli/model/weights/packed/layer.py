@@ -70,8 +70,8 @@ def kept_group(columns: int) -> int:
 
 def with_kept_groups(tensor: QuantizedTensor) -> QuantizedTensor | None:
     """The same matrix in groups that kernels take, unless those do not divide its own."""
-    group = kept_group(tensor.group)
-    return None if group == 0 else tensor if group == tensor.group else tensor.with_groups(group)
+    group = kept_group(tensor.format.group)
+    return None if group == 0 else tensor if group == tensor.format.group else tensor.with_groups(group)
 
 
 def not_kept(layer: Layer) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.model.weights.packed.layer import Format, Layer, exponents
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import QuantizedTensor, in_groups
 from pagecli.model.weights.safetensors_file import SafetensorsSource
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -53,7 +53,7 @@ def _quantized(layer: Layer) -> QuantizedTensor | None:
     shift = most - _MOST
     q = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(len(pairs), -1)
     scale = np.ldexp(np.float32(1), scales.astype(np.int32) - 127 - shift).astype(np.float16)
-    return QuantizedTensor(q, scale, table=tuple(float(np.ldexp(value, shift)) for value in E2M1))
+    return in_groups(q, scale, table=tuple(float(np.ldexp(value, shift)) for value in E2M1))
 
 
 MXFP4 = Format((("", "_blocks"),), ("_scales",), _values, _quantized)

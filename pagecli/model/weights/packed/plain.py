@@ -12,7 +12,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array, to_float32
 from pagecli.model.weights.packed.layer import Format, Layer, halves, with_kept_groups
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import QuantizedTensor, in_groups
 
 _SCB = ".SCB"
 _SCALES = (".weight_scale", ".weight_scale_inv", _SCB)
@@ -50,7 +50,7 @@ def _quantized(layer: Layer) -> QuantizedTensor | None:
     scale = scale.reshape(len(scale), -1)
     if len(scale) != len(q) or q.shape[1] % scale.shape[1]:
         return None
-    return with_kept_groups(QuantizedTensor(q, scale))
+    return with_kept_groups(in_groups(q, scale))
 
 
 def _scale_of(layer: Layer) -> str:
