@@ -90,11 +90,11 @@ class SamplingParams:
             ("stop_token_ids", all(i >= 0 for i in self.stop_token_ids), "token ids >= 0"),
             *((name, value is None or 0 <= value <= MAX_LOGPROBS, f"in [0, {MAX_LOGPROBS}]") for name, value in logprobs),
             ("early_stopping", self.early_stopping in get_args(EarlyStopping), "true, false or never"),
-            *(self._sharing_rules() if (self.n, self.best_of, self.beam_width) != (1, None, 1) else ()),
+            *(self._sequence_rules() if (self.n, self.best_of, self.beam_width) != (1, None, 1) else ()),
             *self._constraint_rules(),
         ]
 
-    def _sharing_rules(self) -> list[tuple[str, bool, str]]:
+    def _sequence_rules(self) -> list[tuple[str, bool, str]]:
         beams = self.beam_width > 1
         return [
             ("beam_width", 1 <= self.beam_width <= MAX_SEQUENCES, f"in [1, {MAX_SEQUENCES}]"),

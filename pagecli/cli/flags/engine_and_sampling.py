@@ -16,7 +16,7 @@ from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
 
-IO, CHAT, SAMPLING, SHARING = "Input and output", "Prompts", "Sampling", "Samples and beams"
+IO, CHAT, SAMPLING, SAMPLES = "Input and output", "Prompts", "Sampling", "Samples and beams"
 MODEL, ENGINE, TALK = "Model", "Engine", "Reporting"
 SAMPLING_HELP = " A column of this name overrides it for its row."
 OF_MODEL = " Default: the model's, else {}."
@@ -148,16 +148,16 @@ PromptLogprobs = Annotated[
     ),
 ]
 
-N = Annotated[int, option("Continuations to write for a row, each sampled on its own.", SHARING, "--n")]
+N = Annotated[int, option("Continuations to write for a row, each sampled on its own.", SAMPLES, "--n")]
 BestOf = Annotated[
-    int | None, option("Sample so many and write the --n with the highest mean log probability.", SHARING, "--best-of")
+    int | None, option("Sample so many and write the --n with the highest mean log probability.", SAMPLES, "--best-of")
 ]
-BeamWidth = Annotated[int, option("Above 1: beam search; writes the --n best hypotheses.", SHARING, "--beam-width")]
+BeamWidth = Annotated[int, option("Above 1: beam search; writes the --n best hypotheses.", SAMPLES, "--beam-width")]
 LengthPenalty = Annotated[
-    float, option("Beam search: a hypothesis scores its log probability / length ** this.", SHARING, "--length-penalty")
+    float, option("Beam search: a hypothesis scores its log probability / length ** this.", SAMPLES, "--length-penalty")
 ]
 EarlyStoppingChoice = Annotated[
-    Literal["true", "false", "never"], option("Beam search: when to end, as in transformers.", SHARING, "--early-stopping")
+    Literal["true", "false", "never"], option("Beam search: when to end, as in transformers.", SAMPLES, "--early-stopping")
 ]
 
 Model = Annotated[
