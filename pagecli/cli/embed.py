@@ -51,7 +51,7 @@ def embed(context: typer.Context, options: GenerateOptions, own: EmbedFlags) -> 
     the column embedding; all columns of the input are carried over. How it is
     made is the model's own sentence-transformers configuration.
     """
-    return run_command(context, options, change=lambda job: embedding_job(job, own))
+    return run_command(context, options, lambda job: embedding_job(job, own))
 
 
 def embedding_job(job: "GenerateJob", options: EmbedFlags) -> "GenerateJob":

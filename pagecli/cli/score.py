@@ -1,7 +1,7 @@
 """`pagecli score`: how likely given texts are, by the rows' columns. A job as `generate`'s, with other result columns."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,6 +9,9 @@ from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.generate.command import EPILOG as EPILOG
 from pagecli.cli.generate.command import run_command
 from pagecli.cli.generate.options import NOTHING_GENERATED, WITHOUT_GENERATION, GenerateOptions
+
+if TYPE_CHECKING:
+    from pagecli.cli.generate.job import GenerateJob
 
 NormalizeChoice = Annotated[
     Literal["none", "tokens", "characters"],
@@ -44,4 +47,14 @@ def score(context: typer.Context, options: GenerateOptions, own: ScoreFlags) -> 
     token_logprobs, token_is_greedy, is_greedy, perplexity, and with choices
     best_choice and choice_logprobs. All columns of the input are carried over.
     """
-    return run_command(context, dataclasses.replace(options, chat=own.chat), own.normalize)
+    return run_command(context, dataclasses.replace(options, chat=own.chat), lambda job: scoring_job(job, own))
+
+
+def scoring_job(job: "GenerateJob", options: ScoreFlags) -> "GenerateJob":
+    """The job as one that scores its rows."""
+    from pagecli.jobs.rows.row import SCORES
+    from pagecli.jobs.rows.score_rows import ScoreOptions
+
+    return dataclasses.replace(
+        job, score=ScoreOptions(options.normalize), columns=dataclasses.replace(job.columns, kind=SCORES)
+    )

@@ -40,12 +40,11 @@ def generate(context: typer.Context, options: GenerateOptions) -> int:
 def run_command(
     context: typer.Context,
     options: GenerateOptions,
-    normalize: str | None = None,
     change: "Callable[[GenerateJob], GenerateJob]" = lambda job: job,
 ) -> int:
     """Runs a job by these options; returns its exit code.
 
-    `normalize`: of a job that scores its rows; `change` makes it one of another kind.
+    `change` makes the job one of another kind.
     """
     console = Console(options.quiet and not options.verbose, options.verbose)
 
@@ -61,7 +60,7 @@ def run_command(
             options.engine_config(), options.sampling_params()  # before slow imports (pyarrow)
             from pagecli.cli.generate.job import generate_job
 
-            job = change(generate_job(options, normalize))
+            job = change(generate_job(options))
         except UsageError as error:
             raise with_origin(error, context) from error
         if job.selection.shard is not None and job.selection.num_parts is not None and not job.dry_run:

@@ -20,7 +20,7 @@ from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.prompt_length import PromptLength
-from pagecli.jobs.rows.row import SCORES, TEXTS, InputSource, ResultColumns
+from pagecli.jobs.rows.row import InputSource, ResultColumns
 from pagecli.jobs.rows.row_preparer import prompt_columns
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
 from pagecli.jobs.run.run_result import ErrorPolicy
@@ -89,8 +89,8 @@ class GenerateJob:
     of_model: tuple[str, ...] = ()  # those of `params` that the model has set
 
 
-def generate_job(options: GenerateOptions, normalize: str | None = None) -> GenerateJob:
-    """The job that the options ask for; with `normalize` one that scores its rows. Raises UsageError, InputError."""
+def generate_job(options: GenerateOptions) -> GenerateJob:
+    """The job that the options ask for. Raises UsageError, InputError."""
     o = options
     params = o.sampling_params()
     if params.constraint is not None:
@@ -108,7 +108,6 @@ def generate_job(options: GenerateOptions, normalize: str | None = None) -> Gene
             logprobs=o.logprobs is not None,
             attempts=o.retry > 0,
             prompt_logprobs=o.prompt_logprobs is not None,
-            kind=TEXTS if normalize is None else SCORES,
         ),
         order=o.order,
         selection=RowChoice(o.where, o.sample, o.sample_seed, o.limit, o.shard),
@@ -121,19 +120,10 @@ def generate_job(options: GenerateOptions, normalize: str | None = None) -> Gene
         journal=JournalOptions(o.journal, o.restart, o.partial),
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
         retry_errors="" if o.retry_errors else None,
-        score=_score_options(normalize),
         retries=retry_policy(o),
         pool=o.pool,
         mixed_hardware=o.allow_mixed_hardware,
     )
-
-
-def _score_options(normalize: str | None) -> "ScoreOptions | None":
-    if normalize is None:
-        return None
-    from pagecli.jobs.rows.score_rows import ScoreOptions
-
-    return ScoreOptions(normalize)
 
 
 def retry_policy(options: GenerateOptions) -> "RetryPolicy | None":
