@@ -137,6 +137,7 @@ def load_group(
         model=config.model,
         load_format=config.load_format,
         merge_lora=config.merge_lora,
+        loras=config.loras,
         keep_quantized=source.keep_quantized,
         dtype=dtype,
         max_batch_tokens=config.max_batch_tokens,

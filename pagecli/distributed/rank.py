@@ -52,6 +52,7 @@ class RankSpec:
     device: str = "cpu"
     meeting_fd: int = -1  # of an empty file of the group, by which GPUs' ranks find each other
     merge_lora: str | None = None
+    loras: tuple[tuple[str, str], ...] = ()
     keep_quantized: bool = False
 
 
@@ -109,7 +110,7 @@ class Rank:
 
         kernels.set_num_threads(spec.num_threads)
         self._memory, self._rank = GroupMemory(spec.shape, spec.memory_fd), spec.rank
-        source = with_adapters(resolve_model(spec.model, spec.load_format), spec.merge_lora)
+        source = with_adapters(resolve_model(spec.model, spec.load_format), spec.merge_lora, spec.loras)
         source = replace(source, keep_quantized=spec.keep_quantized, on_read=on_loading)
         self.shard, isa = self._load(spec, source)
         first, last = (vocab_start(source.config.vocab_size, rank, spec.size) for rank in (spec.rank, spec.rank + 1))

@@ -3,8 +3,9 @@
     magic, crc32 of all that follows      8 bytes
     number of the step, kind              8 + 4 bytes
     tokens, sequences, blocks of the longest table, rows wanted, block moves      4 bytes each
+    bytes, tokens again if any has a LoRA adapter, else 0      4 bytes each
     moves[M, 3] int32 (kind, source, target), slot_ids[T], logit_rows[R] int64,
-    token_ids[T], positions[T], block_tables[S, B], context_lens[S], query_start[S + 1] int32
+    token_ids[T], positions[T], block_tables[S, B], context_lens[S], query_start[S + 1], adapter_ids[T or 0] int32
 
 Block moves and tables are the KV manager's instructions about physical memory, the same numbers on every rank.
 """
@@ -60,6 +61,10 @@ def pack(record: StepRecord, into: Array) -> int:
     ).reshape(len(record.moves), 3)
     arrays = [inputs.slot_ids, inputs.logit_rows, moves, inputs.token_ids, inputs.positions]
     arrays += [inputs.block_tables, inputs.context_lens, inputs.query_start]
+    num_adapted = 0
+    if inputs.adapter_ids is not None:
+        arrays.append(inputs.adapter_ids)
+        num_adapted = len(inputs.adapter_ids)
     end = _HEADER.size
     for array in arrays:
         if end + array.nbytes > len(into):
@@ -67,7 +72,7 @@ def pack(record: StepRecord, into: Array) -> int:
         into[end : end + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         end += array.nbytes
     sizes = len(inputs.token_ids), *inputs.block_tables.shape, len(inputs.logit_rows), len(moves)
-    header = bytearray(_HEADER.pack(MAGIC, 0, record.number, record.wanted, *sizes, end, 0))
+    header = bytearray(_HEADER.pack(MAGIC, 0, record.number, record.wanted, *sizes, end, num_adapted))
     checked = zlib.crc32(into[_HEADER.size : end].data, zlib.crc32(header[_CHECKED_FROM:]))
     struct.pack_into("<I", header, 4, checked)
     into[: _HEADER.size] = np.frombuffer(header, np.uint8)
@@ -76,7 +81,7 @@ def pack(record: StepRecord, into: Array) -> int:
 
 def unpack(data: Array) -> StepRecord:
     """The record in data[n] (uint8); its arrays are views. Raises DamagedRecordError."""
-    magic, checked, number, wanted, *sizes, end, _ = _HEADER.unpack(data[: _HEADER.size].tobytes())
+    magic, checked, number, wanted, *sizes, end, num_adapted = _HEADER.unpack(data[: _HEADER.size].tobytes())
     tokens, sequences, blocks, rows, num_moves = sizes
     if magic != MAGIC or not _HEADER.size <= end <= len(data):
         raise DamagedRecordError("no step record")
@@ -99,5 +104,6 @@ def unpack(data: Array) -> StepRecord:
         context_lens=take(np.int32, sequences),
         query_start=take(np.int32, sequences + 1),
         logit_rows=logit_rows,
+        adapter_ids=take(np.int32, num_adapted) if num_adapted else None,
     )
     return StepRecord(number, Wanted(wanted), moves, inputs)

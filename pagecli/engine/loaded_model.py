@@ -130,9 +130,8 @@ def resolve(config: EngineConfig) -> ResolvedModel:
     source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
-    if config.loras and (device.name == "cuda" or config.num_segments > 1):
-        where = "on a GPU" if device.name == "cuda" else "with tensor parallelism"
-        raise UsageError(f"--lora is not computed {where}", "merge one adapter: --merge-lora DIR, or leave the other flag out")
+    if config.loras and device.name == "cuda":
+        raise UsageError("--lora is not computed on a GPU", "merge one adapter: --merge-lora DIR, or leave the other flag out")
     keeps = config.keeps_quantized(device.name, dtype) and source.merged_adapter is None
     source = replace(source, keep_quantized=keeps)
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))

@@ -131,8 +131,8 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """out[T, first : last] += x[T, K] @ a.T @ b of each token's adapter: its ranks starts[i] : starts[i + 1] of a[R, K] and
-    b[R, last - first], float32 (model/adapters/adapted_program.py)."""
+    """out[T, first : last] += x[T, first_column : first_column + K] @ a.T @ b of each token's adapter: its ranks
+    starts[i] : starts[i + 1] of a[R, K] and b[R, last - first], float32 (model/adapters/adapted_program.py)."""
 
     out: str
     x: str
@@ -141,6 +141,7 @@ class LowRank:
     a: Array
     b: Array
     starts: Array
+    first_column: int = 0
 
 
 @dataclass(frozen=True, slots=True)

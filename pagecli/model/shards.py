@@ -13,6 +13,8 @@ Shoeybi et al., "Megatron-LM" (2019), section 3. Nothing here depends on a devic
 import dataclasses
 from collections.abc import Iterable
 
+import numpy as np
+
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import UsageError
 from pagecli.model.program import (
@@ -24,6 +26,7 @@ from pagecli.model.program import (
     GatedActivation,
     Head,
     Linear,
+    LowRank,
     Norm,
     Operation,
     Program,
@@ -89,10 +92,12 @@ def segment(program: Program, count: int) -> Program:
 def _segmented(operations: tuple[Operation, ...], count: int) -> Iterable[Operation]:
     """Experts' outputs, and that of the one all go to, are weighted segment by segment, then summed."""
     weighted = {name for operation in operations if isinstance(operation, Combine) for name in (operation.x, operation.shared)}
+    cut = {op.x for op in operations if isinstance(op, Linear) and op.weight.split == "columns"}
+    updates = [op for op in operations if isinstance(op, LowRank) and op.x in cut]
     for operation in operations:
         names = tuple(_segment_name(operation.out, index) for index in range(count)) if hasattr(operation, "out") else ()
         if isinstance(operation, Linear | ExpertLinear) and operation.weight.split == "columns":
-            yield from _products(operation, names)
+            yield from _products(operation, names, [update for update in updates if update.x == operation.x])
             if operation.out not in weighted:
                 yield Reduce(operation.out, names)
         elif isinstance(operation, Combine):
@@ -100,7 +105,7 @@ def _segmented(operations: tuple[Operation, ...], count: int) -> Iterable[Operat
                 shared = operation.shared and _segment_name(operation.shared, index)
                 yield dataclasses.replace(operation, out=name, x=_segment_name(operation.x, index), shared=shared)
             yield Reduce(operation.out, names)
-        else:
+        elif not (isinstance(operation, LowRank) and operation.x in cut):
             yield operation
 
 
@@ -108,14 +113,17 @@ def _segment_name(name: str, index: int) -> str:
     return f"{name}.{index}"
 
 
-def _products(operation: Linear | ExpertLinear, names: tuple[str, ...]) -> Iterable[Operation]:
-    """The operation's partial products, of these names."""
+def _products(operation: Linear | ExpertLinear, names: tuple[str, ...], updates: list[LowRank]) -> Iterable[Operation]:
+    """The operation's partial products, of these names, and behind each the adapters' of the same columns."""
     if isinstance(operation, Linear) and operation.activation != "none":
         raise UsageError(f"an activation behind {operation.weight}, which ranks would share", "run it on one process")
     width = operation.weight.columns // len(names)
     for index, name in enumerate(names):
         weight, bias = _columns_of(operation.weight, index * width, width), operation.bias if index == 0 else None
         yield dataclasses.replace(operation, out=name, weight=weight, bias=bias, first_column=index * width)
+        for update in updates:
+            a = np.ascontiguousarray(update.a[:, index * width : (index + 1) * width])
+            yield dataclasses.replace(update, out=name, a=a, first_column=index * width)
 
 
 def _check_reductions(layers: tuple[tuple[Operation, ...], ...]) -> None:
@@ -158,6 +166,11 @@ def _of_rank(config: ModelConfig, layer: tuple[Operation, ...], rank: int, size:
                 if _segment_of(operation.out) in own:
                     first = operation.first_column - own.start * weight.columns
                     yield dataclasses.replace(operation, first_column=first)
+            case LowRank(x=x, a=a) if any(isinstance(op, Reduce) and operation.out in op.parts for op in layer):
+                if _segment_of(operation.out) in own:
+                    yield dataclasses.replace(operation, first_column=operation.first_column - own.start * a.shape[1])
+            case LowRank():
+                yield from _updates_of_rank(operation, layer, rank, size)
             case Combine(out=out):
                 if _segment_of(out) in own:
                     yield operation
@@ -178,6 +191,21 @@ def _of_rank(config: ModelConfig, layer: tuple[Operation, ...], rank: int, size:
                 yield operation
             case _:
                 raise UsageError(f"tensor parallelism does not know {type(operation).__name__}", "run it on one process")
+
+
+def _updates_of_rank(update: LowRank, layer: tuple[Operation, ...], rank: int, size: int) -> Iterable[LowRank]:
+    """Of what an adapter adds to some columns of a layer's output, those that the rank has."""
+    linear = next(op for op in layer if isinstance(op, Linear) and op.out == update.out)
+    if linear.weight.split != "rows":
+        yield update
+        return
+    start = 0  # of the share, in the rank's output
+    for first, count in _shares(linear, layer, rank, size):
+        begin, end = max(first, update.first), min(first + count, update.last)
+        if begin < end:
+            b = np.ascontiguousarray(update.b[:, begin - update.first : end - update.first])
+            yield dataclasses.replace(update, b=b, first=start + begin - first, last=start + end - first)
+        start += count
 
 
 def _segment_of(name: str) -> int:

@@ -24,6 +24,7 @@ def record_of(seed, tokens, sequences, blocks, rows, moves):
         context_lens=numbers(np.int32, sequences),
         query_start=numbers(np.int32, sequences + 1),
         logit_rows=numbers(np.int64, rows),
+        adapter_ids=numbers(np.int32, tokens) if seed % 3 else None,
     )
     found = [BlockMove(list(MoveKind)[i % 3], int(random.integers(1000)), i) for i in range(moves)]
     return StepRecord(seed, Wanted(seed % 2), found, inputs)

@@ -9,7 +9,7 @@ from tiny_adapters import merged_model, save_adapter
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.errors import ModelError, RowError, UsageError
+from pagecli.errors import ModelError, RowError
 
 NAMES = ("large", "small", None)
 PARTS = {
@@ -150,6 +150,14 @@ def test_adapters_that_only_merging_can_apply_are_refused(tiny_model, tmp_path):
     assert "--merge-lora" in caught.value.hint
 
 
-def test_tensor_parallel_sums_are_refused(tiny_model, adapters):
-    with pytest.raises(UsageError, match="--lora is not computed with tensor parallelism"):
-        make_engine(tiny_model("llama"), loras=adapters("llama"), sum_segments=2)
+@pytest.mark.parametrize("name", PARTS)
+def test_two_ranks_compute_adapters_as_two_segments_do(tiny_model, adapters, name):
+    """To the bit; greedy text is that of sums in one part."""
+    params = SamplingParams(max_tokens=6, ignore_eos=True, logprobs=0)
+    rows, names = [([5 + i, 9, 7, 20 + i], params) for i in range(6)], [NAMES[i % 3] for i in range(6)]
+    model, loras = tiny_model(name), adapters(name)
+    one = run(make_engine(model, loras=loras, sum_segments=2), rows, names)
+    assert run(make_engine(model, loras=loras, tensor_parallel_size=2, threads=1), rows, names) == one
+    plain = run(make_engine(model, loras=loras), rows, names)
+    assert [row[0][0] for row in one] == [row[0][0] for row in plain]
+    assert len({tuple(row[0][0]) for row in one}) > 2

@@ -64,11 +64,11 @@ class CpuDevice:
         reader = WeightReader(open_weights(source), source.on_read)
         program = reader.program(source.config)
         reader.check_nothing_left(program)
-        program = of_program(program)
         if source.adapters:
             from pagecli.model.adapters.adapted_program import adapted
 
             program = adapted(program, source.adapters)
+        program = of_program(program)
         weights = CpuWeights(program, reader, dtype, source.keep_quantized and dtype in QUANTIZED_DTYPES)
         return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
 

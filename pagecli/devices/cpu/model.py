@@ -241,8 +241,9 @@ class CpuModel:
     def _low_rank(self, operation: LowRank) -> _Bound:
         out, x, first, last = operation.out, operation.x, operation.first, operation.last
         matrices = operation.a, operation.b, operation.starts
+        columns = slice(operation.first_column, operation.first_column + operation.a.shape[1])
         return lambda step: kernels.low_rank(
-            step.values[out][:, first:last], step.values[x], *matrices, step.inputs.adapter_ids, step.program
+            step.values[out][:, first:last], step.values[x][:, columns], *matrices, step.inputs.adapter_ids, step.program
         )
 
     def _reduce(self, operation: Reduce | ReduceAdd) -> _Bound:
