@@ -53,7 +53,12 @@ class Engine:
         model, self.tokenizer, self.dtype = self.loaded.model, self.loaded.tokenizer, self.loaded.dtype
         self.model_config = model.config
         self.max_model_len = min(config.max_model_len or model.config.max_positions, model.config.max_positions)
-        self._runner, self._kv = self._build_cache(model)
+        try:
+            self._runner, self._kv = self._build_cache(model)
+        except BaseException:
+            if loaded is None:
+                self.close()
+            raise
         reservations = None
         if not isinstance(self._kv, KVManager):
             from pagecli.engine.scheduling.reservations import Reservations

@@ -1,6 +1,7 @@
 """Two ranks on GPUs give, to the bit, what one GPU gives with sums in two segments, and lose no row when one of them dies. Each
 emulated GPU is a process that computes on the host; their sums go over gloo."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -42,8 +43,9 @@ def config_of(model: Path, **changes) -> EngineConfig:
 
 def run(config: EngineConfig, asked=ASKED, after_step=lambda engine, number: None) -> tuple[list[str], dict[str, object]]:
     """Everything that comes out, by request, and the statistics; nothing of the ranks is left."""
-    engine, found, number = Engine(config), {}, 0
+    found, number = {}, 0
     try:
+        engine = Engine(config)
         for request_id in range(8):
             prompt = [5 + (7 * request_id + i) % 90 for i in range(3 + 11 * (request_id % 4))]
             engine.add_request(request_id, prompt, asked[request_id % len(asked)])
@@ -53,7 +55,8 @@ def run(config: EngineConfig, asked=ASKED, after_step=lambda engine, number: Non
             after_step(engine, number)
         return [found[request_id] for request_id in range(8)], engine.stats()
     finally:
-        engine.close()
+        with contextlib.suppress(NameError):  # there is none
+            engine.close()
         assert not [child for child in psutil.Process().children() if "emulated_rank" in " ".join(child.cmdline())]
 
 

@@ -190,6 +190,12 @@ def test_no_shared_memory_is_one_line(tmp_path, monkeypatch, function):
     assert not ranks_left()
 
 
+def test_settings_that_no_engine_takes_leave_no_ranks(tmp_path):
+    with pytest.raises(ModelError, match="less than one KV block"):
+        Engine(config_of(tmp_path, "opt", dtype="float32", tensor_parallel_size=2, kv_memory_bytes=100))
+    assert not ranks_left()
+
+
 def test_ranks_that_cannot_be_started_again_end_the_engine_and_no_step_runs_without_them(tmp_path, monkeypatch):
     def refused(*args):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
