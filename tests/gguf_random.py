@@ -17,7 +17,9 @@ HALVES = {
     "Q5_K": (0, 2),
     "Q6_K": (208,),
     "IQ4_XS": (0,),
+    "MXFP4": (),
 }
+EXPONENTS = {"MXFP4": 0}
 
 
 def blocks(kind: str, seed: int, rows: int, cols: int, size: float = 0.05) -> np.ndarray:
@@ -29,4 +31,6 @@ def blocks(kind: str, seed: int, rows: int, cols: int, size: float = 0.05) -> np
     for first in HALVES[kind]:
         halves = generator.normal(0, size, found.shape[:2]).astype(np.float16)
         found[..., first : first + 2] = halves.view(np.uint8).reshape(*found.shape[:2], 2)
+    if kind in EXPONENTS:
+        found[..., EXPONENTS[kind]] = generator.integers(115, 126, found.shape[:2], dtype=np.uint8)
     return found.reshape(rows, -1)

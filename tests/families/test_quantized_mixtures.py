@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from checkpoints import difference, expected_logprobs, found_logprobs
@@ -16,6 +17,7 @@ from pagecli.devices import memory
 from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
 from pagecli.model.registry import resolve_model
+from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 from pagecli.model.weights.packed.mxfp4 import E2M1
 
 _SIZES = {"Mixtral": {}, "Qwen3Moe": {"moe_intermediate_size": 64}}  # whole groups of columns
@@ -28,7 +30,7 @@ def experts_of(source, dtype="float32"):
 
 
 @pytest.mark.parametrize("name", _SIZES)
-@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "MXFP4"])
 def test_experts_of_gguf_files(tmp_path, name, kind):
     layout, changes = LAYOUTS[name]
     model = TINY[name].make(tmp_path, changes | _SIZES[name])
@@ -66,6 +68,20 @@ def as_published(directory):
     config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": left_out}
     (directory / "config.json").write_text(json.dumps(config))
     return model
+
+
+def test_blocks_whose_exponents_halves_do_not_hold_are_dequantized():
+    blocks = np.zeros((3, 2, 17), np.uint8)
+    blocks[..., 0], blocks[..., 1:] = 120, 0x12
+    known = BLOCK_TYPES[gguf.GGMLQuantizationType.MXFP4]
+    for exponent, number, can_stay in ((92, 1, True), (131, 1, True), (91, 1, False), (132, 1, False), (0, 0x80, True)):
+        blocks[1, 1, 0], blocks[1, 1, 1:] = exponent, number
+        rows = blocks.reshape(3, -1)
+        assert known.can_stay(rows) is can_stay
+        if can_stay:
+            assert np.array_equal(
+                known.take_apart(rows).dequantized(), gguf.quants.dequantize(rows, gguf.GGMLQuantizationType.MXFP4)
+            )
 
 
 @pytest.mark.parametrize("keep", [False, True])

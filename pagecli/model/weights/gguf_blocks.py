@@ -120,6 +120,19 @@ def _iq4_xs(made_of: QuantizedFormat, blocks: Array) -> QuantizedTensor:
     return QuantizedTensor(made_of, _fields(blocks, 8, 128, 16, (0, 4), 15), _halves(blocks, 0), factor=factor)
 
 
+def _mxfp4(made_of: QuantizedFormat, blocks: Array) -> QuantizedTensor:
+    exponents = np.clip(blocks[..., 0].astype(np.int32) - _MXFP4_LEAST - 24, -24, 15)
+    scale = np.ldexp(np.float32(1), exponents).astype(np.float16)
+    return QuantizedTensor(made_of, _nibbles(blocks, 1), scale)
+
+
+def _has_halves(blocks: Array) -> bool:
+    """Whether float16 has the scales of all blocks of MXFP4 that are not zeros."""
+    exponents = blocks[..., 0]
+    far = blocks[(exponents < _MXFP4_LEAST) | (exponents > _MXFP4_MOST)]
+    return not np.any(far[:, 1:] & 0x77)
+
+
 @dataclass(frozen=True, slots=True)
 class BlockType:
     """A type of GGUF's tensors that can stay quantized in memory."""
@@ -128,12 +141,20 @@ class BlockType:
     num_bytes: int  # of a block
     num_columns: int
     _take_apart: Callable[[QuantizedFormat, Array], QuantizedTensor]
+    _can_stay: Callable[[Array], bool] | None = None
+
+    def can_stay(self, rows: Array) -> bool:
+        """Whether the format holds the numbers of these rows[N, bytes]."""
+        return self._can_stay is None or self._can_stay(rows.reshape(len(rows), -1, self.num_bytes))
 
     def take_apart(self, rows: Array) -> QuantizedTensor:
         """The matrix of rows[N, bytes]."""
         return self._take_apart(self.format, rows.reshape(len(rows), -1, self.num_bytes))
 
 
+# Twice the numbers of e2m1, and of them what the scales' exponents are shifted by: 2 ** -24 to 2 ** 15 are halves.
+_MXFP4_LEAST, _MXFP4_MOST = 92, 131
+_E2M1 = tuple(2.0**-12 * n for n in (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12))
 _FROM_MINUS_8 = tuple(float(n - 8) for n in range(16))
 # By ggml's numbers of types.
 BLOCK_TYPES = {
@@ -149,4 +170,5 @@ BLOCK_TYPES = {
     14: BlockType(QuantizedFormat(6, 256, "none", 16, 32), 210, 256, _q6_k),
     20: BlockType(QuantizedFormat(table=_IQ4_NL), 18, 32, _q4_0),
     23: BlockType(QuantizedFormat(4, 256, "none", 32, table=_IQ4_NL), 136, 256, _iq4_xs),
+    39: BlockType(QuantizedFormat(table=_E2M1), 17, 32, _mxfp4, _has_halves),
 }

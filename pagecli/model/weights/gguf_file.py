@@ -68,6 +68,8 @@ class GgufSource(QuantizedSource):
         if known is None:
             return None
         rows = self._stored(tensor, expert)[0].reshape(shape[-2], -1)
+        if not known.can_stay(rows):
+            return None
         return StoredTensor([StoredRows(rows, known.format, shape[-1], known.take_apart, self.release)])
 
     def _tensor(self, name: str) -> GgufTensor:

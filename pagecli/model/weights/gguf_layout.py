@@ -10,7 +10,7 @@ from pagecli.model import families
 from pagecli.model.decoder import Decoder
 from pagecli.model.weights import quantized
 from pagecli.model.weights.gguf_file import GgufSource
-from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
+from pagecli.model.weights.quantized import AnyQuantized, QuantizedSource
 from pagecli.model.weights.source import WeightSource
 
 _ENDS = ((".weight", ".weight"), (".bias", ".bias"), ("_bias", ".bias"))  # of parameters, in a checkpoint and in a file
@@ -55,10 +55,10 @@ class GgufLayout(QuantizedSource):
         parts = self._in_place_of(name)
         return _joined([self._source.read_expert(part, expert, _share(shape, 1, len(parts))) for part in parts])
 
-    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> QuantizedTensor | None:
+    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> AnyQuantized | None:
         parts, axis = self._in_place_of(name), 0 if expert is None else 1
         read = [self._source.read_quantized(part, _share(shape, axis, len(parts)), expert) for part in parts]
-        found = [tensor for tensor in read if tensor is not None]
+        found: list[AnyQuantized] = [tensor for tensor in read if tensor is not None]
         return quantized.joined(found) if len(found) == len(parts) else None
 
     def _in_place_of(self, name: str) -> tuple[str, ...]:
