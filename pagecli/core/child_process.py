@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from pagecli.core.message_socket import MessageSocket
 
@@ -39,7 +40,7 @@ class ChildProcess:
         package_root = str(Path(__file__).resolve().parents[2])
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115
+            self._said = _memory_file() if sys.platform == "linux" else tempfile.TemporaryFile()  # noqa: SIM115
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -110,6 +111,11 @@ class ChildProcess:
             return ""
         lines = [line for line in text.splitlines() if line.strip()]
         return lines[-1].strip() if lines else ""
+
+
+def _memory_file() -> IO[bytes]:
+    """An open file that needs no directory to write to."""
+    return os.fdopen(os.memfd_create("pagecli-stderr"), "w+b")
 
 
 def end_with_parent() -> None:
