@@ -110,6 +110,7 @@ def test_rows_without_a_column_are_error_rows_and_a_column_that_is_nowhere_is_re
     code, _, err = generate(ROWS, "out.jsonl", "--template", "{{ reviw }}")
     assert code == 3
     assert "has no column reviw; it has id, review, stars" in err
+    assert "hint: did you mean review? --template needs it" in err
     code, _, _ = generate([ROWS[0], {"id": "x", "stars": 1}, {"review": None}], "out.jsonl", "--template", "{{ review }}")
     found = [json.loads(line)["error_code"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert (code, found) == (5, [None, "missing_prompt", "missing_prompt"])

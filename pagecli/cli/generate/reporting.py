@@ -241,7 +241,7 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
     return [
         ("output", output),
         ("rows", f"{stats['num_rows']:,}" + (f" ({reasons})" if reasons else "")),
-        *([("taken over", f"{taken_over:,} rows of an earlier run")] if taken_over else []),
+        *([("taken over", f"{taken_over:,} row{'' if taken_over == 1 else 's'} of an earlier run")] if taken_over else []),
         *([("sampling", f"{sampling} (the model's generation_config.json)")] if sampling else []),
         ("error rows", f"{stats['num_error_rows']:,}"),
         ("tokens", f"{stats['prompt_tokens']:,} in, {stats['output_tokens']:,} out"),

@@ -3,7 +3,8 @@
 complete  the output is there, and no job works on it
 running   a process works on it now
 stopped   it ended before its last row in an orderly way: a signal, an error; the same command resumes it
-killed    its process ended without a note (SIGKILL, a power failure); the same command resumes it
+killed    its process ended without a note (SIGKILL, a power failure, a signal in a call that holds the interpreter's lock); the
+          same command resumes it
 none      neither output nor job
 
 The heartbeat is a file in the directory of the job, `heartbeat.json`, which a running job replaces about once a second. No job

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -65,13 +66,15 @@ class CheckedPrompts:
 
     def _check(self, found: list[str]) -> None:
         if not self._enough(name in found for name in self._names):
-            missing = ", ".join(name for name in self._names if name not in found)
+            missing = [name for name in self._names if name not in found]
+            near = get_close_matches(missing[0], found, n=1) if self._enough is all or len(missing) == 1 else []
             more = ", ..." if len(found) > SHOWN_COLUMNS else ""
             shown = ", ".join(found[:SHOWN_COLUMNS]) + more if found else "no columns"
             hint = self._hint
             if self._enough is any and found:
                 hint += f", or make them of columns, as with --template 'Summarize: {{{{ {found[0]} }}}}'"
-            raise InputError(f"{self.name} has no column {missing}; it has {shown}", hint)
+            hint = f"did you mean {near[0]}? {hint}" if near else hint
+            raise InputError(f"{self.name} has no column {', '.join(missing)}; it has {shown}", hint)
 
     def __iter__(self) -> Iterator[InputRow]:
         if self.column_names is None and not self._seen:
