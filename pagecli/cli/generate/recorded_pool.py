@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pagecli.jobs.workers.pool import EnginePool
     from pagecli.profiler.recording.records import Recording
 
-WAIT_SECONDS = 30.0  # for a worker's recording: it is in a step, perhaps
+WAIT_SECONDS = 2.0  # for a worker's recording, as it may be in a step; a job that was stopped has 4 seconds to end
 
 
 def recording_of_workers(input: str, model: str) -> WorkerRecording:
