@@ -243,6 +243,9 @@ def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelS
     defaults = _read_json(generation) if generation.exists() else {}
     path = directory / "config.json"
     found = _read_json(path)
+    before = directory / "quantize_config.json"  # AutoGPTQ's, from before config.json had it
+    if "quantization_config" not in found and before.exists():
+        found["quantization_config"] = {"quant_method": "gptq"} | _read_json(before)
     config = read_config(found, str(path), token_id_tuple(defaults.get("eos_token_id")))
     sampling = read_generation_config(defaults, str(generation))
     return ModelSource(name, "", config, None, directory, sampling, quantized=_kept_part(config))

@@ -20,7 +20,7 @@ from pagecli.model.registry import resolve_model
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 from pagecli.model.weights.packed.mxfp4 import E2M1
 
-_SIZES = {"Mixtral": {}, "Qwen3Moe": {"moe_intermediate_size": 64}}  # whole groups of columns
+_SIZES = {"Mixtral": {}, "GptOss": {}, "Qwen3Moe": {"moe_intermediate_size": 64}}  # whole groups of columns
 
 
 def experts_of(source, dtype="float32"):
@@ -36,7 +36,7 @@ def test_experts_of_gguf_files(tmp_path, name, kind):
     model = TINY[name].make(tmp_path, changes | _SIZES[name])
     model.name_or_path = str(tmp_path)
     plain, quantized = gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType[kind]
-    layout = replace(layout, quantized={"blk.1.ffn_down_exps": plain, "_exps": quantized})
+    layout = replace(layout, quantized={"blk.1.ffn_down_exps.weight": plain, "_exps.weight": quantized})
     source = resolve_model(str(write_gguf(tmp_path / "tiny.gguf", model, layout)))
     expected = found_logprobs(source, "cpu")
     kept = replace(source, keep_quantized=True)

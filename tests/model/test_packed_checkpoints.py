@@ -290,6 +290,24 @@ def test_what_is_not_read_is_refused_by_its_key(tiny_model, tmp_path, changed, m
     assert "--model-impl transformers" in refused.value.hint
 
 
+@pytest.mark.parametrize("name", ["fp8", "w8a8", "llm-int8", "nf4", "gptq", "awq", "compressed"])
+def test_quantized_layers_that_the_config_does_not_name_are_refused_as_such(tiny_model, tmp_path, name):
+    path, plain = (write if name in FORMATS else write_plain)(tiny_model("llama"), tmp_path, name)
+    shutil.copy(plain / "config.json", path / "config.json")
+    with pytest.raises(ModelError, match="does not belong to the architecture") as refused:
+        load_model(resolve_model(str(path)), "float32", 64)
+    assert "quantization_config" in refused.value.hint
+
+
+def test_old_gptq_checkpoints_have_the_config_in_a_file_of_its_own(tiny_model, tmp_path):
+    path, plain = write(tiny_model("llama"), tmp_path, "gptq")
+    about = json.loads((path / "config.json").read_text())
+    (path / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 32, "desc_act": False}))
+    del about["quantization_config"]
+    (path / "config.json").write_text(json.dumps(about))
+    assert relative_error(logits(path, keep=False)[0], logits(plain, keep=False)[0]) <= 1e-5
+
+
 def test_layers_of_another_shape_than_the_config_says_are_refused(tiny_model, tmp_path):
     path, _ = write(tiny_model("llama"), tmp_path, "awq")
     about = json.loads((path / "config.json").read_text())

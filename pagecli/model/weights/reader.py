@@ -25,6 +25,7 @@ from pagecli.model.weights.source import WeightSource
 # Ends of names: tables that are computed here, causal masks of old checkpoints.
 _HARMLESS = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "rope_freqs.weight")
 _OTHER_PARTS = re.compile(r"^(model\.)?(vision_|multi_modal_projector|audio_|embed_vision)")  # beside a text model
+_OF_QUANTIZED = re.compile(r"(qweight|qzeros|g_idx|scales?|_packed|_scale_inv|_shape|_blocks|absmax|SCB)$")  # ends of names
 _ROWS_AT_ONCE = 4096  # of tensors that are compared
 
 ReadQuantized = Callable[[QuantizedSource, str, tuple[int, ...]], AnyQuantized | None]
@@ -210,7 +211,9 @@ class WeightReader:
             if name not in read and not beyond and not name.endswith(_HARMLESS) and not _OTHER_PARTS.match(name):
                 raise ModelError(
                     f"{self.source.where}: tensor {name} does not belong to the architecture its config names",
-                    "is the config its own?",
+                    "a quantized layer's: is it of the format that quantization_config in config.json names?"
+                    if _OF_QUANTIZED.search(name)
+                    else "is the config its own?",
                 )
 
     def _concatenated(self, parts: list[Array]) -> Array:
