@@ -17,16 +17,16 @@ WORDS = 4  # of one Philox counter, of which the first is used
 
 def draw(seed: int, row_key: int, sample: int, position: int) -> int:
     """A number in [0, 2^53) that depends on these four alone: Philox 4x64-10 (Salmon et al., SC 2011) keyed by seed and row."""
-    return _draws(seed, row_key, sample, position // NUM_KEPT)[position % NUM_KEPT]
+    return int(_draws(seed, row_key, sample, position // NUM_KEPT)[position % NUM_KEPT])
 
 
 @lru_cache(maxsize=4096)
-def _draws(seed: int, row_key: int, sample: int, group: int) -> list[int]:
-    """The draws of positions [group * NUM_KEPT, (group + 1) * NUM_KEPT): the counter counts positions."""
+def _draws(seed: int, row_key: int, sample: int, group: int) -> "Array":
+    """[NUM_KEPT] int64: the draws of positions [group * NUM_KEPT, (group + 1) * NUM_KEPT): the counter counts positions."""
     key = np.array([seed, row_key], dtype=np.uint64)
     counter = np.array([group * NUM_KEPT, sample, 0, 0], dtype=np.uint64)
     words = np.random.Philox(key=key, counter=counter).random_raw(NUM_KEPT * WORDS)
-    return (words[::WORDS] >> np.uint64(64 - NUM_BITS)).tolist()
+    return (words[::WORDS] >> np.uint64(64 - NUM_BITS)).astype(np.int64)
 
 
 class DrawSettings:
@@ -41,6 +41,7 @@ class DrawSettings:
         self.min_p = np.array([p.min_p for p in params], dtype=np.float32)
         self._rows = [(spec.params.seed, spec.row_key, spec.sample) for spec in specs]
         self._keys = np.array([(*row, 0) for row in self._rows], dtype=np.uint64).reshape(len(specs), 4).view(np.int64)
+        self._groups: Array | None = None  # of positions, whose draws are kept; none yet
         self._known = [spec.known_token_ids for spec in specs]
         self._num_prompt = np.array([spec.num_prompt_tokens for spec in specs], dtype=np.int64)
 
@@ -51,8 +52,13 @@ class DrawSettings:
 
     def draws(self) -> "Array":
         """[D] int64: the random numbers of these keys."""
-        draws = [draw(*row, position) for row, position in zip(self._rows, self._positions().tolist(), strict=True)]
-        return np.array(draws, dtype=np.int64)
+        groups, at = np.divmod(self._positions(), NUM_KEPT)
+        if self._groups is None:
+            self._groups, self._drawn = np.full(len(groups), -1), np.empty((len(groups), NUM_KEPT), dtype=np.int64)
+        for row in np.flatnonzero(groups != self._groups).tolist():
+            self._drawn[row] = _draws(*self._rows[row], int(groups[row]))
+        self._groups = groups
+        return self._drawn[np.arange(len(groups)), at]
 
     def _positions(self) -> "Array":
         return np.fromiter(map(len, self._known), dtype=np.int64, count=len(self._known)) - self._num_prompt

@@ -1,6 +1,8 @@
 """Dummy weights for a GPU are made there: shown with a device that has no memory, which nothing can be copied to from the host
 and back, and by their values."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def test_matrices_are_made_where_they_are_used(names):
     source = CudaDummySource("meta")
     read = [source.read_tensor(name, (count, COLS)) for name, count in zip(names, rows, strict=True)]
     assert {tensor.device.type for tensor in read} == {"meta"}
-    reader = CudaWeightReader(source, torch.bfloat16, torch.device("meta"))
+    reader = CudaWeightReader(source, torch.bfloat16, SimpleNamespace(place=torch.device("meta")))
     joined = reader.matrix(Weight(tuple(names), tuple(rows), COLS))
     assert (joined.device.type, joined.dtype) == ("meta", torch.bfloat16)
     assert joined.shape == (sum(rows), COLS)

@@ -1,11 +1,13 @@
-"""A whole command-line job on a GPU that is lost or out of memory, at allocations and other calls from start to end: one clear
-line and exit code 4 or nothing at all, and the same command run again completes the same output."""
+"""A whole command-line job on a GPU that is out of memory at each of its allocations, or lost at each of its calls: one clear
+line and exit code 4 or nothing at all, and the same command run again completes the same output. Nightly that is each of the
+tensors that steps make, too, and each job is run again."""
 
 import json
 import logging
 
 import pytest
 from fake_device import FakeDevice
+from nightly import NIGHTLY
 
 from pagecli.cli.app import main
 from pagecli.devices import registry
@@ -19,7 +21,10 @@ FLAGS = (
     *("--device", "cuda", "--dtype", "float32", "--block-size", "8", "--max-num-seqs", "4", "--max-batch-tokens", "12"),
     *("--max-model-len", "64", "--kv-memory", "64KiB", "--max-tokens", "3", "--no-chat", "--repetition-penalty", "1.2"),
 )
-MOST_CASES = {"memory": 2, "lost": 1}  # of each kind of call: its last, and its first
+# How many of each kind of call fail by default, spread from the last to the first; nightly all do.
+MOST_CASES = {"empty": 100, "pinned": 100, "capture": 100, "activation": 6}
+MOST_LOST = 3
+AGAIN = 1 if NIGHTLY else 4  # one of so many jobs that ended is run again
 
 
 @pytest.fixture
@@ -45,8 +50,9 @@ def job(tiny_model, tmp_path, monkeypatch, capfd):
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Up to `most` of range(count): the last, then the first."""
-    return [count - 1, 0][: min(count, most)]
+    """Up to `most` of range(count), the last and the first among them; nightly all."""
+    most = count if NIGHTLY else min(count, most)
+    return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)}, reverse=True)
 
 
 def rows_of(output: str) -> list[dict]:
@@ -72,9 +78,9 @@ def test_a_job_ends_with_one_line_and_completes_when_it_is_run_again(job, what):
         {name: pytest.approx(leaf, rel=1e-5) if isinstance(leaf, float) else leaf for name, leaf in row.items()}
         for row in rows_of(expected)
     ]
-    kinds = ("empty", "pinned", "activation", "capture") if what == "memory" else tuple(device.calls)
-    cases = [(kind, i) for kind in kinds if device.calls[kind] for i in spread(device.calls[kind], MOST_CASES[what])]
-    assert len(cases) >= 6
+    most = MOST_CASES if what == "memory" else dict.fromkeys(device.calls, MOST_LOST)
+    cases = [(kind, i) for kind, num in most.items() for i in spread(device.calls[kind], num)]
+    assert len(cases) >= 25
     for number, (kind, at) in enumerate(cases):
         name = f"{number}.jsonl"
         code, output, err = job(FakeDevice(fail_at=(kind, at, what)), name)
@@ -85,7 +91,7 @@ def test_a_job_ends_with_one_line_and_completes_when_it_is_run_again(job, what):
         errors = [line for line in err.splitlines() if line.startswith("error: ") and "finished rows" not in line]
         assert len(errors) == 1, err
         assert "GPU" in errors[0] or "does not fit" in errors[0], err
-        if number % 3:
+        if number % AGAIN:
             continue
         code, output, err = job(FakeDevice(), name)
         assert code == 0, (kind, at, err)

@@ -88,7 +88,7 @@ class CudaDevice:
             made_there = source.kind == "dummy" and source.merged_adapter is None
             opened = CudaDummySource(gpu.place) if made_there else open_weights(source)
             computed = torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype)
-            reader = CudaWeightReader(opened, computed, gpu.place, source.on_read)
+            reader = CudaWeightReader(opened, computed, gpu, source.on_read)
             program = reader.program(config)
             reader.check_nothing_left(program)
             program = of_program(program)

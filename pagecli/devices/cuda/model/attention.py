@@ -23,6 +23,7 @@ class AttentionShape:
     head_dim: int
     dtype: torch.dtype
     slots: int  # thread blocks of decode that run at once
+    leaves_prompts: bool = False  # whole prompts are not tiled: prompt_attention.py
 
     @property
     def group(self) -> int:
@@ -75,18 +76,26 @@ def most_partial_bytes(shape: AttentionShape, num_rows: int) -> int:
 
 
 def plan_tables(
-    context_lens: np.ndarray, query_start: np.ndarray, shape: AttentionShape, window: int = 0, padded_rows: int | None = None
+    context_lens: np.ndarray,
+    query_start: np.ndarray,
+    shape: AttentionShape,
+    window: int = 0,
+    padded_rows: int | None = None,
+    left_out: slice = slice(0),
 ) -> AttentionTables:
     """Plan a step of S sequences: context_lens[S], query_start[S + 1], int32 (as in `reference.paged_attention`).
 
     padded_rows: of a step that decodes S rows or fewer in a graph: tables of the size that any such step fits into, the unused
     entries padding; where no context is cut there are no merges and no partials. The cut itself is the same.
+    left_out: sequences of several queries that are computed otherwise.
     """
     num_queries = np.diff(query_start).astype(np.int32)
     decoded = num_queries == 1 if shape.dtype != torch.float32 else num_queries > 0
     rows = _decode_rows(context_lens, query_start, np.flatnonzero(decoded), window)
     runs, merges, num_partials = _cut(rows, shape, padded_rows)
-    tiled = np.flatnonzero((num_queries > 0) & ~decoded).astype(np.int32)
+    is_tiled = (num_queries > 0) & ~decoded
+    is_tiled[left_out] = False
+    tiled = np.flatnonzero(is_tiled).astype(np.int32)
     num_tiles = int((-(-num_queries[tiled].astype(np.int64) * shape.group // TILE_ROWS)).sum())
     tiles = np.empty((num_tiles, 2), dtype=np.int32)
     extension().cut_into_tiles(tiled, num_queries[tiled], context_lens[tiled].astype(np.int32), shape.group, tiles)

@@ -2,15 +2,17 @@
 model's type."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from pagecli.core.arrays import Array
 from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
 from pagecli.devices.cuda.model.linear import logits
+from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.model.weights import CudaWeights
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.rotary_table import rotations_of, table_of
@@ -36,12 +38,15 @@ class CudaStep:
 
     inputs: StepInputs[torch.Tensor]
     plans: dict[int, AttentionPlan]
+    prompts: PromptRows | None = None  # rows that the plans leave to prompt_attention
+    prompt_starts: torch.Tensor | None = None  # [n + 1] int32, of those rows
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """What the bound operations of one step read and write."""
 
+    given: CudaStep
     inputs: StepInputs[torch.Tensor]
     plans: dict[int, AttentionPlan]
     kv: KVCache[torch.Tensor]
@@ -69,7 +74,8 @@ class CudaModel:
         config = self.config = program.config
         self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype
-        self.attention_shape = attention_shape(config.num_heads, config.num_kv_heads, config.head_dim, weights.dtype)
+        shape = attention_shape(config.num_heads, config.num_kv_heads, config.head_dim, weights.dtype)
+        self.attention_shape = replace(shape, leaves_prompts=prompt_attention.is_on(weights.dtype))
         self.windows = tuple(sorted({op.window for op in program.operations() if isinstance(op, Attention)}))
         self.weight_bytes = weights.num_bytes
         self._weights = weights
@@ -81,7 +87,7 @@ class CudaModel:
 
     def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
         """out[R, vocab] (float32) = the logits of a step whose inputs lie on the GPU: queues work, waits for nothing."""
-        running = _Step(step.inputs, step.plans, kv, self._cos_sin, out)
+        running = _Step(step, step.inputs, step.plans, kv, self._cos_sin, out)
         for call, ended in self._bound:
             call(running)
             for name in ended:
@@ -221,6 +227,15 @@ def _attend(step: _Step, attention: Attention, columns: slice | None) -> None:
         kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
     attended = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     paged_attention(attended, q, k_cache, v_cache, inputs.block_tables, step.plans[attention.window], attention.scale)
+    if (prompts := step.given.prompts) is not None:
+        rows, starts, rounds = prompts.rows, step.given.prompt_starts, k_cache.dtype != k.dtype
+        assert starts is not None
+        slot_ids, of_step = inputs.slot_ids[rows], (columns is None and not rounds, not rounds)
+        k, v = (
+            x[rows] if is_there else prompt_attention.cached(cache, slot_ids, q.dtype)
+            for x, cache, is_there in zip((k, v), (k_cache, v_cache), of_step, strict=True)
+        )
+        attended[rows] = prompt_attention.varlen(q[rows], k, v, starts, prompts.longest, attention.scale, attention.window)
     values[attention.out] = attended.flatten(1)
 
 

@@ -7,6 +7,8 @@ import torch
 
 from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
 from pagecli.devices.cuda.model.linear import CudaLinear, float8_linear
+from pagecli.devices.cuda.model.upload import Uploader
+from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Embedding, Head, Linear, Operation, Program, Weight, weights_of
 from pagecli.model.weights.reader import WeightReader, rows_of_parts
@@ -20,15 +22,19 @@ class CudaWeightReader(WeightReader):
         self,
         source: WeightSource,
         dtype: torch.dtype,
-        place: torch.device,
+        gpu: Gpu,
         on_read: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__(source, on_read)
-        self.dtype, self.place = dtype, place
+        self.dtype, self.place = dtype, gpu.place
+        self._uploader = Uploader(gpu)
 
     def matrix(self, weight: Weight) -> torch.Tensor:
         """In the model's type."""
-        moved = self._tensor(weight).to(self.place, self.dtype, copy=True).contiguous()
+        tensor = self._tensor(weight)
+        if isinstance(self.source, CudaDummySource):
+            return tensor.to(self.dtype, copy=True).contiguous()
+        moved = self._uploader.upload(tensor, self.dtype)
         self.source.release()
         return moved
 

@@ -99,7 +99,9 @@ class RankRunner:
         self.mover.before_use(inputs.block_tables.flat)
 
         def forward() -> None:
-            self.model.compute(step_buffers.on_device(tensors, step.num_partials, self._shape), self.kv_cache, logits)
+            self.model.compute(
+                step_buffers.on_device(tensors, step.num_partials, self._shape, step.prompts), self.kv_cache, logits
+            )
 
         graph = None if step.key is None else self.graphs.find(step.key, forward)
 

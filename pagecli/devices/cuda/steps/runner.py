@@ -15,6 +15,7 @@ from pagecli.core.step_plan import StepResult, max_scores
 from pagecli.devices import several_logits, step_masks
 from pagecli.devices.cuda.model.attention import spare_runs
 from pagecli.devices.cuda.model.model import CudaModel
+from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.choices import ChoicePlanner, Choices
@@ -73,6 +74,7 @@ class _Work:
 
     num_input_bytes: int
     num_partials: dict[int, int]
+    prompts: PromptRows | None
     num_rows: int  # of logits
     tensors: dict[str, torch.Tensor]
     choices: Choices
@@ -113,6 +115,7 @@ class CudaRunner:
         self._choices = device.empty(CHOICE_BYTES * limits.max_num_seqs, dtype=torch.uint8)
         self._planner = ChoicePlanner(vocab)
         self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
+        self._input_views, self._choice_views = step_buffers.KeptViews(), step_buffers.KeptViews()
         self._num_launched = 0
         self.num_blocks = cache.values[0].shape[0]
         self._many_logits: torch.Tensor | None = None
@@ -195,14 +198,17 @@ class CudaRunner:
         specs = [] if plan.has_wanted else [chunk.specs for chunk in plan.answered]
         choices = self._planner.plan(specs, rows, step.arrays["logit_rows"][rows])
         places, num_bytes = step_buffers.pack(arrays, slot.pinned_inputs.numpy())
-        tensors = step_buffers.views(places, self._inputs)
+        tensors = self._input_views.of(places, self._inputs)
         self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.num_extra_bytes)
         choice_places, num_choice_bytes = step_buffers.pack(choices.arrays, slot.pinned_choices.numpy())
-        chosen_by = {"token_ids": tensors["token_ids"], **step_buffers.views(choice_places, self._choices)}
+        chosen_by = {"token_ids": tensors["token_ids"], **self._choice_views.of(choice_places, self._choices)}
         fed_from = before.sampled if plan.feeds else None
         if fed_from is not None and (before.pending is None or before.pending.plan.has_wanted):
             raise ValueError("a step cannot be fed by one whose tokens were chosen on the host")
-        inputs, asked = (num_bytes, step.num_partials, num_rows, tensors), (choices, num_choice_bytes, self._choices, chosen_by)
+        inputs, asked = (
+            (num_bytes, step.num_partials, step.prompts, num_rows, tensors),
+            (choices, num_choice_bytes, self._choices, chosen_by),
+        )
         return _Work(*inputs, *asked, rows_to_host, fed_from)
 
     def _make_room(self, slot: _Slot, num_choice_bytes: int, num_extra_bytes: int) -> None:
@@ -220,9 +226,10 @@ class CudaRunner:
 
     def _forward(self, work: _Work) -> Callable[[], None]:
         """The part of a step that a graph can hold: from the inputs on the device to the logits."""
-        tensors, num_partials, out = work.tensors, work.num_partials, self._logits_of(work.num_rows)
-        model, cache, shape = self.model, self.kv_cache, self._shape
-        return lambda: model.compute(step_buffers.on_device(tensors, num_partials, shape), cache, out)
+        tensors, out = work.tensors, self._logits_of(work.num_rows)
+        planned = work.num_partials, self._shape, work.prompts
+        model, cache = self.model, self.kv_cache
+        return lambda: model.compute(step_buffers.on_device(tensors, *planned), cache, out)
 
     def _logits_of(self, num_rows: int) -> torch.Tensor:
         """[num_rows, vocab]; a larger buffer is made for the first step that scores given tokens."""

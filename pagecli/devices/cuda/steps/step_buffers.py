@@ -2,6 +2,7 @@
 once and read there as views. Where an array lies depends on the sizes of those before it alone, so that steps of one shape,
 which a CUDA graph repeats, find theirs in the same place."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pagecli.core.step_plan import MAX_SCORES
 from pagecli.devices import step_inputs
 from pagecli.devices.cuda.model.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
 from pagecli.devices.cuda.model.model import CudaStep
+from pagecli.devices.cuda.model.prompt_attention import PromptRows, whole_prompts
 from pagecli.devices.step_inputs import StepInputs
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class HostStep:
     arrays: Arrays
     num_partials: dict[int, int]  # of attention, for each sliding window
     key: GraphKey | None
+    prompts: PromptRows | None = None
 
 
 def build(
@@ -57,7 +60,9 @@ def prepare(
     num_rows = len(contexts) if len(inputs.token_ids) == len(contexts) else None
     bucket = None if num_rows is None else next(size for size in buckets if size >= num_rows)
     width = table_width(-(-int(contexts.max()) // block_size), max_width)
-    tables = {window: plan_tables(contexts, starts, shape, window, bucket) for window in windows}
+    prompts = whole_prompts(contexts, starts) if shape.leaves_prompts and bucket is None else None
+    left_out = slice(0) if prompts is None else prompts.sequences
+    tables = {window: plan_tables(contexts, starts, shape, window, bucket, left_out) for window in windows}
     given = ((name, getattr(inputs, name)) for name in StepInputs.__slots__)
     arrays = {name: array for name, array in given if array is not None}
     held = arrays["block_tables"][:, :width]  # longer only where memory was reserved for a longer sequence
@@ -69,8 +74,12 @@ def prepare(
         arrays["logit_rows"] = np.arange(bucket, dtype=np.int64)
     for window, planned in tables.items():
         arrays |= _attention_arrays(window, planned)
+    if prompts is not None:
+        firsts = starts[prompts.sequences.start : prompts.sequences.stop + 1]
+        arrays["prompt_starts"] = firsts - firsts[0]
     num_partials = {window: planned.num_partials for window, planned in tables.items()}
-    return HostStep(arrays, num_partials, None if bucket is None else (bucket, width, tuple(num_partials.values())))
+    key = None if bucket is None else (bucket, width, tuple(num_partials.values()))
+    return HostStep(arrays, num_partials, key, prompts)
 
 
 def table_width(num_blocks: int, max_width: int) -> int:
@@ -114,25 +123,41 @@ def views(places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     """The packed arrays as views of `buffer` (bytes)."""
     found = {}
     for name, offset, shape, dtype in places:
-        num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        found[name] = buffer[offset : offset + num_bytes].view(dtype).view(shape)
+        found[name] = buffer[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
     return found
 
 
-def on_device(tensors: dict[str, torch.Tensor], num_partials: dict[int, int], shape: AttentionShape) -> CudaStep:
+class KeptViews:
+    """The views of the step before, which are used again where all lies in the same places."""
+
+    def __init__(self) -> None:
+        self._places: list[Place] = []
+        self._buffer: torch.Tensor | None = None
+        self._views: dict[str, torch.Tensor] = {}
+
+    def of(self, places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `views`; not to be changed."""
+        if buffer is not self._buffer or places != self._places:
+            self._places, self._buffer, self._views = places, buffer, views(places, buffer)
+        return self._views
+
+
+def on_device(
+    tensors: dict[str, torch.Tensor], num_partials: dict[int, int], shape: AttentionShape, prompts: PromptRows | None = None
+) -> CudaStep:
     """What the model takes, of views on the device; allocates what attention needs to merge its runs."""
     inputs = StepInputs(**{name: tensors[name] for name in StepInputs.__slots__ if name in tensors})
     plans = {}
     for window, partials in num_partials.items():
         tables = (tensors[f"runs/{window}"], tensors[f"merges/{window}"], tensors[f"tiles/{window}"])
         plans[window] = plan_on_device(tables, partials, inputs.context_lens, inputs.query_start, shape, window)
-    return CudaStep(inputs, plans)
+    return CudaStep(inputs, plans, prompts, tensors.get("prompt_starts"))
 
 
 def most_bytes(max_tokens: int, max_seqs: int, max_width: int, num_windows: int, shape: AttentionShape, spare_runs: int) -> int:
-    """An upper bound of what `pack` needs for a step of so many tokens and sequences, feeds included."""
+    """An upper bound of what `pack` needs for a step of so many tokens and sequences, with feeds and rows for the host."""
     rows = max_tokens if shape.dtype == torch.float32 else max_seqs  # that are decoded one by one
     model = max_tokens * (4 + 4 + 8) + max_seqs * (4 * max_width + 4 + 4 + 8) + 4
     attention = (rows + spare_runs) * 20 + rows * 12 + (max_tokens * shape.group // 64 + max_seqs + 1) * 8
-    feeding = max_seqs * (8 + 8)
+    feeding = max_seqs * (8 + 8 + 8) + (4 * (max_seqs + 1) if shape.leaves_prompts else 0)
     return model + num_windows * attention + feeding + 16 * MAX_SCORES + 32 * ALIGNMENT
