@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as functional
 
 from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.attention import attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.model.linear import float8_linear
 
@@ -162,7 +163,10 @@ def decode_case(
     return Case(name, num_bytes, num_operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "SDPA, contiguous")
 
 
-def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_heads: int, head_dim: int) -> Case:
+def prefill_case(
+    s: Sizes, batch: int, new: int, cached: int, heads: int, kv_heads: int, head_dim: int, beside_varlen: bool = False
+) -> Case:
+    """Beside torch's SDPA, or its varlen_attn, which runs on GPUs only."""
     batch, new, cached, block = s.of(batch, 2), s.of(new, 20), s.of(cached, 0), 16
     context = new + cached
     blocks_each = -(-context // block)
@@ -177,7 +181,14 @@ def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_hea
         k, v = (s.random(batch, kv_heads, blocks_each * block, head_dim) for _ in range(2))
         caches = [x.unflatten(2, (blocks_each, block)).transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v)]
         q = s.random(batch * new, heads, head_dim)
+        if beside_varlen:
+            k, v = (x[:, :, :context].transpose(1, 2).flatten(0, 1).contiguous() for x in (k, v))
         return q, *caches, tables, torch.empty_like(q), k, v
+
+    first_rows = torch.from_numpy(starts).to(s.device)
+
+    def varlens(q, k_cache, v_cache, tables, out, k, v):
+        return prompt_attention.varlen(q, k, v, first_rows, new, head_dim**-0.5, 0)
 
     def ours(q, k_cache, v_cache, tables, out, k, v):
         paged_attention(out, q, k_cache, v_cache, tables, plan, head_dim**-0.5)
@@ -191,7 +202,10 @@ def prefill_case(s: Sizes, batch: int, new: int, cached: int, heads: int, kv_hea
 
     name = f"prefill, {batch} x {new} new behind {cached}, {heads}/{kv_heads} heads of {head_dim}"
     operations = 4 * pairs * heads * head_dim
-    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs if cached == 0 else None, "SDPA, causal")
+    beside, beside_name = (torchs if cached == 0 else None), "SDPA, causal"
+    if beside_varlen:
+        name, beside, beside_name = f"{name}, varlen", varlens if s.device.type == "cuda" else None, "varlen_attn"
+    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, beside, beside_name)
 
 
 def quantize_case(s: Sizes) -> Case:
@@ -312,6 +326,7 @@ MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "decode-one-long": lambda s: decode_case(s, 1, 100_000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "prefill-opt-13b": lambda s: prefill_case(s, 8, 1024, 0, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "prefill-llama-3-8b": lambda s: prefill_case(s, 4, 2048, 0, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
+    "prefill-llama-3-8b-varlen": lambda s: prefill_case(s, 4, 2048, 0, s.of(32, 4), s.of(8, 1), s.of(128, 64), True),
     "prefill-behind-prefix": lambda s: prefill_case(s, 8, 512, 2048, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "quantize_rows": quantize_case,
     "float8_linear": float8_linear_case,

@@ -53,7 +53,7 @@ use_build() {  # the extension modules of this build, without installing anythin
 
 kernel_tests() {  # what others build on comes first; the first that fails ends it
     local name
-    for name in rows cache attention choosing sampling float8_linear logits models gpu runner engine parameters; do
+    for name in rows cache attention prompt_attention choosing sampling float8_linear logits models gpu runner engine parameters; do
         echo "-- $name"
         "$PYTHON" -m pytest -q -x -m cuda -p no:cacheprovider "tests/cuda/test_cuda_$name.py" || return
     done

@@ -77,6 +77,20 @@ def run(path, **changes):
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif("__import__('gpu_tensors').EMULATED", reason="torch's call needs a GPU")
+@pytest.mark.parametrize("window", [0, 5])
+def test_torchs_call_computes_the_definition_to_the_same_bits_in_any_batch(window):
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(90, heads, 64, generator=generator).bfloat16().cuda() for heads in (8, 2, 2))
+    starts = torch.tensor([0, 2, 40, 90], dtype=torch.int32, device="cuda")
+    found = prompt_attention.varlen(q, k, v, starts, 50, 0.125, window)
+    expected = defined(q.cpu(), k.cpu(), v.cpu(), starts.cpu(), 50, 0.125, window)
+    assert torch.allclose(found.cpu().float(), expected.float(), atol=2e-2)
+    alone = prompt_attention.varlen(q[2:40], k[2:40], v[2:40], starts[1:3] - 2, 38, 0.125, window)
+    assert torch.equal(found[2:40], alone)
+
+
+@pytest.mark.cuda
 @pytest.mark.skipif("not __import__('gpu_tensors').EMULATED", reason="the stand-in computes on the CPU")
 @pytest.mark.parametrize(("name", "kv_dtype"), [("llama", "auto"), ("llama", "fp8"), ("opt", "auto"), ("mistral", "auto")])
 def test_with_it_rows_are_what_they_are_without(tiny_model, monkeypatch, name, kv_dtype):

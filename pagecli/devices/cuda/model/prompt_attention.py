@@ -1,7 +1,7 @@
 """Attention of prompts without a cached prefix, by torch's own FlashAttention (torch.nn.attention.varlen, torch 2.10).
 
-Off unless PAGECLI_VARLEN_ATTN=1: it has run on no GPU here, and a prompt that steps compute in chunks has its first chunk by it
-and the others by the own kernels, so that last bits depend on where a prompt is cut. What it reads are the rows of the step, not
+Off unless PAGECLI_VARLEN_ATTN=1: it has run on no GPU here, and a prompt that steps compute in chunks has its first by it and
+the others by the own kernels, so that last bits depend on where a prompt is cut. What it reads are the rows of the step, not
 the cache, but for keys, which rotation wrote there, and where the cache rounds.
 """
 
