@@ -100,7 +100,7 @@ def load(task: dict) -> Loaded:
                     del running[slot]
         return outputs
 
-    kept = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0"}[task["dtype"]]
+    kept = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "q4_1": "Q4_1"}[task["dtype"]]
     return Loaded(generate, f"weights {kept}, KV cache F16")
 
 

@@ -1,7 +1,7 @@
 """Quantized matrices as every format's reader gives them: integers and, for groups of columns, a scale and an offset."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -59,6 +59,9 @@ class QuantizedTensor:
         found = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         return {name: array for name, array in found.items() if array is not None}
 
+    def _with(self, arrays: dict[str, Array]) -> "QuantizedTensor":
+        return QuantizedTensor(self.format, **arrays)
+
     def sections(self) -> "list[QuantizedTensor]":
         """The matrix's rows by format, one below the other."""
         return [self]
@@ -69,7 +72,7 @@ class QuantizedTensor:
 
     def rows(self, index: Array | slice) -> "QuantizedTensor":
         """The matrix of these rows, in this order."""
-        return replace(self, **{name: array[index] for name, array in self.arrays.items()})
+        return self._with({name: array[index] for name, array in self.arrays.items()})
 
     def columns(self, first: int, last: int) -> "QuantizedTensor | None":
         """The matrix of the columns first .. last; None where they are not whole groups."""
@@ -80,7 +83,7 @@ class QuantizedTensor:
             name: array[:, first * array.shape[1] // cols : last * array.shape[1] // cols]
             for name, array in self.arrays.items()
         }
-        return replace(self, **cut)
+        return self._with(cut)
 
     def with_groups(self, group: int) -> "QuantizedTensor":
         """The same matrix with smaller groups, their scales as often."""
@@ -196,7 +199,7 @@ class StoredTensor:
 AnyQuantized = QuantizedTensor | StoredTensor
 
 
-def joined(parts: list[AnyQuantized]) -> AnyQuantized | None:
+def joined(parts: Sequence[AnyQuantized]) -> AnyQuantized | None:
     """The parts' rows one below the other; None where they are not of one format, but for stored ones."""
     if len(parts) == 1:
         return parts[0]
@@ -207,7 +210,9 @@ def joined(parts: list[AnyQuantized]) -> AnyQuantized | None:
     if len(tensors) < len(parts) or len({part.format for part in tensors}) > 1:
         return None
     names = tensors[0].arrays
-    return replace(tensors[0], **{name: np.concatenate([part.arrays[name] for part in tensors]) for name in names})
+    return QuantizedTensor(
+        tensors[0].format, **{name: np.concatenate([part.arrays[name] for part in tensors]) for name in names}
+    )
 
 
 class QuantizedSource(ABC):
