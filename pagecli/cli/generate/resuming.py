@@ -199,7 +199,7 @@ def how_to_retry(job: GenerateJob) -> str | None:
     """The command that runs the error rows of the finished output again; None where --retry-errors does not take it."""
     from pagecli.jobs.readers.output_reader import FLAG, FinishedOutput
 
-    if job.score is not None or job.embed is not None or job.selection.shard is not None or is_stream(job.input):
+    if job.score is not None or job.embed is not None or job.order != "input" or is_stream(job.input):
         return None
     if is_stream_output(job.output) or file_targets.is_remote(job.output):
         return None
