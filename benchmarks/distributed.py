@@ -3,7 +3,8 @@
     python benchmarks/distributed.py --save            # opt-125m's shape with random weights, 64 short requests
     python benchmarks/distributed.py --save --only engines     # a part of it: engines, jobs
 
-Measured, one after the other on one machine with all its cores, of each the median of --repeats runs: one process; one process
+Measured, one after the other on one machine with all its cores, of each the median of --repeats runs
+behind one that is not counted: one process; one process
 that sums in as many segments as there are ranks; as many ranks, a thread each; pools of one, two and three workers. `waited` is
 the largest share of the time that a rank waited for another before a sum, skew included. Then half of the requests as jobs of
 the command line, start and loading included: by one process, and in eight parts by one and by two, with a part's rows in a
@@ -59,7 +60,7 @@ def measure(name: str, engine: Any, lengths: list[tuple[int, int]], repeats: int
     try:
         while len(engine.stats().get("workers", ())) < engine.num_replicas > 1:  # all of a pool's have loaded
             engine.step()
-        run(engine, lengths[:2])  # first uses
+        run(engine, lengths)  # first uses, of memory too
         waited = max((rank["waited_seconds"] for rank in engine.stats().get("ranks", ())), default=None)
         taken, texts = [], list[str]()
         for _ in range(repeats):
