@@ -320,7 +320,7 @@ static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish)
     plan.unpacked = plan.tiles;
     plan.panel_stride = cols / header.group * header.group_bytes();
     if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
-        if (!is_bfloat16) return plan;
+        if (!is_bfloat16 || (header.bits != 4 && a.tokens > 1)) return plan;
         plan.tiles = quantized_tiles(header.bits);
         plan.unpacks_from = 2;
     }

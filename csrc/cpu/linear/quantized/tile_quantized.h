@@ -63,22 +63,26 @@ void tile_quantized(const TileArgs& t) {
     sums.finish(t);
 }
 
-template <int bits>
-struct QuantizedTile {
-    template <int ROWS, int PANELS>
-    struct Of {
-        static void run(const TileArgs& t) { tile_quantized<bits, ROWS, PANELS>(t); }
-    };
+template <int ROWS, int PANELS>
+struct NibblesTile {
+    static void run(const TileArgs& t) { tile_quantized<4, ROWS, PANELS>(t); }
 };
 
+template <int bits>
+Tiles tiles_of_one_row() {
+    static constexpr TileFunction entries[1][2] = {{tile_quantized<bits, 1, 1>, tile_quantized<bits, 1, wide_panels(1)>}};
+    return {entries, 1, wide_panels};
+}
+
+// Of 4 bits for any rows, of others for one: each takes a compiler a second or more.
 static inline Tiles quantized_tiles(int bits) {
     switch (bits) {
-        case 2: return TileTable<QuantizedTile<2>::Of>::tiles();
-        case 3: return TileTable<QuantizedTile<3>::Of>::tiles();
-        case 4: return TileTable<QuantizedTile<4>::Of>::tiles();
-        case 5: return TileTable<QuantizedTile<5>::Of>::tiles();
-        case 6: return TileTable<QuantizedTile<6>::Of>::tiles();
-        default: return TileTable<QuantizedTile<8>::Of>::tiles();
+        case 2: return tiles_of_one_row<2>();
+        case 3: return tiles_of_one_row<3>();
+        case 4: return TileTable<NibblesTile>::tiles();
+        case 5: return tiles_of_one_row<5>();
+        case 6: return tiles_of_one_row<6>();
+        default: return tiles_of_one_row<8>();
     }
 }
 
