@@ -1,17 +1,21 @@
-// Runs kernels on numbers that test_aarch64.py makes again, and writes their results to standard output, one after the other.
+// Runs the kernels of PAGECLI_ISA on fixed numbers and writes each result to standard output: a line with its name and size in bytes,
+// and the bytes (test_aarch64.py).
 #include <stdint.h>
 #include <stdio.h>
 
+#include <string>
 #include <vector>
 
 #include "pagecli/kernel_table.h"
+#include "pagecli/linear/quantized_weight.h"
 
-namespace pagecli::generic {
+namespace pagecli::PAGECLI_ISA {
 #define CPU_KERNEL(name, arguments, source) void name(const arguments&);
 #include "pagecli/operations.def"
-}  // namespace pagecli::generic
+}  // namespace pagecli::PAGECLI_ISA
 
 using namespace pagecli;
+namespace kernels = pagecli::PAGECLI_ISA;
 using Floats = std::vector<float>;
 
 // Numbers in [-1, 1), each a float exactly; `seed` tells one array from another.
@@ -27,64 +31,128 @@ static Floats numbers(uint32_t seed, int64_t count) {
 }
 
 template <typename T>
-static void write(const std::vector<T>& values) {
+static void write(const std::string& name, const std::vector<T>& values) {
+    printf("%s %zu\n", name.c_str(), values.size() * sizeof(T));
     fwrite(values.data(), sizeof(T), values.size(), stdout);
 }
 
-static void write_linear(WeightType type) {
-    const int64_t rows = 37, cols = 200, panels = 3, groups = 4;
-    const Floats x = numbers(1, 5 * cols), weight = numbers(2, rows * cols), bias = numbers(3, rows);
-    std::vector<char> packed(static_cast<size_t>(panels * groups * 64 * 16 * 4 + panels * groups * 1088), 0);
-    PackWeightArgs pack = {packed.data(), weight.data(), cols, rows, cols, SourceType::float32, type};
-    generic::pack_weight(pack);
-    Floats out(static_cast<size_t>(5 * rows));
-    LinearArgs a = {};
-    a.out = out.data(), a.x = x.data(), a.bias = bias.data();
-    a.out_stride = rows, a.x_stride = cols, a.tokens = 5;
-    a.weight = {packed.data(), rows, cols, type};
-    a.activation = Activation::silu;
-    generic::linear(a);
-    write(out);
+// For some heights of tiles, with a k that is no whole pair, group or vector.
+static void write_products(const std::string& name, const PackedWeightView& weight, int64_t cols) {
+    for (int64_t tokens : {1, 2, 5, 13}) {
+        const Floats x = numbers(1, tokens * cols), bias = numbers(3, weight.rows);
+        Floats out(static_cast<size_t>(tokens * weight.rows));
+        LinearArgs a = {};
+        a.out = out.data(), a.x = x.data(), a.bias = bias.data();
+        a.out_stride = weight.rows, a.x_stride = cols, a.tokens = tokens;
+        a.weight = weight;
+        a.activation = Activation::silu;
+        kernels::linear(a);
+        write(name + "-" + std::to_string(tokens), out);
+    }
 }
 
-static void write_attention() {
-    const int64_t heads = 4, kv_heads = 2, dim = 24, block = 16, tokens = 20;
+static void write_linear(const char* name, WeightType type, int64_t cols) {
+    const int64_t rows = 137, panels = 9, groups = 4;
+    const Floats weight = numbers(2, rows * cols);
+    std::vector<char> packed(static_cast<size_t>(panels * groups * 64 * 16 * 4 + panels * groups * 1088), 0);
+    PackWeightArgs pack = {packed.data(), weight.data(), cols, rows, cols, SourceType::float32, type};
+    kernels::pack_weight(pack);
+    const PackedWeightView view = {packed.data(), rows, cols, type};
+    write_products("linear-" + std::string(name), view, cols);
+    std::vector<int64_t> best(3);
+    const Floats x = numbers(9, 3 * cols);
+    LinearArgmaxArgs a = {best.data(), x.data(), cols, 3, view};
+    kernels::linear_argmax(a);
+    write("argmax-" + std::string(name), best);
+    Floats row(static_cast<size_t>(2 * cols));
+    const int32_t ids[] = {3, 131};
+    EmbeddingArgs e = {};
+    e.out = row.data(), e.token_ids = ids, e.out_stride = cols, e.tokens = 2, e.weight = view;
+    kernels::embedding(e);
+    write("embedding-" + std::string(name), row);
+}
+
+static void write_quantized(const char* name, WeightType type, int32_t bits, QuantizedOffset offset) {
+    const int64_t rows = 37, cols = 192, group = 64, panels = 3;
+    QuantizedHeader header = {};
+    header.type = type, header.bits = bits, header.offset = offset, header.group = group;
+    for (int i = 0; i < 16; ++i) header.table[i] = static_cast<float>(i - 8);
+    std::vector<uint8_t> q(static_cast<size_t>(rows * cols));
+    for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<uint8_t>(i * 37 + i / 11) & (bits == 4 ? 15 : 255);
+    std::vector<uint16_t> scale(static_cast<size_t>(rows * cols / group)), low(scale.size());
+    for (size_t i = 0; i < scale.size(); ++i) scale[i] = static_cast<uint16_t>(0x2000 + i * 13), low[i] = static_cast<uint16_t>(0xb400 + i);
+    std::vector<uint8_t> packed(static_cast<size_t>(panels * (cols / group) * header.group_bytes()));
+    PackQuantizedArgs pack = {&header, packed.data(), q.data(), scale.data(), offset == QuantizedOffset::none ? nullptr : low.data(),
+                              cols, cols / group, cols / group, rows, cols};
+    kernels::pack_quantized(pack);
+    write_products("quantized-" + std::string(name), {packed.data(), rows, cols, type, &header}, cols);
+}
+
+static void write_attention(const char* name, KVType type, int64_t bytes) {
+    const int64_t heads = 4, kv_heads = 2, dim = 40, block = 16, tokens = 40, blocks = 4;
     const Floats q = numbers(4, tokens * heads * dim), k = numbers(5, tokens * kv_heads * dim), v = numbers(6, tokens * kv_heads * dim);
-    Floats k_cache(static_cast<size_t>(3 * kv_heads * dim * block)), v_cache(k_cache.size()), out(q.size());
+    std::vector<char> k_cache(static_cast<size_t>(blocks * kv_heads * (dim + kKVScaleBytes) * block * bytes)), v_cache(k_cache.size());
+    Floats out(q.size());
     std::vector<int64_t> slots;
-    for (int64_t i = 0; i < tokens; ++i) slots.push_back(i < block ? 2 * block + i : i - block);
+    const int32_t table[] = {2, 0, 3};
+    for (int64_t i = 0; i < tokens; ++i) slots.push_back(table[i / block] * block + i % block);
     StoreKVArgs s = {};
     s.k_cache = k_cache.data(), s.v_cache = v_cache.data(), s.k = k.data(), s.v = v.data(), s.slot_ids = slots.data();
     s.k_stride[0] = s.v_stride[0] = kv_heads * dim, s.k_stride[1] = s.v_stride[1] = dim;
-    s.tokens = tokens, s.kv_heads = kv_heads, s.block_size = block, s.head_dim = dim;
-    generic::store_kv(s);
-    const int32_t table[] = {2, 0}, context[] = {20}, start[] = {0, 20};
-    PagedAttentionArgs a = {};
-    a.out = out.data(), a.q = q.data(), a.k_cache = k_cache.data(), a.v_cache = v_cache.data();
-    a.block_tables = table, a.context_lens = context, a.query_start = start;
-    a.out_stride[0] = a.q_stride[0] = heads * dim, a.out_stride[1] = a.q_stride[1] = dim, a.block_tables_stride = 2;
-    a.sequences = 1, a.heads = heads, a.kv_heads = kv_heads, a.block_size = block, a.head_dim = dim;
-    a.scale = 0.25f;
-    generic::paged_attention(a);
-    write(out);
+    s.tokens = tokens, s.kv_heads = kv_heads, s.block_size = block, s.head_dim = dim, s.type = type;
+    kernels::store_kv(s);
+    for (int32_t rows : {1, 3, 40}) {  // a decode, a few rows, a whole prompt
+        const int32_t context[] = {40}, start[] = {0, rows};
+        PagedAttentionArgs a = {};
+        a.out = out.data(), a.q = q.data(), a.k_cache = k_cache.data(), a.v_cache = v_cache.data();
+        a.block_tables = table, a.context_lens = context, a.query_start = start;
+        a.out_stride[0] = a.q_stride[0] = heads * dim, a.out_stride[1] = a.q_stride[1] = dim, a.block_tables_stride = 3;
+        a.sequences = 1, a.heads = heads, a.kv_heads = kv_heads, a.block_size = block, a.head_dim = dim;
+        a.scale = 0.25f, a.type = type;
+        kernels::paged_attention(a);
+        write("attention-" + std::string(name) + "-" + std::to_string(rows), Floats(out.begin(), out.begin() + rows * heads * dim));
+    }
 }
 
-int main() {
-    for (WeightType type : {WeightType::float32, WeightType::bfloat16, WeightType::int8, WeightType::int8_a16}) write_linear(type);
-    write_attention();
-    const Floats x = numbers(7, 3 * 100), weight = numbers(8, 100);
+static void write_elementwise() {
+    const Floats x = numbers(7, 3 * 100), weight = numbers(8, 100), bias = numbers(10, 100);
     Floats out(x.size());
     RmsNormArgs norm = {out.data(), x.data(), weight.data(), {100, 100}, {100, 100}, 3, 1, 100, 1e-5f, false};
-    generic::rms_norm(norm);
-    write(out);
-    for (Activation kind : {Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
+    kernels::rms_norm(norm);
+    write("rms_norm", out);
+    LayerNormArgs layer = {out.data(), x.data(), weight.data(), bias.data(), 100, 100, 3, 100, 1e-5f};
+    kernels::layer_norm(layer);
+    write("layer_norm", out);
+    for (Activation kind : {Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::relu2}) {
         ActivationArgs a = {out.data(), x.data(), 100, 100, 3, 100, kind};
-        generic::activation(a);
-        write(out);
+        kernels::activation(a);
+        write("activation-" + std::to_string(static_cast<int>(kind)), out);
     }
     std::vector<int64_t> best(3);
     ArgmaxArgs a = {best.data(), x.data(), 100, 3, 100};
-    generic::argmax(a);
-    write(best);
+    kernels::argmax(a);
+    write("argmax", best);
+    const float temperature[] = {0.0f, 0.7f, 1.3f}, top_p[] = {1.0f, 0.9f, 0.5f}, min_p[] = {0.0f, 0.0f, 0.05f};
+    const int64_t top_k[] = {0, 20, 0}, draws[] = {1, int64_t{1} << 50, int64_t{1} << 52};
+    SampleArgs sample = {best.data(), x.data(), temperature, top_k, top_p, min_p, draws, 100, 3, 100};
+    kernels::sample(sample);
+    write("sample", best);
+}
+
+int main() {
+    for (int64_t cols : {200, 201}) {
+        write_linear(cols % 2 ? "odd-float32" : "float32", WeightType::float32, cols);
+        write_linear(cols % 2 ? "odd-bfloat16" : "bfloat16", WeightType::bfloat16, cols);
+        write_linear(cols % 2 ? "odd-int8" : "int8", WeightType::int8, cols);
+        write_linear(cols % 2 ? "odd-int8_a16" : "int8_a16", WeightType::int8_a16, cols);
+    }
+    write_quantized("4-float32", WeightType::float32, 4, QuantizedOffset::zero);
+    write_quantized("4-bfloat16", WeightType::bfloat16, 4, QuantizedOffset::low);
+    write_quantized("8-float32", WeightType::float32, 8, QuantizedOffset::none);
+    write_quantized("8-bfloat16", WeightType::bfloat16, 8, QuantizedOffset::none);
+    write_attention("float32", KVType::float32, 4);
+    write_attention("bfloat16", KVType::bfloat16, 2);
+    write_attention("int8", KVType::int8, 1);
+    write_elementwise();
     return 0;
 }

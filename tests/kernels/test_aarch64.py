@@ -1,92 +1,139 @@
-"""The plain kernels, which are NEON code on aarch64: cross-compiled with warnings as errors, run under qemu, and compared to
-the bit with those of this machine. Nothing in them may depend on the machine, since only fmadd() fuses.
+"""The kernels on aarch64: cross-compiled with warnings as errors, run under qemu, and compared with this machine's.
+
+The plain ones are NEON code there too, and give the same bits everywhere, since only fmadd() fuses. `neon` adds in the order of
+`avx2`, so that it gives that one's bits; so does `neon_bf16`, but for products of bfloat16 pairs, which bfdot rounds otherwise.
 """
 
+import platform
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from nightly import NIGHTLY
 
-from pagecli.devices.cpu import kernels
-
 ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not NIGHTLY, reason="half a minute of compiling: make nightly"),
+    pytest.mark.skipif(not NIGHTLY, reason="minutes of compiling: make nightly"),
     pytest.mark.skipif(COMPILER is None or EMULATOR is None, reason="needs g++-aarch64-linux-gnu and qemu-user"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="compares with the kernels of an x86-64"),
 ]
-KERNELS = (
-    *("linear/linear.cpp", "linear/pack_weight.cpp", "attention/paged_attention.cpp", "attention/store_kv.cpp"),
-    *("elementwise/rms_norm.cpp", "elementwise/activation.cpp", "sampling/argmax.cpp"),
-)
+OPTIONS = [
+    "-std=gnu++17",
+    "-O1",
+    "-pthread",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-Wno-psabi",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
+FLAGS = {
+    "generic": [],
+    "avx2": ["-march=x86-64-v3", "-DPAGECLI_EMULATE_PAIR_DOT"],
+    "neon": ["-march=armv8.2-a+dotprod", "-DPAGECLI_NEON"],
+    "neon_bf16": ["-march=armv8.2-a+dotprod+bf16+i8mm", "-DPAGECLI_NEON"],
+}
 
 
-def numbers(seed: int, *shape: int) -> torch.Tensor:
-    """As in aarch64_kernels.cpp."""
-    with np.errstate(over="ignore"):
-        bits = np.arange(np.prod(shape), dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed) * np.uint32(2246822519)
-        bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(3266489917)
-    bits ^= bits >> np.uint32(13)
-    values = (bits >> np.uint32(8)).astype(np.float32) / np.float32(8388608) - np.float32(1)
-    return torch.from_numpy(values.reshape(shape))
+def sources() -> list[Path]:
+    """Every source that is compiled once per instruction set, and what they call."""
+    lines = (CSRC / "include/pagecli/operations.def").read_text().splitlines()
+    kernels = dict.fromkeys(line.split(", ")[-1].rstrip(")") for line in lines if line.startswith("CPU_KERNEL("))
+    return [CSRC / "cpu" / source for source in (*kernels, "scratch.cpp", "threads.cpp")]
 
 
-@pytest.fixture(scope="module")
-def there(tmp_path_factory) -> bytes:
-    """What the kernels give on an aarch64."""
-    folder = tmp_path_factory.mktemp("aarch64")
-    options = ["-std=gnu++17", "-O1", "-static", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi"]
-    options += ["-Wall", "-Wextra", "-Werror", "-DPAGECLI_ISA=generic", f"-I{ROOT}/csrc/include", f"-I{ROOT}/csrc/cpu"]
-    sources = [ROOT / "csrc/cpu" / source for source in (*KERNELS, "scratch.cpp", "threads.cpp")]
-    program = folder / "kernels"
-    command = [COMPILER, *options, Path(__file__).with_name("aarch64_kernels.cpp"), *sources, "-o", program]
-    done = subprocess.run(command, capture_output=True, text=True)
+def build(folder: Path, compiler: str, isa: str, *flags: str) -> Path:
+    program = folder / f"{isa}-{Path(compiler).name}{len(flags)}"
+    command = [compiler, *OPTIONS, f"-DPAGECLI_ISA={isa}", *flags, f"-I{CSRC}/include", f"-I{CSRC}/cpu"]
+    done = subprocess.run(
+        [*command, Path(__file__).with_name("aarch64_kernels.cpp"), *sources(), "-o", program], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    return program
+
+
+def results(*command: str | Path) -> dict[str, bytes]:
+    """What the program wrote, by name."""
+    rest, found = subprocess.run(command, capture_output=True, check=True).stdout, {}
+    while rest:
+        line, _, rest = rest.partition(b"\n")
+        name, size = line.decode().split()
+        found[name], rest = rest[: int(size)], rest[int(size) :]
+    return found
+
+
+def here(folder: Path, isa: str, *flags: str) -> dict[str, bytes]:
+    return results(build(folder, "g++", isa, *flags))
+
+
+def there(folder: Path, isa: str) -> tuple[dict[str, bytes], str]:
+    """On an aarch64; and the instructions of the program."""
+    program = build(folder, COMPILER, isa, "-static", *FLAGS[isa])
     code = subprocess.run([f"{COMPILER[:-3]}objdump", "-d", program], capture_output=True, text=True).stdout
+    return results(EMULATOR, "-cpu", "max", program), code
+
+
+def check_same_bits(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert all(np.isfinite(np.frombuffer(found[name], np.float32)).all() for name in found if name.startswith("linear"))
+
+
+def test_the_plain_kernels_give_the_same_bits(tmp_path):
+    found, code = there(tmp_path, "generic")
     assert "v0.4s" in code  # vectors, not loops over numbers
-    return subprocess.run([EMULATOR, program], capture_output=True, check=True).stdout
+    check_same_bits(found, here(tmp_path, "generic"))
 
 
-def here() -> list[torch.Tensor]:
-    """The same results by this machine's plain kernels."""
-    found = []
-    for dtype in ("float32", "bfloat16", "int8", "int8-a16"):
-        out = torch.empty(5, 37)
-        weight = kernels.pack_weight(numbers(2, 37, 200), dtype)
-        kernels.linear(out, numbers(1, 5, 200), weight, numbers(3, 37), "silu")
-        found.append(out)
-    k_cache, v_cache, out = torch.zeros(3, 2, 24, 16), torch.zeros(3, 2, 16, 24), torch.empty(20, 4, 24)
-    slots = torch.tensor([*range(32, 48), *range(4)])
-    kernels.store_kv(k_cache, v_cache, numbers(5, 20, 2, 24), numbers(6, 20, 2, 24), slots)
-    table, context, start = (torch.tensor(values, dtype=torch.int32) for values in ([[2, 0]], [20], [0, 20]))
-    kernels.paged_attention(out, numbers(4, 20, 4, 24), k_cache, v_cache, table, context, start, 0.25)
-    found.append(out)
-    x = numbers(7, 3, 100)
-    norm = torch.empty(3, 100)
-    kernels.rms_norm(norm, x, numbers(8, 100), 1e-5)
-    found.append(norm)
-    for name in ("gelu", "gelu_tanh", "silu"):
-        out = torch.empty(3, 100)
-        kernels.activation(out, x, name)
-        found.append(out)
-    best = torch.empty(3, dtype=torch.int64)
-    kernels.argmax(best, x)
-    return [*found, best]
+def test_neon_gives_the_bits_of_avx2(tmp_path):
+    found, code = there(tmp_path, "neon")
+    assert {"fmla", "sdot"} <= set(code.split())
+    assert not {"bfdot", "usdot"} & set(code.split())
+    check_same_bits(found, here(tmp_path, "avx2", "-march=x86-64-v3"))
 
 
-@pytest.mark.usefixtures("restore_isa")
-def test_the_kernels_give_the_same_bits_on_aarch64(there):
-    assert kernels._native.select_isa("generic")
-    results = here()
-    assert torch.isfinite(torch.cat([result.flatten().float() for result in results])).all()
-    at = 0
-    for number, result in enumerate(results):
-        size = result.nbytes
-        assert there[at : at + size] == result.numpy().tobytes(), f"result {number}"
-        at += size
-    assert at == len(there)
+def test_neon_with_bfloat16_gives_them_but_for_products_of_pairs(tmp_path):
+    found, code = there(tmp_path, "neon_bf16")
+    assert {"fmla", "bfdot", "sdot", "usdot"} <= set(code.split())
+    expected = here(tmp_path, "avx2", *FLAGS["avx2"])
+    pairs = {name for name in found if "bfloat16" in name and not name.startswith(("attention", "embedding"))}
+    check_same_bits({n: b for n, b in found.items() if n not in pairs}, {n: b for n, b in expected.items() if n not in pairs})
+    for name in pairs:
+        if name.startswith("argmax"):
+            assert found[name] == expected[name], name
+        else:
+            ours, theirs = (np.frombuffer(each[name], np.float32) for each in (found, expected))
+            np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5, err_msg=name)
+    assert any(found[name] != expected[name] for name in pairs), "bfdot rounds in its own way, or was not used"
+
+
+CHOICE = """
+#include <stdio.h>
+#include "pagecli/isa.h"
+#define TABLE(isa) namespace pagecli::isa { extern const KernelTable table; const KernelTable table = {#isa}; }
+TABLE(generic) TABLE(neon) TABLE(neon_bf16)
+int main() { puts(pagecli::kernels().isa); }
+"""
+
+
+def test_the_kernels_are_chosen_by_what_the_processor_has(tmp_path):
+    (tmp_path / "choice.cpp").write_text(CHOICE)
+    known = [f"-DPAGECLI_HAS_{isa}" for isa in ("neon", "neon_bf16")]
+    command = [COMPILER, *OPTIONS, "-Wno-missing-field-initializers", "-static", *known, f"-I{CSRC}/include"]
+    subprocess.run([*command, tmp_path / "choice.cpp", CSRC / "cpu/isa/isa.cpp", "-o", tmp_path / "choice"], check=True)
+
+    def chosen(cpu: str) -> str:
+        done = subprocess.run([EMULATOR, "-cpu", cpu, tmp_path / "choice"], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert {cpu: chosen(cpu) for cpu in ("cortex-a72", "neoverse-n1", "max")} == {
+        "cortex-a72": "generic",
+        "neoverse-n1": "neon",
+        "max": "neon_bf16",
+    }

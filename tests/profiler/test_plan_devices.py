@@ -1,5 +1,6 @@
 """What is planned for: the catalogue of GPUs, this machine's own by NVML, its CPUs, and the time of a step on them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -133,6 +134,22 @@ def test_the_host_is_its_free_memory_and_its_cores(monkeypatch):
 def test_the_instruction_set_is_found_as_the_kernels_find_it(monkeypatch):
     monkeypatch.delenv("PAGECLI_CPU_ISA", raising=False)
     assert local_device._isa() == kernels.supported_isas()[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "isa"),
+    [
+        ("Features\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs", "neon"),
+        ("Features\t: fp asimd asimdhp asimddp sve i8mm svebf16 bf16 dgh rng", "neon_bf16"),
+        ("Features\t: fp asimd evtstrm crc32 cpuid", "generic"),
+        ("flags\t\t: fpu sse2 avx fma avx2", "avx2"),
+    ],
+)
+def test_the_instruction_set_is_read_of_any_processor(monkeypatch, line, isa):
+    monkeypatch.delenv("PAGECLI_CPU_ISA", raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{line}\n")
+    assert local_device._isa() == isa
+    assert local_device.multiplies_bfloat16() == (isa == "neon_bf16")
 
 
 def test_a_step_of_opt_13b_on_an_h200_is_as_by_hand():

@@ -8,6 +8,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,6 +23,8 @@ namespace avx2 { extern const KernelTable table; }
 namespace avx512 { extern const KernelTable table; }
 namespace avx512bf16 { extern const KernelTable table; }
 namespace amx { extern const KernelTable table; }
+namespace neon { extern const KernelTable table; }
+namespace neon_bf16 { extern const KernelTable table; }
 // clang-format on
 
 namespace {
@@ -55,6 +60,18 @@ namespace {
 }
 #endif
 
+#if defined(__aarch64__) && defined(__linux__)
+// Bits of AT_HWCAP and AT_HWCAP2, by the kernel's asm/hwcap.h; a C library's header may be older than its kernel.
+[[maybe_unused]] bool has_neon() {
+    constexpr unsigned long kDotProducts = 1ul << 20;
+    return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+}
+[[maybe_unused]] bool has_neon_bf16() {
+    constexpr unsigned long kInt8 = 1ul << 13, kBfloat16 = 1ul << 14, kBoth = kInt8 | kBfloat16;
+    return has_neon() && (getauxval(AT_HWCAP2) & kBoth) == kBoth;
+}
+#endif
+
 std::atomic<const KernelTable*> selected{nullptr};
 
 }  // namespace
@@ -72,6 +89,12 @@ int supported_tables(const KernelTable** tables) {
 #endif
 #if defined(PAGECLI_HAS_avx2)
     if (has_avx2()) tables[count++] = &avx2::table;
+#endif
+#if defined(PAGECLI_HAS_neon_bf16)
+    if (has_neon_bf16()) tables[count++] = &neon_bf16::table;
+#endif
+#if defined(PAGECLI_HAS_neon)
+    if (has_neon()) tables[count++] = &neon::table;
 #endif
     tables[count++] = &generic::table;
     return count;

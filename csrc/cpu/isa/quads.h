@@ -79,6 +79,23 @@ PAGECLI_INLINE void store_as_bytes(int8_t* p, const VecI (&v)[8]) {
     }
 }
 
+#elif defined(PAGECLI_NEON)
+
+constexpr int32_t quad_offset = 0;
+using Quads = VecI;
+PAGECLI_INLINE Quads load_quads(const int8_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
+PAGECLI_INLINE void accumulate_quads(VecI& sum, Quads quads, VecI x) {
+    sum.low = vdotq_s32(sum.low, vreinterpretq_s8_s32(quads.low), vreinterpretq_s8_s32(x.low));
+    sum.high = vdotq_s32(sum.high, vreinterpretq_s8_s32(quads.high), vreinterpretq_s8_s32(x.high));
+}
+PAGECLI_INLINE VecF fused(VecF a, VecF b, VecF c) { return fmadd(a, b, c); }
+PAGECLI_INLINE int16x8_t narrowed(VecI v) { return vcombine_s16(vmovn_s32(v.low), vmovn_s32(v.high)); }
+PAGECLI_INLINE void store_as_bytes(int8_t* p, const VecI (&v)[8]) {
+    PAGECLI_UNROLL
+    for (int i = 0; i < 4; ++i)
+        vst1q_s8(p + 16 * i, vcombine_s8(vmovn_s16(narrowed(v[2 * i])), vmovn_s16(narrowed(v[2 * i + 1]))));
+}
+
 #else
 
 constexpr int32_t quad_offset = 0;

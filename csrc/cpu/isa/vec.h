@@ -1,6 +1,6 @@
 // VecF: the register of floats every CPU kernel is written with. Each kernel file is compiled once per instruction set with
-// -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16|amx and lives in namespace pagecli::PAGECLI_ISA, so that no symbol compiled for one
-// instruction set can be handed to another by the linker. Compile with -ffp-contract=off (fmadd() alone decides what is fused)
+// -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16|amx|neon|neon_bf16 and lives in namespace pagecli::PAGECLI_ISA, so that no symbol
+// compiled for one instruction set can be handed to another by the linker (NEON's also with -DPAGECLI_NEON). Compile with -ffp-contract=off (fmadd() alone decides what is fused)
 // and -Wno-psabi (generic vectors are wider than its registers; everything that takes one is inlined).
 //
 // What each vec_<isa>.h defines, all for VecF::width lanes (`p` needs no alignment; count is in [0, width]):
@@ -30,7 +30,7 @@
 #include <string.h>
 
 #ifndef PAGECLI_ISA
-#error "compile with -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16|amx"
+#error "compile with -DPAGECLI_ISA=generic|avx2|avx512|avx512bf16|amx|neon|neon_bf16"
 #endif
 
 #define PAGECLI_INLINE [[gnu::always_inline]] static inline
@@ -42,6 +42,8 @@
 #include "vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
 #include "vec_avx2.h"
+#elif defined(PAGECLI_NEON)
+#include "vec_neon.h"
 #else
 #include "vec_generic.h"
 #endif
@@ -105,7 +107,8 @@ PAGECLI_INLINE float widen_bf16(uint16_t x) {
     return f;
 }
 
-// accumulate_pairs(sum, a, w): sum += a.odd * w.odd, then sum += a.even * w.even, for bfloat16 pairs a and w. Where
+// accumulate_pairs(sum, a, w): sum += a.odd * w.odd, then sum += a.even * w.even, for bfloat16 pairs a and w (bfdot adds the two
+// products first, each sum rounded to odd, and takes denormals for zero). Where
 // has_pair_dot is false the matrix kernel keeps float activations and uses widen_low / widen_high with accumulate instead.
 #if defined(__AVX512BF16__)
 constexpr bool has_pair_dot = true;
@@ -113,6 +116,14 @@ PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
     __m512 v = sum.v;
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(v) : "v"(w.v), "v"(a.v));
     sum.v = v;
+}
+#elif defined(PAGECLI_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+constexpr bool has_pair_dot = true;
+PAGECLI_INLINE float32x4_t with_pair_products(float32x4_t sum, int32x4_t a, int32x4_t w) {
+    return vbfdotq_f32(sum, vreinterpretq_bf16_s32(a), vreinterpretq_bf16_s32(w));
+}
+PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
+    sum = {with_pair_products(sum.low, a.low, w.low), with_pair_products(sum.high, a.high, w.high)};
 }
 #else
 #if defined(PAGECLI_EMULATE_PAIR_DOT)  // tests only: the path of vdpbf16ps on machines without it

@@ -28,7 +28,13 @@ def native_kernels() -> Check:
     if isa != supported[0]:
         return Check("kernels", Health.warn, found, f"unset PAGECLI_CPU_ISA to use {supported[0]}", details)
     if isa == "generic":
-        return Check("kernels", Health.warn, found, "a CPU with AVX2 or AVX-512 computes several times faster", details)
+        return Check(
+            "kernels",
+            Health.warn,
+            found,
+            "a CPU with AVX2, AVX-512 or NEON's dot products is several times faster",
+            details,
+        )
     return Check("kernels", Health.ok, found, None, details)
 
 

@@ -19,7 +19,10 @@ from pagecli.cli.terminal.help import sections_of, usage_line
 ENVIRONMENT = (
     ("PAGECLI_...", "The value of the flag of that name, as PAGECLI_MAX_TOKENS for --max-tokens; PAGECLI_MODEL for --model."),
     ("PAGECLI_CACHE_DIR", "Where tokenizers are kept from one start to the next."),
-    ("PAGECLI_CPU_ISA", "The instruction set of the CPU's kernels: generic, avx2, avx512, avx512bf16, amx."),
+    (
+        "PAGECLI_CPU_ISA",
+        "The CPU's kernels: generic, avx2, avx512, avx512bf16, amx; on aarch64 neon, neon_bf16.",
+    ),
     ("HF_HOME, HF_HUB_CACHE, HF_TOKEN", "Where downloaded models are kept, and the token for private ones (huggingface_hub)."),
     ("NO_COLOR, COLUMNS", "No colors; the width of tables and help."),
 )

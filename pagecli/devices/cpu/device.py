@@ -33,7 +33,7 @@ class CpuDevice:
     def resolve_dtype(self, dtype: str) -> str:
         """ "auto" -> "bfloat16" where the kernels in use multiply bfloat16 natively, else "float32"."""
         if dtype == "auto":
-            return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx") else "float32"
+            return "bfloat16" if kernels.isa_name() in ("avx512bf16", "amx", "neon_bf16") else "float32"
         if dtype not in CPU_DTYPES:
             check_known(dtype)
             raise UsageError(f"--dtype {dtype} is computed on a GPU only", "use --device cuda, or --dtype int8 or bfloat16")

@@ -1,7 +1,7 @@
 """The operations as C++ kernels: typed signatures, shapes and meaning as in `reference`, checks and work in `_native`.
 
-Environment: PAGECLI_CPU_ISA forces an instruction set (generic, avx2, avx512, avx512bf16, amx); PAGECLI_NATIVE_MODULE loads the
-extension from another file, such as a build with sanitizers.
+Environment: PAGECLI_CPU_ISA forces an instruction set (generic, avx2, avx512, avx512bf16, amx; neon, neon_bf16);
+PAGECLI_NATIVE_MODULE loads the extension from another file, such as a build with sanitizers.
 """
 
 import importlib.util

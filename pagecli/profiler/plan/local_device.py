@@ -11,13 +11,16 @@ from pagecli.profiler.plan.gpus import Device, match_gpu
 
 # FLOP/s of a core on float32 and on bfloat16. avx2: a whole run of 128 requests on two Zen 3 cores; avx512bf16 and avx512: a
 # prototype of the matrix kernel on two Genoa cores, at the shapes of decoding; amx: the matrix kernel at 60 to 250 rows on two
-# cores of an Emerald Rapids that others share. Timing it here would take the time it saves.
+# cores of an Emerald Rapids that others share. neon and neon_bf16 are not measured: half the peak of a Neoverse N1 and of a V1
+# at 2.5 GHz. Timing it here would take the time it saves.
 _CORE_FLOPS = {
     "generic": (10e9, 10e9),
     "avx2": (60e9, 65e9),
     "avx512": (100e9, 100e9),
     "avx512bf16": (100e9, 200e9),
     "amx": (100e9, 280e9),
+    "neon": (20e9, 20e9),
+    "neon_bf16": (40e9, 80e9),
 }
 _CORE_BANDWIDTH, _SOCKET_BANDWIDTH = 20e9, 200e9  # bytes/s read; two Genoa cores read 41e9
 
@@ -131,8 +134,8 @@ def host_device() -> Device:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the kernels multiply bfloat16 natively here (AVX512-BF16, AMX), which is what --dtype auto goes by."""
-    return _isa() in ("avx512bf16", "amx")
+    """Whether the kernels multiply bfloat16 natively here (AVX512-BF16, AMX, bfdot), which is what --dtype auto goes by."""
+    return _isa() in ("avx512bf16", "amx", "neon_bf16")
 
 
 def _isa() -> str:
@@ -141,9 +144,12 @@ def _isa() -> str:
     if forced in _CORE_FLOPS:
         return str(forced)
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
     except (OSError, StopIteration):
         return "generic"
+    if "asimddp" in flags:  # an aarch64
+        return "neon_bf16" if {"bf16", "i8mm"} <= set(flags) else "neon"
     if "avx512f" in flags and "avx512bw" in flags:
         if "avx512_bf16" in flags and {"amx_tile", "amx_bf16", "amx_int8"} <= set(flags):
             return "amx"

@@ -27,6 +27,19 @@ PAGECLI_INLINE VecF look_up(const Table& table, VecI words) {
     return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(table.lower, words.v), _mm256_permutevar8x32_ps(table.upper, words.v), fourth)};
 }
 
+#elif defined(PAGECLI_NEON)
+
+struct Table {
+    uint8x16x4_t v;
+};
+PAGECLI_INLINE Table load_table(const float* p) { return {vld1q_u8_x4(reinterpret_cast<const uint8_t*>(p))}; }
+PAGECLI_INLINE float32x4_t look_up(const Table& table, int32x4_t words) {
+    const uint32x4_t number = vandq_u32(vreinterpretq_u32_s32(words), vdupq_n_u32(15));
+    const uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100u), number, vdupq_n_u32(0x04040404u));
+    return vreinterpretq_f32_u8(vqtbl4q_u8(table.v, vreinterpretq_u8_u32(bytes)));
+}
+PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {look_up(table, words.low), look_up(table, words.high)}; }
+
 #else
 
 struct Table {
