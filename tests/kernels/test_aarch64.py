@@ -7,6 +7,7 @@ The plain ones are NEON code there too, and give the same bits everywhere, since
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,19 @@ def sources() -> list[Path]:
 
 
 def build(folder: Path, compiler: str, isa: str, *flags: str) -> Path:
-    program = folder / f"{isa}-{Path(compiler).name}{len(flags)}"
     command = [compiler, *OPTIONS, f"-DPAGECLI_ISA={isa}", *flags, f"-I{CSRC}/include", f"-I{CSRC}/cpu"]
-    done = subprocess.run(
-        [*command, Path(__file__).with_name("aarch64_kernels.cpp"), *sources(), "-o", program], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return program
+
+    def compiled(source: Path) -> Path:
+        done = subprocess.run([*command, "-c", source, "-o", folder / f"{source.stem}.o"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder / f"{source.stem}.o"
+
+    folder.mkdir()
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compiled, [Path(__file__).with_name("aarch64_kernels.cpp"), *sources()]))
+    static = [flag for flag in flags if flag == "-static"]
+    subprocess.run([compiler, *static, "-pthread", *objects, "-o", folder / "kernels"], check=True)
+    return folder / "kernels"
 
 
 def results(*command: str | Path) -> dict[str, bytes]:
@@ -69,13 +76,13 @@ def results(*command: str | Path) -> dict[str, bytes]:
 
 
 def here(folder: Path, isa: str, *flags: str) -> dict[str, bytes]:
-    return results(build(folder, "g++", isa, *flags))
+    return results(build(folder / "here", "g++", isa, *flags))
 
 
 def there(folder: Path, isa: str) -> tuple[dict[str, bytes], str]:
     """On an aarch64; and the instructions of the program."""
-    program = build(folder, COMPILER, isa, "-static", *FLAGS[isa])
-    code = subprocess.run([f"{COMPILER[:-3]}objdump", "-d", program], capture_output=True, text=True).stdout
+    program = build(folder / "there", COMPILER, isa, "-static", *FLAGS[isa])
+    code = subprocess.run(["aarch64-linux-gnu-objdump", "-d", program], capture_output=True, text=True, check=True).stdout
     return results(EMULATOR, "-cpu", "max", program), code
 
 
