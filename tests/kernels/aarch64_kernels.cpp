@@ -72,18 +72,24 @@ static void write_linear(const char* name, WeightType type, int64_t cols) {
     write("embedding-" + std::string(name), row);
 }
 
-static void write_quantized(const char* name, WeightType type, int32_t bits, QuantizedOffset offset) {
+static void write_quantized(const char* name, WeightType type, int32_t bits, QuantizedOffset offset, int32_t part = 0) {
     const int64_t rows = 37, cols = 192, group = 64, panels = 3;
     QuantizedHeader header = {};
-    header.type = type, header.bits = bits, header.offset = offset, header.group = group;
+    header.type = type, header.bits = bits, header.offset = offset, header.group = group, header.part = part;
+    if (bits != 4 && bits != 8) header.center = 1 << (bits - 1);
     for (int i = 0; i < 16; ++i) header.table[i] = static_cast<float>(i - 8);
     std::vector<uint8_t> q(static_cast<size_t>(rows * cols));
-    for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<uint8_t>(i * 37 + i / 11) & (bits == 4 ? 15 : 255);
+    for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<uint8_t>((i * 37 + i / 11) & ((1u << bits) - 1));
     std::vector<uint16_t> scale(static_cast<size_t>(rows * cols / group)), low(scale.size());
     for (size_t i = 0; i < scale.size(); ++i) scale[i] = static_cast<uint16_t>(0x2000 + i * 13), low[i] = static_cast<uint16_t>(0xb400 + i);
+    std::vector<uint8_t> factor(static_cast<size_t>(part == 0 ? 0 : rows * cols / part));
+    for (size_t i = 0; i < factor.size(); ++i) factor[i] = static_cast<uint8_t>(i * 29 + 3);
     std::vector<uint8_t> packed(static_cast<size_t>(panels * (cols / group) * header.group_bytes()));
-    PackQuantizedArgs pack = {&header, packed.data(), q.data(), scale.data(), offset == QuantizedOffset::none ? nullptr : low.data(),
-                              cols, cols / group, cols / group, rows, cols};
+    PackQuantizedArgs pack = {};
+    pack.header = &header, pack.packed = packed.data(), pack.q = {q.data(), cols}, pack.scale = {scale.data(), cols / group};
+    if (offset != QuantizedOffset::none) pack.offset = {low.data(), cols / group};
+    if (part != 0) pack.factor = {factor.data(), cols / part};
+    pack.rows = rows, pack.cols = cols;
     kernels::pack_quantized(pack);
     write_products("quantized-" + std::string(name), {packed.data(), rows, cols, type, &header}, cols);
 }
@@ -150,6 +156,8 @@ int main() {
     write_quantized("4-bfloat16", WeightType::bfloat16, 4, QuantizedOffset::low);
     write_quantized("8-float32", WeightType::float32, 8, QuantizedOffset::none);
     write_quantized("8-bfloat16", WeightType::bfloat16, 8, QuantizedOffset::none);
+    write_quantized("6-float32", WeightType::float32, 6, QuantizedOffset::none, 16);
+    write_quantized("3-bfloat16", WeightType::bfloat16, 3, QuantizedOffset::none, 32);
     write_attention("float32", KVType::float32, 4);
     write_attention("bfloat16", KVType::bfloat16, 2);
     write_attention("int8", KVType::int8, 1);

@@ -47,8 +47,12 @@ PAGECLI_INLINE VecI shift_left(VecI a) {
 }
 template <int n>
 PAGECLI_INLINE VecI shift_right(VecI a) {
-    const uint32x4_t low = vreinterpretq_u32_s32(a.low), high = vreinterpretq_u32_s32(a.high);
-    return {vreinterpretq_s32_u32(vshrq_n_u32(low, n)), vreinterpretq_s32_u32(vshrq_n_u32(high, n))};
+    if constexpr (n == 0) {  // which the instruction does not have
+        return a;
+    } else {
+        const uint32x4_t low = vreinterpretq_u32_s32(a.low), high = vreinterpretq_u32_s32(a.high);
+        return {vreinterpretq_s32_u32(vshrq_n_u32(low, n)), vreinterpretq_s32_u32(vshrq_n_u32(high, n))};
+    }
 }
 
 PAGECLI_INLINE VecF operator+(VecF a, VecF b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
