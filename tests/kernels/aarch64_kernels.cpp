@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pagecli/kernel_table.h"
+#include "pagecli/linear/quantized_bounds.h"
 #include "pagecli/linear/quantized_weight.h"
 
 namespace pagecli::PAGECLI_ISA {
@@ -70,6 +71,28 @@ static void write_linear(const char* name, WeightType type, int64_t cols) {
     e.out = row.data(), e.token_ids = ids, e.out_stride = cols, e.tokens = 2, e.weight = view;
     kernels::embedding(e);
     write("embedding-" + std::string(name), row);
+}
+
+// An LM head with bounds, of which one row is far the largest: few panels are computed.
+static void write_pruned() {
+    const int64_t rows = 2000, cols = 200, panels = rows / 16;
+    Floats weight = numbers(11, rows * cols);
+    for (int64_t k = 0; k < cols; ++k) weight[static_cast<size_t>(1234 * cols + k)] *= 3.0f;
+    Floats packed(static_cast<size_t>(panels * cols * 16));
+    PackWeightArgs pack = {packed.data(), weight.data(), cols, rows, cols, SourceType::float32, WeightType::float32};
+    kernels::pack_weight(pack);
+    const PackedWeightView view = {packed.data(), rows, cols, WeightType::float32};
+    std::vector<int32_t> bounds(static_cast<size_t>(bounds_words(rows, cols)));
+    bool usable = false;
+    kernels::pack_bounds({bounds.data(), view, &usable});
+    write("bounds", bounds);
+    Floats x(weight.begin() + 1234 * cols, weight.begin() + 1235 * cols);
+    x.insert(x.end(), weight.begin(), weight.begin() + cols);
+    std::vector<int64_t> best(2), computed(1);
+    PrunedArgmaxArgs a = {best.data(), x.data(), cols, 2, view, bounds.data(), computed.data()};
+    kernels::pruned_argmax(a);
+    write("pruned", best);
+    write("pruned-panels", computed);
 }
 
 static void write_quantized(const char* name, WeightType type, int32_t bits, QuantizedOffset offset, int32_t part = 0) {
@@ -152,6 +175,7 @@ int main() {
         write_linear(cols % 2 ? "odd-int8" : "int8", WeightType::int8, cols);
         write_linear(cols % 2 ? "odd-int8_a16" : "int8_a16", WeightType::int8_a16, cols);
     }
+    write_pruned();
     write_quantized("4-float32", WeightType::float32, 4, QuantizedOffset::zero);
     write_quantized("4-bfloat16", WeightType::bfloat16, 4, QuantizedOffset::low);
     write_quantized("8-float32", WeightType::float32, 8, QuantizedOffset::none);
