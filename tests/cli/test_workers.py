@@ -262,9 +262,8 @@ def test_profile_of_a_pool_that_lost_a_worker_has_the_others(tmp_path, tiny_mode
             pool.step()
         for request_id in range(12):
             pool.add_request(request_id, [5, 6, 7], SamplingParams(max_tokens=40, ignore_eos=True))
-        pool.step()
+        finished = pool.step()
         os.kill(pool.stats()["workers"][0]["pid"], signal.SIGKILL)
-        finished = []
         while pool.has_unfinished():
             finished += pool.step()
         assert len(finished) == 12

@@ -182,7 +182,8 @@ def test_end_of_text_ids_may_be_one_or_many_and_the_generation_config_wins():
     [
         ({"architectures": ["FalconMambaForCausalLM"]}, "architecture FalconMambaForCausalLM is not supported"),
         ({"architectures": None}, "no architecture named"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized with gptq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.bits of gptq is None"),
+        ({"quantization_config": {"quant_method": "squeezed"}}, "squeezed"),
         ({"rope_scaling": {"rope_type": "xdrope", "factor": 4.0}}, "rope scaling 'xdrope'"),
         ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "longrope without short_factor"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": "x"}}, "attention_factor is 'x'"),
