@@ -6,7 +6,6 @@ within a block the slots of one KV head lie side by side, so attention streams t
 kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // block_size, offset s % block_size
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +55,6 @@ class BlockMover:
                 self.swap_seconds += time.perf_counter() - started
 
 
-HUGE_PAGES_VARIABLE = "PAGECLI_HUGE_PAGES"
 Allocate = Callable[[ModelConfig, int, int, str], KVCache[Array]]  # config, num_blocks, block_size, kv_dtype
 
 
@@ -163,14 +161,12 @@ def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> lis
 
 def allocate(config: ModelConfig, num_blocks: int, block_size: int, dtype: str) -> KVCache[Array]:
     """A cache of `num_blocks` blocks in the host's memory, which the operating system gives it page by page, when slots are
-    first written; dtype: one of CPU_KV_DTYPES. Blocks lie here and there: with PAGECLI_HUGE_PAGES=0 not in pages of 2 MiB."""
-    huge_pages = os.environ.get(HUGE_PAGES_VARIABLE) != "0"
+    first written; dtype: one of CPU_KV_DTYPES."""
     slot_size = config.head_dim + KV_SCALE_BYTES.get(dtype, 0) // KV_BYTES[dtype]
     shape = (num_blocks, config.num_kv_heads, block_size, slot_size)
     keys_shape = (*shape[:2], slot_size, block_size)
-    stored, layers = arrays.stored_as(dtype), range(config.num_layers)
-    keys = [arrays.empty(keys_shape, stored, huge_pages) for _ in layers]
-    values = [arrays.empty(shape, stored, huge_pages) for _ in layers]
+    keys = [arrays.empty(keys_shape, arrays.stored_as(dtype)) for _ in range(config.num_layers)]
+    values = [arrays.empty(shape, arrays.stored_as(dtype)) for _ in range(config.num_layers)]
     return KVCache(keys, values)
 
 
