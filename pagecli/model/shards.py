@@ -47,11 +47,11 @@ def check_divides(config: ModelConfig, size: int, dtype: str, flag: str) -> None
     """Raises UsageError, with the numbers that would do, where a model cannot be cut into `size` parts."""
     good = good_sizes(config, dtype)
     if size not in good:
-        found, inner = ", ".join(map(str, good)) or "none", " and ".join(map(str, _inner_sizes(config)))
+        inner, found = " and ".join(map(str, _inner_sizes(config))), ", ".join(map(str, good))
         raise UsageError(
             f"{flag} {size} does not divide the model's {config.num_heads} heads and {inner} inner features"
             + (f", in whole groups of {GROUP}" if dtype == "int8" else ""),
-            f"numbers that do: {found}",
+            f"numbers that do: {found}" if good else "no number does: leave the flag out, or take another --dtype",
         )
 
 

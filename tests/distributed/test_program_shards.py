@@ -140,6 +140,12 @@ def test_size_that_does_not_divide_is_said_with_those_that_do(size, dtype, says)
     assert says in caught.value.one_line
 
 
+def test_where_no_size_divides_it_is_said_what_to_do():
+    with pytest.raises(UsageError, match="160 inner features, in whole groups of 64") as caught:
+        check_divides(config_of(4, 2, 32, 160, 128, 100), 2, "int8", "--sum-segments")
+    assert caught.value.hint == "no number does: leave the flag out, or take another --dtype"
+
+
 def test_program_of_one_segment_is_the_program():
     program = build(config_of(4, 2, 32, 256, 128, 100))
     assert segment(program, 1) is program
