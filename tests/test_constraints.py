@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +24,21 @@ def test_every_requirement_of_program_tests_and_build_is_pinned_within_its_range
     requirements = [Requirement(line) for line in NEEDED]
     pins = {each.name: PINS.get(canonicalize_name(each.name)) for each in requirements}
     assert [each for each in requirements if pins[each.name] is None or pins[each.name] not in each.specifier] == []
+
+
+def test_every_pin_is_for_the_oldest_python_that_the_project_takes():
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=") + ".2"  # Debian 12's
+    found = {name: _required_python(name) for name in PINS}
+    assert [name for name, required in found.items() if oldest not in SpecifierSet(required)] == []
+    assert len([name for name, required in found.items() if required]) > 100
+
+
+def _required_python(name: str) -> str:
+    """Of the package as it is installed; a pin of another system is not."""
+    try:
+        return metadata(name).get("Requires-Python") or ""
+    except PackageNotFoundError:
+        return ""
 
 
 def test_a_pin_has_no_local_version_which_other_machines_would_not_find():
