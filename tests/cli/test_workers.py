@@ -103,7 +103,9 @@ def harmed_job(generate, start, tmp_path, harm, num_harmed, *flags):
 def test_lost_workers_are_replaced_and_no_row_with_them(generate, start, tmp_path, harm, num_harmed):
     """Of stopped ones all are: what one of two has would be finished by copies, perhaps before it counts as lost."""
     stats = harmed_job(generate, start, tmp_path, harm, num_harmed, "--worker-timeout", "4")
-    assert stats["num_workers_lost"] == sum(worker["num_restarts"] for worker in stats["workers"]) == num_harmed
+    num_restarts = sum(worker["num_restarts"] for worker in stats["workers"])
+    assert stats["num_workers_lost"] == num_harmed
+    assert num_harmed - 1 <= num_restarts <= num_harmed  # another worker may have finished all before one has started again
 
 
 def test_the_other_worker_finishes_copies_of_what_a_stopped_one_has(generate, start, tmp_path):
