@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pagecli.cli.app import main
+from pagecli.cli.generate import parts as parts_of_jobs
+from pagecli.jobs.journal.job_lock import OutputLocked
 
 ROWS = [{"id": i, "prompt": f"number {i} " + "word " * (i % 5)} for i in range(23)]
 DOCS = Path(__file__).resolve().parents[2] / "docs/distributed.md"
@@ -36,6 +38,22 @@ def test_one_process_runs_all_parts_and_writes_what_a_plain_run_writes(generate,
     parts = tmp_path / f".out.{suffix}.pagecli-parts"
     assert sorted(path.name for path in parts.iterdir()) == ["job.json", "merged.json"]
     assert files_beside(tmp_path, f"whole.{suffix}", f"out.{suffix}") == [parts.name]
+
+
+def test_a_process_that_another_one_comes_before_goes_on_with_other_parts(generate, tmp_path, monkeypatch):
+    """Two processes that start together look for a free part at the same moment, and one of them gets it."""
+    run, lost = parts_of_jobs.run_generate, []
+
+    def run_unless_taken(job, *rest):
+        if len(lost) < 2:
+            lost.append(job.output)
+            raise OutputLocked("another run of this job has it")
+        return run(job, *rest)
+
+    monkeypatch.setattr(parts_of_jobs, "run_generate", run_unless_taken)
+    code, _, err = generate(ROWS, "out.jsonl", "--shard", "auto/2")
+    assert (code, len(lost)) == (0, 2)
+    assert "out.jsonl is complete: 23 rows of 2 parts" in err
 
 
 def test_more_parts_than_rows_and_no_rows_at_all(generate, tmp_path):

@@ -53,7 +53,7 @@ def run_parts(job: GenerateJob, console: Console) -> int:
             number = parts.next_part()
             if number is not None:
                 code = own_parts.run(number)
-                if code not in (ExitCode.OK, ExitCode.ROWS) or not parts.is_part_complete(number):
+                if code is not None and (code not in (ExitCode.OK, ExitCode.ROWS) or not parts.is_part_complete(number)):
                     return code
             else:
                 _merge_or_wait(job, parts, console)
@@ -67,14 +67,14 @@ class _Parts:
         self._job, self._parts, self._time, self._console = job, parts, template_time, console
         self._engine: Engine | EnginePool | None = None
 
-    def run(self, number: int) -> int:
-        """Its exit code; 0 too if another process has taken or completed it meanwhile."""
+    def run(self, number: int) -> int | None:
+        """Its exit code; None if another process has taken or completed it meanwhile."""
         part = OnePart(self._load, lambda stats: self._report(number, stats))
         try:
             code = run_generate(_part(self._job, self._parts, number, self._time), self._console, part)
         except UsageError as error:
             if isinstance(error, OutputLocked) or self._parts.is_part_complete(number):
-                return ExitCode.OK
+                return None
             raise
         if code == ExitCode.ROWS:
             self._parts.note_errors(number)
