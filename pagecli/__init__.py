@@ -7,13 +7,13 @@ TYPE_CHECKING = False  # importing typing would take longer than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
+    from pagecli.api.llm import LLM, generate
+    from pagecli.api.plan import profile_plan
     from pagecli.errors import InputError, ModelError, PagecliError, UsageError
-    from pagecli.library.llm import LLM, generate
-    from pagecli.library.plan import profile_plan
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "InputError", "ModelError", "PagecliError", "UsageError", "__version__", "generate", "profile_plan"]
-_HOMES = {"LLM": "library.llm", "generate": "library.llm", "profile_plan": "library.plan"}
+_HOMES = {"LLM": "api.llm", "generate": "api.llm", "profile_plan": "api.plan"}
 _HOMES |= dict.fromkeys(("PagecliError", "UsageError", "InputError", "ModelError"), "errors")
 
 

@@ -35,9 +35,6 @@ class CpuShard:
     def waited_seconds(self) -> float:
         return float(self._meeting.waited_seconds)
 
-    def room(self, settings: RunSettings) -> int:
-        raise NotImplementedError("ranks on CPUs share the machine's memory, which their driver divides")
-
     def start(self, settings: RunSettings, num_blocks: int) -> None:
         counts, layout = (num_blocks, settings.num_swap_blocks), (settings.block_size, settings.kv_dtype)
         self._kv, swap = (allocate(self._model.config, count, *layout) for count in counts)

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -85,10 +85,6 @@ class Shard(Protocol):
         """For other ranks, until now; None where nobody knows."""
         ...
 
-    def room(self, settings: RunSettings) -> int:
-        """The KV blocks that these settings ask for or, where they do not say, that there is room for."""
-        ...
-
     def start(self, settings: RunSettings, num_blocks: int) -> None: ...
     def move(self, moves: list[BlockMove]) -> None: ...
     def logits(self, inputs: StepInputs[Array], out: Array) -> None:
@@ -97,6 +93,15 @@ class Shard(Protocol):
 
     def best(self, inputs: StepInputs[Array]) -> tuple[Array, Array]:
         """The likeliest tokens and their logits: [R] int64, float32; where no token can be chosen the logit is not finite."""
+        ...
+
+
+@runtime_checkable
+class OwnMemory(Protocol):
+    """A shard whose device has memory of its own, which it measures; that of CPUs is shared, and divided by the driver."""
+
+    def room(self, settings: RunSettings) -> int:
+        """The KV blocks that these settings ask for or, where they do not say, that there is room for."""
         ...
 
 
@@ -170,6 +175,7 @@ class Rank:
     def prepare(self, message: Any) -> tuple[str, Any]:
         """Does what the driver asks before the first step. Raises PagecliError."""
         if isinstance(message, Room):
+            assert isinstance(self.shard, OwnMemory)
             return "room", self.shard.room(message.settings)
         self.shard.start(message.settings, message.num_blocks)
         return "started", None

@@ -70,11 +70,12 @@ def test_a_write_past_the_end_of_shared_memory_is_found(build):
     assert "reverse_kernel" in done.stderr
 
 
-def run_tests(build: Path, variant: str, *paths: str) -> None:
-    """The tests marked `cuda` in `paths` pass with the kernels of `variant`."""
+def num_passed(build: Path, variant: str, *paths: str) -> int:
+    """Of the tests marked `cuda` in `paths`, with the kernels of `variant`; none may fail."""
     done = emulated.python(build, variant, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *paths)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    assert re.search(r"\d+ passed", done.stdout)
+    found = re.search(r"(\d+) passed", done.stdout)
+    return 0 if found is None else int(found[1])
 
 
 @pytest.mark.parametrize("variant", ["sanitized", "race"])
@@ -82,8 +83,8 @@ def test_kernel_tests_pass(build, variant):
     left_out = LAUNCHERS
     if variant == "sanitized":  # importing transformers is slow under AddressSanitizer, and models add no kernels
         left_out = (*LAUNCHERS, "tests/cuda/test_cuda_models.py")
-    run_tests(build, variant, "tests/cuda", *(f"--ignore={path}" for path in left_out))
+    assert num_passed(build, variant, "tests/cuda", *(f"--ignore={path}" for path in left_out)) > 100
 
 
 def test_what_launches_the_kernels_passes(build):
-    run_tests(build, "plain", *LAUNCHERS)
+    assert num_passed(build, "plain", *LAUNCHERS) > 50

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from pagecli.api.plan import profile_plan
 from pagecli.cli.app import main
 from pagecli.devices.memory import MemoryNeeds, weight_bytes_of
 from pagecli.errors import ModelError
-from pagecli.library.plan import profile_plan
 from pagecli.model.presets import find_preset
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.registry import resolve_model

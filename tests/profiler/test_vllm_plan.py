@@ -186,6 +186,11 @@ def test_sizes_in_headers_win_and_layers_that_draft_are_left_out():
         ({"index_topk": 2048}, "the index of sparse attention"),
         ({"v_head_dim": None}, "v_head_dim is None"),
         ({"quantization_config": {"quant_method": "spqr"}}, "quantized with spqr is not known"),
+        ({"quantization_config": "fp8"}, "quantization_config is 'fp8'"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 2, 3]}}, "not as fp8 writes it"),
+        ({"quantization_config": {"quant_method": "awq", "group_size": "128"}}, "not as awq writes it"),
+        ({"quantization_config": {"quant_method": "gptq", "ignore": ["re:("]}}, "not as gptq writes it"),
+        ({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": 4}}}}, "not as"),
     ],
 )
 def test_what_is_not_known_of_a_model_is_said(change, says):

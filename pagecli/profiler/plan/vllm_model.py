@@ -84,6 +84,8 @@ def vllm_model(config: dict[str, Any], where: str, stored: StoredTensors | None 
     """The model of a config.json, whose weights are those of `stored` if it is given. Raises ModelError."""
     text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     quantization = config.get("quantization_config") or text.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise ModelError(f"{where}: quantization_config is {quantization!r}, expected an object", "is the file complete?")
     if text.get("kv_lora_rank"):
         return _latent_model(text, quantization, where, stored)
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
@@ -184,6 +186,14 @@ def _weights(
 ) -> Weights:
     if stored is not None:
         return _stored_weights(stored, bool(quantization), num_layers, padding)
+    try:
+        return _computed_weights(parts, quantization, where, padding)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:  # of values of any type
+        what = f"{where}: quantization_config is not as {quantization.get('quant_method')} writes it ({error})"
+        raise ModelError(what, "is the file complete?") from error
+
+
+def _computed_weights(parts: list[_Part], quantization: dict[str, Any], where: str, padding: float) -> Weights:
     each = _bytes_of_a_number(quantization, where) if quantization else 0.0
     sums = dict.fromkeys(("num_split", "num_whole", "split_bytes", "whole_bytes"), 0.0)
     for part in parts:

@@ -10,7 +10,6 @@ from pagecli.core.arrays import Array
 from pagecli.core.step_plan import StepPlan, max_scores
 from pagecli.devices import step_inputs
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.model.attention import spare_runs
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.steps import graphs, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
@@ -35,12 +34,8 @@ class RankRunner:
         self.model, self.kv_cache = model, cache
         self._device, self._limits, self._shape = device, limits, model.attention_shape
         self._sizes = graphs.batch_sizes(limits.max_num_seqs)
-        self._max_width = -(-limits.max_model_len // limits.block_size)
         model.reserve_positions(limits.max_model_len + 1)
-        width = step_buffers.table_width(self._max_width, self._max_width)
-        num_bytes = step_buffers.most_bytes(
-            limits.max_batch_tokens, limits.max_num_seqs, width, len(model.windows), self._shape, spare_runs(self._shape)
-        )
+        num_bytes = limits.input_bytes(model)
         vocab = model.config.vocab_size
         most_rows = limits.max_num_seqs + max_scores(vocab)
         self._inputs = device.empty(num_bytes, dtype=torch.uint8)
@@ -87,7 +82,7 @@ class RankRunner:
 
     def _step(self, inputs: StepInputs[Array], finish: _Finish) -> None:
         of_model = self._limits.block_size, self.model.windows, self._shape
-        step = step_buffers.prepare(inputs, *of_model, self._sizes, self._max_width)
+        step = step_buffers.prepare(inputs, *of_model, self._sizes, self._limits.max_blocks)
         if not self._limits.writes_kv:
             step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         padded = step.key is not None  # every row has logits

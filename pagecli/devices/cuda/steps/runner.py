@@ -67,6 +67,17 @@ class RunnerLimits:
     max_graphs: int = 0  # 0: no CUDA graphs
     writes_kv: bool = True  # False to measure steps on a cache of one block, which all their sequences read
 
+    @property
+    def max_blocks(self) -> int:
+        """Of a sequence."""
+        return -(-self.max_model_len // self.block_size)
+
+    def input_bytes(self, model: CudaModel) -> int:
+        """An upper bound of what the packed inputs of a step take."""
+        width, shape = step_buffers.table_width(self.max_blocks, self.max_blocks), model.attention_shape
+        of_model = len(model.windows), shape, spare_runs(shape)
+        return step_buffers.most_bytes(self.max_batch_tokens, self.max_num_seqs, width, *of_model)
+
 
 @dataclass(slots=True)
 class _Work:
@@ -104,12 +115,8 @@ class CudaRunner:
         self._device, self._limits = device, limits
         self._shape, vocab = model.attention_shape, model.config.vocab_size
         self._sizes = graphs.batch_sizes(limits.max_num_seqs)
-        self._max_width = -(-limits.max_model_len // limits.block_size)
         model.reserve_positions(limits.max_model_len + 1)  # a step too many of a sequence that has ended
-        width = step_buffers.table_width(self._max_width, self._max_width)
-        num_bytes = step_buffers.most_bytes(
-            limits.max_batch_tokens, limits.max_num_seqs, width, len(model.windows), self._shape, spare_runs(self._shape)
-        )
+        num_bytes = limits.input_bytes(model)
         self._inputs = device.empty(num_bytes, dtype=torch.uint8)
         self._logits = device.empty(limits.max_num_seqs, vocab, dtype=torch.float32)
         self._choices = device.empty(CHOICE_BYTES * limits.max_num_seqs, dtype=torch.uint8)
@@ -168,7 +175,7 @@ class CudaRunner:
         if slot.pending is not None and slot.pending.results is None:  # its buffers are still in use
             self._finish(slot.pending)
         self.mover.carry_out(plan.moves)
-        step = step_buffers.build(plan, self.block_size, self.model.windows, self._shape, self._sizes, self._max_width)
+        step = step_buffers.build(plan, self.block_size, self.model.windows, self._shape, self._sizes, self._limits.max_blocks)
         if not self._limits.writes_kv:
             step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         work = self._plan_work(plan, step, slot, before)

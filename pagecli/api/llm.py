@@ -1,4 +1,4 @@
-"""The library's door: rows in, dicts out, by the path that the command line takes.
+"""The door from Python: rows in, dicts out, by the path that the command line takes.
 
 Nothing of the process is changed: no signal handler, no standard stream, no logging. Rows are run as the caller takes them;
 while it takes none, nothing runs. Ctrl-C ends a call between two steps or in one, and the model stays usable.
@@ -13,9 +13,7 @@ from collections.abc import Generator, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pagecli.cli.generate.options import GenerateOptions
-from pagecli.errors import UsageError
-from pagecli.library.settings import (
+from pagecli.api.settings import (
     COMMAND_LINE_ONLY,
     GenerateSettings,
     ModelSettings,
@@ -24,6 +22,8 @@ from pagecli.library.settings import (
     check_names,
     is_of_model,
 )
+from pagecli.cli.generate.options import GenerateOptions
+from pagecli.errors import UsageError
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
@@ -76,10 +76,10 @@ class LLM:
         if isinstance(rows, str | os.PathLike):
             options = dataclasses.replace(options, input=os.fspath(rows))
             rows = None
+        from pagecli.api.rows import source_of
         from pagecli.cli.generate.job import generate_job, open_rows
         from pagecli.cli.generate.model_defaults import with_model_defaults
         from pagecli.cli.terminal.console import Console
-        from pagecli.library.rows import source_of
         from pagecli.model.registry import resolve_engine_model
 
         job = generate_job(options)

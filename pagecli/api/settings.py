@@ -1,4 +1,4 @@
-"""The keyword arguments of the library: the flags of the command line, by their names with underscores."""
+"""The keyword arguments of pagecli.generate and LLM: the flags of the command line, by their names with underscores."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -84,7 +84,7 @@ class GenerateSettings(ModelSettings, RowSettings, total=False):
     """Both, for a single call."""
 
 
-# Flags that are about files, the terminal and the job beside an output: what the library has no use for.
+# Flags that are about files, the terminal and the job beside an output: what calls from Python have no use for.
 COMMAND_LINE_ONLY = {
     *("input", "output", "model", "overwrite", "output_format", "compression", "row_group_rows", "max_row_bytes", "order"),
     *(

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pagecli
-from pagecli.library.llm import KNOWN
-from pagecli.library.settings import GenerateSettings
+from pagecli.api.llm import KNOWN
+from pagecli.api.settings import GenerateSettings
 
 ROWS = [{"id": f"r{i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(12)]
 ENGINE = {"kv_memory": "8MiB", "threads": 1}
