@@ -1,7 +1,9 @@
 """Every quantized format is read to the bit as the library that defines it dequantizes it (golden/make.py), and those that stay
 quantized stand for the same numbers."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,19 @@ def test_its_numbers_are_those_of_its_own_library(path):
     assert (tensor is not None and quantized_weight.can_pack(tensor)) == (path.stem in KEPT)
     assert tensor is None or np.array_equal(tensor.dequantized(), expected)
     assert set(source.names()) == {"X.weight", "expected"}  # nothing else is left over
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_no_file_stays_open_once_it_is_read(path):
+    source = opened(path)
+    if path.stem == "mxfp4":
+        source.read_quantized("X", (2, 16, 128), 1)
+    else:
+        source.read_quantized("X.weight", SafetensorsSource(path).stored("expected").shape)
+    file = weakref.ref(source._source)
+    del source
+    gc.collect()
+    assert file() is None
 
 
 def test_every_float8_number_is_torchs():

@@ -12,7 +12,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
-from pagecli.model.weights.quantized import QuantizedSource, StoredRows, StoredTensor
+from pagecli.model.weights.quantized import QuantizedSource, StoredMatrix, StoredRows
 from pagecli.model.weights.source import MappedFile, check_shape, check_tensor, missing_tensor
 
 _PLAIN = {
@@ -60,7 +60,7 @@ class GgufSource(QuantizedSource):
         check_shape(self.where, tensor.name, tensor.shape, shape)
         return check_tensor(self.where, tensor.name, self._values(tensor, expert), shape[1:])
 
-    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> StoredTensor | None:
+    def read_quantized(self, name: str, shape: tuple[int, ...], expert: int | None = None) -> StoredMatrix | None:
         tensor = self._header.tensors.get(self._stored_name(name))
         if tensor is None or tensor.shape != shape:
             return None
@@ -70,7 +70,7 @@ class GgufSource(QuantizedSource):
         rows = self._stored(tensor, expert)[0].reshape(shape[-2], -1)
         if not known.can_stay(rows):
             return None
-        return StoredTensor([StoredRows(rows, known.format, shape[-1], known.take_apart, self.release)])
+        return StoredMatrix([StoredRows(rows, known.format, shape[-1], known.take_apart, self.release)])
 
     def _tensor(self, name: str) -> GgufTensor:
         tensor = self._header.tensors.get(self._stored_name(name))

@@ -131,7 +131,7 @@ class StoredRows:
     release: Callable[[], None]  # frees the memory of what was read of the file
 
 
-class StoredTensor:
+class StoredMatrix:
     """A matrix of stored rows, which may be of several formats, taken apart some at a time: memory for all of its numbers,
     a byte each, is never needed."""
 
@@ -156,24 +156,24 @@ class StoredTensor:
         ends = np.cumsum([len(part.data) for part in self.parts])
         return np.asarray(np.searchsorted(ends, index, side="right"))
 
-    def _of_rows(self, index: Array) -> "StoredTensor":
-        return StoredTensor(self.parts, index, *self._columns)
+    def _of_rows(self, index: Array) -> "StoredMatrix":
+        return StoredMatrix(self.parts, index, *self._columns)
 
-    def sections(self) -> "list[StoredTensor]":
+    def sections(self) -> "list[StoredMatrix]":
         """As QuantizedTensor's."""
         formats = [part.format for part in self.parts]
         kinds = np.array([formats.index(found) for found in formats])[self._part_of(self._index)]
         return [self._of_rows(run) for run in np.split(self._index, np.flatnonzero(np.diff(kinds)) + 1)]
 
-    def rows(self, index: Array) -> "StoredTensor":
+    def rows(self, index: Array) -> "StoredMatrix":
         """As QuantizedTensor's."""
         return self._of_rows(self._index[index])
 
-    def columns(self, first: int, last: int) -> "StoredTensor | None":
+    def columns(self, first: int, last: int) -> "StoredMatrix | None":
         """As QuantizedTensor's."""
         if any(first % part.format.group or last % part.format.group for part in self.parts):
             return None
-        return StoredTensor(self.parts, self._index, first, last)
+        return StoredMatrix(self.parts, self._index, first, last)
 
     def chunks(self) -> Iterator[QuantizedTensor]:
         """As QuantizedTensor's: ROWS_AT_ONCE at a time."""
@@ -196,16 +196,16 @@ class StoredTensor:
         return np.concatenate([chunk.dequantized() for section in self.sections() for chunk in section.chunks()])
 
 
-AnyQuantized = QuantizedTensor | StoredTensor
+AnyQuantized = QuantizedTensor | StoredMatrix
 
 
 def joined(parts: Sequence[AnyQuantized]) -> AnyQuantized | None:
     """The parts' rows one below the other; None where they are not of one format, but for stored ones."""
     if len(parts) == 1:
         return parts[0]
-    stored = [part for part in parts if isinstance(part, StoredTensor)]
+    stored = [part for part in parts if isinstance(part, StoredMatrix)]
     if len(stored) == len(parts):
-        return StoredTensor([rows for part in stored for rows in part.parts])
+        return StoredMatrix([rows for part in stored for rows in part.parts])
     tensors = [part for part in parts if isinstance(part, QuantizedTensor)]
     if len(tensors) < len(parts) or len({part.format for part in tensors}) > 1:
         return None

@@ -6,7 +6,7 @@
 Their rows are outputs, where unquantized experts of gpt-oss lie as [inputs, outputs].
 """
 
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from pagecli.model.weights.safetensors_file import SafetensorsSource
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 _GROUP = 32
 _LEAST, _MOST = -24, 15  # exponents of float16
+_RANGES: WeakKeyDictionary[SafetensorsSource, dict[str, tuple[int, int]]] = WeakKeyDictionary()  # no file is kept open for it
 
 
 def _parts(layer: Layer) -> tuple[Array, Array]:
@@ -37,11 +38,13 @@ def _values(layer: Layer) -> Array:
     return values.reshape(len(values), -1)
 
 
-@lru_cache(maxsize=1)
 def _range(source: SafetensorsSource, scales: str) -> tuple[int, int]:
     """The smallest and the largest exponent of all experts."""
-    whole = source.raw(scales)
-    return int(whole.min()) - 127, int(whole.max()) - 127
+    of_source = _RANGES.setdefault(source, {})
+    if scales not in of_source:
+        whole = source.raw(scales)
+        of_source[scales] = int(whole.min()) - 127, int(whole.max()) - 127
+    return of_source[scales]
 
 
 def _quantized(layer: Layer) -> QuantizedTensor | None:
