@@ -138,9 +138,13 @@ class RankGroup:
             raise EngineLostError(text, "finished rows are kept") from problem
 
     def _answers(self, seconds: float) -> list[Any]:
-        """Each rank's answer to what it was asked. Raises RankLostError, and what a rank refused."""
+        """Each rank's answer to what it was asked. Raises RankLostError, and what a rank refused.
+
+        Time for which this process itself was stopped is not a rank's silence.
+        """
         answers: dict[int, Any] = {}
-        deadline = time.monotonic() + seconds
+        looked = time.monotonic()
+        deadline = looked + seconds
         while len(answers) < len(self._processes):
             waiting = {rank: process for rank, process in enumerate(self._processes) if rank not in answers}
             sockets = [process.messages for process in waiting.values()]
@@ -159,9 +163,11 @@ class RankGroup:
                 if rank not in answers and process.messages.is_closed:
                     process.kill()
                     self._lose(rank, process.end_text())
-            if time.monotonic() > deadline:
-                late = min(rank for rank in range(len(self._processes)) if rank not in answers)
-                self._lose(late, f"no answer in {seconds:g} s")
+            looked, away = time.monotonic(), time.monotonic() - looked
+            deadline += away if away > 2 * POLL_SECONDS else 0.0
+            missing = [rank for rank in waiting if rank not in answers]
+            if missing and looked > deadline:
+                self._lose(missing[0], f"no answer in {seconds:g} s")
         return [answers[rank] for rank in range(len(self._processes))]
 
     def _note_loading(self, rank: int, read: tuple[int, int]) -> None:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -175,6 +176,27 @@ def test_lost_rank_costs_a_restart_and_no_row(tmp_path, harm):
     assert found == expected
     assert [rank["num_restarts"] for rank in ranks] == [1, 1]
     assert not ranks_left()
+
+
+def test_job_that_is_stopped_and_continued_loses_no_rank(tmp_path):
+    """As Ctrl-Z and fg do it, for longer than ranks and driver wait for each other; they are continued one after the other."""
+    config = config_of(tmp_path, "llama", dtype="float32", worker_timeout=2.0)
+    expected = closed(Engine(replaced(config, sum_segments=2)), texts)
+
+    def stopped(engine):
+        def stop_all(number):
+            if number == 4:
+                pids = [rank["pid"] for rank in engine.stats()["ranks"]]
+                os.kill(pids[1], signal.SIGSTOP)  # rank 0 and the driver wait in the middle of a step when they are stopped
+                rest = [pids[0], os.getpid(), pids[1]]
+                text = f"sleep 0.3; kill -STOP {rest[0]} {rest[1]}; sleep 3; " + "; ".join(f"kill -CONT {pid}" for pid in rest)
+                subprocess.Popen(["sh", "-c", text])
+
+        return texts(engine, stop_all), engine.stats()["ranks"]
+
+    found, ranks = closed(Engine(replaced(config, tensor_parallel_size=2)), stopped)
+    assert found == expected
+    assert [rank["num_restarts"] for rank in ranks] == [0, 0]
 
 
 @pytest.mark.parametrize("function", ["memfd_create", "ftruncate"])
