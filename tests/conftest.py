@@ -1,5 +1,7 @@
 """Real models for every test that needs one: tiny random ones, built once a session, and the sample model."""
 
+import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +14,20 @@ import pytest
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Compiled once, whatever the shell says: not by each of the hundreds of processes that the tests start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first: one of minutes that begins last would leave the other processes idle."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports and thousands of collected tests hold stays: the collector need not walk it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

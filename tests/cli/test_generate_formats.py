@@ -5,8 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from input_files import write_rows
-from openai.types import Completion
-from openai.types.chat import ChatCompletion
+from openai_types import valid_chat, valid_completion
 
 from pagecli.cli.app import main
 
@@ -47,7 +46,7 @@ def test_openais_documented_example_goes_through_and_is_valid_by_its_types(gener
     answers = lines(tmp_path / "out.jsonl")
     assert [answer["custom_id"] for answer in answers] == ["request-1", "request-2"]
     for answer in answers:
-        body = ChatCompletion.model_validate(answer["response"]["body"], strict=True)
+        body = valid_chat(answer["response"]["body"])
         assert (answer["error"], answer["response"]["status_code"]) == (None, 200)
         assert body.choices[0].finish_reason in ("stop", "length")
         assert body.usage.total_tokens == body.usage.prompt_tokens + body.usage.completion_tokens
@@ -57,8 +56,8 @@ def test_batch_of_all_kinds_is_answered_alike_twice_and_as_rows_in_parquet(gener
     rows = batch_of_all_kinds()
     assert generate(rows, "out.jsonl")[0] == 5
     first, second, plain, error = lines(tmp_path / "out.jsonl")
-    for answer, kind in ((first, ChatCompletion), (second, ChatCompletion), (plain, Completion)):
-        kind.model_validate(answer["response"]["body"], strict=True)
+    for answer, valid in ((first, valid_chat), (second, valid_chat), (plain, valid_completion)):
+        valid(answer["response"]["body"])
     body = second["response"]["body"]
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
     tokens = [position["token"] for position in body["choices"][0]["logprobs"]["content"]]

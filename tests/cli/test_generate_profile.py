@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pagecli.engine.engine import Engine
-from pagecli.profiler.report import html
 
 ROWS = [{"id": i, "prompt": f"the quick brown fox {i}"} for i in range(6)]
 
@@ -41,7 +40,7 @@ def test_a_job_that_fails_leaves_what_was_seen_until_then(generate, tmp_path, mo
         return step(self)
 
     monkeypatch.setattr(Engine, "step", failing)
-    monkeypatch.setattr(html, "write_report", lambda *args: None)
+    monkeypatch.setattr("pagecli.profiler.report.html.write_report", lambda *args: None)
     code, _, _ = generate(ROWS, "out.jsonl", "--profile", "figures")
     assert code == 130
     assert pq.read_table(tmp_path / "figures" / "steps.parquet").num_rows == 3
@@ -52,7 +51,7 @@ def test_a_report_that_cannot_be_made_is_a_warning(generate, tmp_path, monkeypat
     def broken(*args):
         raise ValueError("no chart today")
 
-    monkeypatch.setattr(html, "write_report", broken)
+    monkeypatch.setattr("pagecli.profiler.report.html.write_report", broken)
     code, _, err = generate(ROWS, "out.jsonl", "--profile", "figures")
     assert code == 0
     assert "warning: the profile is not complete: no chart today" in err

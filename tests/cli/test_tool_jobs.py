@@ -6,7 +6,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from openai.types.chat import ChatCompletion
+from openai_types import valid_chat
 from tool_templates import HERMES, WEATHER
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Rome"}}\n</tool_call>'
@@ -104,7 +104,7 @@ def test_batch_files_have_openais_shape(run, tmp_path):
         request(3, tool_choice="auto", n=2, temperature=1),
     ]
     assert run(requests, "out.jsonl") == 0
-    answers = [ChatCompletion.model_validate(line["response"]["body"], strict=True) for line in rows_of(tmp_path / "out.jsonl")]
+    answers = [valid_chat(line["response"]["body"]) for line in rows_of(tmp_path / "out.jsonl")]
     called, said, forbidden, both = [answer.choices for answer in answers]
     assert (called[0].finish_reason, called[0].message.content) == ("tool_calls", None)
     function = called[0].message.tool_calls[0].function

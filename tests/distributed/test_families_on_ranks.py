@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "families"))
 
 from checkpoints import PROMPTS
 from model.paged_steps import PagedSteps
-from test_table import tiny_configs, why_not_on_ranks
+from test_table import tested_families, tiny_configs, why_not_on_ranks
 
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
@@ -38,7 +38,6 @@ RUN_SETTINGS = RunSettings(
     max_model_len=64,
     kv_memory_bytes=None,
 )
-CONFIGS = {name: config for name, (_, config) in tiny_configs().items()}
 
 
 class ThreadedRanks:
@@ -95,9 +94,9 @@ def logits_of(model):
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("name", sorted(tested_families()))
 def test_shared_families_compute_what_segments_do(tmp_path, name):
-    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name] | {"architectures": [name]}, default=str))
+    (tmp_path / "config.json").write_text(json.dumps(tiny_configs()[name][1] | {"architectures": [name]}, default=str))
     source = resolve_model(str(tmp_path), "dummy")
     if why := why_not_on_ranks(build(source.config)):
         pytest.skip(f"refused: {why}")

@@ -1,5 +1,6 @@
 """docs/families.md is what the descriptions say: run this file as a program to write it anew."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -76,17 +77,28 @@ QUANTIZATIONS: tuple[tuple[str, dict[str, object], str], ...] = (
 )
 
 
+def tested_families() -> dict[str, tuple[str, Family | None]]:
+    """Architecture -> (test file, its entry in that file's list; None: one of OWN)."""
+    found: dict[str, tuple[str, Family | None]] = dict.fromkeys(OWN, ("tests/model/test_logits.py", None))
+    for path in sorted(HERE.glob("test_*.py")):
+        listed: list[Family] = getattr(importlib.import_module(path.stem), "FAMILIES", []) if path.stem != "test_table" else []
+        for family in listed:
+            found[family.model_class or f"{family.name}ForCausalLM"] = (f"tests/families/{path.name}", family)
+    return found
+
+
+@functools.cache
 def tiny_configs() -> dict[str, tuple[str, dict]]:
     """Architecture -> (test file, a config of its tiny model)."""
     import transformers as tf
 
-    found = {name: ("tests/model/test_logits.py", SHARED | sizes) for name, sizes in OWN.items()}
-    for path in sorted(HERE.glob("test_*.py")):
-        listed: list[Family] = getattr(importlib.import_module(path.stem), "FAMILIES", []) if path.stem != "test_table" else []
-        for family in listed:
+    found = {}
+    for name, (test, family) in tested_families().items():
+        if family is None:
+            found[name] = (test, SHARED | OWN[name])
+        else:
             sizes = {name: value for name, value in (SHARED | family.sizes).items() if value is not None}
-            config = getattr(tf, family.config_class or f"{family.name}Config")(**sizes).to_dict()
-            found[family.model_class or f"{family.name}ForCausalLM"] = (f"tests/families/{path.name}", config)
+            found[name] = (test, getattr(tf, family.config_class or f"{family.name}Config")(**sizes).to_dict())
     return found
 
 

@@ -7,8 +7,7 @@ import pytest
 from fake_engine import FakeTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import Completion
-from openai.types.chat import ChatCompletion
+from openai_types import valid_chat, valid_completion
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
@@ -261,7 +260,7 @@ def test_chat_answer_is_valid_by_openais_types():
     assert encode(first) == b""
     line = json.loads(encode(answer(sample=1, num_samples=2, finish_reason="length", logprobs=logprobs(1))))
     assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("request-1", None, 200)
-    body = ChatCompletion.model_validate(line["response"]["body"], strict=True)
+    body = valid_chat(line["response"]["body"])
     assert [(c.index, c.message.content, c.finish_reason) for c in body.choices] == [(0, "Hi", "stop"), (1, "Hi", "length")]
     assert (body.usage.prompt_tokens, body.usage.completion_tokens, body.usage.total_tokens) == (5, 4, 9)
     content = body.choices[0].logprobs.content
@@ -272,7 +271,7 @@ def test_chat_answer_is_valid_by_openais_types():
 
 def test_completion_answer_is_valid_by_openais_types():
     line = json.loads(encoder()(answer(COMPLETIONS_URL, logprobs=logprobs(1, 3, 1))))
-    body = Completion.model_validate(line["response"]["body"], strict=True)
+    body = valid_completion(line["response"]["body"])
     assert (body.object, body.model, body.choices[0].text) == ("text_completion", "smollm2-135m", "Hi")
     assert body.choices[0].logprobs.text_offset == [0, 1, 4]
     assert body.choices[0].logprobs.top_logprobs[0] == {"a": -0.5, "<9>": -9999.0}
@@ -283,11 +282,11 @@ def test_tokens_that_differ_never_take_each_others_place():
     top = tuple((token_id, -float(token_id)) for token_id in (2, 4, 5, 6, 7))
     position = TokenLogprobs(4, -4.0, top)
     line = json.loads(encoder()(answer(COMPLETIONS_URL, text="true", logprobs=[position, position])))
-    found = Completion.model_validate(line["response"]["body"], strict=True).choices[0].logprobs
+    found = valid_completion(line["response"]["body"]).choices[0].logprobs
     assert found.top_logprobs[0] == {r"bytes:\xe2\x80": -2, " true": -4, "true": -5, r"bytes:\xe2": -6, "token_id:7": -7}
     assert found.text_offset == [0, 4]  # the text lacks the first token's space
     line = json.loads(encoder()(answer(logprobs=[position])))
-    (token,) = ChatCompletion.model_validate(line["response"]["body"], strict=True).choices[0].logprobs.content
+    (token,) = valid_chat(line["response"]["body"]).choices[0].logprobs.content
     assert [t.bytes for t in token.top_logprobs] == [[0xE2, 0x80], [*b" true"], [*b"true"], [0xE2], None]
 
 
