@@ -23,8 +23,7 @@ class StepCounter:
 
     def __init__(self, engine: Engine, limits: dict[str, float]) -> None:
         bandwidth, flops = limits["copy_bytes_per_s"], limits["bf16_flops_per_s"]
-        # As a host, because measured ceilings need no share taken off.
-        device = Device("measured", "measured", 0, bandwidth, flops, flops, 0.0, kind="host")
+        device = Device("measured", "measured", 0, bandwidth, flops, flops, 0.0, is_reached=True)
         kv_bytes = engine.loaded.kv_bytes_per_token(engine.config)
         self._least = StepTime(engine.model_config, device, WEIGHT_BYTES[engine.dtype], kv_bytes_per_token=kv_bytes)
         self.floor_seconds = 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda import kernels, rates
 
 EMULATED = bool(os.environ.get("PAGECLI_CUDA_EMULATED"))
 DEVICE = torch.device("cpu" if EMULATED else "cuda")
@@ -66,15 +66,9 @@ def free_memory() -> None:
 
 
 def ceilings(tiny: bool = False) -> dict[str, float]:
-    """copy_bytes_per_s (read plus written) and bf16_flops_per_s of a large product of random matrices."""
-    source = torch.randn(2**16 if tiny else 2**30, device=DEVICE)
-    target = torch.empty_like(source)
-    copy = seconds_of([lambda: target.copy_(source)])
-    size = 64 if tiny else 8192
-    a, b = (torch.randn(size, size, device=DEVICE).bfloat16() for _ in range(2))
-    out = torch.empty_like(a)
-    product = seconds_of([lambda: torch.mm(a, b, out=out)])
-    return {"copy_bytes_per_s": 2 * source.numel() * 4 / copy, "bf16_flops_per_s": 2 * size**3 / product}
+    """copy_bytes_per_s (read plus written) and bf16_flops_per_s, by what plans are made with."""
+    copy, product, _ = rates.measure(DEVICE, 2**18, 64, 64) if tiny else rates.measure(DEVICE)
+    return {"copy_bytes_per_s": copy, "bf16_flops_per_s": product}
 
 
 def limits(folder: Path, tiny: bool = False, measure_again: bool = False) -> dict[str, float]:

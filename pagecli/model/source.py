@@ -17,6 +17,8 @@ class QuantizedPart:
     num_elements: int
     num_bytes: int
     head_bits: float | None = None  # of a number of the LM head, if that is one of them
+    of_experts: tuple[int, int] = (0, 0)  # of both, what experts' matrices are, of which a token is multiplied by some alone
+    of_table: tuple[int, int] = (0, 0)  # and an input embedding that is not the LM head too, of which a token reads a row
 
 
 @dataclass(frozen=True, slots=True)

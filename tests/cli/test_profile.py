@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pagecli.cli.app import main
-from pagecli.profiler.plan import local_device
+from pagecli.profiler.plan import local_device, measured_rates
 from pagecli.profiler.plan.local_device import LocalGpus
 
 GIB = 2**30
@@ -20,6 +20,7 @@ def profile(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PAGECLI_CPU_ISA", "avx2")
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setattr(local_device, "usable_cores", lambda: 2)
+    monkeypatch.setattr(measured_rates, "_measure_host", lambda: None)
     monkeypatch.setattr("pagecli.cli.profile.plan.find_gpus", lambda: LocalGpus(None, 0, "no NVIDIA GPU: none here"))
 
     def run(*flags: str, ram: int = 20 * GIB) -> tuple[int, str, str]:

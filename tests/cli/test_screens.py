@@ -22,7 +22,7 @@ from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.core.engine_config import EngineConfig
 from pagecli.engine.engine import Engine
 from pagecli.jobs.monitoring.monitor import JobSnapshot
-from pagecli.profiler.plan import local_device
+from pagecli.profiler.plan import local_device, measured_rates
 
 WIDTHS = [60, 80, 120]
 
@@ -52,6 +52,7 @@ def printed(part, width: int) -> str:
 def test_a_profile_says_the_same_at_every_width(flags, width, monkeypatch, capsys):
     monkeypatch.setenv("PAGECLI_CPU_ISA", "avx2")
     monkeypatch.setattr(local_device, "available_bytes", lambda: 20 * 2**30)
+    monkeypatch.setattr(measured_rates, "_measure_host", lambda: None)
 
     def shown(columns: int) -> str:
         monkeypatch.setenv("COLUMNS", str(columns))

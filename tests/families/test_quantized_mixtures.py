@@ -16,9 +16,12 @@ from test_gguf_layouts import LAYOUTS, TINY
 from pagecli.devices import memory
 from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
+from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 from pagecli.model.weights.packed.mxfp4 import E2M1
+from pagecli.profiler.plan.gpus import find_gpu
+from pagecli.profiler.plan.roofline import StepTime
 
 _SIZES = {"Mixtral": {}, "GptOss": {}, "Qwen3Moe": {"moe_intermediate_size": 64}}  # whole groups of columns
 
@@ -115,3 +118,18 @@ def test_fewer_experts_in_the_file_than_in_the_config_are_refused(tmp_path):
     for keep in (False, True):
         with pytest.raises(ModelError, match=r"has shape \[8, .*the config asks for \[7, "):
             experts_of(replace(resolve_model(str(tmp_path)), keep_quantized=keep))
+
+
+def test_a_planned_step_reads_experts_as_they_stay(tmp_path):
+    """A row reads its chosen experts alone, many rows all of them: with what else a step reads, the bytes loaded."""
+    as_published(tmp_path)
+    source = replace(resolve_model(str(tmp_path)), keep_quantized=True)
+    loaded, _ = experts_of(source)
+    config, device = source.config, replace(find_gpu("h200"), is_reached=True, half_flops=1e30, single_flops=1e30)
+    step = StepTime(config, device, 4, kept=source.kept)
+    one, many = (step.seconds(rows, rows, -rows) * device.bandwidth for rows in (1, 10**6))
+    table = 4 * config.vocab_size * config.hidden_size
+    assert many == pytest.approx(loaded.weight_bytes - table, rel=0.03)
+    biases = build(config).num_expert_parameters - source.kept.num_elements
+    others = 1 - config.experts.chosen / config.experts.num
+    assert many - one == pytest.approx((source.kept.num_bytes + 4 * biases) * others, rel=1e-3)

@@ -22,6 +22,8 @@ from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.model.shards import segment, shard
 from pagecli.model.weights.reader import WeightReader, open_weights
+from pagecli.profiler.plan.gpus import find_gpu
+from pagecli.profiler.plan.roofline import StepTime
 
 TYPES = ("Q4_0", "Q4_1", "Q8_0")
 
@@ -89,8 +91,11 @@ def test_a_mix_of_k_quants_computes_what_the_dequantized_model_does(mixed, mix, 
     matrices = [weight for weight in kept.program.weights() if weight.columns]
     assert all(section.is_quantized for weight in matrices for section in kept.weights.sections(weight))
     assert np.array_equal(PagedSteps(kept).step(PROMPT)[0], PagedSteps(dequantized).step(PROMPT)[0])
-    bytes_known = memory.weight_bytes_of(replace(resolve_model(str(mixed(mix))), keep_quantized=True), 4)
-    assert bytes_known == pytest.approx(kept.weight_bytes, rel=0.03)
+    source = replace(resolve_model(str(mixed(mix))), keep_quantized=True)
+    assert memory.weight_bytes_of(source, 4) == pytest.approx(kept.weight_bytes, rel=0.03)
+    device = replace(find_gpu("h200"), is_reached=True, single_flops=1e30)
+    read = StepTime(source.config, device, 4, kept=source.kept).seconds(1, 1, -1) * device.bandwidth  # of weights alone
+    assert read == pytest.approx(kept.weight_bytes - source.kept.of_table[1], rel=0.03)
 
 
 def test_ranks_share_a_mix(mixed):

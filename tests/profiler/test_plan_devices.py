@@ -133,7 +133,7 @@ def test_the_host_is_its_free_memory_and_its_cores(monkeypatch):
 
 def test_the_instruction_set_is_found_as_the_kernels_find_it(monkeypatch):
     monkeypatch.delenv("PAGECLI_CPU_ISA", raising=False)
-    assert local_device._isa() == kernels.supported_isas()[0]
+    assert local_device.isa() == kernels.supported_isas()[0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_instruction_set_is_found_as_the_kernels_find_it(monkeypatch):
 def test_the_instruction_set_is_read_of_any_processor(monkeypatch, line, isa):
     monkeypatch.delenv("PAGECLI_CPU_ISA", raising=False)
     monkeypatch.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{line}\n")
-    assert local_device._isa() == isa
+    assert local_device.isa() == isa
     assert local_device.multiplies_bfloat16() == (isa == "neon_bf16")
 
 

@@ -19,6 +19,7 @@ from pagecli.jobs.run.dry_run import CheckedRows, check_rows
 from pagecli.jobs.writers.open_output import check_writable
 from pagecli.profiler.plan.estimate import estimate
 from pagecli.profiler.plan.local_device import find_gpus, host_device
+from pagecli.profiler.plan.measured_rates import at_measured_rates
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 
@@ -75,7 +76,7 @@ def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:
     settings = PlanSettings(
         job.engine.model,
         found.source.config,
-        gpu or host_device(),
+        at_measured_rates(gpu or host_device()),
         dtype=found.dtype,
         kv_dtype=found.kv_dtype,
         kv_memory_bytes=job.engine.kv_memory_bytes,

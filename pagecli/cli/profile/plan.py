@@ -16,6 +16,7 @@ from pagecli.model.source import ModelSource, QuantizedPart
 from pagecli.model.stored_tensors import StoredTensors
 from pagecli.profiler.plan.gpus import Device, find_gpu
 from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16, part_of
+from pagecli.profiler.plan.measured_rates import at_measured_rates
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_that_fits
 from pagecli.profiler.plan.processes import check_count
 from pagecli.profiler.workloads.workloads import Workload
@@ -119,15 +120,16 @@ def _plan_automatically(
 
     local = find_gpus()
     if local.device is not None:
+        gpu = at_measured_rates(local.device)
         asked_count = num_gpus or num_ranks
         counts = [asked_count] if asked_count else [count for count in (1, 2, 4, 8) if count <= local.num_devices]
-        plans = [plan_on(local.device, count) for count in counts]
+        plans = [plan_on(gpu, count) for count in counts]
         plan = next((plan for plan in plans if plan.fits), plans[-1])
         if plan.fits or num_gpus:
             return PlannedJob(plan, workload, "", chosen_by_user=bool(num_gpus))
     elif num_gpus:
         raise UsageError(f"--num-gpus {num_gpus} without a GPU ({local.note})", "name one with --gpu, as a100-40gb")
-    host = part_of(host_device(), num_workers)
+    host = part_of(at_measured_rates(host_device()), num_workers)
     plan = plan_on(host, 1)
     if plan.fits:
         return PlannedJob(plan, workload, local.note, chosen_by_user=False)

@@ -214,7 +214,7 @@ def _answer(plan: Plan, workload: Workload, estimate: Estimate) -> str:
 
 def _estimate_line(plan: Plan, estimate: Estimate) -> str:
     step = f"a step of {estimate.batch:,} sequences takes {estimate.step_seconds * 1e3:,.1f} ms and waits for {estimate.bound}"
-    return f"The speed is an estimate, not measured ({plan.settings.device.source}): {step}."
+    return f"The speed is an estimate, not measured (rates: {plan.settings.device.source}): {step}."
 
 
 def duration(seconds: float) -> str:

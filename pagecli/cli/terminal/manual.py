@@ -18,7 +18,7 @@ from pagecli.cli.terminal.help import sections_of, usage_line
 
 ENVIRONMENT = (
     ("PAGECLI_...", "The value of the flag of that name, as PAGECLI_MAX_TOKENS for --max-tokens; PAGECLI_MODEL for --model."),
-    ("PAGECLI_CACHE_DIR", "Where tokenizers are kept from one start to the next."),
+    ("PAGECLI_CACHE_DIR", "Where tokenizers and measured rates are kept from one start to the next."),
     (
         "PAGECLI_CPU_ISA",
         "The CPU's kernels: generic, avx2, avx512, avx512bf16, amx; on aarch64 neon, neon_bf16.",

@@ -8,6 +8,7 @@ import math
 import mmap
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -79,11 +80,17 @@ def joined(parts: list[GgufHeader]) -> GgufHeader:
 def kept_quantized(header: GgufHeader) -> QuantizedPart | None:
     """The matrices of types that can stay quantized in memory, if any."""
     kept = {number: known.format.bits_each for number, known in BLOCK_TYPES.items()}
-    sizes = [(math.prod(t.shape), kept[t.ggml_type]) for t in header.tensors.values() if t.ggml_type in kept]
+    sizes = {name: (math.prod(t.shape), kept[t.ggml_type]) for name, t in header.tensors.items() if t.ggml_type in kept}
     head = header.tensors.get("output.weight", header.tensors.get("token_embd.weight"))
     head_bits = None if head is None else kept.get(head.ggml_type)
-    num_bytes = int(sum(count * bits / 8 for count, bits in sizes))
-    return QuantizedPart(sum(count for count, _ in sizes), num_bytes, head_bits) if sizes else None
+
+    def part(names: Iterable[str]) -> tuple[int, int]:
+        found = [sizes[name] for name in names]
+        return sum(count for count, _ in found), int(sum(count * bits / 8 for count, bits in found))
+
+    experts = part(name for name in sizes if "_exps." in name)
+    table = part(name for name in sizes if name == "token_embd.weight" and "output.weight" in header.tensors)
+    return QuantizedPart(*part(sizes), head_bits, experts, table) if sizes else None
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

@@ -255,17 +255,17 @@ def _leads_elsewhere(folder: Path) -> bool:
     return False
 
 
-def cache_folder() -> Path | None:
-    """The folder: under $PAGECLI_CACHE_DIR, else $XDG_CACHE_HOME/pagecli, else ~/.cache/pagecli. None: nothing is kept."""
+def cache_folder(kind: str = "tokenizers") -> Path | None:
+    """The folder of that kind, under $PAGECLI_CACHE_DIR, $XDG_CACHE_HOME/pagecli or ~/.cache/pagecli. None: nothing is kept."""
     named = os.environ.get("PAGECLI_CACHE_DIR")
     if named is not None and not named.strip():
         return None
     try:
         if named is not None:
-            return Path(named).expanduser() / "tokenizers"
+            return Path(named).expanduser() / kind
         caches = os.environ.get("XDG_CACHE_HOME", "")
         home = Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
-        return home / "pagecli" / "tokenizers"
+        return home / "pagecli" / kind
     except RuntimeError:  # no home directory
         return None
 

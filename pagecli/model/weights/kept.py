@@ -20,11 +20,15 @@ def kept_part(config: ModelConfig) -> QuantizedPart | None:
     weights = [weight for weight in _multiplied(config) if _is_quantized(weight, found)]
     groups = {weight: kept_group(found.block[1] or weight.columns) for weight in weights}
     kept = {weight: group for weight, group in groups.items() if group and weight.columns % group == 0}
-    num_bytes = sum(
-        weight.num_elements * found.bits // 8 + weight.num_elements // group * _SCALE_BYTES * (2 if found.has_zeros else 1)
+    sizes = {
+        weight: weight.num_elements * found.bits // 8
+        + weight.num_elements // group * _SCALE_BYTES * (2 if found.has_zeros else 1)
         for weight, group in kept.items()
-    )
-    return QuantizedPart(sum(weight.num_elements for weight in kept), num_bytes) if kept else None
+    }
+    experts = [weight for weight in kept if weight.experts]
+    of_experts = sum(weight.num_elements for weight in experts), sum(sizes[weight] for weight in experts)
+    elements = sum(weight.num_elements for weight in kept)
+    return QuantizedPart(elements, sum(sizes.values()), of_experts=of_experts) if kept else None
 
 
 def _can_stay(found: QuantizationConfig) -> bool:

@@ -51,7 +51,14 @@ def estimate(plan: Plan, workload: Workload) -> Estimate | None:
 def step_time_of(plan: Plan) -> StepTime:
     """The step-time model of the plan's model and devices."""
     settings = plan.settings
-    return StepTime(settings.config, settings.device, settings.dtype_bytes, settings.num_devices, settings.kv_bytes_per_token)
+    return StepTime(
+        settings.config,
+        settings.device,
+        settings.dtype_bytes,
+        settings.num_devices,
+        settings.kv_bytes_per_token,
+        kept=settings.kept,
+    )
 
 
 def generate_flags(plan: Plan, workload: Workload) -> list[str]:

@@ -26,6 +26,7 @@ class Device:
     link: float  # to another device, one direction
     kind: str = "gpu"  # or "host"
     source: str = "data sheet"
+    is_reached: bool = False  # the rates are those that operations reach, not a data sheet's
 
     def flops(self, dtype_bytes: float) -> float:
         """FLOP/s of matrix products with weights of that size; smaller ones than 2 bytes are multiplied as 2."""

@@ -1,4 +1,7 @@
-"""This machine's devices: its first NVIDIA GPU by NVML, and its memory and CPUs, read without torch."""
+"""This machine's devices: its first NVIDIA GPU by NVML, and its memory and CPUs, read without torch.
+
+Rates are those of a data sheet or of a table; measured_rates.py measures them.
+"""
 
 import os
 from dataclasses import dataclass, replace
@@ -12,7 +15,7 @@ from pagecli.profiler.plan.gpus import Device, match_gpu
 # FLOP/s of a core on float32 and on bfloat16. avx2: a whole run of 128 requests on two Zen 3 cores; avx512bf16 and avx512: a
 # prototype of the matrix kernel on two Genoa cores, at the shapes of decoding; amx: the matrix kernel at 60 to 250 rows on two
 # cores of an Emerald Rapids that others share. neon and neon_bf16 are not measured: half the peak of a Neoverse N1 and of a V1
-# at 2.5 GHz. Timing it here would take the time it saves.
+# at 2.5 GHz.
 _CORE_FLOPS = {
     "generic": (10e9, 10e9),
     "avx2": (60e9, 65e9),
@@ -118,7 +121,7 @@ def _unknown_gpu(nvml: Any, handle: Any, name: str, memory_bytes: int) -> Device
 def host_device() -> Device:
     """This machine: the memory that is available now, and what our kernels reach on so many such cores."""
     cores = usable_cores()
-    single, half = _CORE_FLOPS[_isa()]
+    single, half = _CORE_FLOPS[isa()]
     bandwidth = min(cores * _CORE_BANDWIDTH, _SOCKET_BANDWIDTH)
     return Device(
         name="host",
@@ -129,16 +132,17 @@ def host_device() -> Device:
         single_flops=single * cores,
         link=bandwidth,
         kind="host",
-        source=f"what the {_isa()} kernels reach a core",
+        source=f"what the {isa()} kernels reach a core",
+        is_reached=True,
     )
 
 
 def multiplies_bfloat16() -> bool:
     """Whether the kernels multiply bfloat16 natively here (AVX512-BF16, AMX, bfdot), which is what --dtype auto goes by."""
-    return _isa() in ("avx512bf16", "amx", "neon_bf16")
+    return isa() in ("avx512bf16", "amx", "neon_bf16")
 
 
-def _isa() -> str:
+def isa() -> str:
     """The kernels' instruction set, found without loading them (and torch with them)."""
     forced = os.environ.get("PAGECLI_CPU_ISA")
     if forced in _CORE_FLOPS:

@@ -1,7 +1,7 @@
 """The least time of a step: bytes read / bandwidth, or operations / FLOP/s, whichever is longer.
 
-An estimate: it uses the shares of the data sheet that large operations reach, not measured kernels, and no time between steps
-but `overhead_seconds`.
+An estimate: its rates are those that large operations reach on the device (measured_rates.py), or a share of the data sheet's,
+and there is no time between steps but `overhead_seconds`.
 """
 
 from typing import TypeVar
@@ -10,9 +10,10 @@ import numpy as np
 
 from pagecli.core.model_config import ModelConfig
 from pagecli.model.build_program import build
+from pagecli.model.source import QuantizedPart
 from pagecli.profiler.plan.gpus import Device
 
-# Large copies and matrix products on an H200 reach 4.3 of 4.8 TB/s and 790 of 989 TFLOP/s. A host's rates are measured.
+# Of a data sheet's rates: large copies and matrix products on an H200 reach 4.3 of 4.8 TB/s and 790 of 989 TFLOP/s.
 BANDWIDTH_SHARE = 0.9
 FLOPS_SHARE = 0.8
 
@@ -30,15 +31,16 @@ class StepTime:
         num_gpus: int = 1,
         kv_bytes_per_token: int | None = None,
         overhead_seconds: float = 0.0,
+        kept: QuantizedPart | None = None,
     ) -> None:
         """`dtype_bytes`: of a weight; what is computed and exchanged has 2 bytes, or 4 if weights do.
 
-        `overhead_seconds` is added to every step: scheduling, launches, detokenizing.
+        `overhead_seconds` is added to every step: scheduling, launches, detokenizing. `kept`: of the weights, those that are
+        read quantized, and multiplied as the others.
         """
-        on_gpu = device.kind == "gpu"
         element_bytes = 4 if dtype_bytes > 2 else 2
-        self.bandwidth = device.bandwidth * num_gpus * (BANDWIDTH_SHARE if on_gpu else 1)
-        self.flops = device.flops(dtype_bytes) * num_gpus * (FLOPS_SHARE if on_gpu else 1)
+        self.bandwidth = device.bandwidth * num_gpus * (1 if device.is_reached else BANDWIDTH_SHARE)
+        self.flops = device.flops(dtype_bytes) * num_gpus * (1 if device.is_reached else FLOPS_SHARE)
         self.overhead_seconds = overhead_seconds
         program = build(config)
         head = program.head_weight.num_elements
@@ -47,7 +49,15 @@ class StepTime:
         experts = program.num_expert_parameters
         layers = program.num_parameters - embeddings - experts
         self._share = 0.0 if config.experts is None else config.experts.chosen / config.experts.num  # of experts, for a token
-        self._weight_bytes, self._expert_bytes = (layers + head) * dtype_bytes, experts * dtype_bytes
+        dense_kept, experts_kept = (0, 0), (0, 0)
+        if kept is not None:
+            experts_kept = kept.of_experts
+            dense_kept = (
+                kept.num_elements - kept.of_experts[0] - kept.of_table[0],
+                kept.num_bytes - kept.of_experts[1] - kept.of_table[1],
+            )
+        self._weight_bytes = (layers + head - dense_kept[0]) * dtype_bytes + dense_kept[1]
+        self._expert_bytes = (experts - experts_kept[0]) * dtype_bytes + experts_kept[1]
         self._kv_bytes = kv_bytes_per_token or config.kv_bytes_per_token(element_bytes)
         self._layer_flops, self._head_flops = 2 * (layers + experts * self._share), 2 * head
         self._pair_flops = 4 * config.num_layers * config.q_size  # q.k and p.v, 2 q_size each, for a token and one it sees
