@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODELS = ("opt-125m", "opt-1.3b", "smollm2-135m")
+MODELS = ("opt-125m", "opt-1.3b", "qwen3-0.6b", "llama-3.2-1b", "smollm2-135m")
 DTYPES = ("float32", "bfloat16", "int8", "q4_1")  # q4_1: the sample's GGUF file, its weights as they are
 PAGECLI = "pagecli"
 

