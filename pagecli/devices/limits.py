@@ -5,10 +5,11 @@ from pagecli.devices.base import CPU_HEAD_DIMS
 from pagecli.devices.cuda.model.fused import fuse
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
-from pagecli.model.program import Attention, Program, Rotary, Router
+from pagecli.model.program import Attention, ExpertLinear, Program, Rotary, Router, Weight
 
 GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
 GPU_ROTARY_MULTIPLE = 16
+GPU_MAX_EXPERTS, GPU_MAX_CHOSEN, GPU_EXPERT_MULTIPLE = 512, 32, 8
 GPU_MAX_VOCAB = 1 << 21  # of the kernel that draws tokens
 
 
@@ -22,8 +23,13 @@ def check_computed(device: str, name: str, config: ModelConfig) -> None:
             raise ModelError(f"{name}: heads of size {size} are not supported", "multiples of 8 to 256 are")
         if config.vocab_size > GPU_MAX_VOCAB:
             raise ModelError(f"{name}: a vocabulary of {config.vocab_size:,} is too large", f"{GPU_MAX_VOCAB:,} is the most")
-        if missing := missing_on_gpu(build(config)):
-            raise ModelError(f"{name}: GPUs have no {missing} here yet", "use --device cpu")
+        check_program(name, build(config))
+
+
+def check_program(name: str, program: Program) -> None:
+    """check_computed of a GPU, for a program or one rank's part of it."""
+    if missing := missing_on_gpu(program):
+        raise ModelError(f"{name}: GPUs have no {missing} here yet", "use --device cpu")
 
 
 def missing_on_gpu(program: Program) -> str:
@@ -34,14 +40,22 @@ def missing_on_gpu(program: Program) -> str:
                 return "soft cap of attention scores"
             if operation.slopes:
                 return "ALiBi"
-            if operation.sinks is not None:
-                return "attention sinks"
-        if isinstance(operation, Router):
-            return "mixture of experts"
+        if isinstance(operation, Router) and operation.chosen > GPU_MAX_CHOSEN:
+            return f"{operation.chosen} experts for a token (up to {GPU_MAX_CHOSEN} are)"
+        if isinstance(operation, ExpertLinear) and (lack := _missing_of_experts(operation.weight)):
+            return lack
         if isinstance(operation, Rotary) and operation.rope.rotary_dim % GPU_ROTARY_MULTIPLE != 0:
             return f"rotation of {operation.rope.rotary_dim} dimensions (multiples of {GPU_ROTARY_MULTIPLE} are rotated)"
     if any(isinstance(operation, Rotary) for operation in fuse(program)):
         return "norm of rotated queries and keys"
+    return ""
+
+
+def _missing_of_experts(weight: Weight) -> str:
+    if weight.experts > GPU_MAX_EXPERTS:
+        return f"{weight.experts} experts (up to {GPU_MAX_EXPERTS} are)"
+    if weight.num_rows % GPU_EXPERT_MULTIPLE or weight.columns % GPU_EXPERT_MULTIPLE:
+        return f"experts of {weight.num_rows} by {weight.columns} weights (multiples of {GPU_EXPERT_MULTIPLE} are)"
     return ""
 
 

@@ -14,7 +14,7 @@ from pagecli.devices.cpu.fused_adds import buffer_widths
 from pagecli.devices.cpu.lm_head import bounds_bytes
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
-from pagecli.model.program import widths
+from pagecli.model.program import Linear, Program, Router, widths
 from pagecli.model.registry import resolve_model
 from pagecli.model.source import ModelSource, QuantizedPart
 
@@ -128,9 +128,23 @@ def gpu_activation_bytes(config: ModelConfig, max_batch_tokens: int, element_byt
 
     program = build(config)
     columns = widths(program.operations())
+    for name, count in _exact_columns(program).items():
+        columns[name] = count * FLOAT32_BYTES // element_bytes
     if missing_on_gpu(program):
         return max_batch_tokens * sum(columns.values()) * element_bytes
     return max_batch_tokens * peak_width(fuse(program), columns) * element_bytes
+
+
+def _exact_columns(program: Program) -> dict[str, int]:
+    """Columns of the values that have 32 bits on a GPU whatever the model's type; with a router's ids, what sorts its rows."""
+    found: dict[str, int] = {}
+    for operation in program.operations():
+        match operation:
+            case Linear(out=out, weight=weight) if weight.exact:
+                found[out] = weight.num_rows
+            case Router(ids=ids, weights=weights, chosen=chosen):
+                found |= {ids: 3 * chosen, weights: chosen}
+    return found
 
 
 def gpu_logits_bytes(config: ModelConfig, max_num_seqs: int) -> int:

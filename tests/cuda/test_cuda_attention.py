@@ -28,6 +28,7 @@ def attend_both(
     padded_rows: int | None = None,
     query_scale: float = 1.0,
     cache_scales: tuple[float, float] | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(the kernels' result, the definition's) for chunks (tokens cached before, new tokens), one for each sequence.
 
@@ -58,11 +59,12 @@ def attend_both(
     caches = (
         [k_cache, v_cache] if cache_scales is None else [as_e4m3(c, s) for c, s in zip((k_cache, v_cache), scales, strict=True)]
     )
-    paged_attention(out, q, *caches, block_tables, plan, head_dim**-0.5, *scales)
+    paged_attention(out, q, *caches, block_tables, plan, head_dim**-0.5, *scales, sinks)
     expected = poisoned(*q.shape, dtype=FP32).cpu()
     cached = [cache.float().cpu() * scale for cache, scale in zip(caches, scales, strict=True)]
-    lens, starts = torch.from_numpy(context_lens), torch.from_numpy(query_start)
-    reference.paged_attention(expected, q.float().cpu(), *cached, block_tables.cpu(), lens, starts, head_dim**-0.5, window)
+    step = block_tables.cpu(), torch.from_numpy(context_lens), torch.from_numpy(query_start)
+    added = None if sinks is None else sinks.cpu()
+    reference.paged_attention(expected, q.float().cpu(), *cached, *step, head_dim**-0.5, window, sinks=added)
     return out, expected
 
 
@@ -150,6 +152,28 @@ def test_every_8_bit_float_is_read_as_itself(group, dtype):
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1)])
 def test_sliding_window(window, heads, kv_heads):
     out, expected = attend_both([(150, 1), (0, 90), (100, 30), (0, 1)], heads, kv_heads, 64, 16, BF16, window)
+    assert_near(out, expected, TOLERANCE[BF16])
+
+
+@pytest.mark.parametrize("window", [0, 20])
+@pytest.mark.parametrize(("heads", "kv_heads", "dtype"), [(3, 3, BF16), (8, 2, BF16), (18, 1, FP16), (4, 2, FP32)], ids=str)
+def test_sinks(heads, kv_heads, dtype, window):
+    """In decodes, cut into runs or not, and prefills; sinks far below all scores, among them, and far above."""
+    sinks = torch.linspace(-100.0, 3.0, heads, device=DEVICE)
+    chunks = [(300, 1), (0, 1), (0, 90), (64, 30)]
+    out, expected = attend_both(chunks, heads, kv_heads, 64, 16, dtype, window, decode_slots=48, sinks=sinks)
+    assert_near(out, expected, TOLERANCE[dtype])
+    without, _ = attend_both(chunks, heads, kv_heads, 64, 16, dtype, window, decode_slots=48)
+    assert (out[:, -1].abs().amax(-1) < without[:, -1].abs().amax(-1)).all()
+    sinks[-1] = 1e4
+    out, _ = attend_both(chunks, heads, kv_heads, 64, 16, dtype, window, decode_slots=48, sinks=sinks)
+    assert not out[:, -1].any()
+
+
+@pytest.mark.parametrize("scales", [(0.03, 0.5)])
+def test_sinks_over_a_cache_of_8_bit_floats(scales):
+    chunks, sinks = [(63, 1), (300, 1), (0, 33)], torch.linspace(-2.0, 3.0, 4, device=DEVICE)
+    out, expected = attend_both(chunks, 4, 1, 64, 16, BF16, decode_slots=48, cache_scales=scales, sinks=sinks)
     assert_near(out, expected, TOLERANCE[BF16])
 
 

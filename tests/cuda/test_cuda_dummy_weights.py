@@ -11,6 +11,7 @@ from pagecli.devices.cuda.model.weights import CudaWeightReader
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Weight
 from pagecli.model.weights.dummy import DummySource
+from pagecli.model.weights.reader import WeightReader
 
 NAMES, ROWS, COLS = ["a.q_proj.weight", "a.k_proj.weight", "b.fc1.weight"], [96, 32, 2048], 4096
 
@@ -34,3 +35,14 @@ def test_values_are_those_of_the_cpu():
     on_gpu, on_cpu = CudaDummySource(DEVICE), DummySource()
     for name, shape in (("a.weight", (7, 300)), ("b.weight", (5000, 1000)), ("c.norm.weight", (64,)), ("d.bias", (64,))):
         assert torch.equal(on_gpu.read_tensor(name, shape).cpu(), as_tensor(on_cpu.read(name, shape)))
+
+
+@pytest.mark.cuda
+def test_experts_are_those_of_the_cpu():
+    from gpu_tensors import DEVICE
+
+    gpu = SimpleNamespace(place=DEVICE, empty=lambda *shape, dtype: torch.empty(*shape, dtype=dtype, device=DEVICE))
+    weight = Weight(("a.{}.gate.weight", "a.{}.up.weight"), (8, 8), 24, experts=3)
+    found = CudaWeightReader(CudaDummySource(DEVICE), torch.float32, gpu).stacked(weight)
+    expected = [as_tensor(matrix).float() for matrix in WeightReader(DummySource()).experts(weight)]
+    assert torch.equal(found.cpu(), torch.stack(expected))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tiny_mixtures
 from gpu_tensors import EMULATED
 
 from pagecli.core.engine_config import EngineConfig
@@ -74,6 +75,15 @@ def test_two_ranks_are_two_segments_to_the_bit(tiny_model, name, changes):
     ranks = of_ranks["ranks"]
     assert [rank["gpu"] for rank in ranks] == ["0", "1"]
     assert sum(rank["weight_bytes"] for rank in ranks) > stats["weight_bytes"] > max(rank["weight_bytes"] for rank in ranks)
+
+
+@pytest.mark.parametrize("name", ["Qwen2Moe", "GptOss"])
+def test_so_are_two_ranks_of_a_mixture_of_experts(tmp_path, name):
+    tiny_mixtures.make(name, tmp_path)
+    config = config_of(tmp_path, max_model_len=64)
+    one, _ = run(dataclasses.replace(config, sum_segments=2), GREEDY)
+    two, _ = run(dataclasses.replace(config, tensor_parallel_size=2), GREEDY)
+    assert two == one
 
 
 @pytest.mark.parametrize("preemption", ["recompute", "swap"])

@@ -54,7 +54,7 @@ int64_t cut_into_tiles(const Ints& sequences, const Ints& num_queries, const Int
 
 cuda::PagedAttentionArgs attention_args(const TensorView& out, const TensorView& q, const TensorView& k_cache,
                                         const TensorView& v_cache, const TensorView& block_tables, float scale,
-                                        cuda::CacheScales cache_scales) {
+                                        const TensorView& sinks, cuda::CacheScales cache_scales) {
     const cuda::ElementType type = check_rows(q, "q", {"tokens", "heads", "head_dim"});
     const cuda::CacheType cache_type = check_caches(k_cache, v_cache, type, cache_scales);
     const int64_t kv_heads = k_cache.shape[1], block_size = k_cache.shape[2], head_dim = k_cache.shape[3];
@@ -66,11 +66,13 @@ cuda::PagedAttentionArgs attention_args(const TensorView& out, const TensorView&
     check(block_tables, "block_tables", DType::int32, {"sequences", "max_blocks"});
     if (kv_heads < 1) refuse("k_cache: expected at least one KV head");
     check_multiple("heads", q.shape[1], kv_heads, 65535);
+    if (sinks.given()) check_vector(sinks, "sinks", q.shape[1]);
     return {out.data,
             q.data,
             k_cache.data,
             v_cache.data,
             block_tables.as<const int32_t>(),
+            sinks.as<const float>(),
             {out.stride[0], out.stride[1]},
             {q.stride[0], q.stride[1]},
             block_tables.stride[0],
@@ -85,9 +87,11 @@ cuda::PagedAttentionArgs attention_args(const TensorView& out, const TensorView&
 }
 
 void decode(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
-            const TensorView& block_tables, float scale, const TensorView& runs, const TensorView& merges,
-            const TensorView& partial_out, const TensorView& partial_stats, float k_scale, float v_scale) {
-    const cuda::PagedAttentionArgs args = attention_args(out, q, k_cache, v_cache, block_tables, scale, {k_scale, v_scale});
+            const TensorView& block_tables, float scale, const TensorView& sinks, const TensorView& runs,
+            const TensorView& merges, const TensorView& partial_out, const TensorView& partial_stats, float k_scale,
+            float v_scale) {
+    const cuda::PagedAttentionArgs args =
+        attention_args(out, q, k_cache, v_cache, block_tables, scale, sinks, {k_scale, v_scale});
     check(runs, "runs", DType::int32, {"runs", kRunInts});
     check_contiguous(runs, "runs");
     check(merges, "merges", DType::int32, {"merges", kMergeInts});
@@ -103,9 +107,10 @@ void decode(const TensorView& out, const TensorView& q, const TensorView& k_cach
 }
 
 void prefill(const TensorView& out, const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
-             const TensorView& block_tables, float scale, const TensorView& tiles, const TensorView& context_lens,
-             const TensorView& query_start, int64_t window, float k_scale, float v_scale) {
-    const cuda::PagedAttentionArgs args = attention_args(out, q, k_cache, v_cache, block_tables, scale, {k_scale, v_scale});
+             const TensorView& block_tables, float scale, const TensorView& sinks, const TensorView& tiles,
+             const TensorView& context_lens, const TensorView& query_start, int64_t window, float k_scale, float v_scale) {
+    const cuda::PagedAttentionArgs args =
+        attention_args(out, q, k_cache, v_cache, block_tables, scale, sinks, {k_scale, v_scale});
     if (args.type == cuda::ElementType::float32) refuse("q: expected bfloat16 or float16; float32 rows go through decode");
     check(tiles, "tiles", DType::int32, {"tiles", kTileInts});
     check_contiguous(tiles, "tiles");
@@ -139,7 +144,15 @@ void bind_attention_plan(nb::module_& module) {
     module.def("cut_into_tiles", cut_into_tiles);
     module.def("resident_decode_blocks", resident_decode_blocks);
 }
-void bind_paged_attention_decode(nb::module_& module) { module.def("paged_attention_decode", decode); }
-void bind_paged_attention_prefill(nb::module_& module) { module.def("paged_attention_prefill", prefill); }
+void bind_paged_attention_decode(nb::module_& module) {
+    module.def("paged_attention_decode", decode, nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
+               nb::arg("block_tables"), nb::arg("scale"), nb::arg("sinks").none(), nb::arg("runs"), nb::arg("merges"),
+               nb::arg("partial_out"), nb::arg("partial_stats"), nb::arg("k_scale"), nb::arg("v_scale"));
+}
+void bind_paged_attention_prefill(nb::module_& module) {
+    module.def("paged_attention_prefill", prefill, nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"),
+               nb::arg("block_tables"), nb::arg("scale"), nb::arg("sinks").none(), nb::arg("tiles"), nb::arg("context_lens"),
+               nb::arg("query_start"), nb::arg("window"), nb::arg("k_scale"), nb::arg("v_scale"));
+}
 
 }  // namespace pagecli

@@ -75,13 +75,14 @@ void bias_activation(const TensorView& out, const TensorView& x, const char* nam
         stream_of(x));
 }
 
-void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name, const TensorView& bias) {
+void gated_activation(const TensorView& out, const TensorView& gate_up, const char* name, const TensorView& bias, float limit,
+                      float alpha) {
     const cuda::ElementType type = check_rows(out, "out", {"tokens", "dim"});
     check_rows(gate_up, "gate_up", type, {out.shape[0], 2 * out.shape[1]});
     check_multiple("out's last dimension", out.shape[1], 8, INT32_MAX);
     if (bias.given()) check_vector(bias, "bias", 2 * out.shape[1]);
     cuda::gated_activation({out.data, gate_up.data, bias.as<const float>(), out.stride[0], gate_up.stride[0], out.shape[0],
-                            out.shape[1], kind_named(name), type},
+                            out.shape[1], kind_named(name), limit, alpha, type},
                            stream_of(out));
 }
 
@@ -124,8 +125,8 @@ void bind_bias_activation(nb::module_& module) {
     module.def("bias_activation", bias_activation, nb::arg("out"), nb::arg("x"), nb::arg("name"), nb::arg("bias").none());
 }
 void bind_gated_activation(nb::module_& module) {
-    module.def("gated_activation", gated_activation, nb::arg("out"), nb::arg("gate_up"), nb::arg("name"),
-               nb::arg("bias").none());
+    module.def("gated_activation", gated_activation, nb::arg("out"), nb::arg("gate_up"), nb::arg("name"), nb::arg("bias").none(),
+               nb::arg("limit"), nb::arg("alpha"));
 }
 void bind_quantize_rows(nb::module_& module) { module.def("quantize_rows", quantize_rows); }
 void bind_embedding(nb::module_& module) {

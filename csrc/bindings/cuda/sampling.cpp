@@ -21,11 +21,6 @@ void check_logits(const TensorView& logits, const char* name, int64_t most_cols)
                static_cast<long long>(logits.shape[1]));
 }
 
-void check_whole(const TensorView& tensor, const char* name, DType dtype, std::initializer_list<Dim> shape) {
-    check(tensor, name, dtype, shape);
-    check_contiguous(tensor, name);
-}
-
 void argmax(const TensorView& out, const TensorView& x) {
     check_logits(x, "x", INT32_MAX);
     check_whole(out, "out", DType::int64, {x.shape[0]});

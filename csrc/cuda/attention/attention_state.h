@@ -35,6 +35,11 @@ __device__ inline KeyPlaces key_places(const PagedAttentionArgs& a, int64_t sequ
 // exp2(x - max), 0 where the maximum of nothing but hidden keys is -infinity.
 __device__ inline float weight_below(float x, float max) { return max == -INFINITY ? 0.0f : exp2f(x - max); }
 
+// What the values of a query head are divided by: the sum of its keys' weights below `max` and, where heads have sinks, its own.
+__device__ inline float divisor(const PagedAttentionArgs& a, int64_t head, float max, float sum) {
+    return a.sinks != nullptr ? sum + exp2f(a.sinks[head] * kLog2E - max) : sum;
+}
+
 // The shares of `rows` query heads from kShares groups: maxima and sums [kShares][rows], values [kShares][rows][kHeadDim].
 template <int kShares, int kHeadDim>
 struct Shares {
@@ -79,7 +84,7 @@ __device__ void write_run(const DecodeArgs& d, const KeyRun& run, const Shares<k
         const int64_t head = first_head + row;
         if (run.partial < 0) {
             T* out = static_cast<T*>(a.out) + run.row * a.out_stride[0] + head * a.out_stride[1];
-            out[dim] = from_float<T>(value / sum * a.v_scale);
+            out[dim] = from_float<T>(value / divisor(a, head, max, sum) * a.v_scale);
         } else {
             const int64_t at = run.partial * a.heads + head;
             d.partial_out[at * head_dim + dim] = value;

@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kMaxAttentionHeadDim) merge_kernel(DecodeArgs 
         value += weight * d.partial_out[at * a.head_dim + dim];
     }
     T* out = static_cast<T*>(a.out) + merge.row * a.out_stride[0] + head * a.out_stride[1];
-    out[dim] = from_float<T>(value / sum * a.v_scale);
+    out[dim] = from_float<T>(value / divisor(a, head, max, sum) * a.v_scale);
 }
 
 // How launches ask for decode_kernel; as MmaDecode.

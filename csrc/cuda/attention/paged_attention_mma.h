@@ -3,8 +3,7 @@
 // that, copied to shared memory ahead; softmax online, in registers (Dao, FlashAttention-2, 2023). T, of Q and the products' operands: 16 bits, sums in float32. C,
 // of the cache: T, or e4m3, widened between shared memory and the multiplication.
 //
-// A row of Q, K or V in shared memory is kHeadDim elements in chunks of 16 bytes; chunk c of row r lies at c ^ (r % 8) (where a
-// row has four, at c ^ (r / 2 % 4)), so that the eight rows of an ldmatrix meet eight different groups of banks.
+// A row of Q, K or V in shared memory is kHeadDim elements, as device/mma.h has them.
 //
 // ldmatrix moves pairs of 8-bit elements as if they were one of 16 bits. A lane thus gets four neighbouring dimensions of a
 // key where the multiplication wants two and, eight further, two: Q's dimensions are put in that order (store_q). Of V it gets
@@ -13,21 +12,9 @@
 
 #include "attention_state.h"
 #include "device/launch.h"
+#include "device/mma.h"
 
 namespace pagecli::cuda {
-
-constexpr int kMmaRows = 16;  // of a warp's products
-
-__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], BFloat16) {
-    ptx::mma_bf16(d, a, b);
-}
-__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Float16) {
-    ptx::mma_fp16(d, a, b);
-}
-template <class T>
-__device__ inline uint32_t packed(float low, float high) {
-    return from_float<T>(low).bits | static_cast<uint32_t>(from_float<T>(high).bits) << 16;
-}
 
 // Sizes of the kernels for one head size. kSplitKeys: each warp has all rows and its share of a tile's keys.
 template <class C, int kHeadDim, bool kSplitKeys>
@@ -44,16 +31,6 @@ struct MmaShape {
     static constexpr int kTileBytes = kTileKeys * kHeadDim * static_cast<int>(sizeof(C));
     static constexpr int kBytes = kRows * kHeadDim * 2 + 2 * kStages * kTileBytes;
     static constexpr bool kKeepsQ = kHeadDim <= 128;  // in registers
-};
-
-// Rows of chunks in shared memory.
-template <class T, int kChunks>
-struct Rows {
-    T* memory;
-    __device__ T* at(int row, int chunk) const {
-        const int place = chunk ^ (kChunks >= 8 ? row & 7 : row >> 1 & 3);
-        return memory + (row * kChunks + place) * (16 / static_cast<int>(sizeof(T)));
-    }
 };
 
 // Dimensions [8 * chunk, 8 * chunk + 8) of a row of Q, in the order in which keys of type C are multiplied: of sixteen, pairs
@@ -106,13 +83,6 @@ struct MmaState {
     }
 };
 
-// The first operand's 16 x 16 from rows [row, row + 16), dimensions from 16 * step on.
-template <class T, int kChunks>
-__device__ inline void load_a(uint32_t (&a)[4], const Rows<T, kChunks>& rows, int row, int step) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    ptx::load_matrices(a, rows.at(row + lane % 16, 2 * step + lane / 16));
-}
-
 // scores[tile][..] = q @ keys^T for the warp's keys from `first` on; eight keys a tile.
 template <class T, class C, int kHeadDim, bool kSplitKeys>
 __device__ inline void multiply_keys(float (&scores)[MmaShape<C, kHeadDim, kSplitKeys>::kWarpKeys / 8][4],
@@ -120,7 +90,6 @@ __device__ inline void multiply_keys(float (&scores)[MmaShape<C, kHeadDim, kSpli
                                      const Rows<C, MmaShape<C, kHeadDim, kSplitKeys>::kKeyChunks>& keys, int first) {
     using S = MmaShape<C, kHeadDim, kSplitKeys>;
     constexpr int kSteps = S::kNarrow ? 2 : 1;  // of 16 dimensions in two chunks of a key
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
     for (int two = 0; two < S::kKeyChunks / 2; ++two) {
         uint32_t a[kSteps][4];
@@ -136,7 +105,7 @@ __device__ inline void multiply_keys(float (&scores)[MmaShape<C, kHeadDim, kSpli
 #pragma unroll
         for (int pair = 0; pair < S::kWarpKeys / 16; ++pair) {
             uint32_t b[4];
-            ptx::load_matrices(b, keys.at(first + 16 * pair + lane / 16 * 8 + lane % 8, 2 * two + lane / 8 % 2));
+            load_b(b, keys, first + 16 * pair, two);
             if constexpr (S::kNarrow) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i)

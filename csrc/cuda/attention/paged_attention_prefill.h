@@ -45,9 +45,9 @@ __global__ void __launch_bounds__(MmaShape<C, kHeadDim, false>::kThreads) prefil
     for (int half = 0; half < 2; ++half) {
         const int row = warp * kMmaRows + lane / 4 + half * 8, packed_row = tile.first_row + row;
         if (row >= num_rows) continue;
-        const float share = a.v_scale / state.sum[half];
-        T* out = static_cast<T*>(a.out) + (first_query + packed_row / group) * a.out_stride[0] +
-                 (kv_head * group + packed_row % group) * a.out_stride[1];
+        const int64_t head = kv_head * group + packed_row % group;
+        const float share = a.v_scale / divisor(a, head, state.max[half], state.sum[half]);
+        T* out = static_cast<T*>(a.out) + (first_query + packed_row / group) * a.out_stride[0] + head * a.out_stride[1];
 #pragma unroll
         for (int index = 0; index < kHeadDim / 8; ++index) {
             const DimPair pair = state.pair(index, half, lane);

@@ -8,7 +8,8 @@ namespace pagecli::cuda {
 
 constexpr int kMaxWarps = 32;
 
-__device__ inline float warp_sum(float x) {
+template <class T>
+__device__ inline T warp_sum(T x) {
 #pragma unroll
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
     return x;

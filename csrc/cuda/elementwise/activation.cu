@@ -27,6 +27,13 @@ __device__ inline float activate(Activation kind, float x) {
     return x;
 }
 
+// gate * sigmoid(alpha * gate) * (up + 1), the gate up to the limit and the up within it.
+__device__ inline float clamped_gate(float gate, float up, float limit, float alpha) {
+    gate = gate > limit ? limit : gate;
+    up = up > limit ? limit : up < -limit ? -limit : up;
+    return gate / (1.0f + expf(-alpha * gate)) * (up + 1.0f);
+}
+
 __device__ inline void add_bias(float (&x)[kVec], const float* bias, int64_t at) {
     if (bias == nullptr) return;
     float more[kVec];
@@ -58,7 +65,8 @@ __global__ void __launch_bounds__(kThreads) gated_activation_kernel(GatedActivat
     add_bias(gate, a.bias, at);
     add_bias(up, a.bias, a.dim + at);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) gate[i] = activate(a.kind, gate[i]) * up[i];
+    for (int i = 0; i < kVec; ++i)
+        gate[i] = a.limit > 0.0f ? clamped_gate(gate[i], up[i], a.limit, a.alpha) : activate(a.kind, gate[i]) * up[i];
     store_floats(static_cast<T*>(a.out) + token * a.out_stride + at, gate);
 }
 

@@ -16,7 +16,7 @@ from pagecli.devices.cuda.presence import check_block_size
 from pagecli.devices.cuda.steps import startup
 from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.limits import check_computed
+from pagecli.devices.limits import check_computed, check_program
 from pagecli.errors import UsageError
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
@@ -92,6 +92,7 @@ class CudaDevice:
             program = reader.program(config)
             reader.check_nothing_left(program)
             program = of_program(program)
+            check_program(source.name, program)
             weights = CudaWeights(program, reader, float8=dtype == "fp8")
             return CudaModel(program, weights, gpu, tuple(reader.notes), all_reduce)
 

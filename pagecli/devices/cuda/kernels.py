@@ -8,6 +8,7 @@ another file, such as the emulated one of the tests, whose "GPU" tensors lie on 
 import functools
 import importlib.util
 import os
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -60,9 +61,72 @@ def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor
     extension().bias_activation(out, x, name, bias)
 
 
-def gated_activation(out: torch.Tensor, gate_up: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
-    """out[T, I] = name(gate) * up of gate_up[T, 2 * I] + bias[2 * I], bias float32."""
-    extension().gated_activation(out, gate_up, name, bias)
+def gated_activation(
+    out: torch.Tensor,
+    gate_up: torch.Tensor,
+    name: str,
+    bias: torch.Tensor | None = None,
+    limit: float = 0.0,
+    alpha: float = 1.0,
+) -> None:
+    """out[T, I] = name(gate) * up of gate_up[T, 2 * I] + bias[2 * I], bias float32; limit > 0: gate * sigmoid(alpha * gate) *
+    (up + 1), gates at most `limit`, ups within it."""
+    extension().gated_activation(out, gate_up, name, bias, limit, alpha)
+
+
+def exact_linear(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    """out[T, N] = x[T, K] @ weight[N, K].T + bias[N], all but x float32; K % 8 == 0. The same bits in any batch."""
+    extension().exact_linear(out, x, weight, bias)
+
+
+def router(ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor, normalize: bool, token_ids: torch.Tensor) -> None:
+    """ids[T, C] (int32) = the experts of the C largest of logits[T, E], of equal ones the first; weights[T, C] =
+    softmax(logits)[ids], divided by their sum where `normalize`; both -1 where token_ids[T] (int32) is negative.
+
+    E up to 512, C up to 32; logits and weights float32. A row with a NaN has weights of NaN.
+    """
+    extension().router(ids, weights, logits, normalize, token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class SortedRows:
+    """The rows (token, choice) of a step by expert, on the device: the plan of `grouped_linear`."""
+
+    order: torch.Tensor  # [T * C] int32: rows, first those of the first expert; negative experts' rows have no place
+    tiles: torch.Tensor  # [tiles, 3] int32: expert (-1: no tile), where in `order` the tile begins, its rows
+    tile_rows: int
+
+
+def sort_experts(ids: torch.Tensor, num_experts: int, tile_rows: int) -> SortedRows:
+    """Of ids[T, C] (int32, contiguous), in tiles of up to `tile_rows` rows: 16 or 64."""
+    module, rows = extension(), ids.numel()
+    order = torch.empty(rows, dtype=torch.int32, device=ids.device)
+    num_tiles = module.most_expert_tiles(rows, num_experts, tile_rows)
+    tiles = torch.empty(num_tiles, 3, dtype=torch.int32, device=ids.device)
+    module.sort_experts(order, tiles, ids, num_experts, tile_rows)
+    return SortedRows(order, tiles, tile_rows)
+
+
+def grouped_linear(
+    out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sorted_rows: SortedRows
+) -> None:
+    """out[T, C, N] = x[T, K], or x[T, C, K], @ weight[expert, N, K].T + bias[expert, N] (float32), where there is an expert.
+
+    N % 8 == K % 8 == 0; float32 by tiles of 16 rows alone. The same bits in any batch and by either size of tile.
+    """
+    extension().grouped_linear(out, x, weight, bias, sorted_rows.order, sorted_rows.tiles, sorted_rows.tile_rows)
+
+
+def combine_experts(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    shared: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+) -> None:
+    """out[T, N] = weights[T, 0] * x[T, 0, N] + weights[T, 1] * x[T, 1, N] + ... in this order, of weights (float32) of 0 or
+    more, and last shared[T, N], times sigmoid(gate[T, 1]) (float32) where that is given. N % 8 == 0."""
+    extension().combine_experts(out, x, weights, shared, gate)
 
 
 def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> None:

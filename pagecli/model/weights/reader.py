@@ -98,7 +98,7 @@ class WeightReader:
         """What gives a tensor of each expert, or its part of the one that holds all, rows as the program wants them."""
         source = self.source
         if not self._is_stacked(name):
-            return lambda expert: self._turned(weight, _expert_name(name, expert), shape)
+            return lambda expert: self._turned(weight, expert_name(name, expert), shape)
         stacked = stacked_name(name)
         done = source.folded(stacked)
         stored = stored_shape(weight, shape, done)
@@ -152,7 +152,7 @@ class WeightReader:
         def read(source: QuantizedSource, name: str, shape: tuple[int, ...]) -> AnyQuantized | None:
             if self._is_stacked(name):
                 return source.read_quantized(stacked_name(name), (weight.experts, *shape), expert)
-            return source.read_quantized(_expert_name(name, expert), shape)
+            return source.read_quantized(expert_name(name, expert), shape)
 
         tensor = self._joined_quantized(weight.whole, read)
         if tensor is None:
@@ -227,7 +227,7 @@ class WeightReader:
         return np.concatenate(parts, out=self._join_buffer[:num_bytes].view(dtype).reshape(shape))
 
 
-def _expert_name(name: str, expert: int) -> str:
+def expert_name(name: str, expert: int) -> str:
     """Of the tensor that holds one expert's matrix or vector."""
     return name.format(expert) if "{}" in name else f"{name}.{expert}"
 

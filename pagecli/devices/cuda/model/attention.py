@@ -170,13 +170,15 @@ def paged_attention(
     scale: float,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    sinks: torch.Tensor | None = None,
 ) -> None:
-    """`reference.paged_attention` of the step that `plan` was made for; caches' block size is a power of two.
+    """`reference.paged_attention` of the step that `plan` was made for; caches' block size is a power of two; sinks[heads]
+    float32.
 
     Caches of float8_e4m3fn hold k / k_scale and v / v_scale; head_dim is then a multiple of 16.
     """
     module = extension()
-    tensors, scales = (out, q, raw(k_cache), raw(v_cache), block_tables, scale), (k_scale, v_scale)
+    tensors, scales = (out, q, raw(k_cache), raw(v_cache), block_tables, scale, sinks), (k_scale, v_scale)
     if plan.runs.shape[0] > 0:
         module.paged_attention_decode(*tensors, plan.runs, plan.merges, plan.partial_out, plan.partial_stats, *scales)
     if plan.tiles.shape[0] > 0:

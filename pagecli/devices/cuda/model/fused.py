@@ -8,7 +8,7 @@ tokens while they are embedded.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Reduce, Rotary, Select, Split
+from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Reduce, Rotary, Router, Select, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ def reads_of(operation: CudaOperation) -> set[str]:
         return set()
     if isinstance(operation, Reduce):
         return set(operation.parts)
-    names = {getattr(operation, name, "") for name in ("x", "q", "k", "v")} - {""}
+    if isinstance(operation, Router):
+        return {operation.x}
+    names = {getattr(operation, name, "") for name in ("x", "q", "k", "v", "ids", "weights", "shared", "gate")} - {""}
     return names | {operation.out} if isinstance(operation, Add) else names
 
 
@@ -79,6 +81,8 @@ def writes_of(operation: CudaOperation) -> set[str]:
         return {operation.tokens.out}
     if isinstance(operation, Split):
         return {operation.q, operation.k, operation.v}
+    if isinstance(operation, Router):
+        return {operation.ids, operation.weights}
     out = getattr(operation, "out", None)
     return {out} if out else {operation.q, operation.k} if isinstance(operation, Rotary) else set()
 

@@ -38,6 +38,16 @@ class CudaLinear:
 
 
 @dataclass(frozen=True, slots=True)
+class CudaExactLinear(CudaLinear):
+    """The same with weight and bias in float32, and so is the result; its bits are the same in any batch."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(x.shape[0], self.weight.shape[0], dtype=torch.float32, device=x.device)
+        kernels.exact_linear(out, x, self.weight, self.bias)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
 class CudaFloat8Linear(CudaLinear):
     """x[M, K] -> x @ (weight[N, K] * scales[1, N].T).T (+ bias[N]); bfloat16, rounded to e4m3 row by row for the product."""
 

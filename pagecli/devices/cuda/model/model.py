@@ -12,6 +12,7 @@ from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
 from pagecli.devices.cuda.model.linear import logits
+from pagecli.devices.cuda.model.mixture import bind_mixture
 from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.model.weights import CudaWeights
 from pagecli.devices.cuda.streams import Gpu
@@ -20,13 +21,16 @@ from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
     Attention,
+    Combine,
     Embedding,
+    ExpertLinear,
     GatedActivation,
     Head,
     Linear,
     Norm,
     Program,
     Reduce,
+    Router,
     Select,
     Split,
 )
@@ -53,6 +57,7 @@ class _Step:
     cos_sin: torch.Tensor
     logits: torch.Tensor
     values: dict[str, torch.Tensor] = field(default_factory=dict)
+    routes: dict[str, kernels.SortedRows] = field(default_factory=dict)  # of a router's ids
 
 
 _Bound = Callable[[_Step], object]
@@ -75,8 +80,10 @@ class CudaModel:
         self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype
         shape = attention_shape(config.num_heads, config.num_kv_heads, config.head_dim, weights.dtype)
-        self.attention_shape = replace(shape, leaves_prompts=prompt_attention.is_on(weights.dtype))
-        self.windows = tuple(sorted({op.window for op in program.operations() if isinstance(op, Attention)}))
+        attentions = [operation for operation in program.operations() if isinstance(operation, Attention)]
+        leaves_prompts = prompt_attention.is_on(weights.dtype) and all(operation.sinks is None for operation in attentions)
+        self.attention_shape = replace(shape, leaves_prompts=leaves_prompts)
+        self.windows = tuple(sorted({operation.window for operation in attentions}))
         self.weight_bytes = weights.num_bytes
         self._weights = weights
         self._rotary = table_of(program, lambda weight: weights.tensor(weight).cpu().numpy())
@@ -118,11 +125,12 @@ class CudaModel:
             case AddNorm(norm, added):
                 return self._norm(norm, added)
             case Attention():
-                return lambda step: _attend(step, operation, None)
+                sinks = self._weights.vector(operation.sinks)
+                return lambda step: _attend(step, operation, None, sinks)
             case RotaryAttention(rotary, attention):
                 first = self._rotations[rotary.rope, rotary.factors]
-                columns = slice(first, first + rotary.rope.rotary_dim)
-                return lambda step: _attend(step, attention, columns)
+                columns, sinks = slice(first, first + rotary.rope.rotary_dim), self._weights.vector(attention.sinks)
+                return lambda step: _attend(step, attention, columns, sinks)
             case Embedding():
                 return self._embedding(operation, None)
             case PositionedEmbedding(tokens, positions):
@@ -139,6 +147,8 @@ class CudaModel:
                 return self._head(operation)
             case Reduce():
                 return self._reduce(operation)
+            case Router() | ExpertLinear() | Combine():
+                return bind_mixture(operation, self._weights)
         raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
 
     def _linear(self, operation: Linear) -> _Bound:
@@ -157,7 +167,7 @@ class CudaModel:
 
     def _reduce(self, operation: Reduce) -> _Bound:
         """The parts that are computed here, in order, then those of the other ranks; the first part is overwritten."""
-        made = {linear.out for linear in self.program.operations() if isinstance(linear, Linear)}
+        made = {each.out for each in self.program.operations() if isinstance(each, Linear | Combine)}
         first, *others = (part for part in operation.parts if part in made)
 
         def call(step: _Step) -> None:
@@ -217,7 +227,7 @@ class CudaModel:
         return call
 
 
-def _attend(step: _Step, attention: Attention, columns: slice | None) -> None:
+def _attend(step: _Step, attention: Attention, columns: slice | None, sinks: torch.Tensor | None) -> None:
     values, inputs = step.values, step.inputs
     q, k, v = values[attention.q], values[attention.k], values[attention.v]
     k_cache, v_cache = step.kv.keys[attention.layer], step.kv.values[attention.layer]
@@ -226,7 +236,8 @@ def _attend(step: _Step, attention: Attention, columns: slice | None) -> None:
     else:
         kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
     attended = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    paged_attention(attended, q, k_cache, v_cache, inputs.block_tables, step.plans[attention.window], attention.scale)
+    plan = step.plans[attention.window]
+    paged_attention(attended, q, k_cache, v_cache, inputs.block_tables, plan, attention.scale, sinks=sinks)
     if (prompts := step.given.prompts) is not None:
         rows, starts, rounds = prompts.rows, step.given.prompt_starts, k_cache.dtype != k.dtype
         assert starts is not None
@@ -246,6 +257,7 @@ def _split(values: dict[str, torch.Tensor], split: Split) -> None:
 
 
 def _gate(values: dict[str, torch.Tensor], gated: GatedActivation) -> None:
-    x = values[gated.x]
+    x, groups = values[gated.x], gated.groups
     out = values[gated.out] = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device)
-    kernels.gated_activation(out, x, gated.activation)
+    rows = out.view(out.shape[0] * groups, -1), x.view(x.shape[0] * groups, -1)
+    kernels.gated_activation(*rows, gated.activation, None, gated.limit, gated.alpha)

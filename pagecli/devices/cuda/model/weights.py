@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 
 from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
-from pagecli.devices.cuda.model.linear import CudaLinear, float8_linear
+from pagecli.devices.cuda.model.linear import CudaExactLinear, CudaLinear, float8_linear
 from pagecli.devices.cuda.model.upload import Uploader
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.reference.tensors import as_tensor
-from pagecli.model.program import Embedding, Head, Linear, Operation, Program, Weight, weights_of
-from pagecli.model.weights.reader import WeightReader, rows_of_parts
+from pagecli.model.program import Embedding, ExpertLinear, Head, Linear, Operation, Program, Weight, weights_of
+from pagecli.model.weights.reader import WeightReader, expert_name, rows_of_parts
 from pagecli.model.weights.source import WeightSource
 
 
@@ -26,7 +26,7 @@ class CudaWeightReader(WeightReader):
         on_read: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__(source, on_read)
-        self.dtype, self.place = dtype, gpu.place
+        self.dtype, self.place, self._gpu = dtype, gpu.place, gpu
         self._uploader = Uploader(gpu)
 
     def matrix(self, weight: Weight) -> torch.Tensor:
@@ -42,12 +42,30 @@ class CudaWeightReader(WeightReader):
         """In float32."""
         return self._tensor(weight).to(torch.float32, copy=True).to(self.place)
 
+    def stacked(self, weight: Weight, exact: bool = False) -> torch.Tensor:
+        """Of all experts: [experts, rows, columns] in the model's type, or vectors [experts, rows] where that is `exact`,
+        float32."""
+        shape = (weight.experts, weight.num_rows, *((weight.columns,) if weight.columns else ()))
+        out = self._gpu.empty(*shape, dtype=torch.float32 if exact else self.dtype)
+        if isinstance(self.source, CudaDummySource):
+            for expert in range(weight.experts):
+                out[expert].copy_(self._dummy(weight, expert))
+            return out
+        for expert, array in enumerate(self.experts(weight)):
+            self._uploader.upload_into(out[expert], as_tensor(array))
+        self.source.release()
+        return out
+
     def _tensor(self, weight: Weight) -> torch.Tensor:
         """On the host, but for dummy weights, which are made on the GPU."""
         if not isinstance(self.source, CudaDummySource):
             return as_tensor(self.read(weight))
+        return self._dummy(weight)
+
+    def _dummy(self, weight: Weight, expert: int | None = None) -> torch.Tensor:
         read, whole = self.source.read_tensor, weight.whole
-        joined = torch.cat([read(name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True)])
+        names = whole.names if expert is None else [expert_name(name, expert) for name in whole.names]
+        joined = torch.cat([read(name, shape) for name, shape in zip(names, whole.shapes, strict=True)])
         if weight.whole_rows:
             joined = torch.cat([joined[first:last] for first, last in rows_of_parts(weight)])
         first = weight.first_column
@@ -85,6 +103,10 @@ class CudaWeights:
                     self._tensors[operation.bias] = self._reader.vector(operation.bias)
             case Linear():
                 self._linears[operation.weight] = self._linear(operation)
+            case ExpertLinear():
+                self._tensors[operation.weight] = self._reader.stacked(operation.weight)
+                if operation.bias is not None:
+                    self._tensors[operation.bias] = self._reader.stacked(operation.bias, exact=True)
             case _:
                 for weight in weights_of(operation):
                     if weight not in self._tensors:
@@ -92,6 +114,9 @@ class CudaWeights:
 
     def _linear(self, operation: Linear) -> CudaLinear:
         """With its bias in the model's type, as torch wants it; where an activation follows, its kernel adds the bias."""
+        if operation.weight.exact:
+            exact = self._reader.vector(operation.weight).contiguous()
+            return CudaExactLinear(exact, None if operation.bias is None else self._reader.vector(operation.bias))
         matrix, bias = self._reader.matrix(operation.weight), None
         if operation.bias is not None and operation.activation == "none":
             bias = self._reader.vector(operation.bias).to(self.dtype)

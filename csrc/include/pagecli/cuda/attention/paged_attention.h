@@ -34,6 +34,7 @@ struct PagedAttentionArgs {
     const void* k_cache;          // [num_blocks, kv_heads, block_size, head_dim]
     const void* v_cache;          // the same
     const int32_t* block_tables;  // [sequences, max_blocks]
+    const float* sinks;           // [heads], or null: a score more in each head's softmax, of no value
     int64_t out_stride[2], q_stride[2], block_tables_stride;
     int64_t heads, kv_heads, block_size, head_dim;  // block_size a power of two, head_dim a multiple of 8, at most 256
     float scale;             // of q . k, the K cache's own scale included

@@ -6,7 +6,8 @@
 
 namespace pagecli::cuda {
 
-// out = kind(gate + bias) * (up + bias)
+// out = kind(gate) * up; limit > 0: gate * sigmoid(alpha * gate) * (up + 1) of gates up to the limit and ups within it on both
+// sides; NaN stays NaN
 struct GatedActivationArgs {
     void* out;            // [tokens, dim]
     const void* gate_up;  // [tokens, 2 * dim]: gate, then up
@@ -14,6 +15,7 @@ struct GatedActivationArgs {
     int64_t out_stride, gate_up_stride;
     int64_t tokens, dim;
     Activation kind;
+    float limit, alpha;
     ElementType type;
 };
 

@@ -1,0 +1,113 @@
+"""Mixtures of experts on the GPU's kernels, through the whole engine: what transformers says, with steps launched ahead and
+without, from graphs and not; and in fewer bits nearly what 32 say."""
+
+import pytest
+import tiny_mixtures
+import torch
+from gpu_tensors import DEVICE
+from model.paged_steps import PagedSteps, relative_error
+
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.cuda.steps.runner import CudaRunner
+from pagecli.devices.registry import load_model
+from pagecli.devices.step_inputs import KVCache
+from pagecli.engine.engine import Engine
+from pagecli.model.registry import resolve_model
+
+pytestmark = pytest.mark.cuda
+NUM_TOKENS = 6
+PROMPTS = {0: [5, 6, 7, 8, 9, 10, 11, 12, 13], 1: [20], 2: list(range(30, 60)), 3: [5, 6, 7, 8, 50, 51], 4: [99, 98]}
+SETTINGS = {"dtype": "float32", "max_num_seqs": 8, "max_batch_tokens": 24, "kv_memory_bytes": 2**20, "max_model_len": 64}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """name -> (directory, model of transformers); each is made once."""
+    made = {}
+
+    def find(name):
+        if name not in made:
+            directory = tmp_path_factory.mktemp(name)
+            made[name] = directory, tiny_mixtures.make(name, directory)
+        return made[name]
+
+    return find
+
+
+def run(directory, prompts=PROMPTS, **changes):
+    """request -> (token ids, the likeliest tokens and log probabilities at each)."""
+    engine = Engine(EngineConfig(str(directory), device="cuda", check_integrity=True, **(SETTINGS | changes)))
+    for i, prompt in prompts.items():
+        engine.add_request(i, prompt, SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True, logprobs=2))
+    found = {}
+    while engine.has_unfinished():
+        for output in engine.step():
+            assert output.error is None
+            (sequence,) = output.sequences
+            found[output.request_id] = (sequence.token_ids, [each.top for each in sequence.logprobs])
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(family):
+    """name -> request -> (what transformers continues it with, its log probabilities there); each is computed once."""
+    known = {}
+
+    def find(name):
+        if name not in known:
+            _, model = family(name)
+            known[name] = {i: continued(model, prompt) for i, prompt in PROMPTS.items()}
+        return known[name]
+
+    return find
+
+
+def continued(model, prompt):
+    tokens = list(prompt)
+    with torch.inference_mode():
+        for _ in range(NUM_TOKENS):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    return tokens[len(prompt) :], logprobs[len(prompt) - 1 : -1]
+
+
+@pytest.mark.parametrize("name", tiny_mixtures.NAMES)
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
+@pytest.mark.parametrize("pipelined", [False, True], ids=["one by one", "ahead"])
+def test_tokens_and_log_probabilities_equal_transformers(family, expected, monkeypatch, name, graphs, pipelined):
+    if not pipelined:
+        monkeypatch.setattr(CudaRunner, "can_pipeline", lambda self, plan: False)
+    directory, _ = family(name)
+    found = run(directory, cuda_graphs=graphs)
+    for i, (tokens, logprobs) in expected(name).items():
+        assert found[i][0] == tokens
+        for tops, row in zip(found[i][1], logprobs, strict=True):
+            values, ids = row.topk(2)
+            assert [token for token, _ in tops] == ids.tolist()
+            assert [value for _, value in tops] == pytest.approx(values.tolist(), abs=2e-5)
+
+
+@pytest.mark.parametrize("name", tiny_mixtures.NAMES)
+def test_a_row_says_the_same_alone_and_in_a_batch(family, name):
+    directory, _ = family(name)
+    together = run(directory, cuda_graphs=False)
+    for i in (0, 2):
+        assert run(directory, {i: PROMPTS[i]}, cuda_graphs=False)[i][0] == together[i][0]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005), ("fp8", 0.2)])
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen2Moe", "GptOss"])
+def test_logits_in_fewer_bits_are_near(family, name, dtype, tolerance):
+    """Rounding may choose another expert where two are nearly alike, so of half the logits."""
+    source = resolve_model(str(family(name)[0]))
+    found = {}
+    for each in ("float32", dtype):
+        with torch.inference_mode():
+            model = load_model(source, each, 64, "cuda")
+            steps = PagedSteps(model, model.dtype)
+            steps.kv = KVCache(*([v.to(DEVICE, copy=True) for v in steps.kv.values] for _ in range(2)))
+            rows = steps.step(dict(list(PROMPTS.items())[:3])) | steps.step({3: PROMPTS[3], 1: [7], 2: [8]})
+            found[each] = torch.cat([logits.cpu() for logits in rows.values()])
+    errors = [relative_error(a, b) for a, b in zip(found[dtype], found["float32"], strict=True)]
+    assert sorted(errors)[len(errors) // 2] <= tolerance

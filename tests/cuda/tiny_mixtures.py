@@ -1,0 +1,18 @@
+"""The tiny mixtures of experts of tests/families/test_mixture.py."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "families"
+NAMES = ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "GraniteMoe", "GptOss")
+
+
+def make(name: str, directory: Path) -> Any:
+    """transformers' model, saved in `directory`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        families = {family.name: family for family in importlib.import_module("test_mixture").FAMILIES}
+    return families[name].make(directory, {})
