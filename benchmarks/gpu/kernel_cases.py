@@ -14,6 +14,7 @@ from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.attention import attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.model.linear import float8_linear
+from pagecli.devices.cuda.model.mixture import rows_of_tile
 
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
 ELEMENT = 2  # bytes
@@ -314,6 +315,57 @@ def copy_case(s: Sizes) -> Case:
     return Case(name, num_bytes, 0, [()], ours, torchs, "slice copies")
 
 
+def experts_case(s: Sizes, tokens: int) -> Case:
+    """Gate and up of Qwen3-30B-A3B's experts, 8 of 128 for a token, chosen alike; beside torch's product of sorted rows."""
+    tokens, experts, chosen, rows, cols = s.of(tokens, 20), s.of(128, 5), s.of(8, 2), s.of(1536, 48), s.of(2048, 72)
+    order = torch.randn(tokens, experts, generator=torch.Generator().manual_seed(0)).argsort(-1)[:, :chosen].int().contiguous()
+    num_read = order.unique().numel()
+    num_bytes = (num_read * rows * cols + tokens * (cols + chosen * rows)) * ELEMENT
+    ids = order.to(s.device)
+    tile_rows = rows_of_tile(ids.numel(), experts, BF16)
+    by_expert = ids.flatten().argsort(stable=True)
+    offsets = torch.bincount(ids.flatten().long(), minlength=experts).cumsum(0).int()
+
+    def make() -> tuple:
+        weight, out = s.random(experts, rows, cols), torch.empty(tokens, chosen, rows, dtype=BF16, device=s.device)
+        return s.random(tokens, cols), weight * cols**-0.5, out
+
+    def ours(x, weight, out):
+        kernels.grouped_linear(out, x, weight, None, kernels.sort_experts(ids, experts, tile_rows))
+        return out
+
+    def torchs(x, weight, out):
+        found = functional.grouped_mm(x[by_expert // chosen], weight.transpose(1, 2), offs=offsets)
+        return torch.empty_like(found).index_copy_(0, by_expert, found).view_as(out) if s.small else found
+
+    name = f"experts [{tokens} x {chosen}, {cols}] x {num_read} of {experts} [{cols}, {rows}], sorting included"
+    operations = 2 * tokens * chosen * rows * cols
+    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs, "gather, grouped_mm; sorted")
+
+
+def router_case(s: Sizes) -> Case:
+    """Router of Qwen3-30B-A3B, its float32 product included."""
+    tokens, experts, chosen, cols = s.of(256, 3), s.of(128, 8), s.of(8, 2), s.of(2048, 64)
+    num_bytes = experts * cols * FLOAT32 + tokens * cols * ELEMENT + tokens * (experts + 2 * chosen) * FLOAT32
+    token_ids = torch.zeros(tokens, dtype=torch.int32, device=s.device)
+
+    def make() -> tuple:
+        logits, shares = (torch.empty(tokens, n, dtype=torch.float32, device=s.device) for n in (experts, chosen))
+        ids = torch.empty(tokens, chosen, dtype=torch.int32, device=s.device)
+        return s.random(tokens, cols), s.random(experts, cols, dtype=torch.float32), logits, ids, shares
+
+    def ours(x, weight, logits, ids, shares):
+        kernels.exact_linear(logits, x, weight)
+        kernels.router(ids, shares, logits, True, token_ids)
+        return shares
+
+    def torchs(x, weight, logits, ids, shares):
+        return functional.linear(x.float(), weight).topk(chosen, dim=-1).values.softmax(-1)
+
+    name, operations = f"router [{tokens}, {cols}] x [{cols}, {experts}], {chosen} chosen", 2 * tokens * experts * cols
+    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs, "linear in float32, topk, softmax")
+
+
 MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "rms_norm": norm_case,
     "gated_activation": gated_case,
@@ -330,6 +382,10 @@ MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "prefill-behind-prefix": lambda s: prefill_case(s, 8, 512, 2048, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "quantize_rows": quantize_case,
     "float8_linear": float8_linear_case,
+    "router": router_case,
+    "experts-one": lambda s: experts_case(s, 1),
+    "experts-decode": lambda s: experts_case(s, 256),
+    "experts-prefill": lambda s: experts_case(s, 8192),
     "argmax": argmax_case,
     "sample_tokens": sample_case,
     "copy_blocks": copy_case,

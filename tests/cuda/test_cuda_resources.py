@@ -39,13 +39,20 @@ CAPABILITIES = {
     "12.0": Capability("sm_120", 99 * 1024, 100 * 1024, 1536),
 }
 REGISTERS, RESERVED_BYTES = 65536, 1024  # of a multiprocessor; of shared memory for each block
-THREADS = {"decode_kernel": 128, "mma_decode_kernel": 128, "prefill_kernel": 128}  # others: up to 1,024
+_OF_128 = ("decode_kernel", "mma_decode_kernel", "prefill_kernel", "exact_linear_kernel", "router_kernel")
+_OF_128 += ("grouped_linear_kernel", "grouped_linear_float_kernel")
+THREADS = dict.fromkeys(_OF_128, 128)  # others: up to 1,024
 LEAST_BLOCKS = {  # others: 1
     ("decode_kernel", "8.0"): 2,
     ("decode_kernel", "9.0"): 3,
     ("mma_decode_kernel", "8.0"): 2,
     ("mma_decode_kernel", "9.0"): 2,
     ("mma_decode_kernel<BFloat16, 128>", "9.0"): 3,
+    ("grouped_linear_kernel<BFloat16, 16>", "8.0"): 3,
+    ("grouped_linear_kernel<BFloat16, 16>", "8.6"): 2,
+    ("grouped_linear_kernel<BFloat16, 16>", "9.0"): 5,
+    ("grouped_linear_kernel<BFloat16, 64>", "8.0"): 2,
+    ("grouped_linear_kernel<BFloat16, 64>", "9.0"): 3,
 }
 # Most registers a thread may take: 65,536 on a multiprocessor let this many threads run at once.
 MAX_REGISTERS = {
@@ -53,6 +60,10 @@ MAX_REGISTERS = {
     "mma_decode_kernel": 255,
     "prefill_kernel": 255,
     "norm_kernel": 64,  # one block of 1,024 threads
+    "grouped_linear_kernel": 128,  # 4 blocks of 128 threads
+    "grouped_linear_float_kernel": 128,
+    "exact_linear_kernel": 80,
+    "router_kernel": 128,
     "other": 64,
 }
 

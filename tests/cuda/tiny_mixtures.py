@@ -1,10 +1,11 @@
-"""The tiny mixtures of experts of tests/families/test_mixture.py."""
+"""The tiny mixtures of experts of tests/families/test_mixture.py, with a tokenizer."""
 
 import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import TINY_VOCAB_SIZE, make_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "families"
 NAMES = ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "GraniteMoe", "GptOss")
@@ -15,4 +16,5 @@ def make(name: str, directory: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         families = {family.name: family for family in importlib.import_module("test_mixture").FAMILIES}
-    return families[name].make(directory, {})
+    make_tokenizer().save_pretrained(directory)
+    return families[name].make(directory, {"vocab_size": TINY_VOCAB_SIZE})

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from checkpoints import PROMPTS, Family, check_family, found_logprobs
+from checkpoints import PROMPTS, SHARED, Family, check_family, found_logprobs
 from model.paged_steps import PagedSteps
 
 from pagecli.devices.limits import check_computed
@@ -92,11 +92,24 @@ def test_a_rows_bits_are_the_same_in_any_batch(tmp_path, dtype):
         assert torch.equal(alone, mixed[i])
 
 
-def test_gpus_refuse_it_in_one_line(tmp_path):
-    FAMILIES[5].make(tmp_path, {})
-    config = resolve_model(str(tmp_path)).config
-    with pytest.raises(ModelError, match="tiny: GPUs have no"):
-        check_computed("cuda", "tiny", config)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": 513}, r"513 experts \(up to 512 are\)"),
+        ({"num_experts": 40, "num_experts_per_tok": 33}, r"33 experts for a token \(up to 32 are\)"),
+        ({"moe_intermediate_size": 44}, r"experts of 64 by 44 weights \(multiples of 8 are\)"),
+    ],
+)
+def test_gpus_refuse_what_their_kernels_do_not_take_in_one_line(changes, message):
+    from transformers import Qwen3MoeConfig
+
+    def config(changes):
+        sizes = Qwen3MoeConfig(**(SHARED | FAMILIES[2].sizes | changes)).to_dict()
+        return from_hf_config(sizes | {"architectures": ["Qwen3MoeForCausalLM"]}, "config.json")
+
+    check_computed("cuda", "tiny", config({}))
+    with pytest.raises(ModelError, match=f"tiny: GPUs have no {message} here yet"):
+        check_computed("cuda", "tiny", config(changes))
 
 
 def test_a_token_reads_and_multiplies_its_own_experts_alone(tmp_path):

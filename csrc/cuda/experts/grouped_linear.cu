@@ -137,15 +137,15 @@ __global__ void __launch_bounds__(kThreads) grouped_linear_float_kernel(GroupedL
     const int64_t col = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     const bool is_there = col < a.rows;
     const float* weight = static_cast<const float*>(a.weight) + (tile.expert * a.rows + (is_there ? col : 0)) * a.cols;
+    const int cols = static_cast<int>(a.cols);
     float sums[kRows] = {};
-    for (int64_t first = 0; first < a.cols; first += kFloatDepth) {
+    for (int first = 0; first < cols; first += kFloatDepth) {
         for (int i = static_cast<int>(threadIdx.x); i < kRows * kFloatDepth; i += kThreads) {
-            const int row = i / kFloatDepth;
-            const int64_t at = first + i % kFloatDepth;
-            part[i] = row < tile.count && at < a.cols ? static_cast<const float*>(a.x)[offsets[row] + at] : 0.0f;
+            const int row = i / kFloatDepth, at = first + i % kFloatDepth;
+            part[i] = row < tile.count && at < cols ? static_cast<const float*>(a.x)[offsets[row] + at] : 0.0f;
         }
         __syncthreads();
-        for (int i = 0; i < kFloatDepth && first + i < a.cols; i += kVec) {
+        for (int i = 0; i < kFloatDepth && first + i < cols; i += kVec) {
             float values[kVec];
             load_floats(values, weight + first + i);
 #pragma unroll

@@ -41,6 +41,11 @@ def in_groups(rows: torch.Tensor, groups: int) -> torch.Tensor:
     return rows.view(rows.shape[0], groups, rows.shape[1] // groups)
 
 
+def rows_of_tile(num_rows: int, num_experts: int, dtype: torch.dtype) -> int:
+    """Rows of the tiles that so many rows are cut into: it changes no bit."""
+    return MANY_ROWS if dtype != torch.float32 and num_rows >= _MANY * num_experts else FEW_ROWS
+
+
 def _router(operation: Router, dtype: torch.dtype) -> Callable[[_Step], None]:
     def call(step: _Step) -> None:
         logits = step.values[operation.x]
@@ -48,8 +53,7 @@ def _router(operation: Router, dtype: torch.dtype) -> Callable[[_Step], None]:
         ids = torch.empty(num_tokens, operation.chosen, dtype=torch.int32, device=logits.device)
         shares = step.values[operation.weights] = torch.empty(ids.shape, dtype=torch.float32, device=logits.device)
         kernels.router(ids, shares, logits, operation.normalized, step.inputs.token_ids)
-        has_many = dtype != torch.float32 and ids.numel() >= _MANY * num_experts
-        step.routes[operation.ids] = kernels.sort_experts(ids, num_experts, MANY_ROWS if has_many else FEW_ROWS)
+        step.routes[operation.ids] = kernels.sort_experts(ids, num_experts, rows_of_tile(ids.numel(), num_experts, dtype))
 
     return call
 
