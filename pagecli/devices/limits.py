@@ -5,11 +5,12 @@ from pagecli.devices.base import CPU_HEAD_DIMS
 from pagecli.devices.cuda.model.fused import fuse
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
-from pagecli.model.program import Attention, ExpertLinear, Program, Rotary, Router, Weight
+from pagecli.model.program import Attention, ExpertLinear, GatedActivation, Linear, Program, Rotary, Router, Weight
 
 GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
 GPU_ROTARY_MULTIPLE = 16
-GPU_MAX_EXPERTS, GPU_MAX_CHOSEN, GPU_EXPERT_MULTIPLE = 512, 32, 8
+GPU_MAX_EXPERTS, GPU_MAX_CHOSEN = 512, 32
+GPU_ROW_MULTIPLE = 8  # of what a thread reads at once
 GPU_MAX_VOCAB = 1 << 21  # of the kernel that draws tokens
 
 
@@ -34,7 +35,12 @@ def check_program(name: str, program: Program) -> None:
 
 def missing_on_gpu(program: Program) -> str:
     """What the GPU's kernels lack of a program's operations, in words; empty where nothing."""
+    rows: dict[str, int] = {}  # of the weights that values come from
     for operation in program.operations():
+        if isinstance(operation, Linear):
+            rows[operation.out] = operation.weight.num_rows
+        if isinstance(operation, GatedActivation) and (inner := rows.get(operation.x, 0) // 2) % GPU_ROW_MULTIPLE:
+            return f"gated activation of {inner} features (multiples of {GPU_ROW_MULTIPLE} are)"
         if isinstance(operation, Attention):
             if operation.cap > 0:
                 return "soft cap of attention scores"
@@ -54,8 +60,8 @@ def missing_on_gpu(program: Program) -> str:
 def _missing_of_experts(weight: Weight) -> str:
     if weight.experts > GPU_MAX_EXPERTS:
         return f"{weight.experts} experts (up to {GPU_MAX_EXPERTS} are)"
-    if weight.num_rows % GPU_EXPERT_MULTIPLE or weight.columns % GPU_EXPERT_MULTIPLE:
-        return f"experts of {weight.num_rows} by {weight.columns} weights (multiples of {GPU_EXPERT_MULTIPLE} are)"
+    if weight.num_rows % GPU_ROW_MULTIPLE or weight.columns % GPU_ROW_MULTIPLE:
+        return f"experts of {weight.num_rows} by {weight.columns} weights (multiples of {GPU_ROW_MULTIPLE} are)"
     return ""
 
 

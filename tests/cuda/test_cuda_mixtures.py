@@ -96,7 +96,7 @@ def test_a_row_says_the_same_alone_and_in_a_batch(family, name):
         assert run(directory, {i: PROMPTS[i]}, cuda_graphs=False)[i][0] == together[i][0]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005), ("fp8", 0.2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005), ("fp8", 0.3)])
 @pytest.mark.parametrize("name", ["Mixtral", "Qwen2Moe", "GptOss"])
 def test_logits_in_fewer_bits_are_near(family, name, dtype, tolerance):
     """Rounding may choose another expert where two are nearly alike, so of half the logits."""

@@ -15,8 +15,12 @@ from gpu_tensors import EMULATED
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.cuda.presence import gpus_for
+from pagecli.devices.limits import check_program
 from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError, UsageError
+from pagecli.model.build_program import build
+from pagecli.model.registry import resolve_model
+from pagecli.model.shards import segment, shard
 
 pytestmark = pytest.mark.cuda
 ASKED = [
@@ -77,9 +81,12 @@ def test_two_ranks_are_two_segments_to_the_bit(tiny_model, name, changes):
     assert sum(rank["weight_bytes"] for rank in ranks) > stats["weight_bytes"] > max(rank["weight_bytes"] for rank in ranks)
 
 
-@pytest.mark.parametrize("name", ["Qwen2Moe", "GptOss"])
-def test_so_are_two_ranks_of_a_mixture_of_experts(tmp_path, name):
-    tiny_mixtures.make(name, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("Qwen2Moe", {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 64}), ("GptOss", {})],
+)
+def test_so_are_two_ranks_of_a_mixture_of_experts(tmp_path, name, changes):
+    tiny_mixtures.make(name, tmp_path, **changes)
     config = config_of(tmp_path, max_model_len=64)
     one, _ = run(dataclasses.replace(config, sum_segments=2), GREEDY)
     two, _ = run(dataclasses.replace(config, tensor_parallel_size=2), GREEDY)
@@ -120,6 +127,20 @@ def test_memory_that_does_not_suffice_and_segments_that_gpus_do_not_have_are_one
         run(dataclasses.replace(config, kv_memory_bytes=10))
     with pytest.raises(UsageError, match="--sum-segments 4 with --tensor-parallel-size 2: GPUs add one part each"):
         run(dataclasses.replace(config, sum_segments=4))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"shared_expert_intermediate_size": 64}, "experts of 64 by 20 weights"),
+        ({"moe_intermediate_size": 48}, "gated activation of 28 features"),
+    ],
+)
+def test_parts_that_no_kernel_takes_are_one_line(tmp_path, sizes, message):
+    tiny_mixtures.make("Qwen2Moe", tmp_path, **sizes)
+    part = shard(segment(build(resolve_model(str(tmp_path)).config), 2), 0, 2)
+    with pytest.raises(ModelError, match=rf"^tiny: GPUs have no {message} \(multiples of 8 are\) here yet"):
+        check_program("tiny", part)
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch):

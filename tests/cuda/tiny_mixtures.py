@@ -11,10 +11,10 @@ FOLDER = Path(__file__).parents[1] / "families"
 NAMES = ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "GraniteMoe", "GptOss")
 
 
-def make(name: str, directory: Path) -> Any:
-    """transformers' model, saved in `directory`."""
+def make(name: str, directory: Path, **changes: Any) -> Any:
+    """transformers' model, its config changed by `changes`, saved in `directory`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         families = {family.name: family for family in importlib.import_module("test_mixture").FAMILIES}
     make_tokenizer().save_pretrained(directory)
-    return families[name].make(directory, {"vocab_size": TINY_VOCAB_SIZE})
+    return families[name].make(directory, {"vocab_size": TINY_VOCAB_SIZE} | changes)
