@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) grouped_linear_kernel(GroupedLinearA
 constexpr int kFloatDepth = 32;
 
 // float32, for checking: a thread for each row of the weight, x in shared memory.
-__global__ void __launch_bounds__(kThreads) grouped_linear_float_kernel(GroupedLinearArgs a) {
+__global__ void __launch_bounds__(kThreads, 4) grouped_linear_float_kernel(GroupedLinearArgs a) {
     constexpr int kRows = static_cast<int>(kFewTileRows);
     PAGECLI_SHARED_ARRAY(int, places, kRows);
     PAGECLI_SHARED_ARRAY(int64_t, offsets, kRows);
