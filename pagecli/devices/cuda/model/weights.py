@@ -63,6 +63,7 @@ class CudaWeightReader(WeightReader):
         return self._dummy(weight)
 
     def _dummy(self, weight: Weight, expert: int | None = None) -> torch.Tensor:
+        assert isinstance(self.source, CudaDummySource)
         read, whole = self.source.read_tensor, weight.whole
         names = whole.names if expert is None else [expert_name(name, expert) for name in whole.names]
         joined = torch.cat([read(name, shape) for name, shape in zip(names, whole.shapes, strict=True)])
