@@ -9,6 +9,7 @@ class ModelSettings(TypedDict, total=False):
     """Of the model and the engine: chosen once, when a model is loaded. See `pagecli generate --help`."""
 
     load_format: Literal["auto", "dummy"]
+    lora: Mapping[str, str] | str | list[str] | None
     merge_lora: str | None
     device: str
     model_impl: Literal["pagecli", "transformers"]
@@ -124,9 +125,11 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("kv_memory", "swap_memory"):
         if isinstance(flags.get(name), int):
             flags[name] = f"{flags[name]}B"
-    for name in ("stop", "stop_token_id"):
+    for name in ("stop", "stop_token_id", "lora"):
         if isinstance(flags.get(name), str | int):
             flags[name] = [flags[name]]
+    if isinstance(flags.get("lora"), Mapping):
+        flags["lora"] = [f"{name}={directory}" for name, directory in flags["lora"].items()]
     if flags.get("sample") is not None:
         flags["sample"] = str(flags["sample"])
     if isinstance(flags.get("early_stopping"), bool):

@@ -58,18 +58,22 @@ class EmbeddingEngine:
         )
         self._runner: Any = registry.find(self.loaded.device).start(model, settings)
         self._waiting: dict[int, list[int]] = {}
+        self._adapters: dict[int, int] = {}  # of waiting texts that have one
         self._stats = EngineStats()
         self.load_seconds = time.perf_counter() - started
 
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
     ) -> None:
-        """Queue one text. Raises RowError if it is empty or longer than the model takes."""
+        """Queue one text. Raises RowError if it is empty, longer than the model takes or names an adapter that there is not."""
         if not prompt_token_ids:
             raise RowError("the text has no tokens", "give a text that is not empty", ErrorCode.EMPTY_PROMPT)
         if len(prompt_token_ids) > self.max_model_len:
             message = f"the text has {len(prompt_token_ids):,} tokens; the limit is {self.max_model_len:,}"
             raise RowError(message, "shorten it", ErrorCode.PROMPT_TOO_LONG)
+        adapter = self.config.adapter(params.lora)
+        if adapter >= 0:
+            self._adapters[request_id] = adapter
         self._waiting[request_id] = prompt_token_ids
         self._stats.num_requests += 1
         self._stats.prompt_tokens += len(prompt_token_ids)
@@ -79,9 +83,9 @@ class EmbeddingEngine:
         batch = self._next_batch()
         outputs = self._outputs(batch) if len(batch) > 1 or len(batch[0][1]) <= self.config.max_batch_tokens else None
         if outputs is None:
-            outputs = [self._output(*batch[0], self._in_chunks(batch[0][1]))]
+            outputs = [self._output(*batch[0], self._in_chunks(*batch[0]))]
         for request_id, _ in batch:
-            del self._waiting[request_id]
+            self.abort(request_id)
         return outputs
 
     def _next_batch(self) -> list[Prompt]:
@@ -111,12 +115,12 @@ class EmbeddingEngine:
             first += len(token_ids)
         return outputs
 
-    def _in_chunks(self, token_ids: list[int]) -> Array:
+    def _in_chunks(self, request_id: int, token_ids: list[int]) -> Array:
         """The pooled states of a prompt longer than a step."""
         size, block_ids = self.config.max_batch_tokens, range(-(-len(token_ids) // self.config.block_size))
         total: Array | None = None
         for start in range(0, len(token_ids), size):
-            states = self._states([Chunk(0, token_ids[start : start + size], start, block_ids, ())])
+            states = self._states([Chunk(request_id, token_ids[start : start + size], start, block_ids, ())])
             total = states[-1].copy() if self.pooling.mode == "last" else _added(total, states)
         assert total is not None
         return total if self.pooling.mode == "last" else total / len(token_ids)
@@ -124,7 +128,8 @@ class EmbeddingEngine:
     def _states(self, chunks: Sequence[Chunk]) -> Array:
         """[R, hidden]: the final norm's output of each chunk's last token, or of all tokens."""
         started = time.perf_counter()
-        plan = StepPlan(list(chunks), [])
+        adapters = [self._adapters.get(chunk.seq_id, -1) for chunk in chunks] if self._adapters else ()
+        plan = StepPlan(list(chunks), [], adapters=adapters)
         inputs = step_inputs.build(plan, self.config.block_size)
         rows = np.arange(plan.num_tokens) if self.pooling.mode == "mean" else inputs.query_start[1:] - 1
         inputs = dataclasses.replace(inputs, logit_rows=rows.astype(np.int64))
@@ -150,6 +155,7 @@ class EmbeddingEngine:
 
     def abort(self, request_id: int) -> None:
         del self._waiting[request_id]
+        self._adapters.pop(request_id, None)
 
     def close(self) -> None:
         """Ends what the model holds beside its memory."""
@@ -197,4 +203,4 @@ def _load(config: EngineConfig, on_loading: Callable[[int, int], None] | None) -
     tokenizer = load_tokenizer(source)
     model = registry.find(found.device).load(source, found.dtype, config.max_batch_tokens)
     name, most, dtype = config.model, config.max_batch_tokens, found.dtype
-    return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, found.device, config.merge_lora)
+    return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, found.device, config.merge_lora, config.loras)

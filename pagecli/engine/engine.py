@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
-from pagecli.core.sampling_params import SamplingParams, short_repr
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import KVUsage, StepPlan, max_scores
 from pagecli.devices import memory
 from pagecli.devices.base import Model, Runner, RunSettings
@@ -23,7 +23,7 @@ from pagecli.engine.scheduling.admission import Admission
 from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus
-from pagecli.errors import EngineLostError, RowError
+from pagecli.errors import EngineLostError
 from pagecli.kv.manager import KVManager
 
 if TYPE_CHECKING:
@@ -138,26 +138,25 @@ class Engine:
         constraint that the vocabulary cannot satisfy, an adapter that the engine does not have.
         """
         params = self._admission.check(prompt_token_ids, params)
-        key, adapter = request_id if row_key is None else row_key, self._adapter_of(params) if params.lora else -1
+        key, adapter = request_id if row_key is None else row_key, self.config.adapter(params.lora) if params.lora else -1
         self._add(Request(request_id, prompt_token_ids, params, key, adapter=adapter))
 
-    def _adapter_of(self, params: SamplingParams) -> int:
-        names = [name for name, _ in self.config.loras]
-        if params.lora not in names:
-            known = f"use {', '.join(names)}" if names else "give its directory: --lora NAME=DIR"
-            raise RowError(f"lora is {short_repr(params.lora)}, which no --lora names", known)
-        return names.index(params.lora)
-
     def add_score_request(
-        self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]], num_top: int | None = None
+        self,
+        request_id: int,
+        prompt_token_ids: list[int],
+        choices: list[list[int]],
+        num_top: int | None = None,
+        lora: str | None = None,
     ) -> None:
         """Queue a request for the log probabilities of each of these continuations of the prompt, which is computed once.
 
-        `num_top`: the most likely tokens wanted beside each. Raises RowError as add_request, and for a continuation that is
-        empty, too long or has an id out of range.
+        `num_top`: the most likely tokens wanted beside each; `lora`: as SamplingParams has it. Raises RowError as add_request,
+        and for a continuation that is empty, too long or has an id out of range.
         """
         params = self._admission.check_choices(prompt_token_ids, choices, num_top)
-        self._add(Request(request_id, prompt_token_ids, params, request_id, choices=tuple(choices)))
+        adapter = self.config.adapter(lora)
+        self._add(Request(request_id, prompt_token_ids, params, request_id, adapter=adapter, choices=tuple(choices)))
 
     def _add(self, request: Request) -> None:
         self._enter(request)
@@ -278,7 +277,8 @@ class Engine:
         """A copy of the request, to run from its prompt again."""
         if self.listener is not None:
             self.listener.request_aborted(request.request_id)
-        again = Request(request.request_id, request.prompt_token_ids, request.params, request.row_key, choices=request.choices)
+        key, adapter, choices = request.row_key, request.adapter, request.choices
+        again = Request(request.request_id, request.prompt_token_ids, request.params, key, adapter=adapter, choices=choices)
         again.num_failures = request.num_failures
         self._enter(again)
         return again

@@ -74,6 +74,7 @@ class LoadedModel:
     max_batch_tokens: int  # the most that forward takes
     device: str = "cpu"  # its name
     merge_lora: str | None = None  # directory of the adapter that its weights contain
+    loras: tuple[tuple[str, str], ...] = ()  # adapters beside its weights: (name, directory)
 
     def kv_dtype(self, config: EngineConfig) -> str:
         """Of the KV cache of an engine of these settings."""
@@ -104,8 +105,9 @@ class LoadedModel:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
         device = registry.choose(config.device)
         _check_cache(config, device, self.dtype, self.model.config.head_dim)
-        wanted = (config.model, config.load_format, config.merge_lora, device.name, device.resolve_dtype(config.dtype))
-        if (self.name, self.load_format, self.merge_lora, self.device, self.dtype) != wanted:
+        adapters = config.merge_lora, config.loras
+        wanted = (config.model, config.load_format, *adapters, device.name, device.resolve_dtype(config.dtype))
+        if (self.name, self.load_format, self.merge_lora, self.loras, self.device, self.dtype) != wanted:
             raise UsageError(f"{self.name} ({self.dtype}) is loaded, and {config.model} asked for", "load it anew")
         if config.max_batch_tokens > self.max_batch_tokens:
             raise UsageError(
@@ -154,7 +156,7 @@ def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = N
     else:
         model = device.load(replace(source, on_read=on_loading), dtype, config.max_batch_tokens)
     name, most = config.model, config.max_batch_tokens
-    return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, device.name, config.merge_lora)
+    return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, device.name, config.merge_lora, config.loras)
 
 
 def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:

@@ -201,7 +201,7 @@ def test_importing_pagecli_loads_none_of_it():
 
 
 def test_the_typed_settings_are_flags():
-    assert set(get_type_hints(GenerateSettings)) <= KNOWN
+    assert set(get_type_hints(GenerateSettings)) == KNOWN
 
 
 def test_chat_template_variables_and_lists_are_given_as_python_values(llm, tiny_model):

@@ -9,8 +9,12 @@ from test_gguf import write_gguf
 from tiny_adapters import merged_model, save_adapter
 from tiny_models import make_tokenizer
 
+from pagecli.core.engine_config import EngineConfig
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.registry import load_model
+from pagecli.engine.embedding import EmbeddingEngine
 from pagecli.errors import ModelError
+from pagecli.model.pooling import Pooling
 from pagecli.model.registry import resolve_model, with_adapters
 
 PROMPTS = {0: [5, 9, 300, 17], 1: list(range(40, 73))}
@@ -56,6 +60,37 @@ def test_weights_that_lie_transposed_are_merged(tmp_path):
     with torch.inference_mode():
         for i, tokens in PROMPTS.items():
             assert relative_error(found[i], expected(torch.tensor([tokens])).logits[0]) <= 1e-4
+
+
+@pytest.mark.parametrize("merges", [True, False], ids=["--merge-lora", "--lora"])
+@pytest.mark.parametrize("base", ["with its LM head", "without"])
+def test_an_adapter_of_a_model_without_its_head_is_one_of_the_model(tiny_model, tmp_path, merges, base):
+    """Names of its modules lack their first part, as those of the base do where it has no head."""
+    import peft
+    from transformers import AutoModel
+
+    path = tiny_model("qwen3")
+    if base == "without":
+        path = tmp_path / "base"
+        AutoModel.from_pretrained(tiny_model("qwen3"), dtype=torch.float32).save_pretrained(path)
+        make_tokenizer().save_pretrained(path)
+    headless = AutoModel.from_pretrained(path, dtype=torch.float32)
+    adapted = peft.get_peft_model(headless, peft.LoraConfig(r=4, target_modules=["v_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.15)
+    adapted.save_pretrained(tmp_path / "adapter")
+    directory = str(tmp_path / "adapter")
+    merged, beside = (directory, ()) if merges else (None, (("one", directory),))
+    pooling, settings = Pooling("mean"), {"threads": 1, "dtype": "float32", "merge_lora": merged, "loras": beside}
+    engine = EmbeddingEngine(EngineConfig(str(path), **settings), pooling)
+    engine.add_request(0, PROMPTS[0], SamplingParams(lora=None if merges else "one"))
+    (output,) = engine.step()
+    with torch.inference_mode():
+        states = adapted(torch.tensor([PROMPTS[0]])).last_hidden_state[0].mean(0)
+    found = torch.tensor(output.sequences[0].embedding)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(states, dim=0), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("flags", [("merged", ()), (None, (("one", "beside"),))], ids=["--merge-lora", "--lora"])

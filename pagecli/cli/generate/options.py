@@ -254,7 +254,7 @@ def parse_ranks(text: str, chosen: Mapping[str, Any]) -> int:
 # For commands that generate nothing: the flags of `generate` that mean something there, and values of others.
 WITHOUT_GENERATION = (
     *("input", "output", "model", "prompt_column", "order", "input_format", "compression", "where", "limit", "shard"),
-    *("overwrite", "load_format", "merge_lora", "dtype", "quantization", "max_model_len"),
+    *("overwrite", "load_format", "lora", "merge_lora", "dtype", "quantization", "max_model_len"),
     *("max_num_seqs", "max_batch_tokens", "threads"),
     *("restart", "journal", "partial", "on_error", "max_error_rate", "stats", "progress_json", "metrics_file", "log_file"),
     *("log_json", "no_config", "quiet", "verbose"),

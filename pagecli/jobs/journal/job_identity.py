@@ -30,7 +30,7 @@ NOT_IDENTITY = (
     *("columns.tool_calls", "dry_run", "profile"),
     *("prompts.template_time", "open_to_model", "of_model"),  # what they make of `params` counts
     *("formats.output_format", "formats.compression", "formats.row_group_rows"),
-    *("engine.merge_lora", "engine.loras"),  # paths: their files are the model's
+    *("engine.merge_lora", "engine.loras"),  # paths: their files are the model's, their names too
     *("engine.model", "engine.device", "engine.dtype", "engine.kv_dtype", "engine.kv_memory_bytes", "engine.max_num_seqs"),
     "engine.quantization",
     *("engine.max_batch_tokens", "engine.threads", "engine.prefix_caching", "engine.preemption", "engine.swap_memory_bytes"),
@@ -71,6 +71,7 @@ def job_identity(
     dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
     if kv_dtype != KV_DTYPE[dtype]:
         dtypes["kv_dtype"] = kv_dtype
+    adapters = {"adapters": [name for name, _ in source.adapters]} if source.adapters else {}
     parameters = dict(_leaves(job, ""))
     texts = "\n".join(map(_text, parameters.values()))
     if redact(texts) != texts:
@@ -78,7 +79,7 @@ def job_identity(
     shows_time = model_files.template_shows_time(source)
     identity = {
         "input": {str(number): _input_entry(Path(path)) for number, path in enumerate(input_files)},
-        "model": {"config": repr(source.config), **dtypes, **model_files.text_digests(source)},
+        "model": {"config": repr(source.config), **dtypes, **adapters, **model_files.text_digests(source)},
         "weights": model_files.weights_identity(source),
         "device": {"kind": device.kind, "name": device.name, "supported": device.supported},
         "uses_time": shows_time,
@@ -111,6 +112,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list
             "config": "the model's config",
             "dtype": "the dtype",
             "kv_dtype": "the KV cache's dtype",
+            "adapters": "the names of --lora",
         }
         found.append(Difference(known.get(name, f"the model's file {name}")))
     found += map(Difference, model_files.changed_weights(before.get("weights", []), now.get("weights", []), weights))

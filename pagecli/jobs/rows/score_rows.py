@@ -20,6 +20,7 @@ from pagecli.errors import ErrorCode, PagecliError, RowError
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.rows.row import InputRow, OutputRow, error_row
+from pagecli.jobs.rows.row_parameters import row_sampling_params
 from pagecli.jobs.rows.row_preparer import PreparedRow, RowPreparer, Tokenizer, code_of, row_key
 
 SCORED = ("completion", "choices", "text")  # columns, of which a row has one
@@ -56,14 +57,16 @@ class ScorePreparer:
         if len(names) != 1:
             found = " and ".join(names) or "none"
             raise RowError(f"has {found} of {', '.join(SCORED)}; a row to score needs one", code=ErrorCode.MISSING_PROMPT)
+        adapter = {"lora": columns.get("lora")}  # the one parameter that a score depends on
+        params = row_sampling_params(self._params, adapter, self._options.prompt_column)
         if names == ["text"]:
             prompt, choices = self._of_text(_text("text", columns["text"]))
-            return PreparedRow(row, prompt, self._params, row_key(row), choices=(choices,))
+            return PreparedRow(row, prompt, params, row_key(row), choices=(choices,))
         texts = choice_texts(columns)
         value = columns.get(self._options.prompt_column)
         if isinstance(value, str) and not self._options.chat and self._options.template is None:
             prompt, behind = self._behind_text(value, texts)
-            return PreparedRow(row, prompt, self._params, row_key(row), choices=tuple(behind))
+            return PreparedRow(row, prompt, params, row_key(row), choices=tuple(behind))
         prepared = self._prompts.prepare(row)
         if prepared.error is not None:
             return prepared

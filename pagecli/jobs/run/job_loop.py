@@ -35,7 +35,9 @@ class Engine(Protocol):
     def add_request(
         self, request_id: int, prompt_token_ids: list[int], params: SamplingParams, row_key: int | None = None
     ) -> None: ...
-    def add_score_request(self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]]) -> None: ...
+    def add_score_request(
+        self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]], *, lora: str | None = None
+    ) -> None: ...
     def step(self) -> list[RequestOutput]: ...
     def has_unfinished(self) -> bool: ...
     def abort(self, request_id: int) -> None: ...
@@ -300,7 +302,8 @@ class JobRun:
             return
         try:
             if prepared.choices:
-                self.engine.add_score_request(index, prepared.prompt_token_ids, list(prepared.choices))
+                choices, lora = list(prepared.choices), prepared.params.lora
+                self.engine.add_score_request(index, prepared.prompt_token_ids, choices, lora=lora)
             else:
                 self.engine.add_request(index, prepared.prompt_token_ids, prepared.params, prepared.row_key)
             self._active[index] = prepared

@@ -124,9 +124,11 @@ class RetryingEngine:
         if again is not None:
             self._attempts[request_id] = _Attempts(prompt_token_ids, again, request_id if row_key is None else row_key)
 
-    def add_score_request(self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]]) -> None:
+    def add_score_request(
+        self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]], *, lora: str | None = None
+    ) -> None:
         """As the engine's: a score is the same in every attempt."""
-        self._engine.add_score_request(request_id, prompt_token_ids, choices)
+        self._engine.add_score_request(request_id, prompt_token_ids, choices, lora=lora)
 
     def step(self) -> list[RequestOutput]:
         settled = (self._settle(output) for output in self._engine.step())

@@ -115,8 +115,10 @@ class EnginePool:
         params = self._admission.check(prompt_token_ids, params)
         self._add(PoolRow(request_id, prompt_token_ids, params, request_id if row_key is None else row_key))
 
-    def add_score_request(self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]]) -> None:
-        params = self._admission.check_choices(prompt_token_ids, choices, None)
+    def add_score_request(
+        self, request_id: int, prompt_token_ids: list[int], choices: list[list[int]], *, lora: str | None = None
+    ) -> None:
+        params = replace(self._admission.check_choices(prompt_token_ids, choices, None), lora=lora)
         self._add(PoolRow(request_id, prompt_token_ids, params, request_id, tuple(choices)))
 
     def _add(self, row: PoolRow) -> None:

@@ -101,7 +101,8 @@ class Worker:
     def _add(self, engine: "Engine", row: PoolRow) -> None:
         try:
             if row.choices:
-                engine.add_score_request(row.request_id, row.prompt_token_ids, list(row.choices))
+                choices, lora = list(row.choices), row.params.lora
+                engine.add_score_request(row.request_id, row.prompt_token_ids, choices, lora=lora)
             else:
                 engine.add_request(row.request_id, row.prompt_token_ids, row.params, row.row_key)
             self._unfinished.add(row.request_id)

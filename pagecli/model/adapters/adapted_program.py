@@ -17,8 +17,6 @@ from pagecli.model.adapters.peft_adapter import Adapter, LowRankUpdate, read_ada
 from pagecli.model.program import Add, Linear, LowRank, Operation, Program, weights_of
 from pagecli.model.weights.layout import ordered
 
-_WEIGHT = ".weight"
-
 
 def adapted(program: Program, directories: Sequence[tuple[str, Path]]) -> Program:
     """The program with these adapters (name, directory), numbered in their order.
@@ -38,12 +36,12 @@ def adapted(program: Program, directories: Sequence[tuple[str, Path]]) -> Progra
 
 
 def _check(program: Program, adapters: Sequence[Adapter]) -> None:
-    linear, others = set[str](), set[str]()
-    for operation in program.operations():
-        names = {name.removesuffix(_WEIGHT) for weight in weights_of(operation) for name in weight.names}
-        plain = isinstance(operation, Linear) and operation.activation == "none"
-        (linear if plain else others).update(names)
     for adapter in adapters:
+        linear, others = set[str | None](), set[str | None]()
+        for operation in program.operations():
+            modules = {adapter.module_of(name) for weight in weights_of(operation) for name in weight.names}
+            plain = isinstance(operation, Linear) and operation.activation == "none"
+            (linear if plain else others).update(modules)
         for module in adapter.updates:
             if module in others:
                 raise ModelError(
@@ -73,7 +71,8 @@ def _updates_of(linear: Linear, adapters: Sequence[Adapter]) -> Iterator[tuple[L
     weight = linear.weight
     ends = list(accumulate(weight.rows))
     for name, rows, last in zip(weight.names, weight.rows, ends, strict=True):
-        found = [adapter.updates.get(name.removesuffix(_WEIGHT)) for adapter in adapters]
+        modules = [adapter.module_of(name) for adapter in adapters]
+        found = [None if module is None else adapter.updates[module] for adapter, module in zip(adapters, modules, strict=True)]
         for adapter, update in zip(adapters, found, strict=True):
             if update is not None and (update.b.shape[0], update.a.shape[1]) != (rows, weight.columns):
                 shape = [update.b.shape[0], update.a.shape[1]]

@@ -18,8 +18,9 @@ class MergedSource:
 
     def __init__(self, base: WeightSource, adapter: Adapter) -> None:
         known = base.names()
+        changed = {adapter.module_of(name) for name in known}
         for module in adapter.updates:
-            if known and base.stored_name(module + _WEIGHT) is None:
+            if known and module not in changed and base.stored_name(module + _WEIGHT) is None:
                 raise ModelError(f"{adapter.directory}: changes {module}, which {base.where} does not have", "is it its base?")
         self._base, self._adapter = base, adapter
 
@@ -41,9 +42,10 @@ class MergedSource:
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
         tensor = self._base.read(name, shape)
-        update = self._adapter.updates.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
-        if update is None:
+        module = self._adapter.module_of(name)
+        if module is None:
             return tensor
+        update = self._adapter.updates[module]
         delta = update.b @ update.a
         if self._adapter.transposed and "transposed" not in self.folded(name):
             delta = delta.T

@@ -12,9 +12,11 @@ from pagecli.core.arrays import Array, to_float32
 from pagecli.errors import ModelError
 from pagecli.model.source import ADAPTER_FILES
 from pagecli.model.weights.safetensors_file import SafetensorsSource
+from pagecli.model.weights.source import stored_name
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 MAX_CONFIG_BYTES = 1 << 20
+_WEIGHT = ".weight"
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 # What changes text in a way that is not read here, with the values that change nothing.
 _NOT_READ: dict[str, tuple[Any, ...]] = {
@@ -48,6 +50,13 @@ class Adapter:
     directory: Path
     updates: Mapping[str, LowRankUpdate]
     transposed: bool  # of a model whose weights lie [K, N] (GPT-2's Conv1D): what PEFT calls fan_in_fan_out
+
+    def module_of(self, weight: str) -> str | None:
+        """The adapter's name of the module whose weight transformers calls `weight`, if the adapter changes it.
+
+        One that was trained on a model without its LM head lacks the first part of names ("model."), as such models do.
+        """
+        return stored_name(self.updates, weight.removesuffix(_WEIGHT)) if weight.endswith(_WEIGHT) else None
 
 
 def read_adapter(directory: Path) -> Adapter:
