@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pagecli.core.dtypes import KV_DTYPE, QUANTIZED_DTYPES
-from pagecli.core.sampling_params import short_repr
-from pagecli.errors import RowError, UsageError
+from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
@@ -63,16 +62,6 @@ class EngineConfig:
     def num_segments(self) -> int:
         """Partial sums that a product which ranks share consists of, whether they do or one process computes them all."""
         return self.sum_segments or self.tensor_parallel_size
-
-    def adapter(self, name: str | None) -> int:
-        """Index of the LoRA adapter that a request names; -1: it names none. Raises RowError for a name that no adapter has."""
-        if not name:
-            return -1
-        names = [known for known, _ in self.loras]
-        if name not in names:
-            known = f"use {', '.join(names)}" if names else "give its directory: --lora NAME=DIR"
-            raise RowError(f"lora is {short_repr(name)}, which no --lora names", known)
-        return names.index(name)
 
     def kv_dtype_beside(self, dtype: str) -> str:
         """The KV cache's dtype, resolved, with weights of `dtype`."""

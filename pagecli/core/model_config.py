@@ -100,6 +100,7 @@ class ModelConfig:
     experts: ExpertsConfig | None = None
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
+    trained_order: tuple[bool, bool] | None = None  # of a GGUF file: rope_interleaved, grouped_qkv of checkpoints of the model
     quantization: QuantizationConfig | None = field(default=None, repr=False)  # a way to store it, not another model
 
     @property

@@ -20,6 +20,7 @@ from pagecli.core.step_plan import Chunk, KVUsage, StepPlan
 from pagecli.devices import registry, step_inputs
 from pagecli.devices.base import RunSettings
 from pagecli.engine import loaded_model
+from pagecli.engine.adapters import adapter_of
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.errors import ErrorCode, RowError, UsageError
@@ -71,7 +72,7 @@ class EmbeddingEngine:
         if len(prompt_token_ids) > self.max_model_len:
             message = f"the text has {len(prompt_token_ids):,} tokens; the limit is {self.max_model_len:,}"
             raise RowError(message, "shorten it", ErrorCode.PROMPT_TOO_LONG)
-        adapter = self.config.adapter(params.lora)
+        adapter = adapter_of(self.config, params.lora)
         if adapter >= 0:
             self._adapters[request_id] = adapter
         self._waiting[request_id] = prompt_token_ids

@@ -138,8 +138,13 @@ class Engine:
         constraint that the vocabulary cannot satisfy, an adapter that the engine does not have.
         """
         params = self._admission.check(prompt_token_ids, params)
-        key, adapter = request_id if row_key is None else row_key, self.config.adapter(params.lora) if params.lora else -1
+        key, adapter = request_id if row_key is None else row_key, self._adapter_of(params.lora) if params.lora else -1
         self._add(Request(request_id, prompt_token_ids, params, key, adapter=adapter))
+
+    def _adapter_of(self, name: str) -> int:
+        from pagecli.engine.adapters import adapter_of
+
+        return adapter_of(self.config, name)
 
     def add_score_request(
         self,
@@ -155,7 +160,7 @@ class Engine:
         and for a continuation that is empty, too long or has an id out of range.
         """
         params = self._admission.check_choices(prompt_token_ids, choices, num_top)
-        adapter = self.config.adapter(lora)
+        adapter = self._adapter_of(lora) if lora else -1
         self._add(Request(request_id, prompt_token_ids, params, request_id, adapter=adapter, choices=tuple(choices)))
 
     def _add(self, request: Request) -> None:

@@ -131,6 +131,8 @@ def _qkv(decoder: Decoder, config: ModelConfig, layer: int, x: str) -> Linear:
     qkv = tuple(f"{name}.{part}" for part in attention.qkv)
     linear = _linear("qkv", x, qkv, rows, config.hidden_size, config.qkv_bias, split="rows")
     rope = config.rope_of(layer)
+    if rope is None and config.trained_order is not None:  # GGUF's converter reorders rows of layers that rotate nothing too
+        rope = config.rope
     pairs = (config.head_dim, rope.rotary_dim) if rope is not None and config.rope_interleaved else None
     heads = (config.num_kv_heads, config.num_heads // config.num_kv_heads + 2, config.head_dim) if config.grouped_qkv else None
     return _laid_out(linear, Layout(decoder.transposed, heads, pairs, config.q_size + config.kv_size if pairs else 0))

@@ -52,8 +52,9 @@ def with_adapters(found: ModelSource, merge_lora: str | None, loras: tuple[tuple
     """The model with the LoRA adapter of a directory merged into it, and with others, (name, directory), beside it."""
     if merge_lora is None and not loras:
         return found
-    if found.kind == "gguf":  # its rows may lie in another order than those that adapters were trained on
-        raise ModelError(f"{found.name}: a GGUF file, which takes no adapters", "give the model in the transformers layout")
+    if found.kind == "gguf" and merge_lora is not None:  # its rows may lie in another order than the adapter's
+        hint = f"leave its weights as they are: --lora NAME={merge_lora}"
+        raise ModelError(f"{found.name}: a GGUF file, which adapters are not merged into", hint)
     merged = None if merge_lora is None else _adapter("--merge-lora", merge_lora)
     return replace(found, merged_adapter=merged, adapters=tuple((name, _adapter("--lora", path)) for name, path in loras))
 

@@ -69,10 +69,10 @@ def expected_logprobs(model: Any) -> dict[int, torch.Tensor]:
         return {i: model(torch.tensor([tokens])).logits[0].log_softmax(-1) for i, tokens in PROMPTS.items()}
 
 
-def found_logprobs(source: ModelSource, device: str, dtype: str = "float32") -> dict[int, torch.Tensor]:
-    """Of the same prompts, in steps that mix prompts, chunks and single tokens."""
+def found_logprobs(source: ModelSource, device: str, dtype: str = "float32", adapter=None) -> dict[int, torch.Tensor]:
+    """Of the same prompts, in steps that mix prompts, chunks and single tokens. `adapter`: index of their LoRA adapter."""
     model = load_model(source, dtype, 64, device)
-    steps, found, done = PagedSteps(model), {i: [] for i in PROMPTS}, dict.fromkeys(PROMPTS, 0)
+    steps, found, done = PagedSteps(model, adapter=adapter), {i: [] for i in PROMPTS}, dict.fromkeys(PROMPTS, 0)
     if device != "cpu":  # their keys lie as their values do
         steps.kv = KVCache([values.clone() for values in steps.kv.values], steps.kv.values)
     for size in (1, 8, 1, 31):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from checkpoints import Family, difference, expected_logprobs, found_logprobs
 from gguf_writer import Layout, by_kind, experts_apart, gates_apart, interleaved, norms_plus_one, transposed, write_gguf
+from tiny_adapters import merged_model, save_adapter
 
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import resolve_model, with_adapters
 
 _PARALLEL = {"use_parallel_residual": "use_parallel_residual"}
 _CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
@@ -75,3 +76,27 @@ def test_a_gguf_file_computes_what_its_checkpoint_does(tmp_path, name):
     expected, found = expected_logprobs(model), found_logprobs(source, "cpu")
     assert difference(found, expected) <= 2e-5
     assert all((found[i].argmax(-1) == expected[i].argmax(-1)).all() for i in expected)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_adapters_go_beside_a_gguf_file_as_beside_its_checkpoint(tmp_path, name):
+    """Adapters of Q, K, V and what comes out of attention, whose rows lie in a checkpoint's order, as PEFT merges them."""
+    layout, changes = LAYOUTS[name]
+    model = TINY[name].make(tmp_path / "checkpoint", changes)
+    model.name_or_path = str(tmp_path / "checkpoint")
+    path = write_gguf(tmp_path / "tiny.gguf", model, layout)
+    kinds = ("Linear", "Conv1D", "BloomLinear", "FalconLinear")
+    modules = {
+        module.rpartition(".")[2]
+        for module, part in model.named_modules()
+        if type(part).__name__ in kinds and any(each in module for each in ("attn.", "attention."))
+    }
+    assert modules
+    settings = {"r": 3, "target_modules": sorted(modules), "fan_in_fan_out": name == "GPT2"}
+    adapter = save_adapter(tmp_path / "checkpoint", tmp_path / "adapter", **settings)
+    expected = expected_logprobs(merged_model(tmp_path / "checkpoint", adapter))
+    for base in (path, tmp_path / "checkpoint"):
+        source = with_adapters(resolve_model(str(base)), None, (("one", str(adapter)),))
+        for device in ("cpu", "reference"):
+            assert difference(found_logprobs(source, device, adapter=0), expected) <= 1e-4, (base, device)
+    assert difference(found_logprobs(source, "cpu"), expected) > 1e-2

@@ -12,14 +12,17 @@ from pagecli.devices.step_inputs import KVCache, StepInputs
 class PagedSteps:
     """Sequences in a small cache whose blocks are handed out in random order; context lengths are kept here."""
 
-    def __init__(self, model, dtype: torch.dtype = torch.float32, block_size: int = 8, num_blocks: int = 64) -> None:
+    def __init__(
+        self, model, dtype: torch.dtype = torch.float32, block_size: int = 8, num_blocks: int = 64, adapter=None
+    ) -> None:
+        """`adapter`: index of the LoRA adapter of all sequences."""
         config = model.config
         sizes, junk = (block_size, config.head_dim), 1e4 if dtype.itemsize > 1 else 448.0  # unwritten slots must not matter
         keys, values = (
             [torch.full((num_blocks, config.num_kv_heads, *slots), junk, dtype=dtype) for _ in range(config.num_layers)]
             for slots in (sizes[::-1], sizes)
         )
-        self.model, self.block_size = model, block_size
+        self.model, self.block_size, self.adapter = model, block_size, adapter
         self.kv = KVCache(keys, values)
         self.free = list(range(num_blocks))
         random.Random(0).shuffle(self.free)
@@ -58,6 +61,7 @@ class PagedSteps:
             context_lens=np.array([self.lengths[sequence] for sequence in chunks], dtype=np.int32),
             query_start=np.array(starts, dtype=np.int32),
             logit_rows=np.array(rows, dtype=np.int64),
+            adapter_ids=None if self.adapter is None else np.full(len(token_ids), self.adapter, np.int32),
         )
 
     def _grow(self, sequence: int, length: int) -> None:

@@ -4,7 +4,7 @@ The sums of tokens without an adapter are those of the program as it was. Adapte
 hidden states, so that a device may still compute both in one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 from pagecli.core.arrays import Array
 from pagecli.errors import ModelError
 from pagecli.model.adapters.peft_adapter import Adapter, LowRankUpdate, read_adapter
-from pagecli.model.program import Add, Linear, LowRank, Operation, Program, weights_of
+from pagecli.model.build_program import build
+from pagecli.model.program import Add, Layout, Linear, LowRank, Operation, Program, weights_of
 from pagecli.model.weights.layout import ordered
 
 
@@ -27,12 +28,23 @@ def adapted(program: Program, directories: Sequence[tuple[str, Path]]) -> Progra
         return program
     adapters = [read_adapter(directory) for _, directory in directories]
     _check(program, adapters)
+    layouts = _trained_layouts(program)
 
     def with_updates(operations: Sequence[Operation]) -> tuple[Operation, ...]:
-        return tuple(_with_updates(operations, adapters))
+        return tuple(_with_updates(operations, adapters, layouts))
 
     layers = tuple(with_updates(layer) for layer in program.layers)
     return replace(program, embed=with_updates(program.embed), layers=layers, head=with_updates(program.head))
+
+
+def _trained_layouts(program: Program) -> Mapping[tuple[str, ...], Layout | None]:
+    """By a weight's names, how it lies in a checkpoint that adapters are trained on, for a program of a GGUF file: the files'
+    converter reorders rows of Q and K. Empty for other programs, whose weights' own layouts say it."""
+    if program.config.trained_order is None:
+        return {}
+    interleaved, grouped = program.config.trained_order
+    trained = build(replace(program.config, rope_interleaved=interleaved, grouped_qkv=grouped))
+    return {weight.names: weight.layout for operation in trained.operations() for weight in weights_of(operation)}
 
 
 def _check(program: Program, adapters: Sequence[Adapter]) -> None:
@@ -52,7 +64,9 @@ def _check(program: Program, adapters: Sequence[Adapter]) -> None:
                 raise ModelError(f"{adapter.directory}: changes {module}, which the model does not have", "is it its base?")
 
 
-def _with_updates(operations: Sequence[Operation], adapters: Sequence[Adapter]) -> Iterator[Operation]:
+def _with_updates(
+    operations: Sequence[Operation], adapters: Sequence[Adapter], layouts: Mapping[tuple[str, ...], Layout | None]
+) -> Iterator[Operation]:
     """The operations, and behind each linear layer, or behind its addition, what adapters add."""
     updates: list[tuple[Linear, int, int, list[LowRankUpdate | None]]] = []
     for at, operation in enumerate(operations):
@@ -62,7 +76,9 @@ def _with_updates(operations: Sequence[Operation], adapters: Sequence[Adapter]) 
         following = operations[at + 1] if at + 1 < len(operations) else None
         is_added = isinstance(following, Add) and isinstance(operation, Linear) and following.x == operation.out
         if isinstance(operation, Linear | Add) and not is_added:
-            yield from (_low_rank(linear, operation.out, first, last, found) for linear, first, last, found in updates)
+            for linear, first, last, found in updates:
+                weight = replace(linear.weight, layout=layouts.get(linear.weight.names, linear.weight.layout))
+                yield _low_rank(replace(linear, weight=weight, out=operation.out), first, last, found)
             updates = []
 
 
@@ -84,13 +100,13 @@ def _updates_of(linear: Linear, adapters: Sequence[Adapter]) -> Iterator[tuple[L
             yield linear, last - rows, last, found
 
 
-def _low_rank(linear: Linear, out: str, first: int, last: int, updates: Sequence[LowRankUpdate | None]) -> LowRank:
+def _low_rank(linear: Linear, first: int, last: int, updates: Sequence[LowRankUpdate | None]) -> LowRank:
     present = [update for update in updates if update is not None]
     ranks = [0 if update is None else len(update.a) for update in updates]
     a = np.concatenate([update.a for update in present])
     b = np.concatenate([_columns(linear, update, first, last) for update in present])
     starts = np.array([0, *accumulate(ranks)], np.int32)
-    return LowRank(out, linear.x, first, last, np.ascontiguousarray(a), np.ascontiguousarray(b), starts)
+    return LowRank(linear.out, linear.x, first, last, np.ascontiguousarray(a), np.ascontiguousarray(b), starts)
 
 
 def _columns(linear: Linear, update: LowRankUpdate, first: int, last: int) -> Array:

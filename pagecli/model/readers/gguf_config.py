@@ -50,6 +50,7 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
         rope=rope,
         rope_interleaved=decoder.gguf.interleaved,
         grouped_qkv=False,
+        trained_order=(config.rope_interleaved, config.grouped_qkv),
         layer_windows=(window,) * config.num_layers if window and not is_fixed else config.layer_windows,
         bos_token_id=header.metadata.get("tokenizer.ggml.bos_token_id"),
     )
