@@ -6,7 +6,7 @@ A plan and the check before weights are loaded use the same sums.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
+from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, QUANTIZED_DTYPES, WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import registry
@@ -18,6 +18,7 @@ from pagecli.model.program import Linear, Program, Router, widths
 from pagecli.model.registry import resolve_model
 from pagecli.model.source import ModelSource, QuantizedPart
 
+TOKENS_EACH = 256  # of a sequence, for which quantized weights are dequantized only where their K and V have room, too
 AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and other processes
 
 
@@ -208,6 +209,56 @@ class MemoryNeeds:
         raise ModelError(f"{name} does not fit: {self.describe()} = {total}; {_gib(available)} of memory are available", hint)
 
 
+def needs_of(
+    model: ModelConfig, dtype: str, kept: QuantizedPart | None, max_num_seqs: int, max_batch_tokens: int, kv: int
+) -> MemoryNeeds:
+    """What a run on a CPU needs beside swap, with so much of the KV cache."""
+    each = WEIGHT_BYTES[dtype]
+    return MemoryNeeds(
+        weights=bytes_beside(model, each, kept),
+        head_bounds=head_bounds_bytes(model, each, kept),
+        activations=activation_bytes(model, max_batch_tokens),
+        logits=logits_bytes(model, max_num_seqs),
+        kv=kv,
+    )
+
+
+def has_room_dequantized(
+    model: ModelConfig,
+    dtype: str,
+    kv_dtype: str,
+    max_num_seqs: int,
+    max_batch_tokens: int,
+    kv_memory_bytes: int | None,
+    available: int,
+) -> bool:
+    """Whether weights of `dtype`, none of them quantized, fit a CPU's memory beside the KV cache: `kv_memory_bytes` or,
+    if None, TOKENS_EACH tokens of max_num_seqs sequences."""
+    kv = kv_memory_bytes
+    if kv is None:
+        kv = block_bytes(model, min(TOKENS_EACH, model.max_positions), kv_dtype) * max_num_seqs
+    return needs_of(model, dtype, None, max_num_seqs, max_batch_tokens, kv).total <= available
+
+
+def with_quantization(source: ModelSource, config: EngineConfig, device: str, dtype: str, num_engines: int = 1) -> ModelSource:
+    """The source that says whether quantized weights stay so: where `config` does, or with auto where there is no room for
+    dequantized ones, for each of num_engines. Raises UsageError where they shall and cannot."""
+    if config.keeps_quantized(device, dtype):
+        return replace(source, keep_quantized=True)
+    if config.quantization != "auto" or source.quantized is None or device != "cpu" or dtype not in QUANTIZED_DTYPES:
+        return source
+    available = available_bytes() // num_engines
+    asked = config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes
+    if has_room_dequantized(source.config, dtype, config.kv_dtype_beside(dtype), *asked, available):
+        return source
+    weights = weight_bytes(source.config, WEIGHT_BYTES[dtype])
+    note = (
+        f"{source.name}: weights stay quantized; as {dtype} they take {_gib(weights)}, which leaves too little of the "
+        f"{_gib(available)} available (--quantization dequantize)"
+    )
+    return replace(source, keep_quantized=True, notes=(*source.notes, note))
+
+
 def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
     """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
 
@@ -219,14 +270,10 @@ def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
         return
     source = resolve_model(config.model, "dummy")
     dtype = device.resolve_dtype(config.dtype)
-    source = replace(source, keep_quantized=config.keeps_quantized(device.name, dtype))
+    source = with_quantization(source, config, device.name, dtype, num_engines)
     dtype_bytes = WEIGHT_BYTES[dtype]
-    needs = MemoryNeeds(
-        weights=weight_bytes_of(source, dtype_bytes),
-        head_bounds=head_bounds_bytes(source.config, dtype_bytes, source.kept),
-        activations=activation_bytes(source.config, config.max_batch_tokens),
-        logits=logits_bytes(source.config, config.max_num_seqs),
-        kv=config.kv_memory_bytes or 0,
+    needs = replace(
+        needs_of(source.config, dtype, source.kept, config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes or 0),
         swap=config.swap_memory_bytes,
     )
     kept = None if source.keep_quantized or source.quantized is None else replace(source, keep_quantized=True)

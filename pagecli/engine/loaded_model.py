@@ -126,16 +126,19 @@ class ResolvedModel:
     kv_dtype: str
 
 
-def resolve(config: EngineConfig) -> ResolvedModel:
-    """Find the model that the settings name. Raises ModelError, UsageError as `load` does, but for the weights."""
+def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
+    """Find the model that the settings name, for engines that share this machine's memory.
+
+    Raises ModelError, UsageError as `load` does, but for the weights.
+    """
     device = registry.choose(config.device)
     source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
     if config.loras and device.name == "cuda":
         raise UsageError("--lora is not computed on a GPU", "merge one adapter: --merge-lora DIR, or leave the other flag out")
-    keeps = config.keeps_quantized(device.name, dtype) and source.merged_adapter is None
-    source = replace(source, keep_quantized=keeps)
+    if source.merged_adapter is None:
+        source = memory.with_quantization(source, config, device.name, dtype, num_engines)
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))
 
 

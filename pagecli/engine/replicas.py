@@ -27,6 +27,8 @@ def config_of_each(config: EngineConfig, found: ResolvedModel, count: int) -> En
     All get the same number of KV blocks, so that each refuses the same rows. Raises ModelError if they do not fit.
     """
     shared = dataclasses.replace(config, threads=config.threads or max(1, usable_cores() // count))
+    if found.source.keep_quantized:
+        shared = dataclasses.replace(shared, quantization="keep")
     return with_kv_memory(shared, found, count, memory.available_bytes())
 
 

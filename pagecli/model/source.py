@@ -36,6 +36,7 @@ class ModelSource:
     on_read: Callable[[int, int], None] | None = None  # called with the parameters read so far and those of the model
     quantized: QuantizedPart | None = None
     keep_quantized: bool = False  # weights that are quantized in the checkpoint stay so in memory
+    notes: tuple[str, ...] = ()  # for the user
 
     @property
     def kept(self) -> QuantizedPart | None:

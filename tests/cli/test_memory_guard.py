@@ -1,6 +1,7 @@
 """A job that cannot fit stops before anything is loaded, with the sum and the largest value that fits."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_weights_that_do_not_fit_say_what_would(available, gib, hint):
     with pytest.raises(ModelError, match=r"weights 24\.80 GiB") as caught:
         check_fits(EngineConfig("opt-6.7b", dtype="float32"))
     assert caught.value.hint == hint
+
+
+def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(available):
+    """SmolLM2's Q4_1 file: 257 MiB of weights as bfloat16; 128 sequences of 256 tokens take 720 MiB of K and V."""
+    sample = resolve_model("smollm2-135m")
+    config = EngineConfig(str(sample.weights_path), dtype="bfloat16")
+    room = memory.needs_of(sample.config, "bfloat16", None, 128, 512, 128 * 256 * 23040).total
+    for num_bytes, kept in ((room, False), (room - 1, True)):
+        available(num_bytes)
+        source = loaded_model.resolve(config).source
+        assert source.keep_quantized == kept
+        assert len(source.notes) == kept
+        available(2 * num_bytes)
+        assert loaded_model.resolve(config, num_engines=2).source.keep_quantized == kept
+    assert "as bfloat16 they take 0.25 GiB, which leaves too little of the 1.21 GiB" in source.notes[0]
+    available(GIB // 2)
+    check_fits(config)
+    for asked in ({"quantization": "dequantize"}, {"dtype": "int8"}):
+        assert not loaded_model.resolve(replace(config, **asked)).source.keep_quantized
+    assert not loaded_model.resolve(EngineConfig("opt-125m", load_format="dummy", dtype="bfloat16")).source.keep_quantized
+    assert loaded_model.load(config).model.notes == loaded_model.resolve(config).source.notes
 
 
 def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from pagecli.cli.app import main
+from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan import local_device, measured_rates
 from pagecli.profiler.plan.local_device import LocalGpus
 
@@ -276,3 +277,12 @@ def test_plan_and_replay_take_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.strip()) == (0, "set()")
     assert json.loads(done.stdout)["plan"]["kv_slots"] > 0
+
+
+@pytest.mark.parametrize(("gib", "sequences", "kept"), [(1.1, 128, True), (1.1, 8, True), (20, 128, False), (20, 8, True)])
+def test_quantized_weights_are_planned_as_generate_keeps_them(profile, gib, sequences, kept):
+    sample = str(resolve_model("smollm2-135m").weights_path)
+    flags = "--model", sample, "--dtype", "bfloat16", "--max-num-seqs", str(sequences)
+    weights = report(profile, *flags, ram=int(gib * GIB))["plan"]["memory"][0]
+    assert ("of them quantized" in weights["note"]) == kept
+    assert (weights["num_bytes"] < 100e6) == kept

@@ -27,7 +27,7 @@ def load_pool(job: GenerateJob, console: Console, on_loading: Callable[[int, int
     if job.pool.ray is not None:
         config, count, source = _of_ray(job.engine, job.pool, asked)
     else:
-        config, count, source = _of_this_host(job.engine, asked)
+        config, count, source = _of_this_host(job.engine, asked, console)
     console.detail(f"starting {count} workers, each with {config}")
     record = None
     if job.profile is not None:
@@ -51,10 +51,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _of_this_host(engine: EngineConfig, asked: int | None) -> tuple[EngineConfig, int, WorkerSource]:
+def _of_this_host(engine: EngineConfig, asked: int | None, console: Console) -> tuple[EngineConfig, int, WorkerSource]:
     count = replicas.default_count(engine) if asked is None else asked
     check_fits(engine, count)
-    found = loaded_model.resolve(engine)
+    found = loaded_model.resolve(engine, count)
+    for note in found.source.notes:
+        console.warning(note)
     config, gpus = replicas.config_of_each(engine, found, count), list[str]()
     if found.device == "cuda":
         size = engine.tensor_parallel_size

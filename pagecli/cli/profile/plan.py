@@ -6,10 +6,11 @@ from functools import partial
 
 from pagecli.cli.flags.engine_and_sampling import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.core.dtypes import KV_DTYPE
+from pagecli.core.dtypes import KV_DTYPE, QUANTIZED_DTYPES
 from pagecli.core.engine_config import is_faster_kept
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices.cuda.batch_limits import batch_limits
+from pagecli.devices.memory import has_room_dequantized
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.source import ModelSource, QuantizedPart
@@ -61,7 +62,7 @@ class _Asked:
             dtype = "bfloat16" if on_gpu or multiplies_bfloat16() else "float32"
         gpu_bytes = device.memory_bytes if on_gpu else None
         max_num_seqs, max_batch_tokens = batch_limits(gpu_bytes, self.max_num_seqs, self.max_batch_tokens)
-        return PlanSettings(
+        settings = PlanSettings(
             model=self.model,
             config=self.config,
             device=device,
@@ -72,8 +73,19 @@ class _Asked:
             block_size=self.block_size,
             max_num_seqs=max_num_seqs,
             max_batch_tokens=max_batch_tokens,
-            kept=self.quantized if not on_gpu and is_faster_kept(dtype, max_num_seqs) else None,
             checked_by=self.checked_by,
+        )
+        return replace(settings, kept=self.quantized) if not on_gpu and self._keeps(settings) else settings
+
+    def _keeps(self, settings: PlanSettings) -> bool:
+        """Whether a CPU computes with what stays quantized, as --quantization auto decides."""
+        if self.quantized is None or settings.dtype not in QUANTIZED_DTYPES:
+            return False
+        if is_faster_kept(settings.dtype, settings.max_num_seqs):
+            return True
+        asked = settings.max_num_seqs, settings.max_batch_tokens, settings.kv_memory_bytes
+        return not has_room_dequantized(
+            settings.config, settings.dtype, settings.kv_dtype, *asked, settings.device.memory_bytes
         )
 
 

@@ -70,7 +70,7 @@ class CpuDevice:
             program = adapted(program, source.adapters)
         program = of_program(program)
         weights = CpuWeights(program, reader, dtype, source.keep_quantized and dtype in QUANTIZED_DTYPES)
-        return CpuModel(program, weights, max_batch_tokens, tuple(reader.notes), shared)
+        return CpuModel(program, weights, max_batch_tokens, (*source.notes, *reader.notes), shared)
 
     def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:
         return start(model, settings)
