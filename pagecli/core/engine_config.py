@@ -8,7 +8,7 @@ from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
-MAX_ROWS_KEPT = 16  # in a step, to which weights that stay quantized are faster than bfloat16
+MAX_ROWS_KEPT = 6  # in a step, to which weights that stay quantized are faster than bfloat16: a tile of the kernels
 Speculate = int | Literal["auto"]  # tokens guessed at a time
 KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/reservations.py
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
@@ -22,9 +22,13 @@ _LEAST = {
 }
 
 
-def is_faster_kept(dtype: str, max_num_seqs: int) -> bool:
-    """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones."""
-    return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= MAX_ROWS_KEPT)
+def is_faster_kept(dtype: str, max_num_seqs: int, multiplies_bfloat16: bool) -> bool:
+    """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones.
+
+    From some rows on looking numbers up and scaling them takes longer than reading bfloat16 does, and without instructions for
+    bfloat16 always (benchmarks/quantized_weights.py).
+    """
+    return dtype == "float32" or (dtype == "bfloat16" and multiplies_bfloat16 and max_num_seqs <= MAX_ROWS_KEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +72,14 @@ class EngineConfig:
         return KV_DTYPE[dtype] if self.kv_dtype == "auto" else self.kv_dtype
 
     def keeps_quantized(self, device: str, dtype: str) -> bool:
-        """Whether weights that are quantized in the checkpoint stay so. Raises UsageError where they shall and cannot.
-
-        Against bfloat16's products, looking numbers up and scaling sums takes longer from some 16 rows on
-        (benchmarks/quantized_weights.py).
-        """
+        """Whether weights that are quantized in the checkpoint shall stay so. Raises UsageError where they cannot."""
         computed = device == "cpu" and dtype in QUANTIZED_DTYPES
         if self.quantization == "keep" and not computed:
             what = f"--dtype {dtype}" if device == "cpu" else f"--device {device}"
             raise UsageError(
                 f"--quantization keep with {what}", f"use --device cpu and --dtype {' or '.join(QUANTIZED_DTYPES)}"
             )
-        return computed and (
-            self.quantization == "keep" or (self.quantization == "auto" and is_faster_kept(dtype, self.max_num_seqs))
-        )
+        return self.quantization == "keep"
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

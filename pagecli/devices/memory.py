@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, QUANTIZED_DTYPES, WEIGHT_BYTES
-from pagecli.core.engine_config import EngineConfig
+from pagecli.core.engine_config import EngineConfig, is_faster_kept
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import registry
 from pagecli.devices.cpu.fused_adds import buffer_widths
@@ -241,12 +241,14 @@ def has_room_dequantized(
 
 
 def with_quantization(source: ModelSource, config: EngineConfig, device: str, dtype: str, num_engines: int = 1) -> ModelSource:
-    """The source that says whether quantized weights stay so: where `config` does, or with auto where there is no room for
-    dequantized ones, for each of num_engines. Raises UsageError where they shall and cannot."""
+    """The source that says whether quantized weights stay so: where `config` does, or with auto where that is faster or there
+    is no room for dequantized ones, for each of num_engines. Raises UsageError where they shall and cannot."""
     if config.keeps_quantized(device, dtype):
         return replace(source, keep_quantized=True)
     if config.quantization != "auto" or source.quantized is None or device != "cpu" or dtype not in QUANTIZED_DTYPES:
         return source
+    if is_faster_kept(dtype, config.max_num_seqs, registry.find(device).resolve_dtype("auto") == "bfloat16"):
+        return replace(source, keep_quantized=True)
     available = available_bytes() // num_engines
     asked = config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes
     if has_room_dequantized(source.config, dtype, config.kv_dtype_beside(dtype), *asked, available):

@@ -279,10 +279,14 @@ def test_plan_and_replay_take_no_torch():
     assert json.loads(done.stdout)["plan"]["kv_slots"] > 0
 
 
-@pytest.mark.parametrize(("gib", "sequences", "kept"), [(1.1, 128, True), (1.1, 8, True), (20, 128, False), (20, 8, True)])
-def test_quantized_weights_are_planned_as_generate_keeps_them(profile, gib, sequences, kept):
+@pytest.mark.parametrize(
+    ("gib", "sequences", "dtype", "kept"),
+    [(1.1, 128, "bfloat16", True), (20, 128, "bfloat16", False), (20, 6, "bfloat16", False), (20, 128, "float32", True)],
+)
+def test_quantized_weights_are_planned_as_generate_keeps_them(profile, gib, sequences, dtype, kept):
+    """On a machine that does not multiply bfloat16."""
     sample = str(resolve_model("smollm2-135m").weights_path)
-    flags = "--model", sample, "--dtype", "bfloat16", "--max-num-seqs", str(sequences)
+    flags = "--model", sample, "--dtype", dtype, "--max-num-seqs", str(sequences)
     weights = report(profile, *flags, ram=int(gib * GIB))["plan"]["memory"][0]
     assert ("of them quantized" in weights["note"]) == kept
     assert (weights["num_bytes"] < 100e6) == kept

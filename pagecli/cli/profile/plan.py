@@ -81,7 +81,7 @@ class _Asked:
         """Whether a CPU computes with what stays quantized, as --quantization auto decides."""
         if self.quantized is None or settings.dtype not in QUANTIZED_DTYPES:
             return False
-        if is_faster_kept(settings.dtype, settings.max_num_seqs):
+        if is_faster_kept(settings.dtype, settings.max_num_seqs, multiplies_bfloat16()):
             return True
         asked = settings.max_num_seqs, settings.max_batch_tokens, settings.kv_memory_bytes
         return not has_room_dequantized(
