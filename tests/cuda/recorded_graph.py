@@ -16,7 +16,7 @@ from pagecli.devices.cuda.model import attention
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], torch.Tensor | None]  # the last: where its result belongs
 
 _FORBIDDEN = ("_local_scalar_dense", "item", "nonzero", "is_nonzero")  # they wait for the device
-_PLANNING = ("choose_run_length", "cut_into_runs", "cut_into_tiles", "current_device", "num_devices")  # on the host
+_PLANNING = ("choose_run_length", "cut_into_runs", "cut_into_tiles", "current_device", "num_devices", "most_expert_tiles")
 
 
 class _Recorder(TorchDispatchMode):

@@ -9,7 +9,7 @@ import torch
 from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
 from pagecli.devices.cuda.model.weights import CudaWeightReader
 from pagecli.devices.reference.tensors import as_tensor
-from pagecli.model.program import Weight
+from pagecli.model.program import ExpertLinear, Weight
 from pagecli.model.weights.dummy import DummySource
 from pagecli.model.weights.reader import WeightReader
 
@@ -43,6 +43,7 @@ def test_experts_are_those_of_the_cpu():
 
     gpu = SimpleNamespace(place=DEVICE, empty=lambda *shape, dtype: torch.empty(*shape, dtype=dtype, device=DEVICE))
     weight = Weight(("a.{}.gate.weight", "a.{}.up.weight"), (8, 8), 24, experts=3)
-    found = CudaWeightReader(CudaDummySource(DEVICE), torch.float32, gpu).stacked(weight)
+    operation = ExpertLinear("out", "x", "ids", weight)
+    found = CudaWeightReader(CudaDummySource(DEVICE), torch.float32, gpu).experts_of(operation).weight
     expected = [as_tensor(matrix).float() for matrix in WeightReader(DummySource()).experts(weight)]
     assert torch.equal(found.cpu(), torch.stack(expected))

@@ -5,6 +5,7 @@ import torch
 from gpu_tensors import DEVICE, DTYPES, ULP, assert_near, gaps_are_untouched, int_tensor, poisoned, random, strided
 
 from pagecli.devices.cuda import kernels
+from pagecli.devices.cuda.model.linear import float8_rows
 from pagecli.devices.reference import experts as reference
 from pagecli.devices.reference import operations
 
@@ -147,6 +148,24 @@ def test_a_row_has_the_same_bits_in_any_batch_and_tile(dtype):
         own, out = ids[first:last].contiguous(), poisoned(last - first, count, rows, dtype=dtype)
         kernels.grouped_linear(out, x[first:last], weight, bias, kernels.sort_experts(own, num_experts, 16))
         assert torch.equal(out, found[0][first:last]), (first, last)
+
+
+@pytest.mark.parametrize("tile_rows", [16, 64])
+@pytest.mark.parametrize(("tokens", "num_experts", "count", "rows", "cols"), [(1, 8, 2, 8, 16), (70, 3, 2, 136, 208)])
+def test_experts_in_8_bit_floats(tokens, num_experts, count, rows, cols, tile_rows):
+    """Exactly the numbers that the weights are rounded to; the same bits alone."""
+    pairs = [float8_rows(random(e, rows, cols)) for e in range(num_experts)]
+    narrow, scales = torch.stack([weight.float() for weight, _ in pairs]), torch.stack([scales[:, 0] for _, scales in pairs])
+    weight = kernels.in_product_order(narrow.to(torch.float8_e4m3fn))
+    ids, bias = chosen(2, tokens, num_experts, count), random(3, num_experts, rows)
+    x, out = random(4, tokens, cols, dtype=torch.bfloat16), poisoned(tokens, count, rows, dtype=torch.bfloat16)
+    kernels.grouped_linear(out, x, weight, bias, kernels.sort_experts(ids, num_experts, tile_rows), scales)
+    expected = torch.empty(tokens, count, rows, dtype=torch.float64, device=DEVICE)
+    reference.grouped_linear(expected, x.double(), ids, (narrow * scales[..., None]).double(), bias.double())
+    assert_near(out, expected, 2 * ULP[torch.bfloat16])
+    alone = poisoned(1, count, rows, dtype=torch.bfloat16)
+    kernels.grouped_linear(alone, x[-1:], weight, bias, kernels.sort_experts(ids[-1:], num_experts, 16), scales)
+    assert torch.equal(alone[0], out[-1])
 
 
 @dtypes

@@ -111,3 +111,11 @@ def test_logits_in_fewer_bits_are_near(family, name, dtype, tolerance):
             found[each] = torch.cat([logits.cpu() for logits in rows.values()])
     errors = [relative_error(a, b) for a, b in zip(found[dtype], found["float32"], strict=True)]
     assert sorted(errors)[len(errors) // 2] <= tolerance
+
+
+def test_gpt_oss_as_it_is_published_is_dequantized_at_load(tmp_path):
+    quantized, checkpoints = (tiny_mixtures.of_families(name) for name in ("test_quantized_mixtures", "checkpoints"))
+    expected = checkpoints.expected_logprobs(quantized.as_published(tmp_path))
+    with torch.inference_mode():
+        found = checkpoints.found_logprobs(resolve_model(str(tmp_path)), "cuda")
+    assert checkpoints.difference(found, expected) <= 2e-5

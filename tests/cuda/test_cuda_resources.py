@@ -60,7 +60,7 @@ MAX_REGISTERS = {
     "mma_decode_kernel": 255,
     "prefill_kernel": 255,
     "norm_kernel": 64,  # one block of 1,024 threads
-    "grouped_linear_kernel": 128,  # 4 blocks of 128 threads
+    "grouped_linear_kernel": 144,  # 3 blocks of 128 threads
     "grouped_linear_float_kernel": 128,
     "exact_linear_kernel": 80,
     "router_kernel": 128,

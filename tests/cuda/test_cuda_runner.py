@@ -4,6 +4,7 @@ beside swaps give the tokens of steps taken one by one; faults planted into the 
 import functools
 
 import pytest
+import tiny_mixtures
 from fake_device import FakeDevice
 from host_gpu import HostGpu
 from step_driver import DrivenSequence, StepDriver
@@ -78,6 +79,16 @@ def test_steps_launched_ahead_give_the_tokens_of_steps_one_by_one(model, expecte
     for greedy in (False, True):
         assert generate(runner, True, greedy) == expected(greedy)
     assert len(runner.graphs) == (2 if graphs else 0)  # batches of 2 and, padded to 4, of 3
+
+
+@pytest.mark.parametrize("name", ["Qwen2Moe", "GptOss"])
+def test_experts_are_chosen_anew_at_each_replay_of_a_graph(tmp_path, monkeypatch, name):
+    tiny_mixtures.make(name, tmp_path)
+    mixture = load_model(resolve_model(str(tmp_path)), "float32", 24, "cuda")
+    one_by_one = generate(make_runner(mixture, HostGpu(), monkeypatch), pipelined=False)
+    runner = make_runner(mixture, FakeDevice("lazy"), monkeypatch, graphs=True)
+    assert generate(runner, pipelined=True) == one_by_one
+    assert len(runner.graphs) > 0
 
 
 def test_padding_rows_are_written_nowhere(model, monkeypatch):

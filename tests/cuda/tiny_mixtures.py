@@ -11,10 +11,15 @@ FOLDER = Path(__file__).parents[1] / "families"
 NAMES = ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "GraniteMoe", "GptOss")
 
 
-def make(name: str, directory: Path, **changes: Any) -> Any:
-    """transformers' model, its config changed by `changes`, saved in `directory`."""
+def of_families(module: str) -> Any:
+    """A module of tests/families."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        families = {family.name: family for family in importlib.import_module("test_mixture").FAMILIES}
+        return importlib.import_module(module)
+
+
+def make(name: str, directory: Path, **changes: Any) -> Any:
+    """transformers' model, its config changed by `changes`, saved in `directory`."""
+    families = {family.name: family for family in of_families("test_mixture").FAMILIES}
     make_tokenizer().save_pretrained(directory)
     return families[name].make(directory, {"vocab_size": TINY_VOCAB_SIZE} | changes)

@@ -60,13 +60,20 @@ void sort_experts(const TensorView& order, const TensorView& tiles, const Tensor
                        stream_of(ids));
 }
 
-void grouped_linear(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& bias,
-                    const TensorView& order, const TensorView& tiles, int64_t tile_rows) {
-    const cuda::ElementType type = check_rows(weight, "weight", {"experts", "rows", "cols"});
+void grouped_linear(const TensorView& out, const TensorView& x, const TensorView& weight, const TensorView& scales,
+                    const TensorView& bias, const TensorView& order, const TensorView& tiles, int64_t tile_rows) {
+    const bool narrow = scales.given();
+    if (narrow)
+        check(weight, "weight", DType::uint8, {"experts", "rows", "cols"});
+    else
+        check_rows(weight, "weight", {"experts", "rows", "cols"});
     check_contiguous(weight, "weight");
     const int64_t rows = weight.shape[1], cols = weight.shape[2];
     check_multiple("weight's rows", rows, 8, INT32_MAX);
-    check_multiple("weight's columns", cols, 8, INT32_MAX);
+    check_multiple("weight's columns", cols, narrow ? 16 : 8, INT32_MAX);
+    if (narrow) check_whole(scales, "scales", DType::float32, {weight.shape[0], rows});
+    const cuda::ElementType type =
+        narrow ? cuda::ElementType::bfloat16 : check_rows(weight, "weight", {weight.shape[0], rows, cols});
     check_rows(out, "out", type, {"tokens", "chosen", rows});
     check_contiguous(out, "out");
     const int64_t tokens = out.shape[0], chosen = out.shape[1];
@@ -79,7 +86,7 @@ void grouped_linear(const TensorView& out, const TensorView& x, const TensorView
     check_whole(tiles, "tiles", DType::int32, {"tiles", kTileInts});
     if (tiles.shape[0] > kMostTiles) refuse("tiles: expected at most 65535, got %lld", static_cast<long long>(tiles.shape[0]));
     if (type == cuda::ElementType::float32 && tile_rows != cuda::kFewTileRows) refuse("tile_rows: expected 16 for float32");
-    cuda::grouped_linear({out.data, x.data, weight.data, bias.as<const float>(), order.as<const int32_t>(),
+    cuda::grouped_linear({out.data, x.data, weight.data, scales.as<const float>(), bias.as<const float>(), order.as<const int32_t>(),
                           static_cast<const cuda::ExpertTile*>(tiles.data), {x.stride[0], head_stride(x)}, chosen, rows, cols,
                           tiles.shape[0], tile_rows, type},
                          stream_of(x));
@@ -111,8 +118,8 @@ void bind_sort_experts(nb::module_& module) {
     module.def("sort_experts", sort_experts);
 }
 void bind_grouped_linear(nb::module_& module) {
-    module.def("grouped_linear", grouped_linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(),
-               nb::arg("order"), nb::arg("tiles"), nb::arg("tile_rows"));
+    module.def("grouped_linear", grouped_linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(),
+               nb::arg("bias").none(), nb::arg("order"), nb::arg("tiles"), nb::arg("tile_rows"));
 }
 void bind_combine_experts(nb::module_& module) {
     module.def("combine_experts", combine_experts, nb::arg("out"), nb::arg("x"), nb::arg("weights"), nb::arg("shared").none(),

@@ -108,13 +108,27 @@ def sort_experts(ids: torch.Tensor, num_experts: int, tile_rows: int) -> SortedR
 
 
 def grouped_linear(
-    out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sorted_rows: SortedRows
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    sorted_rows: SortedRows,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """out[T, C, N] = x[T, K], or x[T, C, K], @ weight[expert, N, K].T + bias[expert, N] (float32), where there is an expert.
 
-    N % 8 == K % 8 == 0; float32 by tiles of 16 rows alone. The same bits in any batch and by either size of tile.
+    N % 8 == K % 8 == 0; float32 by tiles of 16 rows alone. The same bits in any batch and by either size of tile. With
+    scales[experts, N] (float32) weight is `in_product_order`, times them; x is bfloat16 then, and K % 16 == 0.
     """
-    extension().grouped_linear(out, x, weight, bias, sorted_rows.order, sorted_rows.tiles, sorted_rows.tile_rows)
+    plan = sorted_rows.order, sorted_rows.tiles, sorted_rows.tile_rows
+    extension().grouped_linear(out, x, raw(weight), scales, bias, *plan)
+
+
+def in_product_order(weight: torch.Tensor) -> torch.Tensor:
+    """weight[..., K] of float8_e4m3fn with each 16 columns in the order in which tensor cores take them."""
+    order = torch.tensor([0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15], device=weight.device)
+    sixteens = raw(weight).view(*weight.shape[:-1], -1, 16)
+    return sixteens.index_select(-1, order).view(weight.shape).view(weight.dtype)
 
 
 def combine_experts(

@@ -48,6 +48,19 @@ class CudaExactLinear(CudaLinear):
 
 
 @dataclass(frozen=True, slots=True)
+class CudaExperts:
+    """What kernels.grouped_linear takes of a layer's experts."""
+
+    weight: torch.Tensor  # [experts, N, K]
+    bias: torch.Tensor | None  # [experts, N] float32
+    scales: torch.Tensor | None = None  # [experts, N] float32, of a weight in e4m3
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.weight, self.bias, self.scales) if tensor is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class CudaFloat8Linear(CudaLinear):
     """x[M, K] -> x @ (weight[N, K] * scales[1, N].T).T (+ bias[N]); bfloat16, rounded to e4m3 row by row for the product."""
 
@@ -70,10 +83,20 @@ def float8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> CudaLinear
     """The layer of weight[N, K] in 8-bit floats, rounded where it lies; as it is where a size is no multiple of 16."""
     if any(size % _MULTIPLE for size in weight.shape):
         return CudaLinear(weight, bias)
+    narrow, scales = float8_rows(weight)
+    return CudaFloat8Linear(narrow, bias, scales.t().contiguous())
+
+
+def float8_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weight[N, K] / scales in float8_e4m3fn, scales[N, 1])"""
     largest = weight.abs().amax(dim=1, keepdim=True).float()
     scales = torch.where(largest > 0, largest / E4M3_MAX, 1.0)
-    narrow = (weight.float() / scales).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    return CudaFloat8Linear(narrow, bias, scales.t().contiguous())
+    return (weight.float() / scales).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scales
+
+
+def has_float8_experts(rows: int, columns: int) -> bool:
+    """Whether experts of this shape can be in 8-bit floats."""
+    return columns % _MULTIPLE == 0 and rows % 8 == 0
 
 
 def check_multiplies_float8(gpu: Gpu) -> None:

@@ -59,8 +59,8 @@ def _router(operation: Router, dtype: torch.dtype) -> Callable[[_Step], None]:
 
 
 def _expert_linear(operation: ExpertLinear, weights: CudaWeights) -> Callable[[_Step], None]:
-    weight, bias, chosen = weights.tensor(operation.weight), weights.vector(operation.bias), operation.chosen
-    num_rows, num_cols = weight.shape[1:]
+    experts, chosen = weights.experts(operation), operation.chosen
+    num_rows, num_cols = experts.weight.shape[1:]
     columns = slice(operation.first_column, operation.first_column + num_cols)
 
     def call(step: _Step) -> None:
@@ -68,7 +68,8 @@ def _expert_linear(operation: ExpertLinear, weights: CudaWeights) -> Callable[[_
         if x.shape[1] != num_cols:
             x = in_groups(x, chosen)[:, :, columns]
         out = step.values[operation.out] = torch.empty(x.shape[0], chosen * num_rows, dtype=x.dtype, device=x.device)
-        kernels.grouped_linear(in_groups(out, chosen), x, weight, bias, step.routes[operation.ids])
+        plan = step.routes[operation.ids]
+        kernels.grouped_linear(in_groups(out, chosen), x, experts.weight, experts.bias, plan, experts.scales)
 
     return call
 

@@ -22,13 +22,7 @@ class Uploader:
 
     def upload(self, matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """matrix (of the host) as this type on the GPU, contiguous; it is there when this returns."""
-        out = self._gpu.empty(*matrix.shape, dtype=dtype)
-        self.upload_into(out, matrix)
-        return out
-
-    def upload_into(self, out: torch.Tensor, matrix: torch.Tensor) -> None:
-        """out (contiguous, of the GPU) = matrix; as `upload`."""
-        gpu, dtype = self._gpu, out.dtype
+        gpu, out = self._gpu, self._gpu.empty(*matrix.shape, dtype=dtype)
         if not self._pieces:
             self._pieces = [gpu.pinned(PIECE_BYTES, dtype=torch.uint8) for _ in self._sent]
         given, taken = matrix.contiguous().view(-1), out.view(-1)
@@ -46,3 +40,4 @@ class Uploader:
             if sent is not None:
                 sent.wait()
         self._sent = [None, None]
+        return out

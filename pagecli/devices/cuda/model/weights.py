@@ -1,12 +1,20 @@
 """A program's weights on a GPU, unpacked: matrices in the model's type or, of linear layers, in 8-bit floats; norms and biases
 that a kernel adds in float32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
+from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model.dummy_weights import CudaDummySource
-from pagecli.devices.cuda.model.linear import CudaExactLinear, CudaLinear, float8_linear
+from pagecli.devices.cuda.model.linear import (
+    CudaExactLinear,
+    CudaExperts,
+    CudaLinear,
+    float8_linear,
+    float8_rows,
+    has_float8_experts,
+)
 from pagecli.devices.cuda.model.upload import Uploader
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.reference.tensors import as_tensor
@@ -42,19 +50,36 @@ class CudaWeightReader(WeightReader):
         """In float32."""
         return self._tensor(weight).to(torch.float32, copy=True).to(self.place)
 
-    def stacked(self, weight: Weight, exact: bool = False) -> torch.Tensor:
-        """Of all experts: [experts, rows, columns] in the model's type, or vectors [experts, rows] where that is `exact`,
-        float32."""
-        shape = (weight.experts, weight.num_rows, *((weight.columns,) if weight.columns else ()))
-        out = self._gpu.empty(*shape, dtype=torch.float32 if exact else self.dtype)
-        if isinstance(self.source, CudaDummySource):
-            for expert in range(weight.experts):
-                out[expert].copy_(self._dummy(weight, expert))
-            return out
-        for expert, array in enumerate(self.experts(weight)):
-            self._uploader.upload_into(out[expert], as_tensor(array))
-        self.source.release()
+    def experts_of(self, operation: ExpertLinear, float8: bool = False) -> CudaExperts:
+        """Weights in the model's type or 8-bit floats, biases in float32."""
+        weight, bias = operation.weight, operation.bias
+        biases = None if bias is None else self._stacked(bias, torch.float32)
+        if not float8 or not has_float8_experts(weight.num_rows, weight.columns):
+            return CudaExperts(self._stacked(weight, self.dtype), biases)
+        narrow = self._gpu.empty(weight.experts, weight.num_rows, weight.columns, dtype=torch.float8_e4m3fn)
+        scales = self._gpu.empty(weight.experts, weight.num_rows, dtype=torch.float32)
+        for expert, matrix in enumerate(self._each_expert(weight, self.dtype)):
+            rounded, of_rows = float8_rows(matrix)
+            kernels.raw(narrow[expert]).copy_(kernels.raw(kernels.in_product_order(rounded)))
+            scales[expert].copy_(of_rows[:, 0])
+        return CudaExperts(narrow, biases, scales)
+
+    def _stacked(self, weight: Weight, dtype: torch.dtype) -> torch.Tensor:
+        """[experts, rows, columns], or [experts, rows] of vectors."""
+        sizes = (weight.num_rows, weight.columns) if weight.columns else (weight.num_rows,)
+        out = self._gpu.empty(weight.experts, *sizes, dtype=dtype)
+        for place, matrix in zip(out, self._each_expert(weight, dtype), strict=True):
+            place.copy_(matrix)
         return out
+
+    def _each_expert(self, weight: Weight, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """Of one expert after the other the matrix or vector, on the GPU."""
+        if isinstance(self.source, CudaDummySource):
+            yield from (self._dummy(weight, expert).to(dtype).to(self.place) for expert in range(weight.experts))
+            return
+        for array in self.experts(weight):
+            yield self._uploader.upload(as_tensor(array), dtype)
+        self.source.release()
 
     def _tensor(self, weight: Weight) -> torch.Tensor:
         """On the host, but for dummy weights, which are made on the GPU."""
@@ -81,10 +106,11 @@ class CudaWeights:
         self._reader, self._float8 = reader, float8
         self._tensors: dict[Weight, torch.Tensor] = {}
         self._linears: dict[Weight, CudaLinear] = {}
+        self._experts: dict[Weight, CudaExperts] = {}
         for operation in program.operations():
             self._load(operation)
-        tensors = sum(tensor.nbytes for tensor in self._tensors.values())
-        self.num_bytes = tensors + sum(linear.num_bytes for linear in self._linears.values())
+        layers = [*self._linears.values(), *self._experts.values()]
+        self.num_bytes = sum(tensor.nbytes for tensor in self._tensors.values()) + sum(layer.num_bytes for layer in layers)
 
     def tensor(self, weight: Weight) -> torch.Tensor:
         return self._tensors[weight]
@@ -94,6 +120,9 @@ class CudaWeights:
 
     def linear(self, operation: Linear) -> CudaLinear:
         return self._linears[operation.weight]
+
+    def experts(self, operation: ExpertLinear) -> CudaExperts:
+        return self._experts[operation.weight]
 
     def _load(self, operation: Operation) -> None:
         match operation:
@@ -105,9 +134,7 @@ class CudaWeights:
             case Linear():
                 self._linears[operation.weight] = self._linear(operation)
             case ExpertLinear():
-                self._tensors[operation.weight] = self._reader.stacked(operation.weight)
-                if operation.bias is not None:
-                    self._tensors[operation.bias] = self._reader.stacked(operation.bias, exact=True)
+                self._experts[operation.weight] = self._reader.experts_of(operation, self._float8)
             case _:
                 for weight in weights_of(operation):
                     if weight not in self._tensors:
