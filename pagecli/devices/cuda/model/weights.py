@@ -109,7 +109,7 @@ class CudaWeights:
         self._experts: dict[Weight, CudaExperts] = {}
         for operation in program.operations():
             self._load(operation)
-        layers = [*self._linears.values(), *self._experts.values()]
+        layers: list[CudaLinear | CudaExperts] = [*self._linears.values(), *self._experts.values()]
         self.num_bytes = sum(tensor.nbytes for tensor in self._tensors.values()) + sum(layer.num_bytes for layer in layers)
 
     def tensor(self, weight: Weight) -> torch.Tensor:
