@@ -18,6 +18,7 @@ SOURCES = (
     "cpu/linear/linear.cpp",
     "cpu/linear/pack_bounds.cpp",
     "cpu/linear/pack_weight.cpp",
+    "cpu/pair_products.cpp",
     "cpu/scratch.cpp",
     "cpu/threads.cpp",
 )
@@ -39,6 +40,7 @@ def build(directory: Path, *definitions: str) -> ctypes.CDLL:
     done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     functions = ctypes.CDLL(str(library))
+    functions.emulated_widen.argtypes = [ctypes.c_bool]
     functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
     functions.emulated_grouped.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 6 + [ctypes.c_int32]
     functions.emulated_quantized.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3

@@ -5,6 +5,7 @@
 #include "pagecli/linear/pack_weight.h"
 #include "pagecli/linear/pruned_argmax.h"
 #include "pagecli/linear/quantized_weight.h"
+#include "pagecli/pair_products.h"
 
 namespace pagecli::emulated {
 void linear(const LinearArgs&);
@@ -13,6 +14,8 @@ void pack_weight(const PackWeightArgs&);
 void pack_bounds(const PackBoundsArgs&);
 void pruned_argmax(const PrunedArgmaxArgs&);
 }  // namespace pagecli::emulated
+
+extern "C" void emulated_widen(bool widened) { pagecli::widen_pairs(widened); }
 
 // weight[rows, cols] in float32 is packed into `packed` as `type`; out[tokens, rows] = x[tokens, cols] @ weight^T.
 extern "C" void emulated_linear(float* out, const float* x, const float* weight, void* packed, int64_t tokens, int64_t rows,

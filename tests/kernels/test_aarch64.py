@@ -46,7 +46,7 @@ def sources() -> list[Path]:
     """Every source that is compiled once per instruction set, and what they call."""
     lines = (CSRC / "include/pagecli/operations.def").read_text().splitlines()
     kernels = dict.fromkeys(line.split(", ")[-1].rstrip(")") for line in lines if line.startswith("CPU_KERNEL("))
-    return [CSRC / "cpu" / source for source in (*kernels, "scratch.cpp", "threads.cpp")]
+    return [CSRC / "cpu" / source for source in (*kernels, "pair_products.cpp", "scratch.cpp", "threads.cpp")]
 
 
 def build(folder: Path, compiler: str, isa: str, *flags: str) -> Path:

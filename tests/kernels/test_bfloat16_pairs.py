@@ -1,4 +1,5 @@
-"""The path of linear that multiplies bfloat16 pairs (AVX-512 BF16), run on any machine by emulating that one instruction."""
+"""The path of linear that multiplies bfloat16 pairs (AVX-512 BF16), run on any machine by emulating that one instruction, and
+its path by multiply-adds of floats."""
 
 import functools
 
@@ -14,11 +15,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
+def built(tmp_path_factory):
     return emulated_kernels.build(tmp_path_factory.mktemp("pairs"), "PAGECLI_EMULATE_PAIR_DOT")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(params=[False, True], ids=["pairs", "widened"])
+def library(built, request):
+    built.emulated_widen(request.param)
+    return built
+
+
+@pytest.fixture
 def linear_by_pairs(library):
     """linear_by_pairs(x, weight) -> x @ weight.T by the emulated kernels."""
     return functools.partial(emulated_kernels.linear, library)

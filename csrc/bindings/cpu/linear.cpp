@@ -80,8 +80,8 @@ OfRows<Number> of_rows(const TensorView& tensor, const char* name, DType dtype, 
 }
 
 // packed: its header written, of the rest the panels from first_row on, a multiple of 16, to be. offset and factors: None where the header
-// says so.
-void pack_quantized(const TensorView& packed, int64_t num_rows, int64_t first_row, const TensorView& q, const TensorView& scale,
+// says so. Returns whether scales and offsets are finite.
+bool pack_quantized(const TensorView& packed, int64_t num_rows, int64_t first_row, const TensorView& q, const TensorView& scale,
                     const TensorView& offset, const TensorView& factor, const TensorView& offset_factor) {
     check(q, "q", DType::uint8, {"rows", "cols"});
     const int64_t rows = q.shape[0], cols = q.shape[1];
@@ -93,6 +93,7 @@ void pack_quantized(const TensorView& packed, int64_t num_rows, int64_t first_ro
     const int64_t groups = cols / header.group, parts = header.part == 0 ? 0 : cols / header.part;
     const bool has_offset = header.offset != QuantizedOffset::none, has_factors = header.part != 0;
     uint8_t* data = const_cast<uint8_t*>(static_cast<const uint8_t*>(view.data));
+    bool finite = true;
     const PackQuantizedArgs args = {&header,
                                     data + first_row / kPanelWidth * groups * header.group_bytes(),
                                     of_rows<uint8_t>(q, "q", DType::uint8, rows, cols),
@@ -101,9 +102,11 @@ void pack_quantized(const TensorView& packed, int64_t num_rows, int64_t first_ro
                                     of_rows<uint8_t>(factor, "factor", DType::uint8, rows, parts, has_factors),
                                     of_rows<uint8_t>(offset_factor, "offset_factor", DType::uint8, rows, parts, has_factors && has_offset),
                                     rows,
-                                    cols};
+                                    cols,
+                                    &finite};
     nb::gil_scoped_release release;
     kernels().pack_quantized(args);
+    return finite;
 }
 
 void embedding(const TensorView& out, const TensorView& token_ids, const TensorView& data, int64_t rows, int64_t cols) {

@@ -9,6 +9,7 @@
 #include "bind.h"
 #include "tensors/check.h"
 #include "pagecli/isa.h"
+#include "pagecli/pair_products.h"
 #include "pagecli/threads.h"
 
 namespace nb = nanobind;
@@ -50,6 +51,8 @@ NB_MODULE(_native, module) {
     bind_layer_program(module);
     module.def("isa_name", [] { return kernels().isa; });
     module.def("supported_isas", supported_isas, "Instruction sets this build and machine have kernels for, best first.");
+    module.def("widen_pairs", widen_pairs, "Multiply pairs of bfloat16 as floats, or by the instruction for them: the same bits.");
+    module.def("pairs_are_widened", pairs_are_widened);
     module.def("select_isa", [](const char* isa) { return select_table(isa); }, "Use this instruction set; False if absent.");
     module.def("set_num_threads", set_num_threads);
     module.def("num_threads", [] { return max_threads(); });

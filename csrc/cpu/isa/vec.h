@@ -108,17 +108,18 @@ PAGECLI_INLINE float widen_bf16(uint16_t x) {
 }
 
 // accumulate_pairs(sum, a, w): sum += a.odd * w.odd, then sum += a.even * w.even, for bfloat16 pairs a and w (bfdot adds the two
-// products first, each sum rounded to odd, and takes denormals for zero). Where
+// products first, each sum rounded to odd, and takes denormals for zero). Where pairs_can_be_widened, multiply-adds of floats give the
+// same, with denormals taken for zeros as vdpbf16ps takes them. Where
 // has_pair_dot is false the matrix kernel keeps float activations and uses widen_low / widen_high with accumulate instead.
 #if defined(__AVX512BF16__)
-constexpr bool has_pair_dot = true;
+constexpr bool has_pair_dot = true, pairs_can_be_widened = true;
 PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
     __m512 v = sum.v;
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(v) : "v"(w.v), "v"(a.v));
     sum.v = v;
 }
 #elif defined(PAGECLI_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-constexpr bool has_pair_dot = true;
+constexpr bool has_pair_dot = true, pairs_can_be_widened = false;
 PAGECLI_INLINE float32x4_t with_pair_products(float32x4_t sum, int32x4_t a, int32x4_t w) {
     return vbfdotq_f32(sum, vreinterpretq_bf16_s32(a), vreinterpretq_bf16_s32(w));
 }
@@ -127,9 +128,9 @@ PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
 }
 #else
 #if defined(PAGECLI_EMULATE_PAIR_DOT)  // tests only: the path of vdpbf16ps on machines without it
-constexpr bool has_pair_dot = true;
+constexpr bool has_pair_dot = true, pairs_can_be_widened = true;
 #else
-constexpr bool has_pair_dot = false;
+constexpr bool has_pair_dot = false, pairs_can_be_widened = false;
 #endif
 PAGECLI_INLINE void accumulate_pairs(VecF& sum, VecI a, VecI w) {
     accumulate(sum, widen_high(a), widen_high(w));  // products of two bfloat16 are exact in float: fused or not is the same

@@ -23,6 +23,7 @@
 #include "linear/tiles/linear_tile_rotated.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/quantized_bounds.h"
+#include "pagecli/pair_products.h"
 #include "parallel.h"
 #include "scratch.h"
 
@@ -70,6 +71,8 @@ struct Plan {
     int unpacks_from = 1;             // tiles of rows on
     Tiles unpacked = {};              // what reads them then, of the same heights
 
+    // Of widened pairs: denormals count as zeros in their products and sums, as vdpbf16ps has it.
+    bool flushes() const { return x_type == CellType::bfloat16_split; }
     bool unpacks(int64_t num_tiles) const { return unpack != nullptr && num_tiles >= unpacks_from; }
     const QuantizedHeader* quantized() const { return args.weight.quantized; }
     // Where the panel's weights from k on are.
@@ -141,6 +144,19 @@ static inline bool are_left_out(const Plan& plan, int64_t panel, int panels) {
     return true;
 }
 
+static inline void run_tile(TileFunction tile, const TileArgs& t, bool flushes) {
+#if defined(__AVX512BF16__)
+    constexpr unsigned kFlush = 0x8040;  // of MXCSR: denormals are zeros, read and written
+    const unsigned before = _mm_getcsr();
+    if (flushes) _mm_setcsr(before | kFlush);
+    tile(t);
+    if (flushes) _mm_setcsr(before);
+#else
+    (void)flushes;
+    tile(t);
+#endif
+}
+
 static inline void run_item(const Plan& plan, const Activations& x, const RowTiles& row_tiles, int64_t first_tile,
                             int64_t last_tile, int64_t first_panel, int64_t last_panel) {
     alignas(64) float sums[kSumsPerItem];
@@ -181,7 +197,7 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
                     set_prefetch_of_unit(t, plan, index, num_tiles, panel, panels);
                 else
                     set_prefetch(t, plan, index, num_tiles, panels);
-                tiles.at(rows, is_wide)(t);
+                run_tile(tiles.at(rows, is_wide), t, plan.flushes());
                 if (last) plan.finish(plan.args, t.sums, row, rows, panel * kPanelWidth, cols);
             }
         }
@@ -206,6 +222,8 @@ static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles, voi
     switch (plan.x_type) {
         case CellType::bfloat16_pair:
             return lay_out<CellType::bfloat16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
+        case CellType::bfloat16_split:
+            return lay_out<CellType::bfloat16_split>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
         case CellType::int16_pair:
             return lay_out<CellType::int16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
         case CellType::int8_quad:
@@ -276,11 +294,17 @@ static inline void run(Plan plan) {
     }
 }
 
+constexpr bool widens_pairs = pairs_can_be_widened && !PAGECLI_HAS_MATRIX_UNIT;
+
 static inline Plan plan_of_bfloat16(const LinearArgs& a, FinishFunction finish) {
     const int64_t pairs = (a.weight.cols + 1) / 2 * 2, panel = pairs * kPanelWidth;
 #if PAGECLI_HAS_MATRIX_UNIT
     return {a, CellType::bfloat16_unit, pairs, pairs, 2 * kPanelWidth, panel, unit_bfloat16_tiles(a.tokens), finish};
 #else
+    if constexpr (widens_pairs) {
+        if (pairs_are_widened())
+            return {a, CellType::bfloat16_split, pairs, pairs, 2 * kPanelWidth, panel, TileTable<WidenedTile>::tiles(), finish};
+    }
     const CellType x_type = has_pair_dot ? CellType::bfloat16_pair : CellType::float32;
     const int64_t k = has_pair_dot ? pairs : a.weight.cols;
     return {a, x_type, k, pairs, 2 * kPanelWidth, panel, TileTable<Bfloat16Tile>::tiles(), finish};
@@ -319,10 +343,21 @@ static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish)
     plan.unpack = is_bfloat16 ? unpack_function<uint16_t>(header.bits) : unpack_function<float>(header.bits);
     plan.unpacked = plan.tiles;
     plan.panel_stride = cols / header.group * header.group_bytes();
+    const bool widened = plan.x_type == CellType::bfloat16_split;
+    if constexpr (widens_pairs) {
+        if (widened) {
+            plan.unpack = unpack_function<SplitFloat>(header.bits);
+            plan.unpacked = TileTable<Float32Tile>::tiles();
+            plan.bytes_per_k = sizeof(float) * kPanelWidth;
+        }
+    }
     if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
         if (!is_bfloat16 || (header.bits != 4 && a.tokens > 1)) return plan;
-        plan.tiles = quantized_tiles(header.bits);
+        plan.tiles = QuantizedTiles<false>::of(header.bits);
         plan.unpacks_from = 2;
+    }
+    if constexpr (widens_pairs) {
+        if (widened) plan.tiles = QuantizedTiles<true>::of(header.bits);
     }
     return plan;
 }

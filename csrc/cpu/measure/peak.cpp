@@ -1,6 +1,7 @@
 // The measure of the machine: multiply-adds in registers as the tiles of linear do them, and reading as fast as it goes.
 #include "pagecli/measure/peak.h"
 #include "pagecli/measure/read_memory.h"
+#include "pagecli/pair_products.h"
 
 #include <string.h>
 
@@ -109,7 +110,7 @@ float int8_a16_piece() {
 }
 
 Piece bfloat16() {
-    if (!has_pair_dot) return {2 * kRoundOperations, float32_piece};
+    if (!has_pair_dot || (pairs_can_be_widened && pairs_are_widened())) return {2 * kRoundOperations, float32_piece};
     return {4 * kRoundOperations, bfloat16_piece};
 }
 Piece int8() { return {8 * kRoundOperations, int8_piece}; }

@@ -87,13 +87,15 @@ def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
     return packed
 
 
-def pack_quantized(tensor: AnyQuantized, dtype: str) -> PackedWeight:
-    """A matrix that stays quantized and is multiplied as `dtype`, float32 or bfloat16: one section, groups of up to 256 k."""
+def pack_quantized(tensor: AnyQuantized, dtype: str) -> PackedWeight | None:
+    """A matrix that stays quantized and is multiplied as `dtype`, float32 or bfloat16: one section, groups of up to 256 k.
+    None where a scale is not finite."""
     num_rows, num_cols = tensor.shape
     data, first_row = quantized_weight.allocate(tensor.format, num_rows, num_cols, dtype), 0
     for chunk in tensor.chunks():
         numbers = [None if each is None else each.view(np.uint8) for each in (chunk.q, chunk.factor, chunk.offset_factor)]
-        _native.pack_quantized(data, num_rows, first_row, numbers[0], chunk.scale, chunk.offset, *numbers[1:])
+        if not _native.pack_quantized(data, num_rows, first_row, numbers[0], chunk.scale, chunk.offset, *numbers[1:]):
+            return None
         first_row += len(chunk.q)
     return PackedWeight(data, num_rows, num_cols)
 
@@ -116,7 +118,8 @@ def pack_quantized_experts(experts: Iterable[AnyQuantized | None], num_experts: 
     for index, tensor in enumerate(experts):
         if tensor is None or len(tensor.sections()) > 1 or not quantized_weight.can_pack(tensor):
             return None
-        one = pack_quantized(tensor, dtype)
+        if (one := pack_quantized(tensor, dtype)) is None:
+            return None
         packed = packed or packed_weight.like_quantized(one, num_experts)
         if not packed.set_quantized(index, one):
             return None

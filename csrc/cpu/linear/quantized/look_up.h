@@ -1,7 +1,8 @@
 // Sixteen floats looked up by four bits, in registers, and floats rounded to pairs of bfloat16.
 //   Table  load_table(p): 16 floats
 //   VecF   look_up(table, words): of each lane the float that its lowest four bits name
-//   VecI   round_to_pairs(even, odd): both rounded to bfloat16, to nearest even, those of a lane side by side; denormals may become zeros
+//   VecF   rounded(v): v rounded to bfloat16, to nearest even; of weights, which are finite, below 2^100 and no denormals
+//   VecI   round_to_pairs(even, odd): both rounded so, those of a lane side by side; denormals may become zeros
 #pragma once
 
 #include "isa/vec.h"
@@ -50,6 +51,12 @@ PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {__builtin_
 
 #endif
 
+// (1 + 2^16) v has 24 bits, which end where v's upper 8 do: rounding it rounds those, ties as v's own (Veltkamp's splitting).
+PAGECLI_INLINE VecF rounded(VecF v) {
+    const VecF shifted = fmadd(v, broadcast(0x1p16f), v);
+    return fmadd(v, broadcast(-0x1p16f), shifted);
+}
+
 #if defined(__AVX512BF16__)
 
 PAGECLI_INLINE VecI round_to_pairs(VecF even, VecF odd) {
@@ -62,8 +69,7 @@ PAGECLI_INLINE VecI round_to_pairs(VecF even, VecF odd) {
 
 #else
 
-// Rounded in a float's bits, its lower half not cleared. NaN stays NaN but for those whose bits are nearly all ones, which weights are
-// packed without (pack_quantized.cpp).
+// Rounded in a float's bits, its lower half not cleared.
 PAGECLI_INLINE VecI rounded_bits(VecF v) {
     return bits(v) + (shift_right<16>(bits(v)) & broadcast_int(1)) + broadcast_int(0x7fff);
 }

@@ -47,19 +47,26 @@ void pack_numbers(uint8_t* to, const OfRows<uint8_t>& q, int64_t first_row, int6
     }
 }
 
-// A half that is NaN as one whose bits rounding cannot carry over (look_up.h).
-uint16_t without_odd_nan(uint16_t half) { return (half & 0x7fff) > 0x7c00 ? uint16_t{0x7e00} : half; }
+// Copies a half of each row, and says whether all are finite.
+bool pack_halves(uint16_t* to, const OfRows<uint16_t>& from, int64_t first_row, int rows, int64_t group) {
+    bool finite = true;
+    for (int r = 0; r < rows; ++r) {
+        to[r] = from.row(first_row + r)[group];
+        finite &= (to[r] & 0x7c00) != 0x7c00;
+    }
+    return finite;
+}
 
-void pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int rows) {
+// Whether all scales are finite.
+bool pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int rows) {
     const QuantizedHeader& header = *a.header;
     const int64_t num_factors = header.num_factors();
+    bool finite = true;
     memset(to, 0, static_cast<size_t>(a.cols / header.group * header.group_bytes()));
     for (int64_t group = 0; group < a.cols / header.group; ++group) {
         uint16_t* halves = reinterpret_cast<uint16_t*>(to);
-        for (int r = 0; r < rows; ++r) {
-            halves[r] = without_odd_nan(a.scale.row(first_row + r)[group]);
-            if (a.offset.data != nullptr) halves[kPanelWidth + r] = without_odd_nan(a.offset.row(first_row + r)[group]);
-        }
+        finite &= pack_halves(halves, a.scale, first_row, rows, group);
+        if (a.offset.data != nullptr) finite &= pack_halves(halves + kPanelWidth, a.offset, first_row, rows, group);
         to += header.scales_bytes();
         for (int64_t k = group * header.group; k < (group + 1) * header.group; k += kRunK, to += header.run_bytes()) {
             for (int64_t part = 0; part < num_factors; ++part) {
@@ -73,6 +80,7 @@ void pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int 
             pack_numbers(to + header.factors_bytes(), a.q, first_row, k, rows, header.bits);
         }
     }
+    return finite;
 }
 
 }  // namespace
@@ -80,11 +88,13 @@ void pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int 
 void pack_quantized(const PackQuantizedArgs& a) {
     const int64_t num_panels = (a.rows + kPanelWidth - 1) / kPanelWidth;
     const int64_t panel_bytes = a.cols / a.header->group * a.header->group_bytes();
+    *a.finite = true;
     parallel_for(num_panels, 1, [&](int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; ++panel) {
             const int64_t first = panel * kPanelWidth, left = a.rows - first;
-            pack_panel(static_cast<uint8_t*>(a.packed) + panel * panel_bytes, a, first,
-                       static_cast<int>(left < kPanelWidth ? left : kPanelWidth));
+            const int rows = static_cast<int>(left < kPanelWidth ? left : kPanelWidth);
+            if (!pack_panel(static_cast<uint8_t*>(a.packed) + panel * panel_bytes, a, first, rows))
+                __atomic_store_n(a.finite, false, __ATOMIC_RELAXED);
         }
     });
 }

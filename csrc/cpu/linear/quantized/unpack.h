@@ -7,7 +7,16 @@
 
 namespace pagecli::PAGECLI_ISA {
 
+// Floats rounded to bfloat16, of two k the odd one first: against x split that way (linear_activations.h).
+struct SplitFloat {
+    float value;
+};
+
 // `pairs` of `lane` and the lanes beside it.
+PAGECLI_INLINE void store_pair(SplitFloat* to, int lane, const Pair& pair) {
+    store(&to->value + lane, rounded(pair.odd));
+    store(&to->value + kPanelWidth + lane, rounded(pair.even));
+}
 PAGECLI_INLINE void store_pair(float* to, int lane, const Pair& pair) {
     store(to + lane, pair.even);
     store(to + kPanelWidth + lane, pair.odd);

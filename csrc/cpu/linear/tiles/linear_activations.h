@@ -22,7 +22,8 @@
 
 namespace pagecli::PAGECLI_ISA {
 
-enum class CellType { float32, bfloat16_pair, int16_pair, int8_quad, rotated_quad, bfloat16_unit, int16_unit, rotated_unit };
+// bfloat16_split: floats rounded to bfloat16, of two k the odd one first, as vdpbf16ps adds them.
+enum class CellType { float32, bfloat16_pair, bfloat16_split, int16_pair, int8_quad, rotated_quad, bfloat16_unit, int16_unit, rotated_unit };
 
 constexpr bool is_of_unit(CellType type) {
     return type == CellType::bfloat16_unit || type == CellType::int16_unit || type == CellType::rotated_unit;
@@ -32,7 +33,8 @@ constexpr bool has_whole_units(CellType type) { return type == CellType::int16_u
 constexpr bool is_of_bytes(CellType type) {
     return type == CellType::int8_quad || type == CellType::rotated_quad || type == CellType::rotated_unit;
 }
-constexpr int k_per_cell(CellType type) { return type == CellType::float32 ? 1 : is_of_bytes(type) ? 4 : 2; }
+constexpr bool is_of_floats(CellType type) { return type == CellType::float32 || type == CellType::bfloat16_split; }
+constexpr int k_per_cell(CellType type) { return is_of_floats(type) ? 1 : is_of_bytes(type) ? 4 : 2; }
 constexpr int scales_per_group(CellType type) {
     if (type == CellType::int8_quad || type == CellType::rotated_quad) return 2;
     return type == CellType::int16_pair || has_whole_units(type) ? 1 : 0;
@@ -45,7 +47,7 @@ constexpr int64_t cells_of(CellType type, int64_t cols) {
 }
 
 template <CellType type>
-using Cell = std::conditional_t<type == CellType::float32, float, uint32_t>;
+using Cell = std::conditional_t<is_of_floats(type), float, uint32_t>;
 
 // 16-bit products cost the same with 15 bits of x as with 8 (whose rounding shows in the text a model writes), and 64 of them
 // fit 32 bits: 64 * 127 * 16383 < 2^31.
@@ -82,6 +84,16 @@ PAGECLI_INLINE void bfloat16_pairs(uint32_t* pairs, const float* x, int width) {
     for (; k + VecF::width <= width; k += VecF::width) store_bf16(rounded + k, load(x + k));
     for (; k < width; ++k) rounded[k] = round_to_bf16(x[k]);
     memcpy(pairs, rounded, sizeof rounded);
+}
+
+// The cells of one row's `width` k, at most 64, from `x`, as bfloat16_pairs rounds them.
+PAGECLI_INLINE void bfloat16_split(float* cells, const float* x, int width) {
+    uint32_t pairs[kGroupK / 2];
+    bfloat16_pairs(pairs, x, width);
+    for (int i = 0; i < kGroupK / 2; ++i) {
+        const uint32_t halves[2] = {pairs[i] & 0xffff0000u, pairs[i] << 16};
+        memcpy(cells + 2 * i, halves, sizeof halves);
+    }
 }
 
 // Integers of a whole group from `x`, zeros beyond `width`, in [-limit, limit]; returns the scale.
@@ -135,12 +147,13 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
         interleave<ROWS>(cells, x, x_stride, static_cast<int>(cols));
     } else {
         constexpr int kPerGroup = static_cast<int>(kGroupK) / k_per_cell(type);
-        uint32_t group[ROWS][kPerGroup];
+        Cell<type> group[ROWS][kPerGroup];
         for (int64_t k = 0, cell = 0; cell < cells_per_row; k += kGroupK, cell += kPerGroup) {
             const int width = static_cast<int>(cols - k < kGroupK ? cols - k : kGroupK);
             for (int r = 0; r < ROWS; ++r) {
                 const float* from = x + r * x_stride + k;
                 if constexpr (type == CellType::bfloat16_pair) bfloat16_pairs(group[r], from, width);
+                if constexpr (type == CellType::bfloat16_split) bfloat16_split(group[r], from, width);
                 if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
                 if constexpr (type == CellType::int8_quad) {
                     scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);

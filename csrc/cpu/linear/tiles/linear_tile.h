@@ -164,8 +164,8 @@ void tile_float32(const TileArgs& t) {
     sums.finish(t);
 }
 
-// bfloat16 weights against float32 x: a pair's even k is its low half, the odd k its high half.
-template <int ROWS, int PANELS>
+// bfloat16 weights against float32 x: a pair's even k is its low half, the odd k its high half. With `odd_first` x is split that way.
+template <int ROWS, int PANELS, bool odd_first = false>
 void tile_bfloat16(const TileArgs& t) {
     TileSums<ROWS, PANELS> sums;
     sums.start(t);
@@ -177,13 +177,17 @@ void tile_bfloat16(const TileArgs& t) {
     const auto read_pairs = [&](int v) __attribute__((always_inline)) {
         return load_pairs(weight + vector_offset(v, 2 * VecF::width, panel_stride));
     };
-    const auto read_low = [&](int v) __attribute__((always_inline)) { return widen_low(read_pairs(v)); };
-    const auto read_high = [&](int v) __attribute__((always_inline)) { return widen_high(read_pairs(v)); };
+    const auto read_first = [&](int v) __attribute__((always_inline)) {
+        return odd_first ? widen_high(read_pairs(v)) : widen_low(read_pairs(v));
+    };
+    const auto read_second = [&](int v) __attribute__((always_inline)) {
+        return odd_first ? widen_low(read_pairs(v)) : widen_high(read_pairs(v));
+    };
     for (int64_t k = 0; k + 1 < t.k_count; k += 2) {
-        sums.add(read_x, read_low, accumulate);
+        sums.add(read_x, read_first, accumulate);
         x = opaque(x + ROWS);  // or the odd k's x and the pairs would occupy registers from here on, and sums would be spilled
         weight = opaque(weight);
-        sums.add(read_x, read_high, accumulate);
+        sums.add(read_x, read_second, accumulate);
         prefetcher.advance();
         x += ROWS;
         weight += 2 * kPanelWidth;
@@ -191,7 +195,7 @@ void tile_bfloat16(const TileArgs& t) {
     sums.finish(t);
     if (t.k_count % 2 != 0) {  // the last pair's odd k is padding, and x has no such column
         sums.resume(t);
-        sums.add(read_x, read_low, accumulate);
+        sums.add(read_x, read_first, accumulate);
         sums.finish(t);
     }
 }
@@ -243,6 +247,11 @@ struct TileTable {
 template <int ROWS, int PANELS>
 struct Float32Tile {
     static void run(const TileArgs& t) { tile_float32<ROWS, PANELS>(t); }
+};
+// Pairs widened, against x split: what tile_bfloat16_pairs sums.
+template <int ROWS, int PANELS>
+struct WidenedTile {
+    static void run(const TileArgs& t) { tile_bfloat16<ROWS, PANELS, true>(t); }
 };
 template <int ROWS, int PANELS>
 struct Bfloat16Tile {

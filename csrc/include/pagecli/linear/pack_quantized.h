@@ -23,6 +23,7 @@ struct PackQuantizedArgs {
     OfRows<uint16_t> scale, offset;            // halves, of each group
     OfRows<uint8_t> factor, offset_factor;     // of each part
     int64_t rows, cols;
+    bool* finite;  // out: whether all scales and offsets are, as the kernels need them (look_up.h)
 };
 
 }  // namespace pagecli

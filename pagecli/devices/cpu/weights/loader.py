@@ -65,6 +65,9 @@ def _pack(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> list[
     quantized = reader.quantized(weight) if keep else None
     sections = [] if quantized is None else quantized.sections()
     most = 1 if weight.whole_columns else MOST_SECTIONS
-    if not 1 <= len(sections) <= most or not all(map(quantized_weight.can_pack, sections)):
-        return [kernels.pack_weight(reader.read(weight), dtype)]
-    return [kernels.pack_quantized(section, dtype) for section in sections]
+    if 1 <= len(sections) <= most and all(map(quantized_weight.can_pack, sections)):
+        packed = [kernels.pack_quantized(section, dtype) for section in sections]
+        kept = [section for section in packed if section is not None]
+        if len(kept) == len(packed):
+            return kept
+    return [kernels.pack_weight(reader.read(weight), dtype)]
