@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from quick_tests import no_processes
 
 # Under nohup, or in the background of a script, these are ignored by every process that the tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -28,6 +30,13 @@ def pytest_collection_finish() -> None:
     """What the imports and thousands of collected tests hold stays: the collector need not walk it in every test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    marked = any(item.iter_markers("slow")) or any(item.iter_markers("cuda"))  # the emulated run is slow as a whole
+    with nullcontext() if marked else no_processes():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pagecli"
 MAX_LINES = 400
@@ -132,6 +134,7 @@ def test_kernels_and_their_headers_know_no_python_and_no_torch():
                 ], path
 
 
+@pytest.mark.slow
 def test_what_needs_no_torch_does_not_import_it():
     check = f"""
 import sys

@@ -16,6 +16,7 @@ import pytest
 import pagecli
 from pagecli.api.llm import KNOWN
 from pagecli.api.settings import GenerateSettings
+from pagecli.cli.app import main
 
 ROWS = [{"id": f"r{i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(12)]
 ENGINE = {"kv_memory": "8MiB", "threads": 1}
@@ -32,19 +33,13 @@ def expected(tiny_model, tmp_path_factory):
     """What the command line writes of the rows."""
     folder = tmp_path_factory.mktemp("expected")
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    command = [
-        sys.executable,
-        "-m",
-        "pagecli",
-        "generate",
-        "in.jsonl",
-        "out.jsonl",
-        "-m",
-        str(tiny_model("llama")),
-        "--no-chat",
-    ]
+    command = ["generate", str(folder / "in.jsonl"), str(folder / "out.jsonl"), "-m", str(tiny_model("llama")), "--no-chat"]
     command += ["--max-tokens", "6", "--temperature", "1", "--seed", "7", "--quiet", "--kv-memory", "8MiB"]
-    subprocess.run(command, cwd=folder, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pagecli.cli.generate.run.quieten", lambda *args, **settings: None)
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+    assert ended.value.code == 0
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
 
 
@@ -190,6 +185,7 @@ def test_ctrl_c_ends_a_call_in_the_middle(tiny_model):
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_importing_pagecli_loads_none_of_it():
     code = (
         "import sys, pagecli; print(sorted(name for name in sys.modules if name.startswith(('pagecli.', 'numpy', 'pyarrow'))))"
@@ -213,15 +209,17 @@ def test_chat_template_variables_and_lists_are_given_as_python_values(llm, tiny_
         llm.generate(["a"], chat_template_kwargs={"tokenize": True})
 
 
-def test_a_plan_is_what_profile_prints_as_json():
+def test_a_plan_is_what_profile_prints_as_json(capsys):
     plan = pagecli.profile_plan("opt-13b", gpu="a100-40gb")
-    command = [sys.executable, "-m", "pagecli", "profile", "--model", "opt-13b", "--gpu", "a100-40gb", "--json", "--no-replay"]
-    printed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    with pytest.raises(SystemExit):
+        main(["profile", "--model", "opt-13b", "--gpu", "a100-40gb", "--json", "--no-replay"])
+    printed = json.loads(capsys.readouterr().out)
     assert json.loads(json.dumps(plan)) == {name: printed[name] for name in ("model", "workload", "plan")}
     with pytest.raises(pagecli.UsageError):
         pagecli.profile_plan("opt-13b", gpu="no-such-gpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["close", "with", "forget"])
 def test_ranks_end_with_their_model(tiny_model, end):
     def ranks():

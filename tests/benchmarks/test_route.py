@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
@@ -15,6 +17,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.slow
 def test_the_route_of_a_row_and_of_a_decode_step_grows_no_longer(tiny_model):
     command = [sys.executable, str(ROOT / "benchmarks/route.py"), "--model", str(tiny_model("llama")), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

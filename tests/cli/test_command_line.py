@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -21,21 +22,35 @@ from pagecli.errors import UsageError
 PROGRAM = [sys.executable, "-m", "pagecli"]
 
 
-def pagecli(*args, **settings) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name != "PAGECLI_MODEL"}
-    return subprocess.run([*PROGRAM, *map(str, args)], capture_output=True, text=True, env=environment, timeout=60, **settings)
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
 
 
-def test_version_goes_to_stdout():
+@pytest.fixture
+def pagecli(monkeypatch, capfd):
+    """pagecli(*args) -> what the program, run in this process, says and ends with"""
+    monkeypatch.delenv("PAGECLI_MODEL", raising=False)
+
+    def run(*args: object) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, args)])
+        return Ended(ended.value.code, *capfd.readouterr())
+
+    return run
+
+
+def test_version_goes_to_stdout(pagecli):
     done = pagecli("--version")
-    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "pagecli", "")
+    assert (done.code, done.out.split()[0], done.err) == (0, "pagecli", "")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], []])
-def test_overview_names_the_commands_a_line_each(args):
+def test_overview_names_the_commands_a_line_each(pagecli, args):
     done = pagecli(*args)
-    shown, silent = (done.stdout, done.stderr) if args else (done.stderr, done.stdout)
-    assert (done.returncode, silent) == (0 if args else 2, "")
+    shown, silent = (done.out, done.err) if args else (done.err, done.out)
+    assert (done.code, silent) == (0 if args else 2, "")
     lines = shown.splitlines()
     assert lines[0] == "usage: pagecli [OPTIONS] COMMAND [ARGS]..."
     for command in ("generate", "score", "profile", "status", "merge", "doctor", "config"):
@@ -51,11 +66,11 @@ def test_overview_names_the_commands_a_line_each(args):
         ("profile", "Missing option '--model' / '-m' (env var: 'PAGECLI_MODEL')"),
     ],
 )
-def test_a_command_without_what_it_needs_says_what_and_shows_its_usage(command, says):
+def test_a_command_without_what_it_needs_says_what_and_shows_its_usage(pagecli, command, says):
     done = pagecli(*command.split())
     command = command.split()[0]
-    assert (done.returncode, done.stdout) == (2, "")
-    error, hint = done.stderr.splitlines()
+    assert (done.code, done.out) == (2, "")
+    error, hint = done.err.splitlines()
     assert error == f"error: {says}"
     assert hint.startswith(f"hint: usage: pagecli {command} ")
     assert hint.endswith(f"; see pagecli {command} --help")
@@ -143,6 +158,7 @@ def wrong_values() -> list[tuple[str, str, str]]:
     return cases
 
 
+@pytest.mark.slow
 def test_no_message_has_a_librarys_words(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     num_refused = 0
@@ -158,10 +174,8 @@ def test_no_message_has_a_librarys_words(monkeypatch, capsys, tmp_path):
     assert num_refused > 40
 
 
-def test_help_of_generate_groups_every_flag_and_documents_exit_codes():
-    text = subprocess.run(
-        [*PROGRAM, "generate", "--help=all"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=60
-    ).stdout
+def test_help_of_generate_groups_every_flag_and_documents_exit_codes(monkeypatch, capsys):
+    text = help_of("generate", 200, monkeypatch, capsys)
     for panel in ("Input and output", "Prompts", "Sampling", "Samples and beams", "Model", "Engine", "Reporting"):
         assert panel in text
     flags = (
@@ -191,6 +205,7 @@ def cpu_seconds_of(command: list[str]) -> float:
     return best
 
 
+@pytest.mark.slow
 def test_version_and_help_are_quick_beside_python_itself():
     """0.03 s and 0.07 s where `python -c pass` takes 0.01 s."""
     bare = cpu_seconds_of([sys.executable, "-c", "pass"])
@@ -206,11 +221,13 @@ def modules_of(*args: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.split())
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_slow():
     assert modules_of("--help").isdisjoint({"torch", "transformers", "pyarrow", "numpy", "rich"})
     assert modules_of("--version").isdisjoint({"typer", "logging", "ctypes"})
 
 
+@pytest.mark.slow
 def test_a_command_imports_no_other():
     homes = {f"pagecli.cli.{source.module}" for source in COMMANDS.values()}
     for args, expected in ([("--help",), set()], [("merge", "--help"), {"merge"}], [("status", "x"), {"status"}]):
@@ -223,6 +240,7 @@ def test_the_programs_help_says_of_each_command_how_its_own_help_begins():
         assert source.summary == " ".join(commands[name].help.split("\n\n")[0].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "code"), [(["--version"], 0), (["generat"], 2)])
 def test_the_end_is_quick_and_loses_nothing(args, code):
     """Objects are not taken apart one by one; what is registered for the end runs, what was said is written."""
@@ -243,13 +261,10 @@ def test_the_end_is_quick_and_loses_nothing(args, code):
     assert "taken apart" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_profiler_of_the_same_process_gets_to_write_what_it_saw():
     done = subprocess.run([sys.executable, "-m", "cProfile", "-m", "pagecli", "--version"], capture_output=True, text=True)
     assert "function calls" in done.stdout
-
-
-def test_shell_completion_is_offered():
-    assert "_PAGECLI_COMPLETE" in pagecli("--show-completion", "bash").stdout or "complete" in pagecli("--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -275,11 +290,11 @@ def test_shell_completion_is_offered():
         (["generate", "in.jsonl", ".", "-m", "x"], "unknown output format"),
     ],
 )
-def test_wrong_usage_is_one_line_with_a_hint_and_exit_code_2(args, says, tmp_path):
-    done = pagecli(*args, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    error, hint = done.stderr.splitlines()
+def test_wrong_usage_is_one_line_with_a_hint_and_exit_code_2(pagecli, args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = pagecli(*args)
+    assert (done.code, done.out) == (2, ""), done.err
+    error, hint = done.err.splitlines()
     assert error.startswith("error: ")
     assert says in error
     assert hint.startswith("hint: ")
@@ -301,20 +316,22 @@ def test_wrong_usage_is_one_line_with_a_hint_and_exit_code_2(args, says, tmp_pat
         ),
     ],
 )
-def test_input_and_output_are_checked_before_any_model(tmp_path, args, code, says):
+def test_input_and_output_are_checked_before_any_model(pagecli, tmp_path, monkeypatch, args, code, says):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
     (tmp_path / "rows.xlsx").write_text("prompt\na\n")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "noprompt.parquet")
-    done = pagecli("generate", *args, "--model", "no-such-model", cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert says in done.stderr
-    assert "no-such-model" not in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = pagecli("generate", *args, "--model", "no-such-model")
+    assert done.code == code, done.err
+    assert says in done.err
+    assert "no-such-model" not in done.err
+    assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("closed", "code"), [(1, 3), (2, 3), (0, 3)])
 def test_closed_standard_descriptors_are_no_crash(tmp_path, closed, code):
     output = "-" if closed == 1 else "out.jsonl"

@@ -64,6 +64,7 @@ def test_an_input_that_cannot_be_looked_at_offers_no_columns(offered, source):
     assert offered(f"generate {source} out.jsonl --prompt-column ") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_bash_takes_the_script_and_calls_the_program_by_it(tmp_path):
     """The script that --show-completion prints, in a bash whose `pagecli` is this one."""

@@ -272,6 +272,7 @@ def test_other_commands_take_settings_too(run):
     assert "seed" not in found
 
 
+@pytest.mark.slow
 def test_without_home_and_terminal_nothing_is_asked(place):
     done = subprocess.run(
         [sys.executable, "-m", "pagecli", "generate", "in.jsonl", "out.jsonl"],

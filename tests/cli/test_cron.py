@@ -78,6 +78,7 @@ def test_a_failure_in_the_night_says_why_and_the_unit_runs_the_same_job(run_at_n
     assert len([*jobs.glob("out-*.parquet")]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_takes_the_units_as_they_are(tmp_path):
     for name in ("pagecli-nightly.service", "pagecli-nightly.timer"):

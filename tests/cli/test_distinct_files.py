@@ -127,6 +127,7 @@ def test_merge_writes_no_part(files, capfd, how):
     assert "is a file that is read: PART p2.jsonl" in said
 
 
+@pytest.mark.slow
 def test_descriptors_are_compared_by_what_they_lead_to(files, capfd):
     """As `generate - - < x >> x` has them, which would read its own rows for ever."""
     with open("in.jsonl", "r+b") as file:

@@ -84,6 +84,7 @@ def test_a_signal_while_loading_says_so_and_the_job_counts_as_stopped(tmp_path, 
     assert (status.returncode, out.split(b"(")[0].split()[:2]) == (11, [b"state", b"stopped"])
 
 
+@pytest.mark.slow
 def test_a_signal_while_loading_a_new_job_says_so(tmp_path, tiny_model):
     source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}])
     process = run(
@@ -97,6 +98,7 @@ def test_a_signal_while_loading_a_new_job_says_so(tmp_path, tiny_model):
     assert os.listdir(tmp_path) == ["in.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", CODES)
 def test_merge_leaves_nothing_behind(tmp_path, signum):
     parts = [tmp_path / name for name in ("p1.jsonl", "p2.jsonl")]

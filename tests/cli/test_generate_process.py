@@ -19,6 +19,7 @@ def rows(count: int) -> list[dict]:
     return [{"id": i, "prompt": f"number {i}"} for i in range(count)]
 
 
+@pytest.mark.slow
 def test_stdin_to_stdout_rows_only_and_no_escapes_off_a_terminal(start, tmp_path):
     read, write = os.pipe()
     process = start("-", "-", "--max-tokens", "4", stdin=read)
@@ -104,6 +105,7 @@ def wait_for_rows(process):
     raise AssertionError(said.decode())
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_ends_the_job_quietly(start, tmp_path):
     source = write_rows(tmp_path / "in.jsonl", rows(100_000))
     process = start(source, "-", "--max-tokens", "2", "--quiet", *LONG)
@@ -127,6 +129,7 @@ def test_interrupt_while_waiting_for_standard_input_ends_at_once(start, tmp_path
     os.close(write)
 
 
+@pytest.mark.slow
 def test_interrupt_while_loading_leaves_nothing(start, tmp_path):
     process = start(write_rows(tmp_path / "in.jsonl", rows(3)), "out.parquet")
     deadline = time.monotonic() + 60

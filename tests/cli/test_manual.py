@@ -25,6 +25,7 @@ def printed(page: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("groff") is None, reason="no groff")
 def test_it_shows_every_command_with_every_flag_its_words_whole(page):
     text = printed(page)
@@ -39,6 +40,7 @@ def test_it_shows_every_command_with_every_flag_its_words_whole(page):
     assert "{{ review }}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc")
 def test_mandoc_finds_nothing_to_complain_of(page):
     done = subprocess.run(["mandoc", "-Tlint"], input=page, capture_output=True, text=True, timeout=60)

@@ -128,6 +128,7 @@ def test_streams_cannot_be_shared(generate, tmp_path):
     assert "every process reads the input" in err
 
 
+@pytest.mark.slow
 def test_process_that_waits_takes_over_the_part_of_a_killed_one(generate, start, tmp_path):
     """The first is stopped while it has part 1 of 2: the second runs part 2, then part 1 once the first is killed."""
     rows = [{"id": i, "prompt": f"n {i}"} for i in range(200)]

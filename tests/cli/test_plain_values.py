@@ -45,6 +45,7 @@ def outcome(convert, context, value):
         return type(error), str(error)
 
 
+@pytest.mark.slow
 def test_a_command_without_other_values_imports_no_pydantic(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n')
     code = (

@@ -267,6 +267,7 @@ def test_rows_that_begin_alike_share_block_hashes():
     assert _block_hashes(first)[1] != _block_hashes(second)[1]
 
 
+@pytest.mark.slow
 def test_plan_and_replay_take_no_torch():
     code = (
         "import sys\n"

@@ -163,6 +163,7 @@ def on_a_terminal(command: list[str], columns: int, cwd) -> list[tuple[float, st
     return pieces
 
 
+@pytest.mark.slow
 def test_a_job_on_a_narrow_terminal_says_what_it_does_from_its_start_to_its_end(tiny_model, tmp_path):
     """`starting` comes before what takes long to import, then rows with the time left, and the summary."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "a b c"}\n' * 3000)

@@ -48,6 +48,7 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_code_3(shell,
     assert (code, says in err, "Traceback" in err, "internal" in err) == (3, True, False, False), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full <&-"])
 def test_what_needs_no_stream_works_without(shell, tmp_path, ends):
     code, _, _ = shell(f"generate in.jsonl out.jsonl MODEL --stats s.json {ends}")
@@ -55,11 +56,13 @@ def test_what_needs_no_stream_works_without(shell, tmp_path, ends):
     assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_closed_standard_input_is_said(shell):
     code, _, err = shell("generate - out.jsonl MODEL <&-")
     assert (code, "standard input is closed" in err) == (3, True)
 
 
+@pytest.mark.slow
 def test_a_standard_output_that_does_not_wait_loses_no_row(shell, tmp_path, tiny_model):
     """As Node and some terminals leave it: another process that shares the pipe may have set it."""
     write_rows(tmp_path / "many.jsonl", [{"id": i, "prompt": "a", "filler": "y" * 4000} for i in range(200)])

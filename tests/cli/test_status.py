@@ -140,6 +140,7 @@ def test_a_job_that_was_stopped(job, out, status):
     assert "run the same command again" in status(out)[1]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed(job, out, status):
     job.finish_rows(2)
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
@@ -200,6 +201,7 @@ def test_what_is_written_is_read_back(job, out):
     assert (found.num_rows, found.eta_seconds, found.num_rows_total, found.total_is_exact) == (5, 1.25, 10, True)
 
 
+@pytest.mark.slow
 def test_status_needs_no_torch():
     code = "import sys, pagecli.jobs.monitoring.job_status; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

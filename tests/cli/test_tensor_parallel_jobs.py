@@ -38,6 +38,7 @@ def test_a_recorded_job_of_ranks_has_a_table_of_them(generate, tmp_path):
     assert "Ranks that share the model" in (tmp_path / "p/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_job_of_ranks_is_resumed_by_segments_only(generate, start, tmp_path):
     rows = [{"id": i, "prompt": f"n {i}"} for i in range(400)]
     assert generate(rows, "whole.jsonl", "--max-tokens", "60", "--sum-segments", "2", "--quiet")[0] == 0

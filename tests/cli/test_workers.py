@@ -99,6 +99,7 @@ def harmed_job(generate, start, tmp_path, harm, num_harmed, *flags):
     return json.loads((tmp_path / "s.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("harm", "num_harmed"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 2)])
 def test_lost_workers_are_replaced_and_no_row_with_them(generate, start, tmp_path, harm, num_harmed):
     """Of stopped ones all are: what one of two has would be finished by copies, perhaps before it counts as lost."""
@@ -108,11 +109,13 @@ def test_lost_workers_are_replaced_and_no_row_with_them(generate, start, tmp_pat
     assert num_harmed - 1 <= num_restarts <= num_harmed  # another worker may have finished all before one has started again
 
 
+@pytest.mark.slow
 def test_the_other_worker_finishes_copies_of_what_a_stopped_one_has(generate, start, tmp_path):
     stats = harmed_job(generate, start, tmp_path, signal.SIGSTOP, 1, "--worker-timeout", "80")
     assert stats["num_workers_lost"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_the_job_and_the_same_command_resumes_it(generate, start, tmp_path, end):
     rows = [{"id": i, "prompt": f"n {i}"} for i in range(600)]

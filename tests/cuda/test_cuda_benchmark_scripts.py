@@ -61,6 +61,7 @@ def test_a_way_of_a_peer_that_fails_is_a_line_and_the_ways_after_it_run(tmp_path
     assert "| opt-13b | transformers one by one | AttributeError: no attribute 'get_seq_length' |" in throughput.table(rows)
 
 
+@pytest.mark.slow
 def test_parts_are_known_by_name(tmp_path):
     command = ["bash", str(GPU / "run.sh"), "kernels", "speed"]
     done = subprocess.run(command, env=os.environ | {"OUT": str(tmp_path)}, capture_output=True, text=True)

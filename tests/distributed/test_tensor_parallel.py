@@ -178,6 +178,7 @@ def test_lost_rank_costs_a_restart_and_no_row(tmp_path, harm):
     assert not ranks_left()
 
 
+@pytest.mark.slow
 def test_job_that_is_stopped_and_continued_loses_no_rank(tmp_path):
     """As Ctrl-Z and fg do it, for longer than ranks and driver wait for each other; they are continued one after the other."""
     config = config_of(tmp_path, "llama", dtype="float32", worker_timeout=2.0)

@@ -145,6 +145,7 @@ def test_what_cannot_be_compiled_is_refused_by_name(engine, params, message):
     assert not engine.has_unfinished()
 
 
+@pytest.mark.slow
 def test_llguidance_is_imported_where_it_is_used_alone(tiny_model):
     import subprocess
     import sys

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_job_on_the_cpu_imports_neither_torch_nor_transformers(tiny_model, tmp_path):
     """They take 2 and 3 s to import, more than a short job takes to compute. A copy of the tokenizer is kept."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "temperature": 0.7, "logprobs": 2}\n')

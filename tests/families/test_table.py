@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from checkpoints import SHARED, Family
 
 from pagecli.devices.limits import missing_on_gpu
@@ -146,6 +147,7 @@ def test_every_family_is_tested():
     assert known == set(tiny_configs())
 
 
+@pytest.mark.slow
 def test_of_the_files_only_those_that_write_a_name_are_imported_and_the_same_description_is_found():
     """As if all had been imported: a description that is made of another one writes its own names."""
     known = families._known()

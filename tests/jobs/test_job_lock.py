@@ -41,6 +41,7 @@ def place(tmp_path) -> Path:
     return job_directory_path(tmp_path / "out.jsonl")
 
 
+@pytest.mark.slow
 def test_second_run_is_refused_while_the_first_lives_and_taken_in_when_it_was_killed(tmp_path):
     output = tmp_path / "out.jsonl"
     other = held_by_another(output)
@@ -246,6 +247,7 @@ def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
     locked.close()
 
 
+@pytest.mark.slow
 def test_temporaries_beside_a_file_go_when_they_are_old_and_have_no_process(tmp_path):
     from pagecli.jobs.storage.atomic_file import check_output
 

@@ -82,6 +82,7 @@ def test_nothing_is_left_of_a_job_without_rows_or_discarded(tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_kill_leaves_no_file_under_the_final_name(tmp_path, name):
     script = f"""

@@ -99,6 +99,7 @@ print(len(rows), rows[0].error_code, (resource.getrusage(resource.RUSAGE_SELF).r
 """
 
 
+@pytest.mark.slow
 def test_a_gigabyte_in_a_line_takes_no_more_memory_than_the_limit(tmp_path):
     with gzip.open(tmp_path / "in.jsonl.gz", "wb", compresslevel=1) as file:
         file.write(b'{"prompt": "')

@@ -51,6 +51,7 @@ def long_step(ready) -> None:
             time.sleep(30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", module.SIGNALS)
 def test_step_that_takes_too_long_is_not_waited_for(monkeypatch, signum):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
@@ -61,6 +62,7 @@ def test_step_that_takes_too_long_is_not_waited_for(monkeypatch, signum):
     assert seconds < 3
 
 
+@pytest.mark.slow
 def test_the_deadlines_callback_runs_before_the_end(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
     said = tmp_path / "said"
@@ -78,6 +80,7 @@ def test_the_deadlines_callback_runs_before_the_end(monkeypatch, tmp_path):
     assert said.read_text() == f"saved at {signal.SIGTERM}"
 
 
+@pytest.mark.slow
 def test_job_that_ends_by_itself_in_time_is_left_alone(monkeypatch):
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
 
@@ -96,6 +99,7 @@ def test_job_that_ends_by_itself_in_time_is_left_alone(monkeypatch):
     assert wait(pid)[0] == 7
 
 
+@pytest.mark.slow
 def test_second_signal_ends_at_once():
     pid = in_child(long_step)
     os.kill(pid, signal.SIGINT)
@@ -106,6 +110,7 @@ def test_second_signal_ends_at_once():
     assert seconds < 2
 
 
+@pytest.mark.slow
 def test_hangup_that_is_ignored_stays_ignored():
     def run(ready):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -152,6 +157,7 @@ def hold_the_interpreter() -> None:
     sum([[1]] * 300_000, [])  # noqa: RUF017 (that is what takes long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_deadline", [None, lambda signum: None])
 @pytest.mark.parametrize("signum", module.SIGNALS)
 def test_an_operation_that_holds_the_interpreter_ends_in_time_too(monkeypatch, signum, on_deadline):
@@ -170,6 +176,7 @@ def test_an_operation_that_holds_the_interpreter_ends_in_time_too(monkeypatch, s
     assert 0.5 < seconds < 10
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_what_holds_the_interpreter_at_once():
     def run(ready):
         with stop_signals() as signals, signals.deferred():
@@ -186,6 +193,7 @@ def test_the_second_signal_ends_what_holds_the_interpreter_at_once():
     assert seconds < 3
 
 
+@pytest.mark.slow
 def test_a_program_that_saves_for_long_is_not_cut_short(monkeypatch):
     """Without a callback it ends by itself, however long that takes, if the interpreter is free."""
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)

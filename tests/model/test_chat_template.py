@@ -154,6 +154,7 @@ def test_what_no_bound_sees_is_killed_and_the_next_row_is_rendered(monkeypatch):
     assert rendered.render(CHAT) == "fine"
 
 
+@pytest.mark.slow
 def test_a_template_that_never_compiles_is_tried_once(monkeypatch):
     rendered = process_of("{% for %}")
     for _ in range(2):
@@ -192,6 +193,7 @@ def broken_off(*args):
     raise OSError("broken off")
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_started_templates_are_rendered_all_the_same(monkeypatch):
     def fail(*args, **settings):
         raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -207,6 +209,7 @@ def test_surrogates_dates_and_long_texts_go_there_and_back():
     assert rendered.render([{"role": "user", "content": text, "day": datetime(2020, 1, 1)}]) == f"{text}|2020|01"
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_the_one_that_started_it():
     code = (
         "import os, sys; from datetime import datetime; from pagecli.model.tokenizer.templates.process import TemplateProcess\n"

@@ -44,6 +44,7 @@ def test_resolving_reads_configs_and_no_weights(tiny_model, name):
     assert source.weights_path == tiny_model(name) / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_resolving_a_named_model_imports_no_torch():
     code = (
         "import sys; from pagecli.model.registry import resolve_model; "

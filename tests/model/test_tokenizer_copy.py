@@ -180,6 +180,7 @@ def test_what_is_written_in_python_inside_the_rust_part_is_used_itself():
     assert faithful_copy(theirs, parts_of(theirs)) is None
 
 
+@pytest.mark.slow
 def test_a_start_that_finds_a_copy_imports_neither_transformers_nor_torch_nor_jinja2(tmp_path):
     import subprocess
     import sys
