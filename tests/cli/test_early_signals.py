@@ -40,8 +40,9 @@ def has_imported(process: subprocess.Popen, name: str) -> bool:
         return name in maps.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["_typing", "libarrow", "_native"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_among_the_imports_is_silent(tmp_path, tiny_model, signum, library):
     output = "out.parquet" if library == "libarrow" else "-"
     source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}])
@@ -57,8 +58,9 @@ def test_a_signal_among_the_imports_is_silent(tmp_path, tiny_model, signum, libr
     assert b"KeyboardInterrupt" not in err
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["once", "twice"])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 def test_a_signal_while_loading_says_so_and_the_job_counts_as_stopped(tmp_path, tiny_model, signum, again):
     """Also when a second one ends the process at once."""
     source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}] * 3 + [{"id": 3}])

@@ -43,7 +43,8 @@ def test_quiet_pipe_is_silent_and_no_library_speaks(start, tmp_path):
     assert (process.returncode, err, len(out.splitlines())) == (0, b"", 3)
 
 
-@pytest.mark.parametrize("no_color", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("no_color", [False, True])
 def test_terminal_gets_a_bar_and_color_unless_no_color(start, tmp_path, no_color):
     main_end, end = pty.openpty()
     environment = {"TERM": "xterm-256color", **({"NO_COLOR": "1"} if no_color else {})}
@@ -70,12 +71,13 @@ def test_terminal_gets_a_bar_and_color_unless_no_color(start, tmp_path, no_color
     assert bool(colors) != no_color
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "code"),
     [
         (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
     ],
 )
 def test_signal_keeps_finished_rows_and_says_how_to_go_on(start, tmp_path, signum, code):

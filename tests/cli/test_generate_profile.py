@@ -10,6 +10,7 @@ from pagecli.engine.engine import Engine
 ROWS = [{"id": i, "prompt": f"the quick brown fox {i}"} for i in range(6)]
 
 
+@pytest.mark.slow
 def test_the_directory_has_steps_timeline_figures_and_page(generate, tmp_path):
     code, _, err = generate(ROWS, "out.jsonl", "--profile", "figures/of/it", "--stats", "stats.json")
     assert code == 0

@@ -67,8 +67,8 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
     [
         "-m smollm2-135m",
         "-m opt-13b",  # for a GPU of the catalogue, with advice
-        "-m llama-3.1-405b",
-        "-m opt-175b --gpu t4",
+        pytest.param("-m llama-3.1-405b", marks=pytest.mark.slow),
+        pytest.param("-m opt-175b --gpu t4", marks=pytest.mark.slow),
         "-m qwen2.5-0.5b --dtype int8 --kv-dtype int8 --kv-memory 64MiB --max-num-seqs 4",
         "-m opt-125m --workload long.csv",  # some are too long
     ],

@@ -83,6 +83,7 @@ def run(generate, model, tmp_path, rows, way):
     return (tmp_path / "out.jsonl").read_bytes(), json.loads((tmp_path / "stats.json").read_text())
 
 
+@pytest.mark.slow
 def test_output_files_are_the_same_byte_for_byte(generate, model, tmp_path):
     rows = [{"id": i, "prompt": f"the quick brown fox {i}" + "?" * (i % 2)} | KINDS[i % len(KINDS)] for i in range(21)]
     expected, _ = run(generate, model, tmp_path, rows, "one batch")

@@ -61,6 +61,7 @@ def test_threads(isa, dtype):
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restore_threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(20, 20), (36, 12), (17, 17)])

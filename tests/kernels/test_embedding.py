@@ -35,6 +35,7 @@ def test_pack_weight(isa, seed, rows, cols, source, dtype):
         assert torch.equal(formats.unpack_weight(packed), weight.to(getattr(torch, dtype)))
 
 
+@pytest.mark.slow
 @examples
 @given(seed=seeds, rows=row_sizes, cols=row_sizes, scale=st.sampled_from([1e-20, 1.0, 1e20]))
 def test_int8_keeps_every_weight_within_half_a_step_of_its_group(isa, seed, rows, cols, scale):

@@ -55,6 +55,7 @@ def row_by_row(x, ids, weight, bias):
     return out
 
 
+@pytest.mark.slow
 @examples
 @given(
     seed=seeds,
@@ -99,6 +100,7 @@ def test_experts_of_two_formats_are_not_kept():
         assert kernels.pack_quantized_experts(iter([*tensors[:2], last]), 3, "float32") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_many_experts_do_not_depend_on_the_batch_or_on_threads(isa, dtype, restore_threads):
     """More rows than are laid out at once, more experts than one batch of work takes, one expert that most tokens choose."""

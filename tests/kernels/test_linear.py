@@ -88,6 +88,7 @@ def test_every_height_of_a_tile(isa, dtype, rows):
     check(isa, random(0, rows, 200), weight, random(2, weight.num_rows), "relu", accumulate=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "cols"), [(1, 4097), (7, 8193), (13, 4096), (2, 12288), (14, 9000)])
 def test_sums_over_several_blocks_of_k(isa, dtype, rows, cols):

@@ -40,6 +40,7 @@ def test_it_is_argmax_of_linear(isa, seed, rows, features, cols, dtype, coarse):
     assert fused == apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "features", "cols"), [(1, 20_011, 96), (7, 5003, 300), (600, 2500, 64), (5, 83, 9000)])
 def test_shapes_of_a_language_models_head(isa, dtype, rows, features, cols, restore_threads):

@@ -71,6 +71,7 @@ def test_it_is_argmax_of_the_masked_sums(isa, seed, kinds, features, cols, dtype
     assert fused == apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bounded", [False, True])
 def test_shapes_of_a_language_models_head(isa, dtype, bounded, restore_threads):

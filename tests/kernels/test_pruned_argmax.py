@@ -76,6 +76,7 @@ def test_the_pruned_argmax_is_that_of_linear(isa, seed, rows, features, cols, dt
     assert pruned == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRUNED)
 @pytest.mark.parametrize(("rows", "features", "cols"), [(1, 20_011, 96), (70, 9003, 300), (5, 8210, 1400)])
 def test_a_language_models_head_needs_few_of_its_weights(isa, dtype, rows, features, cols, restore_threads):
@@ -113,6 +114,7 @@ def test_rows_that_cannot_be_bounded_are_computed_whole(isa, dtype):
     assert pruned[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_columns_than_are_summed_at_a_time(isa, dtype):
     x, weight = random(13, 5, 4200), random(14, 3000, 4200)

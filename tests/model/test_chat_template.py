@@ -67,6 +67,7 @@ def test_template_renders_as_transformers_renders_it(tiny_tokenizer, template):
     assert ChatTemplate(template, tiny_tokenizer.special_tokens_map).render(CHAT) == theirs
 
 
+@pytest.mark.slow
 def test_sample_models_own_template_renders_as_transformers_renders_it(sample_model):
     from pagecli.model.tokenizer.loading import load_tokenizer, load_with_transformers
 
@@ -131,10 +132,10 @@ UNSEEN = "{% if messages[0].content == 'run' %}{{ ([[1]] * 1000000) | sum(start=
 
 @pytest.mark.parametrize("template", TOO_LARGE)
 def test_what_would_hold_the_interpreter_or_fill_memory_is_refused_before_it_is_made(template):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises((TemplateError, RecursionError, ValueError)):
         ChatTemplate(template, {}).render(CHAT)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def process_of(template):
@@ -144,17 +145,25 @@ def process_of(template):
 def test_what_no_bound_sees_is_killed_and_the_next_row_is_rendered(monkeypatch):
     """The sum copies 10^12 bytes in one call, in which Python heeds no signal; other threads run meanwhile."""
     monkeypatch.setattr(limits, "MAX_SECONDS", 1.0)
-    rendered, ticks = process_of(UNSEEN), []
-    thread = threading.Thread(target=lambda: [ticks.append(time.sleep(0.02)) for _ in range(40)])
+    rendered, ticks, over = process_of(UNSEEN), [], threading.Event()
+
+    def tick():
+        while not over.wait(0.02):
+            ticks.append(None)
+
+    thread = threading.Thread(target=tick)
     assert rendered.render(CHAT) == "fine"
     thread.start()
-    with pytest.raises(TemplateRefused, match="ran more than 1 seconds without an end"):
-        rendered.render([{"role": "user", "content": "run"}])
-    assert len(ticks) == 40
+    try:
+        with pytest.raises(TemplateRefused, match="ran more than 1 seconds without an end"):
+            rendered.render([{"role": "user", "content": "run"}])
+    finally:
+        over.set()
+    thread.join()
+    assert len(ticks) > 5  # of about 50, on a machine that does nothing else
     assert rendered.render(CHAT) == "fine"
 
 
-@pytest.mark.slow
 def test_a_template_that_never_compiles_is_tried_once(monkeypatch):
     rendered = process_of("{% for %}")
     for _ in range(2):
@@ -193,7 +202,6 @@ def broken_off(*args):
     raise OSError("broken off")
 
 
-@pytest.mark.slow
 def test_where_no_process_can_be_started_templates_are_rendered_all_the_same(monkeypatch):
     def fail(*args, **settings):
         raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -36,6 +36,7 @@ def state_dict(directory) -> dict[str, torch.Tensor]:
     return load_file(directory / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_sharded_safetensors_load_as_the_single_file(tiny_model, tmp_path):
     from transformers import AutoModelForCausalLM
 

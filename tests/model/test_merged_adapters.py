@@ -31,6 +31,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_the_model_that_peft_merges(tiny_model, tmp_path, case):
     name, settings = CASES[case]

@@ -119,6 +119,7 @@ def test_its_memory_is_known_from_the_header(quantized):
         assert memory.weight_bytes_of(source, 4) == pytest.approx(model.weight_bytes, rel=0.02)  # headers and padding
 
 
+@pytest.mark.slow
 def test_the_sample_keeps_its_numbers(sample_model):
     """SmolLM2's Q4_1 and Q8_0 tensors, the gguf package's numbers to the bit."""
     source = sample_model

@@ -46,6 +46,7 @@ def group(root: ElementTree.Element, chart: Chart, gid: str) -> ElementTree.Elem
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", OVER_TIME, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("num_steps", [1, 40])
 def test_a_run_is_drawn_whatever_its_length(draw, num_steps):
