@@ -41,6 +41,7 @@ def test_throughput_and_the_papers_figures_are_measured(tmp_path):
     assert "throughput: exit 0" in (tmp_path / "summary.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_way_of_a_peer_that_fails_is_a_line_and_the_ways_after_it_run(tmp_path, monkeypatch, capsys):
     import systems
     import throughput

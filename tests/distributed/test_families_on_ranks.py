@@ -94,6 +94,7 @@ def logits_of(model):
     return np.concatenate(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(tested_families()))
 def test_shared_families_compute_what_segments_do(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(tiny_configs()[name][1] | {"architectures": [name]}, default=str))

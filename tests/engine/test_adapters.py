@@ -48,6 +48,7 @@ def run(engine, rows, names):
     return [[(o.token_ids, o.logprobs) for o in found[i].sequences] for i in range(len(rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_greedy_rows_are_those_of_the_merged_models(tiny_model, adapters, name):
     loras = adapters(name)
@@ -107,6 +108,14 @@ def test_rows_without_an_adapter_keep_their_bits(tiny_model, adapters, name):
         assert (mixed[i] == plain[i]) == (chosen is None), i
 
 
+@pytest.fixture(scope="module")
+def row_of_each(tiny_model, adapters):
+    """(rows, names, what comes out): each prompt with each adapter, so that nothing of one may serve another."""
+    rows = [row for row in make_rows(28) for _ in NAMES]
+    names = [NAMES[i % 3] for i in range(len(rows))]
+    return rows, names, run(make_engine(tiny_model("llama"), loras=adapters("llama")), rows, names)
+
+
 @pytest.mark.parametrize(
     "setting",
     [
@@ -120,12 +129,9 @@ def test_rows_without_an_adapter_keep_their_bits(tiny_model, adapters, name):
     ],
     ids=str,
 )
-def test_rows_with_adapters_come_out_the_same_whatever_runs_beside_them(tiny_model, adapters, setting):
-    path, loras = tiny_model("llama"), adapters("llama")
-    rows = [row for row in make_rows(28) for _ in NAMES]  # each prompt with each adapter: nothing of one may serve another
-    names = [NAMES[i % 3] for i in range(len(rows))]
-    expected = run(make_engine(path, loras=loras), rows, names)
-    assert run(make_engine(path, loras=loras, **setting), rows, names) == expected
+def test_rows_with_adapters_come_out_the_same_whatever_runs_beside_them(tiny_model, adapters, row_of_each, setting):
+    rows, names, expected = row_of_each
+    assert run(make_engine(tiny_model("llama"), loras=adapters("llama"), **setting), rows, names) == expected
 
 
 @pytest.mark.parametrize("device", ["reference"])

@@ -51,6 +51,7 @@ def is_tie(model, prompt, ours, theirs):
     return float(logits.topk(2).values.diff().abs()) <= TIE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_tiny_models_decode_as_transformers_does(tiny_model, name):
     from transformers import AutoModelForCausalLM

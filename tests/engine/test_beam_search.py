@@ -97,6 +97,7 @@ def check(pair, width, early_stopping, num_eos, penalties, num_prompts):
     assert len(lengths) == 1 if num_eos == 0 else len(lengths) > 1, "end tokens were to be reached at different times"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "early_stopping", "num_eos", "penalties"),
     [

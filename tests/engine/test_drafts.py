@@ -9,6 +9,7 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN
 from pagecli.devices.cpu.model import CpuModel
 
+SLOW = pytest.mark.slow
 STOPS = (
     {"stop": ("e", "zz"), "temperature": 1.0, "seed": 5},
     {"stop_token_ids": tuple(range(0, 384, 7)), "min_tokens": 3},
@@ -61,7 +62,7 @@ def expected(path):
     return outputs(make_engine(path), all_rows())
 
 
-@pytest.mark.parametrize("error_rate", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("error_rate", [pytest.param(0.0, marks=SLOW), 0.3, pytest.param(1.0, marks=SLOW)])
 @pytest.mark.parametrize("name", ["as it is", *SETTINGS])
 def test_drafts_change_no_bit(path, expected, name, error_rate):
     engine = make_engine(path, **SETTINGS.get(name, {}))

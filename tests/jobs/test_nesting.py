@@ -14,19 +14,13 @@ from pagecli.jobs.rows.json_text import MAX_DEPTH
 from pagecli.jobs.rows.row import OTHER_COLUMNS
 from pagecli.jobs.writers.parquet.columns import MAX_LEAVES
 
-NESTS = {
-    "list": lambda inner: f"[{inner}]",
-    "object": lambda inner: f'{{"a":{inner}}}',
-    "both": lambda inner: f'[{{"a":{inner}}}]',
-}
+NESTS = {"list": ("[", "]"), "object": ('{"a":', "}"), "both": ('[{"a":', "}]")}
 DEPTHS = [1, 20, 31, 32, 33, 49, 50, 97, 98, 99, 100, 101, 500, 900, *range(960, 1010, 7), 5000, 100_000]
 
 
 def nested(kind: str, depth: int) -> str:
-    text = "1"
-    for _ in range(depth // (2 if kind == "both" else 1)):
-        text = NESTS[kind](text)
-    return text
+    (opened, closed), times = NESTS[kind], depth // (2 if kind == "both" else 1)
+    return opened * times + "1" + closed * times
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])

@@ -171,6 +171,7 @@ def test_a_sample_of_a_long_workload_is_spread_over_it_or_begins_it():
     assert sample_of(arriving, 1000) is arriving
 
 
+@pytest.mark.slow
 def test_a_sample_comes_to_what_the_whole_comes_to():
     timer = StepTime(resolve_model("opt-13b", "dummy").config, find_gpu("a100-40gb"))
     cases = [ReplayCase("reserve-max"), ReplayCase("reserve-oracle"), ReplayCase("paged")]
