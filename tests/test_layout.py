@@ -1,6 +1,7 @@
 """The walls of the house: who may import whom, how long a file may be, and which names say nothing."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@functools.cache
 def imported_modules(path: Path) -> set[str]:
     """Every pagecli module the file names in an import, at its top, inside a function or for types alone."""
     return modules_named(ast.parse(path.read_text()))

@@ -121,6 +121,7 @@ def run_made_up_driver(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_driver_reports_and_its_lengths_are_checked(run_made_up_driver):
     done = run_made_up_driver("good")
     assert done.error is None
@@ -128,6 +129,7 @@ def test_a_driver_reports_and_its_lengths_are_checked(run_made_up_driver):
     assert done.peak_rss_mib > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -44,6 +44,7 @@ def hub(monkeypatch, tmp_path):
         yield serve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
 def test_a_dataset_of_the_hub_is_read_and_written(generate, hub, suffix, tmp_path):
     parquet = io.BytesIO()
@@ -64,6 +65,7 @@ def test_a_dataset_of_the_hub_is_read_and_written(generate, hub, suffix, tmp_pat
     assert (code, "already exists" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_hub_is_read_file_by_file(generate, hub, tmp_path):
     hub({"data/b.jsonl": b'{"prompt": "two"}\n', "data/a.jsonl": b'{"prompt": "one"}\n', "README.md": b"no rows"})
     for source in ("hf://datasets/me/data/data/", "hf://datasets/me/data/data/*.jsonl"):
@@ -72,6 +74,7 @@ def test_a_folder_of_the_hub_is_read_file_by_file(generate, hub, tmp_path):
         assert [json.loads(line)["prompt"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have_and_a_hub_that_is_not_there_are_one_line(generate, hub):
     hub({"a.jsonl": b"{}"})
     code, _, err = generate("hf://datasets/me/data/b.jsonl", "out.jsonl")

@@ -29,6 +29,7 @@ def shell(tiny_model, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -36,9 +37,9 @@ def shell(tiny_model, tmp_path):
         "status out.jsonl",
         "--help",
         "config --all",
-        pytest.param("profile -m opt-125m --workload alpaca --num-requests 2", marks=pytest.mark.slow),
-        pytest.param("doctor", marks=pytest.mark.slow),
-        pytest.param("--version", marks=pytest.mark.slow),
+        "profile -m opt-125m --workload alpaca --num-requests 2",
+        "doctor",
+        "--version",
     ],
 )
 @pytest.mark.parametrize("end", [">&-", ">/dev/full"])
@@ -76,6 +77,7 @@ def test_a_standard_output_that_does_not_wait_loses_no_row(shell, tmp_path, tiny
     assert (process.returncode, rows) == (0, list(range(200)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -86,18 +88,13 @@ def test_a_standard_output_that_does_not_wait_loses_no_row(shell, tmp_path, tiny
         f"status {LONG}.jsonl",
         f"merge {LONG}.jsonl all.jsonl",
         f"profile -m opt-125m --html {LONG}",
-        *(
-            pytest.param(line, marks=pytest.mark.slow)
-            for line in (
-                f"generate in.jsonl out.jsonl MODEL --metrics-file {LONG}",
-                f"generate in.jsonl out.jsonl MODEL --progress-json {LONG}",
-                f"generate in.jsonl out.jsonl MODEL --profile {LONG}",
-                f"generate in.jsonl out.jsonl -m {LONG}",
-                f"merge in.jsonl {LONG}.jsonl",
-                f"profile -m opt-125m --plots {LONG}",
-                f"profile -m opt-125m --workload {LONG}.csv",
-            )
-        ),
+        f"generate in.jsonl out.jsonl MODEL --metrics-file {LONG}",
+        f"generate in.jsonl out.jsonl MODEL --progress-json {LONG}",
+        f"generate in.jsonl out.jsonl MODEL --profile {LONG}",
+        f"generate in.jsonl out.jsonl -m {LONG}",
+        f"merge in.jsonl {LONG}.jsonl",
+        f"profile -m opt-125m --plots {LONG}",
+        f"profile -m opt-125m --workload {LONG}.csv",
     ],
 )
 def test_a_name_that_is_too_long_is_one_line(shell, line):
@@ -105,15 +102,13 @@ def test_a_name_that_is_too_long_is_one_line(shell, line):
     assert (code, "internal" in err, "oo long" in err) == (3, False, True), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "flags"),
     [
-        *((limit, "") for limit in (5, 8, 12)),
-        *(pytest.param(limit, "", marks=pytest.mark.slow) for limit in (16, 64)),
-        (20, "--workers 3"),
-        (19, "--tensor-parallel-size 2"),
-        *(pytest.param(limit, "--workers 3", marks=pytest.mark.slow) for limit in (18, 22, 26)),
-        *(pytest.param(limit, "--tensor-parallel-size 2", marks=pytest.mark.slow) for limit in (18, 20, 21, 22)),
+        *((limit, "") for limit in (5, 8, 12, 16, 64)),
+        *((limit, "--workers 3") for limit in (18, 20, 22, 26)),
+        *((limit, "--tensor-parallel-size 2") for limit in (18, 19, 20, 21, 22)),
     ],
 )
 def test_few_open_files_are_enough_or_said(shell, tmp_path, limit, flags):

@@ -60,6 +60,7 @@ def sharded(directory) -> dict[str, bytes]:
     return files | {"model.safetensors.index.json": json.dumps(index).encode()}
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_measured_by_range_requests(run, model_of_hub, tiny_model):
     files, sent = sharded(tiny_model("llama")), {}
     shards = [name for name in files if name.endswith(".safetensors")]

@@ -13,6 +13,7 @@ from pagecli.cli.generate.options import parse_ranks
 ROWS = [{"id": i, "prompt": f"number {i} " + "word " * (i % 5)} for i in range(20)]
 
 
+@pytest.mark.slow
 def test_ranks_write_what_segments_write_and_are_listed(generate, tmp_path):
     flags = ("--temperature", "0.7", "--dtype", "float32")
     assert generate(ROWS, "segments.jsonl", "--sum-segments", "2", *flags)[0] == 0
@@ -32,6 +33,7 @@ def test_auto_is_the_least_number_of_ranks_that_have_room_on_a_numa_node(tiny_mo
     assert config == chosen
 
 
+@pytest.mark.slow
 def test_a_recorded_job_of_ranks_has_a_table_of_them(generate, tmp_path):
     assert generate(ROWS[:4], "out.jsonl", "--tensor-parallel-size", "2", "--profile", "p", "--dtype", "float32")[0] == 0
     assert [rank["rank"] for rank in json.loads((tmp_path / "p/summary.json").read_text())["facts"]["ranks"]] == [0, 1]

@@ -57,6 +57,7 @@ def wait_for(condition):
     raise AssertionError("waited in vain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_output_is_that_of_one_process(generate, tmp_path, count):
     flags = ("--temperature", "0.8", "--max-num-seqs", "8")
@@ -70,12 +71,14 @@ def test_output_is_that_of_one_process(generate, tmp_path, count):
     assert not [child for child in running if "workers.worker" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_parts_and_resumed_jobs_have_pools_too(generate, tmp_path):
     assert generate(ROWS, "whole.jsonl", "--quiet")[0] == 0
     assert generate("in.jsonl", "out.jsonl", "--shard", "auto/3", "--workers", "2", "--quiet")[0] == 0
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_job_of_nothing_but_such_a_row_ends_too(generate, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("pagecli.cli.generate.pool.MODULE", "poison_worker")
@@ -131,6 +134,7 @@ def test_no_worker_outlives_the_job_and_the_same_command_resumes_it(generate, st
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 600
 
 
+@pytest.mark.slow
 def test_row_that_ends_its_workers_becomes_one_error_row(generate, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("pagecli.cli.generate.pool.MODULE", "poison_worker")
@@ -146,6 +150,7 @@ def test_row_that_ends_its_workers_becomes_one_error_row(generate, tmp_path, mon
     assert [line for line in lines if '"bad"' not in line] == good
 
 
+@pytest.mark.slow
 def test_workers_that_join_midway_get_rows(tiny_model):
     with pool_of(tiny_model, LocalWorkers(), 1) as pool:
         pool.add_worker()
@@ -155,6 +160,7 @@ def test_workers_that_join_midway_get_rows(tiny_model):
     assert threading.active_count() < 20
 
 
+@pytest.mark.slow
 def test_a_pool_says_how_much_of_the_model_its_furthest_worker_has_loaded(tiny_model, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
     source, shown = LocalWorkers(module="slow_loading_worker"), []
@@ -193,6 +199,7 @@ def finished_by(pool, num_rows, until=lambda: True):
     return sorted(output.request_id for output in found)
 
 
+@pytest.mark.slow
 def test_workers_of_other_instruction_sets_are_refused_unless_allowed(tiny_model):
     """The first worker computes as the driver does; the second may come first, too."""
     with pytest.raises(UsageError, match="with generic") as refused:  # noqa: SIM117
@@ -214,6 +221,7 @@ def test_what_two_hosts_differ_in_is_said_with_what_gives_them_one():
     assert "the model's files on vm differ" in difference(here, changed, mixed=True).message
 
 
+@pytest.mark.slow
 def test_a_growing_pool_takes_more_workers_while_it_has_rows_and_refuses_others_without_ending(tiny_model, monkeypatch):
     monkeypatch.setattr("pagecli.jobs.workers.pool.LOOK_SECONDS", 0.2)
     said, sizes = [], []
@@ -243,6 +251,7 @@ def test_bad_settings_are_one_line(generate, flags, says):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_profile_has_a_table_of_workers_and_what_each_recorded(generate, tmp_path):
     flags = ("--workers", "2", "--profile", "p", "--stats", "s.json", "--max-num-seqs", "8")
     assert generate(ROWS, "out.jsonl", *flags)[0] == 0
@@ -259,6 +268,7 @@ def test_profile_has_a_table_of_workers_and_what_each_recorded(generate, tmp_pat
     assert "Workers of the pool" in page
 
 
+@pytest.mark.slow
 def test_profile_of_a_pool_that_lost_a_worker_has_the_others(tmp_path, tiny_model):
     config = EngineConfig(str(tiny_model("llama")), max_num_seqs=4, kv_memory_bytes=1 << 20)
     pool = EnginePool(config, 2, LocalWorkers(), record=WorkerRecording("title", "model"))

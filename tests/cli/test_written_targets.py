@@ -184,6 +184,7 @@ def test_streams_take_json_lines_only(generate, tmp_path):
     assert (code, "takes rows as JSON Lines" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_report_goes_through_links_and_to_devices(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.html").symlink_to("report.html")

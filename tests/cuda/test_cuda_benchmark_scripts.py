@@ -70,6 +70,7 @@ def test_parts_are_known_by_name(tmp_path):
     assert "unknown part: speed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_stopped_and_what_it_measured_stays():
     from throughput import output_of
 

@@ -63,6 +63,7 @@ def config_of(folder, name, **changes):
     return EngineConfig(str(folder), **(settings | changes))
 
 
+@pytest.mark.slow
 def test_ranks_say_how_much_of_the_model_is_loaded(tmp_path):
     shown = []
     config = config_of(tmp_path, "llama", tensor_parallel_size=2)
@@ -104,6 +105,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_two_ranks_are_two_segments_to_the_bit(tmp_path, name, changes):
     config = config_of(tmp_path, name, **changes)
@@ -115,6 +117,7 @@ def test_two_ranks_are_two_segments_to_the_bit(tmp_path, name, changes):
     assert len(two[1]["ranks"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), [("opt", "float32"), ("llama", "bfloat16"), ("llama", "int8")])
 def test_constrained_rows_of_two_ranks_are_those_of_one_process(tmp_path, name, dtype):
     config = config_of(tmp_path, name, dtype=dtype)
@@ -160,6 +163,7 @@ def test_text_depends_on_the_segments_not_on_the_ranks(tmp_path):
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
 def test_lost_rank_costs_a_restart_and_no_row(tmp_path, harm):
     config = config_of(tmp_path, "llama", dtype="float32", worker_timeout=3.0)
@@ -213,12 +217,14 @@ def test_no_shared_memory_is_one_line(tmp_path, monkeypatch, function):
     assert not ranks_left()
 
 
+@pytest.mark.slow
 def test_settings_that_no_engine_takes_leave_no_ranks(tmp_path):
     with pytest.raises(ModelError, match="less than one KV block"):
         Engine(config_of(tmp_path, "opt", dtype="float32", tensor_parallel_size=2, kv_memory_bytes=100))
     assert not ranks_left()
 
 
+@pytest.mark.slow
 def test_ranks_that_cannot_be_started_again_end_the_engine_and_no_step_runs_without_them(tmp_path, monkeypatch):
     def refused(*args):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -236,6 +242,7 @@ def test_ranks_that_cannot_be_started_again_end_the_engine_and_no_step_runs_with
     assert not ranks_left()
 
 
+@pytest.mark.slow
 def test_second_loss_in_a_row_ends_the_job_with_one_line(tmp_path):
     engine = Engine(config_of(tmp_path, "opt", dtype="float32", tensor_parallel_size=2))
 

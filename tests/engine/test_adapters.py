@@ -156,6 +156,7 @@ def test_adapters_that_only_merging_can_apply_are_refused(tiny_model, tmp_path):
     assert "--merge-lora" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_two_ranks_compute_adapters_as_two_segments_do(tiny_model, adapters, name):
     """To the bit; greedy text is that of sums in one part."""

@@ -44,6 +44,7 @@ def of_transformers(path, texts: list[list[int]], pooling: Pooling) -> np.ndarra
     return torch.stack(found).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["last", "mean"])
 @pytest.mark.parametrize("name", MODELS)
 def test_embeddings_are_transformers_states_pooled(tiny_model, name, mode):

@@ -56,6 +56,7 @@ def loaded(directory, dtype="float32"):
     return registry.find("transformers").load(source, dtype, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*RUN, *BY_SEQUENCE], ids=lambda family: family.name)
 def test_chunks_of_several_sequences_give_what_transformers_computes_of_each(family, tmp_path):
     model = family.make(tmp_path, {})
@@ -70,6 +71,7 @@ def test_chunks_of_several_sequences_give_what_transformers_computes_of_each(fam
     assert difference({i: torch.cat(logits).log_softmax(-1) for i, logits in found.items()}, expected) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [RUN[0], BY_SEQUENCE[0]], ids=lambda family: family.name)
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_a_job_runs_shares_prefixes_and_says_how_it_is_computed(tmp_path, capfd, family, kv_dtype):

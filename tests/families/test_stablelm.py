@@ -16,6 +16,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_knob_computes_what_transformers_does(family, tmp_path):
     check_family(family, tmp_path)

@@ -46,6 +46,7 @@ def test_sharded_safetensors_load_as_the_single_file(tiny_model, tmp_path):
     assert torch.equal(logits_of(tmp_path), logits_of(tiny_model("qwen2")))
 
 
+@pytest.mark.slow
 def test_pickled_weights_load_as_safetensors_single_and_sharded(copy):
     directory = copy("opt")
     expected, tensors = logits_of(directory), state_dict(directory)
