@@ -1,6 +1,7 @@
 """Chat templates: rendered as transformers renders them, in a sandbox that hostile ones neither leave nor keep running."""
 
 import copy
+import os
 import subprocess
 import sys
 import threading
@@ -76,15 +77,21 @@ def test_sample_models_own_template_renders_as_transformers_renders_it(sample_mo
         assert ours.apply_chat_template(chat) == theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
 
 
+def cpu_seconds() -> float:
+    """Of this process and those that it has waited for: whatever else the machine does."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 @pytest.mark.parametrize("template", ENDLESS)
 def test_endless_template_ends_as_a_row_error(tiny_tokenizer, monkeypatch, template):
     monkeypatch.setattr(limits, "MAX_STEPS", 20_000)
     monkeypatch.setattr(limits, "MAX_SECONDS", 0.3)
-    started = time.monotonic()
+    started = cpu_seconds()
     error = refusal(tiny_tokenizer, monkeypatch, template)
     assert "without an end" in error.message
     assert error.code == ErrorCode.NOT_TOKENIZABLE
-    assert time.monotonic() - started < 5
+    assert cpu_seconds() - started < 5
 
 
 @pytest.mark.parametrize("template", HOSTILE)
@@ -132,10 +139,10 @@ UNSEEN = "{% if messages[0].content == 'run' %}{{ ([[1]] * 1000000) | sum(start=
 
 @pytest.mark.parametrize("template", TOO_LARGE)
 def test_what_would_hold_the_interpreter_or_fill_memory_is_refused_before_it_is_made(template):
-    started = time.process_time()
+    started = cpu_seconds()
     with pytest.raises((TemplateError, RecursionError, ValueError)):
         ChatTemplate(template, {}).render(CHAT)
-    assert time.process_time() - started < 10
+    assert cpu_seconds() - started < 10
 
 
 def process_of(template):
