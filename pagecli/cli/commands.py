@@ -1,9 +1,14 @@
-"""The commands of `pagecli`, by name. One is imported when it is asked for; the others cost a line of this table."""
+"""The commands of `pagecli`, by name. One is imported when it is asked for; the others cost a line of this table.
 
-from collections.abc import Iterator, Mapping
+A command gets its flags as the fields of a dataclass (`options_command`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any, Literal, get_args, get_origin
+from inspect import Parameter, Signature
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -154,6 +159,62 @@ class HelpCommand(PlainParameters, TyperCommand):
 
     def _needs_arguments(self) -> bool:
         return any(parameter.required for parameter in self.params if parameter.param_type_name == "argument")
+
+
+Options = TypeVar("Options")
+Own = TypeVar("Own")
+
+
+def options_command(
+    options: type[Options],
+) -> Callable[[Callable[[typer.Context, Options], int]], Callable[..., int]]:
+    """Decorates run(context, options): what comes out is for typer, which sees a parameter for every field of `options`."""
+
+    def decorate(run: Callable[[typer.Context, Options], int]) -> Callable[..., int]:
+        fields = dataclasses.fields(options)  # type: ignore[arg-type]
+        return _command(run, fields, lambda context, values: run(context, options(**values)))
+
+    return decorate
+
+
+def options_command_beside(
+    options: type[Options], names: Collection[str], fixed: Mapping[str, Any], own: type[Own]
+) -> Callable[[Callable[[typer.Context, Options, Own], int]], Callable[..., int]]:
+    """Decorates run(context, options, own) of a command that has some flags of another one, and flags of its own.
+
+    `names`: the fields of `options` that are its flags too; `fixed`: values of others; `own`: a dataclass of its own flags.
+    """
+    own_fields = dataclasses.fields(own)  # type: ignore[arg-type]
+    shared = [field for field in dataclasses.fields(options) if field.name in names]  # type: ignore[arg-type]
+    required = [field for field in shared if field.default is dataclasses.MISSING]
+    fields = [*required, *own_fields, *(field for field in shared if field not in required)]
+
+    def decorate(run: Callable[[typer.Context, Options, Own], int]) -> Callable[..., int]:
+        def call(context: typer.Context, values: dict[str, Any]) -> int:
+            of_own = own(**{field.name: values.pop(field.name) for field in own_fields})
+            return run(context, options(**values, **fixed), of_own)
+
+        return _command(run, fields, call)
+
+    return decorate
+
+
+def _command(
+    run: Callable[..., int], fields: Iterable[dataclasses.Field[Any]], call: Callable[[typer.Context, dict[str, Any]], int]
+) -> Callable[..., int]:
+    """A function named and explained as `run`, with a parameter for each field, that calls `call` with their values."""
+
+    def command(context: typer.Context, **values: Any) -> int:
+        return call(context, values)
+
+    parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    for field in fields:
+        default = Parameter.empty if field.default is dataclasses.MISSING else field.default
+        parameters.append(Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.type))
+    command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__, command.__doc__ = run.__name__, run.__doc__
+    return command
 
 
 def load_command(name: str) -> TyperCommand:

@@ -22,8 +22,7 @@ from pagecli.cli.settings import (
     user_file,
     value_in_effect,
 )
-from pagecli.cli.terminal.console import Console, name_value_lines, terminal_width
-from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.console import Console, exit_code_of, name_value_lines, terminal_width
 from pagecli.errors import UsageError
 from pagecli.jobs.storage.redaction import redact_values
 

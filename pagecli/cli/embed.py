@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pagecli.cli.commands import options_command_beside
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.generate.command import EPILOG as EPILOG
 from pagecli.cli.generate.command import run_command
@@ -43,7 +44,7 @@ class EmbedFlags:
 SHARED = (*WITHOUT_GENERATION, "template", "template_file", "row_group_rows", "sample")
 
 
-@flags.options_command_beside(GenerateOptions, SHARED, NOTHING_GENERATED | {"chat": False}, EmbedFlags)
+@options_command_beside(GenerateOptions, SHARED, NOTHING_GENERATED | {"chat": False}, EmbedFlags)
 def embed(context: typer.Context, options: GenerateOptions, own: EmbedFlags) -> int:
     """Write an embedding of the text in every row of INPUT to OUTPUT.
 

@@ -1,5 +1,6 @@
 """`pagecli merge`: the outputs of --shard parts into one."""
 
+from itertools import chain
 from signal import Signals
 from typing import Annotated
 
@@ -7,10 +8,9 @@ import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import row_options as row_flags
-from pagecli.cli.flags.distinct_files import check_merge_files
-from pagecli.cli.settings import notes
-from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.settings import notes, settings_files
+from pagecli.cli.terminal.console import Console, exit_code_of
+from pagecli.core.file_targets import NamedPath, check_distinct
 from pagecli.errors import UsageError
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
@@ -40,7 +40,8 @@ def merge(
             raise UsageError("merge needs the parts and an output", "pagecli merge part-*.parquet all.parquet")
         from pagecli.jobs.shards.merge import merge_outputs
 
-        check_merge_files(paths[:-1], paths[-1])
+        parts = (NamedPath("PART", part) for part in paths[:-1])
+        check_distinct([NamedPath("OUTPUT", paths[-1])], chain(parts, settings_files()))
         with stop_signals() as signals:
             try:
                 merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression)

@@ -11,8 +11,7 @@ import typer
 
 from pagecli.cli.flags import completion
 from pagecli.cli.flags import engine_and_sampling as flags
-from pagecli.cli.terminal.console import Console, name_value_lines, terminal_width
-from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.console import Console, exit_code_of, name_value_lines, terminal_width
 from pagecli.errors import UsageError
 
 if TYPE_CHECKING:

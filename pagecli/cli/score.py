@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pagecli.cli.commands import options_command_beside
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.generate.command import EPILOG as EPILOG
 from pagecli.cli.generate.command import run_command
@@ -38,7 +39,7 @@ SHARED = (
 )
 
 
-@flags.options_command_beside(GenerateOptions, SHARED, NOTHING_GENERATED, ScoreFlags)
+@options_command_beside(GenerateOptions, SHARED, NOTHING_GENERATED, ScoreFlags)
 def score(context: typer.Context, options: GenerateOptions, own: ScoreFlags) -> int:
     """Write how likely given texts are, for every row of INPUT, to OUTPUT.
 

@@ -23,6 +23,7 @@ from typing import Any
 import typer
 
 from pagecli.cli.terminal.exit_codes import NOTES, SETTINGS, hint_of, is_usage_error, message_of, source_of, variable_of
+from pagecli.core.file_targets import NamedPath
 from pagecli.errors import InputError, UsageError
 
 PROJECT_FILE = "pagecli.toml"
@@ -65,6 +66,11 @@ def user_file() -> Path | None:
             return None
         base = os.path.join(home, ".config")
     return Path(base) / "pagecli" / "config.toml"
+
+
+def settings_files() -> Iterator[NamedPath]:
+    """Both files, which need not be there, as messages name them."""
+    return (NamedPath("settings,", str(path)) for _, path in _files())
 
 
 def read_settings() -> list[Setting]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
-from pagecli.cli.terminal.console import Console, name_value_lines
-from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.console import Console, exit_code_of, name_value_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

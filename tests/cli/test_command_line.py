@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from pagecli.cli.app import main
 from pagecli.cli.commands import COMMANDS, app
-from pagecli.cli.flags.engine_and_sampling import parse_memory_size
+from pagecli.cli.generate.options import parse_memory_size
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.help import group_name
 from pagecli.errors import UsageError

@@ -9,8 +9,7 @@ import typer
 
 from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.settings import commands_of
-from pagecli.cli.terminal.console import GREEN, RED, YELLOW, Console, name_value_lines
-from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.terminal.console import GREEN, RED, YELLOW, Console, exit_code_of, name_value_lines
 from pagecli.jobs.storage.redaction import redact, redact_values
 
 if TYPE_CHECKING:

@@ -1,12 +1,9 @@
 """Every flag of the program, defined once: commands take these types as parameters. Defaults come from the dataclasses
-that the flags fill; a command gets its flags as the fields of one (`options_command`)."""
+that the flags fill; a command gets its flags as the fields of one (cli/commands.options_command)."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +11,6 @@ from pagecli.cli.flags import completion
 from pagecli.cli.settings import use_configuration
 from pagecli.core.engine_config import Batching, EngineConfig, KVPolicy
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.errors import UsageError
 
 IO, CHAT, SAMPLING, SAMPLES = "Input and output", "Prompts", "Sampling", "Samples and beams"
 MODEL, ENGINE, TALK = "Model", "Engine", "Reporting"
@@ -315,76 +311,3 @@ NoConfig = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, option("Say nothing but errors.", TALK, "--quiet", "-q")]
 Verbose = Annotated[bool, option("Say more; show tracebacks.", TALK, "--verbose", "-v")]
-
-
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-
-
-def parse_memory_size(flag: str, text: str) -> int | None:
-    """Bytes, or None for auto. 1 GiB (or G) is 1024**3 bytes, 1 GB is 1000**3. Raises UsageError."""
-    if text.strip().lower() == "auto":
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b|)\s*", text, re.IGNORECASE)
-    if match is None or not (match[2] or match[3]):
-        raise UsageError(f"{flag} is {text!r}, not a size", "write a number and a unit, as in 4GiB or 512MB, or auto")
-    base = 1000 if match[2] and match[3].lower() == "b" else 1024
-    size = int(float(match[1]) * base ** _POWERS[match[2].lower()])
-    if size < 1:
-        raise UsageError(f"{flag} is {text!r}: no memory at all", "write a size above zero, or auto")
-    return size
-
-
-Options = TypeVar("Options")
-Own = TypeVar("Own")
-
-
-def options_command(
-    options: type[Options],
-) -> Callable[[Callable[[typer.Context, Options], int]], Callable[..., int]]:
-    """Decorates run(context, options): what comes out is for typer, which sees a parameter for every field of `options`."""
-
-    def decorate(run: Callable[[typer.Context, Options], int]) -> Callable[..., int]:
-        fields = dataclasses.fields(options)  # type: ignore[arg-type]
-        return _command(run, fields, lambda context, values: run(context, options(**values)))
-
-    return decorate
-
-
-def options_command_beside(
-    options: type[Options], names: Collection[str], fixed: Mapping[str, Any], own: type[Own]
-) -> Callable[[Callable[[typer.Context, Options, Own], int]], Callable[..., int]]:
-    """Decorates run(context, options, own) of a command that has some flags of another one, and flags of its own.
-
-    `names`: the fields of `options` that are its flags too; `fixed`: values of others; `own`: a dataclass of its own flags.
-    """
-    own_fields = dataclasses.fields(own)  # type: ignore[arg-type]
-    shared = [field for field in dataclasses.fields(options) if field.name in names]  # type: ignore[arg-type]
-    required = [field for field in shared if field.default is dataclasses.MISSING]
-    fields = [*required, *own_fields, *(field for field in shared if field not in required)]
-
-    def decorate(run: Callable[[typer.Context, Options, Own], int]) -> Callable[..., int]:
-        def call(context: typer.Context, values: dict[str, Any]) -> int:
-            of_own = own(**{field.name: values.pop(field.name) for field in own_fields})
-            return run(context, options(**values, **fixed), of_own)
-
-        return _command(run, fields, call)
-
-    return decorate
-
-
-def _command(
-    run: Callable[..., int], fields: Iterable[dataclasses.Field[Any]], call: Callable[[typer.Context, dict[str, Any]], int]
-) -> Callable[..., int]:
-    """A function named and explained as `run`, with a parameter for each field, that calls `call` with their values."""
-
-    def command(context: typer.Context, **values: Any) -> int:
-        return call(context, values)
-
-    parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    for field in fields:
-        default = Parameter.empty if field.default is dataclasses.MISSING else field.default
-        parameters.append(Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.type))
-    command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__name__, command.__doc__ = run.__name__, run.__doc__
-    return command

@@ -1,5 +1,6 @@
 """The options of `pagecli generate`: its flags, and the engine and sampling settings they make."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from pagecli.cli.flags import prompt_options as prompt_flags
 from pagecli.cli.flags import recording_options as run_flags
 from pagecli.cli.flags import resume_options as resume_flags
 from pagecli.cli.flags import row_options as row_flags
-from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS, parse_memory_size
+from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
 from pagecli.model.readers.generation_config import SAMPLING_KEYS
 from pagecli.model.source import ADAPTER_FILES
 
+PROFILE_FILES = ("steps.parquet", "trace.json", "summary.json", "report.html")  # in the directory of --profile
 DEFAULT_REASONS = "invalid_output,length,repetition"
 
 
@@ -153,6 +155,14 @@ class GenerateOptions:
         return MonitoringOptions(self.progress_json, self.metrics_file, self.log_file, self.log_json)
 
     @property
+    def written_files(self) -> list[tuple[str, Path | str | None]]:
+        """(flag, file that it names) of what is written beside the output."""
+        events, directory = self.progress_json, self.profile
+        files = [("--stats", self.stats), ("--metrics-file", self.metrics_file), ("--log-file", self.log_file)]
+        files += [("--profile", directory / name) for name in PROFILE_FILES] if directory is not None else []
+        return [*files, ("--progress-json", f"/dev/fd/{events}" if events is not None and events.isdecimal() else events)]
+
+    @property
     def prompt_files(self) -> dict[str, Path | str | None]:
         """Flag -> the file that it names: what prompts are made of, what outputs may be, an adapter."""
         files = {"--template-file": self.template_file, "--system-file": self.system_file}
@@ -238,6 +248,23 @@ class GenerateOptions:
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error
+
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_memory_size(flag: str, text: str) -> int | None:
+    """Bytes, or None for auto. 1 GiB (or G) is 1024**3 bytes, 1 GB is 1000**3. Raises UsageError."""
+    if text.strip().lower() == "auto":
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b|)\s*", text, re.IGNORECASE)
+    if match is None or not (match[2] or match[3]):
+        raise UsageError(f"{flag} is {text!r}, not a size", "write a number and a unit, as in 4GiB or 512MB, or auto")
+    base = 1000 if match[2] and match[3].lower() == "b" else 1024
+    size = int(float(match[1]) * base ** _POWERS[match[2].lower()])
+    if size < 1:
+        raise UsageError(f"{flag} is {text!r}: no memory at all", "write a size above zero, or auto")
+    return size
 
 
 def parse_ranks(text: str, chosen: Mapping[str, Any]) -> int:

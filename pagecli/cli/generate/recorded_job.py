@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pagecli.cli.flags.distinct_files import PROFILE_FILES
+from pagecli.cli.generate.options import PROFILE_FILES
 from pagecli.cli.profile.report import check_drawing, check_target
 from pagecli.cli.terminal.console import Console
 from pagecli.errors import InputError

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pagecli.cli.flags.distinct_files import check_profile_files
-from pagecli.cli.flags.engine_and_sampling import options_command
+from pagecli.cli.commands import options_command
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.cli.settings import notes
-from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.exit_codes import exit_code_of
+from pagecli.cli.settings import notes, settings_files
+from pagecli.cli.terminal.console import Console, exit_code_of
+from pagecli.core.file_targets import NamedPath, check_distinct
 from pagecli.errors import ExitCode
 from pagecli.jobs.run.stop_signals import stop_signals
 
@@ -62,7 +62,7 @@ def _run(options: ProfileOptions, console: Console) -> int:
     from pagecli.model.registry import resolve_model
     from pagecli.model.stored_tensors import stored_tensors
 
-    check_profile_files(options.workload, options.model, options.html, options.plots, options.steps, options.trace)
+    _check_files(options)
     check_reports(options)
     check_run_flags(options)
     if options.engine == "vllm":
@@ -77,6 +77,17 @@ def _run(options: ProfileOptions, console: Console) -> int:
     for path in write_reports(options, job.plan, workload.name, sections):
         console.note(f"written: {path}")
     return ExitCode.OK if job.plan.fits or not job.chosen_by_user else ExitCode.MODEL
+
+
+def _check_files(options: ProfileOptions) -> None:
+    """Raises UsageError, before anything is opened, for a file that is both read and written, or written twice."""
+    from pagecli.model.registry import local_files
+
+    files = {"--html": options.html, "--steps": options.steps, "--trace": options.trace}
+    written = [NamedPath(flag, str(path)) for flag, path in files.items() if path is not None]
+    written += [NamedPath("--plots", str(path)) for path in options.plots.glob("*.png")] if options.plots is not None else []
+    of_model = (NamedPath("--model", str(path)) for path in local_files(options.model))
+    check_distinct(written, chain([NamedPath("--workload", options.workload)], of_model, settings_files()))
 
 
 def _run_vllm(options: ProfileOptions, console: Console) -> int:

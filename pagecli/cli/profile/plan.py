@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pagecli.cli.flags.engine_and_sampling import parse_memory_size
+from pagecli.cli.generate.options import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.core.dtypes import KV_DTYPE, QUANTIZED_DTYPES
 from pagecli.core.engine_config import is_faster_kept

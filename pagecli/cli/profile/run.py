@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pagecli.cli.flags.engine_and_sampling import parse_memory_size
+from pagecli.cli.generate.options import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.report import Section, check_target
 from pagecli.cli.terminal.console import Console

@@ -1,11 +1,16 @@
-"""Text for the person at the terminal: errors with a hint, warnings and notes on stderr; small tables of names and values."""
+"""Text for the person at the terminal: errors with a hint, warnings and notes on stderr; small tables of names and values.
+
+`exit_code_of` runs a command and says why it ended, if by an exception.
+"""
 
 import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from pagecli.errors import PagecliError
+from pagecli.cli.terminal import exit_codes
+from pagecli.errors import ExitCode, PagecliError
+from pagecli.jobs.run.stop_signals import StopRequested
 from pagecli.jobs.storage.redaction import redact
 
 if TYPE_CHECKING:
@@ -104,6 +109,35 @@ class Console:
     def colored(self, text: str, color: str) -> str:
         """`text` in bold `color` where stderr shows colors."""
         return f"\x1b[1;{color}m{text}\x1b[0m" if self.has_color else text
+
+
+def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
+    """Runs `command`; returns its exit code, or the code of what it raised after saying it. Closes the console's log."""
+    try:
+        return int(command() or ExitCode.OK)
+    except (Exception, StopRequested, KeyboardInterrupt) as error:
+        if isinstance(error, StopRequested):
+            from pagecli.jobs.storage.atomic_file import remove_temporaries
+
+            remove_temporaries()
+        _say(error, console)
+        return exit_codes.exit_code_for(error)
+    finally:
+        console.end_transient()
+        console.close_log()
+
+
+def _say(error: BaseException, console: Console) -> None:
+    if isinstance(error, PagecliError):
+        console.failure(error)
+    elif exit_codes.is_usage_error(error):
+        for line in getattr(getattr(error, "ctx", None), "meta", {}).get(exit_codes.NOTES, ()):  # why a setting was not read
+            console.warning(line)
+        console.error(exit_codes.message_of(error), exit_codes.hint_of(error))
+    elif (failure := exit_codes.file_failure(error)) is not None:
+        console.failure(failure)
+    elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
+        console.crash(error)
 
 
 def _to_stderr(line: str) -> None:

@@ -1,19 +1,14 @@
-"""From exceptions to exit codes: every way a command can fail ends here, in one line and one code.
+"""From exceptions to exit codes and messages: every way a command can fail has one line and one code.
 
 Errors of the command line say which flag, where its wrong value stands, and how it is used.
 """
 
-import atexit
-import contextlib
 import errno
 import os
 import re
 import resource
-import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-from pagecli.cli.terminal.console import Console
 from pagecli.errors import ExitCode, InputError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
@@ -76,25 +71,6 @@ def _origin_of(context: Any, parameter: Any) -> str | None:
     return None if setting is None else f"{setting.shown} is {setting.value!r}"
 
 
-STANDARD_OUTPUT = "standard output"
-
-
-def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
-    """Runs `command`; returns its exit code, or the code of what it raised after saying it. Closes the console's log."""
-    try:
-        return int(command() or ExitCode.OK)
-    except (Exception, StopRequested, KeyboardInterrupt) as error:
-        if isinstance(error, StopRequested):
-            from pagecli.jobs.storage.atomic_file import remove_temporaries
-
-            remove_temporaries()
-        _say(error, console)
-        return exit_code_for(error)
-    finally:
-        console.end_transient()
-        console.close_log()
-
-
 def exit_code_for(error: BaseException) -> int:
     """The exit code of a command that ends by `error`."""
     if isinstance(error, PagecliError):
@@ -105,25 +81,12 @@ def exit_code_for(error: BaseException) -> int:
         return ExitCode.SIGINT
     if isinstance(error, BrokenPipeError):
         return ExitCode.SIGPIPE
-    if _file_failure(error) is not None:
+    if file_failure(error) is not None:
         return ExitCode.INPUT
     return ExitCode.USAGE if is_usage_error(error) else ExitCode.INTERNAL
 
 
-def _say(error: BaseException, console: Console) -> None:
-    if isinstance(error, PagecliError):
-        console.failure(error)
-    elif is_usage_error(error):
-        for line in getattr(getattr(error, "ctx", None), "meta", {}).get(NOTES, ()):  # such as why a setting was not read
-            console.warning(line)
-        console.error(message_of(error), hint_of(error))
-    elif (failure := _file_failure(error)) is not None:
-        console.failure(failure)
-    elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
-        console.crash(error)
-
-
-def _file_failure(error: BaseException) -> PagecliError | None:
+def file_failure(error: BaseException) -> PagecliError | None:
     """What the system refused, where only the user can mend it, as the one line to say; None of any other error.
 
     A net below what the parts say of their own files: also a library's import fails when no file can be opened any more.
@@ -150,34 +113,3 @@ def _file_failure(error: BaseException) -> PagecliError | None:
 def _too_many_files() -> InputError:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return InputError(f"too many open files: the limit is {limit}", "raise it: ulimit -n 1024")
-
-
-def flushed(code: int, console: Console) -> int:
-    """The exit code once stdout is written out: `code`; SIGPIPE's, without a message, if its reader has closed it; INPUT's if
-    it takes no more."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
-        sys.stdout = None
-        return code or ExitCode.SIGPIPE
-    except OSError as error:
-        sys.stdout = None
-        from pagecli.jobs.storage.atomic_file import not_writable  # help does without
-
-        console.failure(not_writable(STANDARD_OUTPUT, error))
-        return ExitCode.INPUT
-    return code
-
-
-def end_process(code: int) -> NoReturn:
-    """Ends the process, of which nothing is needed any more, without taking it apart object by object: 0.7 s with torch.
-
-    What libraries registered for the end runs. A profiler or debugger that watches from the same process gets the usual end.
-    """
-    if sys.gettrace() is not None or sys.getprofile() is not None:
-        sys.exit(code)
-    atexit._run_exitfuncs()
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None where there is no terminal
-        sys.stderr.flush()
-    os._exit(code)
