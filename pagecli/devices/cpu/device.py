@@ -1,18 +1,28 @@
 """The CPU as a device: native kernels, weights packed for them, K and V in the host's memory."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pagecli.core import arrays
 from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES, GPU_DTYPES, QUANTIZED_DTYPES, check_known
 from pagecli.devices.base import CPU_HEAD_DIMS, RunSettings
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.model import CpuModel, SharedParts
+from pagecli.devices.cpu.model import CpuModel
 from pagecli.devices.cpu.runner import ModelRunner, start
-from pagecli.devices.cpu.weights.loader import CpuWeights
+from pagecli.devices.cpu.weights import quantized_weight
+from pagecli.devices.cpu.weights.packed_weight import CpuWeights, PackedExperts, PackedWeight
 from pagecli.devices.memory import available_bytes
 from pagecli.errors import UsageError
-from pagecli.model.program import Program
+from pagecli.model.program import Program, Weight
 from pagecli.model.source import ModelSource
 from pagecli.model.weights.reader import WeightReader, open_weights
+
+if TYPE_CHECKING:
+    from pagecli.devices.cpu.partial_products import SharedParts
+
+MOST_SECTIONS = 4  # of a matrix: Q, K and V, or gate and up, quantized in their own ways
 
 
 class CpuDevice:
@@ -49,7 +59,7 @@ class CpuDevice:
         dtype: str,
         max_batch_tokens: int,
         of_program: Callable[[Program], Program] = lambda program: program,
-        shared: SharedParts | None = None,
+        shared: "SharedParts | None" = None,
     ) -> CpuModel:
         """As Device.load; `of_program`: what is loaded of the model's program (model/shards.py)."""
         if dtype not in CPU_DTYPES:
@@ -69,8 +79,45 @@ class CpuDevice:
 
             program = adapted(program, source.adapters)
         program = of_program(program)
-        weights = CpuWeights(program, reader, dtype, source.keep_quantized and dtype in QUANTIZED_DTYPES)
+        weights = packed_weights(program, reader, dtype, source.keep_quantized and dtype in QUANTIZED_DTYPES)
         return CpuModel(program, weights, max_batch_tokens, (*source.notes, *reader.notes), shared)
 
     def start(self, model: CpuModel, settings: RunSettings) -> ModelRunner:
         return start(model, settings)
+
+
+def packed_weights(program: Program, reader: WeightReader, dtype: str, keep: bool) -> CpuWeights:
+    """Packs a program's weights as they are read, as `dtype`: peak memory is what is packed plus the tensor at hand. With
+    `keep` those that are quantized in the checkpoint stay so."""
+    found = CpuWeights()
+    for weight in program.weights():
+        packed_as = "float32" if weight.exact else dtype
+        if weight.columns and weight.experts:
+            found.add_experts(weight, _pack_experts(weight, reader, packed_as, keep and not weight.exact))
+            reader.source.release()
+        elif weight.experts:
+            found.add_vector(weight, np.stack([arrays.to_float32(vector) for vector in reader.experts(weight)]))
+        elif weight.columns:
+            found.add_matrix(weight, _pack(weight, reader, packed_as, keep and not weight.exact))
+            reader.source.release()
+        else:  # norms and biases are small and always wanted exactly
+            found.add_vector(weight, np.array(arrays.to_float32(reader.read(weight))))
+    return found
+
+
+def _pack_experts(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> PackedExperts:
+    quantized = (reader.quantized_expert(weight, expert) for expert in range(weight.experts))
+    kept = kernels.pack_quantized_experts(quantized, weight.experts, dtype) if keep else None
+    return kernels.pack_experts(reader.experts(weight), weight.experts, dtype) if kept is None else kept
+
+
+def _pack(weight: Weight, reader: WeightReader, dtype: str, keep: bool) -> list[PackedWeight]:
+    quantized = reader.quantized(weight) if keep else None
+    sections = [] if quantized is None else quantized.sections()
+    most = 1 if weight.whole_columns else MOST_SECTIONS
+    if 1 <= len(sections) <= most and all(map(quantized_weight.can_pack, sections)):
+        packed = [kernels.pack_quantized(section, dtype) for section in sections]
+        kept = [section for section in packed if section is not None]
+        if len(kept) == len(packed):
+            return kept
+    return [kernels.pack_weight(reader.read(weight), dtype)]

@@ -1,37 +1,22 @@
 """The operations of a mixture of experts, bound to their weights."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
-
 import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.fused_adds import CombineAdd
-from pagecli.devices.cpu.weights.loader import CpuWeights
+from pagecli.devices.cpu.bound_step import Bound, BoundStep
+from pagecli.devices.cpu.weights.packed_weight import CpuWeights
 from pagecli.model.program import Combine, ExpertLinear, Mixture, Router
 
 
-class _Step(Protocol):
-    """What they read and write (devices/cpu/model.py)."""
-
-    @property
-    def values(self) -> Mapping[str, Array]: ...
-
-    @property
-    def program(self) -> kernels.LayerProgram | None: ...
-
-
-def bind_mixture(operation: Mixture | CombineAdd, weights: CpuWeights) -> Callable[[_Step], None]:
+def bind_mixture(operation: Mixture, weights: CpuWeights) -> Bound:
     match operation:
         case Router():
             return _router(operation)
         case ExpertLinear():
             return _expert_linear(operation, weights)
         case Combine():
-            return _combine(operation, operation.out, accumulate=False)
-        case CombineAdd(out, combine):
-            return _combine(combine, out, accumulate=True)
+            return bind_combine(operation, operation.out, accumulate=False)
 
 
 def in_groups(rows: Array, groups: int) -> Array:
@@ -39,23 +24,23 @@ def in_groups(rows: Array, groups: int) -> Array:
     return rows.reshape(rows.shape[0], groups, rows.shape[1] // groups)
 
 
-def _ids(step: _Step, name: str) -> Array:
+def _ids(step: BoundStep, name: str) -> Array:
     """Numbers of experts: a buffer of floats holds their bits."""
     return step.values[name].view(np.int32)
 
 
-def _router(operation: Router) -> Callable[[_Step], None]:
+def _router(operation: Router) -> Bound:
     ids, weights, x, normalized = operation.ids, operation.weights, operation.x, operation.normalized
     return lambda step: kernels.router(_ids(step, ids), step.values[weights], step.values[x], normalized, step.program)
 
 
-def _expert_linear(operation: ExpertLinear, weights: CpuWeights) -> Callable[[_Step], None]:
+def _expert_linear(operation: ExpertLinear, weights: CpuWeights) -> Bound:
     out, x, ids, chosen = operation.out, operation.x, operation.ids, operation.chosen
     weight = weights.experts(operation.weight)
     bias = None if operation.bias is None else weights.vector(operation.bias)
     columns = slice(operation.first_column, operation.first_column + weight.num_cols)
 
-    def call(step: _Step) -> None:
+    def call(step: BoundStep) -> None:
         rows = step.values[x]
         if rows.shape[1] != weight.num_cols:
             rows = in_groups(rows, chosen)[:, :, columns]
@@ -64,10 +49,11 @@ def _expert_linear(operation: ExpertLinear, weights: CpuWeights) -> Callable[[_S
     return call
 
 
-def _combine(operation: Combine, out: str, accumulate: bool) -> Callable[[_Step], None]:
+def bind_combine(operation: Combine, out: str, accumulate: bool) -> Bound:
+    """`accumulate`: added to what `out` holds."""
     x, weights, shared, gate, chosen = operation.x, operation.weights, operation.shared, operation.gate, operation.chosen
 
-    def call(step: _Step) -> None:
+    def call(step: BoundStep) -> None:
         values = step.values
         beside = values[shared] if shared else None, values[gate] if gate else None
         kernels.combine_experts(values[out], in_groups(values[x], chosen), values[weights], *beside, accumulate, step.program)

@@ -1,19 +1,20 @@
-"""A program on the CPU: each operation bound to its weights once; the layers recorded and run as one native call a step."""
+"""A program on the CPU: each operation bound to its weights once; the layers recorded and run as one native call a step.
+
+A linear layer, or an RMS norm, adds to what an addition behind it would.
+"""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.fused_adds import CombineAdd, CpuOperation, LinearAdd, NormAdd, ReduceAdd, buffer_widths, fuse_adds
 from pagecli.devices.cpu.lm_head import LMHead
-from pagecli.devices.cpu.weights.loader import CpuWeights
-from pagecli.devices.cpu.weights.packed_weight import PackedWeight
+from pagecli.devices.cpu.weights.packed_weight import CpuWeights, PackedWeight
 from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
@@ -35,18 +36,73 @@ from pagecli.model.program import (
     Select,
     Split,
     Weight,
+    widths,
 )
 
 if TYPE_CHECKING:
+    from pagecli.devices.cpu.partial_products import SharedParts
     from pagecli.devices.step_masks import PendingMasks
 
 
 @dataclass(frozen=True, slots=True)
-class SharedParts:
-    """Buffers of partial sums, by the names of their values, that all ranks see; `meeting`: kernels.rendezvous."""
+class LinearAdd:
+    """out += activation(x @ weight.T + bias): Linear and the Add of its output, which is never in memory."""
 
-    parts: Mapping[str, Array]
-    meeting: Any
+    out: str
+    x: str
+    weight: Weight
+    bias: Weight | None
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceAdd:
+    """out += ((parts[0] + parts[1]) + ...): Reduce and the Add of its output."""
+
+    out: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NormAdd:
+    """out += norm(norm.x): Norm and the Add of its output, which is never in memory."""
+
+    out: str
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class CombineAdd:
+    """out += what `combine` gives: Combine and the Add of its output, which is never in memory."""
+
+    out: str
+    combine: Combine
+
+
+CpuOperation = Operation | LinearAdd | ReduceAdd | NormAdd | CombineAdd
+
+
+def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
+    fused: list[CpuOperation] = []
+    for operation in operations:
+        before = fused[-1] if fused else None
+        if isinstance(operation, Add) and isinstance(before, Linear) and before.out == operation.x:
+            fused[-1] = LinearAdd(operation.out, before.x, before.weight, before.bias, before.activation)
+        elif isinstance(operation, Add) and isinstance(before, Reduce) and before.out == operation.x:
+            fused[-1] = ReduceAdd(operation.out, before.parts)
+        elif isinstance(operation, Add) and isinstance(before, Norm) and before.out == operation.x and before.kind == "rms":
+            fused[-1] = NormAdd(operation.out, before)
+        elif isinstance(operation, Add) and isinstance(before, Combine) and before.out == operation.x:
+            fused[-1] = CombineAdd(operation.out, before)
+        else:
+            fused.append(operation)
+    return tuple(fused)
+
+
+def buffer_widths(program: Program) -> dict[str, int]:
+    """Columns of every buffer that the program takes on the CPU, of float32 with a row for each token of the largest step."""
+    fused = (LinearAdd, ReduceAdd, NormAdd, CombineAdd)
+    return widths(operation for operation in fuse_adds(program.operations()) if not isinstance(operation, fused))
 
 
 class Workspace:
@@ -174,11 +230,15 @@ class CpuModel:
     def _bound(self, operation: CpuOperation) -> _Bound:
         match operation:
             case Linear(weight=weight) if weight.whole_columns:
-                return self._segment(operation)
+                from pagecli.devices.cpu.partial_products import bind_partial
+
+                return bind_partial(operation, self.weights.matrix(weight), self._vector_or_none(operation.bias))
             case Linear() | LinearAdd():
                 return self._linear(operation)
             case LowRank():
-                return self._low_rank(operation)
+                from pagecli.devices.cpu.partial_products import bind_low_rank
+
+                return bind_low_rank(operation)
             case Norm():
                 return self._norm(operation, operation.out, accumulate=False)
             case NormAdd(out, norm):
@@ -194,16 +254,22 @@ class CpuModel:
                 return lambda step: _rotate(step, q, k, columns)
             case GatedActivation():
                 return _gated(operation)
-            case Router() | ExpertLinear() | Combine() | CombineAdd():
+            case Router() | ExpertLinear() | Combine():
                 from pagecli.devices.cpu.mixture import bind_mixture
 
                 return bind_mixture(operation, self.weights)
+            case CombineAdd(out, combine):
+                from pagecli.devices.cpu.mixture import bind_combine
+
+                return bind_combine(combine, out, accumulate=True)
             case Add(out, x):
                 return lambda step: _add(step.values[out], step.values[x])
             case Select(out, x):
                 return lambda step: _select(step, out, x)
             case Reduce() | ReduceAdd():
-                return self._reduce(operation)
+                from pagecli.devices.cpu.partial_products import bind_sum
+
+                return bind_sum(operation.out, operation.parts, isinstance(operation, ReduceAdd), self._meeting)
         raise ValueError(f"the CPU has no {type(operation).__name__}")
 
     def _linear(self, operation: Linear | LinearAdd) -> _Bound:
@@ -224,33 +290,6 @@ class CpuModel:
                 first = last
 
         return call
-
-    def _segment(self, operation: Linear) -> _Bound:
-        """A product of some columns of x."""
-        out, x, first, last = (
-            operation.out,
-            operation.x,
-            operation.first_column,
-            operation.first_column + operation.weight.columns,
-        )
-        weight, bias = self.weights.matrix(operation.weight), self._vector_or_none(operation.bias)
-        return lambda step: kernels.linear(
-            step.values[out], step.values[x][:, first:last], weight, bias, "none", False, step.program
-        )
-
-    def _low_rank(self, operation: LowRank) -> _Bound:
-        out, x, first, last = operation.out, operation.x, operation.first, operation.last
-        matrices = operation.a, operation.b, operation.starts
-        columns = slice(operation.first_column, operation.first_column + operation.a.shape[1])
-        return lambda step: kernels.low_rank(
-            step.values[out][:, first:last], step.values[x][:, columns], *matrices, step.inputs.adapter_ids, step.program
-        )
-
-    def _reduce(self, operation: Reduce | ReduceAdd) -> _Bound:
-        out, parts, accumulate, meeting = operation.out, operation.parts, isinstance(operation, ReduceAdd), self._meeting
-        return lambda step: kernels.reduce(
-            step.values[out], [step.values[part] for part in parts], accumulate, meeting, step.program
-        )
 
     def _norm(self, operation: Norm, out: str, accumulate: bool) -> _Bound:
         x, eps = operation.x, operation.eps

@@ -1,4 +1,4 @@
-"""Weights of linear layers and embeddings, packed once at load for the matrix kernels.
+"""Weights of linear layers and embeddings, packed once at load for the matrix kernels, and all those of a program.
 
 One layout serves every instruction set (N output features, K input features, `weight[N, K]`):
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array, Tensor, empty, stored_as
 from pagecli.devices.cpu.weights import quantized_weight
+from pagecli.model.program import Weight
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
@@ -97,6 +98,43 @@ class PackedExperts:
     @property
     def nbytes(self) -> int:
         return self.data.nbytes
+
+
+class CpuWeights:
+    """A program's weights as the CPU's kernels take them: matrices packed, vectors in float32."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._matrices: dict[Weight, list[PackedWeight]] = {}
+        self._vectors: dict[Weight, Array] = {}
+        self._experts: dict[Weight, PackedExperts] = {}
+
+    def add_matrix(self, weight: Weight, sections: list[PackedWeight]) -> None:
+        """`sections`: the matrix's rows one below the other, as many parts as they have formats."""
+        self._matrices[weight] = sections
+        self.num_bytes += sum(section.nbytes for section in sections)
+
+    def add_vector(self, weight: Weight, vector: Array) -> None:
+        self._vectors[weight] = vector
+        self.num_bytes += vector.nbytes
+
+    def add_experts(self, weight: Weight, experts: PackedExperts) -> None:
+        self._experts[weight] = experts
+        self.num_bytes += experts.nbytes
+
+    def matrix(self, weight: Weight) -> PackedWeight:
+        """A matrix that is one section."""
+        (section,) = self._matrices[weight]
+        return section
+
+    def sections(self, weight: Weight) -> list[PackedWeight]:
+        return self._matrices[weight]
+
+    def experts(self, weight: Weight) -> PackedExperts:
+        return self._experts[weight]
+
+    def vector(self, weight: Weight) -> Array:
+        return self._vectors[weight]
 
 
 def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
