@@ -181,11 +181,10 @@ class _Queue:
 
 def _load(options: GenerateOptions) -> "Engine":
     config = options.engine_config()
-    from pagecli.devices.memory import check_fits
+    from pagecli.engine.engine import Engine
+    from pagecli.engine.loaded_model import check_fits
 
     check_fits(config)
-    from pagecli.engine.engine import Engine
-
     engine = Engine(config)
     for note in engine.loaded.model.notes:
         warnings.warn(note, stacklevel=3)

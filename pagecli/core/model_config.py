@@ -129,10 +129,3 @@ class ModelConfig:
     def window(self, layer: int) -> int:
         """Sliding window of `layer` in tokens, 0 none."""
         return self.layer_windows[layer] if self.layer_windows else 0
-
-    def kv_bytes_per_token(self, dtype_bytes: int, scale_bytes: int = 0) -> int:
-        """Bytes of K and V of one token in all layers; OPT-13B at 2 bytes: 2 x 40 x 5120 x 2 = 819,200 (Kwon et al., §3).
-
-        scale_bytes: of a KV head's K, or V, of a token, beside its numbers.
-        """
-        return 2 * self.num_layers * (self.kv_size * dtype_bytes + self.num_kv_heads * scale_bytes)

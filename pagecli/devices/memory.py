@@ -10,12 +10,11 @@ from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, QUANTIZED_DTYPES, WEIG
 from pagecli.core.engine_config import EngineConfig, is_faster_kept
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import registry
-from pagecli.devices.cpu.fused_adds import buffer_widths
 from pagecli.devices.cpu.lm_head import bounds_bytes
+from pagecli.devices.cpu.model import buffer_widths
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.program import Linear, Program, Router, widths
-from pagecli.model.registry import resolve_model
 from pagecli.model.source import ModelSource, QuantizedPart
 
 TOKENS_EACH = 256  # of a sequence, for which quantized weights are dequantized only where their K and V have room, too
@@ -49,9 +48,22 @@ def check_weights_fit(needed: int, name: str, available: int | None = None) -> N
         )
 
 
+def kv_bytes_per_token(config: ModelConfig, dtype_bytes: int, scale_bytes: int = 0) -> int:
+    """Bytes of K and V of one token in all layers; OPT-13B at 2 bytes: 2 x 40 x 5120 x 2 = 819,200 (Kwon et al., §3).
+
+    scale_bytes: of a KV head's K, or V, of a token, beside its numbers.
+    """
+    return 2 * config.num_layers * config.num_kv_heads * (config.head_dim * dtype_bytes + scale_bytes)
+
+
+def token_bytes(config: ModelConfig, kv_dtype: str) -> int:
+    """Those bytes in a cache of `kv_dtype`, scales included."""
+    return kv_bytes_per_token(config, KV_BYTES[kv_dtype], KV_SCALE_BYTES.get(kv_dtype, 0))
+
+
 def block_bytes(config: ModelConfig, block_size: int, kv_dtype: str) -> int:
     """Bytes that one block of the KV cache takes over all layers, K and V; kv_dtype: one of KV_DTYPES, or float16."""
-    return config.kv_bytes_per_token(KV_BYTES[kv_dtype], KV_SCALE_BYTES.get(kv_dtype, 0)) * block_size
+    return token_bytes(config, kv_dtype) * block_size
 
 
 def num_swap_blocks(swap_memory_bytes: int, preemption: str, block_bytes: int) -> int:
@@ -100,7 +112,12 @@ def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
 
 def weight_bytes_of(source: ModelSource, bytes_each: float) -> int:
     """The bytes of a model's weights as they are loaded: of `bytes_each` but for what stays quantized."""
-    return bytes_beside(source.config, bytes_each, source.kept)
+    return bytes_beside(source.config, bytes_each, kept_of(source))
+
+
+def kept_of(source: ModelSource) -> QuantizedPart | None:
+    """The part of the weights that stays quantized in memory."""
+    return source.quantized if source.keep_quantized else None
 
 
 def bytes_beside(config: ModelConfig, bytes_each: float, kept: QuantizedPart | None) -> int:
@@ -261,21 +278,16 @@ def with_quantization(source: ModelSource, config: EngineConfig, device: str, dt
     return replace(source, keep_quantized=True, notes=(*source.notes, note))
 
 
-def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
-    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for is more than is available.
+def check_fits(config: EngineConfig, source: ModelSource, dtype: str, num_engines: int = 1) -> None:
+    """Raises ModelError with the sum, and the largest value that fits, if what `config` asks for on the CPU is more than is
+    available. `source` and `dtype`: the model and the weights' dtype that it resolves to.
 
     Of several engines each has its part of what is available.
     A GPU's memory is divided when it is there (devices/cuda/startup.py).
     """
-    device = registry.choose(config.device)
-    if device.name != "cpu":
-        return
-    source = resolve_model(config.model, "dummy")
-    dtype = device.resolve_dtype(config.dtype)
-    source = with_quantization(source, config, device.name, dtype, num_engines)
-    dtype_bytes = WEIGHT_BYTES[dtype]
+    dtype_bytes, asked = WEIGHT_BYTES[dtype], (config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes or 0)
     needs = replace(
-        needs_of(source.config, dtype, source.kept, config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes or 0),
+        needs_of(source.config, dtype, kept_of(source), *asked),
         swap=config.swap_memory_bytes,
     )
     kept = None if source.keep_quantized or source.quantized is None else replace(source, keep_quantized=True)

@@ -17,11 +17,11 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput, SequenceOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import Chunk, KVUsage, StepPlan
-from pagecli.devices import registry, step_inputs
+from pagecli.devices import memory, registry, step_inputs
 from pagecli.devices.base import RunSettings
 from pagecli.engine import loaded_model
 from pagecli.engine.adapters import adapter_of
-from pagecli.engine.loaded_model import LoadedModel
+from pagecli.engine.loaded_model import LoadedModel, ResolvedModel
 from pagecli.engine.stats import EngineStats, EngineStatus
 from pagecli.errors import ErrorCode, RowError, UsageError
 from pagecli.model.pooling import Pooling
@@ -36,12 +36,18 @@ class EmbeddingEngine:
     num_failed_steps = 0
     num_replicas = 1
 
-    def __init__(self, config: EngineConfig, pooling: Pooling, on_loading: Callable[[int, int], None] | None = None) -> None:
-        """`on_loading`: see Engine."""
+    def __init__(
+        self,
+        config: EngineConfig,
+        pooling: Pooling,
+        on_loading: Callable[[int, int], None] | None = None,
+        found: ResolvedModel | None = None,
+    ) -> None:
+        """`on_loading`, `found`: see Engine."""
         started = time.perf_counter()
         self.config, self.pooling = config, pooling
         self.num_threads = loaded_model.configure(config.threads)
-        self.loaded = _load(config, on_loading)
+        self.loaded = _load(config, on_loading, found or loaded_model.resolve(config))
         model, self.tokenizer = self.loaded.model, self.loaded.tokenizer
         self.model_config = model.config
         longest = model.config.max_positions
@@ -194,11 +200,11 @@ def _added(total: Array | None, states: Array) -> Array:
     return np.cumsum(rows, axis=0)[-1]
 
 
-def _load(config: EngineConfig, on_loading: Callable[[int, int], None] | None) -> LoadedModel:
+def _load(config: EngineConfig, on_loading: Callable[[int, int], None] | None, found: ResolvedModel) -> LoadedModel:
     """The model without an LM head of its own, which embedding models often lack and none needs here."""
-    found = loaded_model.resolve(config)
     if found.device != "cpu":
         raise UsageError(f"embeddings are not computed on --device {found.device}", "leave out --device")
+    memory.check_fits(config, found.source, found.dtype)
     tied = dataclasses.replace(found.source.config, tie_embeddings=True)
     source = dataclasses.replace(found.source, config=tied, on_read=on_loading)
     tokenizer = load_tokenizer(source)

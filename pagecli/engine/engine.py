@@ -17,7 +17,7 @@ from pagecli.engine.generation import decoding, prompt_lookup
 from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.isolation import FailureSearch, probe  # here: after a failed step there may be no memory to import
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
-from pagecli.engine.loaded_model import LoadedModel
+from pagecli.engine.loaded_model import LoadedModel, ResolvedModel
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.admission import Admission
 from pagecli.engine.scheduling.batch import SchedulerLimits
@@ -40,16 +40,20 @@ class Engine:
     num_replicas = 1  # of the model
 
     def __init__(
-        self, config: EngineConfig, loaded: LoadedModel | None = None, on_loading: Callable[[int, int], None] | None = None
+        self,
+        config: EngineConfig,
+        loaded: LoadedModel | None = None,
+        on_loading: Callable[[int, int], None] | None = None,
+        found: ResolvedModel | None = None,
     ) -> None:
         """`loaded`: the model of an engine that is not run any more; UsageError if it does not serve these settings.
-        `on_loading`: called with the parameters read so far and those of the model."""
+        `on_loading`: called with the parameters read so far and those of the model. `found`: what the settings resolve to."""
         started = time.perf_counter()
         self.config = config
         self.num_threads = loaded_model.configure(config.threads)
         if loaded is not None:
             loaded.check_serves(config)
-        self.loaded = loaded_model.load(config, on_loading) if loaded is None else loaded
+        self.loaded = loaded_model.load(config, on_loading, found) if loaded is None else loaded
         model, self.tokenizer, self.dtype = self.loaded.model, self.loaded.tokenizer, self.loaded.dtype
         self.model_config = model.config
         self.max_model_len = min(config.max_model_len or model.config.max_positions, model.config.max_positions)
@@ -177,7 +181,8 @@ class Engine:
             request.live[0].stop_search = StopSearch(request.params.stop, self.tokenizer.decode)
         if request.params.is_constrained:
             request.live[0].constraint = self.constraints.start(request.params, request.prompt_token_ids)
-        decoding.start_beam_search(request, self._finish_check)
+        if request.params.beam_width > 1:
+            decoding.start_beam_search(request, self._finish_check)
         if request.choices or request.params.prompt_logprobs is not None:
             from pagecli.engine.generation import scoring
 

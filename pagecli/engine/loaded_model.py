@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pagecli.core.dtypes import KV_BYTES, KV_DTYPES, KV_SCALE_BYTES, WEIGHT_BYTES
+from pagecli.core.dtypes import KV_DTYPES, WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory, registry
 from pagecli.devices.base import Device, Model, Runner, RunSettings
@@ -82,8 +82,7 @@ class LoadedModel:
 
     def kv_bytes_per_token(self, config: EngineConfig) -> int:
         """Bytes of a token's K and V in that cache, all layers, scales included."""
-        kv_dtype = self.kv_dtype(config)
-        return self.model.config.kv_bytes_per_token(KV_BYTES[kv_dtype], KV_SCALE_BYTES.get(kv_dtype, 0))
+        return memory.token_bytes(self.model.config, self.kv_dtype(config))
 
     def start(self, settings: RunSettings) -> Runner:
         """A runner of the model, on the device or the ranks that have it."""
@@ -142,16 +141,27 @@ def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))
 
 
-def load(config: EngineConfig, on_loading: Callable[[int, int], None] | None = None) -> LoadedModel:
-    """Find and load the model that the settings name. Raises ModelError if it cannot be loaded or does not fit.
+def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
+    """Raises ModelError if `num_engines` engines of these settings do not fit on this machine. Nothing is downloaded."""
+    if registry.choose(config.device).name == "cpu":
+        found = resolve(replace(config, load_format="dummy"), num_engines)
+        memory.check_fits(config, found.source, found.dtype, num_engines)
+
+
+def load(
+    config: EngineConfig, on_loading: Callable[[int, int], None] | None = None, found: ResolvedModel | None = None
+) -> LoadedModel:
+    """Load the model that the settings name, which may have been `found`. Raises ModelError if it cannot be loaded or does
+    not fit.
 
     `on_loading`: called with the parameters read so far and those of the model; of several ranks those of the last.
     """
-    found = resolve(config)
+    found = found or resolve(config)
     source, device, dtype = found.source, registry.find(found.device), found.dtype
-    if device.name != "transformers":  # which looks at the files' sizes
-        share = config.tensor_parallel_size if device.name == "cuda" else 1  # of them on a device
-        weights = memory.weight_bytes_of(source, WEIGHT_BYTES[dtype]) // share
+    if device.name == "cpu":
+        memory.check_fits(config, source, dtype)
+    elif device.name == "cuda":
+        weights = memory.weight_bytes_of(source, WEIGHT_BYTES[dtype]) // config.tensor_parallel_size  # of a device
         memory.check_weights_fit(weights, source.name, device.available_bytes())
     tokenizer = load_tokenizer(source)
     if config.num_segments > 1:

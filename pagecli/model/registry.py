@@ -14,7 +14,7 @@ from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
 from pagecli.model.readers.config_fields import token_id_tuple
-from pagecli.model.readers.generation_config import read_generation_config
+from pagecli.model.readers.generation_config import READ_KEYS, read_generation_config
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 
@@ -248,8 +248,12 @@ def _read_configs(name: str, directory: Path, read_config: ReadConfig) -> ModelS
     if "quantization_config" not in found and before.exists():
         found["quantization_config"] = {"quant_method": "gptq"} | _read_json(before)
     config = read_config(found, str(path), token_id_tuple(defaults.get("eos_token_id")))
-    sampling = read_generation_config(defaults, str(generation))
-    return ModelSource(name, "", config, None, directory, sampling, quantized=_kept_part(config))
+    source = ModelSource(name, "", config, None, directory)
+    if config.quantization is not None:
+        source = replace(source, quantized=_kept_part(config))
+    if READ_KEYS.isdisjoint(defaults):
+        return source
+    return replace(source, generation=read_generation_config(defaults, str(generation)))
 
 
 def _kept_part(config: ModelConfig) -> QuantizedPart | None:

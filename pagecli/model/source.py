@@ -37,8 +37,3 @@ class ModelSource:
     quantized: QuantizedPart | None = None
     keep_quantized: bool = False  # weights that are quantized in the checkpoint stay so in memory
     notes: tuple[str, ...] = ()  # for the user
-
-    @property
-    def kept(self) -> QuantizedPart | None:
-        """What stays quantized in memory."""
-        return self.quantized if self.keep_quantized else None

@@ -6,8 +6,7 @@ import pytest
 from tiny_adapters import save_adapter
 
 from pagecli.cli.app import main
-from pagecli.jobs.journal.job_identity import NOT_IDENTITY
-from pagecli.jobs.journal.model_files import weights_identity
+from pagecli.jobs.journal.job_identity import NOT_IDENTITY, weights_identity
 from pagecli.model.registry import resolve_model, with_adapters
 
 OF_KIND = {

@@ -9,10 +9,10 @@ from input_files import write_rows
 
 from pagecli.cli.app import main
 from pagecli.cli.generate.job import identify
+from pagecli.engine import loaded_model
 from pagecli.errors import ErrorCode
 from pagecli.jobs.journal.journal import decode, encode
 from pagecli.jobs.rows.row import InputRow, OutputRow
-from pagecli.model.registry import resolve_model
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FILES = {
@@ -78,7 +78,7 @@ def parameters(tiny_model, tmp_path, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             main([command, "in.jsonl", "out.jsonl", "--model", str(model), "--no-config", *flags])
         assert ended.value.code == 0
-        return identify(jobs.pop(), resolve_model(str(model))).identity["parameters"]
+        return identify(job := jobs.pop(), loaded_model.resolve(job.engine)).identity["parameters"]
 
     return run
 

@@ -8,8 +8,8 @@ import pytest
 from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
-from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model
+from pagecli.engine.loaded_model import check_fits
 from pagecli.errors import ExitCode, ModelError
 from pagecli.model.registry import resolve_model
 
@@ -85,10 +85,10 @@ def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(availabl
 
 
 def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monkeypatch):
-    def loaded(*args):
-        raise AssertionError("the model was loaded")
+    def load(*args):
+        raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr("pagecli.engine.engine.Engine.__init__", loaded)
+    monkeypatch.setattr("pagecli.engine.loaded_model.load_tokenizer", load)
     code, out, err = generate([{"prompt": "a"}], "out.jsonl", "--kv-memory", "9000GiB")
     assert (code, out) == (4, "")
     assert "does not fit: KV cache 9000.00 GiB + Python and libraries" in err

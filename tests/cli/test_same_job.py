@@ -167,7 +167,7 @@ def test_parts_of_a_job_whose_template_shows_the_time_need_one_for_all(generate,
 def test_weights_written_anew_between_runs_are_refused_and_the_same_ones_elsewhere_are_not(
     generate, tmp_path, at_step, tiny_model, monkeypatch
 ):
-    monkeypatch.setattr("pagecli.jobs.journal.model_files.DIGEST_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("pagecli.jobs.journal.locked_output.DIGEST_AFTER_SECONDS", 0.0)
     model = tmp_path / "model"
     shutil.copytree(tiny_model("llama"), model)
     noted = threading.Event()

@@ -14,6 +14,7 @@ from pagecli.core.step_plan import BlockMove, MoveKind, StepPlan
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.runner import CudaRunner
+from pagecli.devices.memory import kv_bytes_per_token
 from pagecli.devices.registry import find, load_model
 from pagecli.model.registry import resolve_model
 
@@ -33,7 +34,7 @@ def model(tiny_model):
 
 def make_runner(model, device, monkeypatch, graphs=False, num_swap_blocks=0, **changes) -> CudaRunner:
     monkeypatch.setattr(model, "gpu", device)
-    bytes_each = model.config.kv_bytes_per_token(4) * BLOCK_SIZE
+    bytes_each = kv_bytes_per_token(model.config, 4) * BLOCK_SIZE
     values = {
         "name": "tiny", "block_size": BLOCK_SIZE, "kv_dtype": "float32", "max_num_seqs": 6, "max_batch_tokens": 24,
         "max_model_len": 64, "kv_memory_bytes": NUM_BLOCKS * bytes_each, "num_swap_blocks": num_swap_blocks,

@@ -10,6 +10,7 @@ from tiny_models import TINY_MODELS
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.memory import kv_bytes_per_token
 from pagecli.engine.engine import Engine
 
 PROMPTS = Path(__file__).resolve().parents[2] / "sample_data" / "prompts.jsonl"
@@ -72,7 +73,7 @@ def test_a_cache_too_small_for_all_preempts_and_changes_no_token(tiny_model):
     prompts = random_prompts([20, 31, 8, 27, 12, 40], 340)
     params = SamplingParams(max_tokens=40, ignore_eos=True)
     roomy = Engine(EngineConfig(path, dtype="float32", kv_memory_bytes=64 << 20, max_num_seqs=6, max_batch_tokens=64))
-    bytes_per_block = roomy.model_config.kv_bytes_per_token(4) * 16
+    bytes_per_block = kv_bytes_per_token(roomy.model_config, 4) * 16
     tight = Engine(
         EngineConfig(
             path,

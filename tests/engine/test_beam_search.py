@@ -8,6 +8,7 @@ import torch
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.memory import kv_bytes_per_token
 from pagecli.engine.engine import Engine
 
 PROMPTS = Path(__file__).resolve().parents[2] / "sample_data" / "prompts.jsonl"
@@ -127,7 +128,7 @@ def test_memory_too_small_for_all_beams_changes_nothing(tiny_model):
     params = {"beam_width": 4, "max_tokens": 24, "ignore_eos": True}
     roomy = Engine(EngineConfig(str(tiny_model("llama")), dtype="float32", kv_memory_bytes=32 << 20, threads=1))
     expected = beams_of_engine(roomy, prompts, **params)
-    block_bytes = roomy.model_config.kv_bytes_per_token(4) * 8
+    block_bytes = kv_bytes_per_token(roomy.model_config, 4) * 8
     for swap in ({}, {"preemption": "swap", "swap_memory_bytes": 40 * block_bytes}):
         tight = Engine(
             EngineConfig(

@@ -126,10 +126,10 @@ def test_a_planned_step_reads_experts_as_they_stay(tmp_path):
     source = replace(resolve_model(str(tmp_path)), keep_quantized=True)
     loaded, _ = experts_of(source)
     config, device = source.config, replace(find_gpu("h200"), is_reached=True, half_flops=1e30, single_flops=1e30)
-    step = StepTime(config, device, 4, kept=source.kept)
+    step = StepTime(config, device, 4, kept=memory.kept_of(source))
     one, many = (step.seconds(rows, rows, -rows) * device.bandwidth for rows in (1, 10**6))
     table = 4 * config.vocab_size * config.hidden_size
     assert many == pytest.approx(loaded.weight_bytes - table, rel=0.03)
-    biases = build(config).num_expert_parameters - source.kept.num_elements
+    biases = build(config).num_expert_parameters - memory.kept_of(source).num_elements
     others = 1 - config.experts.chosen / config.experts.num
-    assert many - one == pytest.approx((source.kept.num_bytes + 4 * biases) * others, rel=1e-3)
+    assert many - one == pytest.approx((memory.kept_of(source).num_bytes + 4 * biases) * others, rel=1e-3)

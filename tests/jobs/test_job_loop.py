@@ -19,8 +19,9 @@ from pagecli.jobs.monitoring.monitor import JobSnapshot
 from pagecli.jobs.rows.row import InputRow, RowEstimate
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
 from pagecli.jobs.run.job_loop import JobRun, LoopLimits
-from pagecli.jobs.run.run_result import job_stats
+from pagecli.jobs.run.run_result import job_stats, write_stats
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
+from pagecli.jobs.storage.atomic_file import WholeFile
 
 
 class ListSource:
@@ -262,11 +263,12 @@ def test_progress_counts_input_rows_however_many_samples_are_written_of_each(mon
     assert (seen.figures[-1]["num_rows"], result.num_rows, len(writer.rows)) == (50, 100, 100)
 
 
-def test_stats_have_every_documented_figure():
+def test_stats_have_every_documented_figure(tmp_path):
     run = make_run(FakeEngine(), ListWriter())
     started = time.perf_counter()
     result = run.run(ListSource([*prompts(3), {"prompt": 1}]))
-    stats = json.loads(json.dumps(job_stats({"output_tokens": 15, "kv_block_size": 16}, result, started, "m")))
+    write_stats(WholeFile(tmp_path / "stats.json"), job_stats({"output_tokens": 15, "kv_block_size": 16}, result, started, "m"))
+    stats = json.loads((tmp_path / "stats.json").read_text())
     assert stats["schema_version"] == 1
     assert (stats["num_rows"], stats["num_error_rows"], stats["finish_reasons"]) == (4, 1, {"error": 1, "length": 3})
     assert stats["output_tokens_per_second"] == pytest.approx(15 / stats["generate_seconds"])

@@ -3,13 +3,17 @@
 import dataclasses
 import os
 import shutil
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecli.jobs.journal import model_files
-from pagecli.jobs.journal.model_files import ContentDigests, changed_weights, content_digest, rewritten, weights_identity
+from pagecli.jobs.journal import job_identity, locked_output
+from pagecli.jobs.journal.content_digests import ContentDigests
+from pagecli.jobs.journal.job_differences import changed_weights
+from pagecli.jobs.journal.job_identity import content_digest, rewritten, weights_identity
+from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.model.registry import resolve_model
 
 
@@ -23,7 +27,7 @@ def model(tiny_model, tmp_path):
 def identified(folder, with_content=True):
     """(entries, paths) as a job notes them."""
     source = resolve_model(str(folder))
-    paths = model_files.weights_paths(source)
+    paths = job_identity.weights_paths(source)
     entries = weights_identity(source)
     if with_content:
         entries = [{**entry, "content": content_digest(path)} for entry, path in zip(entries, paths, strict=True)]
@@ -45,7 +49,7 @@ def test_weights_exchanged_at_the_same_size_are_another_model_wherever_they_diff
     path = folder / "weights"
     path.write_bytes(os.urandom(1 << 12) * 1000)  # 4 MB, of which 1 MB is sampled
     paths = [path]
-    before = [{**model_files._file_entry(path), "content": content_digest(path)}]
+    before = [{**job_identity._file_entry(path), "content": content_digest(path)}]
     found, data = path.stat(), bytearray(path.read_bytes())
     data[offset % len(data)] ^= 1
     if new_file:
@@ -53,9 +57,9 @@ def test_weights_exchanged_at_the_same_size_are_another_model_wherever_they_diff
     path.write_bytes(data)
     if keep_time:
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-    assert changed_weights(before, [model_files._file_entry(path)], paths)
+    assert changed_weights(before, [job_identity._file_entry(path)], paths)
     without_content = [{**before[0], "content": None}]
-    assert changed_weights(without_content, [model_files._file_entry(path)], paths)
+    assert changed_weights(without_content, [job_identity._file_entry(path)], paths)
 
 
 def test_same_content_under_another_name_date_and_place_is_the_same_model(model, tmp_path):
@@ -77,8 +81,7 @@ def test_copy_of_weights_whose_content_was_not_noted_is_refused_not_guessed(mode
     assert "what it held was not noted" in changed(before, tmp_path / "copy")[0]
 
 
-def test_contents_are_noted_after_a_while_unless_the_files_changed_meanwhile(model, monkeypatch):
-    monkeypatch.setattr(model_files, "DIGEST_AFTER_SECONDS", 0.01)
+def test_contents_are_noted_unless_the_files_changed_meanwhile(model):
     entries, paths = identified(model, with_content=False)
     noted = []
     digests = ContentDigests(entries, paths, noted.append)
@@ -90,9 +93,20 @@ def test_contents_are_noted_after_a_while_unless_the_files_changed_meanwhile(mod
     digests = ContentDigests(entries, paths, noted.append)
     digests._thread.join(10)
     assert len(noted) == 1
-    monkeypatch.setattr(model_files, "DIGEST_AFTER_SECONDS", 100.0)
-    ContentDigests(entries, paths, noted.append).close()  # does not wait for it
-    assert len(noted) == 1
+
+
+@pytest.mark.parametrize("after_seconds", [0.0, 100.0])
+def test_a_journal_notes_contents_once_it_is_old_enough(model, tmp_path, monkeypatch, after_seconds):
+    monkeypatch.setattr(locked_output, "DIGEST_AFTER_SECONDS", after_seconds)
+    entries, paths = identified(model, with_content=False)
+    locked = lock_output(tmp_path / "out.jsonl")
+    locked.open_journal({"weights": entries, "uses_time": False}, paths, restart=False)
+    deadline = time.monotonic() + 10
+    while after_seconds == 0.0 and locked._job["identity"]["weights"] == entries and time.monotonic() < deadline:
+        time.sleep(0.05)
+    locked.close()
+    known = None if after_seconds else content_digest(paths[0])
+    assert locked._job["identity"]["weights"] == [{**entries[0], "content": known}]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"])
@@ -100,23 +114,23 @@ def test_everything_that_makes_tokens_of_text_counts_to_the_last_byte(model, nam
     source = resolve_model(str(model))
     path = model / name
     path.write_bytes(b"{}" + b" " * (2 << 20))
-    before = model_files.text_digests(source)
+    before = job_identity.text_digests(source)
     data = bytearray(path.read_bytes())
     data[1_100_000] = ord("\n")  # between the pieces that would be sampled
     path.write_bytes(data)
     (model / "README.md").write_text("new words")
-    differing = {key for key, value in model_files.text_digests(source).items() if before[key] != value}
+    differing = {key for key, value in job_identity.text_digests(source).items() if before[key] != value}
     assert differing == {name}
 
 
 @pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", "gguf", "gguf, late"])
 def test_template_that_asks_for_the_time_is_found(model, tmp_path, place):
     source = resolve_model(str(model))
-    assert not model_files.template_shows_time(source)
+    assert not job_identity.template_shows_time(source)
     if place.startswith("gguf"):
         path = tmp_path / "model.gguf"
         path.write_bytes(b"x" * ((4 << 20) - 7 if "late" in place else 10) + b"{{ strftime_now('%d') }}")
         source = dataclasses.replace(source, weights_path=path, tokenizer_path=path)
     else:
         (model / place).write_text("{{ strftime_now('%d %b %Y') }}")
-    assert model_files.template_shows_time(source)
+    assert job_identity.template_shows_time(source)

@@ -11,7 +11,7 @@ from test_gguf import PROMPT, write_gguf
 
 from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
-from pagecli.jobs.journal import model_files
+from pagecli.jobs.journal import job_identity
 from pagecli.model import hub
 from pagecli.model.registry import resolve_model
 
@@ -85,7 +85,7 @@ def test_parts_of_a_gguf_model_are_one_model_whichever_is_named(gguf_file, tmp_p
     source = resolve_model(str(parts[1]))
     assert source.config == resolve_model(str(gguf_file)).config
     assert (source.weights_path, source.tokenizer_path) == (parts[0], parts[0])
-    assert model_files.weights_paths(source) == parts
+    assert job_identity.weights_paths(source) == parts
     parts[1].unlink()
     error = refused(parts[0])
     assert "tiny-00002-of-00003.gguf, a part of the same model, is not beside it (1 of 3 missing)" in error.message

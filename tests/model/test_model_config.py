@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny_models import TINY_MODELS
 
 from pagecli.core.model_config import RopeConfig
+from pagecli.devices.memory import kv_bytes_per_token
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset, find_preset_by_hub_id, preset_names
@@ -83,15 +84,15 @@ def test_presets_have_the_published_number_of_parameters(name, count):
 
 def test_opt_memory_is_that_of_the_paper():
     """Kwon et al., 2023: 800 KB of KV a token for OPT-13B (section 3), and the weights of table 1 at 16 bit."""
-    assert preset_config("opt-13b").kv_bytes_per_token(2) == 819_200
+    assert kv_bytes_per_token(preset_config("opt-13b"), 2) == 819_200
     weights = [round(build(preset_config(name)).num_parameters * 2 / 1e9) for name in ("opt-13b", "opt-66b")]
     assert weights == [26, 131]  # the paper rounds 131.4 up to 132
     assert build(preset_config("opt-175b")).num_parameters * 2 / 1e9 == pytest.approx(346, rel=0.01)
 
 
 def test_grouped_query_attention_shrinks_the_kv_cache():
-    assert preset_config("llama-2-70b").kv_bytes_per_token(2) == 2 * 80 * 8 * 128 * 2
-    assert preset_config("smollm2-135m").kv_bytes_per_token(4) == 2 * 30 * 3 * 64 * 4
+    assert kv_bytes_per_token(preset_config("llama-2-70b"), 2) == 2 * 80 * 8 * 128 * 2
+    assert kv_bytes_per_token(preset_config("smollm2-135m"), 4) == 2 * 30 * 3 * 64 * 4
 
 
 def test_every_preset_is_found_by_name_in_any_case_and_by_hub_id():

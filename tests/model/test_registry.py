@@ -48,7 +48,8 @@ def test_resolving_reads_configs_and_no_weights(tiny_model, name):
 def test_resolving_a_named_model_imports_no_torch():
     code = (
         "import sys; from pagecli.model.registry import resolve_model; "
-        "s = resolve_model('opt-13b', 'dummy'); print(s.config.kv_bytes_per_token(2), 'torch' in sys.modules)"
+        "from pagecli.devices.memory import kv_bytes_per_token; "
+        "s = resolve_model('opt-13b', 'dummy'); print(kv_bytes_per_token(s.config, 2), 'torch' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["819200", "False"]

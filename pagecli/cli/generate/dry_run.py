@@ -9,7 +9,6 @@ from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
-from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel
 from pagecli.engine.replicas import admission_of
@@ -32,7 +31,7 @@ SHOWN_CHARACTERS = 4000  # of a prompt
 def run_dry(job: GenerateJob, console: Console) -> int:
     """Prints the results; returns 0, or 5 if there would be error rows. Raises PagecliError where the job would."""
     check_writable(job.output, job.overwrite)
-    check_fits(job.engine)
+    loaded_model.check_fits(job.engine)
     rows = open_rows(job, console.warning)
     try:
         found = loaded_model.resolve(job.engine)
@@ -83,7 +82,7 @@ def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:
         block_size=job.engine.block_size,
         max_num_seqs=job.engine.max_num_seqs,
         max_batch_tokens=job.engine.max_batch_tokens,
-        kept=found.source.kept,
+        kept=memory.kept_of(found.source),
     )
     return make_plan(settings, workload)
 

@@ -11,11 +11,10 @@ from pagecli.cli.generate.options import DEFAULT_REASONS, GenerateOptions, Monit
 from pagecli.core import file_targets
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices import registry
-from pagecli.engine.loaded_model import hardware
+from pagecli.engine.loaded_model import ResolvedModel, hardware
 from pagecli.errors import InputError, ModelError, RowError, UsageError
-from pagecli.jobs.journal import model_files
-from pagecli.jobs.journal.job_identity import MIXED, DeviceIdentity, job_identity, job_key
+from pagecli.jobs.journal.job_identity import MIXED, DeviceIdentity, job_identity, rewritten, weights_paths
+from pagecli.jobs.prompts.prompt_files import text_of
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
@@ -27,7 +26,6 @@ from pagecli.jobs.run.run_result import ErrorPolicy
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import OutputFormat, OutputOptions
 from pagecli.jobs.writers.parquet import Compression
-from pagecli.model.source import ModelSource
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
@@ -120,7 +118,7 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
         journal=JournalOptions(o.journal, o.restart, o.partial),
         errors=ErrorPolicy(o.on_error, o.max_error_rate),
         retry_errors="" if o.retry_errors else None,
-        retries=retry_policy(o),
+        retries=None if (o.retry, o.retry_on, o.retry_temperature) == (0, DEFAULT_REASONS, None) else retry_policy(o),
         pool=o.pool,
         mixed_hardware=o.allow_mixed_hardware,
     )
@@ -129,8 +127,6 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
 def retry_policy(options: GenerateOptions) -> "RetryPolicy | None":
     """Raises UsageError, also for a flag beside --retry that is wrong without it."""
     o = options
-    if o.retry == 0 and o.retry_on == DEFAULT_REASONS and o.retry_temperature is None:
-        return None
     from pagecli.jobs.run.retries import RetryPolicy, parse_reasons
 
     policy = RetryPolicy(o.retry, parse_reasons(o.retry_on), o.retry_temperature)
@@ -167,7 +163,8 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
 def prompt_options(options: GenerateOptions) -> PromptOptions:
     """How rows become prompts, by the flags and the files that they name. Raises UsageError, InputError."""
     o = options
-    template, system = _text("--template", o.template, o.template_file), _text("--system", o.system, o.system_file)
+    template = o.template if o.template_file is None else text_of("--template", o.template, o.template_file)
+    system = o.system if o.system_file is None else text_of("--system", o.system, o.system_file)
     if template is not None and o.prompt_column != "prompt":
         raise UsageError("--template and --prompt-column are both given", "write the column into the template: {{ name }}")
     made_of = (o.prompt_column,) if template is None else _columns_of(template)
@@ -186,7 +183,7 @@ def prompt_options(options: GenerateOptions) -> PromptOptions:
         system=system,
         chat=o.chat,
         too_long=o.too_long,
-        template_time=parse_template_time(o.template_time),
+        template_time=None if o.template_time is None else parse_template_time(o.template_time),
         template=template,
         few_shot=few_shot,
         chat_template_arg=arguments,
@@ -200,25 +197,16 @@ def _columns_of(template: str) -> tuple[str, ...]:
     return template_columns(template).needed
 
 
-def _text(flag: str, text: str | None, path: Path | None) -> str | None:
-    """The text of a flag, given by itself or by the name of a file. Raises UsageError, InputError."""
-    if path is None:
-        return text
-    from pagecli.jobs.prompts.prompt_files import text_of
-
-    return text_of(flag, text, path)
-
-
 def check_parts_order(order: str) -> None:
     """Raises UsageError."""
     if order != "input":
         raise UsageError("--shard does not go with --order completion", "the parts are put together in the input's order")
 
 
-def parse_template_time(text: str | None) -> datetime | None:
+def parse_template_time(text: str) -> datetime:
     """--template-time. Raises UsageError."""
     try:
-        return None if text is None else datetime.fromisoformat(text)
+        return datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"--template-time is {text!r}", "give a date or a time, as 2026-11-29 or 2026-11-29T12:30") from error
 
@@ -287,6 +275,8 @@ class IdentifiedJob:
 
     def key(self, template_time: datetime) -> str:
         """The key that all shards of one job share. Raises ModelError."""
+        from pagecli.jobs.journal.job_differences import job_key
+
         time = template_time.isoformat(timespec="seconds") if self.identity["uses_time"] else None
         more = {"limit": self.job.selection.limit, "output_format": self.job.formats.output_format}
         try:
@@ -296,17 +286,18 @@ class IdentifiedJob:
 
     def check_loaded(self) -> None:
         """To be called after loading: checks that the weights files have not changed since identify(). Raises ModelError."""
-        changed = model_files.rewritten(self.identity["weights"], self.weights)
+        changed = rewritten(self.identity["weights"], self.weights)
         if changed is not None:
             raise ModelError(f"{changed} was changed while it was loaded", "run the same command again when it is complete")
 
 
-def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
-    """Raises UsageError, InputError, ModelError."""
-    time, inputs, device = job.prompts.template_time, input_files(job.input), _device_identity(job)
+def identify(job: GenerateJob, found: ResolvedModel) -> IdentifiedJob:
+    """`found`: the job's model. Raises UsageError, InputError, ModelError."""
+    time, inputs, (isa, supported) = job.prompts.template_time, input_files(job.input), hardware(found.device)
+    device = DeviceIdentity(found.device, MIXED if job.mixed_hardware else isa, found.dtype, supported)
     shown_time = None if time is None else time.isoformat(timespec="seconds")
     try:
-        identity = job_identity(job, inputs, source, device, job.engine.kv_dtype_beside(device.dtype), shown_time)
+        identity = job_identity(job, inputs, found.source, device, found.kv_dtype, shown_time)
     except OSError as error:
         kind = InputError if error.filename in inputs else ModelError
         raise kind(f"{error.filename} cannot be read: {error.strerror}", "check that it is there and readable") from error
@@ -316,11 +307,4 @@ def identify(job: GenerateJob, source: ModelSource) -> IdentifiedJob:
             "--shard: the model's chat template shows the time, which all parts must have in common",
             f"give each of them one time: --template-time {today}",
         )
-    return IdentifiedJob(job, identity, model_files.weights_paths(source))
-
-
-def _device_identity(job: GenerateJob) -> DeviceIdentity:
-    device = registry.choose(job.engine.device)
-    isa, supported = hardware(device.name)
-    dtype, name = device.resolve_dtype(job.engine.dtype), MIXED if job.mixed_hardware else isa
-    return DeviceIdentity(device.name, name, dtype, supported)
+    return IdentifiedJob(job, identity, weights_paths(found.source))

@@ -18,13 +18,13 @@ from pagecli.cli.generate.model_defaults import with_model_defaults
 from pagecli.cli.generate.run import OnePart, load_engine, run_generate
 from pagecli.cli.terminal.console import Console
 from pagecli.core import file_targets
+from pagecli.engine.loaded_model import resolve
 from pagecli.errors import ExitCode, UsageError
 from pagecli.jobs.journal.job_lock import OutputLocked
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import DATABASE_SUFFIXES, is_stream_output, suffix_of
-from pagecli.model.registry import resolve_engine_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
@@ -40,11 +40,13 @@ def run_parts(job: GenerateJob, console: Console) -> int:
     assert count is not None
     parts = PartDirectory(Path(file_targets.local(job.output)), count)
     parts.check_output_is_free(job.overwrite)
-    asked, source = job.prompts.template_time, resolve_engine_model(job.engine)
+    asked, found = job.prompts.template_time, resolve(job.engine)
 
     def key_at(now: datetime) -> str:
-        part = with_model_defaults(_part(job, parts, 1, asked or now), source, Console(quiet=True))  # each part's run warns
-        return identify(part, source).key(asked or now)
+        part = with_model_defaults(
+            _part(job, parts, 1, asked or now), found.source, Console(quiet=True)
+        )  # each part's run warns
+        return identify(part, found).key(asked or now)
 
     shared = parts.agree(asked or datetime.now().replace(microsecond=0), key_at, job.overwrite)
     own_parts = _Parts(job, parts, asked or shared, console)

@@ -9,7 +9,6 @@ from pagecli.cli.generate.options import PoolOptions
 from pagecli.cli.terminal.console import Console
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices.cuda.presence import gpus_for
-from pagecli.devices.memory import check_fits
 from pagecli.engine import loaded_model, placement, replicas
 from pagecli.errors import UsageError
 from pagecli.jobs.workers.pool import EnginePool
@@ -53,7 +52,7 @@ def _number(text: str) -> int:
 
 def _of_this_host(engine: EngineConfig, asked: int | None, console: Console) -> tuple[EngineConfig, int, WorkerSource]:
     count = replicas.default_count(engine) if asked is None else asked
-    check_fits(engine, count)
+    loaded_model.check_fits(engine, count)
     found = loaded_model.resolve(engine, count)
     for note in found.source.notes:
         console.warning(note)

@@ -1,21 +1,24 @@
-"""A job that a later run can resume: its exclusive output and journal at the start, its finished rows saved at an early end."""
+"""A job that resumes an earlier run, or that a later one can resume: finished rows are taken over, and saved at an early end.
+
+A new job that runs to its end needs nothing of this.
+"""
 
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pagecli.cli.generate.job import GenerateJob, IdentifiedJob, JournalOptions
+from pagecli.cli.generate.job import GenerateJob, JournalOptions
 from pagecli.cli.terminal.console import Console
 from pagecli.core import file_targets
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ExitCode, InputError, PagecliError, UsageError
 from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.journal.locked_output import LockedOutput, Outcome, lock_output
+from pagecli.jobs.journal.locked_output import LockedOutput
 from pagecli.jobs.rows.row import InputRow, InputSource
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowSelection, Shard
@@ -24,65 +27,22 @@ from pagecli.jobs.run.run_result import RunResult
 from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
 from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.storage.redaction import redact
-from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, check_writable, is_stdout, is_stream_output
+from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, is_stdout, is_stream_output
 
 if TYPE_CHECKING:
     from pagecli.jobs.readers.output_reader import GoodRows
 
 
-@contextmanager
-def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[LockedOutput | None]:
-    """The locked output, unlocked at the end; None for a stream. Raises UsageError, InputError if it cannot be written.
-
-    Signals are deferred while the lock is taken or released, so that neither is left half done.
-    """
-    if is_stream_output(output):
-        check_writable(output, overwrite)
-        yield None
-        return
-    path = file_targets.local_output_path(output)
-    locked: LockedOutput | None = None
-    try:
-        with signals.deferred():
-            locked = lock_output(path, create=False)
-            if locked is None or completed_before(locked, output) is None:
-                check_writable(output, overwrite)
-                if locked is None:
-                    locked = lock_output(path)
-                    check_writable(output, overwrite)  # a run that ended meanwhile may have written it
-        if signals.received is not None:
-            raise StopRequested(signals.received)
-        yield locked
-    finally:
-        if locked is not None:
-            with signals.deferred():
-                locked.close()
-
-
-def completed_before(locked: LockedOutput, output: str) -> Outcome | None:
-    """How the job ended, if an earlier run put its output in path and was ended before it could remove the journal."""
-    return None if file_targets.is_remote(output) else locked.earlier_outcome()
-
-
-def open_journal(
-    locked: LockedOutput | None, options: JournalOptions, job: GenerateJob, identified: IdentifiedJob | None, console: Console
-) -> Journal | None:
-    """The journal of the job, if it is to have one. Raises UsageError, InputError."""
-    if locked is None:
-        return None
-    if not options.enabled:
-        if locked.has_earlier_rows and not options.restart:
-            raise UsageError(
-                f"{job.output} has finished rows of an earlier run", "leave out --no-journal to resume, or add --restart"
-            )
-        return None
-    assert identified is not None
-    journal = locked.open_journal(identified.identity, identified.weights, options.restart, job.columns.token_ids)
+def say_earlier_rows(
+    locked: LockedOutput, journal: Journal | None, output: str, options: JournalOptions, console: Console
+) -> None:
+    """Says what an earlier run left for this one. Raises UsageError if it is finished rows, and there is to be no journal."""
+    if not options.enabled and locked.has_earlier_rows and not options.restart:
+        raise UsageError(f"{output} has finished rows of an earlier run", "leave out --no-journal to resume, or add --restart")
     for note in locked.notes:
         console.warning(note)
-    if journal.num_rows:
+    if journal is not None and journal.num_rows:
         console.note(f"{journal.num_rows:,} rows were finished by an earlier run and are taken over")
-    return journal
 
 
 class ResumedRows:
@@ -115,7 +75,8 @@ class ResumedRows:
         """To be called after the last row: checks that the input still has every row the journal has. Raises InputError."""
         if self._earlier is not None:
             self._earlier.check_end()
-        num_expected = 0 if self._journal is None else self._journal.finished.num_indexes
+        finished = None if self._journal is None else self._journal.finished
+        num_expected = 0 if finished is None else finished.num_indexes
         if selection.limit is not None:
             shard = selection.shard or Shard(1, 1)
             num_expected = min(num_expected, -(-(selection.limit - shard.number + 1) // shard.count))
@@ -131,7 +92,7 @@ def with_earlier_output(job: GenerateJob, stack: ExitStack) -> "tuple[GenerateJo
 
     Raises UsageError, InputError.
     """
-    from pagecli.jobs.journal.model_files import sample_digest
+    from pagecli.jobs.journal.job_identity import sample_digest
     from pagecli.jobs.readers.output_reader import FLAG, FinishedOutput, GoodRows
 
     refused = {"--overwrite": job.overwrite, "--order completion": job.order != "input", "--partial": job.journal.partial}
@@ -214,44 +175,30 @@ def _this_command(*without: str) -> str:
     return redact(shlex.join(["pagecli", *(argument for argument in sys.argv[1:] if argument not in without)]))
 
 
-def save_at_deadline(locked: LockedOutput | None, input_path: str) -> Callable[[int], None]:
-    """The watchdog's callback: saves the finished rows and prints how to resume. Runs in another thread than the job."""
-
-    def save(signum: int) -> None:
-        text = f"error: ended by {signal.Signals(signum).name} in the middle of a step"
-        if locked is not None and locked.has_journal:
-            num_rows = locked.save_from_outside()
-            text += f"; {num_rows:,} finished rows are kept\nhint: {how_to_resume(input_path)}"
-        os.write(2, f"{text}\n".encode())
-
-    return save
+def save_at_deadline(locked: LockedOutput | None, input_path: str, signum: int) -> None:
+    """Saves the finished rows and prints how to resume: for the watchdog, in another thread than the job."""
+    text = f"error: ended by {signal.Signals(signum).name} in the middle of a step"
+    if locked is not None and locked.has_journal:
+        num_rows = locked.save_from_outside()
+        text += f"; {num_rows:,} finished rows are kept\nhint: {how_to_resume(input_path)}"
+    os.write(2, f"{text}\n".encode())
 
 
-@contextmanager
-def resumable_loading(
-    locked: LockedOutput | None, console: Console, input_path: str, signals: StopSignals
-) -> Iterator[Callable[[], None]]:
-    """On a signal inside, before the function it gives is called, syncs an earlier run's rows and prints how to resume."""
-    is_loading = True
-
-    def loaded() -> None:
-        nonlocal is_loading
-        is_loading = False
-
-    try:
-        yield loaded
-    except BaseException as error:
-        request = _request_in(error, signals) if is_loading else None
-        if request is None:
-            raise
-        num_rows = 0 if locked is None else locked.save()
-        why = f"stopped by {signal.Signals(request.signum).name} while loading"
-        if num_rows:
-            console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_resume(input_path))
-        else:
-            console.error(f"{why}; no row was finished")
-        if request is error:
-            raise
+def say_stopped_loading(
+    error: BaseException, locked: LockedOutput | None, console: Console, input_path: str, signals: StopSignals
+) -> None:
+    """After an error while the model was loaded: if a signal caused it, syncs an earlier run's rows, prints how to resume and
+    raises StopRequested."""
+    request = _request_in(error, signals)
+    if request is None:
+        return
+    num_rows = 0 if locked is None else locked.save()
+    why = f"stopped by {signal.Signals(request.signum).name} while loading"
+    if num_rows:
+        console.error(f"{why}; {num_rows:,} finished rows are kept", how_to_resume(input_path))
+    else:
+        console.error(f"{why}; no row was finished")
+    if request is not error:
         raise request from error
 
 

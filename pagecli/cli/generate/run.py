@@ -5,9 +5,10 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pagecli.cli.generate.job import (
@@ -23,23 +24,22 @@ from pagecli.cli.generate.job import (
 from pagecli.cli.generate.reporting import monitored, print_summary, progress_display
 from pagecli.cli.generate.resuming import (
     ResumedRows,
-    completed_before,
     guarded,
     how_to_retry,
     keep_finished,
-    locked_output,
-    open_journal,
-    resumable_loading,
     save_at_deadline,
+    say_earlier_rows,
+    say_stopped_loading,
     shown_stream,
     with_earlier_output,
     write_partial,
 )
 from pagecli.cli.terminal.console import Console
 from pagecli.cli.terminal.standard_streams import quieten, reserved_stdout
+from pagecli.engine import loaded_model
 from pagecli.errors import ExitCode, InputError
 from pagecli.jobs.journal.journal import Journal
-from pagecli.jobs.journal.locked_output import LockedOutput, Outcome
+from pagecli.jobs.journal.locked_output import LockedOutput, Outcome, locked_output
 from pagecli.jobs.monitoring.monitor import Heartbeat, JobMonitor, JobSnapshot
 from pagecli.jobs.rows.row import InputSource, output_rows
 from pagecli.jobs.rows.row_preparer import RowPreparer
@@ -50,10 +50,10 @@ from pagecli.jobs.storage.atomic_file import WholeFile
 from pagecli.jobs.storage.redaction import redact_values
 from pagecli.jobs.writers.open_output import RowWriter, open_output
 from pagecli.model.readers.generation_config import GenerationDefaults
-from pagecli.model.registry import resolve_engine_model
 
 if TYPE_CHECKING:
     from pagecli.engine.engine import Engine
+    from pagecli.engine.loaded_model import ResolvedModel
     from pagecli.jobs.readers.output_reader import GoodRows
     from pagecli.jobs.workers.pool import EnginePool
     from pagecli.model.tokenizer.tokenizer import Tokenizer
@@ -81,11 +81,12 @@ class _Run:
     signals: StopSignals
     monitor: JobMonitor
     stats_file: WholeFile | None
-    loaded: Callable[[], None]  # ends what a signal interrupts as loading
     started: float
     part: OnePart | None = None  # of a job in automatic parts
     earlier: "GoodRows | None" = None  # of a finished output whose error rows are run again
     tokenizer: "Tokenizer | None" = None  # once the model is loaded
+    found: "ResolvedModel | None" = None  # the model, before it is loaded
+    is_loading: bool = True  # until rows may be computed
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """The text of a token in UTF-8; None before the model is loaded, or if it is not known."""
@@ -127,10 +128,9 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
         reserved_stdout() as rows_fd,
         locked_output(job.output, job.overwrite or job.retry_errors is not None, signals) as locked,
     ):
-        outcome = None if locked is None else completed_before(locked, job.output)
-        if locked is not None and outcome is not None:
-            monitor.end(outcome.exit_code)
-            return _already_complete(locked, outcome, console)
+        if locked is not None and locked.outcome is not None:
+            monitor.end(locked.outcome.exit_code)
+            return _already_complete(locked, locked.outcome, console)
         if job.profile is not None:
             from pagecli.cli.generate.recorded_job import check_profile_directory
 
@@ -144,30 +144,38 @@ def run_generate(job: GenerateJob, console: Console, part: OnePart | None = None
                     monitor.end(ExitCode.OK)
                     return ExitCode.OK
             source = stack.enter_context(contextlib.closing(open_rows(job, console.warning)))
-            loaded = stack.enter_context(resumable_loading(locked, console, job.input, signals))
-            run = _Run(job, source, locked, console, signals, monitor, stats_file, loaded, started, part, earlier)
-            return _run_locked(run, rows_fd)
+            run = _Run(job, source, locked, console, signals, monitor, stats_file, started, part, earlier)
+            try:
+                return _run_locked(run, rows_fd)
+            except BaseException as error:
+                if run.is_loading:
+                    say_stopped_loading(error, locked, console, job.input, signals)
+                raise
 
 
 def _run_locked(run: _Run, rows_fd: int) -> int:
     console = run.console
-    model_source = resolve_engine_model(run.job.engine)
     job = run.job
-    if job.open_to_model and model_source.generation != GenerationDefaults():
+    found = run.found = loaded_model.resolve(job.engine)
+    if job.open_to_model and found.source.generation != GenerationDefaults():
         from pagecli.cli.generate.model_defaults import with_model_defaults
 
-        job = with_model_defaults(job, model_source, console)
-        run = replace(run, job=job)
+        job = run.job = with_model_defaults(job, found.source, console)
     identified = None
     if job.selection.shard is not None or (run.locked is not None and job.journal.enabled):
-        identified = identify(job, model_source)
-    journal = open_journal(run.locked, job.journal, job, identified, console)
+        identified = identify(job, found)
+    journal = None
     if run.locked is not None:
+        if identified is not None and job.journal.enabled:
+            weights, with_ids = identified.weights, job.columns.token_ids
+            journal = run.locked.open_journal(identified.identity, weights, job.journal.restart, with_ids)
+        if not run.locked.is_new:
+            say_earlier_rows(run.locked, journal, job.output, job.journal, console)
         run.monitor.add(Heartbeat(run.locked.output))
         run.signals.on_first = run.monitor.stopping
     run.monitor.begin()
     if journal is not None or run.locked is None:
-        run.signals.on_deadline = save_at_deadline(run.locked, job.input)
+        run.signals.on_deadline = partial(save_at_deadline, run.locked, job.input)
     template_time = _template_time(run)
     job_key = "" if identified is None or job.selection.shard is None else identified.key(template_time)
     schema, options = run.source.schema, output_options(job, run.source, job_key, run.token_bytes)
@@ -175,7 +183,7 @@ def _run_locked(run: _Run, rows_fd: int) -> int:
     writer = open_output(job.output, replaces, job.columns, schema, console.warning, rows_fd, options)
     try:
         if job.journal.partial:
-            run.loaded()
+            run.is_loading = False
             return write_partial(run.source, writer, journal, console, job.output)
         return _run(run, writer, journal, identified, template_time)
     finally:
@@ -202,7 +210,7 @@ def _run(
     with progress_display(console) as display, contextlib.ExitStack() as ends:
         run.monitor.add(display)
         engine = (
-            ends.enter_context(contextlib.closing(load_engine(job, console, display.on_loading)))
+            ends.enter_context(contextlib.closing(load_engine(job, console, display.on_loading, run.found)))
             if run.part is None
             else run.part.load()
         )
@@ -217,7 +225,11 @@ def _run(
             of_model = {name: getattr(job.params, name) for name in job.of_model}
             return job_stats(engine.stats(), rows_run.result, run.started, job.engine.model, of_model)
 
-        with _stats_written(run, stats_so_far), _recorded(job, engine, console):
+        with contextlib.ExitStack() as records:
+            if run.stats_file is not None:
+                records.enter_context(_stats_written(run.stats_file, stats_so_far, console))
+            if job.profile is not None:
+                records.enter_context(_recorded(job, job.profile, engine, console))
             code, shown = _run_to_the_end(run, rows_run, writer, resumed)
         stats = stats_so_far()
     run.monitor.end(code, stats=stats)
@@ -225,7 +237,8 @@ def _run(
         run.part.report(stats)
     elif code != ExitCode.SIGPIPE:
         print_summary(console, stats, shown)
-        _say_errors(rows_run.result, job, console)
+        if rows_run.result.num_error_rows:
+            _say_errors(rows_run.result, job, console)
     return code
 
 
@@ -278,45 +291,44 @@ def job_run(
 
 
 @contextlib.contextmanager
-def _stats_written(run: _Run, stats: Callable[[], dict[str, Any]]) -> Iterator[None]:
+def _stats_written(file: WholeFile, stats: Callable[[], dict[str, Any]], console: Console) -> Iterator[None]:
     """Writes the file of --stats at the end of the block; after an exception as far as it can."""
 
     def write() -> None:
-        if run.stats_file is not None:
-            write_stats(run.stats_file, redact_values(stats()))
+        write_stats(file, redact_values(stats()))
 
     try:
         yield
     except BaseException:
-        guarded(write, run.console)
+        guarded(write, console)
         raise
     write()
 
 
-def _recorded(job: GenerateJob, engine: "Engine | EnginePool", console: Console) -> contextlib.AbstractContextManager[None]:
-    if job.profile is None:
-        return contextlib.nullcontext()
+def _recorded(
+    job: GenerateJob, profile: Path, engine: "Engine | EnginePool", console: Console
+) -> contextlib.AbstractContextManager[None]:
     if job.pool is not None:
         from pagecli.cli.generate.recorded_pool import recorded_pool
 
-        return recorded_pool(job.profile, cast("EnginePool", engine), f"{job.input} on {job.engine.model}", console)
+        return recorded_pool(profile, cast("EnginePool", engine), f"{job.input} on {job.engine.model}", console)
     from pagecli.cli.generate.recorded_job import recorded_job
 
-    return recorded_job(job.profile, cast("Engine", engine), f"{job.input} on {job.engine.model}", console)
+    return recorded_job(profile, cast("Engine", engine), f"{job.input} on {job.engine.model}", console)
 
 
 def load_engine(
-    job: GenerateJob, console: Console, on_loading: Callable[[int, int], None] | None = None
+    job: GenerateJob,
+    console: Console,
+    on_loading: Callable[[int, int], None] | None = None,
+    found: "ResolvedModel | None" = None,
 ) -> "Engine | EnginePool":
-    """Raises ModelError, UsageError. `on_loading`: see Engine."""
+    """Raises ModelError, UsageError. `on_loading`, `found`: see Engine."""
     console.detail(f"loading {job.engine}")
     if job.pool is not None:
         from pagecli.cli.generate.pool import load_pool
 
         return load_pool(job, console, on_loading or (lambda num_read, num_parameters: None))
-    from pagecli.devices.memory import check_fits
-
-    check_fits(job.engine)
     from pagecli.engine.engine import Engine
 
     if console.log is not None:
@@ -325,9 +337,9 @@ def load_engine(
         from pagecli.engine.embedding import EmbeddingEngine
         from pagecli.model.pooling import Pooling
 
-        embeds: Any = EmbeddingEngine(job.engine, Pooling(job.embed.pooling, job.embed.normalize), on_loading)
+        embeds: Any = EmbeddingEngine(job.engine, Pooling(job.embed.pooling, job.embed.normalize), on_loading, found)
         return embeds  # of the same protocol (job_loop.Engine)
-    engine = Engine(job.engine, on_loading=on_loading)
+    engine = Engine(job.engine, on_loading=on_loading, found=found)
     for note in engine.loaded.model.notes:
         console.warning(note)
     check_chat(job, engine.tokenizer)
@@ -344,7 +356,7 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, resumed: Resu
     console, locked = run.console, run.locked
     try:
         with run.signals.deferred():
-            run.loaded()
+            run.is_loading = False
             result = job_run.run(run.source)
             if not result.ended_early:
                 if resumed is not None:
@@ -366,7 +378,7 @@ def _run_to_the_end(run: _Run, job_run: JobRun, writer: RowWriter, resumed: Resu
 
 
 def _say_errors(result: RunResult, job: GenerateJob, console: Console) -> None:
-    if result.num_error_rows and not result.ended_early:
+    if not result.ended_early:
         again = how_to_retry(job)
         console.error(
             f"{result.num_error_rows} of {result.num_rows} rows are error rows; the first, {result.first_error}",

@@ -204,14 +204,13 @@ def _advance_beams(request: Request, kv: "KVMemory") -> None:
 
 
 def start_beam_search(request: Request, finish_check: FinishCheck) -> None:
-    """Make the request a beam search, if its parameters say so."""
-    params = request.params
-    if params.beam_width > 1:
-        from pagecli.engine.generation.beam_search import BeamSearch
+    """Make the request a beam search, whose width is above 1."""
+    from pagecli.engine.generation.beam_search import BeamSearch
 
-        request.beam_search = BeamSearch(
-            params.beam_width, params.length_penalty, params.early_stopping, finish_check.end_ids(params), params.max_tokens
-        )
+    params = request.params
+    request.beam_search = BeamSearch(
+        params.beam_width, params.length_penalty, params.early_stopping, finish_check.end_ids(params), params.max_tokens
+    )
 
 
 def output_of(request: Request, decode: Decode, finish_check: FinishCheck) -> RequestOutput:

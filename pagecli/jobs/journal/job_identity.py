@@ -1,27 +1,32 @@
 """The identity of the job that a journal belongs to: input, model, device, time and every parameter that changes a text.
 
-Kept with the journal, compared when the job is run again. The input is known by its size and by pieces of its content, and each
-finished row is checked against the row it was made of besides; a new modification time alone (a copy, a fresh download) is no
-other input. The model is known by its files (model_files.py). The device counts because instruction sets differ in the last
-bits of a sum, and the time because chat templates may show it. What decides only how fast a row is computed, where it is
-written or who monitors it is left out. No secrets are kept: of a value that holds one there is only a digest.
+Kept with the journal, compared when the job is run again (job_differences.py). The input is known by its size and by pieces of
+its content, and each finished row is checked against the row it was made of besides; a new modification time alone (a copy, a
+fresh download) is no other input. The device counts because instruction sets differ in the last bits of a sum, and the time
+because chat templates may show it. What decides only how fast a row is computed, where it is written or who monitors it is
+left out. No secrets are kept: of a value that holds one there is only a digest.
 
-`job_key` is the identity without the shard, in a few words: parts of one job have one key, and `key_difference` says what two
-keys differ in.
+The model is known by its files: weights by size, dates, inode and digest; config, tokenizer and chat template by digest. A
+weights file whose size, modification and change times and inode are as they were is taken to be the same file. If one of them
+differs (a copy, a fresh download, another container's view of one disk), its whole content decides, provided that a digest of
+it was noted (content_digests.py). Names and directories do not count, so that another spelling of a path (a link, a named
+model) is the same model.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pagecli.core.dtypes import IDENTITY_NAMES, KV_DTYPE
-from pagecli.jobs.journal import model_files
 from pagecli.jobs.storage.redaction import redact
-from pagecli.model.source import ModelSource
+from pagecli.model.source import ADAPTER_FILES, ModelSource
 
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
@@ -38,11 +43,17 @@ NOT_IDENTITY = (
     "engine.speculate",
     *("engine.tensor_parallel_size", "engine.worker_timeout"),
 )
-SHARD = "selection.shard"
-RETRY_ERRORS = "retry_errors"  # the output whose error rows are run again: each part has its own
-ISA_VARIABLE = "PAGECLI_CPU_ISA"
 MIXED = "mixed"  # in place of an instruction set's name: each row with that of its machine
-_KEY_PARTS = ("device", "input", "model", "parameters", "time")
+SAMPLE_PIECES = 16
+PIECE_BYTES = 1 << 16
+READ_BYTES = 4 << 20
+MAX_TEXT_BYTES = 64 << 20  # of a file beside the weights that is a tokenizer's, a template or a config
+_TEXTS = re.compile(
+    r"token|tekken|vocab|merges|template|special|^(generation_)?config\.json$|\.(model|spm|tiktoken|jinja)$", re.IGNORECASE
+)
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz", ".index.json")
+_TIME_FUNCTION = b"strftime_now"
+_HEADER_BYTES = 32 << 20  # of a .gguf file, within which its chat template is
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +87,11 @@ def job_identity(
     texts = "\n".join(map(_text, parameters.values()))
     if redact(texts) != texts:
         parameters = {name: _without_secret(value) for name, value in parameters.items()}
-    shows_time = model_files.template_shows_time(source)
+    shows_time = template_shows_time(source)
     identity = {
         "input": {str(number): _input_entry(Path(path)) for number, path in enumerate(input_files)},
-        "model": {"config": repr(source.config), **dtypes, **adapters, **model_files.text_digests(source)},
-        "weights": model_files.weights_identity(source),
+        "model": {"config": repr(source.config), **dtypes, **adapters, **text_digests(source)},
+        "weights": weights_identity(source),
         "device": {"kind": device.kind, "name": device.name, "supported": device.supported},
         "uses_time": shows_time,
         "time": template_time if shows_time else None,
@@ -88,110 +99,6 @@ def job_identity(
     }
     loaded: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return loaded
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Between two identities, in a few words; `remedy` makes the second match the first, where a setting can."""
-
-    text: str
-    remedy: str | None = None
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list[Path]) -> list[Difference]:
-    """Where two identities differ; empty: the same job. `weights` are the files of `now`. Raises OSError."""
-    found = []
-    inputs, inputs_now = before.get("input", {}), now.get("input", {})
-    if {k: v["content"] for k, v in inputs.items()} != {k: v["content"] for k, v in inputs_now.items()}:
-        sizes = [sum(v["size"] for v in files.values()) for files in (inputs, inputs_now)]
-        same_size = sizes[0] == sizes[1]
-        found.append(Difference("the input's content" if same_size else f"the input ({sizes[0]:,} bytes, now {sizes[1]:,})"))
-    found += _device_differences(before.get("device", {}), now.get("device", {}))
-    for name in _changed(before.get("model", {}), now.get("model", {})):
-        known = {
-            "config": "the model's config",
-            "dtype": "the dtype",
-            "kv_dtype": "the KV cache's dtype",
-            "adapters": "the names of --lora",
-        }
-        found.append(Difference(known.get(name, f"the model's file {name}")))
-    found += map(Difference, model_files.changed_weights(before.get("weights", []), now.get("weights", []), weights))
-    if now.get("time") is not None and before.get("time") != now["time"]:
-        values = [_shown(identity.get("time")) for identity in (before, now)]
-        found.append(Difference(f"--template-time ({values[0]}, now {values[1]})"))
-    parameters, parameters_now = before.get("parameters", {}), now.get("parameters", {})
-    for name in _changed(parameters, parameters_now):
-        flag = name.rpartition(".")[2].replace("_", "-")
-        values = [_shown(values.get(name)) for values in (parameters, parameters_now)]
-        found.append(Difference(f"--{flag} ({values[0]}, now {values[1]})"))
-    return found
-
-
-def _device_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    kinds, names = [[device.get(key) for device in (before, now)] for key in ("kind", "name")]
-    if kinds[0] != kinds[1]:
-        return [Difference(f"the device ({kinds[0]}, now {kinds[1]})", f"with --device {kinds[0]}")]
-    if names[0] == names[1]:
-        return []
-    if MIXED in names:
-        remedy = "with --allow-mixed-hardware" if names[0] == MIXED else "without --allow-mixed-hardware"
-        return [Difference(f"the instruction set ({names[0]}, now {names[1]})", remedy)]
-    if kinds[0] != "cpu":
-        return [Difference(f"the GPU's architecture ({names[0]}, now {names[1]})", f"on a GPU of {names[0]}")]
-    here = names[0] in now.get("supported", ())
-    remedy = f"with {ISA_VARIABLE}={names[0]}" if here else f"on a machine that has {names[0]}"
-    return [Difference(f"the CPU's instruction set ({names[0]}, now {names[1]})", remedy)]
-
-
-def has_new_time(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether an input file has another modification time than it had."""
-    times = [[v.get("mtime_ns") for v in identity.get("input", {}).values()] for identity in (before, now)]
-    return times[0] != times[1]
-
-
-def job_key(identity: Mapping[str, Any], weights: list[Path], **more: Any) -> str:
-    """One text for all parts of a job, without spaces: the device by name, all else by digests. Raises OSError.
-
-    `more` are parameters that a job may change when it resumes, and that all parts must have in common. Reads the weights
-    through: parts may be made on machines whose files have dates of their own.
-    """
-    contents = [model_files.kept_content_digest(path) for path in weights]
-    parameters = {name: value for name, value in identity["parameters"].items() if name not in (SHARD, RETRY_ERRORS)}
-    parts = {
-        "input": [entry["content"] for entry in identity["input"].values()],
-        "model": [identity["model"], contents],
-        "parameters": {**parameters, **more},
-        "time": identity["time"],
-    }
-    return "-".join([identity["device"]["name"], *(_short_digest(parts[name]) for name in _KEY_PARTS[1:])])
-
-
-def key_difference(one: str, other: str) -> tuple[str, str]:
-    """Where two different job keys differ: (text, hint)."""
-    pairs = dict(zip(_KEY_PARTS, zip(one.rsplit("-", 4), other.rsplit("-", 4), strict=False), strict=False))
-    different = [name for name, (mine, others) in pairs.items() if mine != others]
-    if "device" in different and len(different) <= 2:  # the dtype may follow the instruction set
-        mine, others = pairs["device"]
-        return f"computed on {mine} and on {others}", f"run one of them again on the other's device ({ISA_VARIABLE}={mine})"
-    names = {
-        "input": "the input",
-        "model": "the model",
-        "parameters": "a flag",
-        "time": "--template-time",
-        "device": "the device",
-    }
-    return (
-        f"what differs: {', '.join(names[name] for name in different)}",
-        "run all parts with the same command but for --shard",
-    )
-
-
-def _short_digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode("ascii"), digest_size=6).hexdigest()
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]  # what is left out is None
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -217,11 +124,119 @@ def _without_secret(value: Any) -> Any:
     return {"hidden": hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()}
 
 
-def _shown(value: Any) -> str:
-    text = "hidden" if isinstance(value, Mapping) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _input_entry(path: Path) -> dict[str, Any]:
     found = path.stat()
-    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "content": model_files.sample_digest(path)}
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "content": sample_digest(path)}
+
+
+def weights_paths(source: ModelSource) -> list[Path]:
+    """The files the weights are in, those of adapters too, in a fixed order; none of random ones."""
+    own = [] if source.weights_path is None else [source.weights_path, *_shards(source.weights_path)]
+    folders = [folder for _, folder in source.adapters]
+    folders += [] if source.merged_adapter is None else [source.merged_adapter]
+    return own + [folder / name for folder in folders for name in ADAPTER_FILES]
+
+
+def weights_identity(source: ModelSource) -> list[dict[str, Any]]:
+    """One entry a file: size, dates, inode and a digest of a sample. Raises OSError."""
+    return [_file_entry(path) for path in weights_paths(source)]
+
+
+def text_digests(source: ModelSource) -> dict[str, str]:
+    """File name -> digest of all of it, of the config, tokenizer and chat template. Raises OSError."""
+    return {path.name: content_digest(path) for path in _text_paths(source)}
+
+
+def template_shows_time(source: ModelSource) -> bool:
+    """Whether a chat template may ask for the time (`strftime_now`). Raises OSError."""
+    if any(_TIME_FUNCTION in path.read_bytes() for path in _text_paths(source)):
+        return True
+    path = source.tokenizer_path
+    if path is None or not path.is_file():
+        return False
+    overlap, tail = len(_TIME_FUNCTION) - 1, b""
+    with path.open("rb", buffering=0) as file:
+        while file.tell() < _HEADER_BYTES and (piece := file.read(READ_BYTES)):
+            if _TIME_FUNCTION in piece or _TIME_FUNCTION in tail + piece[:overlap]:
+                return True
+            tail = piece[-overlap:]
+    return False
+
+
+def rewritten(entries: Sequence[Mapping[str, Any]], paths: list[Path]) -> str | None:
+    """The first file that is no longer as `entries` say, by its size, dates and inode, or no longer there."""
+    for entry, path in zip(entries, paths, strict=True):
+        try:
+            dates = _dates(path)
+        except OSError:
+            return str(path)
+        if any(entry[name] != value for name, value in dates.items()):
+            return str(path)
+    return None
+
+
+def sample_digest(path: Path) -> str:
+    """Of a file's size and of 16 pieces of 64 KiB, the first and the last among them; of all of it up to 1 MiB."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+        last = max(0, size - PIECE_BYTES)
+        for number in range(SAMPLE_PIECES):
+            file.seek(last * number // (SAMPLE_PIECES - 1))
+            digest.update(file.read(PIECE_BYTES))
+    return digest.hexdigest()
+
+
+def content_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
+    """Of all of a file; about 1 GB a second. Raises OSError, InterruptedError when `stopped`."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(READ_BYTES):
+            if stopped():
+                raise InterruptedError
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def kept_content_digest(path: Path) -> str:
+    """content_digest, computed once in a process as long as the file's dates stay. Raises OSError."""
+    return _content_digest_at(path, tuple(_dates(path).values()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _content_digest_at(path: Path, dates: tuple[int, ...]) -> str:
+    return content_digest(path)
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    return {**_dates(path), "sample": sample_digest(path), "content": None}
+
+
+def _dates(path: Path) -> dict[str, int]:
+    found = os.stat(path)
+    times = {"mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
+    return {"size": found.st_size, "inode": found.st_ino, **times}
+
+
+def _text_paths(source: ModelSource) -> Iterator[Path]:
+    weights = source.weights_path
+    for folder in dict.fromkeys(path if path.is_dir() else path.parent for path in (source.tokenizer_path, weights) if path):
+        for path in sorted(folder.iterdir()):
+            is_text = _TEXTS.search(path.name) and not path.name.lower().endswith(_WEIGHTS)
+            if is_text and path.is_file() and path.stat().st_size <= MAX_TEXT_BYTES:
+                yield path
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that the index of a sharded checkpoint names; the other parts of a split GGUF model."""
+    if index.suffix == ".gguf":
+        from pagecli.model.readers.gguf_header import gguf_parts
+
+        return [part for part in gguf_parts(index)[1:] if part.is_file()]
+    if index.suffix != ".json":
+        return []
+    try:
+        names = json.loads(index.read_bytes())["weight_map"].values()
+    except (OSError, ValueError, KeyError, AttributeError):  # loading reports the fault
+        return []
+    return [path for path in (index.parent / name for name in dict.fromkeys(map(str, names))) if path.is_file()]

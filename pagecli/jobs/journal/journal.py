@@ -163,6 +163,7 @@ class JournalContents:
 class Journal:
     """A journal that is appended to. Raises OSError, UsageError when it is opened.
 
+    `contents`: what it holds; None of a new one.
     `append` and `commit` belong to the thread that runs the job; `take` to the one that reads the input.
     """
 
@@ -170,7 +171,7 @@ class Journal:
         self,
         directory: JobDirectory,
         job: Mapping[str, Any],
-        contents: JournalContents,
+        contents: JournalContents | None,
         each_second: Callable[[], None] = lambda: None,
         with_token_ids: bool = True,
     ) -> None:
@@ -180,7 +181,9 @@ class Journal:
         self._with_token_ids = with_token_ids
         self._fd = directory.open(LOG, os.O_RDWR | os.O_CREAT)
         self._bytes_since_job = 0
-        self._num_written = self.num_safe_rows = contents.num_input_rows  # input rows: in the file; synced
+        self._num_written = self.num_safe_rows = (
+            0 if contents is None else contents.num_input_rows
+        )  # input rows: in the file; synced
         self._pending: list[bytes] = []
         self._failure: OSError | InputError | None = None
         self._job_line, self._job_is_due = json_line(JOB, job), False
@@ -208,7 +211,7 @@ class Journal:
 
     def take(self, row: InputRow) -> list[OutputRow] | None:
         """The output rows of `row` from an earlier run, or None. Raises UsageError if its index had another row."""
-        record = self.finished.get(row.index)
+        record = None if self.finished is None else self.finished.get(row.index)
         if record is None:
             return None
         if record[0] != _hex_digest(row):
@@ -232,7 +235,7 @@ class Journal:
         """
         if self._failure is not None:
             raise self._not_writable(self._failure) from self._failure
-        if not self._pending:
+        if not self._pending and not self._job_is_due:
             return
         data, num_rows = b"".join(self._pending), len(self._pending)
         self._pending.clear()

@@ -15,24 +15,37 @@ are gone, does the next run find just an output that exists, and refuse to repla
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pagecli
+from pagecli.core import file_targets
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.journal.job_identity import differences, has_new_time
 from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import Journal, JournalContents
-from pagecli.jobs.journal.model_files import ContentDigests
+from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
 from pagecli.jobs.storage.atomic_file import not_writable
-from pagecli.jobs.storage.job_directory import DirectoryGoneError, JobDirectory, job_directory_path, note_outcome, read_outcome
+from pagecli.jobs.storage.job_directory import (
+    LOCK,
+    DirectoryGoneError,
+    JobDirectory,
+    job_directory_path,
+    note_outcome,
+    read_outcome,
+)
+from pagecli.jobs.writers.open_output import check_writable, is_stream_output
+
+if TYPE_CHECKING:
+    from pagecli.jobs.journal.content_digests import ContentDigests
 
 FORMAT = 3
 _OLD_FILES = ("job.json", "rows")  # of formats 1 and 2
 MAX_LOCK_TRIES = 10
+DIGEST_AFTER_SECONDS = 20.0  # after which the weights' contents are digested: losing such a job would hurt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +58,19 @@ class Outcome:
 
 
 class LockedOutput:
-    """An output locked by this run; made by `lock_output`."""
+    """An output locked by this run; made by `lock_output`. `is_new`: earlier runs have left nothing of a job."""
 
-    def __init__(self, directory: JobDirectory, lock: JobLock) -> None:
+    def __init__(self, directory: JobDirectory, lock: JobLock, is_new: bool) -> None:
         self.output = directory.output
+        self.is_new = is_new
+        self.outcome: Outcome | None = None  # of an earlier run that completed the output
         self.created = int(time.time())  # when the job was begun, by the run that began it: seconds since 1970
         self.notes: list[str] = []  # warnings about the journal of an earlier run
         self._directory = directory
         self._lock = lock
         self._journal: Journal | None = None
         self._job: dict[str, Any] = {}  # the journal's description of the job
-        self._contents = JournalContents(directory)
+        self._contents = None if is_new else JournalContents(directory)  # of earlier runs
         self._digests: ContentDigests | None = None
         self._is_complete = False
 
@@ -78,7 +93,7 @@ class LockedOutput:
     @property
     def has_earlier_rows(self) -> bool:
         """Whether earlier runs finished rows, those of an older pagecli with other journal files included."""
-        return self._contents.num_input_rows > 0 or self._has_old_files
+        return self._contents is not None and (self._contents.num_input_rows > 0 or self._has_old_files)
 
     @property
     def _has_old_files(self) -> bool:
@@ -92,32 +107,39 @@ class LockedOutput:
         A journal of another job without finished rows is replaced. `weights` are the files that `identity` describes.
         """
         try:
-            if restart or not self._resumes(identity, weights):
+            if self._contents is None or restart or not self._resumes(self._contents, identity, weights):
                 self._begin(identity)
-            beat = self._lock.heartbeat
-            self._journal = Journal(self._directory, self._job, self._contents, beat, with_token_ids)
+            self._weights, self._begun = weights, time.monotonic()
+            self._journal = Journal(self._directory, self._job, self._contents, self._each_second, with_token_ids)
         except OSError as error:
             raise not_writable(self.output, error) from error
-        entries = self._job["identity"]["weights"]
-        if any(entry["content"] is None for entry in entries):
-            self._digests = ContentDigests(entries, weights, self._note_weights)
         return self._journal
+
+    def _each_second(self) -> None:
+        """In the journal's thread."""
+        self._lock.heartbeat()
+        entries = self._job["identity"]["weights"]
+        is_old = time.monotonic() - self._begun >= DIGEST_AFTER_SECONDS
+        if self._digests is None and is_old and any(entry["content"] is None for entry in entries):
+            from pagecli.jobs.journal.content_digests import ContentDigests
+
+            self._digests = ContentDigests(entries, self._weights, self._note_weights)
 
     def _note_weights(self, entries: list[dict[str, Any]]) -> None:
         self._job["identity"]["weights"] = entries
         if self._journal is not None:
             self._journal.set_job(self._job)
 
-    def _resumes(self, identity: Mapping[str, Any], weights: list[Path]) -> bool:
+    def _resumes(self, contents: JournalContents, identity: Mapping[str, Any], weights: list[Path]) -> bool:
         """Whether an earlier run of this job left finished rows. Raises UsageError if it was another job, OSError."""
         if self._has_old_files:
             raise UsageError(
                 f"the journal of {self.output} was written by an older pagecli, which this one cannot resume",
                 f"finish the job with that pagecli, begin anew with --restart, or remove {self._directory.path}",
             )
-        if not self._contents.num_input_rows:
+        if not contents.num_input_rows:
             return False
-        job = self._contents.job
+        job = contents.job
         if job is None:
             self.notes.append("the journal is damaged: which job it is of cannot be read; all rows are computed again")
             return False
@@ -135,6 +157,8 @@ class LockedOutput:
         return True
 
     def _check_same(self, job: Mapping[str, Any], identity: Mapping[str, Any], weights: list[Path]) -> None:
+        from pagecli.jobs.journal.job_differences import differences, has_new_time
+
         changed = differences(job["identity"], identity, weights)
         if changed:
             texts = "; ".join(difference.text for difference in changed)
@@ -151,9 +175,10 @@ class LockedOutput:
 
     def _begin(self, identity: Mapping[str, Any]) -> None:
         """Drops the rows of earlier runs and starts a new journal. Raises OSError."""
-        self._contents.close()
-        self._directory.remove_contents()
-        self._contents = JournalContents(self._directory)
+        if self._contents is not None:
+            self._contents.close()
+            self._directory.remove_contents()
+            self._contents = None
         if identity["uses_time"] and identity["time"] is None:
             identity = {**identity, "time": datetime.now().isoformat(timespec="seconds")}
         job = {"format": FORMAT, "version": pagecli.__version__, "created": self.created}
@@ -191,13 +216,14 @@ class LockedOutput:
 
     def close(self) -> None:
         """Releases the output. The journal stays if the job is not complete and any row was finished."""
-        if self._digests is not None:
-            self._digests.close()
         has_rows = self.has_earlier_rows
         if self._journal is not None:
             has_rows = self._journal.num_rows > 0
             self._journal.close()
-        self._contents.close()
+        if self._digests is not None:  # which the journal's thread has begun
+            self._digests.close()
+        if self._contents is not None:
+            self._contents.close()
         keep = has_rows and not self._is_complete
         if keep:
             self._directory.remove_temporaries()
@@ -205,6 +231,37 @@ class LockedOutput:
             self._directory.remove_itself()  # with the lock held: a run that waits for it finds the file gone, and tries again
         self._lock.release()
         self._directory.close()
+
+
+@contextmanager
+def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterator[LockedOutput | None]:
+    """The locked output, unlocked at the end; None for a stream. Raises UsageError, InputError if it cannot be written.
+
+    Signals are deferred while the lock is taken or released, so that neither is left half done.
+    """
+    if is_stream_output(output):
+        check_writable(output, overwrite)
+        yield None
+        return
+    path = file_targets.local_output_path(output)
+    locked: LockedOutput | None = None
+    try:
+        with signals.deferred():
+            locked = lock_output(path, create=False)
+            if locked is not None and not file_targets.is_remote(output):
+                locked.outcome = locked.earlier_outcome()
+            if locked is None or locked.outcome is None:
+                check_writable(output, overwrite)
+                if locked is None:
+                    locked = lock_output(path)
+                    check_writable(output, overwrite)  # a run that ended meanwhile may have written it
+        if signals.received is not None:
+            raise StopRequested(signals.received)
+        yield locked
+    finally:
+        if locked is not None:
+            with signals.deferred():
+                locked.close()
 
 
 def lock_output(output: Path, create: bool = True) -> LockedOutput | None:
@@ -243,8 +300,10 @@ def _try_to_lock(output: Path, create: bool) -> LockedOutput | None:
         directory.close()
         return None
     try:
-        directory.remove_temporaries()
-        return LockedOutput(directory, lock)
+        is_new = directory.names() == [LOCK]
+        if not is_new:
+            directory.remove_temporaries()
+        return LockedOutput(directory, lock, is_new)
     except BaseException as error:
         lock.release()
         directory.close()

@@ -7,10 +7,9 @@ from pagecli.errors import InputError, UsageError
 MAX_BYTES = 1 << 20
 
 
-def text_of(flag: str, text: str | None, path: Path | None) -> str | None:
-    """The text of `flag`, or of its file without the line break at its end. Raises UsageError, InputError."""
-    if path is None:
-        return text
+def text_of(flag: str, text: str | None, path: Path) -> str:
+    """The text of `flag`, of its file, without the line break at its end; `text`: of the flag itself. Raises UsageError,
+    InputError."""
     name = f"{flag}-file {path}"
     if text is not None:
         raise UsageError(f"{flag} and {flag}-file are both given", "leave one of them out")

@@ -94,8 +94,11 @@ def job_stats(
     model: str,
     of_model: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Everything --stats documents. `started` is the command's own start on time.perf_counter(); `of_model` are the sampling
-    parameters that the model's generation_config.json set."""
+    """Everything --stats documents but the versions, which `write_stats` adds.
+
+    `started` is the command's own start on time.perf_counter(); `of_model` are the sampling parameters that the model's
+    generation_config.json set.
+    """
     seconds = result.generate_seconds
     # Of a job that ended early, the tokens of rows that did not finish took time too.
     num_tokens = int(engine_stats["num_sampled_tokens" if result.ended_early else "output_tokens"])
@@ -116,13 +119,12 @@ def job_stats(
         "finish_reasons": dict(sorted(result.finish_reasons.items())),
         "interrupted_by_signal": result.stopped_by,
         "peak_rss_bytes": peak_rss_bytes(),
-        "versions": versions(),
     }
 
 
 def write_stats(file: WholeFile, stats: Mapping[str, Any]) -> None:
-    """Raises InputError."""
-    file.write((json.dumps(stats, indent=2, default=str) + "\n").encode("utf-8"))
+    """What `job_stats` gives, and the versions of what computed it. Raises InputError."""
+    file.write((json.dumps({**stats, "versions": versions()}, indent=2, default=str) + "\n").encode("utf-8"))
 
 
 def peak_rss_bytes() -> int:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import ExitCode, InputError, UsageError
-from pagecli.jobs.journal.job_identity import key_difference
+from pagecli.jobs.journal.job_differences import key_difference
 from pagecli.jobs.journal.job_lock import OutputLocked
 from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.shards.merge import Merged, merge_outputs

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagecli.errors import InputError
-from pagecli.jobs.journal.job_identity import key_difference
+from pagecli.jobs.journal.job_differences import key_difference
 
 NO_PART = "give outputs of pagecli generate --shard I/N"
 

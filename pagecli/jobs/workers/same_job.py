@@ -9,7 +9,7 @@ from typing import Any
 from pagecli.core.engine_config import EngineConfig
 from pagecli.engine.loaded_model import hardware
 from pagecli.errors import PagecliError, UsageError
-from pagecli.jobs.journal import model_files
+from pagecli.jobs.journal import job_identity
 from pagecli.model.source import ModelSource
 
 _OF_ENGINES = {"dtype": ("dtype", "--dtype"), "kv_blocks_total": ("number of KV blocks", "--kv-memory")}
@@ -27,8 +27,8 @@ class Facts:
 
 def facts_here(config: EngineConfig, source: ModelSource, host: str) -> Facts:
     """Raises UsageError, ModelError, OSError."""
-    samples = [model_files.sample_digest(path) for path in model_files.weights_paths(source)]
-    files = json.dumps([samples, model_files.text_digests(source)], sort_keys=True)
+    samples = [job_identity.sample_digest(path) for path in job_identity.weights_paths(source)]
+    files = json.dumps([samples, job_identity.text_digests(source)], sort_keys=True)
     digest = hashlib.blake2b(files.encode(), digest_size=8).hexdigest()
     return Facts(host, *hardware(config.device), digest)
 

@@ -220,8 +220,8 @@ class _Encoder:
 
 
 def _encoder(columns: ResultColumns, options: OutputOptions) -> LineEncoder:
-    encode, labels = _Encoder(columns, options), options.labels()
-    if labels is None:
+    encode = _Encoder(columns, options)
+    if options.shard is None or (labels := options.labels()) is None:
         return encode
     from pagecli.jobs.shards.shard_labels import LabelledLines
 

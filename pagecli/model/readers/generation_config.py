@@ -37,6 +37,7 @@ _NOT_COMPUTED: dict[str, tuple[Any, ...]] = {
     "typical_p": (1,),
     "watermarking_config": (),
 }
+READ_KEYS = frozenset((*SAMPLING_KEYS, "do_sample", *_NOT_COMPUTED))
 
 
 @dataclass(frozen=True, slots=True)

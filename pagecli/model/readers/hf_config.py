@@ -26,10 +26,11 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
     key that changes text and was not read.
     """
     architecture, decoder = _architecture(config, where)
-    quantization = _quantization(config, where)
+    quantization = _quantization(config, where) if config.get("quantization_config") else None
     if architecture in decoder.wrappers:
         inner = Fields(config, where).child("text_config").config
-        quantization = quantization or _quantization(inner, where)
+        if quantization is None and inner.get("quantization_config"):
+            quantization = _quantization(inner, where)
         config = {name: config[name] for name in ("eos_token_id", "bos_token_id", "dtype") if name in config} | inner
     fields = Fields(renamed(config, decoder), where)
     model = read_config(fields, decoder, eos_token_ids)
@@ -38,8 +39,6 @@ def from_hf_config(config: dict[str, Any], where: str, eos_token_ids: tuple[int,
 
 
 def _quantization(config: dict[str, Any], where: str) -> QuantizationConfig | None:
-    if not config.get("quantization_config"):
-        return None
     from pagecli.model.readers.quantization_config import read_quantization
 
     return read_quantization(config, where)

@@ -26,6 +26,7 @@ from pagecli.devices.memory import (
     gpu_activation_bytes,
     gpu_logits_bytes,
     head_bounds_bytes,
+    kv_bytes_per_token,
     logits_bytes,
 )
 from pagecli.model.build_program import build
@@ -63,7 +64,7 @@ class PlanSettings:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return self.config.kv_bytes_per_token(PLAN_KV_BYTES[self.kv_dtype], KV_SCALE_BYTES.get(self.kv_dtype, 0))
+        return kv_bytes_per_token(self.config, PLAN_KV_BYTES[self.kv_dtype], KV_SCALE_BYTES.get(self.kv_dtype, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices import memory
 from pagecli.model.build_program import build
 from pagecli.model.source import QuantizedPart
 from pagecli.profiler.plan.gpus import Device
@@ -58,7 +59,7 @@ class StepTime:
             )
         self._weight_bytes = (layers + head - dense_kept[0]) * dtype_bytes + dense_kept[1]
         self._expert_bytes = (experts - experts_kept[0]) * dtype_bytes + experts_kept[1]
-        self._kv_bytes = kv_bytes_per_token or config.kv_bytes_per_token(element_bytes)
+        self._kv_bytes = kv_bytes_per_token or memory.kv_bytes_per_token(config, element_bytes)
         self._layer_flops, self._head_flops = 2 * (layers + experts * self._share), 2 * head
         self._pair_flops = 4 * config.num_layers * config.q_size  # q.k and p.v, 2 q_size each, for a token and one it sees
         # Ring all-reduces of the activations after attention and after the MLP, of every layer.

@@ -110,7 +110,8 @@ class ReplayClock:
         with _no_collection():
             while at < len(arrivals) or self.scheduler.num_waiting or self.scheduler.running:
                 while at < len(arrivals) and arrivals[at].seconds <= self.seconds:
-                    start_beam_search(arrivals[at].request, self.finish_check)
+                    if arrivals[at].request.params.beam_width > 1:
+                        start_beam_search(arrivals[at].request, self.finish_check)
                     self.scheduler.add(arrivals[at].request)
                     at += 1
                 if begun is None and self.num_finished >= warm:
