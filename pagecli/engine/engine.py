@@ -18,8 +18,7 @@ from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.isolation import FailureSearch, probe  # here: after a failed step there may be no memory to import
 from pagecli.engine.listener import BlockSnapshot, EngineListener, Step, StepSnapshot, StepTimes
 from pagecli.engine.loaded_model import LoadedModel, ResolvedModel
-from pagecli.engine.request import Request
-from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.request import Admission, Request
 from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.scheduler import Scheduler
 from pagecli.engine.stats import EngineStats, EngineStatus

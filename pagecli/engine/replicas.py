@@ -9,7 +9,7 @@ from pagecli.devices.cuda.presence import visible_gpus
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel, usable_cores
 from pagecli.engine.placement import numa_nodes
-from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.request import Admission
 from pagecli.engine.scheduling.reservations import Reservations
 from pagecli.errors import UsageError
 from pagecli.kv.baselines.reserved_manager import ReservedManager

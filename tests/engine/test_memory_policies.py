@@ -7,7 +7,7 @@ from simulated_machine import SimulatedMachine, make_request, texts
 
 from pagecli.core.engine_config import KV_POLICIES
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.engine.scheduling.admission import Admission
+from pagecli.engine.request import Admission
 from pagecli.engine.scheduling.reservations import num_reserved_slots
 from pagecli.errors import ErrorCode, RowError
 

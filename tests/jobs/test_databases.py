@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from writing import open_writer, results, write_all
 
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.rows.json_text import to_json
+from pagecli.jobs.rows.row import to_json
 
 VALUES = [None, True, 3, 2.5, "text", "two\nlines", 2**70, [1, {"a": "ü"}], {"b": None}]
 

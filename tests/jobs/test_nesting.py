@@ -10,8 +10,7 @@ from whole_jobs import run_job
 from writing import read_back, results, write_all
 
 from pagecli.jobs.readers.jsonl_reader import parse_line
-from pagecli.jobs.rows.json_text import MAX_DEPTH
-from pagecli.jobs.rows.row import OTHER_COLUMNS
+from pagecli.jobs.rows.row import MAX_DEPTH, OTHER_COLUMNS
 from pagecli.jobs.writers.parquet.columns import MAX_LEAVES
 
 NESTS = {"list": ("[", "]"), "object": ('{"a":', "}"), "both": ('[{"a":', "}]")}

@@ -6,7 +6,9 @@ prompt of 100, 25 output tokens:   reserve-max 2048     reserve-pow2 100 + 32   
 from dataclasses import dataclass
 
 from pagecli.core.engine_config import KVPolicy
+from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.request import Request
+from pagecli.errors import ErrorCode, RowError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 
 
@@ -43,3 +45,22 @@ class Reservations:
     def hold(self, request: Request) -> None:
         """Give them to it; its first sequence starts, the others' runs wait for their fork."""
         self.kv.hold(request.live[0].seq_id, self.num_slots(request), request.max_live)
+
+    def check(self, num_prompt_tokens: int, params: SamplingParams) -> None:
+        """Raises RowError if a request of such a prompt can never have its runs."""
+        policy, width = self.policy, params.num_sequences
+        if params.beam_width > 1:
+            raise RowError(
+                f"beams share and drop KV blocks at every token, which contiguous memory (kv_policy {policy}) cannot",
+                "use --kv-policy paged for beam search",
+                ErrorCode.UNSUPPORTED,
+            )
+        num_slots = num_reserved_slots(policy, num_prompt_tokens, params.max_tokens, self.max_model_len)
+        if not self.kv.fits_when_empty(num_slots, width):
+            total = self.kv.pool.num_blocks * self.kv.block_size
+            raise RowError(
+                f"kv_policy {policy} holds {num_slots} consecutive slots for each of {width} sequences; the cache has {total}, "
+                "in runs of powers of two",
+                "raise --kv-memory or lower max_tokens and --max-model-len",
+                ErrorCode.KV_TOO_SMALL,
+            )

@@ -96,9 +96,10 @@ class JobLock:
             if error.errno not in _NO_FLOCK:
                 raise
             has_flock = False
-        owner = read_owner(self._directory)
+        found = os.fstat(self._fd)
+        owner = read_owner(self._directory) if found.st_size else None  # empty: just created, or released
         if owner is not None:
-            age = time.time() - os.fstat(self._fd).st_mtime
+            age = time.time() - found.st_mtime
             if has_flock and (owner.is_of_this_kernel or is_on_local_file_system(self._directory.path)):
                 pass  # no other process has it
             elif owner.is_running if owner.is_here else age < STALE_SECONDS:

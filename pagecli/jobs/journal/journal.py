@@ -31,8 +31,7 @@ from typing import Any, BinaryIO
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
-from pagecli.jobs.rows.json_text import json_default
-from pagecli.jobs.rows.row import InputRow, OutputRow, arrow_columns
+from pagecli.jobs.rows.row import InputRow, OutputRow, arrow_columns, json_default
 from pagecli.jobs.storage.atomic_file import not_writable
 from pagecli.jobs.storage.job_directory import (
     LOG,

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.jobs.rows.json_text import is_too_deep
+from pagecli.jobs.rows.row import is_too_deep
 
 
 def json_column(name: str, value: Any) -> Any:

@@ -13,8 +13,7 @@ from typing import Any
 from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, LineTooLongError, TextInput, TextRows
-from pagecli.jobs.rows.json_text import is_too_deep
-from pagecli.jobs.rows.row import InputRow
+from pagecli.jobs.rows.row import InputRow, is_too_deep
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids", TEMPLATE_VARIABLES}

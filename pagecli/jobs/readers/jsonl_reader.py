@@ -16,8 +16,7 @@ from pagecli.jobs.readers.text_input import (
     TextInput,
     TextRows,
 )
-from pagecli.jobs.rows.json_text import MAX_DEPTH, TOO_DEEP, is_too_deep
-from pagecli.jobs.rows.row import InputRow
+from pagecli.jobs.rows.row import MAX_DEPTH, TOO_DEEP, InputRow, is_too_deep
 
 MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
 

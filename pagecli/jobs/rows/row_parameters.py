@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pagecli.core.sampling_params import CONSTRAINTS, EarlyStopping, SamplingParams, short_repr
 from pagecli.errors import RowError, UsageError
 from pagecli.jobs.prompts.json_columns import json_column
-from pagecli.jobs.rows.json_text import json_default
+from pagecli.jobs.rows.row import json_default
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 SAMPLING_NAMES = frozenset(SAMPLING_FIELDS)

@@ -13,9 +13,8 @@ from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.prompts.prompt_options import MESSAGES, TOKEN_IDS, PromptOptions
 from pagecli.jobs.prompts.template_variables import has_variables, row_variables
 from pagecli.jobs.rows.chat_messages import checked_message
-from pagecli.jobs.rows.json_text import json_default
 from pagecli.jobs.rows.prompt_length import PromptLength
-from pagecli.jobs.rows.row import InputRow, OutputRow
+from pagecli.jobs.rows.row import InputRow, OutputRow, json_default
 from pagecli.jobs.rows.row_parameters import SAMPLING_NAMES, row_sampling_params
 from pagecli.jobs.tools.given import COLUMN as TOOLS
 

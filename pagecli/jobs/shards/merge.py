@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from pagecli.core.file_targets import resolved_target
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.rows.json_text import to_json
-from pagecli.jobs.rows.row import SHARD_COLUMN
+from pagecli.jobs.rows.row import SHARD_COLUMN, to_json
 from pagecli.jobs.shards.delimited_shards import merge_delimited
 from pagecli.jobs.shards.parquet_shards import merge_parquet
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pagecli.errors import InputError
-from pagecli.jobs.rows.json_text import to_json
-from pagecli.jobs.rows.row import OutputRow, ResultColumns, record_of
+from pagecli.jobs.rows.row import OutputRow, ResultColumns, record_of, to_json
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 from pagecli.jobs.storage.byte_streams import wait_for_room
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.errors import InputError
-from pagecli.jobs.rows.json_text import json_default, to_json
-from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns, record_of
+from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns, json_default, record_of, to_json
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
 
 SUFFIXES = (".sqlite", ".sqlite3", ".db")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pagecli.jobs.rows.json_text import to_json
+from pagecli.jobs.rows.row import to_json
 
 MAX_LEVELS = 32  # of lists and objects inside each other in a Parquet column
 
