@@ -113,7 +113,7 @@ class RankGroup:
         if not self._processes:
             raise EngineLostError("tensor parallelism: the ranks are lost", "finished rows are kept")
         self._number += 1
-        pack(replace(record, number=self._number), self.memory.slot(self._number))
+        pack(replace(record, number=self._number), self.memory.record(self._number))
         for process in self._processes:
             process.messages.send(self._number)
         try:

@@ -1,7 +1,7 @@
 """Memory that a driver and its ranks share: an anonymous file, so that nothing of it is left when the last of them ends.
 
 words        [ranks + 1, 16] int32: where ranks wait for each other (csrc/include/pagecli/rendezvous.h)
-slots        [4, slot bytes] uint8: steps on their way to the ranks (step_record.py)
+records      [4, record bytes] uint8: steps on their way to the ranks (step_record.py)
 parts        by name [max tokens, hidden] float32: partial sums; each is written by the rank that computes it
 best         [ranks, rows] int64 and float32: each rank's likeliest token and its logit
 logits       [rows, vocabulary] float32: each rank writes its columns
@@ -16,7 +16,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array
 
-NUM_SLOTS = 4
+NUM_RECORDS = 4
 _ALIGNMENT = 4096  # bytes: ranks on other NUMA nodes share no page that they write
 
 
@@ -25,7 +25,7 @@ class GroupShape:
     """The sizes of a group's memory."""
 
     ranks: int
-    slot_bytes: int
+    record_bytes: int
     part_names: tuple[str, ...]
     max_tokens: int
     hidden_size: int
@@ -47,7 +47,7 @@ class GroupMemory:
         ranks, rows = shape.ranks, shape.max_rows
         sizes: list[tuple[str, tuple[int, ...], type]] = [
             ("words", (ranks + 1, 16), np.int32),
-            ("slots", (NUM_SLOTS, -(-shape.slot_bytes // 64) * 64), np.uint8),
+            ("records", (NUM_RECORDS, -(-shape.record_bytes // 64) * 64), np.uint8),
             ("best_tokens", (ranks, rows), np.int64),
             ("best_logits", (ranks, rows), np.float32),
             *((f"part {name}", (shape.max_tokens, shape.hidden_size), np.float32) for name in shape.part_names),
@@ -64,13 +64,13 @@ class GroupMemory:
             name: np.frombuffer(memory, dtype, math.prod(extent), start).reshape(extent)
             for (name, extent, dtype), start in zip(sizes, starts, strict=True)
         }
-        self.words, self.slots, self.logits = views["words"], views["slots"], views["logits"]
+        self.words, self.records, self.logits = views["words"], views["records"], views["logits"]
         self.best_tokens, self.best_logits = views["best_tokens"], views["best_logits"]
         self.parts: dict[str, Array] = {name: views[f"part {name}"] for name in shape.part_names}
 
-    def slot(self, number: int) -> Array:
-        """Where step `number` is."""
-        return self.slots[number % NUM_SLOTS]
+    def record(self, number: int) -> Array:
+        """Where the record of step `number` is."""
+        return self.records[number % NUM_RECORDS]
 
     def release(self) -> None:
         """Ends all waiting of ranks for each other."""

@@ -124,7 +124,7 @@ def load_group(
     max_blocks = -(-max_model_len // config.block_size)
     shape = GroupShape(
         ranks=size,
-        slot_bytes=record_bytes(config.max_batch_tokens, config.max_num_seqs, max_blocks, MAX_MOVES),
+        record_bytes=record_bytes(config.max_batch_tokens, config.max_num_seqs, max_blocks, MAX_MOVES),
         part_names=tuple(dict.fromkeys(parts)),
         max_tokens=config.max_batch_tokens,
         hidden_size=source.config.hidden_size,

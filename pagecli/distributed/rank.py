@@ -167,7 +167,7 @@ class Rank:
 
     def run_number(self, number: int) -> None:
         """The step of that number, which the driver has written."""
-        record = unpack(self._memory.slot(number))
+        record = unpack(self._memory.record(number))
         if record.number != number:
             raise RuntimeError(f"step {number} was asked for, and {record.number} is there")
         self.run(record)

@@ -68,7 +68,7 @@ def pack(record: StepRecord, into: Array) -> int:
     end = _HEADER.size
     for array in arrays:
         if end + array.nbytes > len(into):
-            raise ValueError("the step's record is larger than its slot")
+            raise ValueError("the step's record is larger than its room")
         into[end : end + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         end += array.nbytes
     sizes = len(inputs.token_ids), *inputs.block_tables.shape, len(inputs.logit_rows), len(moves)

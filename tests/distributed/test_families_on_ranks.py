@@ -48,7 +48,7 @@ class ThreadedRanks:
         parts = [name for layer in program.layers for op in layer if isinstance(op, Reduce) for name in op.parts]
         shape = GroupShape(
             ranks=RANKS,
-            slot_bytes=64,
+            record_bytes=64,
             part_names=tuple(dict.fromkeys(parts)),
             max_tokens=MAX_TOKENS,
             hidden_size=source.config.hidden_size,

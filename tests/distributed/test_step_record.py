@@ -59,5 +59,5 @@ def test_changed_byte_is_seen(sizes, where, change):
 
 
 def test_record_that_has_no_room_is_refused():
-    with pytest.raises(ValueError, match="larger than its slot"):
+    with pytest.raises(ValueError, match="larger than its room"):
         pack(record_of(1, 9, 9, 9, 9, 5), np.zeros(200, np.uint8))

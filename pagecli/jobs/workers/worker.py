@@ -61,18 +61,18 @@ class Worker:
             return
         config, *more = received
         from pagecli.engine.engine import Engine  # slow: the driver's end must be seen before
+        from pagecli.engine.loaded_model import resolve
 
         try:
-            engine = self._engine = Engine(config, on_loading=self._note_loading)
+            found = resolve(config)
+            engine = self._engine = Engine(config, on_loading=self._note_loading, found=found)
         except PagecliError as error:
             self._messages.send(("refused", error))
             self._messages.flush_all(10.0)
             return
         from pagecli.jobs.workers.same_job import facts_here
-        from pagecli.model.registry import resolve_engine_model
 
-        source = resolve_engine_model(config)
-        self._messages.send(("ready", (self._stats(), facts_here(config, source, os.uname().nodename))))
+        self._messages.send(("ready", (self._stats(), facts_here(config, found.source, os.uname().nodename))))
         self._take(engine, more)
         while not self._messages.is_closed:
             idle = not engine.has_unfinished()
