@@ -56,7 +56,8 @@ class SimulatedMachine:
         self.swap = [[None] * block_size for _ in range(swap_blocks)]
 
     def add(self, request):
-        start_beam_search(request, self.finish_check)
+        if request.params.beam_width > 1:
+            start_beam_search(request, self.finish_check)
         self.scheduler.add(request)
 
     def step(self):

@@ -123,7 +123,7 @@ def test_tokens_are_the_same_under_every_policy_and_batching(policy, rows, block
 
 
 def admission(num_blocks, policy, max_model_len=64):
-    machine = SimulatedMachine(num_blocks, 1, kv_policy=policy)
+    machine = SimulatedMachine(num_blocks, 1, kv_policy=policy, max_model_len=max_model_len)
     return Admission(machine.kv, 1000, max_model_len, 8, machine.scheduler.reservations)
 
 
