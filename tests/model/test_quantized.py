@@ -94,7 +94,9 @@ def test_a_mix_of_k_quants_computes_what_the_dequantized_model_does(mixed, mix, 
     source = replace(resolve_model(str(mixed(mix))), keep_quantized=True)
     assert memory.weight_bytes_of(source, 4) == pytest.approx(kept.weight_bytes, rel=0.03)
     device = replace(find_gpu("h200"), is_reached=True, single_flops=1e30)
-    read = StepTime(source.config, device, 4, kept=memory.kept_of(source)).seconds(1, 1, -1) * device.bandwidth  # of weights alone
+    read = (
+        StepTime(source.config, device, 4, kept=memory.kept_of(source)).seconds(1, 1, -1) * device.bandwidth
+    )  # of weights alone
     assert read == pytest.approx(kept.weight_bytes - memory.kept_of(source).of_table[1], rel=0.03)
 
 
