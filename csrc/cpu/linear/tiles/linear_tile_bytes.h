@@ -16,6 +16,7 @@ constexpr int bytes_wide_panels(int rows) {
 template <int ROWS, int VECTORS>
 PAGECLI_INLINE void sum_bytes(VecI (&sum)[ROWS][VECTORS], const uint8_t* weight, int64_t panel_stride, const uint32_t* x,
                               Prefetcher& prefetcher) {
+    keep_in_registers(sum);
     for (int quad = 0; quad < kGroupK / 4; quad += 2) {
         PAGECLI_UNROLL
         for (int i = 0; i < 2; ++i) {
@@ -27,7 +28,9 @@ PAGECLI_INLINE void sum_bytes(VecI (&sum)[ROWS][VECTORS], const uint8_t* weight,
         }
         weight += 8 * kPanelWidth;
         x += 2 * ROWS;
+        keep_in_registers(sum);
     }
+    keep_in_registers(sum);
 }
 
 template <int ROWS, int PANELS>

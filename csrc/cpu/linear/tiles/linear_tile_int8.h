@@ -26,6 +26,7 @@ struct GroupReader {
 
 template <int ROWS, int VECTORS>
 PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const GroupReader& weight, const uint32_t* x, Prefetcher& prefetcher) {
+    keep_in_registers(sum);
     for (int pair = 0; pair < kGroupK / 2; pair += 2) {
         PAGECLI_UNROLL
         for (int i = 0; i < 2; ++i)
@@ -33,7 +34,9 @@ PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const GroupReader& wei
                           [=](int v) { return weight.pairs(pair + i, v); }, accumulate_int16);
         prefetcher.advance();
         x += 2 * ROWS;
+        keep_in_registers(sum);
     }
+    keep_in_registers(sum);
 }
 
 template <int ROWS, int PANELS>
@@ -53,13 +56,16 @@ void tile_int8(const TileArgs& t) {
         }
         sum_group(sum, weight, x, prefetcher);
         const bool is_first = t.first && group == 0;
+        VecF scales[kVectors];
+        PAGECLI_UNROLL
+        for (int v = 0; v < kVectors; ++v) scales[v] = weight.scale(v);
         PAGECLI_UNROLL
         for (int r = 0; r < ROWS; ++r) {
             const VecF x_scale = broadcast(x_scales[r]);
             PAGECLI_UNROLL
             for (int v = 0; v < kVectors; ++v) {
                 float* rest = t.sums + (r * kVectors + v) * VecF::width;
-                store(rest, fmadd(to_float(sum[r][v]), x_scale * weight.scale(v), is_first ? zero() : load(rest)));
+                store(rest, fmadd(to_float(sum[r][v]), x_scale * scales[v], is_first ? zero() : load(rest)));
             }
         }
         ++weight.group;

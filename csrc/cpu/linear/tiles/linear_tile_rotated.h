@@ -29,6 +29,7 @@ struct RotatedReader {
 
 template <int ROWS, int VECTORS>
 PAGECLI_INLINE void sum_quads(VecI (&sum)[ROWS][VECTORS], const RotatedReader& weight, const uint32_t* x, Prefetcher& prefetcher) {
+    keep_in_registers(sum);
     for (int quad = 0; quad < kGroupK / 4; quad += 2) {
         PAGECLI_UNROLL
         for (int i = 0; i < 2; ++i) {
@@ -38,7 +39,9 @@ PAGECLI_INLINE void sum_quads(VecI (&sum)[ROWS][VECTORS], const RotatedReader& w
             prefetcher.advance();
         }
         x += 2 * ROWS;
+        keep_in_registers(sum);
     }
+    keep_in_registers(sum);
 }
 
 template <int ROWS, int PANELS>
@@ -58,13 +61,16 @@ void tile_rotated(const TileArgs& t) {
         }
         sum_quads(sum, weight, x, prefetcher);
         const bool is_first = t.first && group == 0;
+        VecF scales[kVectors];
+        PAGECLI_UNROLL
+        for (int v = 0; v < kVectors; ++v) scales[v] = weight.scale(v);
         PAGECLI_UNROLL
         for (int r = 0; r < ROWS; ++r) {
             const VecF x_scale = broadcast(x_scales[r]);
             PAGECLI_UNROLL
             for (int v = 0; v < kVectors; ++v) {
                 float* rest = t.sums + (r * kVectors + v) * VecF::width;
-                store(rest, fused(to_float(sum[r][v]), x_scale * weight.scale(v), is_first ? zero() : load(rest)));
+                store(rest, fused(to_float(sum[r][v]), x_scale * scales[v], is_first ? zero() : load(rest)));
             }
         }
         ++weight.group;
