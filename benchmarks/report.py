@@ -66,6 +66,8 @@ def _machine(content: dict[str, Any]) -> str:
     cpu = cpu_of(content)
     numbers = re.search(r"family (\d+), model (\d+)", cpu)
     name = CPUS.get((int(numbers[1]), int(numbers[2]))) if numbers else None
+    if name and "amx_tile" not in cpu:
+        name = name.replace("(AMX)", "(AVX512-BF16)")
     name = name or re.sub(r" \(family.*", "", cpu) or "not said"
     return f"{name}, {content['machine']['cores']} cores" if cpu else name
 

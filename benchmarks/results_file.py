@@ -56,5 +56,7 @@ def case_of(path: Path) -> str:
 
 
 def cpu_of(content: Mapping[str, Any]) -> str:
-    """The CPU that a result was measured on; empty where the file does not say."""
-    return str(content.get("machine", {}).get("cpu", ""))
+    """The CPU that a result was measured on, and its instructions, some of which a virtual machine may hide; empty where the
+    file does not say."""
+    machine = content.get("machine", {})
+    return " ".join([str(machine.get("cpu", "")), *machine.get("isa", ())]).strip()
