@@ -4,12 +4,14 @@ without, from graphs and not; and in fewer bits nearly what 32 say."""
 import pytest
 import tiny_mixtures
 import torch
-from gpu_tensors import DEVICE
+from gpu_tensors import DEVICE, EMULATED
 from model.paged_steps import PagedSteps, relative_error
+from test_cuda_models import most_of_values
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.cuda.steps.runner import CudaRunner
+from pagecli.devices.memory import gpu_activation_bytes
 from pagecli.devices.registry import load_model
 from pagecli.devices.step_inputs import KVCache
 from pagecli.engine.engine import Engine
@@ -119,3 +121,11 @@ def test_gpt_oss_as_it_is_published_is_dequantized_at_load(tmp_path):
     with torch.inference_mode():
         found = checkpoints.found_logprobs(resolve_model(str(tmp_path)), "cuda")
     assert checkpoints.difference(found, expected) <= 2e-5
+
+
+@pytest.mark.skipif(not EMULATED, reason="looks at tensors of the host")
+@pytest.mark.parametrize("name", tiny_mixtures.NAMES)
+def test_the_most_that_values_take_is_what_the_plan_says(family, name):
+    source = resolve_model(str(family(name)[0]))
+    planned = gpu_activation_bytes(source.config, 32, 4)  # of what sorts a router's rows, the most that there may be
+    assert 0.95 * planned <= most_of_values(source) <= planned
