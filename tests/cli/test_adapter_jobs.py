@@ -135,6 +135,7 @@ def test_the_library_takes_adapters_as_a_dict(tiny_model, adapters):
     assert texts(one) == found[:1]
 
 
+@pytest.mark.slow
 def test_rows_that_name_none_take_the_only_adapter(generate, adapters):
     found = generate([{"prompt": "ab"}, {"prompt": "ab", "lora": ""}], "--lora", f"one={adapters[0]}")[1]
     assert texts(found) == texts(
@@ -160,6 +161,7 @@ def test_wrong_flags_are_one_line(generate, flags, message):
     assert message in said
 
 
+@pytest.mark.slow
 def test_adapters_belong_to_the_job_by_their_files(tiny_model, adapters, tmp_path):
     """As the model's weights do: a job that was stopped is gone on with by the same ones, wherever they lie."""
     source = resolve_model(str(tiny_model("llama")))

@@ -50,6 +50,7 @@ def test_every_check_has_a_verdict_and_this_machine_can_run_jobs(doctor):
     assert all((check["state"] == "ok") == (check["hint"] is None) for check in found.values())
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_shown_with_its_hint_and_exit_code_1(doctor, place):
     (place / "pagecli.toml").write_text("max-token = 3")
     code, out = doctor()

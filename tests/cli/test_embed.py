@@ -71,6 +71,7 @@ def vectors(path) -> np.ndarray:
     return np.array([json.loads(line)["embedding"] for line in path.read_text().splitlines()], dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_every_format_has_the_vectors_of_transformers_beside_the_rows_columns(embed, model, tmp_path):
     texts = expected(model, [row["prompt"] for row in ROWS])
     for name in ("out.parquet", "out.jsonl", "out.csv"):
@@ -91,6 +92,7 @@ def test_a_rows_vector_is_the_same_in_any_batch_and_order(embed, tmp_path):
     assert np.array_equal(vectors(tmp_path / "reversed.jsonl")[::-1], vectors(tmp_path / "out.jsonl"))
 
 
+@pytest.mark.slow
 def test_prompts_templates_and_pooling_change_the_vector_as_they_say(embed, model, tmp_path):
     texts = [row["prompt"] for row in ROWS[:3]]
     assert embed(ROWS[:3], "query.jsonl", "--prompt-name", "query")[0] == 0
@@ -110,6 +112,7 @@ def test_bad_rows_are_error_rows_without_a_vector(embed, tmp_path):
     assert [row["embedding"] is None for row in found] == [False, True, True, True, False]
 
 
+@pytest.mark.slow
 def test_a_job_that_ended_resumes_to_the_same_bytes_and_only_as_the_same_job(embed, tmp_path):
     rows = [*ROWS[:7], {"id": "bad", "prompt": 5}, *ROWS[7:]]
     assert embed(rows, "whole.jsonl")[0] == 5

@@ -154,6 +154,7 @@ def test_swap_memory_below_one_block_is_exit_code_4(generate):
     assert "--swap-memory is less than one KV block" in err
 
 
+@pytest.mark.slow
 def test_chat_wraps_plain_prompts_and_system_goes_in_front(generate):
     _, plain, _ = generate([{"prompt": "hello"}], "-", "--quiet")
     _, chat, _ = generate([{"prompt": "hello"}], "-", "--quiet", "--chat")

@@ -52,6 +52,7 @@ def test_openais_documented_example_goes_through_and_is_valid_by_its_types(gener
         assert body.usage.total_tokens == body.usage.prompt_tokens + body.usage.completion_tokens
 
 
+@pytest.mark.slow
 def test_batch_of_all_kinds_is_answered_alike_twice_and_as_rows_in_parquet(generate, tmp_path):
     rows = batch_of_all_kinds()
     assert generate(rows, "out.jsonl")[0] == 5

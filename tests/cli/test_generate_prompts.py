@@ -32,6 +32,7 @@ def shown(generate):
     return run
 
 
+@pytest.mark.slow
 def test_a_template_makes_the_prompts_that_the_columns_would(generate, tmp_path):
     flags = ("--temperature", "1", "--quiet")
     plain = [{**row, "prompt": f"Review: {row['review']} ({row['stars']})"} for row in ROWS]
@@ -45,6 +46,7 @@ def test_a_template_makes_the_prompts_that_the_columns_would(generate, tmp_path)
     assert len(set(texts(tmp_path / "made.jsonl"))) > 3
 
 
+@pytest.mark.slow
 def test_dry_run_shows_the_first_three_prompts_with_their_special_tokens(shown):
     prompts = shown(ROWS, "--chat", "--system", "Be brief.", "--template", TEMPLATE)
     turn = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nReview: the quick brown fox {0} ({0})<|im_end|>\n"
@@ -56,6 +58,7 @@ def test_a_system_message_comes_from_a_file(shown, tmp_path):
     assert "system\nBe\nbrief.<|im_end|>" in shown(ROWS[:1], "--chat", "--system-file", "system.txt", "--template", TEMPLATE)[0]
 
 
+@pytest.mark.slow
 def test_examples_are_turns_of_a_chat_after_the_system_message(shown, tmp_path):
     (tmp_path / "shots.jsonl").write_text(lines(EXAMPLES))
     [prompt] = shown(ROWS[:1], "--chat", "--system", "S", "--template", "{{ review }}", "--few-shot", "shots.jsonl")
@@ -74,6 +77,7 @@ def test_examples_are_text_without_a_chat_template(shown, tmp_path):
     assert prompt == "A dog: bad\n\nA fox: good\n\nA cat:"
 
 
+@pytest.mark.slow
 def test_a_chat_template_gets_variables_from_flags_and_rows(shown, generate, tiny_model, tmp_path, monkeypatch):
     model = tmp_path / "thinker"
     model.mkdir()
@@ -94,6 +98,7 @@ def test_a_chat_template_gets_variables_from_flags_and_rows(shown, generate, tin
     assert ["no JSON" in errors[0], "not an object" in errors[1], "no variable" in errors[2]] == [True] * 3
 
 
+@pytest.mark.slow
 def test_messages_as_text_are_read_as_json_in_every_format(shown, generate, tmp_path):
     messages = json.dumps([{"role": "user", "content": "Hi"}])
     pq.write_table(pa.table({"messages": [messages]}), tmp_path / "in.parquet")
@@ -145,6 +150,7 @@ def test_wrong_flags_say_what_and_where_before_the_model_is_loaded(generate, tmp
     assert (found, says in err) == (code, True), err
 
 
+@pytest.mark.slow
 def test_every_part_of_a_prompt_belongs_to_the_jobs_identity(generate, tmp_path):
     (tmp_path / "a.jsonl").write_text(lines(EXAMPLES))
     (tmp_path / "b.jsonl").write_text(lines(EXAMPLES[:1]))

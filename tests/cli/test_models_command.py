@@ -30,6 +30,7 @@ def models(capsys, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_every_named_model_is_listed_with_its_sizes(models):
     code, out, _ = models("--json")
     found = {model["name"]: model for model in json.loads(out)}

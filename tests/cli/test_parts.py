@@ -24,6 +24,7 @@ def files_beside(folder, *known):
     return sorted(path.name for path in folder.iterdir() if path.name not in {"in.jsonl", *known})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_one_process_runs_all_parts_and_writes_what_a_plain_run_writes(generate, tmp_path, suffix):
     rows = [*ROWS, {"id": "no prompt"}]
@@ -64,6 +65,7 @@ def test_more_parts_than_rows_and_no_rows_at_all(generate, tmp_path):
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_start_after_the_end_finds_nothing_to_do_and_a_removed_output_is_made_again(generate, tmp_path):
     assert generate(ROWS, "out.jsonl", "--shard", "auto/2", "--quiet")[0] == 0
     first, made = (tmp_path / "out.jsonl").read_bytes(), (tmp_path / "out.jsonl").stat().st_mtime_ns
@@ -77,6 +79,7 @@ def test_start_after_the_end_finds_nothing_to_do_and_a_removed_output_is_made_ag
     assert (tmp_path / "out.jsonl").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_another_job_or_number_of_parts_is_refused_and_may_overwrite_what_is_complete(generate, tmp_path):
     assert generate(ROWS, "out.jsonl", "--shard", "auto/2", "--quiet")[0] == 0
     code, _, err = generate("in.jsonl", "out.jsonl", "--shard", "auto/2", "--seed", "9")

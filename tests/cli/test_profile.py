@@ -62,6 +62,7 @@ def test_the_plan_of_the_paper_is_shown_with_the_flags_for_generate(profile):
     assert f"pagecli generate INPUT OUTPUT --model opt-13b {flags}" in rest[:4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -127,6 +128,7 @@ def test_a_model_that_fits_the_machine_only_in_bfloat16_is_planned_so(profile):
     assert "float32 does not fit" in plan["device"]["note"]
 
 
+@pytest.mark.slow
 def test_a_model_too_large_for_the_machine_is_planned_for_the_smallest_gpu_that_holds_it(profile):
     plan = report(profile, "-m", "opt-13b", ram=20 * GIB)["plan"]
     assert (plan["device"]["name"], plan["kv_slots"]) == ("a100-40gb", 15_728)
@@ -196,6 +198,7 @@ def test_bad_input_is_one_line_with_a_hint(profile, tmp_path, flags, code, says)
     assert len(lines) <= 2
 
 
+@pytest.mark.slow
 def test_plan_and_replay_together_keep_what_the_json_promises(profile):
     code, out, err = profile("-m", "opt-13b", "--gpu", "a100-40gb", "--num-requests", "100", "--compare", "--json")
     assert (code, err) == (0, "")

@@ -37,6 +37,7 @@ def test_paging_is_replayed_alone_unless_others_are_compared_or_a_report_shows_t
     assert len(replay_section(job, replace(FLAGS, compare=False, html=tmp_path / "x.html")).fields["replay"]) == 6
 
 
+@pytest.mark.slow
 def test_every_policy_has_a_row_that_sums_to_100():
     section = replay_section(job_of(built_in("sharegpt", 120)), FLAGS)
     rows = json.loads(json.dumps(section.fields["replay"]))

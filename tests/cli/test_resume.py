@@ -124,6 +124,7 @@ def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp
     assert read_journal_status(tmp_path / "out.jsonl").num_input_rows > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -183,6 +184,7 @@ def test_rows_of_a_pipe_are_known_by_their_content(generate, tmp_path, stop_at):
     assert content(tmp_path / "out.jsonl") == content(tmp_path / "whole.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["before the journal went", "before the temporary name of the output went"])
 def test_run_killed_before_it_could_tidy_up_is_found_complete(generate, tmp_path, monkeypatch, killed):
     unlink = os.unlink
@@ -215,6 +217,7 @@ def test_input_that_cannot_be_read_to_its_end_keeps_what_was_finished(generate, 
     assert read_journal_status(tmp_path / "out.jsonl").num_input_rows > 0
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_was_finished_and_goes_on_when_there_is_room(generate, tmp_path, monkeypatch):
     generate(PROMPTS, "whole.jsonl", *SAMPLED)
     pwrite, calls = os.pwrite, []
@@ -236,6 +239,7 @@ def test_full_disk_keeps_what_was_finished_and_goes_on_when_there_is_room(genera
     assert left(tmp_path) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
 
 
+@pytest.mark.slow
 def test_error_policies_stop_the_job_and_a_milder_one_goes_on(generate, tmp_path):
     rows = [*PROMPTS[:10], {"prompt": 1}, *PROMPTS[10:]]
     code, _, err = generate(rows, "out.jsonl", *SAMPLED, "--on-error", "stop")
@@ -249,6 +253,7 @@ def test_error_policies_stop_the_job_and_a_milder_one_goes_on(generate, tmp_path
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 41 + 2 * 4
 
 
+@pytest.mark.slow
 def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monkeypatch):
     from pagecli.devices.cpu.runner import ModelRunner
 
@@ -303,6 +308,7 @@ def test_without_a_journal_nothing_is_kept_and_one_that_is_there_is_not_dropped(
     assert ".out.jsonl.pagecli-journal" not in left(tmp_path)
 
 
+@pytest.mark.slow
 def test_signal_that_a_library_turns_into_its_own_error_while_loading_is_the_signal(generate, monkeypatch):
     def interrupted(*given, **options):
         try:
@@ -317,6 +323,7 @@ def test_signal_that_a_library_turns_into_its_own_error_while_loading_is_the_sig
     assert "half imported" not in err
 
 
+@pytest.mark.slow
 def test_signal_while_loading_leaves_the_rows_of_the_run_before(generate, tmp_path, stop_at, monkeypatch):
     stop_at(6)
     assert generate(PROMPTS, "out.jsonl", *SAMPLED)[0] == 130
@@ -329,6 +336,7 @@ def test_signal_while_loading_leaves_the_rows_of_the_run_before(generate, tmp_pa
     assert read_journal_status(tmp_path / "out.jsonl").num_input_rows == before
 
 
+@pytest.mark.slow
 def test_partial_writes_what_is_finished_and_the_job_can_still_go_on(generate, tmp_path, stop_at):
     code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, "--partial")
     assert code == 2

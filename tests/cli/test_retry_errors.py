@@ -57,6 +57,7 @@ def test_columns_that_the_output_has_stay_though_the_flags_are_left_out(generate
     assert all(row["token_ids"] for row in found)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_leaves_the_output_as_it_was_and_resumes(generate, tmp_path, monkeypatch):
     assert generate(ROWS, "whole.jsonl", *FLAGS, *LONG)[0] == 0
     assert generate(ROWS, "out.jsonl", *FLAGS, *SHORT)[0] == 5

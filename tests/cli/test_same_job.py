@@ -81,6 +81,7 @@ def test_job_of_mixed_hardware_goes_on_on_any_and_keeps_its_flag(generate, tmp_p
     assert generate("in.jsonl", "out.jsonl", *flags, "--allow-mixed-hardware")[0] == 0
 
 
+@pytest.mark.slow
 def test_parts_of_one_job_merge_whatever_spelling_and_order_and_parts_of_two_do_not(
     generate, tmp_path, monkeypatch, tiny_model
 ):
@@ -135,6 +136,7 @@ def dated_model(tiny_model, tmp_path, monkeypatch):
     return set_now
 
 
+@pytest.mark.slow
 def test_job_of_two_days_has_the_prompts_of_its_first(generate, tmp_path, at_step, dated_model):
     flags = (*SAMPLED, "--chat", "--model", dated_model("2026-11-28T23:59"))
     assert generate(PROMPTS, "whole.jsonl", *flags)[0] == 0
@@ -213,6 +215,7 @@ def test_weights_exchanged_while_they_are_loaded_are_an_error(generate, tmp_path
     assert (code, "was changed while it was loaded" in err) == (4, True)
 
 
+@pytest.mark.slow
 def test_rows_that_failed_only_for_the_engines_size_are_computed_by_a_larger_one(generate, tmp_path, at_step):
     rows = [*PROMPTS[:20], {"id": "wide", "prompt": "x", "n": 9}, {"id": "long", "prompt": "y " * 120}, *PROMPTS[20:]]
     large = ("--kv-memory", "8MiB", "--max-num-seqs", "16")
@@ -229,6 +232,7 @@ def test_rows_that_failed_only_for_the_engines_size_are_computed_by_a_larger_one
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_input_that_is_truncated_while_it_is_read_keeps_the_journal(generate, tmp_path, at_step):
     rows = [{"id": i, "prompt": f"number {i}", "more": "x" * 300} for i in range(2_000)]
     write_rows(tmp_path / "in.jsonl", rows)

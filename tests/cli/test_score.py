@@ -64,6 +64,7 @@ def logprobs(model, prompt_ids, token_ids) -> list[float]:
     return [rows[len(prompt_ids) - 1 + i, token].item() for i, token in enumerate(token_ids)]
 
 
+@pytest.mark.slow
 def test_the_values_are_the_models(score, tmp_path, tiny_model, tiny_tokenizer):
     from transformers import AutoModelForCausalLM
 
@@ -105,6 +106,7 @@ def test_choices_are_compared_by_length_if_asked(score, tmp_path):
             assert len(row["token_ids"]) == row["output_tokens"] == len(row["token_logprobs"])
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_any_batch_and_order(score, tmp_path):
     assert score(ROWS, "out.jsonl")[0] == 0
     small = ("--max-num-seqs", "4", "--max-batch-tokens", "16", "--threads", "2", "--kv-memory", "900KiB", "--block-size", "4")
@@ -121,6 +123,7 @@ def test_a_pool_of_engines_writes_the_same(score, tmp_path):
     assert (tmp_path / "pool.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_format_holds_the_same(score, tmp_path):
     for output in ("out.jsonl", "out.parquet", "out.csv"):
         assert score(ROWS, output)[0] == 0
@@ -146,6 +149,7 @@ def test_rows_that_cannot_be_scored_become_error_rows(score, tmp_path):
     assert found["p0"]["error"] is None
 
 
+@pytest.mark.slow
 def test_a_job_that_resumes_writes_the_same_and_knows_what_it_does(score, tmp_path, generate):
     rows = [*ROWS[:8], {"id": "bad", "prompt": "a"}, *ROWS[8:]]
     assert score(rows, "whole.jsonl")[0] == 5
@@ -157,6 +161,7 @@ def test_a_job_that_resumes_writes_the_same_and_knows_what_it_does(score, tmp_pa
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_parts_are_merged_into_the_same(score, tmp_path):
     assert score(ROWS, "whole.jsonl")[0] == 0
     for part in ("1/2", "2/2"):

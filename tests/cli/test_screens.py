@@ -81,6 +81,7 @@ numbers = st.integers(0, 10**9).map(lambda n: f"{n:,}")
 texts = st.lists(st.text("abc0123--", min_size=1, max_size=9), max_size=8).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(names, numbers, numbers, texts, numbers), min_size=1, max_size=4),
@@ -97,6 +98,7 @@ def test_a_table_of_any_content_is_whole_at_any_width(rows, width):
             assert any(re.search(rf"(?<![\w,-]){re.escape(word)}(?!\w|,\w)", line) for line in lines), word
 
 
+@pytest.mark.slow
 @given(
     parts=st.lists(st.from_regex(r"--[a-z-]{3,20} [a-z0-9]{1,12}", fullmatch=True), max_size=8),
     width=st.integers(45, 150),
@@ -107,6 +109,7 @@ def test_a_command_over_several_lines_is_the_same_command(parts, width):
     assert re.sub(r" \\\n +", " ", "\n".join(lines)) == " ".join(["pagecli generate INPUT OUTPUT", *parts])
 
 
+@pytest.mark.slow
 @given(
     pairs=st.lists(st.tuples(st.text("ab c", max_size=10), st.lists(numbers, max_size=9).map(" of ".join)), max_size=5),
     width=st.integers(40, 100),

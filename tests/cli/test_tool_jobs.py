@@ -62,6 +62,7 @@ def test_the_template_shows_tools_and_calls_of_earlier_turns(generate, model):
     assert "weather" not in third
 
 
+@pytest.mark.slow
 def test_calls_come_back_in_every_format(run, tmp_path):
     rows = [row(0), row(1, "It is."), row(2, "Let me see.\n" + CALL), row(3, CALL, tools=None), row(4, CALL, n=2)]
     expected = [(CALLS, ""), (None, "It is."), (CALLS, "Let me see."), (None, CALL), (CALLS, ""), (CALLS, "")]
@@ -74,6 +75,7 @@ def test_calls_come_back_in_every_format(run, tmp_path):
     assert json.dumps(CALLS) in (tmp_path / "out.csv").read_text().replace('""', '"')
 
 
+@pytest.mark.slow
 def test_error_rows_are_run_again_and_calls_stay(run, tmp_path):
     good = [row(0), row(1)]
     assert run([good[0], row(1, CALL, max_tokens=3)], "out.jsonl") == 5
@@ -96,6 +98,7 @@ def request(number, **body):
     return {"custom_id": f"r{number}", "url": "/v1/chat/completions", "body": {"model": "m", **body}}
 
 
+@pytest.mark.slow
 def test_batch_files_have_openais_shape(run, tmp_path):
     requests = [
         request(0),

@@ -18,6 +18,7 @@ def small_pieces():
         yield
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first takes seconds, as torch loads what it needs
 @given(
     shape=st.lists(st.integers(1, 12), min_size=1, max_size=3),

@@ -49,6 +49,7 @@ def numbers_of(weight):
         yield from ((name, row, column) for row in range(first, first + rows) for column in columns)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(cut_models())
 def test_every_number_of_a_shared_weight_is_on_one_rank_and_kv_heads_on_those_that_need_them(cut):

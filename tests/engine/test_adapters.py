@@ -98,6 +98,7 @@ def test_adapters_of_layers_whose_rows_change_their_order_at_load(tmp_path, case
     torch.testing.assert_close(torch.tensor([each.logprob for each in logprobs]), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_rows_without_an_adapter_keep_their_bits(tiny_model, adapters, name):
     rows = make_rows(21)
@@ -116,6 +117,7 @@ def row_of_each(tiny_model, adapters):
     return rows, names, run(make_engine(tiny_model("llama"), loras=adapters("llama")), rows, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [

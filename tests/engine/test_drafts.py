@@ -84,6 +84,7 @@ def test_drafts_stay_within_memory_that_was_reserved(path, expected, kv_policy):
     assert outputs(engine, rows, [i for i, row in enumerate(all_rows()) if row[1].beam_width == 1]) == without_beams
 
 
+@pytest.mark.slow
 def test_right_drafts_save_steps_and_wrong_ones_cost_none(path, expected):
     steps = {}
     for rate in (None, 0.0, 1.0):
@@ -102,6 +103,7 @@ def sampled_without(path):
     return engine.stats()["num_sampled_tokens"]
 
 
+@pytest.mark.slow
 def test_slots_of_drafts_that_did_not_hold_are_given_back(path, expected):
     """After every step a sequence holds the blocks of its computed tokens, no more."""
     engine = make_engine(path, block_size=2)

@@ -30,6 +30,7 @@ def engine(tiny_model):
     return Engine(EngineConfig(str(tiny_model("llama")), dtype="float32", kv_memory_bytes=2 << 20, threads=1, max_num_seqs=64))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     columns=st.dictionaries(st.sampled_from(SAMPLING_FIELDS), values, max_size=3)

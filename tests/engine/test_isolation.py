@@ -65,6 +65,7 @@ def fail_on(engine, culprits, once=()):
     engine._runner.launch = launch
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.permutations(range(NUM_ROWS)), num_culprits=st.integers(0, 4), num_once=st.integers(0, 3))
 def test_only_requests_that_fail_alone_come_back_with_an_error(start, rows, num_culprits, num_once):

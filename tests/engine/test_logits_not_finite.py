@@ -67,6 +67,7 @@ def test_every_kind_of_row_ends_as_an_error_and_its_neighbours_do_not_notice(tin
     assert [o.sequences for o in outputs[0::2]] == [o.sequences for o in run(path, good, dtype=dtype, kv_dtype=kv_dtype)]
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_a_number_is_found_wherever_it_stands(tiny_model, tmp_path):
     names = [n for n in load_file(tiny_model("llama") / "model.safetensors") if "layers.0" in n or "layers" not in n]
     for number, name in enumerate(names):

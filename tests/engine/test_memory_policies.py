@@ -95,6 +95,7 @@ def test_aborted_requests_of_a_static_batch_free_what_ended_ones_held():
     assert machine.kv.num_used_blocks == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(
     rows=st.lists(

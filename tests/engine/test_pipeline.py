@@ -46,6 +46,7 @@ class AnyUseWithLateResults(RequestsOfAnyKind):
             assert self.machine.kv.num_used_blocks == self.machine.kv.swap_pool.num_used == 0
 
 
+@pytest.mark.slow
 def test_any_use_with_late_results():
     checks = settings(
         deadline=None, max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
@@ -53,6 +54,7 @@ def test_any_use_with_late_results():
     run_state_machine_as_test(AnyUseWithLateResults, settings=checks)
 
 
+@pytest.mark.slow
 def test_steps_overlap_and_a_token_past_an_early_end_is_dropped():
     machine = LateMachine(num_blocks=200)
     requests = [make_request(i, [i, 3, i], max_tokens=40) for i in range(20)]

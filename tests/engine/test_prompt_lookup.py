@@ -33,6 +33,7 @@ def path(tiny_model):
     return tiny_model("llama")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["as it is", "no prefix caching", "blocks of 1", "2 threads"])
 def test_rows_come_out_the_same_with_and_without(path, name):
     settings = SETTINGS.get(name, {}) | {"num_slots": 4096}  # its blocks are counted in every step

@@ -13,6 +13,7 @@ def jobs(tiny_model, tmp_path, monkeypatch):
         yield jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [json_job, parquet_job, damaged_job])
 def test_every_row_ends_as_a_row_or_an_error_row(jobs, job):
     tally = Tally()

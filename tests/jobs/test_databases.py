@@ -50,6 +50,7 @@ def test_columns_beyond_the_bound_are_one_of_json(tmp_path):
     assert second["pagecli_other_columns"] == to_json({"late": 1})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     rows=st.lists(

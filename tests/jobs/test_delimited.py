@@ -74,6 +74,7 @@ def test_values_that_are_no_text_are_json(value, text):
     assert cell(value) == text
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     rows=st.lists(

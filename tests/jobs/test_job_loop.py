@@ -111,6 +111,7 @@ def test_completion_order_writes_rows_as_they_finish(order):
     assert (indexes == sorted(indexes)) == (order == "input")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), active=st.integers(1, 10), held=st.integers(0, 10), prefetched=st.integers(1, 5))
 def test_rows_in_flight_never_exceed_the_window(seed, active, held, prefetched):

@@ -102,6 +102,7 @@ token = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     text=st.none() | st.text(),
@@ -163,6 +164,7 @@ def test_torn_tail_costs_the_line_it_cuts_and_none_before_or_after(tmp_path_fact
     assert all(line in found or line[1] in rests for line in later[:-1])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(rests=rests, flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4))
 def test_flipped_bits_cost_the_lines_they_hit_and_no_other(tmp_path_factory, rests, flips):

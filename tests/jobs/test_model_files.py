@@ -39,6 +39,7 @@ def changed(before, folder):
     return changed_weights(before, entries, paths)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(offset=st.integers(0, 10**9), keep_time=st.booleans(), new_file=st.booleans())
 def test_weights_exchanged_at_the_same_size_are_another_model_wherever_they_differ(

@@ -52,6 +52,7 @@ def test_a_parquet_column_is_nested_or_json_text(tmp_path, depth):
     assert len(warnings) == (depth > 32)
 
 
+@pytest.mark.slow
 def test_objects_with_keys_of_their_own_are_json_text_beyond_a_bound(tmp_path):
     rows = [{"x": {f"k{number}": number}, "y": [{"z": {f"k{number}": 1}}], "few": {"a": 1}} for number in range(3000)]
     write_all(tmp_path / "out.parquet", results(rows), warnings := [])
@@ -67,6 +68,7 @@ def without_nulls(value: dict) -> dict:
     return {name: item for name, item in value.items() if item is not None}
 
 
+@pytest.mark.slow
 def test_columns_beyond_a_bound_go_into_one(tmp_path):
     rows = [{"prompt": "a", f"c{number}": number} for number in range(2500)]
     write_all(tmp_path / "out.parquet", results(rows), warnings := [])
@@ -78,6 +80,7 @@ def test_columns_beyond_a_bound_go_into_one(tmp_path):
     assert pq.read_metadata(tmp_path / "out.parquet").num_columns < MAX_LEAVES + 20
 
 
+@pytest.mark.slow
 def test_a_file_whose_rows_all_have_many_columns_keeps_them(tmp_path):
     rows = [{f"c{number}": number for number in range(1500)}] * 2
     write_all(tmp_path / "out.parquet", results(rows), warnings := [])

@@ -319,6 +319,7 @@ json_values = st.recursive(
 KNOWN = ["messages", "prompt", "n", "stop", "seed", "logprobs", "top_logprobs", "max_tokens", "stream", "tools", "role"]
 
 
+@pytest.mark.slow
 @given(
     body=st.dictionaries(st.sampled_from(KNOWN), json_values | st.just(CHAT), max_size=5) | json_values,
     rest=st.dictionaries(st.sampled_from(["custom_id", "method", "url"]), json_values | st.just(CHAT_URL)),

@@ -1,5 +1,6 @@
 """The rows of a pool: whatever workers do and however they end, each row ends exactly once, or is still there."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ def ids(rows):
     return [row.request_id for row in rows]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 3), st.integers(1, 4)), max_size=60))
 def test_every_row_ends_exactly_once(actions):

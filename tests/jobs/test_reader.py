@@ -152,6 +152,7 @@ def test_limit_reads_only_the_first_rows(tmp_path, name):
     assert [row.columns["prompt"] for row in read(str(path), limit=300)] == [str(i) for i in range(300)]
 
 
+@pytest.mark.slow
 def test_estimate_is_exact_for_parquet_and_close_for_jsonl(tmp_path):
     pq.write_table(pa.table({"prompt": ["a"] * 700}), tmp_path / "in.parquet")
     source = open_input(str(tmp_path / "in.parquet"))
@@ -236,6 +237,7 @@ def test_directory_and_unreadable_permission_are_input_errors(tmp_path):
             open_input(str(tmp_path / "in.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_truncated_compressed_input_fails_after_the_rows_that_are_whole(tmp_path, suffix):
     path = tmp_path / f"in.jsonl{suffix}"

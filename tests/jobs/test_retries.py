@@ -89,6 +89,7 @@ def test_an_output_is_the_first_good_attempt_and_else_the_last():
     assert counts == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 999), order=st.permutations(range(12)), n=st.integers(1, 3), retry=st.integers(1, 4))
 def test_what_a_row_ends_with_does_not_depend_on_its_batch(seed, order, n, retry):
     rows = [dataclasses.replace(SAMPLED, n=n)] * 12

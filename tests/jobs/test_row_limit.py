@@ -49,6 +49,7 @@ def test_a_line_of_the_limit_is_a_row_and_a_longer_one_an_error_row(tmp_path, na
     assert rows[6].error.endswith("more than the 50 of --max-row-bytes")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([b"a", b"\n", b"\xff", b"{}", b"[1]"]), max_size=40), st.integers(1, 8))
 def test_no_content_gives_other_rows_than_its_lines(tmp_path, pieces, limit):

@@ -89,6 +89,7 @@ def test_any_text_is_a_template_or_a_usage_error(text):
     assert not set(columns.needed) & set(columns.optional)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first one starts the template's process
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
 def test_the_template_of_one_column_writes_any_text_unchanged(prompt, texts):

@@ -137,6 +137,7 @@ def test_parts_of_different_jobs_are_told_by_what_differs(tmp_path, suffix, key,
     assert re.search(says, f"{caught.value.message}; {caught.value.hint}")
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     num_rows=st.integers(1, 12),

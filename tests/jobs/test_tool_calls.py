@@ -46,6 +46,7 @@ def written(template, calls, content=None):
     return next(after[len(before) :].removesuffix(end) for end in ENDS if after.endswith(end))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None, max_examples=40)
 @given(calls=CALLS)
@@ -60,6 +61,7 @@ def test_text_before_the_calls_stays_text(calls, content):
         assert read(template, written(template, calls, content)) == (content, calls)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(calls=CALLS)
 def test_hermes_calls_are_those_that_transformers_reads(calls):

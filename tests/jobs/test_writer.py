@@ -120,6 +120,7 @@ def test_renaming_never_makes_two_columns_one(names):
     assert not renamed & set(RESULT_COLUMNS)
 
 
+@pytest.mark.slow
 @QUICK
 @given(json_rows)
 def test_any_json_comes_back_from_jsonl(tmp_path, rows):
@@ -132,6 +133,7 @@ def test_any_json_comes_back_from_jsonl(tmp_path, rows):
             assert record["text"] == f"text {index}"
 
 
+@pytest.mark.slow
 @QUICK
 @given(json_rows, st.integers(1, 4))
 def test_any_json_comes_back_from_parquet_in_columns_of_one_type(tmp_path, rows, group_rows):
@@ -201,6 +203,7 @@ def test_types_widen_and_end_as_json_text_where_nothing_else_fits(tmp_path, monk
     assert all(map(says_the_same, found, values))
 
 
+@pytest.mark.slow
 def test_parquet_columns_are_carried_with_their_exact_types(tmp_path):
     schema = pa.schema(
         [

@@ -56,6 +56,7 @@ def test_they_are_packed_as_the_definition_says(isa, seed, features, cols, dtype
     assert (error <= exact_error * (1 + 4e-6) + rounding).all()
 
 
+@pytest.mark.slow
 @examples
 @given(
     seed=seeds,

@@ -142,6 +142,7 @@ class AnyUseOfReservations(RuleBasedStateMachine):
             self.kv.check_integrity()
 
 
+@pytest.mark.slow
 def test_any_use_of_reservations():
     any_use = settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(AnyUseOfReservations, settings=any_use)

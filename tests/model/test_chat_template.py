@@ -83,6 +83,7 @@ def cpu_seconds() -> float:
     return used.user + used.system + used.children_user + used.children_system
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ENDLESS)
 def test_endless_template_ends_as_a_row_error(tiny_tokenizer, monkeypatch, template):
     monkeypatch.setattr(limits, "MAX_STEPS", 20_000)
@@ -149,6 +150,7 @@ def process_of(template):
     return TemplateProcess("chat", text=template, special_tokens={}, now=datetime(2026, 1, 1))
 
 
+@pytest.mark.slow
 def test_what_no_bound_sees_is_killed_and_the_next_row_is_rendered(monkeypatch):
     """The sum copies 10^12 bytes in one call, in which Python heeds no signal; other threads run meanwhile."""
     monkeypatch.setattr(limits, "MAX_SECONDS", 1.0)
@@ -218,6 +220,7 @@ def test_where_no_process_can_be_started_templates_are_rendered_all_the_same(mon
     assert [rendered.render(CHAT), rendered.render(CHAT[:1])] == ["4", "1"]
 
 
+@pytest.mark.slow
 def test_surrogates_dates_and_long_texts_go_there_and_back():
     rendered = process_of("{{ messages[0].content }}|{{ messages[0].day.year }}|{{ strftime_now('%d') }}")
     text = "\ud800 🙂\n" * 300_000

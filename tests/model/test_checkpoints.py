@@ -167,6 +167,7 @@ def test_an_index_must_name_files_beside_it(copy):
     assert "not the index of a sharded checkpoint" in refusal(directory)
 
 
+@pytest.mark.slow
 def test_dummy_weights_need_only_a_config_and_differ_from_layer_to_layer(tiny_model, tmp_path):
 
     from pagecli.model.weights.dummy import DummySource

@@ -47,6 +47,7 @@ def test_logits_are_those_of_the_model_that_peft_merges(tiny_model, tmp_path, ca
             assert relative_error(without[i], logits) > 1e-2
 
 
+@pytest.mark.slow
 def test_weights_that_lie_transposed_are_merged(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 

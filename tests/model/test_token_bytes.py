@@ -35,6 +35,7 @@ def test_every_kind_of_tokenizer(kind):
             assert found.decode() in (expected, " " + expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=20))
 def test_any_text_by_bytes(text):

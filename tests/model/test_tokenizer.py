@@ -168,6 +168,7 @@ def test_a_model_without_usable_tokenizer_files_is_refused_in_one_line(tiny_mode
         assert "\n" not in caught.value.message
 
 
+@pytest.mark.slow
 def test_a_text_that_the_tokenizer_panics_on_is_the_rows_error_and_the_next_one_is_tokenized():
     """A split that backtracks without end: the regular expression engine gives up, and PyO3 raises a BaseException."""
     from tokenizers import Regex, pre_tokenizers

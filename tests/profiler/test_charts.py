@@ -117,6 +117,7 @@ def test_phases_sum_to_the_steps_time():
     assert rows["together"] == ("80.5 s", "100.0 %")
 
 
+@pytest.mark.slow
 def test_latencies_of_requests():
     made = [RequestRecord(i, 10, 11, 0.0, 1.0 + i, 2.0 + i) for i in range(5)] + [RequestRecord(9, 10, 0, 0.0, None, 3.0)]
     first, per_token, whole = latencies(made)

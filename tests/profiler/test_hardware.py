@@ -211,6 +211,7 @@ def test_a_bug_in_a_reading_is_a_note_and_no_crash():
     assert "hardware was not read to the end (AttributeError" in monitor.note
 
 
+@pytest.mark.slow
 def test_a_long_run_keeps_a_bounded_number_of_readings(monkeypatch):
     monkeypatch.setattr(monitoring, "MAX_ROUNDS", 8)
     monitor = watch(FakeNvml(Gpu()), seconds=0.25, interval=0.001)

@@ -85,6 +85,7 @@ def test_reserving_2048_slots_a_request_leaves_room_for_seven_as_in_the_paper():
     assert plan.concurrency[-1].blocks == 128
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["opt-125m", "opt-13b", "llama-3.1-8b", "qwen2.5-0.5b"]),
     st.sampled_from(gpu_names()),
@@ -103,6 +104,7 @@ def test_parts_sum_to_the_memory_there_is_and_blocks_fill_what_the_cache_gets(mo
         assert (plan.kv_blocks, plan.kv_slots, plan.fits) == (0, 0, False)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 4, 16]))
 def test_the_largest_batch_counts_the_blocks_held_in_each_step(prompt, output, block_size):
     plan = make_plan(settings(block_size=block_size), requests_of((prompt, output)))
@@ -191,6 +193,7 @@ def test_requests_beyond_the_models_positions_are_counted():
     assert num_too_long(make_plan(settings(), workload), workload) == 1
 
 
+@pytest.mark.slow
 def test_the_smallest_gpus_that_hold_a_model_are_found():
     devices = [find_gpu(name) for name in ("t4", "a100-40gb", "a100-80gb")]
 

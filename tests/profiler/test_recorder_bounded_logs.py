@@ -20,6 +20,7 @@ def step(number):
     return (number, *(float(number + i) for i in range(7)), *(number * 3 + i for i in range(NUM_FIELDS - 9)), 0.5)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(num_steps=st.integers(0, 300), max_kept=st.integers(1, 64), row_group=st.integers(20, 100))
 def test_every_step_is_in_the_file_and_in_the_sums_and_a_bounded_number_in_memory(

@@ -75,6 +75,7 @@ def test_longer_workloads_come_to_the_same(case, requests, limits, at_once):
     assert run(ReplayClock, workload, case, limits) == one_by_one
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(requests=some_requests, limits=some_limits, shared=st.lists(st.integers(0, 3), max_size=3))
 def test_steps_taken_at_once_with_shared_prefixes(requests, limits, shared):
@@ -138,6 +139,7 @@ def papers():
     return {(r.policy, r.batching): r for r in replay(built_in("sharegpt", 400), ReplaySettings(15_728), timer)}
 
 
+@pytest.mark.slow
 def test_shares_sum_to_100(papers):
     for done in papers.values():
         assert sum(shares_of(done)) + done.shares.free == pytest.approx(100, abs=1e-9)

@@ -24,6 +24,7 @@ def test_waste_by_hand():
     assert wasted_share([WorkloadRequest(3, 4)], 4) == pytest.approx(1 - 18 / 24)
 
 
+@pytest.mark.slow
 @given(
     requests=st.lists(st.builds(WorkloadRequest, st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=8),
     size=st.integers(1, 20),

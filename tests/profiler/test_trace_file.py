@@ -114,6 +114,7 @@ def recordings(draw):
     return Recording("a run", {"model": "m"}, steps, requests, [], hardware)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(recording=recordings())
 def test_any_recording_keeps_the_rules_of_the_format(recording, tmp_path_factory):

@@ -4,6 +4,7 @@ leave, sit out, or have the same tokens."""
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ TOKENS = st.integers(0, 2 * WIDTH_MULTIPLE)
 STEP = st.lists(st.tuples(st.integers(0, 4), st.lists(TOKENS, max_size=3)), max_size=5, unique_by=lambda pair: pair[0])
 
 
+@pytest.mark.slow
 @given(
     prompts=st.lists(st.lists(TOKENS, min_size=2, max_size=2 * WIDTH_MULTIPLE), min_size=5, max_size=5),
     steps=st.lists(STEP, max_size=12),

@@ -163,6 +163,7 @@ specs = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(specs, min_size=1, max_size=12), st.integers(0, 1000))
 def test_a_rows_token_is_the_same_alone_and_in_any_batch(batch, seed):
