@@ -156,7 +156,7 @@ class StepPlan:
 
     @cached_property
     def num_tokens(self) -> int:
-        return sum(len(c.token_ids) for c in self.chunks)
+        return sum([len(c.token_ids) for c in self.chunks])
 
     @property
     def answered(self) -> list[Chunk]:
@@ -168,12 +168,12 @@ class StepPlan:
     @cached_property
     def num_sampled(self) -> int:
         """Tokens that the step chooses."""
-        return sum(len(c.specs) for c in self.chunks)
+        return sum([len(c.specs) for c in self.chunks])
 
     @cached_property
     def num_repeated(self) -> int:
         """Tokens that had been computed before a preemption."""
-        return sum(c.num_repeated for c in self.chunks)
+        return sum([c.num_repeated for c in self.chunks])
 
 
 class SampledToken(NamedTuple):
@@ -191,9 +191,9 @@ class BeamCandidates:
     logprobs: list[float]
 
 
-# Of one chunk that has specs: the token (or NO_TOKEN) where one is chosen and nothing else asked, else one for each spec, or a
-# beam's candidates.
-Choice = int | tuple[SampledToken, ...] | BeamCandidates
+# Of one chunk that has specs: the token (or NO_TOKEN) where one is chosen, with log probabilities if wanted; one for each
+# of several specs; or a beam's candidates.
+Choice = int | TokenLogprobs | tuple[SampledToken, ...] | BeamCandidates
 
 
 @dataclass(frozen=True, slots=True)

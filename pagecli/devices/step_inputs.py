@@ -42,23 +42,23 @@ class KVCache(Generic[T]):
 
 def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     """Concatenate the plan's chunks: T tokens of S sequences, R of them sampled (shapes in StepInputs)."""
-    chunks = plan.chunks
-    lengths = np.array([len(c.token_ids) for c in chunks], dtype=np.int32)
-    starts = np.array([c.start for c in chunks], dtype=np.int32)
-    query_start = np.zeros(len(chunks) + 1, dtype=np.int32)
+    _, of_chunks, firsts, tables, specs, *_ = zip(*plan.chunks, strict=True)
+    lengths = np.fromiter(map(len, of_chunks), dtype=np.int32, count=len(of_chunks))
+    starts = np.array(firsts, dtype=np.int32)
+    query_start = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=query_start[1:])
-    token_ids = np.fromiter(chain.from_iterable(c.token_ids for c in chunks), dtype=np.int32, count=query_start[-1])
+    token_ids = np.fromiter(chain.from_iterable(of_chunks), dtype=np.int32, count=query_start[-1])
 
-    block_tables = _padded([c.block_ids for c in chunks])
-    rows = np.repeat(np.arange(len(chunks)), lengths)
+    block_tables = _padded(tables)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
     positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
     slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
     if plan.has_wanted:
-        counts = np.array([c.num_logits for c in chunks], dtype=np.int64)
+        counts = np.array([c.num_logits for c in plan.chunks], dtype=np.int64)
         ends = np.cumsum(counts)
         logit_rows = np.arange(ends[-1]) + np.repeat(query_start[1:] - ends, counts)
     else:
-        sampled = np.array([bool(c.specs) for c in chunks], dtype=bool)
+        sampled = np.fromiter(map(bool, specs), dtype=bool, count=len(specs))
         logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
     return StepInputs(
         token_ids=token_ids,
@@ -72,11 +72,11 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     )
 
 
-def _padded(tables: list[Sequence[int]]) -> Array:
+def _padded(tables: Sequence[Sequence[int]]) -> Array:
     """[S, max_blocks] int32: the tables, zeros behind them. Copied from arrays of C ints, as the KV manager keeps them."""
-    lengths = [len(table) for table in tables]
+    lengths = list(map(len, tables))
     width = max(lengths)
-    flat = array("i", bytes(4 * len(tables) * width))
-    for first, length, table in zip(range(0, len(flat), width), lengths, tables, strict=True):
-        flat[first : first + length] = table if type(table) is array else array("i", table)
+    zeros = {length: bytes(4 * (width - length)) for length in set(lengths)}
+    ints = [table if type(table) is array else array("i", table) for table in tables]
+    flat = bytearray().join(chain.from_iterable(zip(ints, map(zeros.__getitem__, lengths), strict=True)))
     return np.frombuffer(flat, dtype=np.int32).reshape(len(tables), width)

@@ -1,5 +1,6 @@
 """A model in memory with its tokenizer, shared by engines of different settings, one after the other; its compute threads."""
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,11 +17,18 @@ from pagecli.model.source import ModelSource
 from pagecli.model.tokenizer.loading import load_tokenizer
 from pagecli.model.tokenizer.tokenizer import Tokenizer
 
+# Objects made and not freed, after which Python looks for cycles among them. What steps make lives as long as its row, or is
+# freed by its count: at the interpreter's 700 that looking is a tenth of a step's work beside the model.
+YOUNG_OBJECTS = 20_000
+
 
 def configure(num_threads: int | None) -> int:
-    """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number."""
+    """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number. Garbage is
+    collected after YOUNG_OBJECTS, unless the program has asked for later or never."""
     from pagecli.devices.cpu import kernels
 
+    if 0 < gc.get_threshold()[0] < YOUNG_OBJECTS:
+        gc.set_threshold(YOUNG_OBJECTS)
     chosen = num_threads or default_threads()
     kernels.set_num_threads(chosen)
     return chosen

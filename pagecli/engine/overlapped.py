@@ -14,7 +14,7 @@ stop string, is seen one step late: what the next step computes for it is droppe
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,20 +32,19 @@ class MemoryIsShort(Exception):
     """A request must be preempted, and a pending step may still write the blocks it holds: that step is to be committed."""
 
 
-def feeding_rows(plan: StepPlan) -> dict[int, int]:
-    """seq_id -> row among the plan's chosen tokens (beams' candidates are none), of sequences that it chooses one token for.
+def feeding_rows(plan: StepPlan) -> Iterator[tuple[int, int]]:
+    """(seq_id, row among the plan's chosen tokens) (beams' candidates are none), of sequences that it chooses one token for.
 
     Sequences that fork, beams, and those whose next choice the token restricts have no next step before commit(): the step
     planned meanwhile leaves them out.
     """
-    rows, row = {}, 0
+    row = 0
     for chunk in plan.chunks:
         specs = chunk.specs
         if specs and specs[0].num_candidates == 0:
             if len(specs) == 1 and not specs[0].needs_last_token:
-                rows[chunk.seq_id] = row
+                yield chunk.seq_id, row
             row += len(specs)
-    return rows
 
 
 class OverlappedScheduler(Scheduler):
@@ -70,9 +69,9 @@ class OverlappedScheduler(Scheduler):
         """Take the launched step's tokens for computed: what it reads is known, so blocks that it fills can be shared."""
         by_id = self._live_by_id()
         self._record_computed(plan, by_id)
-        for seq_id, row in feeding_rows(plan).items():
-            if seq_id in by_id:
-                sequence = by_id[seq_id]
+        for seq_id, row in feeding_rows(plan):
+            sequence = by_id.get(seq_id)
+            if sequence is not None:
                 sequence.token_ids.append(PLACEHOLDER)
                 self._expected[sequence] = row
                 self._num_ending += len(sequence.token_ids) >= sequence.request.max_num_tokens

@@ -63,7 +63,7 @@ class StepDriver:
 
     def _collect(self, pending: object, sequences: list[DrivenSequence]) -> None:
         for sequence, result in zip(sequences, self.runner.collect(pending), strict=True):
-            token_id = result if isinstance(result, int) else result[0].token_id
+            token_id = result if isinstance(result, int) else result.token_id
             at = sequence.num_prompt + len(self.found.setdefault(sequence.seq_id, []))
             assert sequence.tokens[at] == 0
             sequence.tokens[at] = token_id

@@ -1,5 +1,6 @@
 """A CPU's runner as an asynchronous device's: a step may be planned after one whose results were not collected."""
 
+from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import BeamCandidates
 from pagecli.devices.cpu.runner import ModelRunner
 
@@ -22,6 +23,8 @@ class AsynchronousRunner(ModelRunner):
         pending = super().launch(plan)
         if plan.has_wanted:  # no step is fed by it
             return pending
-        chosen = [[r] if isinstance(r, int) else r for r in pending.results if not isinstance(r, BeamCandidates)]
+        chosen = [
+            [r] if isinstance(r, int | TokenLogprobs) else r for r in pending.results if not isinstance(r, BeamCandidates)
+        ]
         self._sampled = [t if isinstance(t, int) else t.token_id for tokens in chosen for t in tokens]
         return pending

@@ -60,7 +60,6 @@ def test_penalties_and_log_probabilities_of_a_row_are_those_it_has_alone():
     expected = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
     for row, result in enumerate(together):
         if specs[row][0].params.logprobs is not None:
-            (token,) = result
-            assert abs(token.logprobs.logprob - expected[row, token.token_id]) < 1e-5
+            assert abs(result.logprob - expected[row, result.token_id]) < 1e-5
             top = sorted(range(300), key=lambda t: -logits[row, t])[: specs[row][0].params.logprobs]
-            assert [token_id for token_id, _ in token.logprobs.top] == top
+            assert [token_id for token_id, _ in result.top] == top

@@ -29,7 +29,7 @@ def make_logits(rows=1, vocab=VOCAB, seed=0):
 def sample(logits, specs):
     """One token for each row of logits (numpy's, changed)."""
     results = sampler.choose(logits, [(spec,) for spec in specs])
-    return [SampledToken(result) if isinstance(result, int) else result[0] for result in results]
+    return [SampledToken(result) if isinstance(result, int) else SampledToken(result.token_id, result) for result in results]
 
 
 def sample_ids(logits, specs):
@@ -234,7 +234,7 @@ def test_logits_that_are_no_numbers_give_neither_tokens_nor_candidates():
     logits[1, 3] = float("-inf")
     beam, sampled = sampler.choose(logits.numpy(), [(beam_spec(3),), (make_spec(logprobs=2),)])
     assert beam.token_ids == beam.logprobs == []
-    assert sampled == (SampledToken(NO_TOKEN),)
+    assert sampled == NO_TOKEN
 
 
 def test_samples_and_beams_in_one_batch_do_not_touch_each_other():

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagecli.core.arrays import Array
+from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
 from pagecli.devices import logprobs
 from pagecli.devices.cpu import kernels
@@ -87,20 +88,23 @@ def choose(
 
 
 def grouped(
-    specs: "list[tuple[SampleSpec, ...]]", tokens: "list[int | SampledToken]", beams: dict[int, BeamCandidates]
+    specs: "list[tuple[SampleSpec, ...]]", tokens: list[int | TokenLogprobs], beams: dict[int, BeamCandidates]
 ) -> list[StepResult]:
     """The tokens of all rows that give some, in order, and the candidates of the others, as each row's result."""
+    if len(tokens) == len(specs) and not beams:
+        return list(tokens)
     results: list[StepResult] = []
     first = 0
     for row, of_row in enumerate(specs):
         if row in beams:
             results.append(beams[row])
             continue
-        token, num = tokens[first], len(of_row)
+        num = len(of_row)
         if num == 1:
-            results.append(token if type(token) is int else (token,))  # type: ignore[arg-type]
+            results.append(tokens[first])
         else:
-            results.append(tuple(t if isinstance(t, SampledToken) else SampledToken(t) for t in tokens[first : first + num]))
+            of_specs = tokens[first : first + num]
+            results.append(tuple(SampledToken(t) if isinstance(t, int) else SampledToken(t.token_id, t) for t in of_specs))
         first += num
     return results
 
@@ -122,7 +126,7 @@ def _candidates(row: Array, spec: "SampleSpec", mask: Array | None) -> BeamCandi
     return BeamCandidates(ids.tolist(), values[ids].tolist())
 
 
-def _sample(logits: Array, asked: Asked, known: KnownTokens, masks: "RowMasks | None") -> "list[int | SampledToken]":
+def _sample(logits: Array, asked: Asked, known: KnownTokens, masks: "RowMasks | None") -> list[int | TokenLogprobs]:
     """One token for each row of logits[D, vocab] (float32; changed in place where penalties or masks apply)."""
     before = logprobs.Before(logits, asked.wanted, asked.num_top) if len(asked.wanted) else None
     if len(asked.penalized):

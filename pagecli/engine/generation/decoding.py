@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pagecli.core.outputs import RequestOutput, SequenceOutput
+from pagecli.core.outputs import RequestOutput, SequenceOutput, TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, SampledToken, SampleSpec, StepResult
 from pagecli.engine.request import Request, Sequence
@@ -81,8 +81,10 @@ def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: 
     request = sequence.request
     if request.failure is not None:  # by a sibling in the same step
         return
-    if type(result) is tuple and len(result) == 1:
-        result = _record_logprobs(sequence, result[0])
+    if type(result) is TokenLogprobs:
+        sequence.logprobs.append(result)
+        sequence.sum_logprob += result.logprob
+        result = result.token_id
     if type(result) is int and result != NO_TOKEN:
         request.forked = True
         sequence.token_ids.append(result)

@@ -12,6 +12,7 @@ that did not hold stay in their slots until the next tokens overwrite them; bloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import NO_TOKEN, Choice, Chunk, DraftResult, DraftSpec, SampleSpec
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.decoding import FinishCheck
@@ -85,8 +86,8 @@ def apply(sequence: Sequence, chunk: Chunk, result: DraftResult, kv: "KVMemory",
 def _token_of(choice: Choice) -> int:
     if isinstance(choice, int):
         return choice
-    assert isinstance(choice, tuple)
-    return choice[0].token_id
+    assert isinstance(choice, TokenLogprobs)
+    return choice.token_id
 
 
 def accepted_part(sequence: Sequence, chunk: Chunk) -> Chunk:

@@ -136,6 +136,10 @@ def plan_attention(
 
 def _decode_rows(context_lens: np.ndarray, query_start: np.ndarray, sequences: np.ndarray, window: int) -> np.ndarray:
     """[rows, 4] int32: sequence, row, first key, end key of every query of `sequences`."""
+    if len(sequences) == query_start[-1]:  # each has one
+        ends = context_lens[sequences]
+        starts = np.maximum(0, ends - window) if window > 0 else np.zeros_like(ends)
+        return np.stack([sequences, query_start[sequences], starts, ends], axis=1).astype(np.int32)
     lengths = query_start[sequences + 1] - query_start[sequences]
     owner = np.repeat(sequences, lengths)
     row = np.arange(len(owner)) + np.repeat(query_start[sequences] - np.cumsum(lengths) + lengths, lengths)

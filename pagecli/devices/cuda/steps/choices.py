@@ -127,7 +127,7 @@ class ChoicePlanner:
         self._asked = Asked([], [], vocab_size)
 
     def plan(self, specs: "list[tuple[SampleSpec, ...]]", rows: list[int], last_tokens: np.ndarray) -> Choices:
-        """rows[i]: of the logits of the i-th chunk that has specs; last_tokens[i]: where that chunk's last token stands in the
+        """rows[i]: of the logits of the i-th chunk that has specs; last_tokens[row]: where that row's token stands in the
         step's. `specs` must not change afterwards."""
         last, last_rows = self._last
         if rows != last_rows or len(specs) != len(last) or not all(map(is_, specs, last)):
@@ -151,7 +151,7 @@ class ChoicePlanner:
         counts[:, -1] = [len(token_ids) > num_prompt_tokens for token_ids, num_prompt_tokens in asked.known]
         num, width = ids.shape
         return {
-            "penalty_last": last_tokens[asked.penalized].astype(np.int32),
+            "penalty_last": last_tokens[asked.arrays["penalty_rows"]].astype(np.int32),
             "penalty_offsets": np.arange(0, num * width + 1, width, dtype=np.int32),
             "penalty_ids": ids.ravel(),
             "penalty_counts": counts.ravel(),

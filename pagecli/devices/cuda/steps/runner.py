@@ -203,7 +203,7 @@ class CudaRunner:
             if slot.pinned_logits is None or slot.pinned_logits.shape[0] < rows_to_host:
                 slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
         specs = [] if plan.has_wanted else [chunk.specs for chunk in plan.answered]
-        choices = self._planner.plan(specs, rows, step.arrays["logit_rows"][rows])
+        choices = self._planner.plan(specs, rows, step.arrays["logit_rows"])
         places, num_bytes = step_buffers.pack(arrays, slot.pinned_inputs.numpy())
         tensors = self._input_views.of(places, self._inputs)
         self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.num_extra_bytes)

@@ -1,14 +1,17 @@
 """Choosing a step's tokens on the GPU: the kernels that do it, and their answer as results. Only chosen tokens, wanted log
 probabilities and beams' candidates travel to the host, never logits."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from pagecli.core.step_plan import BeamCandidates, SampledToken, StepResult
+from pagecli.core.outputs import TokenLogprobs
+from pagecli.core.step_plan import BeamCandidates, StepResult
 from pagecli.devices.cpu.sampler import grouped
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.steps.choices import Choices
-from pagecli.devices.logprobs import sampled_tokens, tops
+from pagecli.devices.logprobs import among, tops
 
 Tensors = dict[str, torch.Tensor]
 
@@ -19,7 +22,7 @@ def choose(out: torch.Tensor, extra: torch.Tensor, logits: torch.Tensor, tensors
     if choices.is_plain:
         _draw(out, logits, tensors)
         return
-    normalizers, wanted, values, ids = extras(extra, choices)
+    normalizers, wanted, values, ids = extras(extra, choices, torch.float32, torch.int32)
     num_top, kept = choices.num_top, {}
     if "normalizer_rows" in tensors:
         kernels.log_normalizers(normalizers, logits, tensors["normalizer_rows"])
@@ -42,8 +45,7 @@ def choose(out: torch.Tensor, extra: torch.Tensor, logits: torch.Tensor, tensors
     if choices.num_candidates:
         kernels.top_logits(ids[num_top:], values[num_top:], logits, tensors["beam_rows"], tensors["beam_offsets"])
     if "wanted" in tensors:
-        none = torch.empty(0, device=logits.device)
-        changed = kept.get("ids", none.int()), kept.get("before", none)
+        changed = (kept["ids"], kept["before"]) if kept else (ids[:0], values[:0])
         kernels.token_logprobs(wanted, out, logits, normalizers, tensors["wanted"], *changed)
 
 
@@ -55,30 +57,31 @@ def _draw(out: torch.Tensor, logits: torch.Tensor, tensors: Tensors) -> None:
     kernels.sample_tokens(out, logits, *(tensors[name] for name in names))
 
 
-def extras(buffer: torch.Tensor, choices: Choices) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """normalizers [n, 2], log probabilities of tokens, largest logits (all float32) and their ids (int32) in one buffer; the
-    largest for log probabilities come before those of beams."""
+def extras(buffer: Any, choices: Choices, float_type: Any, int_type: Any) -> tuple[Any, Any, Any, Any]:
+    """normalizers [n, 2], log probabilities of tokens, largest logits (float32) and their ids (int32) in one buffer, of torch
+    or numpy; the largest for log probabilities come before those of beams."""
     num_top = choices.num_top + choices.num_candidates
-    sizes = [8 * choices.num_normalizers, 4 * choices.num_wanted, 4 * num_top, 4 * num_top]
-    normalizers, wanted, values, ids = buffer[: sum(sizes)].split(sizes)
-    floats = [part.view(torch.float32) for part in (normalizers, wanted, values)]
-    return floats[0].view(-1, 2), floats[1], floats[2], ids.view(torch.int32)
+    wanted = 8 * choices.num_normalizers
+    values = wanted + 4 * choices.num_wanted
+    ids = values + 4 * num_top
+    of_rows = buffer[:wanted].view(float_type).reshape(-1, 2)
+    floats = buffer[wanted:values].view(float_type), buffer[values:ids].view(float_type)
+    return of_rows, *floats, buffer[ids : ids + 4 * num_top].view(int_type)
 
 
 def results(choices: Choices, tokens: list[int], extra: torch.Tensor) -> list[StepResult]:
     """One result for each chunk that has specs; tokens and extra as `choose` wrote them, on the host."""
     if choices.is_plain:
         return list(tokens)
-    normalizers, wanted, values, ids = (part.numpy() for part in extras(extra, choices))
-    found: list[int | SampledToken] = list(tokens)
+    normalizers, wanted, values, ids = extras(extra.numpy(), choices, np.float32, np.int32)
+    found: list[int | TokenLogprobs] = list(tokens)
+    top = choices.num_top
     if choices.num_normalizers:
-        top, asked = choices.num_top, choices.asked
+        asked = choices.asked
         rows = tops(ids[:top], values[:top], asked.top_counts, normalizers[:, 0], normalizers[:, 1])
         of_tokens = [rows[row] for row in asked.wanted_normalizers]
-        chosen = [tokens[token] for token in asked.wanted_tokens]
-        for token, sampled in zip(asked.wanted_tokens, sampled_tokens(chosen, wanted.tolist(), of_tokens), strict=True):
-            found[token] = sampled
-    return grouped(choices.specs, found, _candidates(choices, ids[choices.num_top :], values[choices.num_top :]))
+        found = among(tokens, asked.wanted_tokens, wanted.tolist(), of_tokens)
+    return grouped(choices.specs, found, _candidates(choices, ids[top:], values[top:]))
 
 
 def _candidates(choices: Choices, ids: np.ndarray, values: np.ndarray) -> dict[int, BeamCandidates]:

@@ -92,8 +92,12 @@ def table_width(num_blocks: int, max_width: int) -> int:
 
 def _pad_rows(arrays: Arrays, num_rows: int) -> None:
     """Add rows that do nothing; block_tables has them already."""
+    if num_rows == 0:
+        return
     for name, value in (("token_ids", -1), ("positions", 0), ("slot_ids", -1), ("context_lens", 0)):
-        arrays[name] = np.append(arrays[name], np.full(num_rows, value, dtype=arrays[name].dtype))
+        given = arrays[name]
+        arrays[name] = np.full(len(given) + num_rows, value, dtype=given.dtype)
+        arrays[name][: len(given)] = given
     arrays["query_start"] = np.arange(len(arrays["token_ids"]) + 1, dtype=np.int32)
 
 
