@@ -142,8 +142,6 @@ def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
     source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
-    if config.loras and device.name == "cuda":
-        raise UsageError("--lora is not computed on a GPU", "merge one adapter: --merge-lora DIR, or leave the other flag out")
     if source.merged_adapter is None:
         source = memory.with_quantization(source, config, device.name, dtype, num_engines)
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))

@@ -40,11 +40,12 @@ CAPABILITIES = {
 }
 REGISTERS, RESERVED_BYTES = 65536, 1024  # of a multiprocessor; of shared memory for each block
 _OF_128 = ("decode_kernel", "mma_decode_kernel", "prefill_kernel", "exact_linear_kernel", "router_kernel")
-_OF_128 += ("grouped_linear_kernel", "grouped_linear_float_kernel")
+_OF_128 += ("grouped_linear_kernel", "grouped_linear_float_kernel", "shrink_kernel", "expand_kernel")
 THREADS = dict.fromkeys(_OF_128, 128)  # others: up to 1,024
 LEAST_BLOCKS = {  # others: 1
     ("decode_kernel", "8.0"): 2,
     ("decode_kernel", "9.0"): 3,
+    **{("shrink_kernel", capability): 4 for capability in ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")},
     ("mma_decode_kernel", "8.0"): 2,
     ("mma_decode_kernel", "9.0"): 2,
     ("mma_decode_kernel<BFloat16, 128>", "9.0"): 3,
@@ -64,6 +65,7 @@ MAX_REGISTERS = {
     "grouped_linear_float_kernel": 128,
     "exact_linear_kernel": 80,
     "router_kernel": 128,
+    "shrink_kernel": 128,
     "other": 64,
 }
 

@@ -173,7 +173,7 @@ Lora = Annotated[
     list[str] | None,
     option(
         "A LoRA adapter (PEFT) that rows choose by its name in a column lora; may be given several times. Rows that name none "
-        "take the only one given. On the CPU.",
+        "take the only one given.",
         MODEL,
         "--lora",
         metavar="NAME=DIR",

@@ -91,6 +91,10 @@ class CudaDevice:
             reader = CudaWeightReader(opened, computed, gpu, source.on_read)
             program = reader.program(config)
             reader.check_nothing_left(program)
+            if source.adapters:
+                from pagecli.model.adapters.adapted_program import adapted
+
+                program = adapted(program, source.adapters)
             program = of_program(program)
             check_program(source.name, program)
             weights = CudaWeights(program, reader, float8=dtype == "fp8")

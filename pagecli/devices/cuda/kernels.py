@@ -143,6 +143,23 @@ def combine_experts(
     extension().combine_experts(out, x, weights, shared, gate)
 
 
+def low_rank(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    starts: torch.Tensor,
+    tiles: torch.Tensor,
+    inner: torch.Tensor,
+) -> None:
+    """out[t, N] += (x[t, K] @ a[r].T) @ b[r] of the ranks r = starts[i]:starts[i + 1] of its adapter i, for the tiles' rows t.
+
+    a[R, K] and b[R, N] float32, N and K multiples of 8; tiles[n, 1 + 8] int32: an adapter, then rows that it changes, -1 for
+    none behind them (adapter -1: an empty tile); inner[n, 8, most ranks of an adapter] float32 is overwritten.
+    """
+    extension().low_rank(out, x, a, b, starts, tiles, inner)
+
+
 def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> None:
     """scales[T, 1] = the largest of |x[T, K]| / 448 (1 for zeros), out[T, K] = x / scales in float8_e4m3fn; K % 16 == 0."""
     extension().quantize_rows(raw(out), scales, x)

@@ -33,8 +33,7 @@ def adapted(program: Program, directories: Sequence[tuple[str, Path]]) -> Progra
     def with_updates(operations: Sequence[Operation]) -> tuple[Operation, ...]:
         return tuple(_with_updates(operations, adapters, layouts))
 
-    layers = tuple(with_updates(layer) for layer in program.layers)
-    return replace(program, embed=with_updates(program.embed), layers=layers, head=with_updates(program.head))
+    return replace(program, embed=with_updates(program.embed), layers=tuple(with_updates(layer) for layer in program.layers))
 
 
 def _trained_layouts(program: Program) -> Mapping[tuple[str, ...], Layout | None]:
@@ -52,7 +51,7 @@ def _check(program: Program, adapters: Sequence[Adapter]) -> None:
         linear, others = set[str | None](), set[str | None]()
         for operation in program.operations():
             modules = {adapter.module_of(name) for weight in weights_of(operation) for name in weight.names}
-            plain = isinstance(operation, Linear) and operation.activation == "none"
+            plain = isinstance(operation, Linear) and operation.activation == "none" and operation not in program.head
             (linear if plain else others).update(modules)
         for module in adapter.updates:
             if module in others:

@@ -2,13 +2,26 @@
 
 A norm adds to what it reads what an addition before it would, which saves a pass over both; where only some rows are wanted
 further on, those are added; queries and keys are rotated on the keys' way into the cache; a table of positions is added to the
-tokens while they are embedded.
+tokens while they are embedded. What adapters add comes before an addition to the hidden states, which so stays with its norm.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pagecli.model.program import Add, Attention, Embedding, Norm, Operation, Program, Reduce, Rotary, Router, Select, Split
+from pagecli.model.program import (
+    Add,
+    Attention,
+    Embedding,
+    LowRank,
+    Norm,
+    Operation,
+    Program,
+    Reduce,
+    Rotary,
+    Router,
+    Select,
+    Split,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ def reads_of(operation: CudaOperation) -> set[str]:
     if isinstance(operation, Router):
         return {operation.x}
     names = {getattr(operation, name, "") for name in ("x", "q", "k", "v", "ids", "weights", "shared", "gate")} - {""}
-    return names | {operation.out} if isinstance(operation, Add) else names
+    return names | {operation.out} if isinstance(operation, Add | LowRank) else names
 
 
 def writes_of(operation: CudaOperation) -> set[str]:
@@ -113,12 +126,14 @@ def peak_width(operations: list[CudaOperation], columns: dict[str, int]) -> int:
 
 
 def _adds_behind_selections(operations: Iterable[Operation]) -> list[Operation]:
-    """Add, Select -> Select of both, Add of the selected rows."""
+    """Add, Select -> Select of both, Add of the selected rows; Add, LowRank of its sum -> LowRank of what is added, Add."""
     moved: list[Operation] = []
     for operation in operations:
         before = moved[-1] if moved else None
         if isinstance(operation, Select) and isinstance(before, Add) and before.out == operation.x:
             moved[-1:] = [operation, Select(before.x, before.x), Add(operation.out, before.x)]
+        elif isinstance(operation, LowRank) and isinstance(before, Add) and before.out == operation.out:
+            moved[-1:] = [replace(operation, out=before.x), before]
         else:
             moved.append(operation)
     return moved

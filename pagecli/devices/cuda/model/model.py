@@ -9,6 +9,7 @@ import torch
 from pagecli.core.arrays import Array
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import prompt_attention
+from pagecli.devices.cuda.model.adapters import CudaLowRank, num_adapters_of, tiles_of
 from pagecli.devices.cuda.model.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
 from pagecli.devices.cuda.model.linear import logits
@@ -27,6 +28,7 @@ from pagecli.model.program import (
     GatedActivation,
     Head,
     Linear,
+    LowRank,
     Norm,
     Program,
     Reduce,
@@ -44,6 +46,7 @@ class CudaStep:
     plans: dict[int, AttentionPlan]
     prompts: PromptRows | None = None  # rows that the plans leave to prompt_attention
     prompt_starts: torch.Tensor | None = None  # [n + 1] int32, of those rows
+    adapter_tiles: torch.Tensor | None = None  # rows by their LoRA adapters (model/adapters.py); None: no row has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class CudaModel:
         leaves_prompts = prompt_attention.is_on(weights.dtype) and all(operation.sinks is None for operation in attentions)
         self.attention_shape = replace(shape, leaves_prompts=leaves_prompts)
         self.windows = tuple(sorted({operation.window for operation in attentions}))
+        self.num_adapters = num_adapters_of(program.operations())
         self.weight_bytes = weights.num_bytes
         self._weights = weights
         self._rotary = table_of(program, lambda weight: weights.tensor(weight).cpu().numpy())
@@ -112,14 +116,18 @@ class CudaModel:
         plans = {w: plan_attention(context_lens, query_start, self.attention_shape, self.place, w) for w in self.windows}
         arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
         moved = {name: torch.from_numpy(array).to(self.place) for name, array in arrays.items() if array is not None}
+        adapter_ids = inputs.adapter_ids
+        tiles = None if adapter_ids is None else torch.from_numpy(tiles_of(adapter_ids)).to(self.place)
         out = torch.empty(inputs.logit_rows.shape[0], self.config.vocab_size, device=self.place)
-        self.compute(CudaStep(StepInputs(**moved), plans), kv, out)
+        self.compute(CudaStep(StepInputs(**moved), plans, adapter_tiles=tiles), kv, out)
         return out
 
     def _bind(self, operation: CudaOperation) -> _Bound:
         match operation:
             case Linear():
                 return self._linear(operation)
+            case LowRank():
+                return self._low_rank(operation)
             case Norm():
                 return self._norm(operation, None)
             case AddNorm(norm, added):
@@ -162,6 +170,18 @@ class CudaModel:
             out = step.values[operation.out] = linear(step.values[operation.x])
             if activation != "none":
                 kernels.activation(out, out, activation, bias)
+
+        return call
+
+    def _low_rank(self, operation: LowRank) -> _Bound:
+        update = CudaLowRank(operation, self.place)
+        self.weight_bytes += update.num_bytes
+        columns = slice(operation.first_column, operation.first_column + operation.a.shape[1])
+
+        def call(step: _Step) -> None:
+            if (tiles := step.given.adapter_tiles) is not None:
+                out = step.values[operation.out][:, operation.first : operation.last]
+                update(out, step.values[operation.x][:, columns], tiles)
 
         return call
 

@@ -82,7 +82,7 @@ class RankRunner:
 
     def _step(self, inputs: StepInputs[Array], finish: _Finish) -> None:
         of_model = self._limits.block_size, self.model.windows, self._shape
-        step = step_buffers.prepare(inputs, *of_model, self._sizes, self._limits.max_blocks)
+        step = step_buffers.prepare(inputs, *of_model, self._sizes, self._limits.max_blocks, self.model.num_adapters)
         if not self._limits.writes_kv:
             step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         padded = step.key is not None  # every row has logits

@@ -75,7 +75,7 @@ class RunnerLimits:
     def input_bytes(self, model: CudaModel) -> int:
         """An upper bound of what the packed inputs of a step take."""
         width, shape = step_buffers.table_width(self.max_blocks, self.max_blocks), model.attention_shape
-        of_model = len(model.windows), shape, spare_runs(shape)
+        of_model = len(model.windows), shape, spare_runs(shape), model.num_adapters
         return step_buffers.most_bytes(self.max_batch_tokens, self.max_num_seqs, width, *of_model)
 
 
@@ -175,7 +175,9 @@ class CudaRunner:
         if slot.pending is not None and slot.pending.results is None:  # its buffers are still in use
             self._finish(slot.pending)
         self.mover.carry_out(plan.moves)
-        step = step_buffers.build(plan, self.block_size, self.model.windows, self._shape, self._sizes, self._limits.max_blocks)
+        of_model, limits = (self.model.windows, self._shape), self._limits
+        num_adapters = self.model.num_adapters
+        step = step_buffers.build(plan, self.block_size, *of_model, self._sizes, limits.max_blocks, num_adapters)
         if not self._limits.writes_kv:
             step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         work = self._plan_work(plan, step, slot, before)

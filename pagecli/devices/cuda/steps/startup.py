@@ -88,7 +88,7 @@ def _runner(
         settings.max_num_seqs,
         settings.max_batch_tokens,
         settings.max_model_len,
-        _max_graphs(settings),
+        _max_graphs(settings, model.num_adapters),
         writes_kv,
     )
     with device_errors("setting up the runner"):
@@ -110,11 +110,11 @@ def _allocate(
 def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMemoryPlan, make: Make) -> GpuMemoryPlan:
     """`memory` with what the largest step and the graphs turn out to take, on a cache of one block."""
     runner = _runner(model, device, settings, make, _allocate(device, model.config, 1, settings), writes_kv=False)
-    for plan in _largest_steps(settings):
+    for plan in _largest_steps(settings, model.num_adapters):
         runner.run(plan)
     device.synchronize()
     after_steps = device.free_bytes()
-    graphs = _measure_graphs(runner, device, settings) if settings.cuda_graphs else 0
+    graphs = _measure_graphs(runner, device, settings, model.num_adapters) if settings.cuda_graphs else 0
     del runner
     device.release_reserve()
     rows = settings.max_batch_tokens if model.dtype == torch.float32 else settings.max_num_seqs
@@ -123,31 +123,39 @@ def _measure(model: CudaModel, device: Gpu, settings: RunSettings, memory: GpuMe
     return replace(memory, step=step, graphs=graphs + partials if graphs else 0)
 
 
-def _measure_graphs(runner: Any, device: Gpu, settings: RunSettings) -> int:
+def _measure_graphs(runner: Any, device: Gpu, settings: RunSettings, num_adapters: int) -> int:
     """Bytes of all graphs there may be: they share the memory of the largest, and each has its list of launches besides."""
     free = [device.free_bytes()]
     for size in graphs.batch_sizes(settings.max_num_seqs)[:-3:-1]:
         for _ in range(2):  # by itself, then captured
-            runner.run(_decodes(size, settings))
+            runner.run(_decodes(size, settings, num_adapters))
         free.append(device.free_bytes())
     taken = [max(0, before - after) for before, after in pairwise(free)]
-    return taken[0] + taken[-1] * (_max_graphs(settings) - 1)
+    return taken[0] + taken[-1] * (_max_graphs(settings, num_adapters) - 1)
 
 
-def _max_graphs(settings: RunSettings) -> int:
-    return GRAPHS_PER_SIZE * len(graphs.batch_sizes(settings.max_num_seqs)) if settings.cuda_graphs else 0
+def _max_graphs(settings: RunSettings, num_adapters: int) -> int:
+    """With adapters, each graph once for steps in which a row has one, and once for those in which none has."""
+    each = GRAPHS_PER_SIZE * (2 if num_adapters else 1)
+    return each * len(graphs.batch_sizes(settings.max_num_seqs)) if settings.cuda_graphs else 0
 
 
-def _largest_steps(settings: RunSettings) -> list[StepPlan]:
+def _largest_steps(settings: RunSettings, num_adapters: int) -> list[StepPlan]:
     """Steps of as many tokens as there may be: of one sequence, and of as many as there may be."""
     each = [min(settings.max_batch_tokens, settings.max_model_len)]
     share, rest = divmod(settings.max_batch_tokens, settings.max_num_seqs)
     spread = [min(share + (i < rest), settings.max_model_len) for i in range(settings.max_num_seqs)]
-    return [StepPlan([_chunk(i, n, settings) for i, n in enumerate(lengths)], []) for lengths in (each, spread)]
+    return [_plan(lengths, settings, num_adapters) for lengths in (each, spread)]
 
 
-def _decodes(num_seqs: int, settings: RunSettings) -> StepPlan:
-    return StepPlan([_chunk(i, 1, settings) for i in range(num_seqs)], [])
+def _decodes(num_seqs: int, settings: RunSettings, num_adapters: int) -> StepPlan:
+    return _plan([1] * num_seqs, settings, num_adapters)
+
+
+def _plan(lengths: list[int], settings: RunSettings, num_adapters: int) -> StepPlan:
+    """A step of sequences of so many tokens, which take the adapters in turn."""
+    adapters = [i % num_adapters for i in range(len(lengths))] if num_adapters else ()
+    return StepPlan([_chunk(i, n, settings) for i, n in enumerate(lengths)], [], adapters=adapters)
 
 
 def _chunk(seq_id: int, num_tokens: int, settings: RunSettings) -> Chunk:

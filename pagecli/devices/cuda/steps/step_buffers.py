@@ -11,6 +11,7 @@ import torch
 
 from pagecli.core.step_plan import MAX_SCORES
 from pagecli.devices import step_inputs
+from pagecli.devices.cuda.model.adapters import TILE_ROWS, most_tiles, tiles_of
 from pagecli.devices.cuda.model.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
 from pagecli.devices.cuda.model.model import CudaStep
 from pagecli.devices.cuda.model.prompt_attention import PromptRows, whole_prompts
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 ALIGNMENT = 16  # bytes
 LEAST_TABLE_WIDTH = 64  # blocks; wider tables by factors of 4: few widths, so few graphs
 _DTYPES = {"i4": torch.int32, "i8": torch.int64, "f4": torch.float32}
-# Rows of a step that only decodes, padding included; width of its block tables; partial results of its attention.
-GraphKey = tuple[int, int, tuple[int, ...]]
+# Rows of a step that only decodes, padding included; width of its block tables; partial results of its attention; tiles of rows
+# with LoRA adapters.
+GraphKey = tuple[int, int, tuple[int, ...], int]
 
 Arrays = dict[str, np.ndarray]
 Place = tuple[str, int, tuple[int, ...], torch.dtype]  # name, byte offset, shape
@@ -40,10 +42,16 @@ class HostStep:
 
 
 def build(
-    plan: "StepPlan", block_size: int, windows: tuple[int, ...], shape: AttentionShape, buckets: list[int], max_width: int
+    plan: "StepPlan",
+    block_size: int,
+    windows: tuple[int, ...],
+    shape: AttentionShape,
+    buckets: list[int],
+    max_width: int,
+    num_adapters: int = 0,
 ) -> HostStep:
     """The model's inputs for `plan`."""
-    return prepare(step_inputs.build(plan, block_size), block_size, windows, shape, buckets, max_width)
+    return prepare(step_inputs.build(plan, block_size), block_size, windows, shape, buckets, max_width, num_adapters)
 
 
 def prepare(
@@ -53,9 +61,10 @@ def prepare(
     shape: AttentionShape,
     buckets: list[int],
     max_width: int,
+    num_adapters: int = 0,
 ) -> HostStep:
     """The step of these inputs. One that only decodes is padded to the next of `buckets`: its padding rows are no token
-    (id -1), are written to no slot (-1) and attend to nothing."""
+    (id -1), are written to no slot (-1), attend to nothing and have no adapter, of which the model has `num_adapters`."""
     contexts, starts = inputs.context_lens, inputs.query_start
     num_rows = len(contexts) if len(inputs.token_ids) == len(contexts) else None
     bucket = None if num_rows is None else next(size for size in buckets if size >= num_rows)
@@ -77,8 +86,12 @@ def prepare(
     if prompts is not None:
         firsts = starts[prompts.sequences.start : prompts.sequences.stop + 1]
         arrays["prompt_starts"] = firsts - firsts[0]
+    adapter_ids, num_tiles = arrays.pop("adapter_ids", None), 0
+    if adapter_ids is not None and (adapter_ids >= 0).any():
+        tiles = tiles_of(adapter_ids, None if bucket is None else most_tiles(bucket, num_adapters))
+        arrays["adapter_tiles"], num_tiles = tiles, len(tiles)
     num_partials = {window: planned.num_partials for window, planned in tables.items()}
-    key = None if bucket is None else (bucket, width, tuple(num_partials.values()))
+    key = None if bucket is None else (bucket, width, tuple(num_partials.values()), num_tiles)
     return HostStep(arrays, num_partials, key, prompts)
 
 
@@ -155,13 +168,22 @@ def on_device(
     for window, partials in num_partials.items():
         tables = (tensors[f"runs/{window}"], tensors[f"merges/{window}"], tensors[f"tiles/{window}"])
         plans[window] = plan_on_device(tables, partials, inputs.context_lens, inputs.query_start, shape, window)
-    return CudaStep(inputs, plans, prompts, tensors.get("prompt_starts"))
+    return CudaStep(inputs, plans, prompts, tensors.get("prompt_starts"), tensors.get("adapter_tiles"))
 
 
-def most_bytes(max_tokens: int, max_seqs: int, max_width: int, num_windows: int, shape: AttentionShape, spare_runs: int) -> int:
+def most_bytes(
+    max_tokens: int,
+    max_seqs: int,
+    max_width: int,
+    num_windows: int,
+    shape: AttentionShape,
+    spare_runs: int,
+    num_adapters: int = 0,
+) -> int:
     """An upper bound of what `pack` needs for a step of so many tokens and sequences, with feeds and rows for the host."""
     rows = max_tokens if shape.dtype == torch.float32 else max_seqs  # that are decoded one by one
     model = max_tokens * (4 + 4 + 8) + max_seqs * (4 * max_width + 4 + 4 + 8) + 4
     attention = (rows + spare_runs) * 20 + rows * 12 + (max_tokens * shape.group // 64 + max_seqs + 1) * 8
     feeding = max_seqs * (8 + 8 + 8) + (4 * (max_seqs + 1) if shape.leaves_prompts else 0)
-    return model + num_windows * attention + feeding + 16 * MAX_SCORES + 32 * ALIGNMENT
+    adapters = 4 * (1 + TILE_ROWS) * most_tiles(max_tokens, num_adapters) if num_adapters else 0
+    return model + adapters + num_windows * attention + feeding + 16 * MAX_SCORES + 32 * ALIGNMENT
