@@ -53,6 +53,7 @@ class IdleModel:
     def __init__(self, config) -> None:
         self.config, self.gpu = config, IdleGpu()
         self.attention_shape = attention.AttentionShape(32, 8, 128, torch.bfloat16, 396)  # Llama-3-8B's on an H200
+        self.num_adapters = 0
 
     def compute(self, step, kv, out) -> None: ...
     def reserve_positions(self, num_positions) -> None: ...

@@ -3,6 +3,7 @@
 A plan and the check before weights are loaded use the same sums.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pagecli.devices.cpu.model import buffer_widths
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.program import Linear, Program, Router, widths
-from pagecli.model.source import ModelSource, QuantizedPart
+from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 
 TOKENS_EACH = 256  # of a sequence, for which quantized weights are dequantized only where their K and V have room, too
 AUTO_SHARE = 0.6  # of the memory that is free after the weights; the rest is for activations, input, output and other processes
@@ -111,13 +112,21 @@ def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
 
 
 def weight_bytes_of(source: ModelSource, bytes_each: float) -> int:
-    """The bytes of a model's weights as they are loaded: of `bytes_each` but for what stays quantized."""
-    return bytes_beside(source.config, bytes_each, kept_of(source))
+    """The bytes of a model's weights as they are loaded: of `bytes_each` but for what stays quantized, and of adapters."""
+    return bytes_beside(source.config, bytes_each, kept_of(source)) + (_adapter_bytes(source) if source.adapters else 0)
 
 
 def kept_of(source: ModelSource) -> QuantizedPart | None:
     """The part of the weights that stays quantized in memory."""
     return source.quantized if source.keep_quantized else None
+
+
+def _adapter_bytes(source: ModelSource) -> int:
+    """Of LoRA adapters that rows choose among, in float32. Raises ModelError."""
+    from pagecli.model.weights.safetensors_file import SafetensorsSource
+
+    files = (SafetensorsSource(directory / ADAPTER_FILES[1]) for _, directory in source.adapters)
+    return sum(FLOAT32_BYTES * math.prod(shape) for file in files for _, shape in file.headers()[0].values())
 
 
 def bytes_beside(config: ModelConfig, bytes_each: float, kept: QuantizedPart | None) -> int:

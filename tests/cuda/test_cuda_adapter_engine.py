@@ -129,6 +129,16 @@ def test_the_weights_of_the_plan_count_the_adapters(config):
     assert 0 <= with_adapters.weight_bytes - plain.weight_bytes - 4 * elements < 4 * 3 * 100
 
 
+def test_two_ranks_compute_adapters_as_two_segments_do(config):
+    """To the bit; greedy text is that of sums in one part."""
+    rows, settings = greedy_rows(6), config("llama")
+    one, _ = run(dataclasses.replace(settings, sum_segments=2), rows)
+    two, _ = run(dataclasses.replace(settings, tensor_parallel_size=2), rows)
+    assert two == one
+    plain, _ = run(settings, rows)
+    assert [row[0][0] for row in one] == [row[0][0] for row in plain]
+
+
 def low_ranks(model):
     from pagecli.model.program import LowRank
 

@@ -1,9 +1,13 @@
 """LoRA adapters of texts that are scored and embedded: as the model that PEFT merges has them, and without an adapter to the
 bit as without any; a request that starts again after a failed step keeps its adapter."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_adapters import PARTS, run
 from test_same_text import make_engine
 from test_scoring import expected_logprobs
@@ -12,9 +16,12 @@ from tiny_adapters import merged_model, save_adapter
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices import memory
+from pagecli.engine import loaded_model
 from pagecli.engine.embedding import EmbeddingEngine
 from pagecli.errors import RowError
 from pagecli.model.pooling import Pooling
+from pagecli.model.registry import resolve_engine_model
 
 NAMES = ("large", "small", None, "")
 
@@ -86,6 +93,18 @@ def test_an_unknown_name_is_the_rows_error(tiny_model, loras):
         engine.add_score_request(0, [1, 2], [[3]], lora="huge")
     with pytest.raises(RowError, match="lora is 'huge', which no --lora names"):
         EmbeddingEngine(config, Pooling("mean")).add_request(0, [1, 2], SamplingParams(lora="huge"))
+
+
+def test_the_weights_of_a_plan_count_the_adapters(tiny_model, loras):
+    config = EngineConfig(str(tiny_model("llama")), dtype="float32", loras=loras)
+    plain = dataclasses.replace(config, loras=())
+    elements = sum(
+        tensor.numel() for _, path in loras for tensor in load_file(Path(path) / "adapter_model.safetensors").values()
+    )
+    planned, without = (memory.weight_bytes_of(resolve_engine_model(each), 4) for each in (config, plain))
+    assert planned - without == 4 * elements
+    loaded, bare = (loaded_model.load(each).model.weight_bytes for each in (config, plain))
+    assert 0 <= loaded - bare - 4 * elements < 4 * 3 * 100  # and where each adapter's ranks begin
 
 
 def test_requests_that_start_again_after_a_failed_step_keep_their_adapters(tiny_model, loras, monkeypatch):

@@ -235,9 +235,10 @@ class CpuModel:
                 return bind_partial(operation, self.weights.matrix(weight), self._vector_or_none(operation.bias))
             case Linear() | LinearAdd():
                 return self._linear(operation)
-            case LowRank():
+            case LowRank(a=a, b=b, starts=starts):
                 from pagecli.devices.cpu.partial_products import bind_low_rank
 
+                self.weight_bytes += a.nbytes + b.nbytes + starts.nbytes
                 return bind_low_rank(operation)
             case Norm():
                 return self._norm(operation, operation.out, accumulate=False)
