@@ -2,9 +2,12 @@
 same through preemption, samples, small steps and with graphs or without; and what the plan of memory counts."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from gpu_tensors import EMULATED
 from tiny_adapters import merged_model, save_adapter
 
 from pagecli.core.engine_config import EngineConfig
@@ -22,6 +25,13 @@ PARTS = {
     "opt": ({"r": 8, "target_modules": ["q_proj", "out_proj", "fc2"]}, {"r": 2, "target_modules": ["v_proj"]}),
 }
 SMALL = {"max_num_seqs": 8, "max_batch_tokens": 48, "block_size": 8, "kv_memory_bytes": 2**20}
+
+
+@pytest.fixture
+def emulated_ranks(monkeypatch):
+    if EMULATED:
+        monkeypatch.setattr("pagecli.distributed.group.MODULE", "emulated_rank")
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +139,7 @@ def test_the_weights_of_the_plan_count_the_adapters(config):
     assert 0 <= with_adapters.weight_bytes - plain.weight_bytes - 4 * elements < 4 * 3 * 100
 
 
+@pytest.mark.usefixtures("emulated_ranks")
 def test_two_ranks_compute_adapters_as_two_segments_do(config):
     """To the bit; greedy text is that of sums in one part."""
     rows, settings = greedy_rows(6), config("llama")

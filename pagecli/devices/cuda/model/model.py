@@ -116,8 +116,9 @@ class CudaModel:
         plans = {w: plan_attention(context_lens, query_start, self.attention_shape, self.place, w) for w in self.windows}
         arrays = {name: getattr(inputs, name) for name in StepInputs.__slots__}
         moved = {name: torch.from_numpy(array).to(self.place) for name, array in arrays.items() if array is not None}
-        adapter_ids = inputs.adapter_ids
-        tiles = None if adapter_ids is None else torch.from_numpy(tiles_of(adapter_ids)).to(self.place)
+        adapter_ids, tiles = inputs.adapter_ids, None
+        if adapter_ids is not None and (adapter_ids >= 0).any():
+            tiles = torch.from_numpy(tiles_of(adapter_ids)).to(self.place)
         out = torch.empty(inputs.logit_rows.shape[0], self.config.vocab_size, device=self.place)
         self.compute(CudaStep(StepInputs(**moved), plans, adapter_tiles=tiles), kv, out)
         return out
