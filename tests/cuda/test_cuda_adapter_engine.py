@@ -24,7 +24,8 @@ PARTS = {
     ),
     "opt": ({"r": 8, "target_modules": ["q_proj", "out_proj", "fc2"]}, {"r": 2, "target_modules": ["v_proj"]}),
 }
-SMALL = {"max_num_seqs": 8, "max_batch_tokens": 48, "block_size": 8, "kv_memory_bytes": 2**20}
+BLOCK_BYTES = 2 * 3 * 2 * 32 * 4 * 8  # of the tiny Llama, in float32
+SMALL = {"max_num_seqs": 8, "max_batch_tokens": 24, "block_size": 8, "kv_memory_bytes": 2**20}
 
 
 @pytest.fixture
@@ -64,10 +65,10 @@ def run(config, rows):
     return values, engine.stats()
 
 
-def greedy_rows(count=12):
+def greedy_rows(count=6):
     generator = torch.Generator().manual_seed(3)
     prompts = [torch.randint(3, 340, (5 + 3 * (i % 4),), generator=generator).tolist() for i in range(count)]
-    params = SamplingParams(max_tokens=5, ignore_eos=True, logprobs=0)
+    params = SamplingParams(max_tokens=4, ignore_eos=True, logprobs=0)
     return [(prompt, NAMES[i % 3], params) for i, prompt in enumerate(prompts)]
 
 
@@ -100,17 +101,17 @@ def test_rows_without_an_adapter_keep_their_bits(config, dtype):
     "changes",
     [
         {"cuda_graphs": False},
-        {"max_num_seqs": 4, "max_batch_tokens": 16},
-        {"kv_memory_bytes": 40 * 8 * 2 * 3 * 2 * 32 * 4 // 8},
-        {"kv_memory_bytes": 40 * 8 * 2 * 3 * 2 * 32 * 4 // 8, "preemption": "swap", "swap_memory_bytes": 2**20},
+        {"max_num_seqs": 4, "max_batch_tokens": 8},
+        {"kv_memory_bytes": 8 * BLOCK_BYTES},
+        {"kv_memory_bytes": 8 * BLOCK_BYTES, "preemption": "swap", "swap_memory_bytes": 12 * BLOCK_BYTES},
         {"prefix_caching": False},
     ],
     ids=["without graphs", "small steps", "recomputed", "swapped", "without prefix cache"],
 )
 def test_text_is_the_same_however_the_steps_are_made_up(config, changes):
-    sampled = SamplingParams(max_tokens=8, temperature=0.8, top_k=20, seed=3, ignore_eos=True, n=2)
+    sampled = SamplingParams(max_tokens=6, temperature=0.8, top_k=20, seed=3, ignore_eos=True, n=2)
     prompt = list(range(20, 38))  # of all rows: a prefix is shared with rows of the same adapter only
-    rows = [(prompt, NAMES[i % 3], sampled) for i in range(9)] + greedy_rows(6)
+    rows = [(prompt, NAMES[i % 3], sampled) for i in range(6)] + greedy_rows(3)
     expected, _ = run(config("llama"), rows)
     found, stats = run(config("llama", **changes), rows)
     assert [[tokens for tokens, _ in row] for row in found] == [[tokens for tokens, _ in row] for row in expected]
@@ -123,7 +124,7 @@ def test_graphs_of_steps_with_and_without_adapters_are_two(config):
     engine = Engine(config("llama"))
     for i, name in enumerate((None, "large")):
         for round_ in range(2):
-            engine.add_request(2 * i + round_, [5, 6, 7], SamplingParams(max_tokens=6, ignore_eos=True, lora=name))
+            engine.add_request(2 * i + round_, [5, 6, 7], SamplingParams(max_tokens=4, ignore_eos=True, lora=name))
             while engine.has_unfinished():
                 engine.step()
     keys = list(engine._runner.graphs._graphs)
