@@ -4,52 +4,18 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from adapter_case import low_rank_case
+from measured_case import BF16, E4M3, ELEMENT, FLOAT32, Case, Sizes
 
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import prompt_attention
-from pagecli.devices.cuda.model.adapters import TILE_ROWS, tiles_of
 from pagecli.devices.cuda.model.attention import attention_shape, paged_attention, plan_attention
 from pagecli.devices.cuda.model.linear import float8_linear
 from pagecli.devices.cuda.model.mixture import rows_of_tile
-
-BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
-ELEMENT = 2  # bytes
-FLOAT32 = 4  # bytes of a logit
-
-
-@dataclass
-class Case:
-    """One measurement. `sets` are argument sets to rotate through, so that a cache does not answer for the memory."""
-
-    name: str
-    num_bytes: int  # read and written, each once
-    num_operations: int  # multiplications and additions; 0: bound by memory alone
-    sets: list[tuple]
-    ours: Callable[..., torch.Tensor]
-    torchs: Callable[..., torch.Tensor] | None
-    torch_name: str
-
-
-@dataclass(frozen=True)
-class Sizes:
-    device: torch.device
-    small: bool
-    rotate_bytes: int = 512 * 2**20  # several times a GPU's level-2 cache
-
-    def of(self, real: int, small: int) -> int:
-        return small if self.small else real
-
-    def sets(self, make: Callable[[], tuple], num_bytes: int) -> list[tuple]:
-        count = 1 if self.small else max(2, min(32, -(-self.rotate_bytes // max(1, num_bytes))))
-        return [make() for _ in range(count)]
-
-    def random(self, *shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
-        return torch.randn(*shape, dtype=torch.float32, device=self.device).to(dtype)
 
 
 def norm_case(s: Sizes) -> Case:
@@ -252,33 +218,6 @@ def float8_linear_case(s: Sizes) -> Case:
     name = f"linear in e4m3 [{tokens}, {cols}] x [{cols}, {rows}]"
     operations = 2 * tokens * rows * cols
     return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, None if s.small else torchs, "linear, bfloat16")
-
-
-def low_rank_case(s: Sizes) -> Case:
-    """The adapters of Llama-3-8B's query projection, in a decode of 256 sequences with 16 adapters of rank 16, in turn."""
-    rows, k, n, adapters, rank = s.of(256, 20), s.of(4096, 64), s.of(4096, 32), s.of(16, 3), s.of(16, 4)
-    num_bytes = rows * (k + 2 * n) * ELEMENT + adapters * rank * (k + n) * FLOAT32
-    ids = np.arange(rows, dtype=np.int32) % adapters
-    tiles = torch.from_numpy(tiles_of(ids)).to(s.device)
-    starts = torch.arange(0, adapters * rank + 1, rank, dtype=torch.int32, device=s.device)
-    chosen = torch.from_numpy(ids).long().to(s.device)
-
-    def make() -> tuple:
-        a, b = (s.random(adapters * rank, size, dtype=torch.float32) * size**-0.5 for size in (k, n))
-        inner = torch.empty(len(tiles), TILE_ROWS, rank, dtype=torch.float32, device=s.device)
-        return s.random(rows, n), s.random(rows, k), a, b, inner
-
-    def ours(out, x, a, b, inner):
-        kernels.low_rank(out, x, a, b, starts, tiles, inner)
-        return out
-
-    def torchs(out, x, a, b, inner):
-        a, b = (each.view(adapters, rank, -1)[chosen].to(BF16) for each in (a, b))
-        return torch.baddbmm(out.unsqueeze(1), torch.bmm(x.unsqueeze(1), a.transpose(1, 2)), b).squeeze(1)
-
-    name = f"adapters, {rows} rows, {adapters} of rank {rank} [{k}, {n}]"
-    operations = 2 * rows * rank * (k + n)
-    return Case(name, num_bytes, operations, s.sets(make, num_bytes), ours, torchs, "gather, bmm, baddbmm")
 
 
 def argmax_case(s: Sizes) -> Case:

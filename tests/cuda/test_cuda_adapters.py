@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecli.devices.cuda import kernels
-from pagecli.devices.cuda.model.adapters import TILE_ROWS, most_tiles, tiles_of
+from pagecli.devices.cuda.model.adapters import TILE_ROWS, CudaLowRank, most_tiles, tiles_of
 from pagecli.devices.reference import operations as reference
+from pagecli.errors import ModelError
+from pagecli.model.program import LowRank
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 RANKS = [5, 0, 1, 70]  # of each adapter: 0 does not change this layer, 70 is more than a block holds at a time
@@ -86,6 +88,12 @@ def test_wrong_arguments_are_refused(change, message):
     a, b = random(1, 3, k), random(2, *change.get("b", (3, 16)))
     with pytest.raises(ValueError, match=message):
         kernels.low_rank(random(3, 2, 16), random(4, 2, k), a, b, starts, tiles, random(5, *change.get("inner", (1, 8, 3))))
+
+
+def test_layers_whose_sizes_the_kernels_do_not_take_are_refused():
+    a, b, starts = np.zeros((2, 12), np.float32), np.zeros((2, 16), np.float32), np.array([0, 2], np.int32)
+    with pytest.raises(ModelError, match="adapters of a layer of 16 by 12 weights on a GPU, which takes multiples of 8"):
+        CudaLowRank(LowRank("out", "x", 0, 16, a, b, starts), DEVICE)
 
 
 @given(ids=st.lists(st.integers(-1, 5), max_size=60), spare=st.integers(0, 3))

@@ -7,8 +7,10 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.devices.cuda import kernels
+from pagecli.errors import ModelError
 from pagecli.model.program import LowRank, Operation
 
+_MULTIPLE = 8  # of columns
 TILE_ROWS = 8  # kAdapterTileRows of csrc/include/pagecli/cuda/adapters/low_rank.h
 
 
@@ -39,9 +41,13 @@ def num_adapters_of(operations: Iterable[Operation]) -> int:
 
 
 class CudaLowRank:
-    """The adapters' matrices of one layer on the GPU, in float32."""
+    """The adapters' matrices of one layer on the GPU, in float32. Raises ModelError for sizes that the kernels do not take."""
 
     def __init__(self, operation: LowRank, place: torch.device) -> None:
+        sizes = operation.a.shape[1], operation.b.shape[1], operation.first
+        if any(size % _MULTIPLE for size in sizes):
+            what = f"adapters of a layer of {sizes[1]} by {sizes[0]} weights on a GPU, which takes multiples of {_MULTIPLE}"
+            raise ModelError(what, "use --device cpu, or merge one adapter: --merge-lora DIR")
         self._a, self._b, self._starts = (
             torch.from_numpy(array).to(place) for array in (operation.a, operation.b, operation.starts)
         )
