@@ -140,6 +140,7 @@ def test_the_weights_of_the_plan_count_the_adapters(config):
     assert 0 <= with_adapters.weight_bytes - plain.weight_bytes - 4 * elements < 4 * 3 * 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated_ranks")
 def test_two_ranks_compute_adapters_as_two_segments_do(config):
     """To the bit; greedy text is that of sums in one part."""
