@@ -68,13 +68,18 @@ def test_modules_that_are_left_out_are_not_counted(left_out, share):
     "quantization",
     [
         GPTQ | {"desc_act": True},
-        {"quant_method": "fp8", "weight_block_size": [128, 128]},
         {"quant_method": "bitsandbytes", "load_in_8bit": True},
         {"quant_method": "bitsandbytes", "load_in_4bit": True},
     ],
 )
 def test_what_is_dequantized_at_load_is_planned_so(config_of, quantization):
     assert resolve_model(config_of("qwen3-8b", quantization), "dummy").quantized is None
+
+
+@pytest.mark.parametrize(("block", "group"), [({"weight_block_size": [128, 128]}, 128), ({}, 128)])
+def test_float8_is_planned_with_a_float_for_each_row_of_a_group(config_of, block, group):
+    part = resolve_model(config_of("qwen3-8b", {"quant_method": "fp8"} | block), "dummy").quantized
+    assert part.num_bytes == part.num_elements * (1 + 4 / group)
 
 
 def test_profile_and_models_show_say_it(config_of, capsys):

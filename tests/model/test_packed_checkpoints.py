@@ -183,10 +183,10 @@ def of_8_bits(kind, strategy, layout):
 # name -> quantize, config, whether it can stay
 PLAIN_FORMATS = {
     "fp8": (float8, {"quant_method": "fp8", "weight_block_size": [16, 64], "activation_scheme": "dynamic"}, False),
-    "fp8-tensor": (float8_of_tensor, {"quant_method": "fp8", "activation_scheme": "static"}, False),
-    "fbgemm": (float8_of_rows, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, False),
-    "float-tensor": (float8_of_tensor, of_8_bits("float", "tensor", "float-quantized"), False),
-    "float-channel": (float8_of_rows, of_8_bits("float", "channel", "float-quantized"), False),
+    "fp8-tensor": (float8_of_tensor, {"quant_method": "fp8", "activation_scheme": "static"}, True),
+    "fbgemm": (float8_of_rows, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, True),
+    "float-tensor": (float8_of_tensor, of_8_bits("float", "tensor", "float-quantized"), True),
+    "float-channel": (float8_of_rows, of_8_bits("float", "channel", "float-quantized"), True),
     "w8a8": (int8, of_8_bits("int", "channel", "int-quantized"), True),
     "llm-int8": (llm_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}, False),
     "nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, False),
@@ -250,7 +250,7 @@ def test_experts_compute_what_their_numbers_say(mixture, tmp_path, name):
         assert relative_error(found, expected) <= 1e-5
         experts = [weight for weight in model.program.weights() if weight.experts and weight.columns]
         kept = [model.weights.experts(weight).is_quantized for weight in experts]
-        assert kept == [keep and name != "fp8"] * 4
+        assert kept == [keep] * 4
 
 
 @pytest.mark.parametrize(

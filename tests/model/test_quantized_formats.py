@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from pagecli.devices.cpu.weights import quantized_weight
 from pagecli.errors import ModelError
 from pagecli.model.readers.quantization_config import read_quantization
-from pagecli.model.weights.packed import plain
 from pagecli.model.weights.packed.source import PackedSource
+from pagecli.model.weights.quantized import E4M3
 from pagecli.model.weights.safetensors_file import SafetensorsSource
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))
-KEPT = {"int8-channel", "mxfp4", "packed-4", "packed-4-asymmetric", "packed-8"}  # others' scales are no halves, or they float
+KEPT = {"float-channel", "float-tensor", "fp8-blocks", "int8-channel", "int8-group", "mxfp4", "packed-4", "packed-4-asymmetric"}
+KEPT |= {"packed-8"}  # float-block: blocks narrower than the kernels' groups
 
 
 def opened(path):
@@ -61,7 +62,7 @@ def test_no_file_stays_open_once_it_is_read(path):
 
 def test_every_float8_number_is_torchs():
     codes = torch.arange(256, dtype=torch.uint8)
-    found, expected = plain._E4M3, codes.view(torch.float8_e4m3fn).float().numpy()
+    found, expected = E4M3, codes.view(torch.float8_e4m3fn).float().numpy()
     assert np.array_equal(found.view(np.uint32)[~np.isnan(expected)], expected.view(np.uint32)[~np.isnan(expected)])
     assert np.array_equal(np.isnan(found), np.isnan(expected))
 

@@ -36,7 +36,10 @@ PackedWeightView check_quantized(const TensorView& data, int64_t experts, int64_
                           header->offset >= QuantizedOffset::none && header->offset <= QuantizedOffset::low &&
                           (header->part == 0 || header->part == kRunK / 2 || header->part == kRunK) && header->group >= kRunK &&
                           header->group <= kLargestGroup && (header->group & (header->group - 1)) == 0;
-    if (!is_known || cols % header->group != 0)
+    const bool is_plain = header->offset == QuantizedOffset::none && header->part == 0 && header->center == 0;
+    const bool is_known_float = (header->float8 == 0 || (header->float8 == 1 && header->bits == 8 && is_plain)) &&
+                                (header->wide == 0 || (header->wide == 1 && is_plain));
+    if (!is_known || !is_known_float || cols % header->group != 0)
         refuse("weight.data: a header that says no quantized weight of %lld columns", static_cast<long long>(cols));
     const int64_t expected = static_cast<int64_t>(sizeof *header) + experts * quantized_bytes(*header, rows, cols);
     check(data, "weight.data", DType::uint8, {expected});
@@ -91,14 +94,15 @@ bool pack_quantized(const TensorView& packed, int64_t num_rows, int64_t first_ro
                static_cast<long long>(num_rows), static_cast<long long>(first_row));
     const QuantizedHeader& header = *view.quantized;
     const int64_t groups = cols / header.group, parts = header.part == 0 ? 0 : cols / header.part;
-    const bool has_offset = header.offset != QuantizedOffset::none, has_factors = header.part != 0;
+    const bool has_offset = header.offset != QuantizedOffset::none, has_factors = header.part != 0, is_wide = header.wide != 0;
     uint8_t* data = const_cast<uint8_t*>(static_cast<const uint8_t*>(view.data));
     bool finite = true;
     const PackQuantizedArgs args = {&header,
                                     data + first_row / kPanelWidth * groups * header.group_bytes(),
                                     of_rows<uint8_t>(q, "q", DType::uint8, rows, cols),
-                                    of_rows<uint16_t>(scale, "scale", DType::float16, rows, groups),
+                                    of_rows<uint16_t>(scale, "scale", DType::float16, rows, groups, !is_wide),
                                     of_rows<uint16_t>(offset, "offset", DType::float16, rows, groups, has_offset),
+                                    of_rows<float>(scale, "scale", DType::float32, rows, groups, is_wide),
                                     of_rows<uint8_t>(factor, "factor", DType::uint8, rows, parts, has_factors),
                                     of_rows<uint8_t>(offset_factor, "offset_factor", DType::uint8, rows, parts, has_factors && has_offset),
                                     rows,

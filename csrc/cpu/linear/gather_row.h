@@ -38,6 +38,11 @@ static inline void gather_row(float* out, const RotatedGroup* group, int lane, i
 // The number of k of a run of row `lane`.
 static inline float number_of(const QuantizedHeader& header, const uint8_t* q, int k, int lane) {
     const int pair = k / 2;
+    if (header.float8 != 0) {
+        const int code = q[k * kPanelWidth + lane], exponent = code >> 3 & 15, fraction = code & 7;
+        const int size = exponent == 0 ? fraction : (8 + fraction) << (exponent - 1);
+        return static_cast<float>(code < 128 ? size : -size) * 0x1p-9f;
+    }
     if (header.bits == 8) return static_cast<float>(static_cast<int8_t>(q[(pair * kPanelWidth + lane) * 2 + k % 2]));
     int32_t number = 0;
     for (int bits, up = 0; up < header.bits; up += bits) {
@@ -63,7 +68,7 @@ static inline void gather_row(float* out, const QuantizedHeader& header, const u
                     store(low[part] + i, by.low);
                 }
             }
-            const float times = header.bits == 8 ? 0x1p16f : 1.0f;  // RunScale's is of numbers as large
+            const float times = header.float8 != 0 ? 0x1p-8f : header.bits == 8 ? 0x1p16f : 1.0f;  // RunScale's is of numbers as large
             for (int i = 0; i < kRunK; ++i) {
                 const int part = i / (static_cast<int>(kRunK) / 2);
                 const float number = times * number_of(header, run + header.factors_bytes(), i, lane);

@@ -340,24 +340,24 @@ static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish)
     const bool is_bfloat16 = header.type == WeightType::bfloat16;
     Plan plan = {a, CellType::float32, cols, cols, 4 * kPanelWidth, 0, TileTable<Float32Tile>::tiles(), finish};
     if (is_bfloat16) plan = plan_of_bfloat16(a, finish);
-    plan.unpack = is_bfloat16 ? unpack_function<uint16_t>(header.bits) : unpack_function<float>(header.bits);
+    plan.unpack = is_bfloat16 ? unpack_function<uint16_t>(header.numbers()) : unpack_function<float>(header.numbers());
     plan.unpacked = plan.tiles;
     plan.panel_stride = cols / header.group * header.group_bytes();
     const bool widened = plan.x_type == CellType::bfloat16_split;
     if constexpr (widens_pairs) {
         if (widened) {
-            plan.unpack = unpack_function<SplitFloat>(header.bits);
+            plan.unpack = unpack_function<SplitFloat>(header.numbers());
             plan.unpacked = TileTable<Float32Tile>::tiles();
             plan.bytes_per_k = sizeof(float) * kPanelWidth;
         }
     }
     if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
         if (!is_bfloat16 || (header.bits != 4 && a.tokens > 1)) return plan;
-        plan.tiles = QuantizedTiles<false>::of(header.bits);
+        plan.tiles = QuantizedTiles<false>::of(header.numbers());
         plan.unpacks_from = 2;
     }
     if constexpr (widens_pairs) {
-        if (widened) plan.tiles = QuantizedTiles<true>::of(header.bits);
+        if (widened) plan.tiles = QuantizedTiles<true>::of(header.numbers());
     }
     return plan;
 }

@@ -7,7 +7,7 @@ from pagecli.devices.cpu.weights import quantized_weight
 from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, PackedWeight
 from pagecli.devices.cpu.weights.quantized_weight import HEADER_BYTES, PLANES, RUN_K, Header, header_of
 from pagecli.devices.reference.tensors import as_tensor
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import E4M3, QuantizedFormat, QuantizedTensor
 
 
 def pack_quantized(tensor: QuantizedTensor, dtype: str) -> PackedWeight:
@@ -25,7 +25,7 @@ def pack_quantized(tensor: QuantizedTensor, dtype: str) -> PackedWeight:
         arrays[name].view(torch.uint8).reshape(panels, runs, -1) for name in ("factor", "offset_factor") if name in arrays
     ]
     numbers = arrays["q"].reshape(panels, runs, RUN_K, PANEL_WIDTH)
-    run_bytes = torch.cat([*factors, _packed_numbers(numbers, tensor.format.bits)], dim=-1)
+    run_bytes = torch.cat([*factors, _packed_numbers(numbers, tensor.format)], dim=-1)
     groups = num_cols // tensor.format.group
     halves = [arrays[name].view(torch.uint8).reshape(panels, groups, -1) for name in ("scale", "offset") if name in arrays]
     packed = torch.cat([*halves, run_bytes.reshape(panels, groups, -1)], dim=-1)
@@ -34,9 +34,11 @@ def pack_quantized(tensor: QuantizedTensor, dtype: str) -> PackedWeight:
     return PackedWeight(data, num_rows, num_cols)
 
 
-def _packed_numbers(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+def _packed_numbers(numbers: torch.Tensor, made_of: QuantizedFormat) -> torch.Tensor:
     """numbers[panels, runs, k, row] -> bytes[panels, runs, ...]."""
-    shape = numbers.shape[:2]
+    shape, bits = numbers.shape[:2], made_of.bits
+    if made_of.float8:
+        return numbers.reshape(*shape, -1)
     if bits == 8:
         pairs = numbers.view(torch.uint8).reshape(*shape, RUN_K // 2, 2, PANEL_WIDTH)
         return pairs.transpose(-1, -2).reshape(*shape, -1)
@@ -56,9 +58,11 @@ def _shifts(width: int) -> torch.Tensor:
     return (pairs.view(-1, 1) + halves).unsqueeze(-1)
 
 
-def _numbers(packed: torch.Tensor, bits: int) -> torch.Tensor:
+def _numbers(packed: torch.Tensor, made_of: QuantizedFormat) -> torch.Tensor:
     """The inverse of _packed_numbers."""
-    shape = packed.shape[:2]
+    shape, bits = packed.shape[:2], made_of.bits
+    if made_of.float8:
+        return packed.view(*shape, RUN_K, PANEL_WIDTH)
     if bits == 8:
         return packed.contiguous().view(torch.int8).view(*shape, RUN_K // 2, PANEL_WIDTH, 2).transpose(-1, -2).flatten(2, 3)
     numbers, first, up = torch.zeros(*shape, RUN_K, PANEL_WIDTH, dtype=torch.int32), 0, 0
@@ -77,16 +81,24 @@ def unpack_quantized(weight: PackedWeight) -> torch.Tensor:
     wanted = header.format
     panels, groups, runs = -(-weight.num_rows // PANEL_WIDTH), weight.num_cols // wanted.group, weight.num_cols // RUN_K
     packed = data[HEADER_BYTES:].view(panels, groups, header.group_bytes)
-    halves_bytes, factors_bytes = 32 * (1 + header.num_offsets), 16 * header.num_factors * (1 + header.num_offsets)
+    halves_bytes, factors_bytes = header.scales_bytes, 16 * header.num_factors * (1 + header.num_offsets)
     of_runs = packed[..., halves_bytes:].reshape(panels, runs, header.run_bytes)
-    numbers = _numbers(of_runs[..., factors_bytes:], wanted.bits)
-    values = torch.tensor(wanted.table)[numbers] if wanted.bits == 4 else numbers.float() - wanted.center
+    numbers = _numbers(of_runs[..., factors_bytes:], wanted)
+    if wanted.float8:
+        values = torch.from_numpy(E4M3)[numbers.int()]
+    else:
+        values = torch.tensor(wanted.table)[numbers] if wanted.bits == 4 else numbers.float() - wanted.center
 
     def of_rows(part: torch.Tensor) -> torch.Tensor:  # [panels, columns, rows] -> [N, K]
         repeated = part.float().repeat_interleave(weight.num_cols // part.shape[1], dim=1)
         return repeated.transpose(1, 2).reshape(panels * PANEL_WIDTH, weight.num_cols)
 
-    halves = packed[..., :halves_bytes].contiguous().view(torch.float16).view(panels, groups, -1, PANEL_WIDTH)
+    halves = (
+        packed[..., :halves_bytes]
+        .contiguous()
+        .view(torch.float32 if wanted.wide else torch.float16)
+        .view(panels, groups, -1, PANEL_WIDTH)
+    )
     scale, offset = of_rows(halves[:, :, 0]), of_rows(halves[:, :, -1])
     if header.num_factors:
         factors = of_runs[..., :factors_bytes].contiguous().view(torch.int8)

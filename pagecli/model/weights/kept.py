@@ -8,21 +8,21 @@ from pagecli.model.program import ExpertLinear, Head, Linear, Weight
 from pagecli.model.source import QuantizedPart
 from pagecli.model.weights.packed.layer import kept_group
 
-_SCALE_BYTES = 2
+_SCALE_BYTES, _FLOAT8_SCALE_BYTES = 2, 4
 _BOUNDARY = r"(?:(?<=\.)|(?=\.|$))"  # of modules' names, as transformers has it
 
 
 def kept_part(config: ModelConfig) -> QuantizedPart | None:
-    """The weights that can stay quantized, if any; they do where float16 holds their scales, which their files say."""
+    """The weights that can stay quantized, if any; they do where scales with zeros are halves, which their files say."""
     found = config.quantization
     if found is None or not _can_stay(found):
         return None
     weights = [weight for weight in _multiplied(config) if _is_quantized(weight, found)]
     groups = {weight: kept_group(found.block[1] or weight.columns) for weight in weights}
     kept = {weight: group for weight, group in groups.items() if group and weight.columns % group == 0}
+    of_scale = _FLOAT8_SCALE_BYTES if found.layout == "plain" and found.is_float else _SCALE_BYTES
     sizes = {
-        weight: weight.num_elements * found.bits // 8
-        + weight.num_elements // group * _SCALE_BYTES * (2 if found.has_zeros else 1)
+        weight: weight.num_elements * found.bits // 8 + weight.num_elements // group * of_scale * (2 if found.has_zeros else 1)
         for weight, group in kept.items()
     }
     experts = [weight for weight in kept if weight.experts]
@@ -33,7 +33,7 @@ def kept_part(config: ModelConfig) -> QuantizedPart | None:
 
 def _can_stay(found: QuantizationConfig) -> bool:
     if found.layout == "plain":
-        return not found.is_float and not found.has_zeros and found.method != "bitsandbytes"
+        return not found.has_zeros and found.method != "bitsandbytes"
     return found.layout != "bitsandbytes" and found.in_order
 
 

@@ -14,13 +14,27 @@ INTEGERS = tuple(float(n) for n in range(16))  # the table of formats that count
 ROWS_AT_ONCE = 1024  # of a stored tensor, taken apart together: whole panels, and not much memory
 
 
+def _e4m3() -> Array:
+    """The values of float8 e4m3fn: a sign, 4 bits of exponent (bias 7), 3 bits of fraction; all ones: NaN, no infinities."""
+    code = np.arange(128)
+    exponent, fraction = code >> 3, (code & 7).astype(np.float32)
+    positive = np.where(exponent == 0, np.ldexp(fraction, -9), np.ldexp(8 + fraction, exponent - 10)).astype(np.float32)
+    positive[127] = np.nan
+    return np.concatenate([positive, -positive])
+
+
+E4M3 = _e4m3()
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizedFormat:
     """What a matrix's numbers stand for.
 
     weight = scale * (q - zero), or scale * q + low; q is table[n] of 4 bits, n - center of 2, 3, 5 and 6, n of 8 (with sign).
-    Scale, zero and low are float16, of a group of columns; where `part` columns of it have factors of their own (8 bits, with
-    sign), scale and low are times those. In float32 every step is exact but the last addition.
+    Of float8 q are codes of e4m3, none of them NaN.
+    Scale, zero and low are float16, of a group of columns; scales that are alone may be float32 (`wide`). Where `part`
+    columns of it have factors of their own (8 bits, with sign), scale and low are times those. In float32 every step is
+    exact but the last addition, or a product with a wide scale.
     """
 
     bits: int = 4
@@ -29,12 +43,14 @@ class QuantizedFormat:
     part: int = 0
     center: int = 0
     table: tuple[float, ...] = INTEGERS
+    float8: bool = False
+    wide: bool = False
 
     @property
     def bits_each(self) -> float:
         """Bits of a number in memory, scales and factors included."""
         each = 1 if self.kind == "none" else 2
-        return self.bits + each * (16 / self.group + (8 / self.part if self.part else 0))
+        return self.bits + each * ((32 if self.wide else 16) / self.group + (8 / self.part if self.part else 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,9 @@ class QuantizedTensor:
         """[N, K] float32."""
         wanted = self.format
         wide = {name: _widened(array, self.q.shape[1]) for name, array in self.arrays.items() if name != "q"}
-        if wanted.bits == 4:
+        if wanted.float8:
+            values = E4M3[self.q]
+        elif wanted.bits == 4:
             values = np.array(wanted.table, np.float32)[self.q]
         else:
             values = self.q.astype(np.float32) - np.float32(wanted.center)

@@ -1,6 +1,7 @@
 // Sixteen floats looked up by four bits, in registers, and floats rounded to pairs of bfloat16.
 //   Table  load_table(p): 16 floats
 //   VecF   look_up(table, words): of each lane the float that its lowest four bits name
+//   VecF   load_float8(p): 2^-8 times float8 numbers (e4m3, NaN aside), as halves have their bits
 //   VecF   rounded(v): v rounded to bfloat16, to nearest even; of weights, which are finite, below 2^100 and no denormals
 //   VecI   round_to_pairs(even, odd): both rounded so, those of a lane side by side; denormals may become zeros
 #pragma once
@@ -17,6 +18,11 @@ struct Table {
 PAGECLI_INLINE Table load_table(const float* p) { return {_mm512_loadu_ps(p)}; }
 PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {_mm512_permutexvar_ps(words.v, table.v)}; }
 
+PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<int16_t>(0xbf80))))};
+}
+
 #elif defined(__AVX2__) && defined(__FMA__)
 
 struct Table {
@@ -26,6 +32,11 @@ PAGECLI_INLINE Table load_table(const float* p) { return {_mm256_loadu_ps(p), _m
 PAGECLI_INLINE VecF look_up(const Table& table, VecI words) {
     const __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(words.v, 28));  // as the sign, which chooses
     return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(table.lower, words.v), _mm256_permutevar8x32_ps(table.upper, words.v), fourth)};
+}
+
+PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
+    const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(static_cast<int16_t>(0xbf80))))};
 }
 
 #elif defined(PAGECLI_NEON)
@@ -48,6 +59,16 @@ struct Table {
 };
 PAGECLI_INLINE Table load_table(const float* p) { return {load(p).v}; }
 PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {__builtin_shuffle(table.v, (words & broadcast_int(15)).v)}; }
+
+#endif
+
+#if !defined(__AVX2__)
+
+PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
+    uint16_t halves[VecF::width];
+    for (int i = 0; i < VecF::width; ++i) halves[i] = static_cast<uint16_t>((p[i] & 0x80) << 8 | (p[i] & 0x7f) << 7);
+    return load_f16(halves);
+}
 
 #endif
 

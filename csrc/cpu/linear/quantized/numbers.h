@@ -31,10 +31,13 @@ PAGECLI_INLINE VecI field_of(const uint8_t* plane) {
     return words & broadcast_int(static_cast<int32_t>(mask << 16 | mask));
 }
 
-// Pair `pair` of the rows from `lane` on: q of 4 bits, n of others; of 8 bits 2^16 times q.
+// Pair `pair` of the rows from `lane` on: q of 4 bits, n of others; of 8 bits 2^16 times q, of float8 2^-8 times.
 template <int bits, int pair>
 PAGECLI_INLINE Pair numbers_of(const uint8_t* q, int lane, const Table& table) {
-    if constexpr (bits == 8) {
+    if constexpr (bits == kFloat8) {
+        const uint8_t* const even = q + pair * 2 * kPanelWidth + lane;
+        return {load_float8(even), load_float8(even + kPanelWidth)};
+    } else if constexpr (bits == 8) {
         const VecI both = load_int8_pairs(reinterpret_cast<const int8_t*>(q) + pair * 2 * kPanelWidth + 2 * lane);
         return {to_float(shift_left<16>(both)), to_float(both & broadcast_int(static_cast<int32_t>(0xffff0000u)))};
     } else if constexpr (bits == 4) {
@@ -48,7 +51,7 @@ PAGECLI_INLINE Pair numbers_of(const uint8_t* q, int lane, const Table& table) {
     }
 }
 
-// A weight is scale * number + low, which rounds once: the product has at most 24 bits.
+// A weight is scale * number + low, which rounds once: the product has at most 24 bits, or nothing is added.
 struct RunScale {
     VecF scale, low;
 
@@ -62,7 +65,7 @@ struct RunScale {
 // Of part `part` of a run, its rows from `lane` on. Every product here is exact.
 PAGECLI_INLINE RunScale scale_of(const QuantizedHeader& header, const uint8_t* group, const uint8_t* run, int part, int lane) {
     const uint16_t* halves = reinterpret_cast<const uint16_t*>(group) + lane;
-    VecF scale = load_f16(halves);
+    VecF scale = header.wide != 0 ? load(reinterpret_cast<const float*>(group) + lane) : load_f16(halves);
     VecF low = header.offset == QuantizedOffset::none ? zero() : load_f16(halves + kPanelWidth);
     if (header.part != 0) {
         const int8_t* factors = reinterpret_cast<const int8_t*>(run) + part * kPanelWidth + lane;
@@ -71,7 +74,7 @@ PAGECLI_INLINE RunScale scale_of(const QuantizedHeader& header, const uint8_t* g
     }
     if (header.offset == QuantizedOffset::zero) low = zero() - scale * low;
     if (header.center != 0) low = zero() - scale * broadcast(static_cast<float>(header.center));
-    if (header.bits == 8) scale = scale * broadcast(0x1p-16f);
+    if (header.bits == 8) scale = scale * broadcast(header.float8 != 0 ? 0x1p8f : 0x1p-16f);
     return {scale, low};
 }
 

@@ -39,6 +39,10 @@ void pack_row(uint32_t* words, const uint8_t* q, int bits) {
 void pack_numbers(uint8_t* to, const OfRows<uint8_t>& q, int64_t first_row, int64_t k, int rows, int bits) {
     for (int r = 0; r < rows; ++r) {
         const uint8_t* row = q.row(first_row + r) + k;
+        if (bits == kFloat8) {
+            for (int i = 0; i < kRunK; ++i) to[i * kPanelWidth + r] = row[i];
+            continue;
+        }
         if (bits != 8) {
             pack_row(reinterpret_cast<uint32_t*>(to) + r, row, bits);
             continue;
@@ -57,6 +61,17 @@ bool pack_halves(uint16_t* to, const OfRows<uint16_t>& from, int64_t first_row, 
     return finite;
 }
 
+// As pack_halves, of floats, in which neither a weight nor its parts are to become denormals or too large.
+bool pack_floats(float* to, const OfRows<float>& from, int64_t first_row, int rows, int64_t group) {
+    bool usable = true;
+    for (int r = 0; r < rows; ++r) {
+        to[r] = from.row(first_row + r)[group];
+        const float size = __builtin_fabsf(to[r]);
+        usable &= size == 0.0f || (size >= 0x1p-60f && size <= 0x1p60f);
+    }
+    return usable;
+}
+
 // Whether all scales are finite.
 bool pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int rows) {
     const QuantizedHeader& header = *a.header;
@@ -65,7 +80,8 @@ bool pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int 
     memset(to, 0, static_cast<size_t>(a.cols / header.group * header.group_bytes()));
     for (int64_t group = 0; group < a.cols / header.group; ++group) {
         uint16_t* halves = reinterpret_cast<uint16_t*>(to);
-        finite &= pack_halves(halves, a.scale, first_row, rows, group);
+        finite &= header.wide != 0 ? pack_floats(reinterpret_cast<float*>(to), a.wide_scale, first_row, rows, group)
+                                   : pack_halves(halves, a.scale, first_row, rows, group);
         if (a.offset.data != nullptr) finite &= pack_halves(halves + kPanelWidth, a.offset, first_row, rows, group);
         to += header.scales_bytes();
         for (int64_t k = group * header.group; k < (group + 1) * header.group; k += kRunK, to += header.run_bytes()) {
@@ -77,7 +93,7 @@ bool pack_panel(uint8_t* to, const PackQuantizedArgs& a, int64_t first_row, int 
                         to[(num_factors + part) * kPanelWidth + r] = a.offset_factor.row(first_row + r)[at];
                 }
             }
-            pack_numbers(to + header.factors_bytes(), a.q, first_row, k, rows, header.bits);
+            pack_numbers(to + header.factors_bytes(), a.q, first_row, k, rows, header.numbers());
         }
     }
     return finite;

@@ -93,13 +93,14 @@ struct QuantizedTiles {
     }
 
     // Of 4 bits for any rows, of others for one: each takes a compiler a second or more.
-    static Tiles of(int bits) {
-        switch (bits) {
+    static Tiles of(int numbers) {
+        switch (numbers) {
             case 2: return of_one_row<2>();
             case 3: return of_one_row<3>();
             case 4: return TileTable<Nibbles>::tiles();
             case 5: return of_one_row<5>();
             case 6: return of_one_row<6>();
+            case kFloat8: return of_one_row<kFloat8>();
             default: return of_one_row<8>();
         }
     }

@@ -63,13 +63,14 @@ void unpack_groups(void* weights, const uint8_t* group, int64_t num_groups, cons
 using UnpackFunction = void (*)(void* weights, const uint8_t* group, int64_t num_groups, const QuantizedHeader& header);
 
 template <class Weight>
-UnpackFunction unpack_function(int bits) {
-    switch (bits) {
+UnpackFunction unpack_function(int numbers) {
+    switch (numbers) {
         case 2: return unpack_groups<Weight, 2>;
         case 3: return unpack_groups<Weight, 3>;
         case 4: return unpack_groups<Weight, 4>;
         case 5: return unpack_groups<Weight, 5>;
         case 6: return unpack_groups<Weight, 6>;
+        case kFloat8: return unpack_groups<Weight, kFloat8>;
         default: return unpack_groups<Weight, 8>;
     }
 }

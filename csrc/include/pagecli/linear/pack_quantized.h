@@ -21,9 +21,10 @@ struct PackQuantizedArgs {
     void* packed;  // the rows' first panel; written completely
     OfRows<uint8_t> q;  // of each k: without sign, or bytes with sign
     OfRows<uint16_t> scale, offset;            // halves, of each group
+    OfRows<float> wide_scale;                  // in place of those
     OfRows<uint8_t> factor, offset_factor;     // of each part
     int64_t rows, cols;
-    bool* finite;  // out: whether all scales and offsets are, as the kernels need them (look_up.h)
+    bool* finite;  // out: whether scales and offsets are, and floats of a size, as the kernels need them (look_up.h)
 };
 
 }  // namespace pagecli

@@ -3,13 +3,14 @@
 A PackedWeight's `data` is then bytes: a header, and for every panel of 16 rows (N padded with zeros) its groups of k:
 
     header          128 bytes: as int32 the dtype (0 float32, 1 bfloat16), bits, offset (0 none, 1 zero, 2 low), k of a group,
-                    k of a part (0: no factors), the center; from byte 64 on, of 4 bits, the table's 16 floats
-    scale[16], zero or low[16] where there is one    float16
+                    k of a part (0: no factors), the center, float8 (0 or 1), wide (0 or 1); from byte 64 on,
+                    of 4 bits, the table's 16 floats
+    scale[16], zero or low[16] where there is one    float16; scales that are wide float32
     runs[group / 32], 32 k of the 16 rows each:
         factor[32 / part][16], offset_factor[32 / part][16] where there is an offset    int8
-        q: 8 bits: bytes[16][16][2], two k of a row side by side. Others: planes of 4, 2 or 1 of their bits, the lower ones
-           first (PLANES); of a plane of b bits words[b][16], 32 bits each: of a row's word i bits b * j and up are the even k
-           of pair 16 / b * i + j, and 16 bits higher the odd k
+        q: 8 bits: bytes[16][16][2], two k of a row side by side; float8: bytes[32][16], a k of each row
+           Others: planes of 4, 2 or 1 of their bits, the lower ones first (PLANES); of a plane of b bits words[b][16], 32 bits
+           each: of a row's word i bits b * j and up are the even k of pair 16 / b * i + j, and 16 bits higher the odd k
 """
 
 from dataclasses import dataclass
@@ -51,15 +52,21 @@ class Header:
         return 16 * (self.num_factors * (1 + self.num_offsets) + RUN_K * self.format.bits // 8)
 
     @property
+    def scales_bytes(self) -> int:
+        """Of 16 rows."""
+        return (64 if self.format.wide else 32) * (1 + self.num_offsets)
+
+    @property
     def group_bytes(self) -> int:
         """Of 16 rows."""
-        return 32 * (1 + self.num_offsets) + self.format.group // RUN_K * self.run_bytes
+        return self.scales_bytes + self.format.group // RUN_K * self.run_bytes
 
 
 def header_of(data: Tensor) -> Header:
-    dtype, bits, kind, group, part, center = np.asarray(data[:24]).view(np.int32).tolist()
+    dtype, bits, kind, group, part, center, float8, wide = np.asarray(data[:32]).view(np.int32).tolist()
     table = tuple(np.asarray(data[64:HEADER_BYTES]).view(np.float32).tolist())
-    return Header(DTYPES[dtype], QuantizedFormat(bits, group, _OFFSETS[kind], part, center, table))
+    made_of = QuantizedFormat(bits, group, _OFFSETS[kind], part, center, table, bool(float8), bool(wide))
+    return Header(DTYPES[dtype], made_of)
 
 
 def can_pack(tensor: AnyQuantized) -> bool:
@@ -70,8 +77,16 @@ def allocate(made_of: QuantizedFormat, num_rows: int, num_cols: int, dtype: str)
     """The bytes of a packed weight, its header written, the rest not filled."""
     num_groups = -(-num_rows // 16) * (num_cols // made_of.group)
     data = empty((HEADER_BYTES + num_groups * Header(dtype, made_of).group_bytes,), np.uint8)
-    numbers = made_of.bits, _OFFSETS.index(made_of.kind), made_of.group, made_of.part, made_of.center
+    numbers = (
+        made_of.bits,
+        _OFFSETS.index(made_of.kind),
+        made_of.group,
+        made_of.part,
+        made_of.center,
+        made_of.float8,
+        made_of.wide,
+    )
     data[:64].view(np.int32)[:] = 0
-    data[:24].view(np.int32)[:] = DTYPES.index(dtype), *numbers
+    data[:32].view(np.int32)[:] = DTYPES.index(dtype), *numbers
     data[64:HEADER_BYTES].view(np.float32)[:] = made_of.table
     return data

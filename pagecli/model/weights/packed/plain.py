@@ -12,28 +12,16 @@ import numpy as np
 
 from pagecli.core.arrays import Array, to_float32
 from pagecli.model.weights.packed.layer import Format, Layer, halves, with_kept_groups
-from pagecli.model.weights.quantized import QuantizedTensor, in_groups
+from pagecli.model.weights.quantized import E4M3, QuantizedFormat, QuantizedTensor
 
 _SCB = ".SCB"
 _SCALES = (".weight_scale", ".weight_scale_inv", _SCB)
 _BITSANDBYTES = np.float32(1 / 127)
 
 
-def _e4m3() -> Array:
-    """The values of float8 e4m3fn: a sign, 4 bits of exponent (bias 7), 3 bits of fraction; all ones: NaN, no infinities."""
-    code = np.arange(128)
-    exponent, fraction = code >> 3, (code & 7).astype(np.float32)
-    positive = np.where(exponent == 0, np.ldexp(fraction, -9), np.ldexp(8 + fraction, exponent - 10)).astype(np.float32)
-    positive[127] = np.nan
-    return np.concatenate([positive, -positive])
-
-
-_E4M3 = _e4m3()
-
-
 def _values(layer: Layer) -> Array:
     q = layer.raw(".weight")
-    values = np.take(_E4M3, q) if q.dtype == np.uint8 else q.astype(np.float32)
+    values = np.take(E4M3, q) if q.dtype == np.uint8 else q.astype(np.float32)
     if layer.has(".weight_zero_point"):
         values -= _of_numbers(layer, to_float32(layer.raw(".weight_zero_point")), q.shape)
     values *= _of_numbers(layer, layer.scales(_scale_of(layer)), q.shape)
@@ -41,31 +29,39 @@ def _values(layer: Layer) -> Array:
 
 
 def _quantized(layer: Layer) -> QuantizedTensor | None:
-    """Of integers with a scale for each row, or for some of its columns."""
-    q, scale = layer.raw(".weight"), halves(layer.scales(_scale_of(layer)))
-    if q.dtype != np.int8 or scale.dtype != np.float16 or layer.has(_SCB) or layer.has(".weight_zero_point"):
+    """Of float8 or integers without zeros, in whole blocks of columns. Scales stay float32 where float16 does not hold them."""
+    if layer.has(_SCB) or layer.has(".weight_zero_point"):
         return None
-    if scale.size == 1:
-        scale = np.repeat(scale.reshape(1, 1), len(q), axis=0)
-    scale = scale.reshape(len(scale), -1)
-    if len(scale) != len(q) or q.shape[1] % scale.shape[1]:
+    q = layer.raw(".weight")
+    float8 = q.dtype == np.uint8
+    scales, block = _in_blocks(layer, layer.scales(_scale_of(layer)), q.shape)
+    if block[1] * scales.shape[1] != q.shape[1] or (float8 and bool(((q & 127) == 127).any())):
         return None
-    return with_kept_groups(in_groups(q, scale))
+    scale = np.repeat(scales, block[0], axis=0)[: len(q)]
+    if not float8:
+        scale = halves(scale)
+    made_of = QuantizedFormat(8, block[1], float8=float8, wide=scale.dtype != np.float16)
+    return with_kept_groups(QuantizedTensor(made_of, q, scale))
 
 
 def _scale_of(layer: Layer) -> str:
     return next((end for end in _SCALES if layer.has(end)), _SCALES[0])
 
 
-def _of_numbers(layer: Layer, scales: Array, shape: tuple[int, ...]) -> Array:
-    """The scale of each number, in a shape that goes with theirs. Raises ModelError where the config says otherwise."""
-    block = [size or axis for size, axis in zip(layer.config.block, shape, strict=True)]
-    counts = tuple(-(-axis // size) for axis, size in zip(shape, block, strict=True))
+def _in_blocks(layer: Layer, scales: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, int]]:
+    """The scale of each block, and its rows and columns. Raises ModelError where the config says otherwise."""
+    rows, columns = [size or axis for size, axis in zip(layer.config.block, shape, strict=True)]
+    counts = -(-shape[0] // rows), -(-shape[1] // columns)
     if scales.size != counts[0] * counts[1] or (scales.ndim == 2 and scales.shape != counts):
         raise layer.damaged()
-    scales = scales.reshape(counts)
+    return scales.reshape(counts), (rows, columns)
+
+
+def _of_numbers(layer: Layer, scales: Array, shape: tuple[int, ...]) -> Array:
+    """The scale of each number, in a shape that goes with theirs. Raises ModelError where the config says otherwise."""
+    scales, block = _in_blocks(layer, scales, shape)
     for axis in range(2):
-        if 1 < counts[axis] < shape[axis]:
+        if 1 < scales.shape[axis] < shape[axis]:
             scales = np.repeat(scales, block[axis], axis=axis).take(range(shape[axis]), axis=axis)
     return scales
 
