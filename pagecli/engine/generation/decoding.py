@@ -100,7 +100,7 @@ def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: 
         request.beam_search.offer(sequence, result)
         _advance_beams(request, kv)
         return
-    assert isinstance(result, tuple)
+    assert isinstance(result, tuple) and not isinstance(result, TokenLogprobs)
     members = [sequence]
     for sample in range(1, len(result)):
         members.append(fork(sequence, sample, kv))
@@ -151,7 +151,11 @@ def _has_no_token(result: StepResult) -> bool:
         return result == NO_TOKEN
     if isinstance(result, BeamCandidates):
         return not result.token_ids
-    return isinstance(result, tuple) and any(token.token_id == NO_TOKEN for token in result)
+    return (
+        isinstance(result, tuple)
+        and not isinstance(result, TokenLogprobs)
+        and any(token.token_id == NO_TOKEN for token in result)
+    )
 
 
 def fail(sequence: Sequence, token: str) -> None:
