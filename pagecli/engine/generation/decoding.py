@@ -100,7 +100,8 @@ def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: 
         request.beam_search.offer(sequence, result)
         _advance_beams(request, kv)
         return
-    assert isinstance(result, tuple) and not isinstance(result, TokenLogprobs)
+    assert isinstance(result, tuple)
+    assert not isinstance(result, TokenLogprobs)
     members = [sequence]
     for sample in range(1, len(result)):
         members.append(fork(sequence, sample, kv))
