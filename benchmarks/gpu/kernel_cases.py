@@ -298,7 +298,7 @@ def experts_case(s: Sizes, tokens: int) -> Case:
         return s.random(tokens, cols), weight * cols**-0.5, out
 
     def ours(x, weight, out):
-        kernels.grouped_linear(out, x, weight, None, kernels.sort_experts(ids, experts, tile_rows))
+        kernels.grouped_linear(out, x, kernels.sort_experts(ids, experts, tile_rows), weight)
         return out
 
     def torchs(x, weight, out):

@@ -70,10 +70,13 @@ def test_a_logit_that_is_not_a_number_spoils_its_rows_weights_alone(at, normaliz
 
 def test_a_padding_row_goes_nowhere():
     logits, ids, weights = random(0, 3, 8), poisoned(3, 2, dtype=torch.int32), poisoned(3, 2, dtype=torch.float32)
-    kernels.router(ids, weights, logits, True, int_tensor([4, -1, 0]))
+    token_ids = int_tensor([4, -1, 0])
+    kernels.router(ids, weights, logits, True, token_ids)
+    expected_ids, expected = torch.empty_like(ids), torch.empty(3, 2, dtype=torch.float64, device=DEVICE)
+    reference.router(expected_ids, expected, logits.double(), True, token_ids)
     assert ids[1].tolist() == [-1, -1]
-    assert (weights[1] < 0).all()
-    assert (ids[[0, 2]] >= 0).all()
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(weights.double(), expected, rtol=3e-6, atol=1e-12)
     out, x = poisoned(3, 16, dtype=torch.float32), poisoned(3, 2, 16, dtype=torch.float32)
     x[[0, 2]] = 1.0
     kernels.combine_experts(out, x, weights)
@@ -126,7 +129,7 @@ def test_grouped_linear(dtype, tile_rows, tokens, num_experts, count, rows, cols
     x = strided(random(4, tokens, count, cols, dtype=dtype) if of_choices else random(4, tokens, cols, dtype=dtype))
     out = poisoned(tokens, count, rows, dtype=dtype)
     expected = torch.empty(tokens, count, rows, dtype=torch.float64, device=DEVICE)
-    kernels.grouped_linear(out, x, weight, bias, kernels.sort_experts(ids, num_experts, tile_rows))
+    kernels.grouped_linear(out, x, kernels.sort_experts(ids, num_experts, tile_rows), weight, bias)
     reference.grouped_linear(expected, x.double(), ids, weight.double(), None if bias is None else bias.double())
     assert_near(out, expected, 2 * ULP[dtype])
     assert gaps_are_untouched(x)
@@ -140,12 +143,12 @@ def test_a_row_has_the_same_bits_in_any_batch_and_tile(dtype):
     found = []
     for tile_rows in (16, 64) if dtype != torch.float32 else (16,):
         out = poisoned(tokens, count, rows, dtype=dtype)
-        kernels.grouped_linear(out, x, weight, bias, kernels.sort_experts(ids, num_experts, tile_rows))
+        kernels.grouped_linear(out, x, kernels.sort_experts(ids, num_experts, tile_rows), weight, bias)
         found.append(out)
     assert all(torch.equal(out, found[0]) for out in found)
     for first, last in ((0, 1), (17, 18), (5, 29), (40, 80)):
         own, out = ids[first:last].contiguous(), poisoned(last - first, count, rows, dtype=dtype)
-        kernels.grouped_linear(out, x[first:last], weight, bias, kernels.sort_experts(own, num_experts, 16))
+        kernels.grouped_linear(out, x[first:last], kernels.sort_experts(own, num_experts, 16), weight, bias)
         assert torch.equal(out, found[0][first:last]), (first, last)
 
 
@@ -158,12 +161,12 @@ def test_experts_in_8_bit_floats(tokens, num_experts, count, rows, cols, tile_ro
     weight = kernels.in_product_order(narrow.to(torch.float8_e4m3fn))
     ids, bias = chosen(2, tokens, num_experts, count), random(3, num_experts, rows)
     x, out = random(4, tokens, cols, dtype=torch.bfloat16), poisoned(tokens, count, rows, dtype=torch.bfloat16)
-    kernels.grouped_linear(out, x, weight, bias, kernels.sort_experts(ids, num_experts, tile_rows), scales)
+    kernels.grouped_linear(out, x, kernels.sort_experts(ids, num_experts, tile_rows), weight, bias, scales)
     expected = torch.empty(tokens, count, rows, dtype=torch.float64, device=DEVICE)
-    reference.grouped_linear(expected, x.double(), ids, (narrow * scales[..., None]).double(), bias.double())
+    reference.grouped_linear(expected, x.double(), ids, narrow.double(), bias.double(), scales.double())
     assert_near(out, expected, 2 * ULP[torch.bfloat16])
     alone = poisoned(1, count, rows, dtype=torch.bfloat16)
-    kernels.grouped_linear(alone, x[-1:], weight, bias, kernels.sort_experts(ids[-1:], num_experts, 16), scales)
+    kernels.grouped_linear(alone, x[-1:], kernels.sort_experts(ids[-1:], num_experts, 16), weight, bias, scales)
     assert torch.equal(alone[0], out[-1])
 
 
@@ -173,9 +176,12 @@ def test_weights_that_no_row_chose_and_rows_of_no_expert_are_not_read(dtype):
     weight[2] = float("nan")
     x, out = random(2, 4, 72, dtype=dtype), poisoned(4, 1, 24, dtype=dtype)
     x[2] = float("nan")
-    kernels.grouped_linear(out, x, weight, None, kernels.sort_experts(ids, 4, 16))
-    assert out[[0, 1, 3]].isfinite().all()
+    kernels.grouped_linear(out, x, kernels.sort_experts(ids, 4, 16), weight)
+    expected = torch.full((4, 1, 24), float("nan"), dtype=torch.float64, device=DEVICE)
+    reference.grouped_linear(expected, x.double(), ids, weight.double())
+    assert_near(out[[0, 1, 3]], expected[[0, 1, 3]], 2 * ULP[dtype])
     assert out[2].isnan().all()  # as it was
+    assert expected[2].isnan().all()
 
 
 @dtypes
@@ -215,11 +221,11 @@ def test_what_does_not_fit_is_refused_by_name():
     planned = kernels.sort_experts(ids, 4, 16)
     x, out = random(2, 2, 24, dtype=torch.bfloat16), poisoned(2, 2, 16, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"out: expected \[tokens, chosen, 16\], got \[2, 2, 24\]"):
-        kernels.grouped_linear(poisoned(2, 2, 24, dtype=torch.bfloat16), x, weight, None, planned)
+        kernels.grouped_linear(poisoned(2, 2, 24, dtype=torch.bfloat16), x, planned, weight)
     with pytest.raises(ValueError, match=r"x: expected \[2, 24\], got \[2, 32\]"):
-        kernels.grouped_linear(out, random(2, 2, 32, dtype=torch.bfloat16), weight, None, planned)
+        kernels.grouped_linear(out, random(2, 2, 32, dtype=torch.bfloat16), planned, weight)
     with pytest.raises(ValueError, match="weight's rows: expected a multiple of 8"):
-        kernels.grouped_linear(poisoned(2, 2, 8, dtype=torch.bfloat16)[:, :, :4], x, weight[:, :4].contiguous(), None, planned)
+        kernels.grouped_linear(poisoned(2, 2, 8, dtype=torch.bfloat16)[:, :, :4], x, planned, weight[:, :4].contiguous())
     with pytest.raises(ValueError, match="tile_rows: expected 16 or 64, got 32"):
         kernels.sort_experts(ids, 4, 32)
     with pytest.raises(ValueError, match=r"chosen: expected a multiple of 1 up to 2, got 3"):

@@ -23,18 +23,28 @@ NO_OPERATIONS = {
         "pack_quantized_experts",
         "num_threads",
     },
-    "cuda/kernels.py": {
-        *("extension", "raw", "block_planes"),
-        # Parts of mixtures and adapters, which tests/cuda compares with the definitions of the whole.
-        *("exact_linear", "router", "sort_experts", "grouped_linear", "in_product_order", "low_rank"),
-    },
+    "cuda/kernels.py": {"extension", "raw", "block_planes", "sort_experts", "in_product_order"},
     "cuda/model/attention.py": {
         *("spare_runs", "plan_tables", "plan_on_device", "plan_attention", "attention_shape", "most_partial_bytes"),
     },
 }
-SAME = {"swap_blocks": "copy_blocks"}
-# Arguments that say how, not what: where to record, and what a GPU takes in place of the definition's.
-OTHER = {"program", "plan", "planes", "block_bytes", "context_lens", "query_start", "window", "target", "source", "meeting"}
+SAME = {"swap_blocks": "copy_blocks", "exact_linear": "linear"}
+# What a GPU takes of some arguments of the definition: made of them, for many rows at once.
+MADE_OF = {"grouped_linear": {"sorted_rows": "ids"}, "low_rank": {"tiles": "adapter_ids"}}
+# Arguments that say how, not what: where to record or to work, and what a GPU takes in place of the definition's.
+OTHER = {
+    "program",
+    "plan",
+    "planes",
+    "block_bytes",
+    "context_lens",
+    "query_start",
+    "window",
+    "target",
+    "source",
+    "meeting",
+    "inner",
+}
 
 
 def operations_of(file: str) -> dict[str, list[str]]:
@@ -51,7 +61,7 @@ OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, argume
 def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
     found = next(f for module in (operations, experts, logits, formats) if (f := getattr(module, SAME.get(name, name), None)))
     defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
-    given = [a for a in arguments if a not in OTHER]
+    given = [MADE_OF.get(name, {}).get(a, a) for a in arguments if a not in OTHER]
     required = [name for name, p in inspect.signature(found).parameters.items() if p.default is p.empty and name not in OTHER]
     assert given[: len(required)] == required
     assert set(given) <= set(defined)  # optional ones in any order: they are given by name

@@ -12,6 +12,7 @@ from test_quantized_linear import CASES, HALVES, quantized, same_bits
 
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.weights.packed_weight import PackedWeight
+from pagecli.model.weights.quantized import QuantizedFormat, QuantizedTensor
 
 native = kernels._native
 pytestmark = pytest.mark.skipif("avx512bf16" not in kernels.supported_isas(), reason="no instruction for pairs of bfloat16")
@@ -74,6 +75,30 @@ def test_quantized_weights(seed, rows, features, runs, kind, sizes):
     x = sizes(seed, rows, tensor.shape[1])
     dequantized = kernels.pack_weight(torch.from_numpy(tensor.dequantized()), "bfloat16")
     found = [*both_ways(x, packed), *both_ways(x, dequantized)]
+    assert all(same_bits(found[0], each) for each in found[1:])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])  # weights are made in a tile of one row, and before tiles of more
+def test_weights_of_24_bits_are_rounded_to_bfloat16_to_nearest_even(rows):
+    """Scales of all that is near a power of two or a tie, with the number 1: what a row of zeros and a one finds."""
+    near = np.arange(-600, 600)
+    bits = np.concatenate([each + near for each in (0x3F800000, 0x40000000, 0x3F808000, 0x3F818000, 0x3FFF8000)])
+    scale = np.concatenate([bits, bits | 1 << 31]).astype(np.uint32).view(np.float32).reshape(-1, 1)
+    tensor = QuantizedTensor(QuantizedFormat(8, 32, wide=True), np.ones((len(scale), 32), np.int8), scale)
+    x = torch.zeros(rows, 32)
+    x[:, 3] = 1.0
+    expected = torch.from_numpy(scale[:, 0]).bfloat16().float()
+    for out in both_ways(x, kernels.pack_quantized(tensor, "bfloat16")):
+        assert torch.equal(out, expected.expand(rows, -1))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HALVES if quantized(kind, 0, 1, 256)[0].offset is not None])
+def test_sums_of_scale_and_offset_are_rounded_so_too(kind):
+    """Sums of both fill 24 bits; few of many are so near to a power of two that a rounding that is nearly right shows."""
+    tensor = quantized(kind, 3, 2048, 1024)[0]
+    x, weight = random(4, 1, 1024), kernels.pack_quantized(tensor, "bfloat16")
+    dequantized = kernels.pack_weight(torch.from_numpy(tensor.dequantized()), "bfloat16")
+    found = [*both_ways(x, weight), *both_ways(x, dequantized)]
     assert all(same_bits(found[0], each) for each in found[1:])
 
 

@@ -296,14 +296,13 @@ static inline void run(Plan plan) {
 
 constexpr bool widens_pairs = pairs_can_be_widened && !PAGECLI_HAS_MATRIX_UNIT;
 
-static inline Plan plan_of_bfloat16(const LinearArgs& a, FinishFunction finish, bool may_widen = true) {
+static inline Plan plan_of_bfloat16(const LinearArgs& a, FinishFunction finish) {
     const int64_t pairs = (a.weight.cols + 1) / 2 * 2, panel = pairs * kPanelWidth;
-    (void)may_widen;
 #if PAGECLI_HAS_MATRIX_UNIT
     return {a, CellType::bfloat16_unit, pairs, pairs, 2 * kPanelWidth, panel, unit_bfloat16_tiles(a.tokens), finish};
 #else
     if constexpr (widens_pairs) {
-        if (may_widen && pairs_are_widened())
+        if (pairs_are_widened())
             return {a, CellType::bfloat16_split, pairs, pairs, 2 * kPanelWidth, panel, TileTable<WidenedTile>::tiles(), finish};
     }
     const CellType x_type = has_pair_dot ? CellType::bfloat16_pair : CellType::float32;
@@ -340,8 +339,7 @@ static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish)
     const int64_t cols = a.weight.cols;
     const bool is_bfloat16 = header.type == WeightType::bfloat16;
     Plan plan = {a, CellType::float32, cols, cols, 4 * kPanelWidth, 0, TileTable<Float32Tile>::tiles(), finish};
-    // A product with a float scale fills all 24 bits, which splitting would round twice.
-    if (is_bfloat16) plan = plan_of_bfloat16(a, finish, header.wide == 0);
+    if (is_bfloat16) plan = plan_of_bfloat16(a, finish);
     plan.unpack = is_bfloat16 ? unpack_function<uint16_t>(header.numbers()) : unpack_function<float>(header.numbers());
     plan.unpacked = plan.tiles;
     plan.panel_stride = cols / header.group * header.group_bytes();

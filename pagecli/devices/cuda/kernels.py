@@ -110,9 +110,9 @@ def sort_experts(ids: torch.Tensor, num_experts: int, tile_rows: int) -> SortedR
 def grouped_linear(
     out: torch.Tensor,
     x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
     sorted_rows: SortedRows,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
     scales: torch.Tensor | None = None,
 ) -> None:
     """out[T, C, N] = x[T, K], or x[T, C, K], @ weight[expert, N, K].T + bias[expert, N] (float32), where there is an expert.

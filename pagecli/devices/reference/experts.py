@@ -6,14 +6,19 @@ from pagecli.devices.cpu.weights.packed_weight import PackedExperts
 from pagecli.devices.reference.operations import linear
 
 
-def router(ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor, normalize: bool) -> None:
+def router(
+    ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor, normalize: bool, token_ids: torch.Tensor | None = None
+) -> None:
     """ids[T, C] (int32) = the experts of the C largest of logits[T, E], the largest first, of equal ones the one of the smaller
     number; weights[T, C] = softmax(logits)[ids], divided by their sum where `normalize`. A row with a NaN has weights of NaN.
+    Both are -1 where token_ids[T] is negative: rows that only fill a step up.
     """
     order = logits.sort(dim=-1, descending=True, stable=True).indices[:, : ids.shape[1]]
     chosen = logits.softmax(-1).gather(1, order)
     ids.copy_(order)
     weights.copy_(chosen / chosen.sum(-1, keepdim=True) if normalize else chosen)
+    if token_ids is not None:
+        ids[token_ids < 0], weights[token_ids < 0] = -1, -1.0
 
 
 def grouped_linear(
@@ -22,12 +27,16 @@ def grouped_linear(
     ids: torch.Tensor,
     weight: PackedExperts | torch.Tensor,
     bias: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """out[T, C, N] = x[T, C, K] @ weight[ids[T, C], N, K].T + bias[ids[T, C], N]; of x[T, K] every choice multiplies the same
-    row. A row's result is `linear`'s by its expert's weight, to the bit, and depends on that row alone."""
+    row. A row's result is `linear`'s by its expert's weight, to the bit, and depends on that row alone; where ids is negative
+    nothing is written. With scales[experts, N] a weight's rows are times those."""
     rows = x if x.dim() == 3 else x.unsqueeze(1).expand(-1, ids.shape[1], -1)
-    for expert in ids.unique().tolist():
+    for expert in ids[ids >= 0].unique().tolist():
         own = weight.expert(expert) if isinstance(weight, PackedExperts) else weight[expert]
+        if scales is not None:
+            own = own * scales[expert].unsqueeze(1)
         result = torch.empty(int((ids == expert).sum()), out.shape[2], dtype=out.dtype)
         linear(result, rows[ids == expert], own, None if bias is None else bias[expert])
         out[ids == expert] = result

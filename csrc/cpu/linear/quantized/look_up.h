@@ -72,10 +72,12 @@ PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
 
 #endif
 
-// (1 + 2^16) v has 24 bits, which end where v's upper 8 do: rounding it rounds those, ties as v's own (Veltkamp's splitting).
+// (1 - 2^16) v, which is rounded to 24 bits, ends where v's upper 8 bits end (one bit further down just above a power of two): 2^16 v
+// added, v is rounded, ties as its own. Veltkamp's splitting (Dekker, 1971) but for the sign: (1 + 2^16) v can pass a power of two that
+// v does not, and would then be rounded one bit too early.
 PAGECLI_INLINE VecF rounded(VecF v) {
-    const VecF shifted = fmadd(v, broadcast(0x1p16f), v);
-    return fmadd(v, broadcast(-0x1p16f), shifted);
+    const VecF shifted = fmadd(v, broadcast(-0x1p16f), v);
+    return fmadd(v, broadcast(0x1p16f), shifted);
 }
 
 #if defined(__AVX512BF16__)

@@ -69,7 +69,7 @@ def _expert_linear(operation: ExpertLinear, weights: CudaWeights) -> Callable[[_
             x = in_groups(x, chosen)[:, :, columns]
         out = step.values[operation.out] = torch.empty(x.shape[0], chosen * num_rows, dtype=x.dtype, device=x.device)
         plan = step.routes[operation.ids]
-        kernels.grouped_linear(in_groups(out, chosen), x, experts.weight, experts.bias, plan, experts.scales)
+        kernels.grouped_linear(in_groups(out, chosen), x, plan, experts.weight, experts.bias, experts.scales)
 
     return call
 
