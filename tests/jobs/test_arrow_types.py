@@ -93,7 +93,7 @@ def all_columns(wrapping: str) -> pa.Table:
         try:
             one = pa.table({f"{number} {leaf.type}": NESTED[wrapping](leaf)})
             pq.write_table(one, pa.BufferOutputStream())
-        except (pa.ArrowException, NotImplementedError):
+        except pa.ArrowException:
             continue
         columns[one.column_names[0]] = one[0]
     assert len(columns) > len(LEAVES) / 3
@@ -191,7 +191,7 @@ def test_a_digest_tells_every_value_from_every_other(column):
     for wrap in NESTED.values():
         try:
             batch = pa.record_batch({"x": wrap(LEAVES[column])})
-        except (pa.ArrowException, NotImplementedError):
+        except pa.ArrowException:
             continue
         num_different = 1 if pa.types.is_null(LEAVES[column].type) and wrap is not NESTED["map"] else 3
         assert len(set(digests(batch))) == num_different
