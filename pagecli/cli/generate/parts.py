@@ -43,9 +43,8 @@ def run_parts(job: GenerateJob, console: Console) -> int:
     asked, found = job.prompts.template_time, resolve(job.engine)
 
     def key_at(now: datetime) -> str:
-        part = with_model_defaults(
-            _part(job, parts, 1, asked or now), found.source, Console(quiet=True)
-        )  # each part's run warns
+        quiet = Console(quiet=True)  # each part's run warns
+        part = with_model_defaults(_part(job, parts, 1, asked or now), found.source, quiet)
         return identify(part, found).key(asked or now)
 
     shared = parts.agree(asked or datetime.now().replace(microsecond=0), key_at, job.overwrite)

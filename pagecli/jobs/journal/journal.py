@@ -180,9 +180,8 @@ class Journal:
         self._with_token_ids = with_token_ids
         self._fd = directory.open(LOG, os.O_RDWR | os.O_CREAT)
         self._bytes_since_job = 0
-        self._num_written = self.num_safe_rows = (
-            0 if contents is None else contents.num_input_rows
-        )  # input rows: in the file; synced
+        num_rows = 0 if contents is None else contents.num_input_rows
+        self._num_written = self.num_safe_rows = num_rows  # input rows: in the file; synced
         self._pending: list[bytes] = []
         self._failure: OSError | InputError | None = None
         self._job_line, self._job_is_due = json_line(JOB, job), False
