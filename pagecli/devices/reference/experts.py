@@ -2,7 +2,7 @@
 
 import torch
 
-from pagecli.devices.cpu.weights.packed_weight import PackedExperts
+from pagecli.devices.cpu.weights.packed_weight import PackedExperts, PackedWeight
 from pagecli.devices.reference.operations import linear
 
 
@@ -31,12 +31,13 @@ def grouped_linear(
 ) -> None:
     """out[T, C, N] = x[T, C, K] @ weight[ids[T, C], N, K].T + bias[ids[T, C], N]; of x[T, K] every choice multiplies the same
     row. A row's result is `linear`'s by its expert's weight, to the bit, and depends on that row alone; where ids is negative
-    nothing is written. With scales[experts, N] a weight's rows are times those."""
+    nothing is written. With scales[experts, N] the rows of a weight that is not packed are times those."""
     rows = x if x.dim() == 3 else x.unsqueeze(1).expand(-1, ids.shape[1], -1)
     for expert in ids[ids >= 0].unique().tolist():
-        own = weight.expert(expert) if isinstance(weight, PackedExperts) else weight[expert]
-        if scales is not None:
-            own = own * scales[expert].unsqueeze(1)
+        if isinstance(weight, PackedExperts):
+            own: PackedWeight | torch.Tensor = weight.expert(expert)
+        else:
+            own = weight[expert] if scales is None else weight[expert] * scales[expert].unsqueeze(1)
         result = torch.empty(int((ids == expert).sum()), out.shape[2], dtype=out.dtype)
         linear(result, rows[ids == expert], own, None if bias is None else bias[expert])
         out[ids == expert] = result
