@@ -182,8 +182,13 @@ class BlockPool:
         free, cached = set(self.free_ids), set(self.cached_ids)
         assert len(free) == len(self.free_ids), "a block is twice on the free list"
         assert not free & cached, "a block is both free and cached"
-        assert self.num_shared == sum(count > 1 for count in self.ref_counts), "shared blocks miscounted"
-        for block_id, count in enumerate(self.ref_counts):
-            assert count == expected_ref_counts.get(block_id, 0), f"block {block_id}: ref count {count} is wrong"
-            idle = block_id in free or block_id in cached
-            assert (count == 0) == idle, f"block {block_id}: ref count {count}, idle: {idle}"
+        expected = [0] * len(self.ref_counts)
+        for block_id, count in expected_ref_counts.items():
+            expected[block_id] = count
+        if self.ref_counts != expected:  # compared whole: a roomy pool has thousands of blocks, after every step
+            wrong = {i: count for i, count in enumerate(self.ref_counts) if count != expected[i]}
+            raise AssertionError(f"ref counts are wrong: {wrong}")
+        assert self.num_shared == sum(count > 1 for count in expected_ref_counts.values()), "shared blocks miscounted"
+        held = {block_id for block_id, count in expected_ref_counts.items() if count > 0}
+        wrong_ids = (free | cached) ^ held ^ set(range(len(expected)))
+        assert not wrong_ids, f"blocks {sorted(wrong_ids)} are both held and idle, or neither"

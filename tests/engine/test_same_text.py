@@ -65,7 +65,7 @@ def make_rows(count, seed=0, kinds=KINDS, max_tokens=6):
     return rows
 
 
-def make_engine(path, num_slots=64 * 1024, swap_slots=0, block_size=16, **config):
+def make_engine(path, num_slots=16 * 1024, swap_slots=0, block_size=16, **config):
     slot_bytes = BLOCK_BYTES[path.name]
     defaults = {"dtype": "float32", "threads": 1, "check_integrity": True, "max_num_seqs": 128, "max_batch_tokens": 512}
     return Engine(

@@ -18,7 +18,7 @@ NUM_OPERATIONS = Counter()
 def alone(request):
     """The same request with the memory to itself."""
     twin = Request(request.request_id, request.prompt_token_ids, request.params, row_key=request.request_id)
-    SimulatedMachine(2000, 4, 64, 400, prefix_caching=False).run_all([twin])
+    SimulatedMachine(100, 4, 64, 400, prefix_caching=False).run_all([twin])
     return twin
 
 

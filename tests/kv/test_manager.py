@@ -277,6 +277,27 @@ def test_check_integrity_sees_a_lost_block():
         kv.check_integrity()
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda pool, held: pool.free_ids.append(pool.free_ids[0]), "twice on the free list"),
+        (lambda pool, held: pool.free_ids.append(held), r"blocks \[\d\] are both held and idle, or neither"),
+        (lambda pool, held: pool.free_ids.pop(), r"blocks \[\d\] are both held and idle, or neither"),
+        (lambda pool, held: pool.free_ids.append(9), r"blocks \[9\] are both held and idle, or neither"),
+        (lambda pool, held: pool.cached_ids.update({pool.free_ids[0]: None}), "both free and cached"),
+        (lambda pool, held: pool.share(held), r"ref counts are wrong: \{\d: 2\}"),
+        (lambda pool, held: setattr(pool, "num_shared", 1), "shared blocks miscounted"),
+    ],
+)
+def test_check_integrity_sees_any_damage_of_a_pool(damage, said):
+    pool = BlockPool(4)
+    held = pool.take()
+    pool.check_integrity({held: 1})
+    damage(pool, held)
+    with pytest.raises(AssertionError, match=said):
+        pool.check_integrity({held: 1})
+
+
 @given(st.integers(1, 64), st.integers(0, 5000))
 def test_a_sequence_never_has_a_whole_empty_block(block_size, num_slots):
     kv = KVManager(num_blocks=-(-5000 // block_size), block_size=block_size)
