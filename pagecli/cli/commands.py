@@ -4,6 +4,7 @@ A command gets its flags as the fields of a dataclass (`options_command`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -217,8 +218,9 @@ def _command(
     return command
 
 
+@functools.cache
 def load_command(name: str) -> TyperCommand:
-    """The command, with its flags. An EPILOG in its module ends its help page."""
+    """The command, with its flags, made once in a process. An EPILOG in its module ends its help page."""
     source = COMMANDS[name]
     module = import_module(f"pagecli.cli.{source.module}")
     settings: dict[str, Any] = {"auto_envvar_prefix": "PAGECLI"} if source.has_settings else {}
@@ -233,16 +235,14 @@ def load_command(name: str) -> TyperCommand:
 
 
 class LazyCommands(Mapping[str, TyperCommand]):
-    """The commands by name, those in COMMANDS first; each of these is imported when it is looked up, once."""
+    """The commands by name, those in COMMANDS first; each of these is imported when it is looked up."""
 
     def __init__(self, others: Mapping[str, TyperCommand]) -> None:
-        self._loaded = dict(others)
+        self._others = others
         self._names = [*COMMANDS, *others]
 
     def __getitem__(self, name: str) -> TyperCommand:
-        if name not in self._loaded and name in COMMANDS:
-            self._loaded[name] = load_command(name)
-        return self._loaded[name]
+        return self._others[name] if name in self._others else load_command(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -9,6 +9,7 @@ the versions of the packages. Where transformers may read files outside of these
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -187,23 +188,30 @@ def _add(digest: Any, *values: bytes) -> None:
 
 
 def _add_surroundings(digest: Any) -> None:
-    from importlib import metadata
-
     _add(digest, str(FORMAT).encode(), __version__.encode(), repr(sys.version_info[:3]).encode())
     for package in _PACKAGES:
-        try:
-            found = metadata.distribution(package)
-        except metadata.PackageNotFoundError:
+        version, origin = _installed(package)
+        if not version:
             _add(digest, package.encode(), b"")
             continue
-        origin = found.read_text("direct_url.json") or ""
-        version = _version(found)
         if "dir_info" in origin or "dev" in version:  # an editable install: its version says nothing about its code
             raise _Unsure
         _add(digest, package.encode(), version.encode(), origin.encode())
     for name, value in sorted(os.environ.items()):
         if name.startswith("TRANSFORMERS_") and name not in _ABOUT_MESSAGES:
             _add(digest, os.fsencode(name), os.fsencode(value))
+
+
+@functools.cache
+def _installed(package: str) -> tuple[str, str]:
+    """(version, direct_url.json or an empty text), both empty where it is not installed: looked for once, some ms each."""
+    from importlib import metadata
+
+    try:
+        found = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return "", ""
+    return _version(found), found.read_text("direct_url.json") or ""
 
 
 def _version(package: Any) -> str:
