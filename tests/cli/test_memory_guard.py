@@ -81,7 +81,16 @@ def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(availabl
     for asked in ({"quantization": "dequantize"}, {"dtype": "int8"}):
         assert not loaded_model.resolve(replace(config, **asked)).source.keep_quantized
     assert not loaded_model.resolve(EngineConfig("opt-125m", load_format="dummy", dtype="bfloat16")).source.keep_quantized
-    assert loaded_model.load(config).model.notes == loaded_model.resolve(config).source.notes
+
+
+@pytest.mark.slow
+def test_a_loaded_model_says_how_its_weights_stay(available):
+    config = EngineConfig("smollm2-135m", dtype="bfloat16")
+    available(GIB // 2)
+    check_fits(config)
+    notes = loaded_model.load(config).model.notes
+    assert notes == loaded_model.resolve(config).source.notes
+    assert len(notes) == 1
 
 
 def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monkeypatch):

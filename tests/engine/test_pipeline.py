@@ -94,6 +94,12 @@ def run(engine, aborted=()):
     return {i: done[i].sequences for i in done if i not in aborted}
 
 
+@pytest.fixture(scope="module")
+def expected(tiny_model):
+    """What comes out of ROWS in one batch, of steps that do not overlap."""
+    return run(make_engine(tiny_model("opt")))
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -105,9 +111,8 @@ def run(engine, aborted=()):
     ],
     ids=["one batch", "chunked", "recompute", "swap", "static"],
 )
-def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config, monkeypatch):
+def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, expected, config, monkeypatch):
     path = tiny_model("opt")
-    expected = run(make_engine(path))
     monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
     engine = make_engine(path, **config)
     assert run(engine) == expected
@@ -116,11 +121,9 @@ def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, config, monkeyp
 
 
 @pytest.mark.parametrize("where", ["launch", "collect"])
-def test_a_step_that_fails_leaves_an_engine_that_goes_on(tiny_model, monkeypatch, where):
-    path = tiny_model("opt")
-    expected = run(make_engine(path))
+def test_a_step_that_fails_leaves_an_engine_that_goes_on(tiny_model, expected, monkeypatch, where):
     monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
-    engine = make_engine(path)
+    engine = make_engine(tiny_model("opt"))
     calls, real = [], getattr(engine._runner, where)
 
     def failing(argument):

@@ -57,7 +57,10 @@ def expected_logprobs(model, ids):
     return torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)[:-1]
 
 
-@pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
+FAMILIES = [pytest.param(name, marks=() if name == "llama" else pytest.mark.slow) for name in tiny_models.TINY_MODELS]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("device", ["cpu", "reference"])
 def test_scores_are_those_of_transformers(tiny_model, name, device):
     from transformers import AutoModelForCausalLM
@@ -76,7 +79,7 @@ def test_scores_are_those_of_transformers(tiny_model, name, device):
             assert sequence.score == pytest.approx(sum(score.logprob for score in sequence.token_scores))
 
 
-@pytest.mark.parametrize("name", tiny_models.TINY_MODELS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_prompt_is_scored_beside_its_generation(tiny_model, name):
     from transformers import AutoModelForCausalLM
 

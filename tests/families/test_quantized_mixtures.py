@@ -32,9 +32,14 @@ def experts_of(source, dtype="float32"):
     return model, [model.weights.experts(weight) for weight in model.program.weights() if weight.experts and weight.columns]
 
 
-@pytest.mark.parametrize("name", _SIZES)
-@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "MXFP4"])
-def test_experts_of_gguf_files(tmp_path, name, kind):
+_KINDS = ("Q4_0", "GptOss"), ("Q8_0", "Mixtral"), ("MXFP4", "Qwen3Moe")  # each kind and each family once are quick
+_CASES = [(kind, name) for kind, _ in _KINDS for name in _SIZES]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(*case, marks=() if case in _KINDS else pytest.mark.slow) for case in _CASES]
+)
+def test_experts_of_gguf_files(tmp_path, kind, name):
     layout, changes = LAYOUTS[name]
     model = TINY[name].make(tmp_path, changes | _SIZES[name])
     model.name_or_path = str(tmp_path)

@@ -56,7 +56,8 @@ def test_no_file_stays_open_once_it_is_read(path):
         source.read_quantized("X.weight", SafetensorsSource(path).stored("expected").shape)
     file = weakref.ref(source._source)
     del source
-    gc.collect()
+    if file() is not None:
+        gc.collect()
     assert file() is None
 
 
