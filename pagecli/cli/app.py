@@ -7,8 +7,7 @@ import sys
 from typing import NoReturn
 
 import pagecli
-from pagecli.cli.terminal.console import Console, exit_code_of
-from pagecli.cli.terminal.standard_streams import open_standard_streams
+from pagecli.cli.terminal.console import Console, exit_code_of, open_standard_streams
 from pagecli.errors import ExitCode
 
 STANDARD_OUTPUT = "standard output"

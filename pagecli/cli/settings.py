@@ -76,12 +76,12 @@ def settings_files() -> Iterator[NamedPath]:
 def read_settings() -> list[Setting]:
     """All settings of both files, the user's first, without those of foreign files. Raises InputError for an unreadable file,
     UsageError for a wrong one."""
-    return [setting for source, path in _files() if foreign_reason(path) is None for setting in _read(source, path)]
+    return [setting for source, path in _files_there() if foreign_reason(path) is None for setting in _read(source, path)]
 
 
 def ignored_files() -> list[str]:
     """A line for each file that is left unread because another user wrote it, or could have."""
-    reasons = [(path, foreign_reason(path)) for _, path in _files()]
+    reasons = [(path, foreign_reason(path)) for _, path in _files_there()]
     return [f"{path} is ignored: {reason}" for path, reason in reasons if reason]
 
 
@@ -102,6 +102,18 @@ def foreign_reason(path: Path) -> str | None:
 
 def _files() -> list[tuple[str, Path]]:
     return [(source, path) for source, path in (("user", user_file()), ("project", project_file())) if path is not None]
+
+
+def _files_there() -> Iterator[tuple[str, Path]]:
+    """Without those that are known not to be there."""
+    for source, path in _files():
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # reading it says why
+            pass
+        yield source, path
 
 
 def _read(source: str, path: Path) -> list[Setting]:
@@ -332,7 +344,7 @@ def key_of(parameter: Any) -> str:
 def unknown_variables(commands: Mapping[str, Any], command: Any = None) -> list[str]:
     """A line for each variable PAGECLI_... that no flag has; those of `command` are looked up first."""
     given = {name for name in os.environ if name.startswith(PREFIX) and not name.startswith("PAGECLI_TEST_")} - NOT_FLAGS
-    unknown = given - (set() if command is None else _variables_of(command))
+    unknown = given if not given or command is None else given - _variables_of(command)
     if not unknown:
         return []
     known = NOT_FLAGS.union(*map(_variables_of, commands.values()))

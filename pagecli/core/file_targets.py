@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import re
+import select
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -191,6 +192,22 @@ def duplicate(number: int, name: str) -> int:
     except (OSError, OverflowError) as error:
         raise UsageError(f"{name}: no such open descriptor", f"open it, as in {number}>FILE, or give a file name") from error
     raise UsageError(f"{name}: the descriptor is open for reading only", f"open it for writing: {number}>FILE")
+
+
+def write_all(fd: int, content: bytes | bytearray) -> None:
+    """Writes all of it, waiting for room also where the descriptor itself does not wait. Raises OSError."""
+    left = memoryview(content)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            wait_for_room(fd)
+
+
+def wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
 
 
 Identity = tuple[object, ...]

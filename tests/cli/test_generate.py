@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pagecli.jobs.run.run_result import SCHEMA_VERSION
+from pagecli.cli.generate.reporting import SCHEMA_VERSION, summary_lines
 
 PROMPTS = [{"id": f"row {i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(20)]
 STATS = (
@@ -238,3 +238,23 @@ def test_flags_that_need_a_template_are_refused_without_one(generate, tmp_path, 
     code, _, err = generate(PROMPTS, "out.jsonl", *flags)
     assert code == 4
     assert f"no chat template, which {flag} needs" in err
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "num_sampled_tokens", "speed"),
+    [
+        (30, 8, "4.0 output tokens/s over 2.0 s"),  # so of a job that was stopped before its first row had finished
+        (30, 0, "15.0 input tokens/s over 2.0 s"),  # of texts that are embedded or scored
+        (0, 0, "4.0 output tokens/s over 2.0 s"),  # of rows that an earlier run has finished, all of them
+    ],
+)
+def test_speed_is_that_of_what_was_computed(prompt_tokens, num_sampled_tokens, speed):
+    none = "num_rows num_error_rows kv_blocks_peak kv_blocks_total kv_block_size kv_sharing_saving num_copy_on_write"
+    stats = dict.fromkeys([*none.split(), "num_preemptions"], 0) | {
+        "prefix_cache_hit_rate": 0.0,
+        "kv_slot_utilization": None,
+        "peak_rss_bytes": 0,
+    }
+    stats |= {"prompt_tokens": prompt_tokens, "num_sampled_tokens": num_sampled_tokens, "output_tokens": 0}
+    stats |= {"generate_seconds": 2.0, "output_tokens_per_second": 4.0, "time_to_first_row_seconds": None, "finish_reasons": {}}
+    assert dict(summary_lines(stats, "out.jsonl", verbose=False))["speed"] == speed

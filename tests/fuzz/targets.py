@@ -29,7 +29,7 @@ from pagecli.jobs.shards.merge import merge_outputs
 from pagecli.jobs.storage import job_directory
 from pagecli.jobs.storage.job_directory import LOG, OUTCOME, JobDirectory, read_outcome
 from pagecli.jobs.storage.redaction import redact
-from pagecli.jobs.writers.jsonl_writer import RowEncoder
+from pagecli.jobs.writers.open_output import JsonEncoder
 from pagecli.jobs.writers.openai_batch_output import BatchEncoder, TokenTexts
 from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.tokenizer.templates import limits
@@ -53,7 +53,7 @@ class Bytes:
 
 
 PREPARER = RowPreparer(Bytes(), 256, PromptOptions(system="s"), SamplingParams())
-PLAIN, BATCH = RowEncoder(ResultColumns()), BatchEncoder("m", 0, TokenTexts())
+PLAIN, BATCH = JsonEncoder(ResultColumns()), BatchEncoder("m", 0, TokenTexts())
 
 
 def check_row(row: InputRow) -> None:

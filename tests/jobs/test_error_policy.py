@@ -4,7 +4,7 @@ import pytest
 from fake_engine import FakeEngine
 from test_job_loop import ListSource, ListWriter, make_run, prompts
 
-from pagecli.jobs.run.run_result import ErrorPolicy
+from pagecli.jobs.run.job_loop import ErrorPolicy
 
 
 @pytest.mark.parametrize(

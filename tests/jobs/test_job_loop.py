@@ -13,13 +13,13 @@ from fake_engine import FakeEngine, FakeTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagecli.cli.generate.reporting import job_stats, write_stats
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import InputError
 from pagecli.jobs.monitoring.monitor import JobSnapshot
 from pagecli.jobs.rows.row import InputRow, RowEstimate
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer, row_key
 from pagecli.jobs.run.job_loop import JobRun, LoopLimits
-from pagecli.jobs.run.run_result import job_stats, write_stats
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 from pagecli.jobs.storage.atomic_file import WholeFile
 

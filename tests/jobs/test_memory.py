@@ -18,7 +18,7 @@ from pagecli.jobs.readers.open_input import open_input
 from pagecli.jobs.rows.row_preparer import PromptOptions, RowPreparer
 from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.run.job_loop import JobRun, LoopLimits
-from pagecli.jobs.run.run_result import peak_rss_bytes
+from pagecli.cli.generate.reporting import peak_rss_bytes
 from pagecli.jobs.writers.open_output import open_output
 locked = lock_output(Path({output!r}))
 journal = locked.open_journal({{"weights": [], "uses_time": False}}, [], restart=False)

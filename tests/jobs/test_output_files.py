@@ -1,5 +1,6 @@
 """The output's name: given only to a complete file, never taken from another, and what remains of a job that ends early."""
 
+import errno
 import os
 import resource
 import shutil
@@ -110,6 +111,20 @@ def test_missing_and_unwritable_directories_are_found_at_once(tmp_path):
     for name in NAMES:
         with pytest.raises(InputError):
             open_writer(type(tmp_path)("/proc") / name)  # not even root creates files there
+
+
+def test_directory_that_may_be_written_but_not_read_takes_a_file(tmp_path, monkeypatch):
+    """Its names cannot be forced to the disk from here; the file is complete, which is what counts."""
+
+    def without_reading(path, *arguments, **more):
+        if path == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments, **more)
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", without_reading)
+    write_all(tmp_path / "out.jsonl", results(ROWS))
+    assert len(read_back(tmp_path / "out.jsonl")) == len(ROWS)
 
 
 def write_rows(writer):

@@ -156,7 +156,7 @@ def _surround(around: Surroundings) -> None:
         os.close(fd)
         setattr(sys, ("stdin", "stdout", "stderr")[fd], None)
     if around.closed:
-        from pagecli.cli.terminal.standard_streams import open_standard_streams
+        from pagecli.cli.terminal.console import open_standard_streams
 
         open_standard_streams()  # as the program does, where it does not return to a caller
 

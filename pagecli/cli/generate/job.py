@@ -13,17 +13,16 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.loaded_model import ResolvedModel, hardware
 from pagecli.errors import InputError, ModelError, RowError, UsageError
-from pagecli.jobs.journal.job_identity import MIXED, DeviceIdentity, job_identity, rewritten, weights_paths
+from pagecli.jobs.journal.job_identity import MIXED, job_identity, rewritten, weights_paths
 from pagecli.jobs.prompts.prompt_files import text_of
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, is_stream
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import InputSource, ResultColumns
 from pagecli.jobs.rows.row_preparer import prompt_columns
 from pagecli.jobs.rows.row_selection import RowChoice, SelectedRows
-from pagecli.jobs.run.run_result import ErrorPolicy
-from pagecli.jobs.storage.byte_streams import is_stream
+from pagecli.jobs.run.job_loop import ErrorPolicy
 from pagecli.jobs.writers.open_output import OutputFormat, OutputOptions
 from pagecli.jobs.writers.parquet import Compression
 
@@ -294,10 +293,9 @@ class IdentifiedJob:
 def identify(job: GenerateJob, found: ResolvedModel) -> IdentifiedJob:
     """`found`: the job's model. Raises UsageError, InputError, ModelError."""
     time, inputs, (isa, supported) = job.prompts.template_time, input_files(job.input), hardware(found.device)
-    device = DeviceIdentity(found.device, MIXED if job.mixed_hardware else isa, found.dtype, supported)
     shown_time = None if time is None else time.isoformat(timespec="seconds")
     try:
-        identity = job_identity(job, inputs, found.source, device, found.kv_dtype, shown_time)
+        identity = job_identity(job, inputs, found, (MIXED if job.mixed_hardware else isa, supported), shown_time)
     except OSError as error:
         kind = InputError if error.filename in inputs else ModelError
         raise kind(f"{error.filename} cannot be read: {error.strerror}", "check that it is there and readable") from error

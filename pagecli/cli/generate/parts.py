@@ -21,9 +21,9 @@ from pagecli.core import file_targets
 from pagecli.engine.loaded_model import resolve
 from pagecli.errors import ExitCode, UsageError
 from pagecli.jobs.journal.job_lock import OutputLocked
+from pagecli.jobs.readers.text_input import is_stream
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
-from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.writers.open_output import DATABASE_SUFFIXES, is_stream_output, suffix_of
 
 if TYPE_CHECKING:

@@ -1,21 +1,30 @@
-"""A job for its user: how far it is, the listeners that the flags ask for, and the closing summary on stderr.
+"""A job for its user: how far it is, the listeners that the flags ask for, the statistics, and the closing summary on stderr.
 
 How far: a bar on a terminal, a plain line every ten seconds elsewhere, nothing if asked to be quiet. Listeners get the start
 of the job and, in every case, its end.
 """
 
+import contextlib
+import importlib.metadata
+import json
+import platform
+import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import pagecli
 from pagecli.cli.generate.options import MonitoringOptions
 from pagecli.cli.terminal.console import Console, name_value_lines
 from pagecli.cli.terminal.exit_codes import exit_code_for
 from pagecli.errors import PagecliError, UsageError
 from pagecli.jobs.monitoring.monitor import Event, JobMonitor, JobSnapshot, Listener
+from pagecli.jobs.run.job_loop import RunResult
+from pagecli.jobs.storage.atomic_file import WholeFile
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import is_stdout
 
@@ -232,7 +241,9 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
     blocks = f"peak {stats['kv_blocks_peak']:,} of {stats['kv_blocks_total']:,} blocks of {stats['kv_block_size']}"
     slots = "no slot used" if used is None else f"{used:.1%} of slots used"
     speed = f"{stats['output_tokens_per_second']:,.1f} output tokens/s"
-    if not stats["output_tokens"] and stats["generate_seconds"]:  # nothing was generated: texts were embedded
+    if (
+        stats["prompt_tokens"] and not stats["num_sampled_tokens"] and stats["generate_seconds"]
+    ):  # texts were embedded or scored
         speed = f"{stats['prompt_tokens'] / stats['generate_seconds']:,.1f} input tokens/s"
     sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
     drafts, accepted = stats.get("num_draft_tokens", 0), stats.get("num_accepted_tokens", 0)
@@ -252,3 +263,68 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
         *([("guessed", f"{accepted:,} of {drafts:,} tokens right")] if drafts and verbose else []),
         ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
     ]
+
+
+SCHEMA_VERSION = 1
+LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
+
+
+def job_stats(
+    engine_stats: Mapping[str, Any],
+    result: RunResult,
+    started: float,
+    model: str,
+    of_model: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Everything --stats documents but the versions, which `write_stats` adds.
+
+    `started` is the command's own start on time.perf_counter(); `of_model` are the sampling parameters that the model's
+    generation_config.json set.
+    """
+    seconds = result.generate_seconds
+    # Of a job that ended early, the tokens of rows that did not finish took time too.
+    num_tokens = int(engine_stats["num_sampled_tokens" if result.ended_early else "output_tokens"])
+    first_row = None if result.first_row_at is None else result.first_row_at - started
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "sampling_of_model": dict(of_model or {}),
+        **engine_stats,
+        "generate_seconds": seconds,
+        "output_tokens_per_second": num_tokens / seconds if seconds > 0 else 0.0,
+        "time_to_first_row_seconds": first_row,  # from the start of the command, loading included
+        "num_rows": result.num_rows,  # of the output
+        "num_input_rows": result.num_input_rows,
+        "num_error_rows": result.num_error_rows,
+        "num_rows_taken_over": result.num_taken_over,
+        "num_failed_steps": result.num_failed_steps,
+        "finish_reasons": dict(sorted(result.finish_reasons.items())),
+        "interrupted_by_signal": result.stopped_by,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def write_stats(file: WholeFile, stats: Mapping[str, Any]) -> None:
+    """What `job_stats` gives, and the versions of what computed it. Raises InputError."""
+    file.write((json.dumps({**stats, "versions": versions()}, indent=2, default=str) + "\n").encode("utf-8"))
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held so far.
+
+    Linux's own count, where there is one: that of getrusage begins with the memory of the process that started this one.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def versions() -> dict[str, str]:
+    found = {"pagecli": pagecli.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

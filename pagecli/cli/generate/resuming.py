@@ -19,13 +19,12 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ExitCode, InputError, PagecliError, UsageError
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.locked_output import LockedOutput
+from pagecli.jobs.readers.text_input import is_stream
 from pagecli.jobs.rows.row import InputRow, InputSource
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowSelection, Shard
-from pagecli.jobs.run.job_loop import JobRun
-from pagecli.jobs.run.run_result import RunResult
+from pagecli.jobs.run.job_loop import JobRun, RunResult
 from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
-from pagecli.jobs.storage.byte_streams import is_stream
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, is_stdout, is_stream_output
 

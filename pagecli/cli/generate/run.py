@@ -21,7 +21,7 @@ from pagecli.cli.generate.job import (
     output_options,
     prompt_length,
 )
-from pagecli.cli.generate.reporting import monitored, print_summary, progress_display
+from pagecli.cli.generate.reporting import job_stats, monitored, print_summary, progress_display, write_stats
 from pagecli.cli.generate.resuming import (
     ResumedRows,
     guarded,
@@ -34,8 +34,7 @@ from pagecli.cli.generate.resuming import (
     with_earlier_output,
     write_partial,
 )
-from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.standard_streams import quieten, reserved_stdout
+from pagecli.cli.terminal.console import Console, quieten, reserved_stdout
 from pagecli.engine import loaded_model
 from pagecli.errors import ExitCode, InputError
 from pagecli.jobs.journal.journal import Journal
@@ -43,8 +42,7 @@ from pagecli.jobs.journal.locked_output import LockedOutput, Outcome, locked_out
 from pagecli.jobs.monitoring.monitor import Heartbeat, JobMonitor, JobSnapshot
 from pagecli.jobs.rows.row import InputSource, output_rows
 from pagecli.jobs.rows.row_preparer import RowPreparer
-from pagecli.jobs.run.job_loop import JobRun, LoopLimits
-from pagecli.jobs.run.run_result import RunResult, job_stats, write_stats
+from pagecli.jobs.run.job_loop import JobRun, LoopLimits, RunResult
 from pagecli.jobs.run.stop_signals import StopSignals, stop_signals
 from pagecli.jobs.storage.atomic_file import WholeFile
 from pagecli.jobs.storage.redaction import redact_values

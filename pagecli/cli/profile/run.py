@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from pagecli.cli.generate.options import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.report import Section, check_target
-from pagecli.cli.terminal.console import Console
-from pagecli.cli.terminal.standard_streams import quieten
+from pagecli.cli.terminal.console import Console, quieten
 from pagecli.core.dtypes import CPU_KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices.cuda.batch_limits import batch_limits

@@ -20,13 +20,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pagecli.core.dtypes import IDENTITY_NAMES, KV_DTYPE
 from pagecli.jobs.storage.redaction import redact
 from pagecli.model.source import ADAPTER_FILES, ModelSource
+
+if TYPE_CHECKING:
+    from pagecli.engine.loaded_model import ResolvedModel
 
 # Fields of a job, by their path, that change no text; those below them neither.
 NOT_IDENTITY = (
@@ -56,43 +58,33 @@ _TIME_FUNCTION = b"strftime_now"
 _HEADER_BYTES = 32 << 20  # of a .gguf file, within which its chat template is
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceIdentity:
-    """The device: "cpu" with the name of its instruction set, or "cuda" with the GPU's architecture."""
-
-    kind: str
-    name: str
-    dtype: str  # of the weights, resolved
-    supported: tuple[str, ...] = ()  # instruction sets that this machine's CPU has kernels for
-
-
 def job_identity(
     job: Any,
     input_files: list[str],
-    source: ModelSource,
-    device: DeviceIdentity,
-    kv_dtype: str,
+    found: "ResolvedModel",
+    isas: tuple[str, tuple[str, ...]],
     template_time: str | None = None,
 ) -> dict[str, Any]:
     """The identity as JSON. `job` is the dataclass of what was asked for. Raises OSError.
 
-    `kv_dtype`: resolved. `template_time`: the time that chat templates see (ISO); None: that of the job's first run.
+    `isas`: the name of the device's instruction set, or of the GPU's architecture, and the instruction sets that this machine's
+    CPU has kernels for. `template_time`: the time that chat templates see (ISO); None: that of the job's first run.
     """
-    dtype = device.dtype
-    dtypes = {"dtype": IDENTITY_NAMES.get(dtype, dtype)}
-    if kv_dtype != KV_DTYPE[dtype]:
-        dtypes["kv_dtype"] = kv_dtype
+    source = found.source
+    dtypes = {"dtype": IDENTITY_NAMES.get(found.dtype, found.dtype)}
+    if found.kv_dtype != KV_DTYPE[found.dtype]:
+        dtypes["kv_dtype"] = found.kv_dtype
     adapters = {"adapters": [name for name, _ in source.adapters]} if source.adapters else {}
     parameters = dict(_leaves(job, ""))
     texts = "\n".join(map(_text, parameters.values()))
     if redact(texts) != texts:
         parameters = {name: _without_secret(value) for name, value in parameters.items()}
-    shows_time = template_shows_time(source)
+    digests, shows_time = text_facts(source)
     identity = {
         "input": {str(number): _input_entry(Path(path)) for number, path in enumerate(input_files)},
-        "model": {"config": repr(source.config), **dtypes, **adapters, **text_digests(source)},
+        "model": {"config": repr(source.config), **dtypes, **adapters, **digests},
         "weights": weights_identity(source),
-        "device": {"kind": device.kind, "name": device.name, "supported": device.supported},
+        "device": {"kind": found.device, "name": isas[0], "supported": isas[1]},
         "uses_time": shows_time,
         "time": template_time if shows_time else None,
         "parameters": parameters,
@@ -142,18 +134,19 @@ def weights_identity(source: ModelSource) -> list[dict[str, Any]]:
     return [_file_entry(path) for path in weights_paths(source)]
 
 
-def text_digests(source: ModelSource) -> dict[str, str]:
-    """File name -> digest of all of it, of the config, tokenizer and chat template. Raises OSError."""
-    return {path.name: content_digest(path) for path in _text_paths(source)}
+def text_facts(source: ModelSource) -> tuple[dict[str, str], bool]:
+    """(file name -> digest of all of it, of the config, tokenizer and chat template; whether a chat template may ask for the
+    time, by `strftime_now`). Raises OSError."""
+    digests, shows_time = {}, False
+    for path in _text_paths(source):
+        text = path.read_bytes()
+        digests[path.name] = hashlib.blake2b(text, digest_size=16).hexdigest()
+        shows_time = shows_time or _TIME_FUNCTION in text
+    file = source.tokenizer_path  # of a .gguf model, the model's
+    return digests, shows_time or (file is not None and file.is_file() and _shows_time(file))
 
 
-def template_shows_time(source: ModelSource) -> bool:
-    """Whether a chat template may ask for the time (`strftime_now`). Raises OSError."""
-    if any(_TIME_FUNCTION in path.read_bytes() for path in _text_paths(source)):
-        return True
-    path = source.tokenizer_path
-    if path is None or not path.is_file():
-        return False
+def _shows_time(path: Path) -> bool:
     overlap, tail = len(_TIME_FUNCTION) - 1, b""
     with path.open("rb", buffering=0) as file:
         while file.tell() < _HEADER_BYTES and (piece := file.read(READ_BYTES)):

@@ -138,9 +138,9 @@ class JobMonitor:
 
     def progress(self, estimate: RowEstimate | None, **fields: Any) -> None:
         """Event, called every step; each listener gets it at most once in its own interval. `fields`: of the snapshot."""
-        self._update(**fields)
         if estimate is not None:
-            self._update(num_rows_total=max(estimate.num_rows, self.snapshot.num_rows), total_is_exact=estimate.exact)
+            fields |= {"num_rows_total": max(estimate.num_rows, fields["num_rows"]), "total_is_exact": estimate.exact}
+        self._update(**fields)
         self._update(**self._rates.of(self.snapshot))
         now = time.monotonic()
         with self._lock:

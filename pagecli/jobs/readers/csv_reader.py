@@ -12,29 +12,29 @@ from typing import Any
 
 from pagecli.errors import ErrorCode, InputError
 from pagecli.jobs.prompts.template_variables import COLUMN as TEMPLATE_VARIABLES
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, LineTooLongError, TextInput, TextRows
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, LineTooLongError, TextInput
 from pagecli.jobs.rows.row import InputRow, is_too_deep
 from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 JSON_COLUMNS = {*SAMPLING_FIELDS, "messages", "prompt_token_ids", TEMPLATE_VARIABLES}
 
 
-class CsvSource(TextRows):
+class CsvSource(TextInput):
     """Opens at once and reads the header of a file, so that a missing or mislabelled file is found early. Raises InputError."""
 
     schema: None = None
 
     def __init__(self, path: str, limit: int | None = None, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         csv.field_size_limit(sys.maxsize)  # records are bounded by _RecordLines
-        super().__init__(TextInput(path, "CSV", max_row_bytes), limit)
-        self._lines = _RecordLines(self._input)
+        super().__init__(path, "CSV", limit, max_row_bytes)
+        self._lines = _RecordLines(self)
         delimiter = "\t" if ".tsv" in path.lower().rsplit("/", 1)[-1] else ","
         self._records = csv.reader(self._lines, delimiter=delimiter, strict=True)
         try:
             self.column_names: list[str] | None = self._header()
-            self._input.end_header()
+            self.end_header()
         except BaseException:
-            self._input.close()
+            self.close()
             raise
 
     def _header(self) -> list[str]:
@@ -56,7 +56,7 @@ class CsvSource(TextRows):
 
     def __iter__(self) -> Iterator[InputRow]:
         while self._limit is None or self._num_rows < self._limit:
-            line = self._input.line_number + 1
+            line = self.line_number + 1
             self._lines.begin_record()
             error: str | None = None
             code = ErrorCode.INVALID_CSV

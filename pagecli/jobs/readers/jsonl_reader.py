@@ -14,14 +14,13 @@ from pagecli.jobs.readers.text_input import (
     UTF8_BOM,
     LineTooLongError,
     TextInput,
-    TextRows,
 )
 from pagecli.jobs.rows.row import MAX_DEPTH, TOO_DEEP, InputRow, is_too_deep
 
 MAX_UNDECIDED_ROWS = 100  # unreadable rows held until one shows of which kind the file is
 
 
-class JsonlSource(TextRows):
+class JsonlSource(TextInput):
     """Opens at once, so that a missing or mislabelled file is found before anything slow. Raises InputError.
 
     `is_batch`: whether it is an OpenAI batch file; None: the first readable row decides.
@@ -38,13 +37,13 @@ class JsonlSource(TextRows):
         max_row_bytes: int = MAX_ROW_BYTES,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        super().__init__(TextInput(path, "JSON Lines", max_row_bytes), limit)
+        super().__init__(path, "JSON Lines", limit, max_row_bytes)
         self._is_batch = is_batch
         self._warn = warn
         self._read_request: Callable[[InputRow], InputRow] | None = None  # of a batch file, from its first request on
-        text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self._input.start.removeprefix(UTF8_BOM).lstrip()
+        text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self.start.removeprefix(UTF8_BOM).lstrip()
         if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
-            self._input.close()
+            self.close()
             raise InputError(f"{path} is one JSON value, not one object a line", "convert it: jq -c '.[]' in.json > in.jsonl")
 
     def __iter__(self) -> Iterator[InputRow]:
@@ -77,14 +76,14 @@ class JsonlSource(TextRows):
     def _plain_rows(self) -> Iterator[InputRow]:
         while self._limit is None or self._num_rows < self._limit:
             try:
-                line = self._input.readline()
+                line = self.readline()
                 if not line:
                     return
                 if not line.strip():
                     continue
-                row = parse_line(line, self._num_rows, self._input.line_number)
+                row = parse_line(line, self._num_rows, self.line_number)
             except LineTooLongError as problem:
-                number = self._input.line_number
+                number = self.line_number
                 text = f"line {number}: {problem.message}"
                 row = InputRow(self._num_rows, {}, number, text, error_code=ErrorCode.ROW_TOO_LARGE)
             self._num_rows += 1

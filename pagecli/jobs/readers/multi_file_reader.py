@@ -15,9 +15,8 @@ import pyarrow as pa
 from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet, plain_schema
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, FileVersion
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
-from pagecli.jobs.storage.byte_streams import FileVersion
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 PartitionColumns = dict[str, int | str | None]

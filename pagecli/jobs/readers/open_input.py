@@ -16,9 +16,8 @@ from typing import Literal
 from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.readers.jsonl_reader import JsonlSource
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, is_stream
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
-from pagecli.jobs.storage.byte_streams import is_stream
 
 MAX_ROWS, MAX_BYTES = 100, 8 << 20  # looked at, if none of them has a prompt
 SHOWN_COLUMNS = 12

@@ -18,9 +18,9 @@ import pyarrow as pa
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
 from pagecli.jobs.readers.parquet_reader import open_parquet
+from pagecli.jobs.readers.text_input import FileVersion, decompressed, open_raw
 from pagecli.jobs.rows.arrow_values import to_python
 from pagecli.jobs.rows.row import RESULT_COLUMNS, InputRow, OutputRow, ResultColumns
-from pagecli.jobs.storage.byte_streams import FileVersion, decompressed, open_raw
 from pagecli.jobs.writers import delimited_writer, jsonl_writer, sqlite_writer
 from pagecli.jobs.writers.delimited_writer import cell
 from pagecli.jobs.writers.open_output import PARQUET_SUFFIXES, suffix_of

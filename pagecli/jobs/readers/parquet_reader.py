@@ -14,11 +14,10 @@ from pyarrow import types
 
 from pagecli.core import file_targets
 from pagecli.errors import ErrorCode, InputError
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, row_too_large
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, FileVersion, row_too_large, unreadable
 from pagecli.jobs.rows.arrow_values import ArrowColumns, value_bytes
 from pagecli.jobs.rows.row import InputRow, RowEstimate
 from pagecli.jobs.storage import remote_files
-from pagecli.jobs.storage.byte_streams import FileVersion, unreadable
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

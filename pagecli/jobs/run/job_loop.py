@@ -1,4 +1,4 @@
-"""The job's loop: admits rows as far as its limits go, runs steps, releases finished rows in order.
+"""The job's loop: admits rows as far as its limits go, runs steps, releases finished rows in order; and its result.
 
 thread that reads    read, tokenize | Feeder
 main thread                         | admit, step, append to the journal | InputOrder or CompletionOrder | write
@@ -6,20 +6,23 @@ main thread                         | admit, step, append to the journal | Input
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.stats import EngineStatus
 from pagecli.errors import RowError
-from pagecli.jobs.rows.row import InputRow, InputSource, OutputRow, RowEstimate, error_row, output_rows
+from pagecli.jobs.rows.row import InputRow, InputSource, OutputRow, error_row, output_rows
 from pagecli.jobs.rows.row_preparer import PreparedRow, code_of
-from pagecli.jobs.run.run_result import ErrorPolicy, RunResult
 from pagecli.jobs.writers.open_output import RowWriter
+
+if TYPE_CHECKING:
+    from pagecli.jobs.journal.journal import Journal
+    from pagecli.jobs.monitoring.monitor import JobMonitor
 
 PROGRESS_SECONDS = 0.1
 POLL_SECONDS = 0.1
@@ -44,31 +47,67 @@ class Engine(Protocol):
     def status(self) -> EngineStatus: ...
 
 
-class RowJournal(Protocol):
-    """Stores finished rows until the output is complete; see journal/journal.py."""
+LEAST_ROWS = 100  # before so many rows are there, their share of errors is taken of this number
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPolicy:
+    """`max_error_rate` in [0, 1]; None: any number of error rows is borne."""
+
+    on_error: Literal["row", "stop"] = "row"
+    max_error_rate: float | None = None
+
+    def reason_to_stop(self, num_rows: int, num_error_rows: int) -> str | None:
+        """Why a job with these numbers of output rows and error rows is to end now; None: it continues.
+
+        A rate of 0.05 ends it at the 6th error among the first 100 rows, then when more than 5 % of the rows are errors.
+        """
+        if num_error_rows and self.on_error == "stop":
+            return "a row failed, and --on-error is stop"
+        if self.max_error_rate is None or num_error_rows <= self.max_error_rate * max(num_rows, LEAST_ROWS):
+            return None
+        return f"{num_error_rows:,} of {num_rows:,} rows failed, more than --max-error-rate {self.max_error_rate:g} allows"
+
+
+@dataclass
+class RunResult:
+    """The result of a run. `stopped_by` is the signal that ended it early, `too_many_errors` why the error policy did.
+
+    Rows count when they finish, whether it is their turn to be written or not.
+    """
+
+    num_rows: int = 0  # of the output
+    num_input_rows: int = 0
+    num_error_rows: int = 0
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    first_row_at: float | None = None  # time.perf_counter() when the first row finished
+    generate_seconds: float = 0.0
+    first_error: str | None = None  # of the error row that comes first in the input
+    first_error_index: int | None = None
+    stopped_by: int | None = None
+    too_many_errors: str | None = None
+    num_taken_over: int = 0  # of num_rows, out of the journal of an earlier run
+    num_failed_steps: int = 0  # of the engine, each followed by a search for the row that caused it
+
+    def count(self, rows: list[OutputRow]) -> None:
+        """Add the output rows of one input row that has finished."""
+        self.num_input_rows += 1
+        self.num_rows += len(rows)
+        if self.first_row_at is None:
+            self.first_row_at = time.perf_counter()
+        for row in rows:
+            self.finish_reasons[row.finish_reason] += 1
+            if row.error is None:
+                continue
+            self.num_error_rows += 1
+            if self.first_error_index is None or row.row.index < self.first_error_index:
+                has_location = row.error.startswith(row.row.location)
+                self.first_error = row.error if has_location else f"{row.row.location}: {row.error}"
+                self.first_error_index = row.row.index
 
     @property
-    def num_safe_rows(self) -> int: ...
-
-    def append(self, outputs: list[OutputRow]) -> None:
-        """All output rows of one input row."""
-        ...
-
-    def commit(self) -> None:
-        """Write the appended rows to the file: from here on they survive the process."""
-        ...
-
-
-class RunMonitor(Protocol):
-    """Receives a run's progress; see monitoring.monitor.JobMonitor."""
-
-    def progress(self, estimate: RowEstimate | None, **fields: Any) -> None:
-        """`fields`: of a JobSnapshot."""
-        ...
-
-    def checkpoint(self, num_rows: int) -> None:
-        """`num_rows` input rows are synced to the disk."""
-        ...
+    def ended_early(self) -> bool:
+        return self.stopped_by is not None or self.too_many_errors is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +253,9 @@ class JobRun:
     writer: RowWriter
     limits: LoopLimits  # others once the engine has grown
     order: Literal["input", "completion"] = "input"
-    monitor: RunMonitor | None = None
+    monitor: "JobMonitor | None" = None
     stop_requested: Callable[[], int | None] = lambda: None
-    journal: RowJournal | None = None
+    journal: "Journal | None" = None
     error_policy: ErrorPolicy = field(default_factory=ErrorPolicy)
     rows_of: Callable[[InputRow, RequestOutput], list[OutputRow]] = output_rows
 

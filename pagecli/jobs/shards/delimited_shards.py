@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pagecli.errors import InputError
+from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
-from pagecli.jobs.storage.byte_streams import decompressed, open_raw
 from pagecli.jobs.writers.delimited_writer import merged_names, read_records, record_line
 
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 
 from pagecli.core.file_targets import resolved_target
 from pagecli.errors import InputError, UsageError
+from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN, to_json
 from pagecli.jobs.shards.delimited_shards import merge_delimited
 from pagecli.jobs.shards.parquet_shards import merge_parquet
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove
-from pagecli.jobs.storage.byte_streams import decompressed, open_raw
 from pagecli.jobs.writers.delimited_writer import SUFFIXES as DELIMITED
 from pagecli.jobs.writers.delimited_writer import delimiter_of
 from pagecli.jobs.writers.jsonl_writer import SUFFIXES

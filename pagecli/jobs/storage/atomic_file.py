@@ -15,10 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from pagecli.core.file_targets import check_replaceable, is_stream_target, mode_of, open_stream, resolved_target
+from pagecli.core.file_targets import check_replaceable, is_stream_target, mode_of, open_stream, resolved_target, write_all
 from pagecli.errors import InputError, PagecliError, UsageError
-from pagecli.jobs.storage.byte_streams import write_all
-from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, temporary_home
+from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, sync, temporary_home
 
 STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
 _temporaries: set[Path] = set()  # created by this process, or about to be
@@ -96,16 +95,6 @@ def _rename_without_replacing(temporary: Path, final: Path) -> None:
         os.replace(temporary, final)
     else:
         os.unlink(temporary)
-
-
-def sync(path: Path) -> None:
-    """fsync of a file or directory; a file system that has none for directories is left to its own ways."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:

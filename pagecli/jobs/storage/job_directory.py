@@ -124,7 +124,7 @@ class JobDirectory:
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(self.path, 0o700)
-                    _sync_directory(output.parent)
+                    sync(output.parent)
         except OSError as error:
             raise _unusable(self.path, error) from error
         try:
@@ -155,6 +155,16 @@ class JobDirectory:
     def sync(self) -> None:
         with contextlib.suppress(OSError):  # file systems without directory sync need none
             os.fsync(self._fd)
+
+    def note(self, name: str, line: bytes, flags: int = 0) -> None:
+        """Appends the line to one of its files, forced to the disk, its name too. Raises OSError, UsageError."""
+        fd = self.open(name, os.O_RDWR | os.O_CREAT | flags)
+        try:
+            append(fd, line)
+            os.fsync(fd)
+            self.sync()
+        finally:
+            os.close(fd)
 
     def names(self) -> list[str]:
         return sorted(os.listdir(self._fd))
@@ -203,10 +213,13 @@ class JobDirectory:
             self._fd = -1
 
 
-def _sync_directory(path: Path) -> None:
-    """Makes new names in it last; without effect where a directory cannot be synced."""
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """fsync of a file or directory; a directory that has none, or may not be read, is left to its file system's own ways.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
@@ -230,30 +243,16 @@ def note_publishing(temporary: Path, final: Path) -> None:
         return
     directory = JobDirectory(final, create=False)
     try:
-        fd = directory.open(OUTCOME, os.O_RDWR | os.O_CREAT)
-    except BaseException:
-        directory.close()
-        raise
-    try:
         found = os.stat(temporary, follow_symlinks=False)
         values = {"device": found.st_dev, "inode": found.st_ino, "size": found.st_size}
-        append(fd, json_line(_PUBLISHED_LINE, values))
-        os.fsync(fd)
-        directory.sync()
+        directory.note(OUTCOME, json_line(_PUBLISHED_LINE, values))
     finally:
-        os.close(fd)
         directory.close()
 
 
 def note_outcome(directory: JobDirectory, values: Mapping[str, Any]) -> None:
     """Record how the job ends, before its output is complete. Raises OSError."""
-    fd = directory.open(OUTCOME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    try:
-        append(fd, json_line(_OUTCOME_LINE, values))
-        os.fsync(fd)
-        directory.sync()
-    finally:
-        os.close(fd)
+    directory.note(OUTCOME, json_line(_OUTCOME_LINE, values), os.O_TRUNC)
 
 
 def read_outcome(directory: JobDirectory) -> tuple[dict[str, Any] | None, bool]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pagecli.jobs.readers.text_input import decompressed
 from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN, OutputRow, ResultColumns, json_default, record_of, to_json
 from pagecli.jobs.shards.shard_labels import ShardLabels
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, remove
-from pagecli.jobs.storage.byte_streams import decompressed
 from pagecli.jobs.writers.jsonl_writer import LineRowWriter
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -6,10 +6,10 @@ import stat
 from pathlib import Path
 from typing import Any, Protocol
 
+from pagecli.core.file_targets import wait_for_room
 from pagecli.errors import InputError
-from pagecli.jobs.rows.row import OutputRow, ResultColumns, record_of, to_json
+from pagecli.jobs.rows.row import OutputRow
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
-from pagecli.jobs.storage.byte_streams import wait_for_room
 
 SUFFIXES = {".jsonl": None, ".ndjson": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
@@ -160,13 +160,3 @@ class StreamRowWriter:
             raise
         except OSError as error:
             raise not_writable(self._name, error) from error
-
-
-class RowEncoder:
-    """OutputRow -> one line of JSON in UTF-8. Carried NaN and Infinity are null."""
-
-    def __init__(self, columns: ResultColumns) -> None:
-        self._columns = columns
-
-    def __call__(self, row: OutputRow) -> bytes:
-        return (to_json(record_of(row, self._columns)) + "\n").encode("utf-8", "replace")

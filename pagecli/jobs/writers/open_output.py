@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pagecli.core import file_targets
 from pagecli.core.file_targets import descriptor_of, is_stream_target, open_stream
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.rows.row import OutputRow, ResultColumns
+from pagecli.jobs.rows.row import OutputRow, ResultColumns, record_of, to_json
 from pagecli.jobs.rows.row_selection import Shard
 from pagecli.jobs.storage.atomic_file import check_output
 from pagecli.jobs.writers import jsonl_writer
-from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, RowEncoder, StreamRowWriter
+from pagecli.jobs.writers.jsonl_writer import LineEncoder, LineRowWriter, StreamRowWriter
 from pagecli.jobs.writers.parquet import Compression
 
 if TYPE_CHECKING:
@@ -193,17 +193,20 @@ def suffix_of(path: str) -> str:
     raise UsageError(message, "outputs end in .parquet, .jsonl, .csv, .tsv (each also .gz or .zst), .sqlite, .duckdb, or are -")
 
 
-class _Encoder:
-    """Rows of an OpenAI batch file in its own output format, all others as rows."""
+class JsonEncoder:
+    """OutputRow -> one line of JSON in UTF-8, of a row of an OpenAI batch file in its own output format.
 
-    def __init__(self, columns: ResultColumns, options: OutputOptions) -> None:
-        self._plain = RowEncoder(columns)
+    Carried NaN and Infinity are null.
+    """
+
+    def __init__(self, columns: ResultColumns, options: OutputOptions = PLAIN) -> None:
+        self._columns = columns
         self._batch: Callable[[OutputRow], bytes] | None = None
         self._options = options
 
     def __call__(self, row: OutputRow) -> bytes:
         if row.row.batch_url is None or self._options.format == "rows":
-            return self._plain(row)
+            return (to_json(record_of(row, self._columns)) + "\n").encode("utf-8", "replace")
         if self._batch is None:
             self._batch = self._batch_encoder()
         return self._batch(row)
@@ -220,7 +223,7 @@ class _Encoder:
 
 
 def _encoder(columns: ResultColumns, options: OutputOptions) -> LineEncoder:
-    encode = _Encoder(columns, options)
+    encode = JsonEncoder(columns, options)
     if options.shard is None or (labels := options.labels()) is None:
         return encode
     from pagecli.jobs.shards.shard_labels import LabelledLines
