@@ -3,7 +3,7 @@
 # transformers, nanobind, pytest and hypothesis; nvcc 12 or later, cmake and ninja; no network. nvidia-ml-py adds energy, vllm a
 # peer. At most 45 minutes. Parts can be named, and then have as much time as LIMIT (seconds) gives them:
 #
-#   benchmarks/gpu/run.sh [build] [tests] [sanitizer] [ceilings] [kernels] [throughput] [paper]    default: all, in this order
+#   benchmarks/gpu/run.sh [build] [tests] [families] [sanitizer] [ceilings] [kernels] [throughput] [paper]    default: all, so
 #
 # Results (JSON, Markdown, logs) go to $OUT, by default benchmarks/gpu/results. Where build or tests fail, all ends: nothing that
 # wrong kernels would measure is worth the time. Another part that fails or runs out of its time leaves what it has measured, and
@@ -16,10 +16,14 @@ PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$PWD/benchmarks/gpu/results}
 BUILD=$PWD/build/gpu
 TOTAL=2700
-declare -A LIMITS=([build]=300 [tests]=360 [sanitizer]=240 [ceilings]=40 [kernels]=160 [throughput]=1000 [paper]=600)
-PARTS=${*:-build tests sanitizer ceilings kernels throughput paper}
+declare -A LIMITS=([build]=300 [tests]=300 [families]=180 [sanitizer]=180 [ceilings]=40 [kernels]=200 [throughput]=900 [paper]=600)
+PARTS=${*:-build tests families sanitizer ceilings kernels throughput paper}
 mkdir -p "$OUT"
 [ -z "${FRESH:-}" ] || rm -f "$OUT"/*.done
+declare -A FILES=(  # of tests/cuda
+    [tests]="rows cache attention prompt_attention choosing sampling float8_linear logits models gpu runner engine parameters"
+    [families]="experts mixtures adapters adapter_engine families"  # kernels that a model may do without
+)
 failed=0
 
 limit_of() {  # seconds that a part may take: its own limit, or LIMIT, and no more than is left of TOTAL
@@ -51,9 +55,9 @@ use_build() {  # the extension modules of this build, without installing anythin
     export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 }
 
-kernel_tests() {  # what others build on comes first; the first that fails ends it
+test_files() {  # what others build on comes first; the first that fails ends it
     local name
-    for name in rows cache attention prompt_attention choosing sampling float8_linear logits models gpu runner engine parameters; do
+    for name in "$@"; do
         echo "-- $name"
         "$PYTHON" -m pytest -q -x -m cuda -p no:cacheprovider "tests/cuda/test_cuda_$name.py" || return
     done
@@ -76,7 +80,7 @@ measured() {  # measured SCRIPT PART...: its own limit is 5 seconds below that o
 }
 
 for name in $PARTS; do
-    [ -n "${LIMITS[$name]:-}" ] || { echo "unknown part: $name; there are: build tests sanitizer ceilings kernels throughput paper" >&2; exit 2; }
+    [ -n "${LIMITS[$name]:-}" ] || { echo "unknown part: $name; there are: build tests families sanitizer ceilings kernels throughput paper" >&2; exit 2; }
 done
 : >"$OUT/summary.txt"
 for name in $PARTS; do
@@ -87,7 +91,7 @@ for name in $PARTS; do
     case $name in build) ;; *) use_build ;; esac
     case $name in
         build) export -f build; export PYTHON BUILD; part build "$(limit_of build)" bash -c build ;;
-        tests) export -f kernel_tests; export PYTHON; part tests "$(limit_of tests)" bash -c kernel_tests ;;
+        tests | families) export -f test_files; export PYTHON; part "$name" "$(limit_of "$name")" bash -c "test_files ${FILES[$name]}" ;;
         sanitizer) export -f sanitizer; export PYTHON; part sanitizer "$(limit_of sanitizer)" bash -c sanitizer ;;
         ceilings | kernels) measured measure "$name" ;;
         throughput | paper) measured "$name" "$name" ;;
