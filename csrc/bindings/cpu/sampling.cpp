@@ -1,6 +1,9 @@
 // Bindings of the operations that choose tokens from logits.
+#include <algorithm>
+
 #include "bind.h"
 #include "pagecli/isa.h"
+#include "pagecli/sampling/apply_penalties.h"
 #include "tensors/check.h"
 
 namespace nb = nanobind;
@@ -50,10 +53,71 @@ void restrict_logits(const TensorView& logits, const TensorView& words, const Te
     kernels().restrict_logits(args);
 }
 
+void bound_penalties(const TensorView& logits, const TensorView& rows, const TensorView& penalties, const TensorView& ids,
+                     const TensorView& counts) {
+    check(logits, "logits", DType::float32, {"rows", "cols"});
+    check(rows, "rows", DType::int64, {"penalized"});
+    check_contiguous(rows, "rows");
+    check_ids(rows, "rows", logits.shape[0]);
+    check(penalties, "penalties", DType::float32, {rows.shape[0], 3});
+    check_contiguous(penalties, "penalties");
+    check(ids, "ids", DType::int32, {rows.shape[0], "known"});
+    check(counts, "counts", DType::int32, {rows.shape[0], ids.shape[1]});
+    if (counts.stride[0] != ids.stride[0]) refuse("counts: expected rows as far apart as those of ids");
+    for (int64_t n = 0; n < ids.shape[0]; ++n) {
+        int32_t most = -1;
+        for (int64_t i = 0; i < ids.shape[1]; ++i) most = std::max(most, ids.as<const int32_t>()[n * ids.stride[0] + i]);
+        if (most >= logits.shape[1]) refuse("ids: expected values below %lld, got %d", static_cast<long long>(logits.shape[1]), most);
+    }
+    const ApplyPenaltiesArgs args = {logits.as<float>(),
+                                     rows.as<const int64_t>(),
+                                     penalties.as<const float>(),
+                                     ids.as<const int32_t>(),
+                                     counts.as<const int32_t>(),
+                                     logits.stride[0],
+                                     ids.stride[0],
+                                     ids.shape[0],
+                                     ids.shape[1]};
+    nb::gil_scoped_release release;
+    apply_penalties(args);
+}
+
+void top_logits(const TensorView& ids, const TensorView& values, const TensorView& normalizers, const TensorView& logits,
+                const TensorView& rows) {
+    check(logits, "logits", DType::float32, {"rows", "cols"});
+    check(rows, "rows", DType::int64, {"wanted"});
+    check_contiguous(rows, "rows");
+    check_ids(rows, "rows", logits.shape[0]);
+    const int64_t num = rows.shape[0];
+    check(ids, "ids", DType::int64, {num, "count"});
+    check_contiguous(ids, "ids");
+    check(values, "values", DType::float32, {num, ids.shape[1]});
+    check_contiguous(values, "values");
+    check(normalizers, "normalizers", DType::float32, {num, 2});
+    check_contiguous(normalizers, "normalizers");
+    const int64_t cols = logits.shape[1];
+    if (cols < 1 || ids.shape[1] > cols)
+        refuse("ids: expected at most the %lld columns there are, got %lld", static_cast<long long>(cols),
+               static_cast<long long>(ids.shape[1]));
+    const TopLogitsArgs args = {ids.as<int64_t>(),
+                                values.as<float>(),
+                                normalizers.as<float>(),
+                                logits.as<const float>(),
+                                rows.as<const int64_t>(),
+                                logits.stride[0],
+                                cols,
+                                num,
+                                ids.shape[1]};
+    nb::gil_scoped_release release;
+    kernels().top_logits(args);
+}
+
 }  // namespace
 
+void bind_apply_penalties(nb::module_& module) { module.def("apply_penalties", bound_penalties); }
 void bind_argmax(nb::module_& module) { module.def("argmax", argmax); }
 void bind_restrict_logits(nb::module_& module) { module.def("restrict_logits", restrict_logits); }
 void bind_sample(nb::module_& module) { module.def("sample", sample); }
+void bind_top_logits(nb::module_& module) { module.def("top_logits", top_logits); }
 
 }  // namespace pagecli

@@ -13,6 +13,7 @@ namespace pagecli::PAGECLI_ISA {
 namespace {
 
 constexpr int64_t kGroup = 64;  // neighbouring tokens whose sum and largest weight are kept, to pass over them
+constexpr int64_t kStep = 4 * VecF::width;  // weights that are measured at a time: four sums, none waits for its own last addition
 // The weights that are still in, and which tokens they are of, in the order of the vocabulary.
 struct Kept {
     float* weight;   // [count]
@@ -57,19 +58,18 @@ void weigh_group(float* weight, const float* x, int64_t count, float highest, fl
     *largest_weight = reduce_max(most);
 }
 
-// How many of the weights are `bits` or more, or how much they weigh together; never more for larger bits, rounding included.
+// How many of the weights are `bits` (above 0) or more, or how much they weigh together; never more for larger bits, rounding
+// included. `count`: a multiple of kStep.
 template <bool by_mass>
 double measure(const float* weight, int64_t count, uint32_t bits) {
     constexpr int64_t kStretch = 512;  // float sums within, a double sum over them
     float least;
     memcpy(&least, &bits, sizeof least);
-    constexpr int64_t kStep = 4 * VecF::width;  // four sums, so that none waits for its own last addition
     const VecF border = broadcast(least), one = broadcast(1.0f);
     double total = 0.0;
-    int64_t i = 0;
-    for (const int64_t vectors = count / kStep * kStep; i < vectors;) {
+    for (int64_t i = 0; i < count;) {
         VecF sums[4] = {zero(), zero(), zero(), zero()};
-        for (const int64_t end = min_int64(i + kStretch, vectors); i < end; i += kStep) {
+        for (const int64_t end = min_int64(i + kStretch, count); i < end; i += kStep) {
             for (int lane = 0; lane < 4; ++lane) {
                 const VecF w = load(weight + i + lane * VecF::width);
                 sums[lane] = sums[lane] + select_less(w, border, zero(), by_mass ? w : one);
@@ -77,23 +77,26 @@ double measure(const float* weight, int64_t count, uint32_t bits) {
         }
         total += static_cast<double>(reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3])));
     }
-    for (; i < count; ++i)
-        if (!(weight[i] < least)) total += by_mass ? static_cast<double>(weight[i]) : 1.0;
     return total;
 }
 
-// The border above which lie the fewest weights that reach `limit`: so many of them, or (by_mass) so much of their mass.
+// The border above which lie the fewest weights that reach `limit`: so many of them, or (by_mass) so much of their mass. Zeros
+// are written behind the weights, up to a multiple of kStep.
 template <bool by_mass>
-Border find_border(const float* weight, int64_t count, double limit) {
+Border find_border(float* weight, int64_t count, double limit) {
+    int64_t padded_count = count;
+    while (padded_count % kStep != 0) weight[padded_count++] = 0.0f;
     uint32_t low = 0, high = 0x3f800001u;  // just above 1, the largest weight
     while (high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
-        (measure<by_mass>(weight, count, middle) >= limit ? low : high) = middle;
+        const double found = measure<by_mass>(weight, padded_count, middle);
+        if (!by_mass && found == limit) return {middle, count};  // no fewer, whichever weight is the least of them
+        (found >= limit ? low : high) = middle;
     }
     if (low == 0) return {0, count};  // rounding: all of them are just short of the limit
     float each;
     memcpy(&each, &low, sizeof each);
-    const double above = measure<by_mass>(weight, count, low + 1);
+    const double above = measure<by_mass>(weight, padded_count, low + 1);
     int64_t ties = 1;
     while (ties < count && above + static_cast<double>(ties) * (by_mass ? static_cast<double>(each) : 1.0) < limit) ++ties;
     return {low, ties};
@@ -101,23 +104,24 @@ Border find_border(const float* weight, int64_t count, double limit) {
 
 void keep_above(Kept& kept, Border border) {
     int64_t count = 0;
-    double mass = 0.0;
-    for (int64_t i = 0; i < kept.count; ++i) {
+    for (int64_t i = 0; i < kept.count; ++i) {  // without a branch: which are kept follows no pattern
         const float weight = kept.weight[i];
         const uint32_t u = weight_bits(weight);
-        if (u < border.bits || (u == border.bits && border.ties-- <= 0)) continue;
+        const bool is_tie = u == border.bits;
         kept.index[count] = kept.index[i];
         kept.weight[count] = weight;
-        mass += static_cast<double>(weight);
-        ++count;
+        count += static_cast<int64_t>(u > border.bits) | static_cast<int64_t>(is_tie && border.ties > 0);
+        border.ties -= is_tie;
     }
     kept.count = count;
-    kept.mass = mass;
+    kept.mass = 0.0;
+    for (int64_t i = 0; i < count; ++i) kept.mass += static_cast<double>(kept.weight[i]);
 }
 
 int64_t num_groups(int64_t cols) { return (cols + kGroup - 1) / kGroup; }
 
-int64_t padded(int64_t cols) { return (cols + 15) / 16 * 16; }
+int64_t padded(int64_t cols) { return (cols + 63) / 64 * 64; }  // a multiple of kStep and of a cache line
+static_assert(64 % kStep == 0);
 
 // The calling thread's memory for one row, cut up.
 struct Workspace {

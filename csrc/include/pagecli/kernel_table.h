@@ -25,6 +25,7 @@
 #include "pagecli/sampling/argmax.h"
 #include "pagecli/sampling/restrict_logits.h"
 #include "pagecli/sampling/sample.h"
+#include "pagecli/sampling/top_logits.h"
 
 namespace pagecli {
 

@@ -294,6 +294,19 @@ def restrict_logits(logits: Tensor, words: Array, mask_of: Array) -> None:
     _native.restrict_logits(logits, words.view("int32"), mask_of)
 
 
+def apply_penalties(logits: Tensor, rows: Array, penalties: Array, ids: Array, counts: Array) -> None:
+    """Lower logits[rows[n], cols] of the tokens that a sequence knows: ids[n, W] int32, each once, -1 where there is none,
+    counts[n, W] times in the output. penalties[n, 3]: repetition (Keskar et al., 2019) divides positive logits and multiplies
+    others; presence once, and frequency for each time, is taken from tokens of the output."""
+    _native.apply_penalties(logits, rows, penalties, ids, counts)
+
+
+def top_logits(ids: Tensor, values: Tensor, normalizers: Tensor, logits: Tensor, rows: Array) -> None:
+    """ids[n, K] int64, values[n, K] = the largest of logits[rows[n], cols], largest first, of equal ones the first, NaN the
+    least; normalizers[n, 2] = the largest and log(sum(exp(x - largest))), NaN where no token can be chosen."""
+    _native.top_logits(ids, values, normalizers, logits, rows)
+
+
 def sample(
     out: Tensor,
     logits: Tensor,

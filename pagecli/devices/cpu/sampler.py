@@ -114,7 +114,7 @@ def _candidates(row: Array, spec: "SampleSpec", mask: Array | None) -> BeamCandi
     values = log_softmax(row)  # all NaN where no token can be chosen
     if spec.params.adjusts_logits:
         known = KnownTokens().update([(spec.known_token_ids, spec.num_prompt_tokens)])
-        _apply_penalties(values[None], np.zeros(1, np.int64), penalties_of([spec.params]), *known)
+        kernels.apply_penalties(values[None], np.zeros(1, np.int64), penalties_of([spec.params]), *known)
     _forbid_ngrams(values, spec)
     if spec.forbidden_ids:
         values[list(spec.forbidden_ids)] = float("-inf")
@@ -128,9 +128,12 @@ def _candidates(row: Array, spec: "SampleSpec", mask: Array | None) -> BeamCandi
 
 def _sample(logits: Array, asked: Asked, known: KnownTokens, masks: "RowMasks | None") -> list[int | TokenLogprobs]:
     """One token for each row of logits[D, vocab] (float32; changed in place where penalties or masks apply)."""
-    before = logprobs.Before(logits, asked.wanted, asked.num_top) if len(asked.wanted) else None
+    before = None
+    if len(asked.wanted):
+        will_change = bool(len(asked.penalized) or asked.ngrams or asked.forbidden or masks is not None)
+        before = logprobs.Before(logits, asked.wanted, asked.num_top, will_change)
     if len(asked.penalized):
-        _apply_penalties(logits, asked.penalized, asked.penalties, *known.update(asked.known))
+        kernels.apply_penalties(logits, asked.penalized, asked.penalties, *known.update(asked.known))
     for token, spec in asked.ngrams:
         _forbid_ngrams(logits[token], spec)
     for token, ids in asked.forbidden:
@@ -145,24 +148,6 @@ def penalties_of(params: "list[SamplingParams]") -> Array:
     """[n, 3] float32: repetition, presence, frequency."""
     values = [(p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for p in params]
     return np.array(values, dtype=np.float32).reshape(-1, 3)
-
-
-def _apply_penalties(logits: Array, rows: Array, penalties: Array, ids: Array, counts: Array) -> None:
-    """Of logits[rows[n]]: repetition penalty (penalties[n, 0]) over prompt and output (Keskar et al., 2019), presence and
-    frequency over the output, on the tokens that each sequence knows (ids and counts[n, W], as of KnownTokens)."""
-    flat = logits.view()
-    flat.shape = (-1,)  # refused where that is no view
-    is_none = ids < 0
-    tokens = np.where(is_none, ids[:, :1], ids)  # where a row has no more, its first one a second time
-    at = tokens + rows[:, None] * logits.shape[1]
-    values = flat.take(at)
-    repetition, presence, frequency = penalties[:, :1], penalties[:, 1:2], penalties[:, 2:]
-    if (repetition != 1).any():
-        values = np.where(values > 0, values / repetition, values * repetition)
-    if presence.any() or frequency.any():
-        times = np.where(is_none, counts[:, :1], counts)
-        values = np.where(times > 0, values - (presence + frequency * times.astype(np.float32)), values)
-    flat[at] = values
 
 
 def _forbid_ngrams(row: Array, spec: "SampleSpec") -> None:

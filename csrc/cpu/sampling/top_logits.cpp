@@ -1,0 +1,83 @@
+// One pass for each result. The largest few are kept in order as they are found; a stretch of logits none of which is larger than
+// the least of them is passed over by vectors.
+#include "pagecli/sampling/top_logits.h"
+
+#include <math.h>
+
+#include "highest_logit.h"
+#include "isa/vec_math.h"
+#include "parallel.h"
+
+namespace pagecli::PAGECLI_ISA {
+namespace {
+
+constexpr int64_t kStretch = 64;
+
+float largest_of(const float* x, int64_t count) {
+    HighestLogit seen = no_logits();
+    see(seen, x, count);
+    return reduce_max(seen.highest);
+}
+
+void find_top(int64_t* ids, float* values, const float* x, int64_t cols, int64_t count) {
+    int64_t num = 0;
+    for (int64_t first = 0; first < cols; first += kStretch) {
+        const int64_t end = cols - first < kStretch ? cols : first + kStretch;
+        if (num == count && !(largest_of(x + first, end - first) > values[count - 1])) continue;
+        for (int64_t i = first; i < end; ++i) {
+            const float value = x[i] != x[i] ? -__builtin_inff() : x[i];
+            if (num == count && !(value > values[count - 1])) continue;
+            int64_t place = num < count ? num++ : count - 1;
+            for (; place > 0 && values[place - 1] < value; --place) {
+                values[place] = values[place - 1];
+                ids[place] = ids[place - 1];
+            }
+            values[place] = value;
+            ids[place] = i;
+        }
+    }
+    for (int64_t place = 0; place < count; ++place) values[place] = x[ids[place]];
+}
+
+// Of e^(x - largest): floats within a stretch, doubles over them.
+double sum_of_powers(const float* x, int64_t cols, float largest) {
+    const VecF shift = broadcast(largest);
+    double total = 0.0;
+    for (int64_t first = 0; first < cols; first += kStretch) {
+        const int64_t end = cols - first < kStretch ? cols : first + kStretch;
+        VecF sum = zero();
+        int64_t i = first;
+        for (; i + VecF::width <= end; i += VecF::width) sum = sum + exp_not_positive(load(x + i) - shift);
+        if (i < end) {
+            float last[VecF::width];
+            const int lanes = static_cast<int>(end - i);
+            store_partial(last, exp_not_positive(load_partial(x + i, lanes) - shift), lanes);
+            sum = sum + load_partial(last, lanes);
+        }
+        total += static_cast<double>(reduce_add(sum));
+    }
+    return total;
+}
+
+void find_normalizers(float* out, const float* x, int64_t cols) {
+    HighestLogit seen = no_logits();
+    see(seen, x, cols);
+    const float highest = reduce_max(seen.highest);
+    const bool is_usable = all_usable(seen) && highest > -__builtin_inff();
+    out[0] = is_usable ? highest : __builtin_nanf("");
+    out[1] = is_usable ? static_cast<float>(log(sum_of_powers(x, cols, highest))) : __builtin_nanf("");
+}
+
+}  // namespace
+
+void top_logits(const TopLogitsArgs& a) {
+    parallel_for(a.num, row_grain(4 * a.cols), [&a](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+            const float* x = a.logits + a.rows[n] * a.logits_stride;
+            find_normalizers(a.normalizers + 2 * n, x, a.cols);
+            if (a.count > 0) find_top(a.ids + n * a.count, a.values + n * a.count, x, a.cols, a.count);
+        }
+    });
+}
+
+}  // namespace pagecli::PAGECLI_ISA
