@@ -42,7 +42,7 @@ class KVCache(Generic[T]):
 
 def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     """Concatenate the plan's chunks: T tokens of S sequences, R of them sampled (shapes in StepInputs)."""
-    _, of_chunks, firsts, tables, specs, *_ = zip(*plan.chunks, strict=True)
+    _, of_chunks, firsts, tables, specs, *_ = plan.columns
     lengths = np.fromiter(map(len, of_chunks), dtype=np.int32, count=len(of_chunks))
     starts = np.array(firsts, dtype=np.int32)
     query_start = np.zeros(len(lengths) + 1, dtype=np.int32)
@@ -58,8 +58,9 @@ def build(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
         ends = np.cumsum(counts)
         logit_rows = np.arange(ends[-1]) + np.repeat(query_start[1:] - ends, counts)
     else:
-        sampled = np.fromiter(map(bool, specs), dtype=bool, count=len(specs))
-        logit_rows = (query_start[1:] - 1)[sampled].astype(np.int64)
+        logit_rows = query_start[1:].astype(np.int64) - 1
+        if not all(specs):
+            logit_rows = logit_rows[np.fromiter(map(bool, specs), dtype=bool, count=len(specs))]
     return StepInputs(
         token_ids=token_ids,
         positions=positions,

@@ -32,18 +32,17 @@ class MemoryIsShort(Exception):
     """A request must be preempted, and a pending step may still write the blocks it holds: that step is to be committed."""
 
 
-def feeding_rows(plan: StepPlan) -> Iterator[tuple[int, int]]:
-    """(seq_id, row among the plan's chosen tokens) (beams' candidates are none), of sequences that it chooses one token for.
+def feeding_rows(plan: StepPlan, live: list[Sequence | None]) -> Iterator[tuple[Sequence, int]]:
+    """(sequence, row among the plan's chosen tokens) (beams' candidates are none), of sequences that it chooses one token for.
 
     Sequences that fork, beams, and those whose next choice the token restricts have no next step before commit(): the step
-    planned meanwhile leaves them out.
+    planned meanwhile leaves them out. `live`: each chunk's sequence; None where it has ended.
     """
     row = 0
-    for chunk in plan.chunks:
-        specs = chunk.specs
+    for sequence, specs in zip(live, plan.columns[4], strict=True):
         if specs and specs[0].num_candidates == 0:
-            if len(specs) == 1 and not specs[0].needs_last_token:
-                yield chunk.seq_id, row
+            if sequence is not None and len(specs) == 1 and not specs[0].needs_last_token:
+                yield sequence, row
             row += len(specs)
 
 
@@ -67,14 +66,12 @@ class OverlappedScheduler(Scheduler):
 
     def assume_computed(self, plan: StepPlan) -> KVUsage:
         """Take the launched step's tokens for computed: what it reads is known, so blocks that it fills can be shared."""
-        by_id = self._live_by_id()
-        self._record_computed(plan, by_id)
-        for seq_id, row in feeding_rows(plan):
-            sequence = by_id.get(seq_id)
-            if sequence is not None:
-                sequence.token_ids.append(PLACEHOLDER)
-                self._expected[sequence] = row
-                self._num_ending += len(sequence.token_ids) >= sequence.request.max_num_tokens
+        live = self._live(plan)
+        self._record_computed(plan, live)
+        for sequence, row in feeding_rows(plan, live):
+            sequence.token_ids.append(PLACEHOLDER)
+            self._expected[sequence] = row
+            self._num_ending += len(sequence.token_ids) >= sequence.request.max_num_tokens
         self._add_pending(plan)
         self._assumed = plan
         return self.kv.snapshot()
@@ -92,20 +89,18 @@ class OverlappedScheduler(Scheduler):
 
     def is_wanted(self, plan: StepPlan) -> bool:
         """Whether a sequence in the plan still runs."""
-        by_id = self._live_by_id()
-        return any(chunk.seq_id in by_id for chunk in plan.chunks)
+        return any(self._live(plan))
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
         """As Scheduler.commit; the tokens replace the placeholders of the plan's sequences."""
-        by_id = self._live_by_id()
+        live = self._live(plan)
         if self._assumed is not plan:
-            self._record_computed(plan, by_id)
-        expected = self._expected
-        for chunk in plan.chunks if expected else ():
-            sequence = by_id.get(chunk.seq_id)
-            if sequence is not None and chunk.specs and expected.pop(sequence, None) is not None:
-                sequence.token_ids.pop()
-        finished = self._record_chosen(plan, results, by_id)
+            self._record_computed(plan, live)
+        if expected := self._expected:
+            for sequence, specs in zip(live, plan.columns[4], strict=True):
+                if sequence is not None and specs and expected.pop(sequence, None) is not None:
+                    sequence.token_ids.pop()
+        finished = self._record_chosen(plan, results, live)
         self._pending = [(known, seq_ids) for known, seq_ids in self._pending if known is not plan]
         if self._assumed is plan:
             self._assumed = None
@@ -187,7 +182,7 @@ class OverlappedScheduler(Scheduler):
     def _add_pending(self, plan: StepPlan) -> None:
         """Add the plan to the pending ones: its sequences' blocks are not freed before it is committed."""
         if all(known is not plan for known, _ in self._pending):
-            self._pending.append((plan, {chunk.seq_id for chunk in plan.chunks}))
+            self._pending.append((plan, set(plan.columns[0])))
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ others hold too (Kwon et al., SOSP 2023, sections 4.2 to 4.5).
 
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pagecli.core.step_plan import BlockMove, KVUsage, MoveKind
@@ -105,6 +106,11 @@ class KVManager:
         """The sequence's physical blocks in logical order; read it, do not change it. It grows with the sequence."""
         return self._tables[seq_id].block_ids
 
+    def block_tables(self, seq_ids: Sequence[int]) -> "list[array[int]]":
+        """Each one's block_table()."""
+        tables = self._tables
+        return [tables[seq_id].block_ids for seq_id in seq_ids]
+
     def take_moves(self) -> list[BlockMove]:
         """The copies and swaps (BlockMove) decided since the last call, in the order in which the device carries them out."""
         moves, self._moves = self._moves, []
@@ -132,16 +138,13 @@ class KVManager:
 
     def reserve_next(self, seq_ids: list[int]) -> bool:
         """Make each sequence's first unfilled slot writable; all have blocks. False, and no change, if too few are free."""
-        size, tables, ref_counts = self.block_size, self._tables, self.pool.ref_counts
-        growing: list[_Table] = []
+        size, ref_counts = self.block_size, self.pool.ref_counts
+        tables = list(map(self._tables.__getitem__, seq_ids))
+        growing = [table for table in tables if table.num_filled == len(table.block_ids) * size]
         copying: list[_Table] = []
-        for seq_id in seq_ids:
-            table = tables[seq_id]
-            at, offset = divmod(table.num_filled, size)
-            if at == len(table.block_ids):
-                growing.append(table)
-            elif offset and ref_counts[table.block_ids[at]] > 1:
-                copying.append(table)
+        if self.pool.num_shared:
+            writing = [(table, *divmod(table.num_filled, size)) for table in tables]
+            copying = [table for table, at, offset in writing if offset and ref_counts[table.block_ids[at]] > 1]
         if not growing and not copying:
             return True
         if len(growing) + len(copying) > self.pool.num_available:
@@ -170,17 +173,22 @@ class KVManager:
         table.block_ids[at] = target
         self.num_copy_on_write += 1
 
-    def record_filled(self, seq_id: int, num_slots: int, token_ids: list[int]) -> None:
-        """The sequence's first `num_slots` slots now hold K and V, of these tokens; full blocks become findable."""
-        table, size = self._tables[seq_id], self.block_size
-        assert num_slots <= len(table.block_ids) * size, "filled slots without a block"
-        first, last = table.num_filled // size, (num_slots - 1) // size
-        for at in range(first, last):
-            self._set_filled(table.block_ids[at], size)
-        self._set_filled(table.block_ids[last], num_slots - last * size)
-        table.num_filled = num_slots
-        if self.index is not None and num_slots // size > len(table.hashes):
-            self._publish(table, token_ids)
+    def record_filled(self, sequences: Iterable[tuple[int, int, list[int]]]) -> None:
+        """Of each sequence (seq_id, num_slots, token_ids), the first `num_slots` slots now hold K and V, of these tokens; full
+        blocks become findable."""
+        tables, size, block_filled, num_new = self._tables, self.block_size, self._block_filled, 0
+        for seq_id, num_slots, token_ids in sequences:
+            table = tables[seq_id]
+            block_ids, first, last = table.block_ids, table.num_filled // size, (num_slots - 1) // size
+            for block_id in block_ids[first:last] if first < last else ():
+                self._set_filled(block_id, size)
+            block_id, num_in_last = block_ids[last], num_slots - last * size
+            num_new += num_in_last - block_filled[block_id]
+            block_filled[block_id] = num_in_last
+            table.num_filled = num_slots
+            if (num_in_last == size or first < last) and self.index is not None:
+                self._publish(table, token_ids)
+        self._num_filled += num_new
 
     def _publish(self, table: _Table, token_ids: list[int]) -> None:
         assert self.index is not None

@@ -12,7 +12,7 @@ from pagecli.kv.manager import KVManager
 def fill(kv, seq_id, token_ids):
     """Reserve and fill as many slots as there are tokens."""
     assert kv.reserve(seq_id, len(token_ids))
-    kv.record_filled(seq_id, len(token_ids), list(token_ids))
+    kv.record_filled([(seq_id, len(token_ids), list(token_ids))])
     kv.check_integrity()
 
 
@@ -38,7 +38,7 @@ def test_a_reservation_that_does_not_fit_changes_nothing():
 def test_blocks_return_when_a_sequence_is_freed_and_freeing_twice_is_harmless():
     kv = KVManager(num_blocks=3, block_size=4)
     kv.reserve(1, 12)
-    kv.record_filled(1, 9, list(range(9)))
+    kv.record_filled([(1, 9, list(range(9)))])
     kv.free(1)
     kv.free(1)
     assert kv.num_free_blocks == 3
@@ -198,7 +198,7 @@ def test_shared_blocks_are_swapped_out_and_in_once_and_shared_again():
     fill(kv, 1, range(10))
     kv.fork(1, 2, 10)
     assert kv.reserve(2, 11)
-    kv.record_filled(2, 11, list(range(11)))
+    kv.record_filled([(2, 11, list(range(11)))])
     kv.take_moves()
     assert kv.can_swap_out([1, 2])
     kv.swap_out([1, 2])

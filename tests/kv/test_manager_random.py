@@ -65,7 +65,7 @@ class AnyUseOfTheManager(RuleBasedStateMachine):
             assert self.kv.pool.ref_count(block_id) == 1, "a shared block is written"
             self.cache[block_id][at % self.size] = token
         self.texts[seq_id] = [*text, *tokens]
-        self.kv.record_filled(seq_id, len(self.texts[seq_id]), self.texts[seq_id])
+        self.kv.record_filled([(seq_id, len(self.texts[seq_id]), self.texts[seq_id])])
 
     @rule(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=12))
     def start(self, tokens):

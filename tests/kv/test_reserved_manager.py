@@ -21,7 +21,7 @@ def test_a_sequence_holds_consecutive_blocks_from_the_start():
 def test_a_sample_copies_what_its_parent_has_computed():
     kv = ReservedManager(64, 4)
     kv.hold(1, 16, 2)
-    kv.record_filled(1, 6, list(range(6)))
+    kv.record_filled([(1, 6, list(range(6)))])
     kv.fork(1, 2, 6)
     parent, child = kv.block_table(1), kv.block_table(2)
     assert not set(parent) & set(child)
@@ -40,7 +40,7 @@ def test_runs_of_samples_that_were_never_forked_go_with_their_request():
 def test_runs_that_are_still_to_be_forked_outlive_the_first_sequence():
     kv = ReservedManager(64, 4)
     kv.hold(1, 16, 3)
-    kv.record_filled(1, 4, list(range(4)))
+    kv.record_filled([(1, 4, list(range(4)))])
     kv.fork(1, 2, 4)
     kv.free(1)
     kv.fork(2, 3, 4)
@@ -53,7 +53,7 @@ def test_runs_that_are_still_to_be_forked_outlive_the_first_sequence():
 def test_what_each_block_holds_can_be_seen():
     kv = ReservedManager(8, 4)
     kv.hold(1, 9, 1)
-    kv.record_filled(1, 6, list(range(6)))
+    kv.record_filled([(1, 6, list(range(6)))])
     assert kv.filled_slots() == [4, 2, 0, 0, 0, 0, 0, 0]
     counts, cached = kv.pool.snapshot()
     assert counts == [1, 1, 1, 1, 0, 0, 0, 0]
@@ -103,7 +103,7 @@ class AnyUseOfReservations(RuleBasedStateMachine):
             assert self.kv.reserve(seq_id, len(text) + 1)
             self.cache[self.slot(seq_id, len(text))] = token
             text.append(token)
-        self.kv.record_filled(seq_id, len(text), text)
+        self.kv.record_filled([(seq_id, len(text), text)])
 
     @precondition(lambda self: any(left[0] for left in self.to_fork.values()))
     @rule(data=st.data())

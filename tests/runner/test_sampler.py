@@ -264,9 +264,10 @@ def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
 )
 def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
     plain = make_spec()
-    assert runner.needs_no_logits([(plain,), (plain, plain)])
-    assert not runner.needs_no_logits([(plain,), (plain, make_spec(**asks))])
-    assert not runner.needs_no_logits([(dataclasses.replace(plain, num_candidates=2),)])
+    asked = runner.AskedOfRows()
+    assert asked.of([(plain,), (plain, plain)]).are_argmaxes
+    assert not asked.of([(plain,), (plain, make_spec(**asks))]).are_argmaxes
+    assert not asked.of([(dataclasses.replace(plain, num_candidates=2),)]).are_argmaxes
 
 
 def test_tokens_known_without_logits_go_to_every_sample_of_their_row():

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
+from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,6 +80,7 @@ class ModelRunner:
         self.block_size = block_size
         self.num_blocks = kv_cache.values[0].shape[0] if kv_cache.values else 0
         self.mover = BlockMover(kv_cache, swap)
+        self._asked = AskedOfRows()
         self._kept_choices: KeptChoices | None = None  # once logits are needed
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
 
@@ -105,13 +107,13 @@ class ModelRunner:
         if plan.has_wanted:
             results, forwarded = self._several_logits(plan, inputs)
             return PendingStep(results, (prepared, forwarded, time.perf_counter()))
-        specs = [chunk.specs for chunk in plan.chunks if chunk.specs]
-        masked = [of_row for of_row in specs if of_row[0].mask is not None]
-        masks = self._start_masks(specs) if masked else None
-        if needs_no_logits(specs):
+        specs = list(filter(None, plan.columns[4]))
+        asked = self._asked.of(specs)
+        masks = self._start_masks(specs) if asked.have_masks else None
+        if asked.are_argmaxes:
             token_ids = self._most_likely(inputs, masks)
             forwarded = time.perf_counter()
-            results = same_for_all(token_ids, specs)
+            results = token_ids.tolist() if asked.are_single else same_for_all(token_ids, specs)
         else:
             logits = self.model.forward(inputs, self.kv_cache)
             forwarded = time.perf_counter()
@@ -148,9 +150,23 @@ class ModelRunner:
         return several_logits.choose(logits, plan, None if masks is None else masks.result()), forwarded
 
 
-def needs_no_logits(specs: "list[tuple[SampleSpec, ...]]") -> bool:
-    """Whether every row takes the most likely token without log probabilities: the LM head's argmax needs no logits."""
-    return all(spec.is_argmax for row in specs for spec in row)
+class AskedOfRows:
+    """What a step's specs ask for, found anew where they are not those of the step before."""
+
+    def __init__(self) -> None:
+        self._specs: list[tuple[SampleSpec, ...]] = []
+        self.are_argmaxes = self.are_single = True
+        self.have_masks = False
+
+    def of(self, specs: "list[tuple[SampleSpec, ...]]") -> "AskedOfRows":
+        """`specs` must not change afterwards."""
+        if len(specs) != len(self._specs) or not all(map(is_, specs, self._specs)):
+            self._specs = specs
+            # the most likely token without log probabilities: the LM head's argmax needs no logits
+            self.are_argmaxes = all(spec.is_argmax for row in specs for spec in row)
+            self.are_single = all(len(row) == 1 for row in specs)
+            self.have_masks = any(row[0].mask is not None for row in specs)
+        return self
 
 
 def same_for_all(token_ids: Array, specs: "list[tuple[SampleSpec, ...]]") -> list[StepResult]:

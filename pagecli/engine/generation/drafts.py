@@ -78,7 +78,7 @@ def apply(sequence: Sequence, chunk: Chunk, result: DraftResult, kv: "KVMemory",
         if _token_of(choice) != draft or sequence.finish_reason is not None:
             break
     sequence.num_computed = sequence.num_tokens - 1
-    kv.record_filled(sequence.seq_id, sequence.num_computed, sequence.token_ids)
+    kv.record_filled([(sequence.seq_id, sequence.num_computed, sequence.token_ids)])
     kv.shrink(sequence.seq_id)
     return num_appended - 1
 

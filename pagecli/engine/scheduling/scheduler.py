@@ -10,7 +10,7 @@ State changes in two places: plan() reserves, commit() records. Where steps over
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pagecli.core.step_plan import Chunk, DraftResult, KVUsage, SampleSpec, ScoreResult, StepPlan, StepResult
+from pagecli.core.step_plan import Chunk, DraftResult, KVUsage, SampleSpec, ScoreResult, StepPlan, StepResult, make_chunk
 from pagecli.engine.generation import decoding
 from pagecli.engine.generation.decoding import FinishCheck
 from pagecli.engine.request import Request, Sequence
@@ -91,7 +91,7 @@ class Scheduler(Batch):
 
     def _plan_of(self, lengths: dict[Sequence, int]) -> StepPlan:
         """The step that runs so many tokens of each sequence."""
-        chunks = [self._chunk(sequence, n) for sequence, n in lengths.items()]
+        chunks = self._chunks(lengths)
         has_wanted = False
         if self.has_scores:
             chunks, has_wanted = self._with_scores(chunks, lengths)
@@ -123,40 +123,46 @@ class Scheduler(Batch):
             found.append(chunk)
         return found, any(chunk.wanted is not None for chunk in found)
 
-    def _live_by_id(self) -> dict[int, Sequence]:
-        return {s.seq_id: s for request in self._running for s in request.live}
+    def _live(self, plan: StepPlan) -> list[Sequence | None]:
+        """The sequence of each of the plan's chunks; None where it ended after the plan was made."""
+        by_id = {s.seq_id: s for request in self._running for s in request.live}
+        return list(map(by_id.get, plan.columns[0]))
 
-    def _record_computed(self, plan: StepPlan, by_id: dict[int, Sequence]) -> None:
-        """The plan's tokens are in the cache; not those of sequences that ended after it was made."""
-        for chunk in plan.chunks:
-            sequence = by_id.get(chunk.seq_id)
+    def _record_computed(self, plan: StepPlan, live: list[Sequence | None]) -> None:
+        """The plan's tokens are in the cache; not those of sequences that ended after it was made. `live`: as of _live."""
+        lengths = [c.num_known for c in plan.chunks] if plan.has_wanted else map(len, plan.columns[1])
+        filled = []
+        for sequence, start, num_tokens in zip(live, plan.columns[2], lengths, strict=True):
             if sequence is not None:
-                num_tokens = chunk.num_known if plan.has_wanted else len(chunk.token_ids)
-                sequence.num_computed = num_filled = chunk.start + num_tokens
-                self.kv.record_filled(chunk.seq_id, num_filled, sequence.token_ids)
+                sequence.num_computed = num_filled = start + num_tokens
+                filled.append((sequence.seq_id, num_filled, sequence.token_ids))
+        self.kv.record_filled(filled)
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
         """Record what the step computed and chose: one result for each chunk that samples, in order."""
-        by_id = self._live_by_id()
-        self._record_computed(plan, by_id)
-        finished = self._record_chosen(plan, results, by_id)
-        return Committed(finished, self.kv.snapshot(), plan if not plan.has_wanted else self._without_rejected(plan, by_id))
+        live = self._live(plan)
+        self._record_computed(plan, live)
+        finished = self._record_chosen(plan, results, live)
+        return Committed(finished, self.kv.snapshot(), plan if not plan.has_wanted else self._without_rejected(plan, live))
 
-    def _record_chosen(self, plan: StepPlan, results: list[StepResult], by_id: dict[int, Sequence]) -> list[Request]:
+    def _record_chosen(self, plan: StepPlan, results: list[StepResult], live: list[Sequence | None]) -> list[Request]:
         """Extend, fork and finish sequences by the step's results; returns the requests that finished.
 
         A token chosen for a sequence that has ended since the plan was made is dropped.
         """
         finished: dict[Request, None] = {}
-        for chunk, result in zip(plan.answered, results, strict=True):
-            sequence = by_id.get(chunk.seq_id)
-            if sequence is not None:
-                if plan.has_wanted:
-                    self._apply_wanted(sequence, chunk, result)
-                else:
-                    decoding.apply(sequence, result, self.kv, self._finish_check)
-                if not sequence.request.live:
-                    finished[sequence.request] = None
+        chunks, has_wanted, kv, finish_check = plan.answered, plan.has_wanted, self.kv, self._finish_check
+        if chunks is not plan.chunks:
+            live = [s for s, chunk in zip(live, plan.chunks, strict=True) if chunk.specs or chunk.wanted is not None]
+        for sequence, chunk, result in zip(live, chunks, results, strict=True):
+            if sequence is None:
+                continue
+            if has_wanted:
+                self._apply_wanted(sequence, chunk, result)
+            else:
+                decoding.apply(sequence, result, kv, finish_check)
+            if not sequence.request.live:
+                finished[sequence.request] = None
         return list(finished)
 
     def _apply_wanted(self, sequence: Sequence, chunk: Chunk, result: StepResult) -> None:
@@ -172,11 +178,12 @@ class Scheduler(Batch):
         else:
             decoding.apply(sequence, result, self.kv, self._finish_check)
 
-    def _without_rejected(self, plan: StepPlan, by_id: dict[int, Sequence]) -> StepPlan:
+    def _without_rejected(self, plan: StepPlan, live: list[Sequence | None]) -> StepPlan:
         """A committed plan with those drafts that held."""
         from pagecli.engine.generation import drafts
 
-        chunks = [drafts.accepted_part(by_id[chunk.seq_id], chunk) if chunk.seq_id in by_id else chunk for chunk in plan.chunks]
+        pairs = zip(live, plan.chunks, strict=True)
+        chunks = [chunk if sequence is None else drafts.accepted_part(sequence, chunk) for sequence, chunk in pairs]
         return StepPlan(chunks, plan.moves, plan.feeds, plan.memory, plan.has_wanted)
 
     def reset(self) -> None:
@@ -242,11 +249,17 @@ class Scheduler(Batch):
     def _before_preempting(self) -> None:
         """Hook, called before a running request is preempted or an ended sequence loses its memory."""
 
-    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
-        start, token_ids, seq_id = sequence.num_computed, sequence.token_ids, sequence.seq_id
-        end = start + num_tokens
-        specs: tuple[SampleSpec, ...] = ()
-        if end == len(token_ids):
-            specs = sequence.specs or decoding.specs(sequence, self._finish_check)
-        num_repeated = min(end, sequence.num_lost) - start if start < sequence.num_lost else 0
-        return Chunk(seq_id, token_ids[start:end], start, self.kv.block_table(seq_id), specs, num_repeated)
+    def _chunks(self, lengths: dict[Sequence, int]) -> list[Chunk]:
+        """A chunk of so many tokens of each sequence, in order."""
+        chunks, finish_check = [], self._finish_check
+        tables = self.kv.block_tables([s.seq_id for s in lengths])
+        for (sequence, num_tokens), block_ids in zip(lengths.items(), tables, strict=True):
+            start, token_ids = sequence.num_computed, sequence.token_ids
+            end = start + num_tokens
+            specs: tuple[SampleSpec, ...] = ()
+            if end == len(token_ids):
+                specs = sequence.specs or decoding.specs(sequence, finish_check)
+            num_repeated = min(end, sequence.num_lost) - start if start < sequence.num_lost else 0
+            fields = (sequence.seq_id, token_ids[start:end], start, block_ids, specs, num_repeated, None)
+            chunks.append(make_chunk(fields))
+        return chunks

@@ -7,6 +7,7 @@ Nothing is shared and nothing grows: what a sequence may need is taken at the st
 one prompt copy it (Yu et al., OSDI 2022; baselines of Kwon et al., SOSP 2023, section 6.1). KVManager's interface otherwise.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pagecli.core.step_plan import BlockMove, KVUsage, MoveKind
@@ -129,6 +130,10 @@ class ReservedManager:
         """The sequence's blocks, filled or not."""
         return self._held[seq_id].block_ids
 
+    def block_tables(self, seq_ids: Sequence[int]) -> list[range]:
+        """Each one's block_table()."""
+        return list(map(self.block_table, seq_ids))
+
     def take_moves(self) -> list[BlockMove]:
         moves, self._moves = self._moves, []
         return moves
@@ -169,11 +174,12 @@ class ReservedManager:
         """Always True, as reserve()."""
         return True
 
-    def record_filled(self, seq_id: int, num_slots: int, token_ids: list[int]) -> None:
-        """The sequence's first `num_slots` slots now hold K and V."""
-        held = self._held[seq_id]
-        self._num_filled += num_slots - held.num_filled
-        held.num_filled = num_slots
+    def record_filled(self, sequences: Iterable[tuple[int, int, list[int]]]) -> None:
+        """Of each sequence (seq_id, num_slots, token_ids), the first `num_slots` slots now hold K and V."""
+        for seq_id, num_slots, _ in sequences:
+            held = self._held[seq_id]
+            self._num_filled += num_slots - held.num_filled
+            held.num_filled = num_slots
 
     def shrink(self, seq_id: int) -> None:
         """Nothing: a sequence keeps its run."""
