@@ -10,14 +10,15 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 
-# For one more sequence: its chunk and block table, its entry in lists, what is recorded of its slot, and its token.
+# For one more sequence: what its token changes, and now and then a block; of penalties, the lookup of its tokens. The rest
+# is done in loops over the batch.
 ASKED = {
     "greedy": {},
     "drawn": {"temperature": 0.8, "top_p": 0.9, "top_k": 20},
     "penalized": {"repetition_penalty": 1.1, "frequency_penalty": 0.2},
     "logprobs": {"logprobs": 3},
 }
-MOST_CALLS = {"greedy": 10, "drawn": 14, "penalized": 12, "logprobs": 13}
+MOST_CALLS = {"greedy": 2, "drawn": 2, "penalized": 4, "logprobs": 2}
 
 
 @pytest.fixture(scope="module")
