@@ -8,7 +8,7 @@ from pagecli.errors import UsageError
 
 MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
-MAX_ROWS_KEPT = 6  # in a step, to which weights that stay quantized are faster than bfloat16: a tile of the kernels
+MAX_ROWS_KEPT = 6  # in a step, to which weights that stay quantized are faster than bfloat16 pairs: a tile of the kernels
 Speculate = int | Literal["auto"]  # tokens guessed at a time
 KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/reservations.py
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
@@ -25,10 +25,10 @@ _LEAST = {
 def is_faster_kept(dtype: str, max_num_seqs: int, multiplies_bfloat16: bool) -> bool:
     """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones.
 
-    From some rows on looking numbers up and scaling them takes longer than reading bfloat16 does, and without instructions for
-    bfloat16 always (benchmarks/quantized_weights.py).
+    From some rows on looking numbers up, scaling and rounding them takes longer than reading bfloat16 does: without
+    instructions for bfloat16 from the second (benchmarks/quantized_weights.py).
     """
-    return dtype == "float32" or (dtype == "bfloat16" and multiplies_bfloat16 and max_num_seqs <= MAX_ROWS_KEPT)
+    return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= (MAX_ROWS_KEPT if multiplies_bfloat16 else 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,6 +22,16 @@ head_dims = st.sampled_from([32, 33, 40, 64, 80, 96, 100, 128, 256])
 
 def random(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_all_sizes(seed: int, rows: int, cols: int) -> torch.Tensor:
+    """Numbers of every exponent that a float has, and zeros of either sign."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    bits = generator.integers(0, 2**32, (rows, cols), dtype=np.uint32)
+    values = bits.view(np.float32)
+    values[~np.isfinite(values) | (np.abs(values) > 1e15)] = 0.0
+    values[generator.random((rows, cols)) < 0.1] = -0.0
+    return torch.from_numpy(values)
 
 
 def strided(values: torch.Tensor, before: int = 3, after: int = 5) -> torch.Tensor:

@@ -16,13 +16,14 @@ import torch
 from gguf_random import HALVES
 from hypothesis import given
 from hypothesis import strategies as st
-from shapes import examples, gaps, random, seeds, strided
+from shapes import examples, gaps, random, seeds, strided, with_all_sizes
 
 from pagecli.core.token_masks import num_words
 from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.weights.quantized_weight import can_pack
 from pagecli.devices.reference import formats
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
-from pagecli.model.weights.quantized import QuantizedTensor
+from pagecli.model.weights.quantized import QuantizedFormat, QuantizedTensor
 
 EPSILON = 2.0**-24
 DTYPES = ("float32", "bfloat16")
@@ -102,6 +103,55 @@ def test_linear(isa, seed, rows, features, runs, dtype, case):
     dequantized = torch.empty(rows, features)
     kernels.linear(dequantized, x, kernels.pack_weight(torch.from_numpy(tensor.dequantized()), dtype))
     assert same_bits(out, dequantized)
+
+
+@examples
+@given(
+    seed=seeds,
+    rows=st.integers(1, 8) | st.sampled_from([33, 97]),
+    features=st.integers(1, 40),
+    runs=st.sampled_from([1, 3, 18]),
+    dtype=st.sampled_from(DTYPES),
+    offset=st.sampled_from(["none", "low"]),
+    power=st.integers(-33, 33),
+)
+def test_any_table_of_bytes(isa, seed, rows, features, runs, dtype, offset, power):
+    generator = np.random.Generator(np.random.PCG64(seed))
+    table = generator.integers(-127, 128, 16)
+    table[generator.integers(16)] = 127  # the largest
+    q = generator.integers(0, 16, (features, 32 * runs), dtype=np.uint8)
+    scale, low = (generator.normal(0, 0.1, (features, runs)).astype(np.float16) for _ in range(2))
+    made_of = QuantizedFormat(4, 32, offset, table=tuple(map(float, np.ldexp(table.astype(np.float64), power))))
+    tensor = QuantizedTensor(made_of, q, scale, None if offset == "none" else low)
+    x, out, dequantized = random(seed, rows, 32 * runs), torch.empty(rows, features), torch.empty(rows, features)
+    kernels.linear(out, x, kernels.pack_quantized(tensor, dtype))
+    kernels.linear(dequantized, x, kernels.pack_weight(torch.from_numpy(tensor.dequantized()), dtype))
+    assert same_bits(out, dequantized)
+
+
+@pytest.mark.parametrize("number", [0.3, 300.0, 2.0**-3, math.nan, math.inf])
+def test_a_table_of_other_numbers_is_not_kept(number):
+    """Beside 127."""
+    tensor = quantized("IQ4_NL", 1, 16, 64)[0]
+    assert can_pack(tensor)
+    other = replace(tensor, format=replace(tensor.format, table=(number, *tensor.format.table[1:15], 127.0)))
+    assert not can_pack(other)
+    with pytest.raises(ValueError, match=r"weight\.data"):
+        kernels.pack_quantized(other, "bfloat16")
+
+
+@pytest.mark.parametrize(("dtype", "kind"), CASES)
+def test_activations_of_all_sizes(isa, dtype, kind):
+    """Denormals among them, sums of which are nearly nothing."""
+    for seed in range(8):
+        tensor = quantized(kind, seed, 40, 256)[0]
+        x, dense = with_all_sizes(seed, 7, 256), kernels.pack_weight(torch.from_numpy(tensor.dequantized()), dtype)
+        packed = kernels.pack_quantized(tensor, dtype)
+        for rows in (1, 7):
+            out, dequantized = torch.empty(rows, 40), torch.empty(rows, 40)
+            kernels.linear(out, x[:rows], packed)
+            kernels.linear(dequantized, x[:rows], dense)
+            assert same_bits(out, dequantized)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), CASES)
@@ -188,9 +238,10 @@ def test_a_panel_is_a_weight_of_its_own(isa):
 def test_bytes_that_are_no_quantized_weight_are_refused(isa):
     packed = kernels.pack_quantized(quantized("Q4_0", 8, 16, 64)[0], "float32")
     out, x = torch.empty(1, 16), torch.zeros(1, 64)
-    for at, value in ((0, 2), (1, 7), (2, 3), (3, 33), (3, 0), (3, 1024), (4, 8)):
+    bits_of_float = int(np.float32(0.3).view(np.int32))
+    for at, value in ((0, 2), (1, 7), (2, 3), (3, 33), (3, 0), (3, 1024), (4, 8), (16, bits_of_float), (31, 0x7FC00000)):
         damaged = packed.data.copy()
-        damaged[:24].view(np.int32)[at] = value
+        damaged[:128].view(np.int32)[at] = value
         with pytest.raises(ValueError, match=r"weight\.data"):
             kernels._native.linear(out, x, damaged, 16, 64, None, "none", False, None)
     for data in (packed.data[:100], packed.data[:-1]):

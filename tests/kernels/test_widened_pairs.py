@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shapes import examples, random, seeds
+from shapes import examples, random, seeds, with_all_sizes
 from test_quantized_linear import CASES, HALVES, quantized, same_bits
 
 from pagecli.devices.cpu import kernels
@@ -34,16 +34,6 @@ def both_ways(x: torch.Tensor, weight: PackedWeight) -> list[torch.Tensor]:
         found.append(torch.full((x.shape[0], weight.num_rows), float("nan")))
         kernels.linear(found[-1], x, weight)
     return found
-
-
-def with_all_sizes(seed: int, rows: int, cols: int) -> torch.Tensor:
-    """Numbers of every exponent that a float has, and zeros of either sign."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    bits = generator.integers(0, 2**32, (rows, cols), dtype=np.uint32)
-    values = bits.view(np.float32)
-    values[~np.isfinite(values) | (np.abs(values) > 1e15)] = 0.0
-    values[generator.random((rows, cols)) < 0.1] = -0.0
-    return torch.from_numpy(values)
 
 
 @examples

@@ -179,6 +179,7 @@ def texts(engine, prompts):
         ({"dtype": "float32"}, True),
         ({"dtype": "bfloat16", "max_num_seqs": 6}, kernels.isa_name() in ("avx512bf16", "amx", "neon_bf16")),
         ({"dtype": "bfloat16", "max_num_seqs": 7}, False),
+        ({"dtype": "bfloat16", "max_num_seqs": 1}, True),
         ({"dtype": "bfloat16"}, False),
         ({"dtype": "bfloat16", "quantization": "keep"}, True),
         ({"dtype": "float32", "quantization": "dequantize"}, False),

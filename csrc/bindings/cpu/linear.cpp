@@ -1,4 +1,8 @@
 // Bindings of the operations on packed weights.
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
 #include "bind.h"
 #include "pagecli/isa.h"
 #include "pagecli/linear/quantized_weight.h"
@@ -26,6 +30,15 @@ int64_t quantized_bytes(const QuantizedHeader& header, int64_t rows, int64_t col
     return (rows + kPanelWidth - 1) / kPanelWidth * (cols / header.group) * header.group_bytes();
 }
 
+// Whether the numbers are bytes with sign times one power of two, the largest 64 to 127 of it and neither small nor large.
+bool is_of_bytes(const float (&table)[16]) {
+    float largest = 0.0f;
+    for (const float number : table) largest = std::fmax(largest, std::fabs(number));
+    if (!(largest >= 0x1p-40f && largest <= 0x1p40f)) return false;
+    const float unit = std::ldexp(1.0f, std::ilogb(largest) - 6);
+    return std::all_of(std::begin(table), std::end(table), [=](float number) { return std::trunc(number / unit) * unit == number; });
+}
+
 // The first of `experts` quantized weights that lie one behind the other, after a header that is all of theirs.
 PackedWeightView check_quantized(const TensorView& data, int64_t experts, int64_t rows, int64_t cols) {
     check(data, "weight.data", DType::uint8, {"bytes"});
@@ -39,7 +52,8 @@ PackedWeightView check_quantized(const TensorView& data, int64_t experts, int64_
     const bool is_plain = header->offset == QuantizedOffset::none && header->part == 0 && header->center == 0;
     const bool is_known_float = (header->float8 == 0 || (header->float8 == 1 && header->bits == 8 && is_plain)) &&
                                 (header->wide == 0 || (header->wide == 1 && is_plain));
-    if (!is_known || !is_known_float || cols % header->group != 0)
+    const bool is_known_table = header->bits != 4 || is_of_bytes(header->table);
+    if (!is_known || !is_known_float || !is_known_table || cols % header->group != 0)
         refuse("weight.data: a header that says no quantized weight of %lld columns", static_cast<long long>(cols));
     const int64_t expected = static_cast<int64_t>(sizeof *header) + experts * quantized_bytes(*header, rows, cols);
     check(data, "weight.data", DType::uint8, {expected});

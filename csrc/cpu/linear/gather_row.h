@@ -68,10 +68,9 @@ static inline void gather_row(float* out, const QuantizedHeader& header, const u
                     store(low[part] + i, by.low);
                 }
             }
-            const float times = header.float8 != 0 ? 0x1p-8f : header.bits == 8 ? 0x1p16f : 1.0f;  // RunScale's is of numbers as large
             for (int i = 0; i < kRunK; ++i) {
                 const int part = i / (static_cast<int>(kRunK) / 2);
-                const float number = times * number_of(header, run + header.factors_bytes(), i, lane);
+                const float number = number_of(header, run + header.factors_bytes(), i, lane);
                 const float value = scale[part][lane] * number + low[part][lane];
                 out[k + i] = header.type == WeightType::bfloat16 ? widen_bf16(round_to_bf16(value)) : value;
             }

@@ -31,7 +31,7 @@ namespace pagecli::PAGECLI_ISA {
 
 constexpr int64_t kKBlock = 4096;
 // Of quantized weights that are unpacked block by block, whole groups: as much as L1 nearly holds, less where one tile of rows reads it.
-constexpr int64_t kUnpackedKOfOne = 128, kUnpackedK = kLargestGroup;
+constexpr int64_t kUnpackedKOfOne = has_pair_dot ? 128 : kLargestGroup, kUnpackedK = kLargestGroup;
 constexpr int kMaxItemPanels = kMaxPanels;
 constexpr int kSumsPerItem = 16384;  // floats, 64 KiB: 256 rows of 4 panels
 
@@ -88,14 +88,15 @@ struct Plan {
     }
 };
 
-// The weights of a block of quantized panels, one behind the other.
-static inline void unpack(TileArgs& t, const Plan& plan, int64_t panel, int64_t k, int panels) {
+// The weights of a block of quantized panels, one behind the other. `next`: the first of those to come.
+static inline void unpack(TileArgs& t, const Plan& plan, int64_t panel, int64_t k, int panels, const char* next) {
     const QuantizedHeader& header = *plan.quantized();
     const int64_t panel_bytes = t.k_count * plan.bytes_per_k;
     char* numbers = static_cast<char*>(thread_scratch(panels * panel_bytes, ScratchUse::weights));
+    const int64_t ahead = next - plan.weight(panel, k);
     for (int p = 0; p < panels; ++p) {
         const uint8_t* groups = reinterpret_cast<const uint8_t*>(plan.weight(panel + p, k));
-        plan.unpack(numbers + p * panel_bytes, groups, t.k_count / header.group, header);
+        plan.unpack(numbers + p * panel_bytes, groups, t.k_count / header.group, header, ahead);
     }
     t.weight = numbers;
     t.panel_stride = t.k_count * kPanelWidth;
@@ -181,7 +182,8 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
             if (are_left_out(plan, panel, panels)) continue;
             const int cols = panels * static_cast<int>(kPanelWidth);
             t.weight = plan.weight(panel, k);
-            if (unpacks) unpack(t, plan, panel, k, panels);
+            const char* next = panel + panels < last_panel ? plan.weight(panel + panels, k) : plan.weight(first_panel, k + block);
+            if (unpacks) unpack(t, plan, panel, k, panels, next);
             for (int64_t tile = first_tile; tile < last_tile; ++tile) {
                 const int64_t row = row_tiles.first_row(tile);
                 const int rows = row_tiles.rows(tile);
@@ -333,33 +335,39 @@ static inline Plan plan_of_int8_a16(const LinearArgs& a, FinishFunction finish) 
     return {a, CellType::int16_pair, k, k, bytes_per_k, groups, TileTable<Int8Tile, int8_wide_panels>::tiles(), finish};
 }
 
-// As of weights in float32 or bfloat16, which quantized ones are made before or, of few rows, while tiles read them.
-static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish) {
-    const QuantizedHeader& header = *a.weight.quantized;
-    const int64_t cols = a.weight.cols;
-    const bool is_bfloat16 = header.type == WeightType::bfloat16;
-    Plan plan = {a, CellType::float32, cols, cols, 4 * kPanelWidth, 0, TileTable<Float32Tile>::tiles(), finish};
-    if (is_bfloat16) plan = plan_of_bfloat16(a, finish);
-    plan.unpack = is_bfloat16 ? unpack_function<uint16_t>(header.numbers()) : unpack_function<float>(header.numbers());
-    plan.unpacked = plan.tiles;
-    plan.panel_stride = cols / header.group * header.group_bytes();
-    const bool widened = plan.x_type == CellType::bfloat16_split;
-    if constexpr (widens_pairs) {
-        if (widened) {
-            plan.unpack = unpack_function<SplitFloat>(header.numbers());
-            plan.unpacked = TileTable<Float32Tile>::tiles();
-            plan.bytes_per_k = sizeof(float) * kPanelWidth;
+// Weights made as `Weight` before tiles read them or, of few rows, in tiles that read the numbers.
+template <class Weight>
+Plan with_made(Plan plan, const Tiles& unpacked) {
+    const QuantizedHeader& header = *plan.quantized();
+    plan.unpack = unpack_function<Weight>(header.numbers());
+    plan.unpacked = plan.tiles = unpacked;
+    plan.bytes_per_k = sizeof(Weight) * kPanelWidth;
+    plan.panel_stride = plan.cols / header.group * header.group_bytes();
+    if constexpr (has_quantized_tiles<Weight>) {
+        if (plan.args.tokens == 1 || (has_pair_dot && header.bits == 4)) {
+            plan.tiles = QuantizedTiles<Weight>::of(header.numbers());
+            plan.unpacks_from = 2;
         }
     }
-    if constexpr (has_pair_dot && !PAGECLI_HAS_MATRIX_UNIT) {
-        if (!is_bfloat16 || (header.bits != 4 && a.tokens > 1)) return plan;
-        plan.tiles = QuantizedTiles<false>::of(header.numbers());
-        plan.unpacks_from = 2;
-    }
-    if constexpr (widens_pairs) {
-        if (widened) plan.tiles = QuantizedTiles<true>::of(header.numbers());
-    }
     return plan;
+}
+
+// As of weights in float32 or bfloat16.
+static inline Plan plan_of_quantized(const LinearArgs& a, FinishFunction finish) {
+    const int64_t cols = a.weight.cols;
+    const bool is_bfloat16 = a.weight.quantized->type == WeightType::bfloat16;
+    const Tiles floats = TileTable<Float32Tile>::tiles();
+    const Plan of_floats = {a, CellType::float32, cols, cols, 4 * kPanelWidth, 0, floats, finish};
+    if (!is_bfloat16) return with_made<float>(of_floats, floats);
+    if constexpr (has_pair_dot) {
+        const Plan plan = plan_of_bfloat16(a, finish);
+        if constexpr (widens_pairs) {
+            if (plan.x_type == CellType::bfloat16_split) return with_made<SplitFloat>(plan, floats);
+        }
+        return with_made<uint16_t>(plan, plan.tiles);
+    } else {
+        return with_made<RoundedFloat>(of_floats, floats);
+    }
 }
 
 // For weights as packed_weight.h or quantized_weight.h lays them out.

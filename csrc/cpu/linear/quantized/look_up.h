@@ -1,9 +1,10 @@
-// Sixteen floats looked up by four bits, in registers, and floats rounded to pairs of bfloat16.
-//   Table  load_table(p): 16 floats
-//   VecF   look_up(table, words): of each lane the float that its lowest four bits name
-//   VecF   load_float8(p): 2^-8 times float8 numbers (e4m3, NaN aside), as halves have their bits
-//   VecF   rounded(v): v rounded to bfloat16, to nearest even; of weights, which are finite, below 2^100 and no denormals
-//   VecI   round_to_pairs(even, odd): both rounded so, those of a lane side by side; denormals may become zeros
+// Sixteen numbers looked up by four bits, in registers, and floats rounded to bfloat16.
+//   Table    load_table(p): 16 floats, each a signed byte times the same power of two; table.unit: what look_up's 1 stands for
+//   Nibbles  nibbles_of(table, words): eight of each lane, ready to be
+//   VecF     look_up<at>(table, nibbles): of each lane the number that its four bits from `at` on name
+//   VecF     load_float8(p): 2^-8 times float8 numbers (e4m3, NaN aside), as halves have their bits
+//   VecF     rounded_from(v): v / kRoundedFrom rounded to bfloat16, to nearest even; of weights, finite, below 2^80 and no denormals
+//   VecI     round_to_pairs(even, odd): both rounded so, those of a lane side by side; denormals may become zeros
 #pragma once
 
 #include "isa/vec.h"
@@ -14,9 +15,16 @@ namespace pagecli::PAGECLI_ISA {
 
 struct Table {
     __m512 v;
+    static constexpr float unit = 1.0f;
 };
 PAGECLI_INLINE Table load_table(const float* p) { return {_mm512_loadu_ps(p)}; }
-PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {_mm512_permutexvar_ps(words.v, table.v)}; }
+
+using Nibbles = VecI;
+PAGECLI_INLINE Nibbles nibbles_of(const Table&, VecI words) { return words; }
+template <int at>
+PAGECLI_INLINE VecF look_up(const Table& table, Nibbles words) {
+    return {_mm512_permutexvar_ps(shift_right<at>(words).v, table.v)};
+}
 
 PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
     const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -25,13 +33,40 @@ PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
+// Bytes: two instructions look all of a lane up, where each of its floats would take five.
 struct Table {
-    __m256 lower, upper;
+    __m256i bytes;
+    float unit;
 };
-PAGECLI_INLINE Table load_table(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-PAGECLI_INLINE VecF look_up(const Table& table, VecI words) {
-    const __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(words.v, 28));  // as the sign, which chooses
-    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(table.lower, words.v), _mm256_permutevar8x32_ps(table.upper, words.v), fourth)};
+PAGECLI_INLINE Table load_table(const float* p) {
+    const VecF lower = load(p), upper = load(p + 8);
+    const VecI largest = bits(broadcast(reduce_max(max(abs(lower), abs(upper)))));
+    const VecI power = largest & broadcast_int(0x7f800000);                   // of two: 64 then, or all are zeros
+    const VecF times = from_bits(broadcast_int(static_cast<int32_t>((254u + 6) << 23)) - power);  // 64 / power
+    const __m256i words = _mm256_packs_epi32(round_to_int(lower * times).v, round_to_int(upper * times).v);
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);            // lanes of 128 bits are packed on their own
+    const __m256i twice = _mm256_permute4x64_epi64(_mm256_packs_epi16(ordered, ordered), 0x88);
+    return {twice, _mm256_cvtss_f32(from_bits(power).v) * 0x1p-30f};          // a byte is the upper one of 32 bits
+}
+
+struct Nibbles {
+    __m256i even, odd;  // bytes: looked up are the lower four bits of each, and the upper four
+};
+PAGECLI_INLINE Nibbles nibbles_of(const Table& table, VecI words) {
+    const __m256i lower = _mm256_set1_epi8(15);
+    return {_mm256_shuffle_epi8(table.bytes, _mm256_and_si256(words.v, lower)),
+            _mm256_shuffle_epi8(table.bytes, _mm256_and_si256(_mm256_srli_epi32(words.v, 4), lower))};
+}
+template <int at>
+PAGECLI_INLINE VecF look_up(const Table&, const Nibbles& nibbles) {
+    constexpr int kByte = at / 8;
+    const VecI bytes = {at % 8 == 0 ? nibbles.even : nibbles.odd};
+    if constexpr (kByte == 0) return to_float(shift_left<24>(bytes));
+    if constexpr (kByte == 3) return to_float(bytes & broadcast_int(static_cast<int32_t>(0xff000000u)));
+    constexpr int kLane = kByte << 24 | 0x00808080;
+    const __m256i upper = _mm256_setr_epi32(kLane, kLane + 0x04000000, kLane + 0x08000000, kLane + 0x0c000000, kLane,
+                                            kLane + 0x04000000, kLane + 0x08000000, kLane + 0x0c000000);
+    return to_float({_mm256_shuffle_epi8(bytes.v, upper)});
 }
 
 PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
@@ -43,6 +78,7 @@ PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
 
 struct Table {
     uint8x16x4_t v;
+    static constexpr float unit = 1.0f;
 };
 PAGECLI_INLINE Table load_table(const float* p) { return {vld1q_u8_x4(reinterpret_cast<const uint8_t*>(p))}; }
 PAGECLI_INLINE float32x4_t look_up(const Table& table, int32x4_t words) {
@@ -50,15 +86,29 @@ PAGECLI_INLINE float32x4_t look_up(const Table& table, int32x4_t words) {
     const uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100u), number, vdupq_n_u32(0x04040404u));
     return vreinterpretq_f32_u8(vqtbl4q_u8(table.v, vreinterpretq_u8_u32(bytes)));
 }
-PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {look_up(table, words.low), look_up(table, words.high)}; }
+
+using Nibbles = VecI;
+PAGECLI_INLINE Nibbles nibbles_of(const Table&, VecI words) { return words; }
+template <int at>
+PAGECLI_INLINE VecF look_up(const Table& table, Nibbles words) {
+    const VecI shifted = shift_right<at>(words);
+    return {look_up(table, shifted.low), look_up(table, shifted.high)};
+}
 
 #else
 
 struct Table {
     Floats v;
+    static constexpr float unit = 1.0f;
 };
 PAGECLI_INLINE Table load_table(const float* p) { return {load(p).v}; }
-PAGECLI_INLINE VecF look_up(const Table& table, VecI words) { return {__builtin_shuffle(table.v, (words & broadcast_int(15)).v)}; }
+
+using Nibbles = VecI;
+PAGECLI_INLINE Nibbles nibbles_of(const Table&, VecI words) { return words; }
+template <int at>
+PAGECLI_INLINE VecF look_up(const Table& table, Nibbles words) {
+    return {__builtin_shuffle(table.v, (shift_right<at>(words) & broadcast_int(15)).v)};
+}
 
 #endif
 
@@ -72,13 +122,11 @@ PAGECLI_INLINE VecF load_float8(const uint8_t* p) {
 
 #endif
 
-// (1 - 2^16) v, which is rounded to 24 bits, ends where v's upper 8 bits end (one bit further down just above a power of two): 2^16 v
-// added, v is rounded, ties as its own. Veltkamp's splitting (Dekker, 1971) but for the sign: (1 + 2^16) v can pass a power of two that
-// v does not, and would then be rounded one bit too early.
-PAGECLI_INLINE VecF rounded(VecF v) {
-    const VecF shifted = fmadd(v, broadcast(-0x1p16f), v);
-    return fmadd(v, broadcast(0x1p16f), shifted);
-}
+// v is -2^16 w: (1 - 2^16) w, rounded to 24 bits, ends where w's upper 8 bits end (one bit further down just above a power of two):
+// 2^16 w added, w is rounded, ties as its own. Veltkamp's splitting (Dekker, 1971) but for the sign: (1 + 2^16) w can pass a power of
+// two that w does not, and would then be rounded one bit too early.
+constexpr float kRoundedFrom = -0x1p16f;
+PAGECLI_INLINE VecF rounded_from(VecF v) { return v * broadcast(1.0f + 1.0f / kRoundedFrom) - v; }
 
 #if defined(__AVX512BF16__)
 

@@ -31,35 +31,73 @@ PAGECLI_INLINE VecI field_of(const uint8_t* plane) {
     return words & broadcast_int(static_cast<int32_t>(mask << 16 | mask));
 }
 
-// Pair `pair` of the rows from `lane` on: q of 4 bits, n of others; of 8 bits 2^16 times q, of float8 2^-8 times.
-template <int bits, int pair>
-PAGECLI_INLINE Pair numbers_of(const uint8_t* q, int lane, const Table& table) {
-    if constexpr (bits == kFloat8) {
-        const uint8_t* const even = q + pair * 2 * kPanelWidth + lane;
-        return {load_float8(even), load_float8(even + kPanelWidth)};
-    } else if constexpr (bits == 8) {
-        const VecI both = load_int8_pairs(reinterpret_cast<const int8_t*>(q) + pair * 2 * kPanelWidth + 2 * lane);
-        return {to_float(shift_left<16>(both)), to_float(both & broadcast_int(static_cast<int32_t>(0xffff0000u)))};
-    } else if constexpr (bits == 4) {
-        const VecI words = load_bytes(q + (word_of(4, pair) * kPanelWidth + lane) * 4);
-        return {look_up(table, shift_right<shift_of(4, pair)>(words)), look_up(table, shift_right<shift_of(4, pair) + 16>(words))};
-    } else {
-        constexpr int first = first_plane(bits);
-        VecI both = field_of<first, pair, 0>(q + 4 * lane);
-        if constexpr (bits > first) both = both | field_of<bits - first, pair, first>(q + first * kPanelWidth * 4 + 4 * lane);
+// Eight k of a run, pairs 4 * octet and on, of the rows from a lane on. Numbers: n, or parts of q (unit_of).
+template <int bits, int octet>
+struct Octet {
+    const uint8_t* words;
+
+    [[gnu::always_inline]] void read(const uint8_t* q, int lane, const Table&) { words = q + 4 * lane; }
+    template <int pair>
+    [[gnu::always_inline]] Pair numbers(const Table&) const {
+        constexpr int first = first_plane(bits), at = 4 * octet + pair;
+        VecI both = field_of<first, at, 0>(words);
+        if constexpr (bits > first) both = both | field_of<bits - first, at, first>(words + first * kPanelWidth * 4);
         return {to_float(both & broadcast_int(0xffff)), to_float(shift_right<16>(both))};
     }
+};
+
+template <int octet>
+struct Octet<4, octet> {
+    Nibbles nibbles;
+
+    [[gnu::always_inline]] void read(const uint8_t* q, int lane, const Table& table) {
+        nibbles = nibbles_of(table, load_bytes(q + (octet * kPanelWidth + lane) * 4));
+    }
+    template <int pair>
+    [[gnu::always_inline]] Pair numbers(const Table& table) const {
+        return {look_up<4 * pair>(table, nibbles), look_up<4 * pair + 16>(table, nibbles)};
+    }
+};
+
+template <int octet>
+struct Octet<8, octet> {
+    const int8_t* pairs;
+
+    [[gnu::always_inline]] void read(const uint8_t* q, int lane, const Table&) {
+        pairs = reinterpret_cast<const int8_t*>(q) + octet * 8 * kPanelWidth + 2 * lane;
+    }
+    template <int pair>
+    [[gnu::always_inline]] Pair numbers(const Table&) const {
+        const VecI both = load_int8_pairs(pairs + pair * 2 * kPanelWidth);
+        return {to_float(shift_left<16>(both)), to_float(both & broadcast_int(static_cast<int32_t>(0xffff0000u)))};
+    }
+};
+
+template <int octet>
+struct Octet<kFloat8, octet> {
+    const uint8_t* bytes;
+
+    [[gnu::always_inline]] void read(const uint8_t* q, int lane, const Table&) { bytes = q + octet * 8 * kPanelWidth + lane; }
+    template <int pair>
+    [[gnu::always_inline]] Pair numbers(const Table&) const {
+        return {load_float8(bytes + pair * 2 * kPanelWidth), load_float8(bytes + (pair * 2 + 1) * kPanelWidth)};
+    }
+};
+
+// What an Octet's 1 stands for.
+template <int bits>
+PAGECLI_INLINE float unit_of(const Table& table) {
+    return bits == 4 ? table.unit : bits == 8 ? 0x1p-16f : bits == kFloat8 ? 0x1p8f : 1.0f;
 }
 
-// A weight is scale * number + low, which rounds once: the product has at most 24 bits, or nothing is added.
+// A weight is scale * q + low, which rounds once: the product has at most 24 bits, or nothing is added.
 struct RunScale {
     VecF scale, low;
 
-    template <int bits, int pair>
-    [[gnu::always_inline]] Pair weights(const uint8_t* q, int lane, const Table& table) const {
-        const Pair numbers = numbers_of<bits, pair>(q, lane, table);
-        return {fmadd(numbers.even, scale, low), fmadd(numbers.odd, scale, low)};
+    [[gnu::always_inline]] RunScale times(float unit, float both) const {
+        return {scale * broadcast(unit * both), low * broadcast(both)};
     }
+    [[gnu::always_inline]] Pair weights(const Pair& q) const { return {fmadd(q.even, scale, low), fmadd(q.odd, scale, low)}; }
 };
 
 // Of part `part` of a run, its rows from `lane` on. Every product here is exact.
@@ -74,7 +112,6 @@ PAGECLI_INLINE RunScale scale_of(const QuantizedHeader& header, const uint8_t* g
     }
     if (header.offset == QuantizedOffset::zero) low = zero() - scale * low;
     if (header.center != 0) low = zero() - scale * broadcast(static_cast<float>(header.center));
-    if (header.bits == 8) scale = scale * broadcast(header.float8 != 0 ? 0x1p8f : 0x1p-16f);
     return {scale, low};
 }
 

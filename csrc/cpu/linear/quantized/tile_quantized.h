@@ -1,60 +1,100 @@
-// The tile of linear for quantized weights where pairs of bfloat16 are multiplied and few rows of x share the work: weights are made
-// in registers, those that unpack.h makes, and multiplied and summed as tile_bfloat16_pairs does, so that a row's bits are the same:
-// by vdpbf16ps, or as floats (pair_products.h).
+// The tiles of linear for quantized weights that few rows of x share: weights are made in registers, those that unpack.h makes, and
+// multiplied and summed as the tiles of unpacked ones do, so that a row's bits are the same: as floats, or by vdpbf16ps.
 #pragma once
 
+#include <type_traits>
+
 #include "linear/quantized/numbers.h"
+#include "linear/quantized/unpack.h"
 #include "linear/tiles/linear_tile.h"
 
 namespace pagecli::PAGECLI_ISA {
 
-// Pairs `pair` up to `last` of a run, `q` of the first panel, others `stride` bytes further. x has cells of floats, or of pairs.
-template <int bits, int pair, int last, bool widened, int ROWS, int VECTORS>
-PAGECLI_INLINE void multiply_pairs(VecF (&sum)[ROWS][VECTORS], const uint8_t* q, int64_t stride, const RunScale (&by)[VECTORS],
+// Not with a matrix unit, which takes rows by 16; nor for the plain C++, whose compilation they would double.
+template <class Weight>
+constexpr bool has_quantized_tiles =
+#if PAGECLI_HAS_MATRIX_UNIT || !(defined(__AVX2__) || defined(PAGECLI_NEON))
+    false;
+#else
+    !has_pair_dot || !std::is_same_v<Weight, float>;
+#endif
+
+// Of x.
+template <class Weight>
+constexpr int kCellsPerPair = std::is_same_v<Weight, uint16_t> ? 1 : 2;
+
+// What a tile multiplies of a run: `q` of the first panel, others `stride` bytes further.
+template <int VECTORS>
+struct RunOf {
+    const uint8_t* q;
+    int64_t stride;
+    RunScale by[VECTORS];
+
+    static constexpr int lane(int v) { return v % kVectorsPerPanel * VecF::width; }
+    [[gnu::always_inline]] void load_scales(const QuantizedHeader& header, const uint8_t* group, const uint8_t* run, int part, float unit,
+                                            float times) {
+        PAGECLI_UNROLL
+        for (int v = 0; v < VECTORS; ++v) {
+            const int64_t panel = v / kVectorsPerPanel * stride;
+            by[v] = scale_of(header, group + panel, run + panel, part, lane(v)).times(unit, times);
+        }
+    }
+};
+
+PAGECLI_INLINE VecF read_float(const uint32_t* x) {
+    float value;
+    memcpy(&value, x, sizeof value);
+    return broadcast(value);
+}
+
+// Pairs `pair` up to the last of an octet, `eight` of each vector.
+template <class Weight, int pair, class Eight, int ROWS, int VECTORS>
+PAGECLI_INLINE void multiply_pairs(VecF (&sum)[ROWS][VECTORS], const Eight (&eight)[VECTORS], const RunScale (&by)[VECTORS],
                                    const uint32_t* x, const Table& table) {
-    const auto weights = [&](int v) __attribute__((always_inline)) {
-        const int lane = v % kVectorsPerPanel * VecF::width;
-        return by[v].template weights<bits, pair>(q + v / kVectorsPerPanel * stride, lane, table);
-    };
-    const auto cell = [=](int at) __attribute__((always_inline)) { return broadcast_int(static_cast<int32_t>(x[at])); };
-    if constexpr (widened) {
-        const uint32_t* const next = x + 2 * pair * ROWS;
-        const auto read_x = [=](int r) __attribute__((always_inline)) {
-            float value;
-            memcpy(&value, next + r, sizeof value);
-            return broadcast(value);
-        };
-        const auto read_x2 = [=](int r) __attribute__((always_inline)) { return read_x(ROWS + r); };
-        outer_product(sum, read_x, [&](int v) __attribute__((always_inline)) { return rounded(weights(v).odd); }, accumulate);
-        outer_product(sum, read_x2, [&](int v) __attribute__((always_inline)) { return rounded(weights(v).even); }, accumulate);
-    } else {
+    const auto weights = [&](int v) __attribute__((always_inline)) { return by[v].weights(eight[v].template numbers<pair>(table)); };
+    if constexpr (std::is_same_v<Weight, uint16_t>) {
         outer_product(
-            sum, [=](int r) { return cell(pair * ROWS + r); },
+            sum, [=](int r) { return broadcast_int(static_cast<int32_t>(x[pair * ROWS + r])); },
             [&](int v) __attribute__((always_inline)) {
                 const Pair both = weights(v);
                 return round_to_pairs(both.even, both.odd);
             },
             accumulate_pairs);
+    } else {
+        constexpr bool odd_first = std::is_same_v<Weight, SplitFloat>;
+        const uint32_t* const next = x + 2 * pair * ROWS;
+        const auto read_x = [=](int r) __attribute__((always_inline)) { return read_float(next + r); };
+        const auto read_x2 = [=](int r) __attribute__((always_inline)) { return read_float(next + ROWS + r); };
+        const auto first = [&](int v) __attribute__((always_inline)) {
+            return made_of<Weight>(odd_first ? weights(v).odd : weights(v).even);
+        };
+        const auto second = [&](int v) __attribute__((always_inline)) {
+            return made_of<Weight>(odd_first ? weights(v).even : weights(v).odd);
+        };
+        outer_product(sum, read_x, first, accumulate);
+        outer_product(sum, read_x2, second, accumulate);
     }
-    if constexpr (pair + 1 < last) multiply_pairs<bits, pair + 1, last, widened>(sum, q, stride, by, x, table);
+    if constexpr (pair < 3) multiply_pairs<Weight, pair + 1>(sum, eight, by, x, table);
 }
 
-template <int VECTORS>
-PAGECLI_INLINE void load_scales(RunScale (&by)[VECTORS], const QuantizedHeader& header, const uint8_t* group, const uint8_t* run,
-                                int64_t stride, int part) {
+// Octets `octet` and the next of a run.
+template <class Weight, int bits, int octet, int ROWS, int VECTORS>
+PAGECLI_INLINE void multiply_octets(VecF (&sum)[ROWS][VECTORS], const RunOf<VECTORS>& run, const uint32_t* x, const Table& table) {
+    Octet<bits, octet> eight[VECTORS];
     PAGECLI_UNROLL
-    for (int v = 0; v < VECTORS; ++v) {
-        const int64_t panel = v / kVectorsPerPanel * stride;
-        by[v] = scale_of(header, group + panel, run + panel, part, v % kVectorsPerPanel * VecF::width);
-    }
+    for (int v = 0; v < VECTORS; ++v) eight[v].read(run.q + v / kVectorsPerPanel * run.stride, run.lane(v), table);
+    multiply_pairs<Weight, 0>(sum, eight, run.by, x + octet * 4 * kCellsPerPair<Weight> * ROWS, table);
+    if constexpr (octet % 2 == 0) multiply_octets<Weight, bits, octet + 1>(sum, run, x, table);
 }
 
-template <int bits, bool widened, int ROWS, int PANELS>
+// Weight: what unpack.h would make of the numbers.
+template <class Weight, int bits, int ROWS, int PANELS>
 void tile_quantized(const TileArgs& t) {
-    constexpr int kVectors = PANELS * kVectorsPerPanel, kHalf = kRunPairs / 2, kCells = widened ? 2 * kRunPairs : kRunPairs;
+    constexpr int kVectors = PANELS * kVectorsPerPanel, kCells = kRunPairs * kCellsPerPair<Weight>;
     const QuantizedHeader& header = *t.quantized;
     const int64_t run_bytes = header.run_bytes(), stride = t.panel_stride;
     const Table table = load_table(header.table);
+    const float unit = unit_of<bits>(table);
     const uint8_t* group = static_cast<const uint8_t*>(t.weight);
     const uint32_t* x = static_cast<const uint32_t*>(t.x);
     TileSums<ROWS, PANELS> sums;
@@ -66,38 +106,46 @@ void tile_quantized(const TileArgs& t) {
                 PAGECLI_UNROLL
                 for (int p = 0; p < PANELS; ++p) __builtin_prefetch(run + (PANELS + p) * stride + at, 0, 2);  // the next panels
             }
-            const uint8_t* q = run + header.factors_bytes();
-            RunScale by[kVectors];
-            load_scales(by, header, group, run, stride, 0);
-            multiply_pairs<bits, 0, kHalf, widened>(sums.sum, q, stride, by, x, table);
-            if (header.part == kRunK / 2) load_scales(by, header, group, run, stride, 1);
-            multiply_pairs<bits, kHalf, kRunPairs, widened>(sums.sum, q, stride, by, x, table);
+            RunOf<kVectors> of_run = {run + header.factors_bytes(), stride, {}};
+            of_run.load_scales(header, group, run, 0, unit, times_of<Weight>);
+            multiply_octets<Weight, bits, 0>(sums.sum, of_run, x, table);
+            if (header.part == kRunK / 2) of_run.load_scales(header, group, run, 1, unit, times_of<Weight>);
+            multiply_octets<Weight, bits, 2>(sums.sum, of_run, x, table);
         }
         group = run;
     }
     sums.finish(t);
 }
 
-template <bool widened>
+// A panel alone of AVX2 leaves registers for what eight k of it need.
+constexpr int quantized_wide_panels(int rows) { return has_pair_dot ? wide_panels(rows) : 1; }
+
+template <class Weight>
 struct QuantizedTiles {
     template <int ROWS, int PANELS>
     struct Nibbles {
-        static void run(const TileArgs& t) { tile_quantized<4, widened, ROWS, PANELS>(t); }
+        static void run(const TileArgs& t) { tile_quantized<Weight, 4, ROWS, PANELS>(t); }
     };
 
     template <int bits>
     static Tiles of_one_row() {
         static constexpr TileFunction entries[1][2] = {
-            {tile_quantized<bits, widened, 1, 1>, tile_quantized<bits, widened, 1, wide_panels(1)>}};
-        return {entries, 1, wide_panels};
+            {tile_quantized<Weight, bits, 1, 1>, tile_quantized<Weight, bits, 1, quantized_wide_panels(1)>}};
+        return {entries, 1, quantized_wide_panels};
+    }
+    static Tiles of_nibbles() {
+        if constexpr (has_pair_dot)
+            return TileTable<Nibbles>::tiles();
+        else
+            return of_one_row<4>();
     }
 
-    // Of 4 bits for any rows, of others for one: each takes a compiler a second or more.
+    // Of 4 bits for any rows where pairs are multiplied, of others for one: each takes a compiler a second or more.
     static Tiles of(int numbers) {
         switch (numbers) {
             case 2: return of_one_row<2>();
             case 3: return of_one_row<3>();
-            case 4: return TileTable<Nibbles>::tiles();
+            case 4: return of_nibbles();
             case 5: return of_one_row<5>();
             case 6: return of_one_row<6>();
             case kFloat8: return of_one_row<kFloat8>();

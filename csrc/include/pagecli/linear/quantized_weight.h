@@ -34,7 +34,7 @@ struct QuantizedHeader {
     int32_t float8;  // 1: numbers of 8 bits are float8
     int32_t wide;    // 1: scales are floats; no offset, part and center then
     int32_t unused[8];
-    float table[16];  // of 4 bits
+    float table[16];  // of 4 bits: bytes with sign times one power of two, the largest of 2^-40 to 2^40
 
     int64_t num_factors() const { return part == 0 ? 0 : kRunK / part; }  // of a run and a row
     int numbers() const { return float8 != 0 ? kFloat8 : bits; }

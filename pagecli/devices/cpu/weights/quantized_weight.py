@@ -4,7 +4,7 @@ A PackedWeight's `data` is then bytes: a header, and for every panel of 16 rows 
 
     header          128 bytes: as int32 the dtype (0 float32, 1 bfloat16), bits, offset (0 none, 1 zero, 2 low), k of a group,
                     k of a part (0: no factors), the center, float8 (0 or 1), wide (0 or 1); from byte 64 on,
-                    of 4 bits, the table's 16 floats
+                    of 4 bits, the table's 16 floats, bytes with sign times a power of two
     scale[16], zero or low[16] where there is one    float16; scales that are wide float32
     runs[group / 32], 32 k of the 16 rows each:
         factor[32 / part][16], offset_factor[32 / part][16] where there is an offset    int8
@@ -13,6 +13,7 @@ A PackedWeight's `data` is then bytes: a header, and for every panel of 16 rows 
            each: of a row's word i bits b * j and up are the even k of pair 16 / b * i + j, and 16 bits higher the odd k
 """
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -26,6 +27,7 @@ HEADER_BYTES = 128
 RUN_K = 32  # k of a run of numbers
 GROUPS = (32, 64, 128, 256)
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2)}  # bits of each
+TABLE_RANGE = (2.0**-40, 2.0**40)  # of the largest number of a table
 DTYPES = QUANTIZED_DTYPES  # by their numbers in a header
 _OFFSETS: tuple[Offset, ...] = get_args(Offset)
 
@@ -70,7 +72,16 @@ def header_of(data: Tensor) -> Header:
 
 
 def can_pack(tensor: AnyQuantized) -> bool:
-    return tensor.format.group in GROUPS
+    return tensor.format.group in GROUPS and (tensor.format.bits != 4 or _is_of_bytes(tensor.format.table))
+
+
+def _is_of_bytes(table: tuple[float, ...]) -> bool:
+    """Whether the numbers are bytes with sign times one power of two, the largest neither small nor large."""
+    largest = max(map(abs, table))
+    if not TABLE_RANGE[0] <= largest <= TABLE_RANGE[1]:
+        return False
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - 7)  # the largest is 64 to 127 of them
+    return all((number / unit).is_integer() for number in table)
 
 
 def allocate(made_of: QuantizedFormat, num_rows: int, num_cols: int, dtype: str) -> Array:
