@@ -1,6 +1,7 @@
 """LoRA adapters from flags and columns to the output file: names, refusals, error rows, identity."""
 
 import json
+import shutil
 
 import pytest
 from tiny_adapters import save_adapter
@@ -42,9 +43,16 @@ def generate(tmp_path, tiny_model, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def saved_adapters(tiny_model, tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    return [save_adapter(tiny_model("llama"), root / f"adapter{i}", i, r=4, target_modules="all-linear") for i in (1, 2)]
+
+
 @pytest.fixture
-def adapters(tiny_model, tmp_path):
-    return [save_adapter(tiny_model("llama"), tmp_path / f"adapter{i}", i, r=4, target_modules="all-linear") for i in (1, 2)]
+def adapters(saved_adapters, tmp_path):
+    """Two directories that the test may change."""
+    return [shutil.copytree(path, tmp_path / path.name) for path in saved_adapters]
 
 
 def texts(rows):

@@ -63,9 +63,15 @@ def refused(capfd, files: dict[str, bytes], *args: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("how", ["as it is", "roundabout", "hard link", "symbolic link"])
-@pytest.mark.parametrize("flag", WRITTEN)
-@pytest.mark.parametrize("name", GENERATE_READS)
+@pytest.mark.parametrize(
+    ("name", "flag", "how"),
+    [  # every name of one input, and every input by its own name, are quick
+        pytest.param(name, flag, how, marks=() if name == "in.jsonl" or how == "as it is" else pytest.mark.slow)
+        for name in GENERATE_READS
+        for flag in WRITTEN
+        for how in ("as it is", "roundabout", "hard link", "symbolic link")
+    ],
+)
 def test_generate_writes_nothing_that_it_reads(files, capfd, name, flag, how):
     source = "rows" if name.startswith("rows") else "in.jsonl"
     path = spelled(how, name)

@@ -52,7 +52,7 @@ def all_rows(count=24):
     return rows + more
 
 
-@pytest.fixture(scope="module", params=["llama", "opt"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("opt", marks=pytest.mark.slow)])
 def path(request, tiny_model):
     return tiny_model(request.param)
 

@@ -94,7 +94,7 @@ def alone(engine, rows):
     return [outputs(engine, [row], [i])[0] for i, row in enumerate(rows)]
 
 
-@pytest.fixture(scope="module", params=["llama", "opt"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("opt", marks=pytest.mark.slow)])
 def path(request, tiny_model):
     return tiny_model(request.param)
 

@@ -99,7 +99,7 @@ SETTINGS = settings(deadline=None, stateful_step_count=30, suppress_health_check
 
 def test_any_use_of_the_scheduler():
     NUM_OPERATIONS.clear()
-    run_state_machine_as_test(AnyUseOfTheScheduler, settings=settings(SETTINGS, max_examples=40))
+    run_state_machine_as_test(AnyUseOfTheScheduler, settings=settings(SETTINGS, max_examples=20))
     assert NUM_OPERATIONS["done"] > 100  # the machine asserts the rest after each of them
 
 

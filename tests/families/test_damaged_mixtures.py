@@ -45,7 +45,12 @@ PLACES = {
     ],
 }
 ROUTERS = ("mlp.router", "block_sparse_moe.gate")
-CASES = [(family, *place) for family, places in PLACES.items() for place in places]
+CASES = [
+    pytest.param(family, *place, dtype, marks=() if dtype == "float32" or family == "Mixtral" else pytest.mark.slow)
+    for family, places in PLACES.items()
+    for place in places
+    for dtype in ("float32", "bfloat16", "int8")
+]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +87,7 @@ def logits(directory, dtype, device="cpu"):
     return torch.cat(list(PagedSteps(load_model(resolve_model(str(directory)), dtype, 64, device)).step(PROMPTS).values()))
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
-@pytest.mark.parametrize(("family", "name", "index"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("family", "name", "index", "dtype"), CASES, ids=str)
 def test_the_rows_that_a_weight_reaches_are_those_that_its_nan_fails(made, clean, tmp_path, family, name, index, dtype):
     """Those whose logits another number there changes; of a router, which compares all experts' logits, every row."""
     other, failed = (

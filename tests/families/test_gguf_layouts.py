@@ -65,7 +65,16 @@ TINY: dict[str, Family] = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+# The quick tests: one family of each way in which a layout changes weights; of those that turn Q's and K's rows, for adapters.
+QUICK = {"Gemma", "GPT2", "GPTNeoX", "Falcon", "Olmo", "GraniteMoe", "GptOss", "Qwen2Moe"}
+TURNED = {"GPT2", "Falcon", "Olmo"}
+
+
+def families(quick):
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in LAYOUTS]
+
+
+@pytest.mark.parametrize("name", families(QUICK))
 def test_a_gguf_file_computes_what_its_checkpoint_does(tmp_path, name):
     layout, changes = LAYOUTS[name]
     family = TINY[name]
@@ -78,11 +87,7 @@ def test_a_gguf_file_computes_what_its_checkpoint_does(tmp_path, name):
     assert all((found[i].argmax(-1) == expected[i].argmax(-1)).all() for i in expected)
 
 
-# One of each way in which a layout changes the order of Q's and K's rows, the quick ones; PEFT has the rest to itself.
-QUICK = {"GPT2", "Olmo", "Falcon"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS])
+@pytest.mark.parametrize("name", families(TURNED))
 def test_adapters_go_beside_a_gguf_file_as_beside_its_checkpoint(tmp_path, name):
     """Adapters of Q, K, V and what comes out of attention, whose rows lie in a checkpoint's order, as PEFT merges them."""
     layout, changes = LAYOUTS[name]

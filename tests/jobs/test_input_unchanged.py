@@ -58,8 +58,17 @@ def replace(path):
 CHANGES = {"truncated": truncate, "added to": append, "written to": rewrite, "replaced": replace, "gone": os.unlink}
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.csv", "in.parquet", "several", "selected"])
+INPUTS = ["in.jsonl", "in.jsonl.gz", "in.csv", "in.parquet", "several", "selected"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [  # every change of one input, and one of every input, are quick
+        pytest.param(name, change, marks=() if name == "in.jsonl" or change == "written to" else pytest.mark.slow)
+        for name in INPUTS
+        for change in CHANGES
+    ],
+)
 def test_change_while_the_input_is_read_is_found_at_its_end(tmp_path, name, change):
     if name == "several":
         (tmp_path / "several").mkdir()

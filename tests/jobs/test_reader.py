@@ -174,7 +174,7 @@ def test_estimate_is_exact_for_parquet_and_close_for_jsonl(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.jsonl.zst", "in.csv", "in.csv.gz", "files/"])
-@pytest.mark.parametrize("num_rows", [10, 300, 10_000])
+@pytest.mark.parametrize("num_rows", [10, 300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_estimates_go_by_the_bytes_parsed_not_by_those_that_buffers_took(tmp_path, name, num_rows):
     """Rows of one length, of text that a compressor halves: after any of them the whole is known well."""
     draw = random.Random(0)

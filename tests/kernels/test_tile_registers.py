@@ -16,7 +16,10 @@ TILES = {
     "tile_bytes": "linear_tile_bytes.h",
     "tile_int8": "linear_tile_int8.h",
 }
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512's tiles")
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512's tiles"),
+    pytest.mark.slow,  # the fixture compiles
+]
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,15 @@ def test_endless_template_ends_as_a_row_error(tiny_tokenizer, monkeypatch, templ
 
 
 @pytest.mark.parametrize("template", HOSTILE)
-def test_template_cannot_leave_the_sandbox_or_fill_memory(tiny_tokenizer, monkeypatch, template):
+def test_template_cannot_leave_the_sandbox_or_fill_memory(template):
+    with pytest.raises((TemplateError, TypeError)):  # the latter of a template that asks for a file
+        ChatTemplate(template, {}).render(CHAT)
+
+
+@pytest.mark.parametrize(
+    "template", [pytest.param(text, marks=() if i % 5 == 0 else pytest.mark.slow) for i, text in enumerate(HOSTILE)]
+)
+def test_what_a_template_must_not_do_is_its_rows_error(tiny_tokenizer, monkeypatch, template):
     error = refusal(tiny_tokenizer, monkeypatch, template)
     assert error.message.startswith("the chat template refuses these messages: ")
     assert "\n" not in error.message
@@ -139,7 +147,8 @@ UNSEEN = "{% if messages[0].content == 'run' %}{{ ([[1]] * 1000000) | sum(start=
 
 
 @pytest.mark.parametrize("template", TOO_LARGE)
-def test_what_would_hold_the_interpreter_or_fill_memory_is_refused_before_it_is_made(template):
+def test_what_would_hold_the_interpreter_or_fill_memory_is_refused_before_it_is_made(template, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_TEXT", 1 << 22)  # as texts of 128 MiB are, by the same sums
     started = cpu_seconds()
     with pytest.raises((TemplateError, RecursionError, ValueError)):
         ChatTemplate(template, {}).render(CHAT)

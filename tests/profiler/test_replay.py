@@ -146,6 +146,7 @@ def test_shares_sum_to_100(papers):
         assert all(share >= 0 for share in (*shares_of(done), done.shares.free))
 
 
+@pytest.mark.slow
 def test_policies_come_in_the_papers_order_and_near_its_figures(papers):
     orca = [papers[policy, "continuous"] for policy in ("reserve-max", "reserve-pow2", "reserve-oracle")]
     figures = [(20.4, 13.3, 57.3, 8.9), (26.8, 17.9, 13.6, 41.6), (38.2, 25.2, 0, 36.6)]
