@@ -101,9 +101,8 @@ def test_template_cannot_leave_the_sandbox_or_fill_memory(template):
         ChatTemplate(template, {}).render(CHAT)
 
 
-@pytest.mark.parametrize(
-    "template", [pytest.param(text, marks=() if i % 5 == 0 else pytest.mark.slow) for i, text in enumerate(HOSTILE)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("template", HOSTILE)
 def test_what_a_template_must_not_do_is_its_rows_error(tiny_tokenizer, monkeypatch, template):
     error = refusal(tiny_tokenizer, monkeypatch, template)
     assert error.message.startswith("the chat template refuses these messages: ")
@@ -182,6 +181,7 @@ def test_what_no_bound_sees_is_killed_and_the_next_row_is_rendered(monkeypatch):
     assert rendered.render(CHAT) == "fine"
 
 
+@pytest.mark.slow
 def test_a_template_that_never_compiles_is_tried_once(monkeypatch):
     rendered = process_of("{% for %}")
     for _ in range(2):
@@ -192,12 +192,14 @@ def test_a_template_that_never_compiles_is_tried_once(monkeypatch):
         rendered.render(CHAT)
 
 
+@pytest.mark.slow
 def test_memory_that_no_bound_sees_is_the_rows_error():
     rendered = process_of("{{ (['a' * 10 ** 7] * 10 ** 4) | join }}")
     with pytest.raises(TemplateRefused, match=r"needs too much memory|was ended by"):
         rendered.render(CHAT)
 
 
+@pytest.mark.slow
 def test_a_process_that_ended_while_it_had_nothing_to_do_is_started_again():
     rendered = process_of("fine")
     assert rendered.render(CHAT) == "fine"
@@ -206,6 +208,7 @@ def test_a_process_that_ended_while_it_had_nothing_to_do_is_started_again():
     assert rendered.render(CHAT) == "fine"
 
 
+@pytest.mark.slow
 def test_a_conversation_that_was_broken_off_does_not_answer_the_next_row(monkeypatch):
     template = process_of("{{ messages[0].content }}")
     assert template.render([{"content": "first"}]) == "first"
@@ -227,6 +230,11 @@ def test_where_no_process_can_be_started_templates_are_rendered_all_the_same(mon
     monkeypatch.setattr(subprocess, "Popen", fail)
     rendered = process_of("{{ messages | length }}")
     assert [rendered.render(CHAT), rendered.render(CHAT[:1])] == ["4", "1"]
+    for template, said in {"{{ messages.append({}) }}": "is unsafe", "{% for %}": "Expected an expression"}.items():
+        refused = process_of(template)
+        for _ in range(2):
+            with pytest.raises(TemplateRefused, match=said):
+                refused.render(CHAT)
 
 
 @pytest.mark.slow

@@ -51,6 +51,12 @@ def make_template(kind: Kind, **setup: Any) -> Any:
     return ChatTemplate(**setup)
 
 
+def first_line(error: Exception) -> str:
+    """What an exception of a template says, in one line."""
+    lines = "needs too much memory" if isinstance(error, MemoryError) else str(error).strip()
+    return lines.splitlines()[0] if lines else type(error).__name__
+
+
 def _answer(answers: BinaryIO, kind: bytes, text: str) -> None:
     payload = text.encode("utf-8", "surrogatepass")
     answers.write(HEAD.pack(kind, len(payload)))
@@ -70,8 +76,7 @@ class _refusing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
         if not isinstance(error, Exception):
             return False
-        lines = "needs too much memory" if isinstance(error, MemoryError) else str(error).strip()
-        _answer(self._answers, REFUSED, lines.splitlines()[0] if lines else type(error).__name__)
+        _answer(self._answers, REFUSED, first_line(error))
         return True
 
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Any
 
 from pagecli.model.tokenizer.templates import limits
-from pagecli.model.tokenizer.templates.child import HEAD, RENDERED, Kind, make_template
+from pagecli.model.tokenizer.templates.child import HEAD, RENDERED, Kind, first_line, make_template
 
 START_SECONDS = 60.0  # for a Python that starts from a slow disk
 MARGIN_SECONDS = 0.5  # the template's own deadline comes first, with a better reason
@@ -52,7 +52,7 @@ class TemplateProcess:
         self._here: Any = None  # where the system starts no more processes
 
     def render(self, *arguments: Any) -> str:
-        """The text that the template's class renders of `arguments`. Raises TemplateRefused, or what that class raises."""
+        """The text that the template's class renders of `arguments`. Raises TemplateRefused."""
         request = pickle.dumps(arguments)
         with self._lock:
             if self._process is not None:
@@ -63,7 +63,7 @@ class TemplateProcess:
             try:
                 self._start()
                 if self._here is not None:
-                    return self._here.render(*arguments)
+                    return self._rendered_here(arguments)
                 return self._ask(request, limits.MAX_SECONDS)
             except _Ended as ended:
                 self._stop()
@@ -77,7 +77,7 @@ class TemplateProcess:
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
         except OSError:  # limits of processes or memory: no reason to refuse a row
-            self._here = self._here or make_template(**self._setup)
+            self._here = self._here or self._made_here()
             return
         self._end = weakref.finalize(self, _end, self._process)  # at the latest when the interpreter exits
         setup = self._setup | {"max_seconds": limits.MAX_SECONDS, "max_steps": limits.MAX_STEPS}
@@ -88,6 +88,20 @@ class TemplateProcess:
             self._stop()
             self._never = str(error)
             raise TemplateRefused(self._never) from None
+
+    def _made_here(self) -> Any:
+        try:
+            return make_template(**self._setup)
+        except Exception as error:
+            self._never = first_line(error)
+            raise TemplateRefused(self._never) from None
+
+    def _rendered_here(self, arguments: tuple[Any, ...]) -> str:
+        try:
+            text: str = self._here.render(*arguments)
+        except Exception as error:
+            raise TemplateRefused(first_line(error)) from None
+        return text
 
     def _ask(self, request: bytes, seconds: float) -> str:
         try:
