@@ -142,14 +142,14 @@ def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
     return -(-num_rows // PANEL_WIDTH) * PANEL_WIDTH, -(-num_cols // K_MULTIPLE) * K_MULTIPLE
 
 
-def allocate(num_rows: int, num_cols: int, dtype: str) -> PackedWeight:
+def allocate(num_rows: int, num_cols: int, dtype: str, huge_pages: bool = False) -> PackedWeight:
     """Room for weight[num_rows, num_cols] packed as `dtype`, not filled."""
-    return PackedWeight(_room(1, num_rows, num_cols, dtype), num_rows, num_cols)
+    return PackedWeight(_room(1, num_rows, num_cols, dtype, huge_pages), num_rows, num_cols)
 
 
-def allocate_experts(num_experts: int, num_rows: int, num_cols: int, dtype: str) -> PackedExperts:
+def allocate_experts(num_experts: int, num_rows: int, num_cols: int, dtype: str, huge_pages: bool = False) -> PackedExperts:
     """Room for so many such weights."""
-    return PackedExperts(_room(num_experts, num_rows, num_cols, dtype), num_experts, num_rows, num_cols)
+    return PackedExperts(_room(num_experts, num_rows, num_cols, dtype, huge_pages), num_experts, num_rows, num_cols)
 
 
 def like_quantized(weight: PackedWeight, num_experts: int) -> PackedExperts:
@@ -160,10 +160,10 @@ def like_quantized(weight: PackedWeight, num_experts: int) -> PackedExperts:
     return PackedExperts(data, num_experts, weight.num_rows, weight.num_cols)
 
 
-def _room(count: int, num_rows: int, num_cols: int, dtype: str) -> Array:
+def _room(count: int, num_rows: int, num_cols: int, dtype: str, huge_pages: bool) -> Array:
     rows, cols = padded_shape(num_rows, num_cols)
     if dtype in ("int8", "int8-a16"):
         num_bytes = count * (rows // PANEL_WIDTH) * -(-num_cols // GROUP_K) * GROUP_BYTES
-        data = empty((num_bytes,), np.int8)
+        data = empty((num_bytes,), np.int8, huge_pages)
         return data if dtype == "int8" else data.view(np.int32)
-    return empty((count * rows * cols,), stored_as(dtype))
+    return empty((count * rows * cols,), stored_as(dtype), huge_pages)
