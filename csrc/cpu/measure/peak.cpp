@@ -96,11 +96,11 @@ float bfloat16_piece() {
 }
 
 float int8_piece() {
-    alignas(64) int8_t ones[4 * VecF::width];
+    alignas(64) int8_t ones[64];
+    uint32_t cells[16 * cells_per_quad];
     memset(ones, 1, sizeof ones);
-    const Quads quads = load_quads(ones);
-    return reduce_add(to_float(multiply_add_piece(broadcast_int(0), broadcast_int(0x01010101), quads,
-                                                  [](VecI& s, VecI a, const Quads& w) { accumulate_quads(s, w, a); })));
+    lay_quads(cells, ones);
+    return reduce_add(to_float(multiply_add_piece(broadcast_int(0), load_quad_x(cells, 1), load_quads(ones), accumulate_quads)));
 }
 
 float int8_a16_piece() {

@@ -4,7 +4,7 @@
 //   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
 //
 // where the second scale, of bytes only, is where their sum starts, in bits: what takes off the offset of the weights' bytes, 64 of
-// quantized bounds (quantized_bounds.h), quad_offset of rotated weights (quads.h).
+// quantized bounds (quantized_bounds.h), what start_of_quads says of rotated weights (quads.h).
 // For a matrix unit: linear_activations_unit.h.
 #pragma once
 
@@ -34,7 +34,10 @@ constexpr bool is_of_bytes(CellType type) {
     return type == CellType::int8_quad || type == CellType::rotated_quad || type == CellType::rotated_unit;
 }
 constexpr bool is_of_floats(CellType type) { return type == CellType::float32 || type == CellType::bfloat16_split; }
-constexpr int k_per_cell(CellType type) { return is_of_floats(type) ? 1 : is_of_bytes(type) ? 4 : 2; }
+constexpr int k_per_cell(CellType type) {
+    if (type == CellType::rotated_quad) return 4 / cells_per_quad;
+    return is_of_floats(type) ? 1 : is_of_bytes(type) ? 4 : 2;
+}
 constexpr int scales_per_group(CellType type) {
     if (type == CellType::int8_quad || type == CellType::rotated_quad) return 2;
     return type == CellType::int16_pair || has_whole_units(type) ? 1 : 0;
@@ -110,25 +113,27 @@ PAGECLI_INLINE float narrow_group(uint32_t* cells, const float* x, int width, fl
 }
 
 // The bytes of a whole group from `x`, zeros beyond `width`, rotated; returns the scale.
-PAGECLI_INLINE float rotated_group(uint32_t* quads, const float* x, int width) {
-    int8_t* q = reinterpret_cast<int8_t*>(quads);
+PAGECLI_INLINE float rotated_group(int8_t* q, const float* x, int width) {
     if (width == kGroupK) return rotate_and_quantize(q, x);
     alignas(64) float values[kGroupK] = {};
     memcpy(values, x, static_cast<size_t>(width) * sizeof(float));
     return rotate_and_quantize(q, values);
 }
 
-// -offset * the sum of a group's bytes, as the bits of a float.
-PAGECLI_INLINE float start_of_bytes(const uint32_t* quads, int32_t offset) {
-    if (offset == 0) return 0.0f;
+// The bits of an integer as those of a float.
+PAGECLI_INLINE float as_float(int32_t n) {
+    float bits;
+    memcpy(&bits, &n, sizeof bits);
+    return bits;
+}
+
+// The bytes of a whole group against quantized bounds: takes off their bytes' offset.
+PAGECLI_INLINE float start_of_bytes(const uint32_t* quads) {
     int8_t q[kGroupK];
     memcpy(q, quads, sizeof q);
     int32_t sum = 0;
     for (const int8_t byte : q) sum += byte;
-    sum *= -offset;
-    float bits;
-    memcpy(&bits, &sum, sizeof bits);
-    return bits;
+    return as_float(-kBoundsZero * sum);
 }
 
 // to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
@@ -157,11 +162,13 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
                 if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
                 if constexpr (type == CellType::int8_quad) {
                     scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);
-                    scale[ROWS + r] = start_of_bytes(group[r], kBoundsZero);
+                    scale[ROWS + r] = start_of_bytes(group[r]);
                 }
                 if constexpr (type == CellType::rotated_quad) {
-                    scale[r] = rotated_group(group[r], from, width);
-                    scale[ROWS + r] = start_of_bytes(group[r], quad_offset);
+                    int8_t q[kGroupK];
+                    scale[r] = rotated_group(q, from, width);
+                    scale[ROWS + r] = as_float(start_of_quads(q));
+                    lay_quads(group[r], q);
                 }
             }
             scale += scales_per_group(type) * ROWS;

@@ -37,7 +37,7 @@ void lay_unit_row(UnitRow to, const float* x, int64_t cols) {
             memcpy(to.line, group, kUnitRowBytes);
             if (width > kChunkK) memcpy(to.line + to.step, group + kCellsPerLine, kUnitRowBytes);
         } else if constexpr (type == CellType::rotated_unit) {
-            *to.scale = rotated_group(reinterpret_cast<uint32_t*>(to.line), x + k, width);
+            *to.scale = rotated_group(reinterpret_cast<int8_t*>(to.line), x + k, width);
         } else {
             *to.scale = narrow_group<int16_t>(group, x + k, width, kLargestX);
             int8_t* upper = reinterpret_cast<int8_t*>(to.line);

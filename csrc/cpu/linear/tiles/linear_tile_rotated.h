@@ -33,12 +33,11 @@ PAGECLI_INLINE void sum_quads(VecI (&sum)[ROWS][VECTORS], const RotatedReader& w
     for (int quad = 0; quad < kGroupK / 4; quad += 2) {
         PAGECLI_UNROLL
         for (int i = 0; i < 2; ++i) {
-            outer_product(sum, [=](int r) { return broadcast_int(static_cast<int32_t>(x[i * ROWS + r])); },
-                          [=](int v) { return weight.quads(quad + i, v); },
-                          [](VecI& s, VecI a, const Quads& w) { accumulate_quads(s, w, a); });
+            outer_product(sum, [=](int r) { return load_quad_x(x + i * cells_per_quad * ROWS + r, ROWS); },
+                          [=](int v) { return weight.quads(quad + i, v); }, accumulate_quads);
             prefetcher.advance();
         }
-        x += 2 * ROWS;
+        x += 2 * cells_per_quad * ROWS;
         keep_in_registers(sum);
     }
     keep_in_registers(sum);
@@ -74,7 +73,7 @@ void tile_rotated(const TileArgs& t) {
             }
         }
         ++weight.group;
-        x += kGroupK / 4 * ROWS;
+        x += kGroupK / 4 * cells_per_quad * ROWS;
         x_scales += 2 * ROWS;
     }
 }
