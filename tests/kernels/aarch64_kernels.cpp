@@ -108,11 +108,12 @@ static void write_quantized(const char* name, WeightType type, int32_t bits, Qua
     std::vector<uint8_t> factor(static_cast<size_t>(part == 0 ? 0 : rows * cols / part));
     for (size_t i = 0; i < factor.size(); ++i) factor[i] = static_cast<uint8_t>(i * 29 + 3);
     std::vector<uint8_t> packed(static_cast<size_t>(panels * (cols / group) * header.group_bytes()));
+    bool finite = false;
     PackQuantizedArgs pack = {};
     pack.header = &header, pack.packed = packed.data(), pack.q = {q.data(), cols}, pack.scale = {scale.data(), cols / group};
     if (offset != QuantizedOffset::none) pack.offset = {low.data(), cols / group};
     if (part != 0) pack.factor = {factor.data(), cols / part};
-    pack.rows = rows, pack.cols = cols;
+    pack.rows = rows, pack.cols = cols, pack.finite = &finite;
     kernels::pack_quantized(pack);
     write_products("quantized-" + std::string(name), {packed.data(), rows, cols, type, &header}, cols);
 }
