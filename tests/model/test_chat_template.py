@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 from jinja2 import TemplateError
 
 from pagecli.errors import ErrorCode, RowError
-from pagecli.model.tokenizer.templates import limits
+from pagecli.model.tokenizer.templates import limits, process
 from pagecli.model.tokenizer.templates.chat_template import ChatTemplate
 from pagecli.model.tokenizer.templates.process import TemplateProcess, TemplateRefused
 from pagecli.model.tokenizer.tokenizer import TransformersTokenizer, parts_of
@@ -273,3 +274,28 @@ def test_of_two_templates_the_one_for_tools_is_that_of_transformers(tiny_tokeniz
     for given in (None, tools):
         ids = tokenizer.apply_chat_template(messages, tools=given, add_generation_prompt=True, return_dict=False)
         assert ours.apply_chat_template(messages, {"tools": given}) == ids
+
+
+def test_a_process_that_was_stopped_for_long_refuses_no_row(monkeypatch):
+    """As where a machine is suspended, or a job is put into the background: seconds pass in which nothing is computed."""
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.2)
+    rendered = process_of("{{ messages[0].content }}")
+    rendered.render(CHAT)
+    os.kill(rendered._process.pid, signal.SIGSTOP)
+    going_on = threading.Timer(3.5, os.kill, (rendered._process.pid, signal.SIGCONT))
+    going_on.start()
+    started = time.monotonic()
+    assert rendered.render(CHAT) == CHAT[0]["content"]
+    assert time.monotonic() - started > 3
+    going_on.join()
+
+
+def test_a_process_that_never_goes_on_is_given_up(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(process, "MOST_IDLE_WAITS", 2)
+    rendered = process_of("fine")
+    rendered.render(CHAT)
+    os.kill(rendered._process.pid, signal.SIGSTOP)
+    with pytest.raises(TemplateRefused, match="without an end"):
+        rendered.render(CHAT)
+    assert rendered.render(CHAT) == "fine"

@@ -1,4 +1,5 @@
-"""Renders a template in a process of its own, which is killed when it takes too long.
+"""Renders a template in a process of its own, which is killed when it takes too long: by its processor's time, so that a
+machine that is busy, or that was suspended, refuses no row.
 
 A chat template is a program of the model's author. Jinja runs it in the interpreter, where one operation on a huge value holds
 everything: no other thread runs, no signal is handled. In a process of its own it holds nothing but itself; its memory and its
@@ -26,8 +27,9 @@ from typing import Any
 from pagecli.model.tokenizer.templates import limits
 from pagecli.model.tokenizer.templates.child import HEAD, RENDERED, Kind, first_line, make_template
 
-START_SECONDS = 60.0  # for a Python that starts from a slow disk
+START_SECONDS = 60.0  # for a Python that starts
 MARGIN_SECONDS = 0.5  # the template's own deadline comes first, with a better reason
+MOST_IDLE_WAITS = 60  # one after the other, in which it computed nothing: it never will
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from pagecli.model.tokenizer.templates.child import serve; serve()"
 
 
@@ -115,27 +117,28 @@ class TemplateProcess:
     def _exchange(self, request: bytes, seconds: float) -> str:
         assert self._process is not None
         assert self._process.stdin is not None
+        most = _seconds_of(self._process.pid) + seconds + MARGIN_SECONDS
         try:
             view = memoryview(request)
             while view:
                 view = view[self._process.stdin.write(view) :]
         except BrokenPipeError:
             raise _Ended(self._why_ended()) from None
-        deadline = time.monotonic() + seconds + MARGIN_SECONDS
-        kind, length = HEAD.unpack(self._read(HEAD.size, deadline))
-        text = self._read(length, deadline).decode("utf-8", "surrogatepass")
+        kind, length = HEAD.unpack(self._read(HEAD.size, most))
+        text = self._read(length, most).decode("utf-8", "surrogatepass")
         if kind != RENDERED:
             raise TemplateRefused(text)
         return text
 
-    def _read(self, num_bytes: int, deadline: float) -> bytes:
+    def _read(self, num_bytes: int, most: float) -> bytes:
+        """`most`: processor time at which the process is killed."""
         assert self._process is not None
         assert self._process.stdout is not None
         descriptor, parts = self._process.stdout.fileno(), []
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         while num_bytes > 0:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._answers(poll, most):
                 self._stop()
                 raise TemplateRefused(_too_long())
             part = os.read(descriptor, min(num_bytes, 1 << 20))
@@ -144,6 +147,17 @@ class TemplateProcess:
             parts.append(part)
             num_bytes -= len(part)
         return b"".join(parts)
+
+    def _answers(self, poll: select.poll, most: float) -> bool:
+        """Waits until there is something to read; not, and False, beyond so much processor time, or where none passes."""
+        assert self._process is not None
+        used, num_idle = _seconds_of(self._process.pid), 0
+        while used < most and num_idle < MOST_IDLE_WAITS:
+            if poll.poll(max(most - used, 1.0) * 1000):
+                return True
+            before, used = used, _seconds_of(self._process.pid)
+            num_idle = num_idle + 1 if used == before else 0
+        return bool(poll.poll(0))
 
     def _why_ended(self) -> str:
         assert self._process is not None
@@ -159,6 +173,16 @@ class TemplateProcess:
         if self._end is not None:
             self._end()
         self._process = self._end = None
+
+
+def _seconds_of(pid: int) -> float:
+    """Processor time of a process so far; where the system does not say, the time there is."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            user, system = file.read().rpartition(b")")[2].split()[11:13]
+    except (OSError, ValueError):
+        return time.monotonic()
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _too_long() -> str:
