@@ -84,3 +84,9 @@ class RowError(PagecliError):
     def __init__(self, message: str, hint: str | None = None, code: ErrorCode = ErrorCode.INVALID_PARAMETER) -> None:
         super().__init__(message, hint)
         self.code = code
+
+
+def short_repr(value: object) -> str:
+    """repr() of a value for a message, cut short: a value read from an input may be of any length."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pagecli.errors import UsageError
+from pagecli.errors import UsageError, short_repr
 
 MAX_LOGPROBS = 100
 MAX_SEQUENCES = 64  # samples or beams of one request
@@ -166,9 +166,3 @@ def as_float32(value: float) -> float:
         return struct.unpack("f", struct.pack("f", float(value)))[0]
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-
-
-def short_repr(value: object) -> str:
-    """repr() of a value for a message, cut short: a value read from an input may be of any length."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,8 +1,7 @@
 """Which of an engine's LoRA adapters a request names."""
 
 from pagecli.core.engine_config import EngineConfig
-from pagecli.core.sampling_params import short_repr
-from pagecli.errors import RowError
+from pagecli.errors import RowError, short_repr
 
 
 def adapter_of(config: EngineConfig, name: str | None) -> int:

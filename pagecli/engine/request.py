@@ -7,8 +7,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from pagecli.core.outputs import FinishReason, TokenLogprobs, TokenScore
-from pagecli.core.sampling_params import MAX_SEQUENCES, SamplingParams, short_repr
-from pagecli.errors import ErrorCode, RowError
+from pagecli.core.sampling_params import MAX_SEQUENCES, SamplingParams
+from pagecli.errors import ErrorCode, RowError, short_repr
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import SampleSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.model_config import ModelConfig
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ModelError, UsageError, short_repr
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
 from pagecli.model.readers.config_fields import token_id_tuple
@@ -52,7 +52,8 @@ def with_adapters(found: ModelSource, merge_lora: str | None, loras: tuple[tuple
     """The model with the LoRA adapter of a directory merged into it, and with others, (name, directory), beside it."""
     if merge_lora is None and not loras:
         return found
-    if found.kind == "gguf" and merge_lora is not None:  # its rows may lie in another order than the adapter's
+    is_gguf = found.kind == "gguf" or (found.tokenizer_path is not None and found.tokenizer_path.suffix == ".gguf")
+    if is_gguf and merge_lora is not None:  # its rows may lie in another order than the adapter's
         hint = f"leave its weights as they are: --lora NAME={merge_lora}"
         raise ModelError(f"{found.name}: a GGUF file, which adapters are not merged into", hint)
     merged = None if merge_lora is None else _adapter("--merge-lora", merge_lora)
@@ -170,7 +171,7 @@ def _from_directory_without_config(name: str, directory: Path, dummy: bool) -> M
     if (directory / _ADAPTER).exists():
         base = _read_json(directory / _ADAPTER).get("base_model_name_or_path")
         raise ModelError(
-            f"{directory}: an adapter (PEFT) of {base}, not a model",
+            f"{directory}: an adapter (PEFT) of {short_repr(base)}, not a model",
             f"give the base model as --model, and the adapter as --merge-lora {directory}",
         )
     from pagecli.model.readers.gguf_header import gguf_parts

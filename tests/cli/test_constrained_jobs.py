@@ -1,6 +1,7 @@
 """Constrained output from flags and columns to the output file: refusals before the model, error rows, identity, reasoning."""
 
 import json
+import shutil
 
 import pytest
 
@@ -81,3 +82,15 @@ def test_a_budget_without_reasoning_is_refused_when_the_model_is_known(generate)
 def test_what_changes_a_text_belongs_to_the_job():
     of_texts = ("params", "params.json_schema", "params.choice", "params.thinking_budget", "engine.reasoning", "reasoning")
     assert not set(of_texts) & set(NOT_IDENTITY)
+
+
+def test_a_model_without_an_end_token_refuses_the_flag_by_its_name(generate, tiny_model, tmp_path):
+    shutil.copytree(tiny_model("llama"), tmp_path / "endless")
+    for name in ("config.json", "generation_config.json"):
+        path = tmp_path / "endless" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 10**9}))
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    for flags in (["--regex", "a+"], ["--json-schema", tmp_path / "schema.json"]):
+        code, rows, said = generate([{"prompt": "a"}], *flags, model=str(tmp_path / "endless"))
+        assert (code, rows) == (2, [])
+        assert said.startswith(f"error: {flags[0]}: the model has no end token")

@@ -197,3 +197,13 @@ def test_the_bar_says_how_much_of_the_model_is_loaded_and_reading_until_the_rows
     assert bar.description == "17 rows, reading"
     bar.on_event("progress", JobSnapshot(num_rows=17, num_rows_total=120, total_is_exact=True))
     assert bar.description == "17/120 rows"
+
+
+def test_a_message_of_any_length_is_a_line_that_can_be_read(capsys):
+    """Its beginning says where and its end why, whatever a damaged file has for a name."""
+    Console().error(f"model.safetensors: no tensor {'x' * 100_000}\n.weight", "y" * 100_000)
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: model.safetensors: no tensor xxx")
+    assert error.endswith("xxx .weight")
+    assert hint.startswith("hint: yyy")
+    assert max(map(len, (error, hint))) < 4000

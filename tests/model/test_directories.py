@@ -36,7 +36,7 @@ def test_an_adapter_alone_names_its_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     error = refused(tmp_path)
-    assert "adapter (PEFT) of meta-llama/Llama-3.2-1B, not a model" in error.message
+    assert "adapter (PEFT) of 'meta-llama/Llama-3.2-1B', not a model" in error.message
     assert "merge" in error.hint
 
 

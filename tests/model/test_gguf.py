@@ -1,5 +1,6 @@
 """GGUF files: written here with the gguf package as llama.cpp's converter does, read back, damaged, and compared."""
 
+import dataclasses
 from pathlib import Path
 
 import gguf
@@ -11,11 +12,16 @@ from paged_steps import PagedSteps, relative_error
 from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
+from pagecli.model.readers.gguf_config import from_gguf_header
 from pagecli.model.readers.gguf_header import read_gguf_header
 from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.loading import load_tokenizer
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
+# Keys that the reader asks for and the file below lacks.
+OTHER_KEYS = ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", "rope.scaling.original_context_length")
+OTHER_KEYS += ("rope.dimension_count", "attention.sliding_window", "attention.sliding_window_pattern", "attention.value_length")
+OTHER_KEYS += ("expert_count", "expert_used_count")
 QUANTIZED = gguf.GGMLQuantizationType.Q8_0
 
 
@@ -199,3 +205,28 @@ def test_smollm2_computes_what_transformers_does_from_the_same_file(sample_model
         found = PagedSteps(model, getattr(torch, dtype), block_size=16).step(prompts)
         for i in prompts:
             assert relative_error(found[i], expected[i]) <= tolerance
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "a" * 5000, [], [1, 2], [0.5, 1.5], -1, 2**63, 0.5, float("nan"), float("inf"), True]
+)
+def test_metadata_of_any_type_is_read_or_refused_in_one_line(tmp_path, tiny_model, value):
+    """Every key that the reader asks for, in turn."""
+    header = read_gguf_header(write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), "llama"))
+    keys = [f"llama.{key}" for key in OTHER_KEYS] + [
+        "tokenizer.ggml.bos_token_id",
+        "tokenizer.ggml.eos_token_id",
+        *header.metadata,
+    ]
+    for key in dict.fromkeys(keys):
+        for kind in ("none", "yarn"):
+            metadata = header.metadata | {"llama.rope.scaling.type": kind, key: value}
+            try:
+                config = from_gguf_header(dataclasses.replace(header, metadata=metadata))
+            except ModelError as error:
+                message = error.message
+            else:
+                message = ""
+                assert build(config).num_parameters > 0
+                assert config.bos_token_id is None or type(config.bos_token_id) is int
+            assert len(message) < 300

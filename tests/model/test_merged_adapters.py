@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
+from safetensors.torch import load_file, save_file
 from test_gguf import write_gguf
 from tiny_adapters import merged_model, save_adapter
 from tiny_models import make_tokenizer
@@ -100,15 +101,25 @@ def test_no_adapter_is_merged_into_a_gguf_file(tiny_model, tmp_path):
     with pytest.raises(ModelError, match="a GGUF file, which adapters are not merged into") as caught:
         with_adapters(source, "merged")
     assert caught.value.hint == "leave its weights as they are: --lora NAME=merged"
+    with pytest.raises(ModelError, match="a GGUF file"):  # in a plan, too
+        with_adapters(resolve_model(str(tmp_path / "tiny.gguf"), "dummy"), "merged")
 
 
 REFUSED = {
-    "another kind": ({"peft_type": "IA3"}, "an adapter of kind IA3"),
-    "DoRA": ({"use_dora": True}, "use_dora is true"),
-    "biases": ({"bias": "all"}, 'bias is "all"'),
+    "another kind": ({"peft_type": "IA3"}, "an adapter of kind 'IA3'"),
+    "DoRA": ({"use_dora": True}, "use_dora is True"),
+    "biases": ({"bias": "all"}, "bias is 'all'"),
     "whole modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     "a wrong rank": ({"r": 5}, "has rank 4, its configuration says 5"),
     "no kind": ({"peft_type": None}, "an adapter of kind None"),
+    "a scale in words": ({"lora_alpha": "16"}, "lora_alpha is '16', not as PEFT writes it"),
+    "a scale that is none": ({"lora_alpha": float("nan")}, "lora_alpha is nan, not as PEFT writes it"),
+    "a scale beyond floats": ({"lora_alpha": 10**400}, "lora_alpha is 1000.*, not as PEFT writes it"),
+    "no scale": ({"lora_alpha": None}, "lora_alpha is None, not as PEFT writes it"),
+    "a rank in a list": ({"r": [4]}, r"r is \[4\], not as PEFT writes it"),
+    "patterns in a list": ({"rank_pattern": ["q_proj"]}, "rank_pattern is .*, not as PEFT writes it"),
+    "a pattern's scale in words": ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern is .*, not as PEFT writes it"),
+    "no regular expression": ({"alpha_pattern": {"(q_proj": 3}}, "alpha_pattern is .*, not as PEFT writes it"),
 }
 
 
@@ -126,6 +137,16 @@ def test_adapter_of_another_model_is_refused(tiny_model, tmp_path):
     adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["o_proj", "k_proj"])
     with pytest.raises(ModelError, match=r"changes model\.layers\..*, which .* does not have"):
         load_model(with_adapters(resolve_model(str(tiny_model("opt"))), str(adapter)), "float32", max_batch_tokens=64)
+
+
+def test_matrices_without_rows_are_refused(tiny_model, tmp_path):
+    adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    none = {name: value[:0] if "lora_A" in name else value[:, :0].contiguous() for name, value in tensors.items()}
+    save_file(none, adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="has no two matrices of one rank"):
+        load_model(with_adapters(resolve_model(str(tiny_model("llama"))), str(adapter)), "float32", max_batch_tokens=64)
 
 
 def test_a_directory_that_is_no_adapter_is_one_line(tiny_model, tmp_path):

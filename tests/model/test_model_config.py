@@ -157,7 +157,7 @@ def test_model_type_stands_for_an_architecture_that_is_not_named():
     named = from_hf_config(LLAMA, "c")
     nameless = {name: value for name, value in LLAMA.items() if name != "architectures"} | {"model_type": "llama"}
     assert from_hf_config(nameless, "c") == named
-    with pytest.raises(ModelError, match="model_type nonsense is not supported"):
+    with pytest.raises(ModelError, match="model_type 'nonsense' is not supported"):
         from_hf_config(nameless | {"model_type": "nonsense"}, "c")
 
 
@@ -181,7 +181,7 @@ def test_end_of_text_ids_may_be_one_or_many_and_the_generation_config_wins():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["FalconMambaForCausalLM"]}, "architecture FalconMambaForCausalLM is not supported"),
+        ({"architectures": ["FalconMambaForCausalLM"]}, "architecture 'FalconMambaForCausalLM' is not supported"),
         ({"architectures": None}, "no architecture named"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.bits of gptq is None"),
         ({"quantization_config": {"quant_method": "squeezed"}}, "squeezed"),
@@ -259,3 +259,27 @@ def test_no_config_brings_the_reader_down(architecture, changes):
         return
     assert build(config).num_parameters > 0
     assert config.num_heads % config.num_kv_heads == 0
+
+
+QUANTIZED = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}}
+
+
+@pytest.mark.parametrize("key", [*KEYS, *TEXT_KEYS, "architectures", "model_type", "text_config"])
+@pytest.mark.parametrize(
+    "value", ["a" * 5000, ["b" * 5000], {"c" * 5000: 1}, 10**4000, -(10**4000)], ids=lambda v: type(v).__name__
+)
+def test_a_value_of_any_length_makes_no_longer_message(key, value):
+    """Nor does a number that no float holds."""
+    for config in (LLAMA | {key: value}, LLAMA | {"architectures": ["Gemma2ForCausalLM"], key: value}):
+        assert len(said(config)) < 300
+    for name in QUANTIZED:
+        assert 0 < len(said(LLAMA | {"quantization_config": QUANTIZED | {name: value}})) < 300
+
+
+def said(config):
+    """Why it is refused; nothing where it is not."""
+    try:
+        build(from_hf_config(config, "config.json"))
+    except ModelError as error:
+        return error.message
+    return ""

@@ -113,7 +113,7 @@ def test_incomplete_directories_say_what_is_missing(tmp_path):
     with pytest.raises(ModelError, match="not a JSON object"):
         resolve_model(str(tmp_path))
     (tmp_path / "config.json").write_text('{"architectures": ["T5ForConditionalGeneration"]}')
-    with pytest.raises(ModelError, match=r"config.json: architecture T5ForConditionalGeneration is not supported") as caught:
+    with pytest.raises(ModelError, match=r"config.json: architecture 'T5ForConditionalGeneration' is not supported") as caught:
         resolve_model(str(tmp_path))
     assert "OPTForCausalLM" in caught.value.hint
     (tmp_path / "notes.txt").write_text("no model")

@@ -217,7 +217,7 @@ def check_constraint(params: SamplingParams) -> None:
     try:
         check(params)
     except RowError as error:
-        raise UsageError("--" + error.message.replace("_", "-", 1), error.hint or "mend it, or simplify it") from error
+        raise UsageError(_of_flag(params, error.message), error.hint or "mend it, or simplify it") from error
 
 
 def check_constraint_of_model(params: SamplingParams, engine: "Engine") -> None:
@@ -226,7 +226,14 @@ def check_constraint_of_model(params: SamplingParams, engine: "Engine") -> None:
         try:
             engine.constraints.start(params, [])
         except RowError as error:
-            raise UsageError("--" + error.message.replace("_", "-", 1), error.hint) from error
+            raise UsageError(_of_flag(params, error.message), error.hint) from error
+
+
+def _of_flag(params: SamplingParams, message: str) -> str:
+    """What is said of a row's form, of the flag that all rows have it from."""
+    name = params.constraint[0] if params.constraint is not None else ""
+    flag = f"--{name.replace('_', '-')}"
+    return f"{flag}{message.removeprefix(name)}" if message.startswith(name) else f"{flag}: {message}"
 
 
 def check_chat(job: GenerateJob, tokenizer: "Tokenizer") -> None:

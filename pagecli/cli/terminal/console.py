@@ -153,9 +153,11 @@ def _to_stderr(line: str) -> None:
 
 def _one_line(text: str) -> str:
     """Messages of other libraries may have several lines, control characters out of the input, or a URL with a password."""
-    return "".join(char if char.isprintable() else " " for char in " ".join(redact(text).split()))
+    line = "".join(char if char.isprintable() else " " for char in " ".join(redact(text).split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 3 :]}"
 
 
+LONGEST_LINE = 3000  # characters of a message, which a name out of a damaged file may be part of
 MIN_VALUE_WIDTH = 20
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import llguidance
 
 from pagecli.core.arrays import Array
-from pagecli.core.sampling_params import short_repr
-from pagecli.errors import RowError
+from pagecli.errors import RowError, short_repr
 
 if TYPE_CHECKING:
     from pagecli.model.tokenizer.tokenizer import Tokenizer

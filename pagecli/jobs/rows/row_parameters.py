@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
-from pagecli.core.sampling_params import CONSTRAINTS, EarlyStopping, SamplingParams, short_repr
-from pagecli.errors import RowError, UsageError
+from pagecli.core.sampling_params import CONSTRAINTS, EarlyStopping, SamplingParams
+from pagecli.errors import RowError, UsageError, short_repr
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.rows.row import json_default
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecli.core.outputs import RequestOutput, SequenceOutput
-from pagecli.core.sampling_params import MAX_SEQUENCES, SamplingParams, short_repr
-from pagecli.errors import ErrorCode, PagecliError, RowError
+from pagecli.core.sampling_params import MAX_SEQUENCES, SamplingParams
+from pagecli.errors import ErrorCode, PagecliError, RowError, short_repr
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.rows.row import InputRow, OutputRow, error_row

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.core.arrays import Array, to_float32
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 from pagecli.model.source import ADAPTER_FILES
 from pagecli.model.weights.safetensors_file import SafetensorsSource
 from pagecli.model.weights.source import stored_name
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 MAX_CONFIG_BYTES = 1 << 20
+_LARGEST = 1e30  # of a number in the configuration: far beyond any, and no update of float32 overflows by it alone
 _WEIGHT = ".weight"
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 # What changes text in a way that is not read here, with the values that change nothing.
@@ -84,11 +85,30 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not the configuration of a PEFT adapter", "give the directory that PEFT saved") from error
     if kind != "LORA":
-        raise ModelError(f"{path}: an adapter of kind {kind}; LoRA alone is supported", _merge_hint())
+        raise ModelError(f"{path}: an adapter of kind {short_repr(kind)}; LoRA alone is supported", _merge_hint())
     for key, harmless in _NOT_READ.items():
         if config.get(key) not in harmless:
-            raise ModelError(f"{path}: {key} is {json.dumps(config[key])[:60]}, which is not supported", _merge_hint())
+            raise ModelError(f"{path}: {key} is {short_repr(config[key])}, which is not supported", _merge_hint())
+    numbers = {"r": _is_number, "lora_alpha": _is_number, "rank_pattern": _is_by_module, "alpha_pattern": _is_by_module}
+    for key, is_as_expected in numbers.items():
+        if key in config and not is_as_expected(config[key]):
+            raise ModelError(f"{path}: {key} is {short_repr(config[key])}, not as PEFT writes it", "save the adapter again")
     return config
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one that float32 holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _is_by_module(value: Any) -> bool:
+    """Whether it is a number for each of some regular expressions; none at all may be null."""
+    if not isinstance(value, dict):
+        return value is None
+    try:
+        return all(_is_number(number) and re.compile(pattern) for pattern, number in value.items())
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 def _merge_hint() -> str:
@@ -97,12 +117,12 @@ def _merge_hint() -> str:
 
 def _update(directory: Path, module: str, sides: Mapping[str, Array], config: Mapping[str, Any]) -> LowRankUpdate:
     a, b = sides.get("A"), sides.get("B")
-    if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+    if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not len(a):
         raise ModelError(f"{directory / WEIGHTS}: {module} has no two matrices of one rank", "save the adapter again")
     rank = a.shape[0]
     alpha = _of_module(config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
     expected = _of_module(config.get("rank_pattern"), module, config.get("r", rank))
-    if expected != rank or not isinstance(alpha, int | float):
+    if expected != rank:
         raise ModelError(
             f"{directory}: {module} has rank {rank}, its configuration says {expected}", "save the adapter again, whole"
         )

@@ -6,7 +6,7 @@ A key that changes a model's text, is set, and was not read is refused, not igno
 from pathlib import Path
 from typing import Any
 
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 from pagecli.model.decoder import REQUIRED, Key
 
 ACTIVATIONS = {
@@ -20,6 +20,7 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 _MAX_LAYERS = 10_000
+MAX_NUMBER = 1e30  # far above every model's, and its square is still a float64
 _MAX_SIZE = 2**31  # of any single number in a config; far above every model
 _OFF = (None, False, 0)
 # Keys that change a model's text, and their values that change nothing. What adds weights (biases, norms, experts) needs no
@@ -91,7 +92,9 @@ class Fields:
     def size(self, key: Key, default: int | None = None) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE:
-            raise ModelError(f"{self.where}: {key.name} is {value!r}, expected a positive integer", "is the file complete?")
+            raise ModelError(
+                f"{self.where}: {key.name} is {short_repr(value)}, expected a positive integer", "is the file complete?"
+            )
         return value
 
     def num_layers(self) -> int:
@@ -99,8 +102,10 @@ class Fields:
 
     def number(self, key: Key) -> float:
         value = self._value(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise ModelError(f"{self.where}: {key.name} is {value!r}, expected a positive number", "is the file complete?")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_NUMBER:
+            raise ModelError(
+                f"{self.where}: {key.name} is {short_repr(value)}, expected a positive number", "is the file complete?"
+            )
         return float(value) if key.of is None else key.of(float(value))
 
     def factor(self, key: Key | float) -> float:
@@ -125,7 +130,7 @@ class Fields:
     def integer(self, key: Key | int) -> int:
         value = self.get(key.name, key.default) if isinstance(key, Key) else key
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ModelError(f"{self.where}: {key} is {value!r}, expected an integer", "is the file complete?")
+            raise ModelError(f"{self.where}: {key} is {short_repr(value)}, expected an integer", "is the file complete?")
         return value
 
     def _value(self, key: Key, default: Any = None) -> Any:
@@ -137,13 +142,15 @@ class Fields:
     def child(self, key: str) -> "Fields":
         value = self.get(key, {})
         if not isinstance(value, dict):
-            raise ModelError(f"{self.where}: {key} is {value!r}, expected an object", "is the file complete?")
+            raise ModelError(f"{self.where}: {key} is {short_repr(value)}, expected an object", "is the file complete?")
         return Fields(value, self.where, self.read)
 
     def activation(self, key: Key) -> str:
         name = self._value(key)
         if not isinstance(name, str) or name not in ACTIVATIONS:
-            raise ModelError(f"{self.where}: activation {name!r} is not supported", f"supported: {', '.join(ACTIVATIONS)}")
+            raise ModelError(
+                f"{self.where}: activation {short_repr(name)} is not supported", f"supported: {', '.join(ACTIVATIONS)}"
+            )
         return dict(key.values).get(name, ACTIVATIONS[name])
 
     def token_ids(self, key: str) -> tuple[int, ...]:
@@ -155,7 +162,7 @@ class Fields:
             value = self.config.get(name)
             if name in self.config and name not in self.read and value not in neutral and not _plain(value):
                 raise ModelError(
-                    f"{self.where}: {name} is {value!r}, which {architecture} is not computed with here",
+                    f"{self.where}: {name} is {short_repr(value)}, which {architecture} is not computed with here",
                     "the text would be another model's; a newer pagecli may know it",
                 )
 

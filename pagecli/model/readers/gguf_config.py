@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from pagecli.core.model_config import ModelConfig
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 from pagecli.model import families
 from pagecli.model.decoder import Decoder, Gguf, Key
 from pagecli.model.readers.config_fields import Fields, token_id_tuple
-from pagecli.model.readers.gguf_header import GgufHeader
+from pagecli.model.readers.gguf_header import GgufHeader, single
 from pagecli.model.readers.hf_config import read_config, renamed
 
 _SCALINGS = ("none", "linear", "yarn")
@@ -25,7 +25,9 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
     decoder = families.find_gguf(architecture, has_experts)
     if decoder is None or decoder.gguf is None:
         supported, kind = ", ".join(families.gguf_names()), " with experts" if has_experts else ""
-        raise ModelError(f"{where}: GGUF architecture {architecture!r}{kind} is not supported", f"supported: {supported}")
+        raise ModelError(
+            f"{where}: GGUF architecture {short_repr(architecture)}{kind} is not supported", f"supported: {supported}"
+        )
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{where}: no tensor token_embd.weight", "is the file complete?")
@@ -33,9 +35,9 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
     fields = Fields(renamed(written, decoder), str(where))
     config = read_config(fields, decoder, _eos_token_ids(header))
     fields.check_text_keys(architecture)
-    if header.get("attention.value_length", config.head_dim) != config.head_dim:
+    if header.integer("attention.value_length", config.head_dim) != config.head_dim:
         raise ModelError(f"{where}: values of another size than {config.head_dim}, that of keys, are not supported")
-    window = header.get("attention.sliding_window", 0)
+    window = header.integer("attention.sliding_window", 0)
     is_fixed = decoder.attention.window is not None and decoder.attention.window.enabled is True
     rope = config.rope
     if rope is not None and "rope_freqs.weight" in header.tensors:
@@ -52,7 +54,7 @@ def from_gguf_header(header: GgufHeader) -> ModelConfig:
         grouped_qkv=False,
         trained_order=(config.rope_interleaved, config.grouped_qkv),
         layer_windows=(window,) * config.num_layers if window and not is_fixed else config.layer_windows,
-        bos_token_id=header.metadata.get("tokenizer.ggml.bos_token_id"),
+        bos_token_id=next(iter(token_id_tuple(header.metadata.get("tokenizer.ggml.bos_token_id"))), None),
     )
 
 
@@ -78,7 +80,7 @@ def _as_config(header: GgufHeader, decoder: Decoder, gguf: Gguf) -> dict[str, An
         names["expert_feed_forward_length"] = decoder.experts.size.name
         if decoder.experts.shared is not None:
             names["expert_shared_feed_forward_length"] = decoder.experts.shared.size.name
-    config = {name: _single(header.get(key)) for key, name in (*names.items(), *gguf.keys) if header.get(key) is not None}
+    config = {name: single(header.get(key)) for key, name in (*names.items(), *gguf.keys) if header.get(key) is not None}
     config.pop("", None)
     slides = header.get("attention.sliding_window_pattern")
     if attention.window is not None and not config.get(attention.window.size.name):
@@ -91,32 +93,31 @@ def _as_config(header: GgufHeader, decoder: Decoder, gguf: Gguf) -> dict[str, An
 
 def _scores(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
     """What Gemma's scores are scaled by, which files do not say."""
-    heads, hidden = header.get("attention.head_count"), header.get("embedding_length")
-    if not gguf.scaled_by_hidden or not isinstance(heads, int) or not isinstance(hidden, int) or heads < 1:
+    if not gguf.scaled_by_hidden:
         return {}
-    by_hidden = header.get("block_count") in gguf.scaled_by_hidden
-    return {"query_pre_attn_scalar": hidden // heads if by_hidden else header.get("attention.key_length", hidden // heads)}
+    size = _mean_head(header)
+    by_hidden = header.integer("block_count", 0) in gguf.scaled_by_hidden
+    return {"query_pre_attn_scalar": size if by_hidden else header.integer("attention.key_length", size)}
 
 
-def _single(value: Any) -> Any:
-    """Some converters write one number a layer."""
-    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+def _mean_head(header: GgufHeader) -> int:
+    """Hidden features of a head."""
+    return header.integer("embedding_length", 0) // max(header.integer("attention.head_count", 1), 1)
 
 
 def _rope(header: GgufHeader, decoder: Decoder) -> dict[str, Any]:
     if decoder.attention.rotary is None:
         return {}
     kind = header.get("rope.scaling.type", "none")
-    factor = float(header.get("rope.scaling.factor", header.get("rope.scale_linear", 1.0)))
-    if kind not in _SCALINGS and "rope_freqs.weight" not in header.tensors:
+    factor = header.number("rope.scaling.factor", header.number("rope.scale_linear", 1.0))
+    if (not isinstance(kind, str) or kind not in _SCALINGS) and "rope_freqs.weight" not in header.tensors:
         raise ModelError(
-            f"{header.path}: rope scaling {kind!r} is not supported", f"supported: {', '.join(_SCALINGS)}, frequency factors"
+            f"{header.path}: rope scaling {short_repr(kind)} is not supported",
+            f"supported: {', '.join(_SCALINGS)}, frequency factors",
         )
     config: dict[str, Any] = {}
-    rotated = header.get("rope.dimension_count")
-    heads = header.get("attention.head_count")
-    if isinstance(rotated, int) and isinstance(heads, int) and heads > 0:
-        size = header.get("attention.key_length", int(header.get("embedding_length", 0)) // heads)
+    if rotated := header.integer("rope.dimension_count", 0):
+        size = header.integer("attention.key_length", _mean_head(header))
         rotary = decoder.attention.rotary
         part = "partial_rotary_factor" if rotary.part is None else rotary.part.name
         config = {rotary.dim.name: rotated} if rotary.dim is not None else {part: rotated / max(size, 1)}

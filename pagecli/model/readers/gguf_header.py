@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 from pagecli.model.source import QuantizedPart
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 
@@ -22,6 +22,7 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
 _MAX_TENSORS = 1_000_000
+_MAX_COUNT = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,25 @@ class GgufHeader:
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value of the architecture's own key, such as block_count for llama.block_count."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    def integer(self, key: str, default: int) -> int:
+        """`get` of a count, or the one that all layers have. Raises ModelError for what is none."""
+        value = single(self.get(key, default))
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_COUNT:
+            raise ModelError(f"{self.path}: {key} is {short_repr(value)}, expected a count", "download the file again")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """`get` of a number. Raises ModelError for what is none."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ModelError(f"{self.path}: {key} is {short_repr(value)}, expected a number", "download the file again")
+        return value
+
+
+def single(value: Any) -> Any:
+    """Some converters write one number a layer."""
+    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
 
 
 def gguf_parts(path: Path) -> list[Path]:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from pagecli.core.model_config import ExpertsConfig, ModelConfig, QuantizationConfig, RopeConfig
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 from pagecli.model import families
 from pagecli.model.decoder import Decoder, Experts, Key, Rotary, Window
-from pagecli.model.readers.config_fields import Fields
+from pagecli.model.readers.config_fields import MAX_NUMBER, Fields
 
 _SLIDES, _FULL = "sliding_attention", "full_attention"
 _SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
@@ -114,7 +114,7 @@ def _architecture(config: dict[str, Any], where: str) -> tuple[str, Decoder]:
     kind = config.get("model_type")
     if name is None and isinstance(kind, str) and (decoder := families.find_model_type(kind)) is not None:
         return decoder.architectures[0], decoder
-    what = f"architecture {name}" if name else f"model_type {kind}" if kind else "no architecture named"
+    what = f"architecture {short_repr(name)}" if name else f"model_type {short_repr(kind)}" if kind else "no architecture named"
     raise ModelError(
         f"{where}: {what} is not supported",
         f"--model-impl transformers runs most others; supported: {', '.join(families.architectures())}",
@@ -146,7 +146,8 @@ def _experts(fields: Fields, experts: Experts, num_layers: int) -> ExpertsConfig
     dense = fields.get(experts.dense.name, []) if experts.dense is not None else []
     if every < 1 or not isinstance(dense, list):
         raise ModelError(
-            f"{fields.where}: layers that have experts are given by {every!r} and {dense!r}", "is the file complete?"
+            f"{fields.where}: layers that have experts are given by {short_repr(every)} and {short_repr(dense)}",
+            "is the file complete?",
         )
     return ExpertsConfig(
         num=num,
@@ -238,7 +239,7 @@ def _rope(fields: Fields, rope: Fields, rotary: Rotary, head_dim: int, max_posit
     kind = {"su": "longrope"}.get(kind, kind) if isinstance(kind, str) else kind
     if kind not in _SCALINGS:
         raise ModelError(
-            f"{fields.where}: rope scaling {kind!r} is not supported",
+            f"{fields.where}: rope scaling {short_repr(kind)} is not supported",
             f"supported: {', '.join(_SCALINGS)}; without its rope scaling the model is good for shorter texts",
         )
     theta = rope.number(Key("rope_theta", fields.number(Key("rope_theta", rotary.theta))))
@@ -325,6 +326,6 @@ def _longrope(fields: Fields, rope: Fields, plain: RopeConfig, max_positions: in
 
 
 def _number(rope: Fields, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ModelError(f"{rope.where}: {name} is {value!r}, expected a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_NUMBER:
+        raise ModelError(f"{rope.where}: {name} is {short_repr(value)}, expected a positive number")
     return float(value)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pagecli.core.model_config import QuantizationConfig
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 
 _KEY = "quantization_config"
 _GPTQ_FORMATS = {"gptq": 1, "gptq_v2": 0}  # what is added to a zero as it is stored
@@ -21,7 +21,7 @@ def read_quantization(config: dict[str, Any], where: str) -> QuantizationConfig 
     if not found:
         return None
     if not isinstance(found, dict):
-        raise ModelError(f"{where}: {_KEY} is {found!r}, expected an object", "is the file complete?")
+        raise ModelError(f"{where}: {_KEY} is {short_repr(found)}, expected an object", "is the file complete?")
     read = _METHODS.get(str(found.get("quant_method")))
     if read is None:
         _Asked(found, where, "").refuse("quant_method", found.get("quant_method"), ", ".join(_METHODS))
@@ -37,7 +37,7 @@ class _Asked:
     def refuse(self, key: str, value: Any, supported: str) -> NoReturn:
         of = f" of {self.method}" if self.method else ""
         raise ModelError(
-            f"{self.where}: {_KEY}.{self.prefix}{key}{of} is {value!r}; supported: {supported}",
+            f"{self.where}: {_KEY}.{self.prefix}{key}{of} is {short_repr(value)}; supported: {supported}",
             "use the unquantized checkpoint, a GGUF file, or --model-impl transformers",
         )
 
