@@ -2,13 +2,17 @@
 
 import functools
 import importlib
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from checkpoints import SHARED, Family
+from safetensors import safe_open
 
+from pagecli.core.model_config import QuantizationConfig
 from pagecli.devices.limits import missing_on_gpu
 from pagecli.errors import UsageError
 from pagecli.model import families
@@ -17,6 +21,7 @@ from pagecli.model.decoder import Decoder
 from pagecli.model.presets import find_preset
 from pagecli.model.program import Program
 from pagecli.model.readers.hf_config import from_hf_config
+from pagecli.model.readers.quantization_config import read_quantization
 from pagecli.model.shards import segment, shard
 from pagecli.model.weights.kept import kept_part
 
@@ -123,6 +128,39 @@ def why_not_on_ranks(program: Program) -> str:
     return ""
 
 
+# What a row says of where scales are -> the blocks that have one; (rows, columns), 0 for all of them.
+BLOCKS = {
+    "tensors": lambda block: block == (0, 0),
+    "rows": lambda block: block == (1, 0),
+    "groups": lambda block: block[0] == 1 and block[1] > 0,
+    "blocks": lambda block: min(block) > 1,
+    "columns": lambda block: block[0] == 1 and block[1] > 0,
+}
+
+
+def kind_of(quantization: dict[str, object]) -> tuple[tuple[object, ...], QuantizationConfig]:
+    """(what tells it from the kinds of other rows, as it is read)"""
+    found = read_quantization({"quantization_config": quantization}, "config.json")
+    assert found is not None
+    return (found.method, found.layout, found.is_float, found.in_order), found
+
+
+def quantizations_of_tests() -> list[tuple[tuple[object, ...], QuantizationConfig, bool]]:
+    """Of every checkpoint that the tests named in the table compute with: its kind, and whether it stays so on a CPU.
+
+    tests/cuda/test_cuda_quantized.py and test_cuda_mixtures.py take the same ones to a GPU.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE.parent / "model"))
+        packed, formats = (importlib.import_module(name) for name in ("test_packed_checkpoints", "test_quantized_formats"))
+    cases = [(config, name != "gptq-act-order") for name, (_, config, *_) in packed.FORMATS.items()]
+    cases += [(config, kept) for _, config, kept in packed.PLAIN_FORMATS.values()]
+    for path in formats.GOLDEN:
+        with safe_open(path, "numpy") as file:
+            cases.append((json.loads(file.metadata()["quantization_config"]), path.stem in formats.KEPT))
+    return [(*kind_of(config), kept) for config, kept in cases]
+
+
 def quantization_row(what: str, quantization: dict[str, object], test: str) -> str:
     """Whether it stays so: as the plans have it, of a preset."""
     preset = find_preset("gpt-oss-20b" if quantization["quant_method"] == "mxfp4" else "llama-3.1-8b")
@@ -140,6 +178,20 @@ def page() -> str:
 
 def test_the_page_says_what_the_descriptions_say():
     assert PAGE.read_text() == page()
+
+
+@pytest.mark.parametrize("row", QUANTIZATIONS, ids=lambda row: row[0])
+def test_every_quantization_is_tested_as_the_page_says_it(row):
+    """Each number of bits, each place of scales, and whether any of it stays quantized."""
+    words, quantization, test = row
+    assert (HERE.parents[1] / test).exists()
+    kind, read = kind_of(quantization)
+    cases = [(config, kept) for other, config, kept in quantizations_of_tests() if other == kind]
+    assert {config.bits for config, _ in cases} >= {int(bits) for bits in re.findall(r"\b[48]\b|(?<=int|oat)8", words)}
+    places = BLOCKS.keys() & set(re.findall(r"[a-z]+", words)) - ({"columns"} if "groups" in words else set())
+    for word in places if read.layout != "bitsandbytes" else ():  # whose blocks run over the ends of rows, in all its files
+        assert any(BLOCKS[word](config.block) for config, _ in cases), word
+    assert any(kept for _, kept in cases) == ("| yes |" in quantization_row(*row))
 
 
 def test_every_family_is_tested():

@@ -20,18 +20,19 @@ PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def packed(numbers, order=tuple(range(8))):
-    """[R, 8 C] -> int32[R, C]: of eight numbers, number order[i] is bits 4 i and up."""
-    eights = numbers.reshape(len(numbers), -1, 8).astype(np.uint32)[..., list(order)]
-    return (eights << np.arange(0, 32, 4, dtype=np.uint32)).sum(-1, dtype=np.uint32).view(np.int32)
+def packed(numbers, order=tuple(range(8)), bits=4):
+    """[R, 32 / bits C] -> int32[R, C]: of eight numbers, or four, number order[i] is bits `bits` i and up."""
+    count = 32 // bits
+    taken = numbers.reshape(len(numbers), -1, count).astype(np.uint32)[..., list(order[:count])]
+    return (taken << np.arange(0, 32, bits, dtype=np.uint32)).sum(-1, dtype=np.uint32).view(np.int32)
 
 
-def gptq(layer, q, scale, zero, groups, kind):
+def gptq(layer, q, scale, zero, groups, config):
     """AutoGPTQ's QuantLinear.pack: K and N are packed; the first format stores zeros less one."""
-    stored = zero - 1 if kind == "gptq" else zero
+    stored = zero - 1 if config.get("checkpoint_format", "gptq") == "gptq" else zero
     return {
-        f"{layer}.qweight": packed(q).T.copy(),
-        f"{layer}.qzeros": packed(stored.T.copy()),
+        f"{layer}.qweight": packed(q, bits=config["bits"]).T.copy(),
+        f"{layer}.qzeros": packed(stored.T.copy(), bits=config["bits"]),
         f"{layer}.scales": scale.T.copy(),
         f"{layer}.g_idx": groups.astype(np.int32),
     }
@@ -68,6 +69,7 @@ def of_compressed(group, symmetric=True):
 # name -> writer, config, group, symmetric, order of groups
 FORMATS = {
     "gptq": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": 32}, 32, False, False),
+    "gptq-8": (gptq, {"quant_method": "gptq", "bits": 8, "group_size": 32}, 32, False, False),
     "gptq-v2": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2"}, 32, False, False),
     "gptq-act-order": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}, 32, False, True),
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}, 32, False, False),
@@ -81,21 +83,21 @@ def write(tiny, directory, name):
     """(packed, plain): the tiny model with its layers packed, and with the numbers that those stand for."""
     writer, config, size, symmetric, ordered = FORMATS[name]
     rng = np.random.default_rng(0)
+    most = 2 ** config.get("bits", 4) - 1
     plain, stored = {}, {}
     for tensor, values in load_file(tiny / "model.safetensors").items():
         if not tensor.endswith("proj.weight"):
             plain[tensor] = stored[tensor] = values
             continue
         (rows, cols), group = values.shape, values.shape[1] if size == -1 else size
-        scale = (np.abs(values).reshape(rows, -1, group).max(-1) / 7).astype(np.float16)
-        zero = np.full(scale.shape, 8, np.uint8) if symmetric else rng.integers(1, 16, scale.shape, dtype=np.uint8)
+        scale = (np.abs(values).reshape(rows, -1, group).max(-1) / (most // 2)).astype(np.float16)
+        zero = np.full(scale.shape, 8, np.uint8) if symmetric else rng.integers(1, most + 1, scale.shape, dtype=np.uint8)
         groups = np.arange(cols) // group
         groups = rng.permutation(groups) if ordered else groups
         of_k, zero_of_k = scale.astype(np.float32)[:, groups], zero.astype(np.float32)[:, groups]
-        q = np.clip(np.round(values / of_k + zero_of_k), 0, 15).astype(np.uint8)
+        q = np.clip(np.round(values / of_k + zero_of_k), 0, most).astype(np.uint8)
         plain[tensor] = of_k * (q - zero_of_k)
-        kind = config.get("checkpoint_format", "gptq")
-        stored |= writer(tensor.removesuffix(".weight"), q, scale, zero, groups, kind)
+        stored |= writer(tensor.removesuffix(".weight"), q, scale, zero, groups, config)
     for folder, tensors, quantization in ((directory / "plain", plain, None), (directory / name, stored, config)):
         save_checkpoint(tiny, folder, {key: torch.tensor(value) for key, value in tensors.items()}, quantization)
     return directory / name, directory / "plain"
@@ -150,6 +152,20 @@ def int8(layer, values):
     return {f"{layer}.weight": q, f"{layer}.weight_scale": scale}, q.float() * scale.float()
 
 
+def int8_of_tensor(layer, values):
+    scale = (values.abs().amax() / 127).bfloat16()
+    q = (values / scale).round().clamp(-127, 127).to(torch.int8)
+    return {f"{layer}.weight": q, f"{layer}.weight_scale": scale}, q.float() * scale.float()
+
+
+def float8_of_groups(layer, values):
+    """A scale for 32 columns of a row."""
+    scale = values.view(len(values), -1, 32).abs().amax(2) / 448
+    of_each = scale.repeat_interleave(32, 1)
+    q = (values / of_each).to(torch.float8_e4m3fn)
+    return {f"{layer}.weight": q, f"{layer}.weight_scale": scale}, q.float() * of_each
+
+
 def llm_int8(layer, values):
     size = values.abs().amax(1)
     q = (values * 127 / size[:, None]).round().to(torch.int8)
@@ -176,6 +192,7 @@ def nf4(layer, values):
 
 def of_8_bits(kind, strategy, layout):
     weights = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy}
+    weights |= {"group_size": 32} if strategy == "group" else {}
     groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": {"num_bits": 8, "dynamic": True}}}
     return {"quant_method": "compressed-tensors", "format": layout, "config_groups": groups, "ignore": ["lm_head"]}
 
@@ -187,6 +204,8 @@ PLAIN_FORMATS = {
     "fbgemm": (float8_of_rows, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, True),
     "float-tensor": (float8_of_tensor, of_8_bits("float", "tensor", "float-quantized"), True),
     "float-channel": (float8_of_rows, of_8_bits("float", "channel", "float-quantized"), True),
+    "float-group": (float8_of_groups, of_8_bits("float", "group", "float-quantized"), True),
+    "int-tensor": (int8_of_tensor, of_8_bits("int", "tensor", "int-quantized"), True),
     "w8a8": (int8, of_8_bits("int", "channel", "int-quantized"), True),
     "llm-int8": (llm_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}, False),
     "nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, False),
