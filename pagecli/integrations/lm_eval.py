@@ -1,13 +1,14 @@
 """A model class for lm-evaluation-harness (Gao et al., "A framework for few-shot language model evaluation", 2021).
 
     lm_eval.simple_evaluate(model=PagecliLM("smollm2-135m", dtype="float32"), tasks=[...])
+    lm_eval.simple_evaluate(model=PagecliLM("smollm2-135m", lora={"polite": "./polite"}), tasks=[...])
 
 The requests of a call run in one engine: those that begin alike share what they have in common, and the choices of one question
 its whole context. Tokens are made and windows are cut as the harness' own transformers model does, so that figures can be
 compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -18,7 +19,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.engine import Engine
-from pagecli.errors import ModelError, RowError
+from pagecli.errors import ModelError, RowError, UsageError
 
 MAX_GEN_TOKENS = 256  # where a task does not say
 SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
@@ -27,14 +28,30 @@ Score = tuple[float, bool]  # log probability, whether every token is the greedy
 
 
 class PagecliLM(TemplateLM):
-    """`model`: a name, an id, a directory or a .gguf file; `settings`: of EngineConfig. Raises ModelError, UsageError.
+    """`model`: a name, an id, a directory or a .gguf file; `lora`: LoRA adapters, names and directories; `settings`: of
+    EngineConfig. Raises ModelError, UsageError.
 
+    Requests take the adapter that is called `adapter`, "" for none; by default the only one. It may be set between calls.
     A context that is too long loses its beginning, as with the harness' own models. A request that fails raises RowError.
     """
 
-    def __init__(self, model: str, *, max_gen_tokens: int = MAX_GEN_TOKENS, seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        lora: Mapping[str, str] | None = None,
+        adapter: str | None = None,
+        max_gen_tokens: int = MAX_GEN_TOKENS,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
         super().__init__()
-        self.engine = Engine(EngineConfig(model, **settings))
+        named = dict(lora or {})
+        self.adapter = adapter if adapter is not None else next(iter(named), "") if len(named) == 1 else ""
+        config = EngineConfig(model, loras=tuple(named.items()), **settings)
+        if self.adapter and self.adapter not in named:
+            raise UsageError(f"adapter is {self.adapter!r}, which lora does not name", f"it names {', '.join(named) or 'none'}")
+        self.engine = Engine(config)
         self._model, self._max_gen_tokens, self._seed = model, max_gen_tokens, seed
 
     @property
@@ -101,7 +118,7 @@ class PagecliLM(TemplateLM):
             for first in range(0, len(choices), most)
         ]
         for number, (kept_ids, members) in enumerate(batches):
-            self.engine.add_score_request(number, list(kept_ids), [list(choice) for choice, _ in members])
+            self.engine.add_score_request(number, list(kept_ids), [list(choice) for choice, _ in members], lora=self.adapter)
         found: list[Score] = [(0.0, False)] * len(requests)
         for output in self._finished():
             for sequence, (_, indices) in zip(output.sequences, batches[output.request_id][1], strict=True):
@@ -122,7 +139,7 @@ class PagecliLM(TemplateLM):
             sampling = {name: kind(wanted[name]) for name, kind in SAMPLING.items() if wanted.get(name) is not None}
             max_tokens = wanted["max_gen_toks"]
             prompt = self.tok_encode(context)[-max(1, self.max_length - max_tokens) :]
-            params = SamplingParams(max_tokens=max_tokens, stop=tuple(until), seed=self._seed, **sampling)
+            params = SamplingParams(max_tokens=max_tokens, stop=tuple(until), seed=self._seed, lora=self.adapter, **sampling)
             self.engine.add_request(number, prompt, params)
         texts = [""] * len(requests)
         for output in self._finished():
