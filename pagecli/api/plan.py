@@ -1,6 +1,7 @@
 """`pagecli.profile_plan`: where a model's memory goes and how many requests fit, as `pagecli profile --json` says it."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -9,7 +10,9 @@ def profile_plan(
     *,
     gpu: str = "auto",
     num_gpus: int | None = None,
+    lora: Mapping[str, str] | str | list[str] | None = None,
     dtype: str = "auto",
+    quantization: str = "auto",
     kv_dtype: str = "auto",
     kv_memory: str = "auto",
     block_size: int = 16,
@@ -23,6 +26,7 @@ def profile_plan(
 
     Raises PagecliError: UsageError (unknown GPU or workload), InputError, ModelError.
     """
+    from pagecli.api.settings import as_flags
     from pagecli.cli.profile.command import plan_section
     from pagecli.cli.profile.options import ProfileOptions
     from pagecli.cli.profile.plan import checked_by, plan_job
@@ -34,7 +38,9 @@ def profile_plan(
         model=model,
         gpu=gpu,
         num_gpus=num_gpus,
+        **as_flags({"lora": lora}),
         dtype=dtype,  # type: ignore[arg-type]
+        quantization=quantization,  # type: ignore[arg-type]
         kv_dtype=kv_dtype,  # type: ignore[arg-type]
         kv_memory=kv_memory,
         block_size=block_size,

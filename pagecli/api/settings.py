@@ -13,7 +13,7 @@ class ModelSettings(TypedDict, total=False):
     merge_lora: str | None
     device: str
     model_impl: Literal["pagecli", "transformers"]
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"]
     quantization: Literal["auto", "keep", "dequantize"]
     max_model_len: int | None
     block_size: int

@@ -9,7 +9,7 @@ GPU_DTYPES = ("bfloat16", "float16", "float32", "fp8")
 # In which weights that stay quantized are multiplied, on a CPU.
 QUANTIZED_DTYPES = ("float32", "bfloat16")
 
-# Bytes of a weight. int8: one byte, and for 64 of them a float scale. fp8: one byte; scales and what stays in bfloat16 aside.
+# Bytes of a weight. int8: one byte, and for 64 of them a float scale. fp8: of those in 8 bits (devices/memory.bytes_each).
 WEIGHT_BYTES: dict[str, float] = {
     "float32": 4,
     "bfloat16": 2,

@@ -1,5 +1,6 @@
 """The models that a device computes, by their config alone: loaders refuse the others, `pagecli models` lists by it."""
 
+from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices.base import CPU_HEAD_DIMS
 from pagecli.devices.cuda.model.fused import fuse
@@ -11,6 +12,7 @@ GPU_HEAD_DIM_MULTIPLE, GPU_MAX_HEAD_DIM = 8, 256
 GPU_ROTARY_MULTIPLE = 16
 GPU_MAX_EXPERTS, GPU_MAX_CHOSEN = 512, 32
 GPU_ROW_MULTIPLE = 8  # of what a thread reads at once
+GPU_FLOAT8_MULTIPLE = 16  # of the sizes of a matrix that torch multiplies in 8-bit floats
 GPU_MAX_VOCAB = 1 << 21  # of the kernel that draws tokens
 
 
@@ -63,6 +65,18 @@ def _missing_of_experts(weight: Weight) -> str:
     if weight.num_rows % GPU_ROW_MULTIPLE or weight.columns % GPU_ROW_MULTIPLE:
         return f"experts of {weight.num_rows} by {weight.columns} weights (multiples of {GPU_ROW_MULTIPLE} are)"
     return ""
+
+
+def is_float8(weight: Weight) -> bool:
+    """Whether --dtype fp8 has a linear layer's weights, or its experts', in 8-bit floats on a GPU."""
+    of_rows = GPU_ROW_MULTIPLE if weight.experts else GPU_FLOAT8_MULTIPLE
+    return not weight.exact and weight.columns % GPU_FLOAT8_MULTIPLE == 0 and weight.num_rows % of_rows == 0
+
+
+def gpu_kv_dtypes(dtype: str, head_dim: int) -> tuple[str, ...]:
+    """Of the KV cache beside weights of `dtype` on a GPU: the one that goes with them, and others."""
+    own = KV_DTYPE[dtype]
+    return (own, "fp8") if own == "bfloat16" and head_dim % GPU_FLOAT8_MULTIPLE == 0 else (own,)
 
 
 def devices_for(config: ModelConfig) -> list[str]:

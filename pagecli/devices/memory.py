@@ -10,12 +10,13 @@ from pathlib import Path
 from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, QUANTIZED_DTYPES, WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig, is_faster_kept
 from pagecli.core.model_config import ModelConfig
-from pagecli.devices import registry
+from pagecli.devices import limits
 from pagecli.devices.cpu.lm_head import bounds_bytes
 from pagecli.devices.cpu.model import buffer_widths
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
-from pagecli.model.program import Linear, Program, Router, widths
+from pagecli.model.program import ExpertLinear, Linear, Program, Router, widths
+from pagecli.model.shards import segment, shard
 from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
 
 TOKENS_EACH = 256  # of a sequence, for which quantized weights are dequantized only where their K and V have room, too
@@ -107,13 +108,35 @@ HOST_RUNTIME_BYTES = 150 * 2**20  # Python and its libraries with a tiny model: 
 SAMPLING_COPIES = 2  # of the logits: scaled by temperature, and their log probabilities
 
 
+def bytes_each(config: ModelConfig, dtype: str) -> float:
+    """Bytes of a weight of `dtype`, on average over the model's. fp8: of matrices in 8-bit floats one byte, and four for the
+    scale of each row; of embeddings and the others those of bfloat16."""
+    if dtype != "fp8":
+        return WEIGHT_BYTES[dtype]
+    program = build(config)
+    linear = {operation.weight for operation in program.operations() if isinstance(operation, Linear | ExpertLinear)}
+    saved = sum(
+        weight.num_elements * (WEIGHT_BYTES["bfloat16"] - WEIGHT_BYTES["fp8"])
+        - FLOAT32_BYTES * weight.num_rows * max(1, weight.experts)
+        for weight in linear
+        if limits.is_float8(weight)
+    )
+    return WEIGHT_BYTES["bfloat16"] - saved / program.num_parameters
+
+
 def weight_bytes(config: ModelConfig, bytes_each: float) -> int:
     return int(build(config).num_parameters * bytes_each)
 
 
 def weight_bytes_of(source: ModelSource, bytes_each: float) -> int:
     """The bytes of a model's weights as they are loaded: of `bytes_each` but for what stays quantized, and of adapters."""
-    return bytes_beside(source.config, bytes_each, kept_of(source)) + (_adapter_bytes(source) if source.adapters else 0)
+    return bytes_beside(source.config, bytes_each, kept_of(source)) + adapter_bytes(source)
+
+
+def bytes_of_rank(config: ModelConfig, weights: int, rank: int, num_ranks: int) -> int:
+    """Of `weights` bytes of a model, what a rank has: its part of split matrices, and the others whole."""
+    program = build(config)
+    return round(weights * shard(segment(program, num_ranks), rank, num_ranks).num_parameters / program.num_parameters)
 
 
 def kept_of(source: ModelSource) -> QuantizedPart | None:
@@ -121,8 +144,10 @@ def kept_of(source: ModelSource) -> QuantizedPart | None:
     return source.quantized if source.keep_quantized else None
 
 
-def _adapter_bytes(source: ModelSource) -> int:
+def adapter_bytes(source: ModelSource) -> int:
     """Of LoRA adapters that rows choose among, in float32. Raises ModelError."""
+    if not source.adapters:
+        return 0
     from pagecli.model.weights.safetensors_file import SafetensorsSource
 
     files = (SafetensorsSource(directory / ADAPTER_FILES[1]) for _, directory in source.adapters)
@@ -151,13 +176,12 @@ def activation_bytes(config: ModelConfig, max_batch_tokens: int) -> int:
 def gpu_activation_bytes(config: ModelConfig, max_batch_tokens: int, element_bytes: int) -> int:
     """The most that a forward pass of so many tokens takes at a time on a GPU, which frees each value after its last use."""
     from pagecli.devices.cuda.model.fused import fuse, peak_width
-    from pagecli.devices.limits import missing_on_gpu
 
     program = build(config)
     columns = widths(program.operations())
     for name, count in _exact_columns(program).items():
         columns[name] = count * FLOAT32_BYTES // element_bytes
-    if missing_on_gpu(program):
+    if limits.missing_on_gpu(program):
         return max_batch_tokens * sum(columns.values()) * element_bytes
     return max_batch_tokens * peak_width(fuse(program), columns) * element_bytes
 
@@ -235,49 +259,45 @@ class MemoryNeeds:
         raise ModelError(f"{name} does not fit: {self.describe()} = {total}; {_gib(available)} of memory are available", hint)
 
 
-def needs_of(
-    model: ModelConfig, dtype: str, kept: QuantizedPart | None, max_num_seqs: int, max_batch_tokens: int, kv: int
-) -> MemoryNeeds:
+def needs_of(source: ModelSource, dtype: str, max_num_seqs: int, max_batch_tokens: int, kv: int) -> MemoryNeeds:
     """What a run on a CPU needs beside swap, with so much of the KV cache."""
-    each = WEIGHT_BYTES[dtype]
+    each, model = WEIGHT_BYTES[dtype], source.config
     return MemoryNeeds(
-        weights=bytes_beside(model, each, kept),
-        head_bounds=head_bounds_bytes(model, each, kept),
+        weights=weight_bytes_of(source, each),
+        head_bounds=head_bounds_bytes(model, each, kept_of(source)),
         activations=activation_bytes(model, max_batch_tokens),
         logits=logits_bytes(model, max_num_seqs),
         kv=kv,
     )
 
 
-def has_room_dequantized(
-    model: ModelConfig,
-    dtype: str,
-    kv_dtype: str,
-    max_num_seqs: int,
-    max_batch_tokens: int,
-    kv_memory_bytes: int | None,
-    available: int,
-) -> bool:
-    """Whether weights of `dtype`, none of them quantized, fit a CPU's memory beside the KV cache: `kv_memory_bytes` or,
-    if None, TOKENS_EACH tokens of max_num_seqs sequences."""
-    kv = kv_memory_bytes
+def _has_room_dequantized(source: ModelSource, config: EngineConfig, dtype: str, available: int) -> bool:
+    """Whether weights of `dtype`, none of them quantized, fit a CPU's memory beside the KV cache: --kv-memory or, if it is not
+    given, TOKENS_EACH tokens of max_num_seqs sequences."""
+    kv, model = config.kv_memory_bytes, source.config
     if kv is None:
-        kv = block_bytes(model, min(TOKENS_EACH, model.max_positions), kv_dtype) * max_num_seqs
-    return needs_of(model, dtype, None, max_num_seqs, max_batch_tokens, kv).total <= available
+        size = min(TOKENS_EACH, model.max_positions)
+        kv = block_bytes(model, size, config.kv_dtype_beside(dtype)) * config.max_num_seqs
+    return needs_of(source, dtype, config.max_num_seqs, config.max_batch_tokens, kv).total <= available
 
 
-def with_quantization(source: ModelSource, config: EngineConfig, device: str, dtype: str, num_engines: int = 1) -> ModelSource:
-    """The source that says whether quantized weights stay so: where `config` does, or with auto where that is faster or there
-    is no room for dequantized ones, for each of num_engines. Raises UsageError where they shall and cannot."""
+def with_quantization(
+    source: ModelSource, config: EngineConfig, device: str, dtype: str, available: int, multiplies_bfloat16: bool
+) -> ModelSource:
+    """The source that says whether quantized weights stay so: where `config` does, or with auto where that is faster or
+    `available` bytes have no room for dequantized ones. With an adapter merged into them they never do.
+
+    `multiplies_bfloat16`: whether the CPU's kernels do. Raises UsageError where they shall and cannot.
+    """
+    if source.merged_adapter is not None:
+        return source
     if config.keeps_quantized(device, dtype):
         return replace(source, keep_quantized=True)
     if config.quantization != "auto" or source.quantized is None or device != "cpu" or dtype not in QUANTIZED_DTYPES:
         return source
-    if is_faster_kept(dtype, config.max_num_seqs, registry.find(device).resolve_dtype("auto") == "bfloat16"):
+    if is_faster_kept(dtype, config.max_num_seqs, multiplies_bfloat16):
         return replace(source, keep_quantized=True)
-    available = available_bytes() // num_engines
-    asked = config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes
-    if has_room_dequantized(source.config, dtype, config.kv_dtype_beside(dtype), *asked, available):
+    if _has_room_dequantized(source, config, dtype, available):
         return source
     weights = weight_bytes(source.config, WEIGHT_BYTES[dtype])
     note = (
@@ -295,10 +315,7 @@ def check_fits(config: EngineConfig, source: ModelSource, dtype: str, num_engine
     A GPU's memory is divided when it is there (devices/cuda/startup.py).
     """
     dtype_bytes, asked = WEIGHT_BYTES[dtype], (config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes or 0)
-    needs = replace(
-        needs_of(source.config, dtype, kept_of(source), *asked),
-        swap=config.swap_memory_bytes,
-    )
+    needs = replace(needs_of(source, dtype, *asked), swap=config.swap_memory_bytes)
     kept = None if source.keep_quantized or source.quantized is None else replace(source, keep_quantized=True)
     kept_weights = None if kept is None else weight_bytes_of(kept, dtype_bytes)
     needs.check_fit(source.name, available_bytes() // num_engines, dtype_bytes, kept_weights)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pagecli.core.dtypes import KV_DTYPES, WEIGHT_BYTES
+from pagecli.core.dtypes import KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory, registry
 from pagecli.devices.base import Device, Model, Runner, RunSettings
@@ -142,8 +142,8 @@ def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
     source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
-    if source.merged_adapter is None:
-        source = memory.with_quantization(source, config, device.name, dtype, num_engines)
+    of_each, native = memory.available_bytes() // num_engines, device.resolve_dtype("auto") == "bfloat16"
+    source = memory.with_quantization(source, config, device.name, dtype, of_each, native)
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))
 
 
@@ -167,8 +167,8 @@ def load(
     if device.name == "cpu":
         memory.check_fits(config, source, dtype)
     elif device.name == "cuda":
-        weights = memory.weight_bytes_of(source, WEIGHT_BYTES[dtype]) // config.tensor_parallel_size  # of a device
-        memory.check_weights_fit(weights, source.name, device.available_bytes())
+        weights = memory.weight_bytes_of(source, memory.bytes_each(source.config, dtype))
+        memory.check_weights_fit(weights // config.tensor_parallel_size, source.name, device.available_bytes())
     tokenizer = load_tokenizer(source)
     if config.num_segments > 1:
         model = _load_in_segments(config, replace(found, source=replace(source, on_read=on_loading)))

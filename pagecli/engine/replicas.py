@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory, registry
 from pagecli.devices.cuda.presence import visible_gpus
@@ -15,8 +14,7 @@ from pagecli.errors import UsageError
 from pagecli.kv.baselines.reserved_manager import ReservedManager
 from pagecli.kv.manager import KVManager
 from pagecli.kv.memory import KVMemory
-from pagecli.model.build_program import build
-from pagecli.model.shards import good_sizes, segment, shard
+from pagecli.model.shards import good_sizes
 
 RANK_KV_BYTES = 1 << 30  # that a rank has room for, at the least
 
@@ -39,7 +37,7 @@ def with_kv_memory(config: EngineConfig, found: ResolvedModel, count: int, avail
     model = found.source.config
     max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
     block_bytes = memory.block_bytes(model, config.block_size, found.kv_dtype)
-    weights = memory.weight_bytes_of(found.source, WEIGHT_BYTES[found.dtype])
+    weights = memory.weight_bytes_of(found.source, memory.bytes_each(model, found.dtype))
     available = available_bytes - count * weights
     useful = memory.most_useful_blocks(config.max_num_seqs, max_model_len, config.block_size)
     num_blocks = memory.num_kv_blocks(None, block_bytes, useful, max(0, available // count))
@@ -67,10 +65,11 @@ def least_ranks(config: EngineConfig) -> int:
     else:
         most = len(numa_nodes())
         available = memory.available_bytes() // most
-    room, program = available - RANK_KV_BYTES, build(found.source.config)
-    sizes = [size for size in good_sizes(found.source.config, found.dtype) if size <= most]
+    room, model = available - RANK_KV_BYTES, found.source.config
+    weights = memory.weight_bytes_of(found.source, memory.bytes_each(model, found.dtype))
+    sizes = [size for size in good_sizes(model, found.dtype) if size <= most]
     for size in sizes:
-        if shard(segment(program, size), 0, size).num_parameters * WEIGHT_BYTES[found.dtype] <= room:
+        if memory.bytes_of_rank(model, weights, 0, size) <= room:
             return size
     return sizes[-1]  # the most that there is room for: loading says what is missing
 

@@ -67,7 +67,7 @@ def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(availabl
     """SmolLM2's Q4_1 file: 257 MiB of weights as bfloat16; 128 sequences of 256 tokens take 720 MiB of K and V."""
     sample = resolve_model("smollm2-135m")
     config = EngineConfig(str(sample.weights_path), dtype="bfloat16")
-    room = memory.needs_of(sample.config, "bfloat16", None, 128, 512, 128 * 256 * 23040).total
+    room = memory.needs_of(sample, "bfloat16", 128, 512, 128 * 256 * 23040).total
     for num_bytes, kept in ((room, False), (room - 1, True)):
         available(num_bytes)
         source = loaded_model.resolve(config).source

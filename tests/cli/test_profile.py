@@ -1,12 +1,19 @@
 """`pagecli profile`: the plan on a terminal and as JSON, on machines with and without room, and what is said of bad input."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
+from tiny_adapters import save_adapter
 
 from pagecli.cli.app import main
+from pagecli.core.dtypes import CPU_DTYPES, DTYPES, GPU_DTYPES
+from pagecli.core.engine_config import EngineConfig
+from pagecli.devices import memory
+from pagecli.engine import loaded_model
+from pagecli.errors import ModelError
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan import local_device, measured_rates
 from pagecli.profiler.plan.local_device import LocalGpus
@@ -294,3 +301,78 @@ def test_quantized_weights_are_planned_as_generate_keeps_them(profile, gib, sequ
     weights = report(profile, *flags, ram=int(gib * GIB))["plan"]["memory"][0]
     assert ("of them quantized" in weights["note"]) == kept
     assert (weights["num_bytes"] < 100e6) == kept
+
+
+def sizes_of(planned: dict) -> dict[str, int]:
+    return {part["name"]: part["num_bytes"] for part in planned["plan"]["memory"]}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("gpu", "computed"), [("h100", GPU_DTYPES), ("auto", CPU_DTYPES)])
+def test_every_dtype_of_generate_is_planned_and_where_it_is_not_computed_is_said(profile, gpu, computed, dtype):
+    config = resolve_model("smollm2-135m", "dummy").config
+    flags = "--model", "smollm2-135m", "--load-format", "dummy", "--gpu", gpu, "--dtype", dtype
+    planned = report(profile, *flags)["plan"]
+    assert planned["weights_bytes"] == memory.weight_bytes(config, memory.bytes_each(config, dtype))
+    assert planned["generate_flags"][planned["generate_flags"].index("--dtype") + 1] == dtype
+    code, out, _ = profile(*flags, "--no-replay")
+    assert code == 0
+    assert (f"takes no {dtype} weights" in out) == (dtype not in computed)
+
+
+def test_8_bit_floats_are_planned_beside_embeddings_that_have_16():
+    config = resolve_model("opt-125m", "dummy").config
+    embeddings = (50272 + 2050) * 768  # tokens and positions; the head is tied
+    assert embeddings * 2 < memory.weight_bytes(config, memory.bytes_each(config, "fp8")) - 12 * 12 * 768**2 < embeddings * 2.02
+    large = resolve_model("llama-3.1-70b", "dummy").config
+    assert memory.bytes_each(large, "fp8") == pytest.approx(1 + 2 * 128256 * 8192 / 70.55e9, abs=0.002)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", ["keep", "dequantize"])
+def test_quantization_is_planned_as_its_flag_says(profile, quantization, dtype):
+    sample = str(resolve_model("smollm2-135m").weights_path)
+    flags = "--model", sample, "--dtype", dtype, "--quantization", quantization
+    assert ("of them quantized" in report(profile, *flags)["plan"]["memory"][0]["note"]) == (quantization == "keep")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--dtype", "int8"], "--quantization keep with --dtype int8; use --device cpu and --dtype float32 or bfloat16"),
+        (["--gpu", "h100"], "--quantization keep with --gpu h100; leave one out"),
+    ],
+)
+def test_weights_that_cannot_stay_quantized_are_refused_as_generate_refuses_them(profile, flags, says):
+    code, out, err = profile("--model", str(resolve_model("smollm2-135m").weights_path), "--quantization", "keep", *flags)
+    assert (code, out) == (2, "")
+    assert says in err.replace("\nhint: ", "; ")
+
+
+def test_adapters_take_memory_in_the_plan_and_are_refused_where_generate_refuses_them(profile, tmp_path, tiny_model):
+    paths = [
+        save_adapter(tiny_model("llama"), tmp_path / name, r=r, target_modules=["q_proj"]) for name, r in (("a", 4), ("b", 8))
+    ]
+    model = "--model", str(tiny_model("llama")), "--dtype", "bfloat16"
+    plain = report(profile, *model)
+    planned = report(profile, *model, "--lora", f"a={paths[0]}", "--lora", f"b={paths[1]}")
+    expected = 4 * 3 * (4 + 8) * (96 + 128)
+    assert sizes_of(planned)["LoRA adapters"] == expected
+    assert "LoRA adapters" not in sizes_of(plain)
+    assert planned["plan"]["weights_bytes"] - plain["plan"]["weights_bytes"] == expected
+    merged = report(profile, *model, "--merge-lora", str(paths[0]))
+    assert sizes_of(merged) == sizes_of(plain)
+    assert profile(*model, "--lora", f"a={tmp_path}")[0] == 4
+    assert profile(*model, "--lora", "a")[0] == 2
+
+
+def test_adapters_count_where_generate_looks_for_room(tiny_model, tmp_path, monkeypatch):
+    path = save_adapter(tiny_model("llama"), tmp_path / "a", r=64, target_modules="all-linear")
+    plain = EngineConfig(str(tiny_model("llama")), dtype="float32", kv_memory_bytes=1 << 20)
+    config = dataclasses.replace(plain, loras=(("a", str(path)),))
+    source = loaded_model.resolve(config).source
+    room = memory.needs_of(source, "float32", plain.max_num_seqs, plain.max_batch_tokens, 1 << 20).total
+    monkeypatch.setattr(memory, "available_bytes", lambda: room - 1)
+    loaded_model.check_fits(plain)
+    with pytest.raises(ModelError, match="does not fit"):
+        loaded_model.check_fits(config)

@@ -58,12 +58,6 @@ def test_the_product_is_that_of_the_rounded_operands(with_bias):
     assert_near(out, expected, 2**-7)
 
 
-def test_odd_sizes_stay_as_they_are():
-    layer = float8_linear(random(5, 24, 64), None)
-    assert not isinstance(layer, CudaFloat8Linear)
-    assert layer.weight.dtype == torch.float32
-
-
 def test_a_gpu_that_cannot_is_refused():
     with pytest.raises(UsageError, match=r"^--dtype fp8: NVIDIA A100 \(compute capability 8\.0\) has no products of 8-bit"):
         linear.check_multiplies_float8(SimpleNamespace(name="NVIDIA A100", capability=(8, 0)))

@@ -8,6 +8,7 @@ from gpu_tensors import DEVICE, EMULATED
 from model.paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
+from pagecli.devices import memory
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.memory import gpu_activation_bytes
 from pagecli.devices.registry import load_model
@@ -64,6 +65,9 @@ def test_weights_in_8_bits_take_half_the_memory(tiny_model):
     linear = 3 * (96 * (128 + 2 * 64) + 128 * 96 + 3 * 96 * 160)
     scales = 3 * 4 * (128 + 2 * 64 + 96 + 2 * 160 + 96)
     assert wide - narrow == linear - scales
+    for dtype, loaded in (("bfloat16", wide), ("fp8", narrow)):
+        planned = memory.weight_bytes_of(source, memory.bytes_each(source.config, dtype))
+        assert loaded == pytest.approx(planned, rel=0.02)  # norms have 32 bits
 
 
 @pytest.mark.skipif(not EMULATED, reason="looks at tensors of the host")

@@ -42,10 +42,6 @@ Workers = Annotated[
     int | None,
     option("Engines that share the rows: of this machine, or as many times the GPUs. Default: 1.", PLAN, "--workers", min=1),
 ]
-DType = Annotated[
-    Literal["auto", "float32", "float16", "bfloat16", "int8", "int8-a16"],
-    option("Of the weights. auto: bfloat16, on a host what generate takes.", PLAN, "--dtype"),
-]
 KvDTypeChoice = Annotated[
     Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8"],
     option("Of the KV cache. auto: as the weights (int8: bfloat16).", PLAN, "--kv-dtype"),

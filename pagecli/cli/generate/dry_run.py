@@ -83,6 +83,7 @@ def _plan(job: GenerateJob, found: ResolvedModel, workload: Workload) -> Plan:
         max_num_seqs=job.engine.max_num_seqs,
         max_batch_tokens=job.engine.max_batch_tokens,
         kept=memory.kept_of(found.source),
+        adapter_bytes=memory.adapter_bytes(found.source),
     )
     return make_plan(settings, workload)
 

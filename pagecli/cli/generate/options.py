@@ -175,15 +175,7 @@ class GenerateOptions:
 
     @property
     def loras(self) -> tuple[tuple[str, str], ...]:
-        """--lora as names and directories. Raises UsageError."""
-        found: dict[str, str] = {}
-        for given in self.lora or ():
-            name, _, path = given.partition("=")
-            if not name or not path or name in found:
-                twice = f"names {name} twice" if name in found else f"is {given!r}"
-                raise UsageError(f"--lora {twice}", "write a name and a directory, as in --lora polite=./polite-adapter")
-            found[name] = path
-        return tuple(found.items())
+        return named_adapters(self.lora)
 
     @property
     def pool(self) -> PoolOptions | None:
@@ -248,6 +240,18 @@ class GenerateOptions:
         except UsageError as error:
             name, rest = error.message.split(" ", 1)
             raise UsageError(f"--{name.replace('_', '-')} {rest}", error.hint) from error
+
+
+def named_adapters(lora: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """--lora as names and directories. Raises UsageError."""
+    found: dict[str, str] = {}
+    for given in lora or ():
+        name, _, path = given.partition("=")
+        if not name or not path or name in found:
+            twice = f"names {name} twice" if name in found else f"is {given!r}"
+            raise UsageError(f"--lora {twice}", "write a name and a directory, as in --lora polite=./polite-adapter")
+        found[name] = path
+    return tuple(found.items())
 
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}

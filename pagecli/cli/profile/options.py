@@ -20,7 +20,10 @@ class ProfileOptions:
     max_model_len: profile_flags.MaxModelLen = None
     tensor_parallel_size: profile_flags.TensorParallelSize = None
     workers: profile_flags.Workers = None
-    dtype: profile_flags.DType = "auto"
+    lora: flags.Lora = None
+    merge_lora: flags.MergeLora = None
+    dtype: flags.DTypeChoice = "auto"
+    quantization: flags.QuantizationChoice = "auto"
     kv_dtype: profile_flags.KvDTypeChoice = "auto"
     kv_memory: profile_flags.KvMemory = "auto"
     block_size: profile_flags.BlockSize = ENGINE_DEFAULTS["block_size"]

@@ -4,19 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pagecli.cli.generate.options import parse_memory_size
+from pagecli.cli.generate.options import named_adapters, parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
-from pagecli.core.dtypes import KV_DTYPE, QUANTIZED_DTYPES
-from pagecli.core.engine_config import is_faster_kept
+from pagecli.core.dtypes import KV_DTYPE
+from pagecli.core.engine_config import EngineConfig, Quantization
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices import memory
 from pagecli.devices.cuda.batch_limits import batch_limits
-from pagecli.devices.memory import has_room_dequantized
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
-from pagecli.model.source import ModelSource, QuantizedPart
+from pagecli.model.registry import with_adapters
+from pagecli.model.source import ModelSource
 from pagecli.model.stored_tensors import StoredTensors
 from pagecli.profiler.plan.gpus import Device, find_gpu
-from pagecli.profiler.plan.local_device import find_gpus, host_device, multiplies_bfloat16, part_of
+from pagecli.profiler.plan.local_device import LocalGpus, find_gpus, host_device, multiplies_bfloat16, part_of
 from pagecli.profiler.plan.measured_rates import at_measured_rates
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_that_fits
 from pagecli.profiler.plan.processes import check_count
@@ -45,14 +46,15 @@ class _Asked:
     """The flags of the plan, read."""
 
     model: str
-    config: ModelConfig
+    source: ModelSource
     dtype: str
+    quantization: Quantization
     kv_dtype: str
     kv_memory_bytes: int | None
     block_size: int
     max_num_seqs: int | None
     max_batch_tokens: int | None
-    quantized: QuantizedPart | None = None
+    adapter_bytes: int
     checked_by: str = ""
 
     def settings(self, device: Device, num_devices: int = 1) -> PlanSettings:
@@ -64,7 +66,7 @@ class _Asked:
         max_num_seqs, max_batch_tokens = batch_limits(gpu_bytes, self.max_num_seqs, self.max_batch_tokens)
         settings = PlanSettings(
             model=self.model,
-            config=self.config,
+            config=self.source.config,
             device=device,
             num_devices=num_devices,
             dtype=dtype,
@@ -73,20 +75,24 @@ class _Asked:
             block_size=self.block_size,
             max_num_seqs=max_num_seqs,
             max_batch_tokens=max_batch_tokens,
+            adapter_bytes=self.adapter_bytes,
             checked_by=self.checked_by,
         )
-        return replace(settings, kept=self.quantized) if not on_gpu and self._keeps(settings) else settings
+        return settings if on_gpu else replace(settings, kept=memory.kept_of(self._on_a_cpu(settings)))
 
-    def _keeps(self, settings: PlanSettings) -> bool:
-        """Whether a CPU computes with what stays quantized, as --quantization auto decides."""
-        if self.quantized is None or settings.dtype not in QUANTIZED_DTYPES:
-            return False
-        if is_faster_kept(settings.dtype, settings.max_num_seqs, multiplies_bfloat16()):
-            return True
-        asked = settings.max_num_seqs, settings.max_batch_tokens, settings.kv_memory_bytes
-        return not has_room_dequantized(
-            settings.config, settings.dtype, settings.kv_dtype, *asked, settings.device.memory_bytes
+    def _on_a_cpu(self, settings: PlanSettings) -> ModelSource:
+        """The source that says whether quantized weights stay so, as an engine of these settings has it. Raises UsageError."""
+        config = EngineConfig(
+            self.model,
+            dtype=settings.dtype,  # type: ignore[arg-type]
+            quantization=self.quantization,
+            kv_dtype=settings.kv_dtype,  # type: ignore[arg-type]
+            kv_memory_bytes=settings.kv_memory_bytes,
+            max_num_seqs=settings.max_num_seqs,
+            max_batch_tokens=max(settings.max_batch_tokens, settings.max_num_seqs),
         )
+        available = settings.device.memory_bytes
+        return memory.with_quantization(self.source, config, "cpu", settings.dtype, available, multiplies_bfloat16())
 
 
 def checked_by(source: ModelSource, stored: StoredTensors | None, warn: Callable[[str], None]) -> str:
@@ -101,22 +107,26 @@ def checked_by(source: ModelSource, stored: StoredTensors | None, warn: Callable
 
 def plan_job(options: ProfileOptions, source: ModelSource, workload: Workload, checked_by: str = "") -> PlannedJob:
     """The plan that the flags ask for. `checked_by`: see PlanSettings. Raises UsageError."""
+    source = with_adapters(source, options.merge_lora, named_adapters(options.lora))
     asked = _Asked(
         model=options.model,
-        config=source.config,
-        quantized=source.quantized,
+        source=source,
         dtype=options.dtype,
+        quantization=options.quantization,
         kv_dtype=options.kv_dtype,
         kv_memory_bytes=parse_memory_size("--kv-memory", options.kv_memory),
         block_size=options.block_size,
         max_num_seqs=options.max_num_seqs,
         max_batch_tokens=options.max_batch_tokens,
+        adapter_bytes=memory.adapter_bytes(source),
         checked_by=checked_by,
     )
     gpu, num_gpus = options.gpu, options.num_gpus
     if options.tensor_parallel_size is not None:
         check_count("--tensor-parallel-size", options.tensor_parallel_size, "--num-gpus", num_gpus)
     if gpu.strip().lower() != "auto":
+        if options.quantization == "keep":
+            raise UsageError(f"--quantization keep with --gpu {gpu}", "leave one out: GPUs dequantize weights at load")
         plan = make_plan(asked.settings(find_gpu(gpu), num_gpus or options.tensor_parallel_size or 1), workload)
         return PlannedJob(plan, workload, "", chosen_by_user=True)
     return _plan_automatically(asked, workload, num_gpus, options.tensor_parallel_size, options.workers or 1)
@@ -130,7 +140,7 @@ def _plan_automatically(
     def plan_on(device: Device, num_devices: int, asked: _Asked = asked) -> Plan:
         return make_plan(asked.settings(device, num_devices), workload)
 
-    local = find_gpus()
+    local = find_gpus() if asked.quantization != "keep" else LocalGpus(None, 0, "weights stay quantized on a CPU alone")
     if local.device is not None:
         gpu = at_measured_rates(local.device)
         asked_count = num_gpus or num_ranks
@@ -147,6 +157,8 @@ def _plan_automatically(
         return PlannedJob(plan, workload, local.note, chosen_by_user=False)
     if asked.kv_memory_bytes is not None and plan_on(host, 1, replace(asked, kv_memory_bytes=None)).fits:
         return PlannedJob(plan, workload, local.note, chosen_by_user=True)  # --kv-memory alone is too much
+    if asked.quantization == "keep":
+        return PlannedJob(plan, workload, local.note, chosen_by_user=True)
     if asked.dtype == "auto" and plan.settings.dtype == "float32":
         half = plan_on(host, 1, replace(asked, dtype="bfloat16"))
         if half.fits:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pagecli.cli.profile.tables import Column, FittingTable
-from pagecli.core.dtypes import CPU_KV_DTYPES, KV_DTYPE
+from pagecli.core.dtypes import CPU_DTYPES, GPU_DTYPES
 from pagecli.model.build_program import build
-from pagecli.profiler.plan.estimate import Estimate
+from pagecli.profiler.plan.estimate import Estimate, kv_dtypes_of
 from pagecli.profiler.plan.plan import Plan, num_too_long
 from pagecli.profiler.plan.processes import ProcessPlan
 from pagecli.profiler.recording.records import MemoryPart
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 20
 # One color for each part of memory, the same in every table.
-COLORS = {"weights": "blue", "KV cache": "green", "unused": "bright_black"}
+COLORS = {"weights": "blue", "LoRA adapters": "cyan", "KV cache": "green", "unused": "bright_black"}
 
 
 def first_page(
@@ -66,10 +66,11 @@ def _joined_parts(plan: Plan) -> tuple[MemoryPart, ...]:
         short = f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
         exact = "exact" if plan.settings.checked_by else "computed"
         kept = plan.settings.kept
-        each = f"x {plan.settings.dtype_bytes:g} bytes" if kept is None else "kept quantized"
+        each = f"x {plan.settings.dtype_bytes:.4g} bytes" if kept is None else "kept quantized"
         named["weights"] = replace(weights, note=f"{short} {each}, {exact}")
     step = MemoryPart("a step", plan.step_bytes, "activations, logits, runtime")
-    return tuple(part for part in (named.get("weights"), step, named.get("KV cache"), named.get("unused")) if part is not None)
+    shown = (named.get("weights"), named.get("LoRA adapters"), step, named.get("KV cache"), named.get("unused"))
+    return tuple(part for part in shown if part is not None)
 
 
 def _too_long(plan: Plan, workload: Workload) -> "list[RenderableType]":
@@ -229,8 +230,8 @@ def _what_generate_cannot(plan: Plan) -> str:
     on_gpu = settings.device.kind == "gpu"
     if on_gpu:
         limits.append("has not run on a GPU yet")
-    if settings.dtype == "float16" and not on_gpu:
-        limits.append("takes no float16 weights")
-    if settings.kv_dtype not in CPU_KV_DTYPES and not (on_gpu and settings.kv_dtype in ("fp8", KV_DTYPE.get(settings.dtype))):
+    if settings.dtype not in (GPU_DTYPES if on_gpu else CPU_DTYPES):
+        limits.append(f"takes no {settings.dtype} weights")
+    if settings.kv_dtype not in kv_dtypes_of(plan):
         limits.append(f"has no KV cache of {settings.kv_dtype}")
     return f"(generate {', '.join(limits)}: there, this plan is for comparison.)" if limits else ""

@@ -7,7 +7,7 @@ from pagecli.cli.generate.options import parse_memory_size
 from pagecli.cli.profile.options import ProfileOptions
 from pagecli.cli.profile.report import Section, check_target
 from pagecli.cli.terminal.console import Console, quieten
-from pagecli.core.dtypes import CPU_KV_DTYPES
+from pagecli.core.dtypes import CPU_DTYPES, CPU_KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices.cuda.batch_limits import batch_limits
 from pagecli.errors import UsageError
@@ -31,8 +31,10 @@ def check_run_flags(options: ProfileOptions) -> None:
             raise UsageError(f"--{flag} without --run", "add --run: a plan has no steps")
         check_target(f"--{flag}", path)
     if options.run or options.sweep is not None:
-        if options.dtype == "float16":
-            raise UsageError("--run and --sweep take float32 or bfloat16 weights", "use --dtype bfloat16")
+        if options.dtype not in ("auto", *CPU_DTYPES):
+            raise UsageError(f"--run and --sweep take no {options.dtype} weights", f"use --dtype {' or '.join(CPU_DTYPES)}")
+        if options.lora:
+            raise UsageError("--run and --sweep with --lora", "leave it out: requests of a workload choose no adapter")
         if options.kv_dtype not in ("auto", *CPU_KV_DTYPES):
             raise UsageError(f"--run and --sweep have no KV cache of {options.kv_dtype}", f"use {', '.join(CPU_KV_DTYPES)}")
 
@@ -98,7 +100,9 @@ def _engine_config(options: ProfileOptions) -> EngineConfig:
     return EngineConfig(
         model=options.model,
         load_format=options.load_format,
+        merge_lora=options.merge_lora,
         dtype=options.dtype,
+        quantization=options.quantization,
         kv_dtype=options.kv_dtype,  # type: ignore[arg-type]  # float16 was refused
         block_size=options.block_size,
         kv_memory_bytes=parse_memory_size("--kv-memory", options.kv_memory),

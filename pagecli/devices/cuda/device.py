@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from pagecli.core.dtypes import GPU_DTYPES, KV_DTYPE, KV_DTYPES, check_known
+from pagecli.core.dtypes import GPU_DTYPES, KV_DTYPES, check_known
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cuda.errors import device_errors
 from pagecli.devices.cuda.gpu import open_gpu
@@ -16,7 +16,7 @@ from pagecli.devices.cuda.presence import check_block_size
 from pagecli.devices.cuda.steps import startup
 from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.limits import check_computed, check_program
+from pagecli.devices.limits import check_computed, check_program, gpu_kv_dtypes
 from pagecli.errors import UsageError
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
@@ -60,7 +60,7 @@ class CudaDevice:
 
     def check_cache(self, kv_dtype: str, block_size: int, dtype: str, head_dim: int) -> None:
         check_block_size(block_size)
-        choices = [KV_DTYPE[dtype], *(["fp8"] if KV_DTYPE[dtype] == "bfloat16" and head_dim % 16 == 0 else [])]
+        choices = gpu_kv_dtypes(dtype, head_dim)
         if kv_dtype in ("auto", *choices):
             return
         hint = f"use --kv-dtype {' or '.join(choices)}, or --device cpu"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pagecli.core.dtypes import CPU_KV_DTYPES, KV_DTYPE
+from pagecli.devices.limits import gpu_kv_dtypes
 from pagecli.profiler.plan.plan import Plan
 from pagecli.profiler.plan.roofline import StepTime
 from pagecli.profiler.workloads.workloads import Workload
@@ -61,6 +62,12 @@ def step_time_of(plan: Plan) -> StepTime:
     )
 
 
+def kv_dtypes_of(plan: Plan) -> tuple[str, ...]:
+    """Those that `generate` takes for the plan's KV cache."""
+    settings = plan.settings
+    return gpu_kv_dtypes(settings.dtype, settings.config.head_dim) if settings.device.kind == "gpu" else CPU_KV_DTYPES
+
+
 def generate_flags(plan: Plan, workload: Workload) -> list[str]:
     """The flags that give `generate` this plan: no more KV memory than the batch can fill, whole MiB."""
     settings = plan.settings
@@ -73,8 +80,7 @@ def generate_flags(plan: Plan, workload: Workload) -> list[str]:
     # Rounded up where the batch is the limit, down where memory is.
     mebibytes = -(-useful_bytes // 2**20) if useful_bytes < plan.kv_memory_bytes else plan.kv_memory_bytes // 2**20
     on_gpu = settings.device.kind == "gpu"
-    served = (*CPU_KV_DTYPES, "fp8") if on_gpu else CPU_KV_DTYPES
-    own_kv_dtype = settings.kv_dtype in served and settings.kv_dtype != KV_DTYPE.get(settings.dtype, settings.dtype)
+    own_kv_dtype = settings.kv_dtype in kv_dtypes_of(plan) and settings.kv_dtype != KV_DTYPE[settings.dtype]
     return [
         *(("--device", "cuda") if on_gpu else ()),
         *("--dtype", settings.dtype),

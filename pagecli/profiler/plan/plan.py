@@ -16,13 +16,14 @@ The paper's parameter sizes, 26, 132 and 346 GB, are 2 bytes x 13, 66 and 173 bi
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, WEIGHT_BYTES
+from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices.memory import (
     AUTO_SHARE,
     HOST_RUNTIME_BYTES,
     activation_bytes,
     bytes_beside,
+    bytes_each,
     gpu_activation_bytes,
     gpu_logits_bytes,
     head_bounds_bytes,
@@ -37,7 +38,6 @@ from pagecli.profiler.workloads.workloads import Workload
 
 GPU_SHARE = 0.95
 GPU_STEP_BYTES = 1700 * 2**20
-PLAN_WEIGHT_BYTES = WEIGHT_BYTES | {"float16": 2}  # of one weight, scales included
 PLAN_KV_BYTES = KV_BYTES | {"float16": 2, "fp8": 1}  # of one number; int8 has scales beside them
 
 
@@ -56,11 +56,13 @@ class PlanSettings:
     max_num_seqs: int = 256  # for which logits are kept
     max_batch_tokens: int = 2048  # for which activations are kept
     kept: QuantizedPart | None = None  # of the weights, what stays quantized
+    adapter_bytes: int = 0  # of LoRA adapters that rows choose among
     checked_by: str = ""  # what the number of parameters was found in, as "the headers of 2 files"; "": the config alone
 
     @property
     def dtype_bytes(self) -> float:
-        return PLAN_WEIGHT_BYTES[self.dtype]
+        """Of a weight, on average."""
+        return bytes_each(self.config, self.dtype)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -84,7 +86,7 @@ class Plan:
     settings: PlanSettings
     parts: tuple[MemoryPart, ...]  # sum to memory_bytes; left out what does not fit
     memory_bytes: int
-    weights_bytes: int
+    weights_bytes: int  # adapters included
     step_bytes: int  # activations, logits and sampling, runtime
     kv_memory_bytes: int  # 0 if the rest does not fit
     kv_blocks: int
@@ -104,7 +106,7 @@ class Plan:
 def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     """The plan of `settings`, with requests as long as those of `workload`. Nothing is raised when it does not fit."""
     memory = settings.device.memory_bytes * settings.num_devices
-    weights = bytes_beside(settings.config, settings.dtype_bytes, settings.kept)
+    weights = bytes_beside(settings.config, settings.dtype_bytes, settings.kept) + settings.adapter_bytes
     step_parts = _step_parts(settings)
     step = sum(part.num_bytes for part in step_parts)
     kept_back = int(memory * (1 - GPU_SHARE)) if settings.device.kind == "gpu" else 0
@@ -119,11 +121,13 @@ def make_plan(settings: PlanSettings, workload: Workload) -> Plan:
     block_bytes = settings.kv_bytes_per_token * settings.block_size
     blocks = 0 if missing else wanted // block_bytes
     kv = 0 if missing else wanted
-    num_parameters = build(settings.config).num_parameters
     found = f"in {settings.checked_by}" if settings.checked_by else "computed"
+    parameters = f"{build(settings.config).num_parameters:,} parameters ({found})"
+    each = f"{settings.dtype_bytes:.4g}"
     kept = f", {settings.kept.num_elements:,} of them quantized" if settings.kept is not None else ""
     parts = [
-        MemoryPart("weights", weights, f"{num_parameters:,} parameters ({found}) x {settings.dtype_bytes:g} bytes{kept}"),
+        MemoryPart("weights", weights - settings.adapter_bytes, f"{parameters} x {each} bytes{kept}"),
+        MemoryPart("LoRA adapters", settings.adapter_bytes, "in float32"),
         *step_parts,
         MemoryPart("KV cache", kv, f"{blocks:,} blocks of {settings.block_size} slots"),
         MemoryPart("unused", memory - weights - step - kv, _unused_note(settings)),

@@ -7,9 +7,9 @@ and writes, has no time left.
 
 from dataclasses import dataclass, replace
 
+from pagecli.devices.memory import bytes_of_rank
 from pagecli.errors import UsageError
-from pagecli.model.build_program import build
-from pagecli.model.shards import check_divides, segment, shard
+from pagecli.model.shards import check_divides
 from pagecli.profiler.plan.estimate import Estimate
 from pagecli.profiler.plan.plan import Plan
 
@@ -49,8 +49,7 @@ def plan_processes(plan: Plan, estimate: Estimate | None, num_requests: int, num
     """The plan of one worker, divided over its ranks and multiplied. Raises UsageError."""
     check_ranks(plan, num_ranks)
     settings = plan.settings
-    program = segment(build(settings.config), num_ranks)
-    weights = [round(shard(program, rank, num_ranks).num_parameters * settings.dtype_bytes) for rank in range(num_ranks)]
+    weights = [bytes_of_rank(settings.config, plan.weights_bytes, rank, num_ranks) for rank in range(num_ranks)]
     heads = max(1, settings.config.num_kv_heads // num_ranks)
     rank_token_bytes = replace(settings, config=replace(settings.config, num_kv_heads=heads)).kv_bytes_per_token
     kv, step = plan.kv_slots * rank_token_bytes, plan.step_bytes // num_ranks

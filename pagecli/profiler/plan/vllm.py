@@ -16,8 +16,9 @@ Qwen3-30B-A3B's peak was 0.5 GiB above this. Logs of other machines hold the rul
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pagecli.core.dtypes import WEIGHT_BYTES
 from pagecli.profiler.plan.gpus import Device
-from pagecli.profiler.plan.plan import PLAN_KV_BYTES, PLAN_WEIGHT_BYTES
+from pagecli.profiler.plan.plan import PLAN_KV_BYTES
 from pagecli.profiler.plan.vllm_model import VllmModel
 
 GIB = 2**30
@@ -70,13 +71,13 @@ class VllmPlan:
 
     @cached_property
     def weights_bytes(self) -> int:
-        return self.model.weights.bytes_on_each(PLAN_WEIGHT_BYTES[self.flags.dtype], self.flags.tensor_parallel_size)
+        return self.model.weights.bytes_on_each(WEIGHT_BYTES[self.flags.dtype], self.flags.tensor_parallel_size)
 
     @property
     def peak_bytes(self) -> int:
         """Of the step that vLLM runs to measure it; several GPUs share its matrices, but each chooses all tokens."""
         model, tokens = self.model, self.max_num_batched_tokens
-        element = PLAN_WEIGHT_BYTES[self.flags.dtype]
+        element = WEIGHT_BYTES[self.flags.dtype]
         inner = 3 * model.intermediate_size / self.flags.tensor_parallel_size
         forward = element * tokens * (inner + 4.25 * model.hidden_size)
         choice = 15 * self.max_num_seqs * model.vocab_size + element * tokens * model.hidden_size

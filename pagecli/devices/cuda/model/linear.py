@@ -11,7 +11,6 @@ from pagecli.errors import UsageError
 
 E4M3_MAX = 448.0
 _CAPABILITY = (8, 9)  # of the first GPUs that multiply 8-bit floats
-_MULTIPLE = 16  # of both sizes of a weight, for such a product
 
 
 def logits(out: torch.Tensor, x: torch.Tensor, head: torch.Tensor) -> None:
@@ -80,9 +79,7 @@ class CudaFloat8Linear(CudaLinear):
 
 
 def float8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> CudaLinear:
-    """The layer of weight[N, K] in 8-bit floats, rounded where it lies; as it is where a size is no multiple of 16."""
-    if any(size % _MULTIPLE for size in weight.shape):
-        return CudaLinear(weight, bias)
+    """The layer of weight[N, K] in 8-bit floats, rounded where it lies."""
     narrow, scales = float8_rows(weight)
     return CudaFloat8Linear(narrow, bias, scales.t().contiguous())
 
@@ -92,11 +89,6 @@ def float8_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = weight.abs().amax(dim=1, keepdim=True).float()
     scales = torch.where(largest > 0, largest / E4M3_MAX, 1.0)
     return (weight.float() / scales).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scales
-
-
-def has_float8_experts(rows: int, columns: int) -> bool:
-    """Whether experts of this shape can be in 8-bit floats."""
-    return columns % _MULTIPLE == 0 and rows % 8 == 0
 
 
 def check_multiplies_float8(gpu: Gpu) -> None:

@@ -13,10 +13,10 @@ from pagecli.devices.cuda.model.linear import (
     CudaLinear,
     float8_linear,
     float8_rows,
-    has_float8_experts,
 )
 from pagecli.devices.cuda.model.upload import Uploader
 from pagecli.devices.cuda.streams import Gpu
+from pagecli.devices.limits import is_float8
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Embedding, ExpertLinear, Head, Linear, Operation, Program, Weight, weights_of
 from pagecli.model.weights.reader import WeightReader, expert_name, rows_of_parts
@@ -54,7 +54,7 @@ class CudaWeightReader(WeightReader):
         """Weights in the model's type or 8-bit floats, biases in float32."""
         weight, bias = operation.weight, operation.bias
         biases = None if bias is None else self._stacked(bias, torch.float32)
-        if not float8 or not has_float8_experts(weight.num_rows, weight.columns):
+        if not float8 or not is_float8(weight):
             return CudaExperts(self._stacked(weight, self.dtype), biases)
         narrow = self._gpu.empty(weight.experts, weight.num_rows, weight.columns, dtype=torch.float8_e4m3fn)
         scales = self._gpu.empty(weight.experts, weight.num_rows, dtype=torch.float32)
@@ -150,4 +150,5 @@ class CudaWeights:
             bias = self._reader.vector(operation.bias).to(self.dtype)
         elif operation.bias is not None:
             self._tensors[operation.bias] = self._reader.vector(operation.bias)
-        return float8_linear(matrix, bias) if self._float8 else CudaLinear(matrix, bias)
+        narrow = self._float8 and is_float8(operation.weight)
+        return float8_linear(matrix, bias) if narrow else CudaLinear(matrix, bias)
