@@ -13,7 +13,7 @@ from pagecli.core.model_config import ModelConfig
 from pagecli.devices import limits
 from pagecli.devices.cpu.lm_head import bounds_bytes
 from pagecli.devices.cpu.model import buffer_widths
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
 from pagecli.model.program import ExpertLinear, Linear, Program, Router, widths
 from pagecli.model.shards import segment, shard
@@ -285,11 +285,14 @@ def with_quantization(
     source: ModelSource, config: EngineConfig, device: str, dtype: str, available: int, multiplies_bfloat16: bool
 ) -> ModelSource:
     """The source that says whether quantized weights stay so: where `config` does, or with auto where that is faster or
-    `available` bytes have no room for dequantized ones. With an adapter merged into them they never do.
+    `available` bytes have no room for dequantized ones. With an adapter merged into them they cannot.
 
     `multiplies_bfloat16`: whether the CPU's kernels do. Raises UsageError where they shall and cannot.
     """
     if source.merged_adapter is not None:
+        if config.quantization == "keep":
+            hint = "weights that stay quantized take adapters beside them: --lora NAME=DIR"
+            raise UsageError("--quantization keep with --merge-lora", hint)
         return source
     if config.keeps_quantized(device, dtype):
         return replace(source, keep_quantized=True)

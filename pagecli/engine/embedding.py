@@ -78,7 +78,7 @@ class EmbeddingEngine:
         if len(prompt_token_ids) > self.max_model_len:
             message = f"the text has {len(prompt_token_ids):,} tokens; the limit is {self.max_model_len:,}"
             raise RowError(message, "shorten it", ErrorCode.PROMPT_TOO_LONG)
-        adapter = adapter_of(self.config, params.lora)
+        adapter = adapter_of(self.config.loras, params.lora)
         if adapter >= 0:
             self._adapters[request_id] = adapter
         self._waiting[request_id] = prompt_token_ids

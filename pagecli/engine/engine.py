@@ -67,7 +67,8 @@ class Engine:
             from pagecli.engine.scheduling.reservations import Reservations
 
             reservations = Reservations(self._kv, config.kv_policy, self.max_model_len)
-        self._admission = Admission(self._kv, model.config.vocab_size, self.max_model_len, config.max_num_seqs, reservations)
+        vocab_size, most = model.config.vocab_size, config.max_num_seqs
+        self._admission = Admission(self._kv, vocab_size, self.max_model_len, most, reservations, config.loras)
         end_ids = frozenset(i for i in self.tokenizer.eos_token_ids if i < model.config.vocab_size)
         self._finish_check = FinishCheck(end_ids)
         self._markers: ReasoningMarkers | None = None
@@ -141,13 +142,8 @@ class Engine:
         constraint that the vocabulary cannot satisfy, an adapter that the engine does not have.
         """
         params = self._admission.check(prompt_token_ids, params)
-        key, adapter = request_id if row_key is None else row_key, self._adapter_of(params.lora) if params.lora else -1
+        key, adapter = request_id if row_key is None else row_key, self._admission.adapter(params.lora)
         self._add(Request(request_id, prompt_token_ids, params, key, adapter=adapter))
-
-    def _adapter_of(self, name: str) -> int:
-        from pagecli.engine.adapters import adapter_of
-
-        return adapter_of(self.config, name)
 
     def add_score_request(
         self,
@@ -163,7 +159,7 @@ class Engine:
         and for a continuation that is empty, too long or has an id out of range.
         """
         params = self._admission.check_choices(prompt_token_ids, choices, num_top)
-        adapter = self._adapter_of(lora) if lora else -1
+        adapter = self._admission.adapter(lora)
         self._add(Request(request_id, prompt_token_ids, params, request_id, adapter=adapter, choices=tuple(choices)))
 
     def _add(self, request: Request) -> None:

@@ -48,10 +48,10 @@ def admission_of(config: EngineConfig, vocab_size: int, max_model_len: int, num_
     """The check that an engine with so many KV blocks makes of each request."""
     if config.kv_policy == "paged":
         kv: KVMemory = KVManager(max(1, num_blocks), config.block_size)
-        return Admission(kv, vocab_size, max_model_len, config.max_num_seqs)
+        return Admission(kv, vocab_size, max_model_len, config.max_num_seqs, loras=config.loras)
     kv = ReservedManager(max(1, num_blocks), config.block_size)
     reservations = Reservations(kv, config.kv_policy, max_model_len)
-    return Admission(kv, vocab_size, max_model_len, config.max_num_seqs, reservations)
+    return Admission(kv, vocab_size, max_model_len, config.max_num_seqs, reservations, config.loras)
 
 
 def least_ranks(config: EngineConfig) -> int:

@@ -169,6 +169,7 @@ class Admission:
     max_model_len: int
     max_num_seqs: int
     reservations: "Reserving | None" = None  # of a kv_policy that is not paged
+    loras: tuple[tuple[str, str], ...] = ()  # as EngineConfig has them
 
     def check(self, prompt_token_ids: list[int], params: SamplingParams) -> SamplingParams:
         """The parameters, max_tokens lowered to what the model's length leaves; RowError if the request can never run."""
@@ -178,7 +179,17 @@ class Admission:
         if params.max_tokens > room:
             params = dataclasses.replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
         self._check_fits(len(prompt_token_ids), params)
+        if params.lora:
+            self.adapter(params.lora)
         return params
+
+    def adapter(self, name: str | None) -> int:
+        """Index of the adapter that a request names; -1: none. Raises RowError for a name that no adapter has."""
+        if not name:
+            return -1
+        from pagecli.engine.adapters import adapter_of
+
+        return adapter_of(self.loras, name)
 
     def check_choices(self, prompt_token_ids: list[int], choices: list[list[int]], num_top: int | None) -> SamplingParams:
         """The parameters of a request that scores these continuations of the prompt; RowError if it can never run."""

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 # Tests of the engine and the runner.
-NAMES = ("adapter_engine", "engine", "runner", "failures", "jobs", "launches", "mixtures", "parameters", "ranks")
+NAMES = ("adapter_engine", "engine", "runner", "failures", "jobs", "launches", "mixtures", "parameters", "quantized", "ranks")
 LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in NAMES)
 
 PLANTED = """

@@ -17,6 +17,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[1] / "model"))
     packed_checkpoints, gguf_files = (importlib.import_module(name) for name in ("test_packed_checkpoints", "test_gguf"))
 
+pytestmark = pytest.mark.cuda
 # Of columns of whole blocks; K types, whose blocks are of 256 columns, apart.
 KINDS = [("llama", kind) for kind in gguf_random.HALVES if gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] == 32]
 KINDS += [("wide", kind) for kind in gguf_random.HALVES if ("llama", kind) not in KINDS]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_adapters import save_adapter
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
@@ -122,3 +123,22 @@ def test_figures_of_a_real_model(sample_model, transformers_sample_model, tasks)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     own = HFLM(transformers_sample_model, tokenizer=tokenizer, batch_size=4)
     check_same(evaluate(PagecliLM("smollm2-135m", dtype="float32"), tasks), evaluate(own, tasks))
+
+
+@pytest.mark.slow
+def test_an_adapter_that_requests_take_gives_the_figures_of_the_merged_model(tiny_model, tmp_path, tasks):
+    """Choices, whole texts and generated ones; with no adapter named those of the model alone."""
+    from pagecli.errors import UsageError
+    from pagecli.integrations.lm_eval import PagecliLM
+
+    path, settings = str(tiny_model("llama")), {"dtype": "float32", "kv_memory_bytes": 1 << 24}
+    adapter = save_adapter(path, tmp_path / "adapter", r=4, target_modules="all-linear")
+    found = PagecliLM(path, lora={"polite": str(adapter)}, **settings)
+    assert found.adapter == "polite"
+    merged, plain = (evaluate(PagecliLM(path, **extra, **settings), tasks) for extra in ({"merge_lora": str(adapter)}, {}))
+    check_same(evaluate(found, tasks), merged)
+    found.adapter = ""
+    check_same(evaluate(found, tasks), plain)
+    assert plain[0]["local_rolling"] != merged[0]["local_rolling"]
+    with pytest.raises(UsageError, match="adapter is 'terse', which lora does not name"):
+        PagecliLM(path, lora={"polite": str(adapter)}, adapter="terse", **settings)

@@ -276,6 +276,7 @@ def test_of_two_templates_the_one_for_tools_is_that_of_transformers(tiny_tokeniz
         assert ours.apply_chat_template(messages, {"tools": given}) == ids
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_for_long_refuses_no_row(monkeypatch):
     """As where a machine is suspended, or a job is put into the background: seconds pass in which nothing is computed."""
     monkeypatch.setattr(limits, "MAX_SECONDS", 0.2)
@@ -290,6 +291,7 @@ def test_a_process_that_was_stopped_for_long_refuses_no_row(monkeypatch):
     going_on.join()
 
 
+@pytest.mark.slow
 def test_a_process_that_never_goes_on_is_given_up(monkeypatch):
     monkeypatch.setattr(limits, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(process, "MOST_IDLE_WAITS", 2)

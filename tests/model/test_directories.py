@@ -100,7 +100,7 @@ def test_a_hub_repository_that_is_not_supported_is_refused_before_its_weights_co
 
     monkeypatch.setattr(hub, "download", download)
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["T5ForConditionalGeneration"]}))
-    assert "T5ForConditionalGeneration is not supported" in refused("someone/t5").message
+    assert "'T5ForConditionalGeneration' is not supported" in refused("someone/t5").message
     assert asked == [False]
 
 

@@ -13,8 +13,9 @@ from tiny_models import make_tokenizer
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.devices.registry import load_model
+from pagecli.engine import loaded_model
 from pagecli.engine.embedding import EmbeddingEngine
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, UsageError
 from pagecli.model.pooling import Pooling
 from pagecli.model.registry import resolve_model, with_adapters
 
@@ -137,6 +138,13 @@ def test_adapter_of_another_model_is_refused(tiny_model, tmp_path):
     adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["o_proj", "k_proj"])
     with pytest.raises(ModelError, match=r"changes model\.layers\..*, which .* does not have"):
         load_model(with_adapters(resolve_model(str(tiny_model("opt"))), str(adapter)), "float32", max_batch_tokens=64)
+
+
+def test_weights_that_an_adapter_is_merged_into_cannot_stay_quantized(tiny_model, tmp_path):
+    adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    config = EngineConfig(str(tiny_model("llama")), dtype="float32", merge_lora=str(adapter), quantization="keep")
+    with pytest.raises(UsageError, match="--quantization keep with --merge-lora"):
+        loaded_model.resolve(config)
 
 
 def test_matrices_without_rows_are_refused(tiny_model, tmp_path):

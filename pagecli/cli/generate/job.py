@@ -230,10 +230,12 @@ def check_constraint_of_model(params: SamplingParams, engine: "Engine") -> None:
 
 
 def _of_flag(params: SamplingParams, message: str) -> str:
-    """What is said of a row's form, of the flag that all rows have it from."""
-    name = params.constraint[0] if params.constraint is not None else ""
-    flag = f"--{name.replace('_', '-')}"
-    return f"{flag}{message.removeprefix(name)}" if message.startswith(name) else f"{flag}: {message}"
+    """What is said of a row's parameter, or of its form, of the flag that all rows have it from."""
+    named = message.split(maxsplit=1)[0].rstrip(":,")
+    if hasattr(params, named):
+        return f"--{named.replace('_', '-')}{message.removeprefix(named)}"
+    form = params.constraint[0] if params.constraint is not None else ""
+    return f"--{form.replace('_', '-')}: {message}"
 
 
 def check_chat(job: GenerateJob, tokenizer: "Tokenizer") -> None:

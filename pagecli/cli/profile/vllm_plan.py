@@ -29,21 +29,29 @@ _QUANTIZED_ON_THE_HUB = {"GptOssForCausalLM": _MXFP4}
 def model_of_vllm(name: str) -> VllmModel:
     """The model as vLLM loads it. Raises ModelError."""
     config = config_json(name)
-    architecture = next(iter(config.get("architectures") or ()), "")
-    if find_preset(name) is not None and architecture in _QUANTIZED_ON_THE_HUB:
-        config = {"quantization_config": _QUANTIZED_ON_THE_HUB[architecture]} | config
+    if find_preset(name) is not None:  # its config is our own
+        on_the_hub = _QUANTIZED_ON_THE_HUB.get(config["architectures"][0])
+        config = config if on_the_hub is None else {"quantization_config": on_the_hub} | config
     return vllm_model(config, name, stored_tensors(name))
 
 
-def vllm_plan(options: ProfileOptions) -> VllmPlan:
-    """The start of vLLM that the flags ask for. Raises UsageError, ModelError."""
-    dtype = "bfloat16" if options.dtype == "auto" else options.dtype
+def _check_flags(options: ProfileOptions, dtype: str) -> None:
+    """Raises UsageError for those that vLLM does not take, or that are not planned for it."""
     if dtype not in DTYPES:
         raise UsageError(f"--engine vllm with --dtype {dtype}", f"its weights are {', '.join(DTYPES)}")
     if options.kv_dtype not in ("auto", "fp8", dtype):
         raise UsageError(f"--engine vllm with --kv-dtype {options.kv_dtype}", "its KV cache is auto or fp8")
     if not 0 < options.gpu_memory_utilization <= 1:
         raise UsageError(f"--gpu-memory-utilization is {options.gpu_memory_utilization:g}", "a share above 0, at most 1")
+    own = {"--lora": options.lora, "--merge-lora": options.merge_lora, "--quantization": options.quantization != "auto"}
+    if given := next((flag for flag, value in own.items() if value), None):
+        raise UsageError(f"--engine vllm with {given}", f"leave out {given}: it is planned for pagecli alone")
+
+
+def vllm_plan(options: ProfileOptions) -> VllmPlan:
+    """The start of vLLM that the flags ask for. Raises UsageError, ModelError."""
+    dtype = "bfloat16" if options.dtype == "auto" else options.dtype
+    _check_flags(options, dtype)
     model = model_of_vllm(options.model)
     num_gpus = options.tensor_parallel_size or options.num_gpus or 1
     if model.num_heads % num_gpus:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagecli.core.model_config import ModelConfig
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, short_repr
 from pagecli.model.build_program import build
+from pagecli.model.decoder import Key
+from pagecli.model.readers.config_fields import Fields, check_num_layers
 from pagecli.model.readers.hf_config import from_hf_config
 from pagecli.model.stored_tensors import StoredTensors
 
@@ -21,6 +23,7 @@ _IN_A_LAYER = re.compile(r"\.\d+\.")
 _ROUTER = re.compile(r"\.(gate|router)(\.|$)")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _SCALES = re.compile(r"(scale|scales|scale_inv|zeros|absmax|g_idx|quant_map)$")
+_MOST_BYTES = 16  # of a quantized number and its part of scales
 _MXFP4_HIDDEN, _MXFP4_INNER = 256, 128  # multiples that experts in MXFP4 are padded to
 _LATENT = (
     "kv_lora_rank",
@@ -30,6 +33,10 @@ _LATENT = (
     "hidden_size",
     "intermediate_size",
     "vocab_size",
+)
+_LATENT_OPTIONS = (
+    *("q_lora_rank", "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "moe_layer_freq"),
+    "first_k_dense_replace",
 )
 _LATENT_SIZES = (*_LATENT, "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
@@ -85,7 +92,8 @@ def vllm_model(config: dict[str, Any], where: str, stored: StoredTensors | None 
     text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     quantization = config.get("quantization_config") or text.get("quantization_config") or {}
     if not isinstance(quantization, dict):
-        raise ModelError(f"{where}: quantization_config is {quantization!r}, expected an object", "is the file complete?")
+        what = f"{where}: quantization_config is {short_repr(quantization)}, expected an object"
+        raise ModelError(what, "is the file complete?")
     if text.get("kv_lora_rank"):
         return _latent_model(text, quantization, where, stored)
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
@@ -127,9 +135,13 @@ def _padding(model: ModelConfig) -> float:
 
 
 def _latent_model(text: dict[str, Any], quantization: dict[str, Any], where: str, stored: StoredTensors | None) -> VllmModel:
+    fields = Fields(text, where)
     for name in _LATENT_SIZES:
-        if not isinstance(text.get(name), int) or isinstance(text.get(name), bool) or text[name] < 1:
-            raise ModelError(f"{where}: {name} is {text.get(name)!r}, expected a positive integer", "is the file complete?")
+        fields.size(Key(name))
+    for name in _LATENT_OPTIONS:
+        if text.get(name):
+            fields.size(Key(name))
+    check_num_layers(text["num_hidden_layers"], where)
     if "index_topk" in text:
         raise ModelError(f"{where}: the index of sparse attention (index_topk) is not known", "DeepSeek-V2, -V3 and -R1 are")
     rank, rope, num_layers = text["kv_lora_rank"], text["qk_rope_head_dim"], text["num_hidden_layers"]
@@ -158,7 +170,7 @@ def _latent_parts(text: dict[str, Any]) -> Iterator[_Part]:
     heads, query = text["num_attention_heads"], text["qk_nope_head_dim"] + rope
     compressed = text.get("q_lora_rank") or 0
     num_experts, inner = text.get("n_routed_experts") or 0, text.get("moe_intermediate_size") or 0
-    dense = text.get("first_k_dense_replace", 0) if num_experts else text["num_hidden_layers"]
+    dense = text.get("first_k_dense_replace") or 0 if num_experts else text["num_hidden_layers"]
     yield _Part("model.embed_tokens", text["vocab_size"] * hidden, False)
     if not text.get("tie_word_embeddings", False):
         yield _Part("lm_head", text["vocab_size"] * hidden, False)
@@ -172,7 +184,7 @@ def _latent_parts(text: dict[str, Any]) -> Iterator[_Part]:
         yield _Part(f"{attention}.kv_b_proj", rank * heads * (query - rope + value), True)
         yield _Part(f"{attention}.o_proj", heads * value * hidden, True)
         yield _Part(f"model.layers.{layer}.norms", 2 * hidden + rank + compressed, False)
-        if layer < dense or layer % text.get("moe_layer_freq", 1):
+        if layer < dense or layer % (text.get("moe_layer_freq") or 1):
             yield _Part(f"{mlp}.gate_up_down_proj", 3 * hidden * text["intermediate_size"], True)
             continue
         yield _Part(f"{mlp}.gate", num_experts * hidden + (num_experts if text.get("topk_method") == "noaux_tc" else 0), False)
@@ -189,12 +201,14 @@ def _weights(
     try:
         return _computed_weights(parts, quantization, where, padding)
     except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:  # of values of any type
-        what = f"{where}: quantization_config is not as {quantization.get('quant_method')} writes it ({error})"
+        what = f"{where}: quantization_config is not as {short_repr(quantization.get('quant_method'))} writes it ({error})"
         raise ModelError(what, "is the file complete?") from error
 
 
 def _computed_weights(parts: list[_Part], quantization: dict[str, Any], where: str, padding: float) -> Weights:
     each = _bytes_of_a_number(quantization, where) if quantization else 0.0
+    if not 0 <= each <= _MOST_BYTES:
+        raise ValueError(f"a number would take {each:g} bytes")
     sums = dict.fromkeys(("num_split", "num_whole", "split_bytes", "whole_bytes"), 0.0)
     for part in parts:
         on_each = "whole" if _WHOLE.search(part.name) else "split"
@@ -256,4 +270,6 @@ def _bytes_of_a_number(quantization: dict[str, Any], where: str) -> float:
         bits, group = found.get("num_bits", 8), found.get("group_size")
         scale = 1 if found.get("type") == "float" and bits == 4 else 2
         return bits / 8 + (scale / group if group else 0)
-    raise ModelError(f"{where}: the size of weights quantized with {method or 'an unknown method'} is not known")
+    raise ModelError(
+        f"{where}: the size of weights quantized with {short_repr(method) if method else 'an unknown method'} is not known"
+    )
