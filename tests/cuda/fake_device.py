@@ -110,6 +110,7 @@ class FakeDevice:
         self.activations = Activations(self)
         self.calls: Counter[str] = Counter()
         self.num_buffers = 0  # alive
+        self.released: list[int] = []  # bytes that were reserved for activations at each release_reserve()
         self.fail_at, self._guard = fail_at, DeviceGuard()
         self._random = random.Random(order)
 
@@ -180,6 +181,7 @@ class FakeDevice:
 
     def release_reserve(self) -> None:
         with self.call("release_reserve"):
+            self.released.append(self.activations.reserved)
             self.activations.reserved = self.activations.live
 
     def synchronize(self) -> None:

@@ -36,7 +36,6 @@ class PendingStep:
 
     plan: "StepPlan"
     choices: Choices  # of the GPU; none where the plan's logits come to the host
-    slot: "_Slot"
     event: Event
     prepared: float
     results: list[StepResult] | None = None
@@ -186,7 +185,7 @@ class CudaRunner:
             work.graph = self.graphs.find(step.key, self._forward(work))
         prepared = time.perf_counter()
         self._device.compute.submit(lambda: self._do(work, slot))
-        slot.pending = PendingStep(plan, work.choices, slot, self._device.compute.record(), prepared)
+        slot.pending = PendingStep(plan, work.choices, self._device.compute.record(), prepared)
         self._num_launched += 1
         return slot.pending
 
@@ -279,7 +278,8 @@ class CudaRunner:
     def _finish(self, pending: PendingStep) -> None:
         """Wait for the step and read its results out of the slot's buffers."""
         pending.event.wait()
-        forwarded, slot = time.perf_counter(), pending.slot
+        forwarded = time.perf_counter()
+        (slot,) = (slot for slot in self._slots if slot.pending is pending)
         if pending.plan.has_wanted:
             assert slot.pinned_logits is not None
             plan, logits = pending.plan, slot.pinned_logits.numpy()
