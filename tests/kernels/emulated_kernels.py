@@ -11,6 +11,7 @@ import torch
 from nightly import NIGHTLY
 
 from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.weights import packed_weight
 from pagecli.devices.cpu.weights.packed_weight import PackedWeight
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +54,8 @@ def linear(library: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: s
     """x @ weight.T by the emulated kernels, the weight packed as `dtype`."""
     tokens, (rows, cols) = x.shape[0], weight.shape
     out = torch.full((tokens, rows), float("nan"))
-    packed = torch.empty(packed_bytes(rows, cols, dtype), dtype=torch.uint8)
-    pointers = out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.data_ptr()
+    packed = packed_weight.allocate(rows, cols, dtype).data
+    pointers = out.data_ptr(), x.data_ptr(), weight.data_ptr(), packed.ctypes.data
     library.emulated_linear(*pointers, tokens, rows, cols, TYPES.index(dtype))
     return out
 
@@ -63,16 +64,10 @@ def grouped_linear(library: ctypes.CDLL, x: torch.Tensor, ids: torch.Tensor, wei
     """out[T, C, N] = x[T, K] @ weight[ids[T, C], N, K].T by the emulated kernels, the weights packed as `dtype`."""
     experts, rows, cols = weight.shape
     out = torch.full((*ids.shape, rows), float("nan"))
-    size = packed_bytes(rows, cols, dtype)
-    packed = torch.empty(experts * size, dtype=torch.uint8)
-    pointers = [tensor.data_ptr() for tensor in (out, x, ids, weight, packed)]
-    library.emulated_grouped(*pointers, size, *ids.shape, experts, rows, cols, TYPES.index(dtype))
+    packed = packed_weight.allocate_experts(experts, rows, cols, dtype).data
+    pointers = *(tensor.data_ptr() for tensor in (out, x, ids, weight)), packed.ctypes.data
+    library.emulated_grouped(*pointers, packed.nbytes // experts, *ids.shape, experts, rows, cols, TYPES.index(dtype))
     return out
-
-
-def packed_bytes(rows: int, cols: int, dtype: str) -> int:
-    panels, groups = -(-rows // 16), -(-cols // 64)
-    return panels * groups * 1088 if dtype.startswith("int8") else panels * 16 * (cols + 1) * 2
 
 
 def quantized(library: ctypes.CDLL, x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:

@@ -71,7 +71,7 @@ def test_int8_weights_give_the_bits_of_products_without_the_unit(linear, by_nati
     assert torch.equal(linear(x, weight, dtype), by_native("generic", x, weight, dtype))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-a16"])
+@pytest.mark.parametrize("dtype", emulated_kernels.TYPES)
 def test_a_row_does_not_depend_on_the_others(linear, dtype):
     """More rows than are laid out at a time, so that rows 0, 349 and 699 fall into different passes."""
     x, weight = random(0, 700, 8200), random(1, 20, 8200)
@@ -80,7 +80,7 @@ def test_a_row_does_not_depend_on_the_others(linear, dtype):
         assert torch.equal(linear(x[row : row + 1], weight, dtype)[0], together[row])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-a16"])
+@pytest.mark.parametrize("dtype", emulated_kernels.TYPES)
 def test_rows_of_experts_have_the_bits_that_linear_gives_them(library, linear, dtype):
     """Experts of one row, of fewer and of more rows than a tile of the unit has."""
     x, weight, ids = random(0, 90, 330), random(1, 6, 40, 330), torch.randint(0, 6, (90, 2), dtype=torch.int32)
