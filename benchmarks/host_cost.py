@@ -26,7 +26,7 @@ import results_file
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices.cpu.runner import allocate, start
+from pagecli.devices.cpu.device import allocate, start
 from pagecli.engine.engine import Engine
 from pagecli.engine.loaded_model import LoadedModel
 from pagecli.model.registry import resolve_model

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from pagecli.devices import registry
+from pagecli.devices import base
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.device import CudaDevice
 from pagecli.devices.cuda.model import attention
@@ -67,4 +67,4 @@ def register() -> None:
     ignored = lambda name: lambda *arguments: None  # noqa: E731
     idle = type("Idle", (), {"__getattr__": lambda self, name: planning.get(name) or ignored(name)})()
     kernels.extension = attention.extension = lambda: idle
-    registry.register("cuda", lambda: CudaDevice(IdleGpu))
+    base.register("cuda", lambda: CudaDevice(IdleGpu))

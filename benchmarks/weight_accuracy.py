@@ -20,10 +20,8 @@ import torch
 from pagecli.core.dtypes import KV_DTYPE
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices.base import HostModel
-from pagecli.devices.cpu import runner
-from pagecli.devices.registry import load_model
-from pagecli.devices.step_inputs import StepInputs
+from pagecli.devices.base import HostModel, StepInputs, load_model
+from pagecli.devices.cpu import device
 from pagecli.engine.engine import Engine
 from pagecli.model.registry import resolve_model
 
@@ -56,7 +54,7 @@ def next_token_logprobs(model: HostModel, name: str, text: Text) -> torch.Tensor
     prompt, output = text
     token_ids = (prompt + output)[:-1]
     num_tokens = len(token_ids)
-    cache = runner.allocate(model.config, 1, num_tokens, dtypes_of(name)[1])  # one block of the text's size
+    cache = device.allocate(model.config, 1, num_tokens, dtypes_of(name)[1])  # one block of the text's size
     inputs = StepInputs(
         token_ids=np.array(token_ids, dtype=np.int32),
         positions=np.arange(num_tokens, dtype=np.int32),

@@ -37,7 +37,7 @@ TORCH_FREE = [
     "pagecli.kv.manager",
     "pagecli.engine.scheduling.scheduler",
     "pagecli.engine.engine",
-    "pagecli.devices.registry",
+    "pagecli.devices.base",
     "pagecli.model.weights.safetensors_file",
     "pagecli.core.engine_config",
     "pagecli.cli.app",

@@ -39,7 +39,7 @@ class EngineConfig:
     load_format: Literal["auto", "dummy"] = "auto"
     merge_lora: str | None = None  # directory of a LoRA adapter, merged into the weights at load
     loras: tuple[tuple[str, str], ...] = ()  # LoRA adapters that requests choose by name: (name, directory)
-    device: str = "cpu"  # a name of devices/registry.py, or auto: the GPU where one can be used
+    device: str = "cpu"  # a name of devices/base.py, or auto: the GPU where one can be used
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"  # of the KV cache; auto goes with the weights
     quantization: Quantization = "auto"  # of a quantized checkpoint's weights; auto: kept where faster

@@ -5,11 +5,9 @@ from typing import Any
 
 from pagecli.core.arrays import Array
 from pagecli.core.step_plan import BlockMove
-from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu.device import CpuDevice
+from pagecli.devices.base import RunSettings, StepInputs
+from pagecli.devices.cpu.device import BlockMover, CpuDevice, allocate
 from pagecli.devices.cpu.partial_products import SharedParts
-from pagecli.devices.cpu.runner import BlockMover, allocate
-from pagecli.devices.step_inputs import StepInputs
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
 

@@ -8,11 +8,10 @@ from pagecli.core.arrays import Array
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.step_plan import BlockMove
 from pagecli.devices import memory
-from pagecli.devices.base import RunSettings
+from pagecli.devices.base import KVCache, RunSettings, StepInputs
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.runner import ModelRunner
+from pagecli.devices.cpu.device import ModelRunner
 from pagecli.devices.cuda.presence import gpus_for
-from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.distributed.group import GroupSpec, RankGroup
 from pagecli.distributed.group_memory import GroupShape
 from pagecli.distributed.rank import RankSpec, Start

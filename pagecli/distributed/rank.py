@@ -19,8 +19,7 @@ from pagecli.core.arrays import Array
 from pagecli.core.child_process import connect_to_parent
 from pagecli.core.message_socket import MessageSocket
 from pagecli.core.step_plan import BlockMove
-from pagecli.devices.base import RunSettings
-from pagecli.devices.step_inputs import StepInputs
+from pagecli.devices.base import RunSettings, StepInputs
 from pagecli.distributed.group_memory import GroupMemory, GroupShape
 from pagecli.distributed.step_record import StepRecord, Wanted, unpack
 from pagecli.errors import PagecliError
@@ -144,12 +143,12 @@ class Rank:
 
             meeting = kernels.rendezvous(self._memory.words, spec.rank, spec.timeout)
             return CpuShard(*loaded, self._memory.parts, meeting), kernels.isa_name()
-        from pagecli.devices import registry
+        from pagecli.devices import base
         from pagecli.devices.cuda.device import CudaDevice
         from pagecli.devices.cuda.ranks.all_reduce import AllReduce
         from pagecli.devices.cuda.ranks.shard import CudaShard
 
-        device = registry.find(spec.device)
+        device = base.find(spec.device)
         assert isinstance(device, CudaDevice)
         all_reduce = AllReduce(spec.rank, spec.size, spec.meeting_fd, device.gpu.place, FIRST_STEP_FACTOR * spec.timeout)
         return CudaShard(device, *loaded, all_reduce), device.isa

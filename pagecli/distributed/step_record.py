@@ -19,7 +19,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.core.step_plan import BlockMove, MoveKind
-from pagecli.devices.step_inputs import StepInputs
+from pagecli.devices.base import StepInputs
 
 MAGIC = 0x50435354
 _HEADER = struct.Struct("<IIQIIIIIIII")  # 48 bytes: what follows is aligned

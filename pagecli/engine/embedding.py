@@ -17,7 +17,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.outputs import RequestOutput, SequenceOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import Chunk, KVUsage, StepPlan
-from pagecli.devices import memory, registry, step_inputs
+from pagecli.devices import base, memory
 from pagecli.devices.base import RunSettings
 from pagecli.engine import loaded_model
 from pagecli.engine.adapters import adapter_of
@@ -63,7 +63,7 @@ class EmbeddingEngine:
             max_model_len=self.max_model_len,
             kv_memory_bytes=num_blocks * block_size * self.loaded.kv_bytes_per_token(config),
         )
-        self._runner: Any = registry.find(self.loaded.device).start(model, settings)
+        self._runner: Any = base.find(self.loaded.device).start(model, settings)
         self._waiting: dict[int, list[int]] = {}
         self._adapters: dict[int, int] = {}  # of waiting texts that have one
         self._stats = EngineStats()
@@ -137,7 +137,7 @@ class EmbeddingEngine:
         started = time.perf_counter()
         adapters = [self._adapters.get(chunk.seq_id, -1) for chunk in chunks] if self._adapters else ()
         plan = StepPlan(list(chunks), [], adapters=adapters)
-        inputs = step_inputs.build(plan, self.config.block_size)
+        inputs = base.inputs_of(plan, self.config.block_size)
         rows = np.arange(plan.num_tokens) if self.pooling.mode == "mean" else inputs.query_start[1:] - 1
         inputs = dataclasses.replace(inputs, logit_rows=rows.astype(np.int64))
         states: Array = self._runner.model.last_hidden(inputs, self._runner.kv_cache)
@@ -187,7 +187,7 @@ class EmbeddingEngine:
             "device": loaded.device,
             "dtype": loaded.dtype,
             "kv_dtype": loaded.kv_dtype(config),
-            "cpu_isa": registry.find("cpu").isa,
+            "cpu_isa": base.find("cpu").isa,
             "num_threads": self.num_threads,
         }
 
@@ -208,6 +208,6 @@ def _load(config: EngineConfig, on_loading: Callable[[int, int], None] | None, f
     tied = dataclasses.replace(found.source.config, tie_embeddings=True)
     source = dataclasses.replace(found.source, config=tied, on_read=on_loading)
     tokenizer = load_tokenizer(source)
-    model = registry.find(found.device).load(source, found.dtype, config.max_batch_tokens)
+    model = base.find(found.device).load(source, found.dtype, config.max_batch_tokens)
     name, most, dtype = config.model, config.max_batch_tokens, found.dtype
     return LoadedModel(name, config.load_format, model, tokenizer, dtype, most, found.device, config.merge_lora, config.loras)

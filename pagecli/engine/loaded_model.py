@@ -9,7 +9,7 @@ from typing import Any
 
 from pagecli.core.dtypes import KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices import memory, registry
+from pagecli.devices import base, memory
 from pagecli.devices.base import Device, Model, Runner, RunSettings
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_engine_model
@@ -95,7 +95,7 @@ class LoadedModel:
     def start(self, settings: RunSettings) -> Runner:
         """A runner of the model, on the device or the ranks that have it."""
         start = getattr(self.model, "start", None)
-        return registry.find(self.device).start(self.model, settings) if start is None else start(settings)
+        return base.find(self.device).start(self.model, settings) if start is None else start(settings)
 
     def ranks(self) -> list[dict[str, Any]]:
         """A row for each rank; none of a model in this process."""
@@ -110,7 +110,7 @@ class LoadedModel:
 
     def check_serves(self, config: EngineConfig) -> None:
         """Raise UsageError if an engine of these settings would need another model, or a larger forward pass."""
-        device = registry.choose(config.device)
+        device = base.choose(config.device)
         _check_cache(config, device, self.dtype, self.model.config.head_dim)
         adapters = config.merge_lora, config.loras
         wanted = (config.model, config.load_format, *adapters, device.name, device.resolve_dtype(config.dtype))
@@ -138,7 +138,7 @@ def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
 
     Raises ModelError, UsageError as `load` does, but for the weights.
     """
-    device = registry.choose(config.device)
+    device = base.choose(config.device)
     source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
@@ -149,7 +149,7 @@ def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
 
 def check_fits(config: EngineConfig, num_engines: int = 1) -> None:
     """Raises ModelError if `num_engines` engines of these settings do not fit on this machine. Nothing is downloaded."""
-    if registry.choose(config.device).name == "cpu":
+    if base.choose(config.device).name == "cpu":
         found = resolve(replace(config, load_format="dummy"), num_engines)
         memory.check_fits(config, found.source, found.dtype, num_engines)
 
@@ -163,7 +163,7 @@ def load(
     `on_loading`: called with the parameters read so far and those of the model; of several ranks those of the last.
     """
     found = found or resolve(config)
-    source, device, dtype = found.source, registry.find(found.device), found.dtype
+    source, device, dtype = found.source, base.find(found.device), found.dtype
     if device.name == "cpu":
         memory.check_fits(config, source, dtype)
     elif device.name == "cuda":
@@ -182,7 +182,7 @@ def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:
     """The instruction set of a device, and those that it could use, best first; none of a GPU. Raises ModelError."""
     from pagecli.devices.cpu import kernels
 
-    device = registry.choose(device_name)
+    device = base.choose(device_name)
     return device.isa, tuple(kernels.supported_isas()) if device.name == "cpu" else ()
 
 
@@ -202,7 +202,7 @@ def _load_in_segments(config: EngineConfig, found: ResolvedModel) -> Model:
     from pagecli.model.shards import check_divides, segment
 
     check_divides(found.source.config, config.num_segments, found.dtype, "--sum-segments")
-    device: Any = registry.find(found.device)
+    device: Any = base.find(found.device)
     return device.load(found.source, found.dtype, config.max_batch_tokens, lambda p: segment(p, config.num_segments))
 
 

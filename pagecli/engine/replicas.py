@@ -3,7 +3,7 @@
 import dataclasses
 
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices import memory, registry
+from pagecli.devices import base, memory
 from pagecli.devices.cuda.presence import visible_gpus
 from pagecli.engine import loaded_model
 from pagecli.engine.loaded_model import ResolvedModel, usable_cores
@@ -61,7 +61,7 @@ def least_ranks(config: EngineConfig) -> int:
     if found.device not in ("cpu", "cuda"):
         return 1
     if found.device == "cuda":
-        most, available = len(visible_gpus() or "?"), registry.find("cuda").available_bytes()
+        most, available = len(visible_gpus() or "?"), base.find("cuda").available_bytes()
     else:
         most = len(numa_nodes())
         available = memory.available_bytes() // most
@@ -76,7 +76,7 @@ def least_ranks(config: EngineConfig) -> int:
 
 def default_count(config: EngineConfig) -> int:
     """--workers auto: one engine for each NUMA node that this process may use, or for as many GPUs as it takes."""
-    if registry.choose(config.device).name != "cuda":
+    if base.choose(config.device).name != "cuda":
         return len(numa_nodes())
     gpus = visible_gpus()
     if gpus is None:

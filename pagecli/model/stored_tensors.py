@@ -12,7 +12,7 @@ from pagecli.errors import ModelError
 from pagecli.model import hub
 from pagecli.model.presets import find_preset
 from pagecli.model.program import Program, stacked_name
-from pagecli.model.weights.source import stored_name
+from pagecli.model.weights.reader import stored_name
 
 Shape = tuple[int, ...]
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "F4": 4}  # all others have 8

@@ -107,7 +107,7 @@ def test_generate_stops_before_loading_with_exit_code_4(generate, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["opt", "opt-post-norm", "llama", "qwen3"])
 def test_the_sum_counts_the_buffers_a_model_really_has(tiny_model, name):
-    from pagecli.devices.registry import load_model
+    from pagecli.devices.base import load_model
 
     source = resolve_model(str(tiny_model(name)))
     model = load_model(source, "float32", 24)
@@ -143,7 +143,7 @@ def test_planned_weights_and_bounds_of_the_lm_head_are_what_a_loaded_model_holds
 
 @pytest.mark.parametrize("name", ["opt", "llama"])
 def test_the_bounds_of_a_head_are_counted_in_every_family(tiny_model, tmp_path, name):
-    from pagecli.devices.registry import load_model
+    from pagecli.devices.base import load_model
 
     config = json.loads((tiny_model(name) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 8192}))

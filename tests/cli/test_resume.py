@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from input_files import write_rows
 
-from pagecli.devices.registry import find
+from pagecli.devices.base import find
 from pagecli.engine.engine import Engine
 from pagecli.jobs.monitoring.job_status import read_journal_status
 from pagecli.jobs.storage.job_directory import JobDirectory
@@ -255,7 +255,7 @@ def test_error_policies_stop_the_job_and_a_milder_one_goes_on(generate, tmp_path
 
 @pytest.mark.slow
 def test_row_that_the_engine_fails_on_is_given_up_alone(generate, tmp_path, monkeypatch):
-    from pagecli.devices.cpu.runner import ModelRunner
+    from pagecli.devices.cpu.device import ModelRunner
 
     generate(PROMPTS, "whole.jsonl", *SAMPLED)
     launch = ModelRunner.launch

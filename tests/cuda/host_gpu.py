@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from pagecli.devices import registry
+from pagecli.devices import base
 from pagecli.devices.cuda.device import CudaDevice
 from pagecli.devices.memory import available_bytes
 
@@ -65,4 +65,4 @@ class HostGpu:
 
 def register() -> None:
     """From now on --device cuda is the host, computing with the emulated kernels of PAGECLI_CUDA_MODULE."""
-    registry.register("cuda", lambda: CudaDevice(HostGpu))
+    base.register("cuda", lambda: CudaDevice(HostGpu))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices import registry
+from pagecli.devices import base
 from pagecli.engine.engine import Engine
 from pagecli.errors import ErrorCode, ModelError, UsageError
 
@@ -110,8 +110,8 @@ def test_8_bit_floats_on_the_cpu_end_with_one_clear_line(tiny_model):
 
 
 def test_without_a_gpu_the_run_ends_with_one_clear_line(tiny_model, monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr(registry, "_made", {})
+    monkeypatch.setattr(base, "_registered", {})
+    monkeypatch.setattr(base, "_made", {})
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ModelError, match=r"^--device cuda: this machine has no GPU that torch can use$") as raised:

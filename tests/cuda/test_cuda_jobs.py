@@ -10,7 +10,7 @@ from fake_device import FakeDevice
 from nightly import NIGHTLY
 
 from pagecli.cli.app import main
-from pagecli.devices import registry
+from pagecli.devices import base
 from pagecli.devices.cuda.device import CudaDevice
 
 pytestmark = [
@@ -34,10 +34,10 @@ def job(tiny_model, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     rows = [{"id": i, "prompt": "ab c" * (1 + i % 3), "logprobs": [None, 2][i % 2]} for i in range(4)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    registered = registry._registered["cuda"]
+    registered = base._registered["cuda"]
 
     def run(device: FakeDevice, name: str):
-        registry.register("cuda", lambda: CudaDevice(lambda: device))
+        base.register("cuda", lambda: CudaDevice(lambda: device))
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["generate", "in.jsonl", name, "--model", str(tiny_model("llama")), *FLAGS])
@@ -45,7 +45,7 @@ def job(tiny_model, tmp_path, monkeypatch, capfd):
         return ended.value.code, output.read_text() if output.exists() else None, capfd.readouterr().err
 
     yield run
-    registry.register("cuda", registered)
+    base.register("cuda", registered)
     logging.disable(logging.NOTSET)
 
 

@@ -10,10 +10,9 @@ from test_cuda_models import most_of_values
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.base import KVCache, load_model
 from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.memory import gpu_activation_bytes
-from pagecli.devices.registry import load_model
-from pagecli.devices.step_inputs import KVCache
 from pagecli.engine.engine import Engine
 from pagecli.model.registry import resolve_model
 

@@ -9,10 +9,9 @@ from model.paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
 from pagecli.devices import memory
+from pagecli.devices.base import KVCache, load_model
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.memory import gpu_activation_bytes
-from pagecli.devices.registry import load_model
-from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.registry import resolve_model
 

@@ -11,11 +11,10 @@ from step_driver import DrivenSequence, StepDriver
 
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import BlockMove, MoveKind, StepPlan
-from pagecli.devices.base import RunSettings
+from pagecli.devices.base import RunSettings, find, load_model
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.runner import CudaRunner
 from pagecli.devices.memory import kv_bytes_per_token
-from pagecli.devices.registry import find, load_model
 from pagecli.model.registry import resolve_model
 
 pytestmark = [

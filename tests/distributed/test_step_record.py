@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecli.core.step_plan import BlockMove, MoveKind
-from pagecli.devices.step_inputs import StepInputs
+from pagecli.devices.base import StepInputs
 from pagecli.distributed.step_record import DamagedRecordError, StepRecord, Wanted, pack, record_bytes, unpack
 
 

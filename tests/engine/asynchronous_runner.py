@@ -2,7 +2,7 @@
 
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import BeamCandidates
-from pagecli.devices.cpu.runner import ModelRunner
+from pagecli.devices.cpu.device import ModelRunner
 
 
 class AsynchronousRunner(ModelRunner):

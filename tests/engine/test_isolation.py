@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices.cpu.runner import ModelRunner
+from pagecli.devices.cpu.device import ModelRunner
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
 
@@ -25,7 +25,7 @@ def start(request, loaded, monkeypatch):
     """start(max_num_seqs) -> an engine with rows in it"""
 
     def start_with(max_num_seqs=8, num_rows=NUM_ROWS):
-        monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", request.param)
+        monkeypatch.setattr("pagecli.devices.cpu.device.ModelRunner", request.param)
         engine = Engine(EngineConfig(loaded.name, **SETTINGS, max_num_seqs=max_num_seqs), loaded)
         for i in range(num_rows):
             kind = ({}, {"temperature": 1.1, "n": 2}, {"beam_width": 2}, {"stop": ("a",)})[i % 4]

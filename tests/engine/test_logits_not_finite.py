@@ -90,7 +90,7 @@ def test_greedy_rows_alone_whose_logits_are_never_written(tiny_model, tmp_path):
 
 def test_a_step_that_was_launched_meanwhile_is_dropped(tiny_model, tmp_path, monkeypatch):
     """As on a GPU: the next step is fed by the one whose logits turn out not to be finite."""
-    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.device.ModelRunner", AsynchronousRunner)
 
     def change(tensors):
         tensors["model.embed_tokens.weight"][SPOILED_ID] = float("nan")

@@ -113,7 +113,7 @@ def expected(tiny_model):
 )
 def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, expected, config, monkeypatch):
     path = tiny_model("opt")
-    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.device.ModelRunner", AsynchronousRunner)
     engine = make_engine(path, **config)
     assert run(engine) == expected
     engine = make_engine(path, **config)
@@ -122,7 +122,7 @@ def test_texts_do_not_depend_on_the_overlap_of_steps(tiny_model, expected, confi
 
 @pytest.mark.parametrize("where", ["launch", "collect"])
 def test_a_step_that_fails_leaves_an_engine_that_goes_on(tiny_model, expected, monkeypatch, where):
-    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.device.ModelRunner", AsynchronousRunner)
     engine = make_engine(tiny_model("opt"))
     calls, real = [], getattr(engine._runner, where)
 

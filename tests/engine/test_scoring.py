@@ -125,7 +125,7 @@ def test_scores_have_the_same_bits_row_by_row_and_choice_by_choice(tiny_model):
 def test_scores_on_an_asynchronous_device(tiny_model, monkeypatch):
     rows = make_rows(14)
     expected = scores(make_engine(tiny_model("llama")), beside=rows)
-    monkeypatch.setattr("pagecli.devices.cpu.runner.ModelRunner", AsynchronousRunner)
+    monkeypatch.setattr("pagecli.devices.cpu.device.ModelRunner", AsynchronousRunner)
     engine = make_engine(tiny_model("llama"))
     assert engine._overlapped is not None
     assert scores(engine, beside=rows) == expected

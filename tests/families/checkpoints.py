@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from model.paged_steps import PagedSteps
 
-from pagecli.devices.registry import load_model
-from pagecli.devices.step_inputs import KVCache
+from pagecli.devices.base import KVCache, load_model
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
 from pagecli.model.source import ModelSource

@@ -13,7 +13,7 @@ from test_mixture import FAMILIES
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.engine.engine import Engine
 from pagecli.errors import ErrorCode
 from pagecli.model.registry import resolve_model

@@ -7,8 +7,8 @@ import torch
 from checkpoints import PROMPTS, SHARED, Family, check_family, found_logprobs
 from model.paged_steps import PagedSteps
 
+from pagecli.devices.base import load_model
 from pagecli.devices.limits import check_computed
-from pagecli.devices.registry import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.presets import find_preset

@@ -10,7 +10,7 @@ from tiny_models import make_tokenizer
 
 from pagecli.cli.app import main
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices import registry
+from pagecli.devices import base
 from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.registry import resolve_engine_model
@@ -53,7 +53,7 @@ BY_SEQUENCE = [
 
 def loaded(directory, dtype="float32"):
     source = resolve_engine_model(EngineConfig(str(directory), device="transformers"))
-    return registry.find("transformers").load(source, dtype, 64)
+    return base.find("transformers").load(source, dtype, 64)
 
 
 @pytest.mark.slow

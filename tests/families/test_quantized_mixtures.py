@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_gguf_layouts import LAYOUTS, TINY
 
 from pagecli.devices import memory
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model

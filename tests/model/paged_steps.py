@@ -5,8 +5,8 @@ import random
 import numpy as np
 import torch
 
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.reference.tensors import as_tensor
-from pagecli.devices.step_inputs import KVCache, StepInputs
 
 
 class PagedSteps:

@@ -11,11 +11,11 @@ import torch
 from paged_steps import PagedSteps, relative_error
 
 from pagecli.core.arrays import to_float32
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.registry import resolve_model
-from pagecli.model.weights.source import MappedFile
+from pagecli.model.weights.reader import MappedFile
 
 PROMPT = {0: [5, 9, 200, 31, 7, 7, 300]}
 

@@ -9,7 +9,7 @@ import torch
 from paged_steps import PagedSteps
 from test_gguf import PROMPT, write_gguf
 
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.errors import ModelError
 from pagecli.jobs.journal import job_identity
 from pagecli.model import hub

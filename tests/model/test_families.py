@@ -11,9 +11,8 @@ from tiny_models import TINY_MODELS, make_tokenizer
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.base import KVCache, load_model
 from pagecli.devices.reference.model import ReferenceModel
-from pagecli.devices.registry import load_model
-from pagecli.devices.step_inputs import KVCache
 from pagecli.engine.engine import Engine
 from pagecli.errors import ModelError
 from pagecli.model import families
@@ -22,8 +21,8 @@ from pagecli.model.decoder import MLP, Attention, Decoder, Embedding, Key, Learn
 from pagecli.model.program import Add, Linear
 from pagecli.model.program import Attention as AttentionOperation
 from pagecli.model.program import Norm as NormOperation
-from pagecli.model.registry import resolve_model
-from pagecli.model.weights.reader import WeightReader, open_weights
+from pagecli.model.registry import open_weights, resolve_model
+from pagecli.model.weights.reader import WeightReader
 
 PROMPTS = {0: [5, 6, 7, 8, 9, 10, 11, 12, 13], 1: [20], 2: [30 + i for i in range(25)]}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from paged_steps import PagedSteps, relative_error
 
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.errors import ModelError
 from pagecli.model.build_program import build
 from pagecli.model.readers.gguf_config import from_gguf_header

@@ -10,7 +10,7 @@ import torch
 from paged_steps import PagedSteps, relative_error
 from tiny_models import TINY_MODELS, TINY_VOCAB_SIZE
 
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.model.registry import resolve_model
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 5e-2}

@@ -12,7 +12,7 @@ from tiny_models import make_tokenizer
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.engine import loaded_model
 from pagecli.engine.embedding import EmbeddingEngine
 from pagecli.errors import ModelError, UsageError

@@ -12,7 +12,7 @@ from paged_steps import PagedSteps, relative_error
 from safetensors.numpy import load_file
 
 from pagecli.devices import memory
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.errors import ModelError
 from pagecli.model.registry import resolve_model
 

@@ -12,16 +12,16 @@ from test_gguf import PROMPT, write_gguf
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
+from pagecli.devices.base import load_model
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.device import CpuDevice
-from pagecli.devices.registry import load_model
 from pagecli.engine.engine import Engine
 from pagecli.engine.loaded_model import resolve
 from pagecli.errors import UsageError
 from pagecli.model.build_program import build
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import open_weights, resolve_model
 from pagecli.model.shards import segment, shard
-from pagecli.model.weights.reader import WeightReader, open_weights
+from pagecli.model.weights.reader import WeightReader
 from pagecli.profiler.plan.gpus import find_gpu
 from pagecli.profiler.plan.roofline import StepTime
 

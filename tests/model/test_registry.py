@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny_models import TINY_MODELS
 
-from pagecli.devices.registry import find, load_model
+from pagecli.devices.base import find, load_model
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.build_program import build

@@ -5,7 +5,7 @@ import weakref
 import pytest
 
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices.cpu import runner
+from pagecli.devices.cpu import device
 from pagecli.engine import loaded_model
 from pagecli.errors import UsageError
 from pagecli.profiler.measure import measure as measuring
@@ -100,14 +100,14 @@ def test_where_prompts_begin_alike_sharing_is_measured_too(settings):
 def test_the_model_is_loaded_once_and_each_case_gives_its_memory_back(settings, monkeypatch):
     loads, load = [], loaded_model.load
     monkeypatch.setattr(measuring.loaded_model, "load", lambda config: loads.append(config) or load(config))
-    caches, allocate = [], runner.allocate
+    caches, allocate = [], device.allocate
 
     def noted(*args):
         cache = allocate(*args)
         caches.append(weakref.ref(cache.keys[0]))
         return cache
 
-    monkeypatch.setattr(runner, "allocate", noted)
+    monkeypatch.setattr(device, "allocate", noted)
     cases = (MeasuredCase("paged"), MeasuredCase("reserve-oracle"), MeasuredCase("reserve-pow2"))
     said = []
 

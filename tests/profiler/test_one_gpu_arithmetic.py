@@ -7,7 +7,7 @@ import pytest
 
 from pagecli.cli.generate.options import GenerateOptions
 from pagecli.cli.profile import plan as profile_plan
-from pagecli.devices import memory, registry
+from pagecli.devices import base, memory
 from pagecli.devices.cuda.batch_limits import batch_limits
 from pagecli.devices.cuda.device import CudaDevice
 from pagecli.errors import ModelError
@@ -21,17 +21,17 @@ from pagecli.profiler.workloads.workloads import built_in
 @pytest.fixture
 def on_gpu():
     """on_gpu(name) -> the catalogue's GPU of that name, which --device cuda is from then on"""
-    registered = dict(registry._registered)
+    registered = dict(base._registered)
 
     def use(name):
         device = find_gpu(name)
-        registry.register("cuda", lambda: CudaDevice(lambda: SimpleNamespace(total_bytes=device.memory_bytes)))
+        base.register("cuda", lambda: CudaDevice(lambda: SimpleNamespace(total_bytes=device.memory_bytes)))
         return device
 
     yield use
-    registry._registered.clear()
-    registry._registered.update(registered)
-    registry._made.pop("cuda", None)
+    base._registered.clear()
+    base._registered.update(registered)
+    base._made.pop("cuda", None)
 
 
 GIVEN = ({}, {"max_num_seqs": 2000}, {"max_batch_tokens": 96}, {"max_num_seqs": 7, "max_batch_tokens": 64})
@@ -52,7 +52,7 @@ def test_a_plan_has_the_engines_settings_and_bytes(on_gpu, gpu):
         )  # fmt: skip
         settings = asked.settings(device)
         assert (settings.max_num_seqs, settings.max_batch_tokens) == (config.max_num_seqs, config.max_batch_tokens)
-        dtype = registry.find("cuda").resolve_dtype(config.dtype)
+        dtype = base.find("cuda").resolve_dtype(config.dtype)
         kv_dtype = config.kv_dtype_beside(dtype)
         assert (settings.dtype, settings.kv_dtype) == (dtype, kv_dtype)
         plan = make_plan(settings, workload)
@@ -81,6 +81,6 @@ def test_a_gpu_that_is_not_there_leaves_the_error_to_the_model(on_gpu):
     def open_none():
         raise ModelError("there is no GPU", "use --device cpu")
 
-    registry.register("cuda", lambda: CudaDevice(open_none))
+    base.register("cuda", lambda: CudaDevice(open_none))
     options = GenerateOptions(input="in.jsonl", output="out.jsonl", model="opt-125m", device="cuda")
     assert (options.engine_config().max_num_seqs, options.engine_config().max_batch_tokens) == (128, 512)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from pagecli.core.step_plan import BlockMove, MoveKind
-from pagecli.devices.cpu.runner import BlockMover
-from pagecli.devices.step_inputs import KVCache
+from pagecli.devices.base import KVCache
+from pagecli.devices.cpu.device import BlockMover
 
 LAYERS = 2
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import NO_TOKEN, SampledToken, SampleSpec
 from pagecli.devices import random_draws
-from pagecli.devices.cpu import runner, sampler
+from pagecli.devices.cpu import device, sampler
 
 VOCAB = 40
 
@@ -264,7 +264,7 @@ def test_samples_and_beams_in_one_batch_do_not_touch_each_other():
 )
 def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
     plain = make_spec()
-    asked = runner.AskedOfRows()
+    asked = device.AskedOfRows()
     assert asked.of([(plain,), (plain, plain)]).are_argmaxes
     assert not asked.of([(plain,), (plain, make_spec(**asks))]).are_argmaxes
     assert not asked.of([(dataclasses.replace(plain, num_candidates=2),)]).are_argmaxes
@@ -272,5 +272,5 @@ def test_logits_are_needed_unless_every_token_is_just_the_most_likely(asks):
 
 def test_tokens_known_without_logits_go_to_every_sample_of_their_row():
     plain = make_spec()
-    results = runner.same_for_all(np.array([7, 9]), [(plain,), (plain, plain)])
+    results = device.same_for_all(np.array([7, 9]), [(plain,), (plain, plain)])
     assert results == [7, (SampledToken(9), SampledToken(9))]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pagecli.core.arrays import Array
+from pagecli.devices.base import StepInputs
 from pagecli.devices.cpu.kernels import LayerProgram
-from pagecli.devices.step_inputs import StepInputs
 
 
 class BoundStep(Protocol):

@@ -12,11 +12,11 @@ import numpy as np
 
 from pagecli.core import arrays
 from pagecli.core.arrays import Array
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.lm_head import LMHead
 from pagecli.devices.cpu.weights.packed_weight import CpuWeights, PackedWeight
 from pagecli.devices.rotary_table import rotations_of, table_of
-from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
     Attention,

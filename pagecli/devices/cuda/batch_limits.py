@@ -1,7 +1,7 @@
 """How many sequences and tokens a step has where no flag says: by the memory of the GPU. `generate` and `profile` share it."""
 
 from pagecli.core.engine_config import EngineConfig
-from pagecli.devices import registry
+from pagecli.devices import base
 from pagecli.errors import ModelError
 
 HOST_BATCH = (EngineConfig("").max_num_seqs, EngineConfig("").max_batch_tokens)
@@ -13,7 +13,7 @@ def gpu_bytes(name: str) -> int | None:
     if name == "cpu":
         return None
     try:
-        return getattr(registry.choose(name), "memory_bytes", None)
+        return getattr(base.choose(name), "memory_bytes", None)
     except ModelError:  # of which loading the model says more
         return None
 

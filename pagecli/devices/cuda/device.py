@@ -19,8 +19,8 @@ from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.limits import check_computed, check_program, gpu_kv_dtypes
 from pagecli.errors import UsageError
 from pagecli.model.program import Program
+from pagecli.model.registry import open_weights
 from pagecli.model.source import ModelSource
-from pagecli.model.weights.reader import open_weights
 
 
 class CudaDevice:

@@ -3,15 +3,15 @@
 from pagecli.core.arrays import Array, empty
 from pagecli.core.dtypes import check_known
 from pagecli.core.model_config import ModelConfig
-from pagecli.devices.base import RunSettings
-from pagecli.devices.cpu.runner import ModelRunner, start
+from pagecli.devices.base import KVCache, RunSettings
+from pagecli.devices.cpu.device import ModelRunner, start
 from pagecli.devices.memory import available_bytes
 from pagecli.devices.reference.model import ReferenceModel
-from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import UsageError
 from pagecli.model.adapters.adapted_program import adapted
+from pagecli.model.registry import open_weights
 from pagecli.model.source import ModelSource
-from pagecli.model.weights.reader import WeightReader, open_weights
+from pagecli.model.weights.reader import WeightReader
 
 
 class ReferenceDevice:

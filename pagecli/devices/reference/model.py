@@ -4,10 +4,10 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.devices import step_masks
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.reference import experts, operations
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.devices.rotary_table import rotations_of, table_of
-from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
     Attention,

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from pagecli.core.arrays import Array
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cpu import kernels
-from pagecli.devices.step_inputs import KVCache, StepInputs
 
 _SLIDES = "sliding_attention"
 

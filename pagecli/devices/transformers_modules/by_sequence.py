@@ -15,8 +15,8 @@ import torch
 
 from pagecli.core.arrays import Array, to_float32
 from pagecli.core.model_config import ModelConfig
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cpu import kernels
-from pagecli.devices.step_inputs import KVCache, StepInputs
 
 _HEAD_DIM = 8  # of a slot: an id's digits and the largest of a digit, which makes an int8 slot's scale 1
 _BASE, _DIGITS = 128, 4

@@ -5,7 +5,7 @@ import importlib.metadata
 from pagecli.core.dtypes import CPU_KV_DTYPES, check_known
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.runner import ModelRunner, start
+from pagecli.devices.cpu.device import ModelRunner, start
 from pagecli.devices.limits import check_computed
 from pagecli.devices.memory import available_bytes, check_weights_fit
 from pagecli.devices.transformers_modules.model import TransformersModel

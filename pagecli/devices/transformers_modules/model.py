@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from pagecli.core.arrays import Array
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import step_masks
-from pagecli.devices.cpu import runner
+from pagecli.devices.base import KVCache, StepInputs
+from pagecli.devices.cpu import device
 from pagecli.devices.reference.model import choose_most_likely
-from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.devices.transformers_modules.by_sequence import OwnCaches
 from pagecli.devices.transformers_modules.paged import PagedModules
 from pagecli.errors import ModelError
@@ -80,7 +80,7 @@ def _expected(modules: Any, vocab_size: int) -> torch.Tensor:
 def _in_chunks(steps: PagedModules | OwnCaches) -> torch.Tensor:
     """The same in three steps, beside another sequence."""
     tokens = _checked_tokens(steps.config.vocab_size)
-    cache = runner.allocate(steps.config, 8, _BLOCK_SIZE, "float32")
+    cache = device.allocate(steps.config, 8, _BLOCK_SIZE, "float32")
     tables = np.array([[5, 2, 7, 0], [3, 1, 6, 4]], np.int32)
     found, start = [], 0
     for count in _CHECKED:

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from pagecli.core.arrays import Array
 from pagecli.core.model_config import ModelConfig
-from pagecli.devices.step_inputs import KVCache, StepInputs
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.transformers_modules.attention import PagedAttention
 
 _numbers = itertools.count()

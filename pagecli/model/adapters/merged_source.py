@@ -7,7 +7,7 @@ import numpy as np
 from pagecli.core.arrays import Array, to_float32
 from pagecli.errors import ModelError
 from pagecli.model.adapters.peft_adapter import Adapter
-from pagecli.model.weights.source import WeightSource
+from pagecli.model.weights.reader import WeightSource
 
 _WEIGHT = ".weight"
 

@@ -11,8 +11,8 @@ from typing import Any
 from pagecli.core.arrays import Array, to_float32
 from pagecli.errors import ModelError, short_repr
 from pagecli.model.source import ADAPTER_FILES
+from pagecli.model.weights.reader import stored_name
 from pagecli.model.weights.safetensors_file import SafetensorsSource
-from pagecli.model.weights.source import stored_name
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 MAX_CONFIG_BYTES = 1 << 20

@@ -13,7 +13,7 @@ from pagecli.errors import ModelError
 from pagecli.model.readers.gguf_header import GgufTensor, joined, read_gguf_parts
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 from pagecli.model.weights.quantized import QuantizedSource, StoredMatrix, StoredRows
-from pagecli.model.weights.source import MappedFile, check_shape, check_tensor, missing_tensor
+from pagecli.model.weights.reader import MappedFile, check_shape, check_tensor, missing_tensor
 
 _PLAIN = {
     gguf.GGMLQuantizationType.F32: "float32",

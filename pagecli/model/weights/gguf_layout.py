@@ -11,7 +11,7 @@ from pagecli.model.decoder import Decoder
 from pagecli.model.weights import quantized
 from pagecli.model.weights.gguf_file import GgufSource
 from pagecli.model.weights.quantized import AnyQuantized, QuantizedSource
-from pagecli.model.weights.source import WeightSource
+from pagecli.model.weights.reader import WeightSource
 
 _ENDS = ((".weight", ".weight"), (".bias", ".bias"), ("_bias", ".bias"))  # of parameters, in a checkpoint and in a file
 

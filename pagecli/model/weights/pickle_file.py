@@ -9,8 +9,8 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.errors import ModelError
+from pagecli.model.weights.reader import check_tensor, missing_tensor, stored_name, unsupported_type
 from pagecli.model.weights.safetensors_file import read_index
-from pagecli.model.weights.source import check_tensor, missing_tensor, stored_name, unsupported_type
 
 
 class PickleSource:

@@ -234,7 +234,7 @@ def joined(parts: Sequence[AnyQuantized]) -> AnyQuantized | None:
 
 
 class QuantizedSource(ABC):
-    """A source of weights (weights/source.py) that has some of them quantized."""
+    """A source of weights (weights/reader.py) that has some of them quantized."""
 
     @abstractmethod
     def read(self, name: str, shape: tuple[int, ...]) -> Array: ...

@@ -1,26 +1,31 @@
-"""Opens a model's weights, whatever kind of file holds them, and reads them one after the other, those that are used as one
-joined, and keeps count of them."""
+"""A model's weights read from their source one after the other, those that are used as one joined, and counted. The interface
+of sources, their checks of a tensor, and the mapped file that they read from.
+
+A source gives tensors one at a time, by the names transformers uses, whatever the file calls them, as views of the mapped file
+where it can.
+"""
 
 import math
+import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from pagecli.core import arrays
-from pagecli.core.arrays import Array
+from pagecli.core.arrays import Array, name_of
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError
 from pagecli.model import families
 from pagecli.model.build_program import build
 from pagecli.model.program import Program, Weight, stacked_name
-from pagecli.model.source import ModelSource
 from pagecli.model.weights import quantized
 from pagecli.model.weights.layout import ordered, stored_shape, turned
 from pagecli.model.weights.quantized import AnyQuantized, QuantizedSource
-from pagecli.model.weights.source import WeightSource
 
 # Ends of names: tables that are computed here, causal masks of old checkpoints.
 _HARMLESS = ("rotary_emb.inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "rope_freqs.weight")
@@ -29,6 +34,33 @@ _OF_QUANTIZED = re.compile(r"(qweight|qzeros|g_idx|scales?|_packed|_scale_inv|_s
 _ROWS_AT_ONCE = 4096  # of tensors that are compared
 
 ReadQuantized = Callable[[QuantizedSource, str, tuple[int, ...]], AnyQuantized | None]
+
+
+class WeightSource(Protocol):
+    """One checkpoint, opened. `where` names it in errors."""
+
+    @property
+    def where(self) -> Path | str: ...
+
+    def folded(self, name: str) -> tuple[str, ...]:
+        """What tensor `name` has had done to it already (weights/layout.py)."""
+        ...
+
+    def stored_name(self, name: str) -> str | None:
+        """The checkpoint's name of the tensor that transformers calls `name`; None where it has none."""
+        ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Tensor `name`, float32, float16 or bfloat16 (as uint16); ModelError when it is missing, damaged or not of `shape`."""
+        ...
+
+    def release(self) -> None:
+        """Free the memory of the tensors read so far; they have been packed."""
+        ...
+
+    def names(self) -> list[str]:
+        """The checkpoint's tensors by its own names; empty for a source that has any tensor (dummy)."""
+        ...
 
 
 class WeightReader:
@@ -241,39 +273,58 @@ def rows_of_parts(weight: Weight) -> Iterator[tuple[int, int]]:
         yield start, start + weight.rows[index]
 
 
-def open_weights(source: ModelSource) -> WeightSource:
-    """The checkpoint, with the adapter of `source` merged into it. Raises ModelError."""
-    opened = _open(source)
-    if source.merged_adapter is None:
-        return opened
-    from pagecli.model.adapters.merged_source import MergedSource
-    from pagecli.model.adapters.peft_adapter import read_adapter
-
-    return MergedSource(opened, read_adapter(source.merged_adapter))
+def check_shape(where: Path | str, name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raises ModelError unless the tensor is of that shape."""
+    if tuple(found) != shape:
+        raise ModelError(
+            f"{where}: tensor {name} has shape {list(found)}, the config asks for {list(shape)}",
+            "config.json and weights belong to different models",
+        )
 
 
-def _open(source: ModelSource) -> WeightSource:
-    """Each kind's module is imported when it is needed: gguf alone takes 0.25 s, pickles need torch."""
-    if source.kind == "dummy":
-        from pagecli.model.weights.dummy import DummySource
+def check_tensor(where: Path | str, name: str, tensor: Array, shape: tuple[int, ...]) -> Array:
+    """`tensor` when it has the shape and a type that can be packed, else ModelError."""
+    check_shape(where, name, tensor.shape, shape)
+    if name_of(tensor.dtype) not in ("float32", "float16", "bfloat16"):
+        raise unsupported_type(where, name, str(tensor.dtype))
+    return tensor if tensor.flags.aligned else tensor.copy()  # a view of a file whose header is of any length
 
-        return DummySource()
-    assert source.weights_path is not None
-    if source.kind == "gguf":
-        from pagecli.model.weights.gguf_layout import open_gguf
 
-        return open_gguf(source.weights_path, source.config)
-    if source.kind == "pickle":
-        from pagecli.model.weights.pickle_file import PickleSource
+def unsupported_type(where: Path | str, name: str, dtype: str) -> ModelError:
+    return ModelError(
+        f"{where}: tensor {name} has type {dtype}", "supported: float32, float16, bfloat16, and quantized GGUF files"
+    )
 
-        if source.config.quantization is not None:
-            raise ModelError(f"{source.weights_path}: quantized layers are read from safetensors files only", "convert it")
-        return PickleSource(source.weights_path)
-    from pagecli.model.weights.safetensors_file import SafetensorsSource
 
-    opened = SafetensorsSource(source.weights_path)
-    if source.config.quantization is None:
-        return opened
-    from pagecli.model.weights.packed.source import PackedSource
+def missing_tensor(where: Path | str, name: str) -> ModelError:
+    return ModelError(f"{where}: no tensor {name}", "is the file complete, and of the architecture its config names?")
 
-    return PackedSource(opened, source.config.quantization)
+
+def stored_name(names: Container[str], name: str) -> str | None:
+    """The name under which `name` is stored: models saved without their LM head lack the first part of it ("model."); those
+    inside a model of several kinds of input have a part more."""
+    first, _, bare = name.partition(".")
+    tried = (name, bare, f"language_model.{name}", f"{first}.language_model.{bare}")
+    return next((each for each in tried if each in names), None)
+
+
+class MappedFile:
+    """`path` in memory as far as it is being read, mapped copy-on-write: copied to a GPU, read-only views make torch warn."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def bytes(self, start: int, end: int) -> bytes:
+        return self._map[start:end]
+
+    def view(self, start: int, end: int) -> Array:
+        """Bytes start .. end as an array of uint8, without a copy; start < end <= len(self)."""
+        return np.frombuffer(self._map, dtype=np.uint8, count=end - start, offset=start)
+
+    def release(self) -> None:
+        """Release the pages read so far, which would else stay in memory beside the packed weights. Views stay valid."""
+        self._map.madvise(mmap.MADV_DONTNEED)

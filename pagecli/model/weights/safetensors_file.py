@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from pagecli.core.arrays import Array, stored_as
 from pagecli.errors import ModelError
-from pagecli.model.weights.source import MappedFile, check_tensor, missing_tensor, stored_name
+from pagecli.model.weights.reader import MappedFile, check_tensor, missing_tensor, stored_name
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _OF_LAYERS: dict[str, np.dtype[Any]] = {  # that are quantized

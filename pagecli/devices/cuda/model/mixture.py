@@ -6,9 +6,9 @@ from typing import Protocol
 
 import torch
 
+from pagecli.devices.base import StepInputs
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model.weights import CudaWeights
-from pagecli.devices.step_inputs import StepInputs
 from pagecli.model.program import Combine, ExpertLinear, Mixture, Router
 
 FEW_ROWS, MANY_ROWS = 16, 64  # of a tile

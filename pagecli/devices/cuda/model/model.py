@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from pagecli.core.arrays import Array
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.adapters import CudaLowRank, num_adapters_of, tiles_of
@@ -18,7 +19,6 @@ from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.model.weights import CudaWeights
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.rotary_table import rotations_of, table_of
-from pagecli.devices.step_inputs import KVCache, StepInputs
 from pagecli.model.program import (
     Add,
     Attention,

@@ -19,8 +19,7 @@ from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.limits import is_float8
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.model.program import Embedding, ExpertLinear, Head, Linear, Operation, Program, Weight, weights_of
-from pagecli.model.weights.reader import WeightReader, expert_name, rows_of_parts
-from pagecli.model.weights.source import WeightSource
+from pagecli.model.weights.reader import WeightReader, WeightSource, expert_name, rows_of_parts
 
 
 class CudaWeightReader(WeightReader):

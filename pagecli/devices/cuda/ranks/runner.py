@@ -8,14 +8,14 @@ import torch
 
 from pagecli.core.arrays import Array
 from pagecli.core.step_plan import StepPlan, max_scores
-from pagecli.devices import step_inputs
+from pagecli.devices import base
+from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.steps import graphs, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.runner import RunnerLimits
 from pagecli.devices.cuda.streams import Gpu
-from pagecli.devices.step_inputs import KVCache, StepInputs
 
 _Finish = Callable[[torch.Tensor, torch.Tensor], object]  # of the logits, and the rows of them that are wanted
 
@@ -49,7 +49,7 @@ class RankRunner:
 
     def run(self, plan: StepPlan) -> None:
         """A step for measurements: what it would choose is left alone."""
-        self.logits(step_inputs.build(plan, self._limits.block_size))
+        self.logits(base.inputs_of(plan, self._limits.block_size))
 
     @torch.inference_mode()
     def logits(self, inputs: StepInputs[Array]) -> Array:

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 from pagecli.core.arrays import Array
 from pagecli.core.step_plan import BlockMove
-from pagecli.devices.base import RunSettings
+from pagecli.devices.base import RunSettings, StepInputs
 from pagecli.devices.cuda.device import CudaDevice
 from pagecli.devices.cuda.ranks.all_reduce import AllReduce
 from pagecli.devices.cuda.ranks.runner import RankRunner
 from pagecli.devices.cuda.steps import startup
 from pagecli.devices.cuda.steps.memory_plan import GpuMemoryPlan
 from pagecli.devices.memory import block_bytes
-from pagecli.devices.step_inputs import StepInputs
 from pagecli.model.program import Program
 from pagecli.model.source import ModelSource
 

@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pagecli.core.step_plan import BlockMove, MoveKind
+from pagecli.devices.base import KVCache
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.streams import Event, Gpu
-from pagecli.devices.step_inputs import KVCache
 
 if TYPE_CHECKING:
     import torch

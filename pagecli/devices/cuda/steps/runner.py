@@ -13,6 +13,7 @@ import torch
 
 from pagecli.core.step_plan import StepResult, max_scores
 from pagecli.devices import several_logits, step_masks
+from pagecli.devices.base import KVCache
 from pagecli.devices.cuda.model.attention import spare_runs
 from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.model.prompt_attention import PromptRows
@@ -20,7 +21,6 @@ from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.choices import ChoicePlanner, Choices
 from pagecli.devices.cuda.streams import Event, Gpu, Graph
-from pagecli.devices.step_inputs import KVCache
 from pagecli.errors import PagecliError
 
 if TYPE_CHECKING:

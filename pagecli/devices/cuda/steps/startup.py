@@ -11,7 +11,7 @@ from pagecli.core.dtypes import TORCH_NAMES
 from pagecli.core.model_config import ModelConfig
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.core.step_plan import Chunk, SampleSpec, StepPlan
-from pagecli.devices.base import RunSettings
+from pagecli.devices.base import KVCache, RunSettings
 from pagecli.devices.cuda.errors import DeviceMemoryError, device_errors
 from pagecli.devices.cuda.model.attention import most_partial_bytes
 from pagecli.devices.cuda.model.model import CudaModel
@@ -21,7 +21,6 @@ from pagecli.devices.cuda.steps.memory_plan import GpuMemoryPlan
 from pagecli.devices.cuda.steps.runner import CudaRunner, RunnerLimits
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.memory import block_bytes, most_useful_blocks
-from pagecli.devices.step_inputs import KVCache
 
 GRAPHS_PER_SIZE = 3  # contexts cut or not and block tables of two widths, for each size; further ones run without a graph
 
@@ -98,7 +97,7 @@ def _runner(
 def _allocate(
     device: Gpu, config: ModelConfig, num_blocks: int, settings: RunSettings, pinned: bool = False
 ) -> KVCache[torch.Tensor]:
-    """K and V as devices/step_inputs.KVCache describes them."""
+    """K and V as devices/base.KVCache describes them."""
     shape, make = (num_blocks, config.num_kv_heads, settings.block_size, config.head_dim), device.empty
     if pinned:
         make = device.pinned

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from pagecli.core.step_plan import MAX_SCORES
-from pagecli.devices import step_inputs
+from pagecli.devices import base
+from pagecli.devices.base import StepInputs
 from pagecli.devices.cuda.model.adapters import TILE_ROWS, most_tiles, tiles_of
 from pagecli.devices.cuda.model.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
 from pagecli.devices.cuda.model.model import CudaStep
 from pagecli.devices.cuda.model.prompt_attention import PromptRows, whole_prompts
-from pagecli.devices.step_inputs import StepInputs
 
 if TYPE_CHECKING:
     from pagecli.core.step_plan import StepPlan
@@ -51,7 +51,7 @@ def build(
     num_adapters: int = 0,
 ) -> HostStep:
     """The model's inputs for `plan`."""
-    return prepare(step_inputs.build(plan, block_size), block_size, windows, shape, buckets, max_width, num_adapters)
+    return prepare(base.inputs_of(plan, block_size), block_size, windows, shape, buckets, max_width, num_adapters)
 
 
 def prepare(

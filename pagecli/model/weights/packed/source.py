@@ -8,8 +8,8 @@ from pagecli.model.weights.packed.layer import Format, Layer
 from pagecli.model.weights.packed.mxfp4 import MXFP4
 from pagecli.model.weights.packed.plain import PLAIN
 from pagecli.model.weights.quantized import QuantizedSource, QuantizedTensor
+from pagecli.model.weights.reader import check_shape, check_tensor, missing_tensor
 from pagecli.model.weights.safetensors_file import SafetensorsSource
-from pagecli.model.weights.source import check_shape, check_tensor, missing_tensor
 
 _FORMATS: dict[str, Format] = {
     "gptq": GPTQ,
