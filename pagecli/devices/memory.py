@@ -11,8 +11,7 @@ from pagecli.core.dtypes import KV_BYTES, KV_SCALE_BYTES, QUANTIZED_DTYPES, WEIG
 from pagecli.core.engine_config import EngineConfig, is_faster_kept
 from pagecli.core.model_config import ModelConfig
 from pagecli.devices import limits
-from pagecli.devices.cpu.lm_head import bounds_bytes
-from pagecli.devices.cpu.model import buffer_widths
+from pagecli.devices.cpu.model import bounds_bytes, buffer_widths
 from pagecli.errors import ModelError, UsageError
 from pagecli.model.build_program import build
 from pagecli.model.program import ExpertLinear, Linear, Program, Router, widths

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pagecli.devices.cpu import kernels, lm_head
-from pagecli.devices.cpu.lm_head import LMHead
+from pagecli.devices.cpu import kernels, model
+from pagecli.devices.cpu.model import LMHead
 from pagecli.devices.step_masks import RowMasks
 
 NUM_TOKENS, SIZE = 9000, 96
@@ -52,7 +52,7 @@ def test_one_hard_row_among_many_does_not_disable_the_bounds(head):
 
 
 def test_small_vocabularies_and_weights_that_are_not_finite_have_none():
-    few = kernels.pack_weight(random(5, lm_head.MIN_TOKENS - 1, 8), "float32")
+    few = kernels.pack_weight(random(5, model.MIN_TOKENS - 1, 8), "float32")
     assert LMHead(few).bounds is None
     broken = random(6, NUM_TOKENS, SIZE)
     broken[77, 5] = np.nan
@@ -64,8 +64,8 @@ def test_small_vocabularies_and_weights_that_are_not_finite_have_none():
 @pytest.mark.parametrize(("num_tokens", "size"), [(9000, 96), (8192, 64), (8203, 768)])
 def test_its_size_is_known_from_the_shape(num_tokens, size):
     bounds = LMHead(kernels.pack_weight(random(8, num_tokens, size), "bfloat16")).bounds
-    assert bounds.nbytes == lm_head.bounds_bytes(num_tokens, size, 2)
-    assert lm_head.bounds_bytes(lm_head.MIN_TOKENS - 1, size, 2) == 0
+    assert bounds.nbytes == model.bounds_bytes(num_tokens, size, 2)
+    assert model.bounds_bytes(model.MIN_TOKENS - 1, size, 2) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
@@ -84,8 +84,8 @@ def test_with_a_bias_each_row_gets_the_largest_of_what_its_mask_allows(dtype):
         np.where(allowed[mask], row, -np.inf).argmax() if mask >= 0 else row.argmax()
         for mask, row in zip(mask_of, logits, strict=True)
     ]
-    assert head.masked_argmax(x, RowMasks(words, mask_of)).tolist() == expected
-    assert head.masked_argmax(x, RowMasks(words, mask_of))[3] == 4711
+    assert head.argmax(x, RowMasks(words, mask_of)).tolist() == expected
+    assert head.argmax(x, RowMasks(words, mask_of))[3] == 4711
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int8-a16"])
@@ -93,5 +93,5 @@ def test_int8_weights_have_none(dtype):
     weight = kernels.pack_weight(random(9, NUM_TOKENS, SIZE), dtype)
     head = LMHead(weight)
     assert head.bounds is None
-    assert lm_head.bounds_bytes(NUM_TOKENS, SIZE, weight.nbytes / (NUM_TOKENS * SIZE)) == 0
+    assert model.bounds_bytes(NUM_TOKENS, SIZE, weight.nbytes / (NUM_TOKENS * SIZE)) == 0
     assert head.argmax(random(10, 30, SIZE)).tolist() == logits_argmax(head, random(10, 30, SIZE))

@@ -9,14 +9,15 @@ from pagecli.devices.cpu.weights.packed_weight import CpuWeights
 from pagecli.model.program import Combine, ExpertLinear, Mixture, Router
 
 
-def bind_mixture(operation: Mixture, weights: CpuWeights) -> Bound:
+def bind_mixture(operation: Mixture, added_to: str, weights: CpuWeights) -> Bound:
+    """`added_to`: the value that the experts' sum is added to; "": it is stored."""
     match operation:
         case Router():
             return _router(operation)
         case ExpertLinear():
             return _expert_linear(operation, weights)
         case Combine():
-            return bind_combine(operation, operation.out, accumulate=False)
+            return _combine(operation, added_to)
 
 
 def in_groups(rows: Array, groups: int) -> Array:
@@ -49,9 +50,9 @@ def _expert_linear(operation: ExpertLinear, weights: CpuWeights) -> Bound:
     return call
 
 
-def bind_combine(operation: Combine, out: str, accumulate: bool) -> Bound:
-    """`accumulate`: added to what `out` holds."""
+def _combine(operation: Combine, added_to: str) -> Bound:
     x, weights, shared, gate, chosen = operation.x, operation.weights, operation.shared, operation.gate, operation.chosen
+    out, accumulate = added_to or operation.out, bool(added_to)
 
     def call(step: BoundStep) -> None:
         values = step.values

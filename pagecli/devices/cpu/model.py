@@ -1,8 +1,10 @@
 """A program on the CPU: each operation bound to its weights once; the layers recorded and run as one native call a step.
 
-A linear layer, or an RMS norm, adds to what an addition behind it would.
+A linear layer, or an RMS norm, adds to what an addition behind it would. Of the last layer's logits, most need not be computed
+where only the largest is wanted.
 """
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,95 +16,48 @@ from pagecli.core import arrays
 from pagecli.core.arrays import Array
 from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cpu import kernels
-from pagecli.devices.cpu.lm_head import LMHead
-from pagecli.devices.cpu.weights.packed_weight import CpuWeights, PackedWeight
+from pagecli.devices.cpu.weights import quantized_bounds
+from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, CpuWeights, PackedWeight
 from pagecli.devices.rotary_table import rotations_of, table_of
-from pagecli.model.program import (
-    Add,
-    Attention,
-    Combine,
-    Embedding,
-    ExpertLinear,
-    GatedActivation,
-    Head,
-    Linear,
-    LowRank,
-    Norm,
-    Operation,
-    Program,
-    Reduce,
-    Rotary,
-    Router,
-    Select,
-    Split,
-    Weight,
-    widths,
-)
+from pagecli.model import program as ops
+from pagecli.model.program import Operation, Program, Weight
 
 if TYPE_CHECKING:
     from pagecli.devices.cpu.partial_products import SharedParts
-    from pagecli.devices.step_masks import PendingMasks
+    from pagecli.devices.step_masks import PendingMasks, RowMasks
+
+MIN_TOKENS = 8192  # smaller vocabularies have no bounds
+# Largest share of the weights to be computed. A panel takes 18 times as long for one row alone as in a batch of 64 (Zen 3);
+# with few rows reading the weights takes the time, of which the bounds have half (bfloat16) or a quarter.
+MOST_COMPUTED, MOST_COMPUTED_OF_FEW = 1 / 32, 1 / 8
+# A matrix unit (AMX) multiplies all bfloat16 weights by more rows than these as fast as the bounds are computed.
+MOST_ROWS_BESIDE_UNIT = 32
 
 
-@dataclass(frozen=True, slots=True)
-class LinearAdd:
-    """out += activation(x @ weight.T + bias): Linear and the Add of its output, which is never in memory."""
-
-    out: str
-    x: str
-    weight: Weight
-    bias: Weight | None
-    activation: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReduceAdd:
-    """out += ((parts[0] + parts[1]) + ...): Reduce and the Add of its output."""
-
-    out: str
-    parts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NormAdd:
-    """out += norm(norm.x): Norm and the Add of its output, which is never in memory."""
-
-    out: str
-    norm: Norm
-
-
-@dataclass(frozen=True, slots=True)
-class CombineAdd:
-    """out += what `combine` gives: Combine and the Add of its output, which is never in memory."""
-
-    out: str
-    combine: Combine
-
-
-CpuOperation = Operation | LinearAdd | ReduceAdd | NormAdd | CombineAdd
-
-
-def fuse_adds(operations: Iterable[Operation]) -> tuple[CpuOperation, ...]:
-    fused: list[CpuOperation] = []
+def with_adds(operations: Iterable[Operation]) -> list[tuple[Operation, str]]:
+    """The operations, each with the value that its output is added to and so never in memory, where an Add of it comes next,
+    which is left out; "" with others: their output is stored."""
+    found: list[tuple[Operation, str]] = []
     for operation in operations:
-        before = fused[-1] if fused else None
-        if isinstance(operation, Add) and isinstance(before, Linear) and before.out == operation.x:
-            fused[-1] = LinearAdd(operation.out, before.x, before.weight, before.bias, before.activation)
-        elif isinstance(operation, Add) and isinstance(before, Reduce) and before.out == operation.x:
-            fused[-1] = ReduceAdd(operation.out, before.parts)
-        elif isinstance(operation, Add) and isinstance(before, Norm) and before.out == operation.x and before.kind == "rms":
-            fused[-1] = NormAdd(operation.out, before)
-        elif isinstance(operation, Add) and isinstance(before, Combine) and before.out == operation.x:
-            fused[-1] = CombineAdd(operation.out, before)
+        before, added_to = found[-1] if found else (None, "")
+        may_add = isinstance(before, ops.Linear | ops.Reduce | ops.Combine) or (
+            isinstance(before, ops.Norm) and before.kind == "rms"
+        )
+        if isinstance(operation, ops.Add) and may_add and not added_to and before.out == operation.x:
+            found[-1] = before, operation.out
         else:
-            fused.append(operation)
-    return tuple(fused)
+            found.append((operation, ""))
+    return found
 
 
 def buffer_widths(program: Program) -> dict[str, int]:
     """Columns of every buffer that the program takes on the CPU, of float32 with a row for each token of the largest step."""
-    fused = (LinearAdd, ReduceAdd, NormAdd, CombineAdd)
-    return widths(operation for operation in fuse_adds(program.operations()) if not isinstance(operation, fused))
+    return ops.widths(operation for operation, added_to in with_adds(program.operations()) if not added_to)
+
+
+def bounds_bytes(vocab_size: int, hidden_size: int, bytes_each: float) -> int:
+    """Bytes of an LM head's bounds, beside weights of `bytes_each`."""
+    return quantized_bounds.num_bytes(vocab_size, hidden_size) if vocab_size >= MIN_TOKENS and bytes_each >= 2 else 0
 
 
 class Workspace:
@@ -137,6 +92,68 @@ class Values(dict[str, Array]):
         return rows
 
 
+class LMHead:
+    """logits[M, N] = x[M, K] @ weight[N, K].T, and their argmax.
+
+    The argmax prunes by quantized upper bounds (weights/quantized_bounds.py): 8-bit sums bound every logit, and only those that
+    could be the largest are computed. The tokens are the same, to the bit; bounds that prune too little are disabled. int8
+    weights have none: they are as small and, on Zen 3, nearly as fast. Nor have those kept in fewer bits, which are smaller.
+    """
+
+    def __init__(self, weight: PackedWeight, bias: Array | None = None, cap: float = 0.0) -> None:
+        """Logits become cap * tanh(logit / cap) where there is a cap, which changes no argmax. A bias leaves no bounds."""
+        self.weight, self.bias, self.cap = weight, bias, cap
+        is_smaller = weight.dtype.startswith("int8") or weight.nbytes < weight.num_rows * weight.num_cols
+        is_bounded = weight.num_rows >= MIN_TOKENS and not is_smaller and bias is None
+        self.bounds = kernels.pack_bounds(weight) if is_bounded else None
+        beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
+        self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds
+        self._rows = self._panels = 0  # with bounds, and panels computed in spite of them
+        self._allowed = 0.0  # panels
+
+    def __call__(self, out: Array, x: Array) -> None:
+        kernels.linear(out, x, self.weight, self.bias)
+        if self.cap > 0:
+            np.divide(out, np.float32(self.cap), out=out)
+            np.multiply(np.tanh(out, out=out), np.float32(self.cap), out=out)
+
+    def argmax(self, x: Array, masks: "RowMasks | None" = None) -> Array:
+        """[M] int64: the first of the largest of each row's N logits, among those that its mask allows, one at least."""
+        indices = np.empty(x.shape[0], dtype=np.int64)
+        if self.bias is not None:
+            logits = self.biased(x)
+            if masks is not None:
+                kernels.restrict_logits(logits, masks.words, masks.mask_of)
+            kernels.argmax(indices, logits)
+            return indices
+        bounds = self.bounds if x.shape[0] <= self._most_rows else None
+        if masks is not None:
+            num_rows, num_panels = kernels.masked_argmax(indices, x, self.weight, masks.words, masks.mask_of, bounds)
+        else:
+            num_rows, num_panels = x.shape[0], kernels.linear_argmax(indices, x, self.weight, bounds)
+        if bounds is not None and num_rows:
+            self._judge(num_rows, num_panels)
+        return indices
+
+    def biased(self, x: Array) -> Array:
+        logits = np.empty((x.shape[0], self.weight.num_rows), np.float32)
+        kernels.linear(logits, x, self.weight, self.bias)
+        return logits
+
+    def _judge(self, num_rows: int, num_panels: int) -> None:
+        """Disables bounds that prune too little: too many panels are computed."""
+        self._rows += num_rows
+        self._panels += num_panels
+        self._allowed += (
+            num_rows * self.weight.num_rows / PANEL_WIDTH * (MOST_COMPUTED if num_rows > 4 else MOST_COMPUTED_OF_FEW)
+        )
+        if self._rows >= 64:
+            if self._panels > self._allowed:
+                self.bounds = None
+            self._rows = self._panels = 0
+            self._allowed = 0.0
+
+
 @dataclass(slots=True)
 class _Step:
     """What the bound operations of one step read and write."""
@@ -149,7 +166,7 @@ class _Step:
 
 
 _Bound = Callable[[_Step], None]
-_NOT_RECORDED = (Add, Embedding, Select)
+_NOT_RECORDED = (ops.Add, ops.Embedding, ops.Select)
 
 
 class CpuModel:
@@ -172,12 +189,11 @@ class CpuModel:
         bounds = self.lm_head.bounds
         self.weight_bytes = weights.num_bytes + (bounds.nbytes if bounds is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program), {} if shared is None else shared.parts)
+        layers = with_adds(operation for layer in program.layers for operation in layer)
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
-        self.record_layers = not any(isinstance(op, _NOT_RECORDED) for layer in program.layers for op in fuse_adds(layer))
+        self.record_layers = not any(isinstance(operation, _NOT_RECORDED) for operation, _ in layers)
         self._rotary, self._rotations = table_of(program, weights.vector), rotations_of(program)
-        self._cos_sin: Array | None = None  # as far as the longest context until now
-        self._embed, self._head = self._bind(program.embed), self._bind(program.head)
-        self._layers = self._bind(operation for layer in program.layers for operation in layer)
+        self._embed, self._layers, self._head = map(self._bind, (with_adds(program.embed), layers, with_adds(program.head)))
         self._last = head.x
         self._recorded = kernels.LayerProgram(max_batch_tokens)
         self._recorded_for: weakref.ref[KVCache[Array]] | None = None  # whose memory ends with its engine
@@ -192,14 +208,11 @@ class CpuModel:
     def most_likely(self, inputs: StepInputs[Array], kv: KVCache[Array], masks: "PendingMasks | None" = None) -> Array:
         """token_ids[R], int64: the argmax of what `forward` gives among the allowed tokens, without the logits."""
         last = self.last_hidden(inputs, kv)
-        made = None if masks is None else masks.result()
-        return self.lm_head.argmax(last) if made is None else self.lm_head.masked_argmax(last, made)
+        return self.lm_head.argmax(last, None if masks is None else masks.result())
 
     def last_hidden(self, inputs: StepInputs[Array], kv: KVCache[Array]) -> Array:
         """The rows of the LM head's input: those of the tokens whose next tokens are wanted."""
-        cos_sin = self._cos_sin
-        if self._rotary is not None and (cos_sin is None or inputs.context_lens.max() > cos_sin.shape[0]):
-            cos_sin = self._cos_sin = self._rotary.up_to(int(inputs.context_lens.max()))
+        cos_sin = None if self._rotary is None else self._rotary.up_to(int(inputs.context_lens.max()))
         step = _Step(Values(self.workspace, inputs.token_ids.shape[0]), inputs, kv, cos_sin)
         _run(self._embed, step)
         if self.record_layers:
@@ -223,64 +236,53 @@ class CpuModel:
         sequences = inputs.block_tables, inputs.context_lens, inputs.query_start
         self._recorded.run(inputs.positions, step.cos_sin, inputs.slot_ids, *sequences, inputs.adapter_ids)
 
-    def _bind(self, operations: Iterable[Operation]) -> list[_Bound]:
-        """The operations as calls of kernels; views and the head, which `forward` and `most_likely` take, aside."""
-        return [self._bound(operation) for operation in fuse_adds(operations) if not isinstance(operation, Head)]
+    def _bind(self, operations: list[tuple[Operation, str]]) -> list[_Bound]:
+        """The operations as calls of kernels; the head, which `forward` and `most_likely` take, aside."""
+        return [self._bound(operation, to) for operation, to in operations if not isinstance(operation, ops.Head)]
 
-    def _bound(self, operation: CpuOperation) -> _Bound:
+    def _bound(self, operation: Operation, added_to: str) -> _Bound:
         match operation:
-            case Linear(weight=weight) if weight.whole_columns:
+            case ops.Linear(weight=weight) if weight.whole_columns:
                 from pagecli.devices.cpu.partial_products import bind_partial
 
                 return bind_partial(operation, self.weights.matrix(weight), self._vector_or_none(operation.bias))
-            case Linear() | LinearAdd():
-                return self._linear(operation)
-            case LowRank(a=a, b=b, starts=starts):
+            case ops.Linear():
+                return self._linear(operation, added_to)
+            case ops.LowRank(a=a, b=b, starts=starts):
                 from pagecli.devices.cpu.partial_products import bind_low_rank
 
                 self.weight_bytes += a.nbytes + b.nbytes + starts.nbytes
                 return bind_low_rank(operation)
-            case Norm():
-                return self._norm(operation, operation.out, accumulate=False)
-            case NormAdd(out, norm):
-                return self._norm(norm, out, accumulate=True)
-            case Attention():
+            case ops.Norm():
+                return self._norm(operation, added_to)
+            case ops.Attention():
                 return self._attention(operation)
-            case Embedding():
+            case ops.Embedding():
                 return self._embedding(operation)
-            case Split():
+            case ops.Split():
                 return lambda step: _split(operation, step.values)
-            case Rotary(q, k, rope, factors):
+            case ops.Rotary(q, k, rope, factors):
                 columns = self._rotations[rope, factors], rope.rotary_dim
                 return lambda step: _rotate(step, q, k, columns)
-            case GatedActivation():
+            case ops.GatedActivation():
                 return _gated(operation)
-            case Router() | ExpertLinear() | Combine():
+            case ops.Router() | ops.ExpertLinear() | ops.Combine():
                 from pagecli.devices.cpu.mixture import bind_mixture
 
-                return bind_mixture(operation, self.weights)
-            case CombineAdd(out, combine):
-                from pagecli.devices.cpu.mixture import bind_combine
-
-                return bind_combine(combine, out, accumulate=True)
-            case Add(out, x):
+                return bind_mixture(operation, added_to, self.weights)
+            case ops.Add(out, x):
                 return lambda step: _add(step.values[out], step.values[x])
-            case Select(out, x):
+            case ops.Select(out, x):
                 return lambda step: _select(step, out, x)
-            case Reduce() | ReduceAdd():
+            case ops.Reduce():
                 from pagecli.devices.cpu.partial_products import bind_sum
 
-                return bind_sum(operation.out, operation.parts, isinstance(operation, ReduceAdd), self._meeting)
+                return bind_sum(operation, added_to, self._meeting)
         raise ValueError(f"the CPU has no {type(operation).__name__}")
 
-    def _linear(self, operation: Linear | LinearAdd) -> _Bound:
-        out, x, activation, accumulate = operation.out, operation.x, operation.activation, isinstance(operation, LinearAdd)
+    def _linear(self, operation: ops.Linear, added_to: str) -> _Bound:
+        out, x, activation, accumulate = added_to or operation.out, operation.x, operation.activation, bool(added_to)
         sections, bias = self.weights.sections(operation.weight), self._vector_or_none(operation.bias)
-        if len(sections) == 1:
-            weight = sections[0]
-            return lambda step: kernels.linear(
-                step.values[out], step.values[x], weight, bias, activation, accumulate, step.program
-            )
 
         def call(step: _Step) -> None:
             first = 0
@@ -292,18 +294,18 @@ class CpuModel:
 
         return call
 
-    def _norm(self, operation: Norm, out: str, accumulate: bool) -> _Bound:
-        x, eps = operation.x, operation.eps
+    def _norm(self, operation: ops.Norm, added_to: str) -> _Bound:
+        out, x, eps = added_to or operation.out, operation.x, operation.eps
         weight, bias = self._vector_or_none(operation.weight), self._vector_or_none(operation.bias)
         weight = np.ones(self.config.hidden_size, np.float32) if weight is None else weight
         if operation.kind == "rms" and x in ("q", "k") and len(weight) != self.config.head_dim:  # of all heads together
             return lambda step: kernels.rms_norm(_flat(step, out), _flat(step, x), weight, eps, program=step.program)
         if operation.kind == "rms":
-            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps, accumulate, step.program)
+            return lambda step: kernels.rms_norm(step.values[out], step.values[x], weight, eps, bool(added_to), step.program)
         shift = np.zeros_like(weight) if bias is None else bias
         return lambda step: kernels.layer_norm(step.values[out], step.values[x], weight, shift, eps, step.program)
 
-    def _attention(self, operation: Attention) -> _Bound:
+    def _attention(self, operation: ops.Attention) -> _Bound:
         layer, scale, window, cap = operation.layer, operation.scale, operation.window, operation.cap
         slopes = np.array(operation.slopes, np.float32) if operation.slopes else None
         sinks = self._vector_or_none(operation.sinks)
@@ -321,17 +323,20 @@ class CpuModel:
     def _vector_or_none(self, weight: Weight | None) -> Array | None:
         return None if weight is None else self.weights.vector(weight)
 
-    def _embedding(self, operation: Embedding) -> _Bound:
-        out, ids, offset, scale = operation.out, operation.ids, operation.offset, operation.scale
+    def _embedding(self, operation: ops.Embedding) -> _Bound:
+        out, offset, scale = operation.out, operation.offset, operation.scale
         weight = self.weights.matrix(operation.weight)
-        if scale != 1.0:
-            return lambda step: _embed_scaled(step.values[out], getattr(step.inputs, ids) + offset, weight, scale)
-        if offset == 0:
-            return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids), weight)
-        return lambda step: kernels.embedding(step.values[out], getattr(step.inputs, ids) + offset, weight)
+
+        def call(step: _Step) -> None:
+            rows, ids = step.values[out], getattr(step.inputs, operation.ids)
+            kernels.embedding(rows, ids + offset if offset else ids, weight)
+            if scale != 1.0:
+                np.multiply(rows, np.float32(scale), out=rows)
+
+        return call
 
 
-def _gated(operation: GatedActivation) -> _Bound:
+def _gated(operation: ops.GatedActivation) -> _Bound:
     out, x, groups = operation.out, operation.x, operation.groups
     settings = operation.activation, operation.limit, operation.alpha
     if groups == 1:
@@ -359,16 +364,11 @@ def _flat(step: _Step, name: str) -> Array:
     return heads.reshape(heads.shape[0], heads.shape[1] * heads.shape[2])
 
 
-def _embed_scaled(out: Array, ids: Array, weight: PackedWeight, scale: float) -> None:
-    kernels.embedding(out, ids, weight)
-    np.multiply(out, np.float32(scale), out=out)
-
-
 def _add(out: Array, x: Array) -> None:
     np.add(out, x, out=out)
 
 
-def _split(operation: Split, values: Values) -> None:
+def _split(operation: ops.Split, values: Values) -> None:
     """Once for all layers: their views are the same."""
     if operation.q in values:
         return

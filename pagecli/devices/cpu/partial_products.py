@@ -9,7 +9,7 @@ from pagecli.core.arrays import Array
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.bound_step import Bound
 from pagecli.devices.cpu.weights.packed_weight import PackedWeight
-from pagecli.model.program import Linear, LowRank
+from pagecli.model.program import Linear, LowRank, Reduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ def bind_partial(operation: Linear, weight: PackedWeight, bias: Array | None) ->
     )
 
 
-def bind_sum(out: str, parts: tuple[str, ...], accumulate: bool, meeting: Any) -> Bound:
-    """The sum of the parts, some of them other ranks', which `meeting` (kernels.rendezvous) waits for."""
+def bind_sum(operation: Reduce, added_to: str, meeting: Any) -> Bound:
+    """The sum of the parts, some of them other ranks', which `meeting` (kernels.rendezvous) waits for, stored or `added_to`."""
+    out, parts, accumulate = added_to or operation.out, operation.parts, bool(added_to)
     return lambda step: kernels.reduce(
         step.values[out], [step.values[part] for part in parts], accumulate, meeting, step.program
     )
