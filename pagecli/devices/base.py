@@ -128,6 +128,8 @@ class HostModel(Protocol):
 
 
 class Device(Protocol):
+    """What computes models: the CPU, a GPU, or another library on them."""
+
     name: str
 
     @property
@@ -211,7 +213,7 @@ def _is_available(device: Device) -> bool:
 
 
 def inputs_of(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
-    """Concatenate the plan's chunks: T tokens of S sequences, R of them sampled (shapes in StepInputs)."""
+    """The inputs of a step of these chunks, one behind the other."""
     _, of_chunks, firsts, tables, specs, *_ = plan.columns
     lengths = np.fromiter(map(len, of_chunks), dtype=np.int32, count=len(of_chunks))
     starts = np.array(firsts, dtype=np.int32)

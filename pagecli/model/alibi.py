@@ -4,7 +4,8 @@ import math
 
 
 def slopes(num_heads: int, scale: float = 1.0) -> tuple[float, ...]:
-    """Of each head, times `scale`. Where their number is no power of two, every second slope of the next one's follows."""
+    """The slope of each head, times `scale`. Where their number is no power of two, every second slope of the next one's
+    follows."""
     whole = 2 ** math.floor(math.log2(num_heads))
     first = [2.0 ** (-8.0 * (i + 1) / whole) for i in range(whole)]
     more = [2.0 ** (-4.0 * (2 * i + 1) / whole) for i in range(num_heads - whole)]

@@ -59,5 +59,5 @@ def _biases(weight: Weight, bias: str, name: str) -> Weight | None:
 
 
 def added_scale(config: ModelConfig) -> float:
-    """Of the weights behind which an addition to the hidden states comes, unless a norm there is scaled instead."""
+    """Factor of the weights behind which an addition to the hidden states comes, unless a norm there is scaled instead."""
     return config.residual_scale if config.order not in ("sandwich", "output") else 1.0

@@ -12,10 +12,6 @@ from typing import Any, Final, Literal
 from pagecli.core.model_config import Order
 
 NormKind = Literal["rms", "layer"]
-# Where a layer's norms stand (core/model_config.Order): before attention and before the MLP, whose outputs are added to the
-# hidden states; after each of
-# these additions; before each and on its output, ahead of the addition; on each output alone; once, before attention and MLP
-# side by side; or before each of these two.
 REQUIRED: Final = object()
 
 
@@ -50,6 +46,8 @@ class LearnedPositions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
+    """Tokens embedded, and what is done with the rows before the first layer."""
+
     name: str = "model.embed_tokens"
     size: Key | None = None  # of a token's row; None: hidden_size
     project_in: str = ""  # linear layers around the decoder where that size is not hidden_size
@@ -86,6 +84,8 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
+    """Attention of a layer: its tensors, norms, heads and positions."""
+
     norm: str = "input_layernorm"
     parallel_norm: str = ""  # of the order parallel_norms, where it has a name of its own
     out_norm: str = "post_attention_layernorm"  # of the orders sandwich and output
@@ -150,6 +150,8 @@ class Experts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Norm:
+    """The norms of all layers and the final one."""
+
     kind: NormKind = "rms"
     eps: Key | float = Key("rms_norm_eps", 1e-6)
     affine: Key | bool = True  # False: no weight, no bias
@@ -168,9 +170,8 @@ class Gguf:
     # Modules of a layer in whose place the file has others, whose rows follow each other; where there are any, every parameter
     # is a weight or a bias there.
     tensors: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    scaled_by_hidden: tuple[
-        int, ...
-    ] = ()  # layers of models with query_pre_attn_scalar hidden_size / heads, not the head's size
+    # Numbers of layers of the models whose query_pre_attn_scalar is hidden_size / heads, not the head's size.
+    scaled_by_hidden: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +192,9 @@ class Decoder:
     mlp: MLP = MLP()
     experts: Experts | None = None
     norm: Norm = Norm()
+    # Where a layer's norms stand, in the order of core/model_config.Order: before attention and before the MLP, whose outputs
+    # are added to the hidden states; after each of these additions; before each and on its output, ahead of the addition; on
+    # each output alone; once, before attention and MLP side by side; or before each of these two.
     order: Key | Order = "pre"
     residual_scale: Key | float = 1.0  # of what attention and MLP add to the hidden states
     final_norm: str = "model.norm"  # after the last layer, unless the order is post

@@ -53,7 +53,7 @@ class Weight:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of what is read of each tensor."""
+        """Of what is read of each tensor: (rows, columns), or (rows,) of vectors."""
         return tuple((rows, self.columns) if self.columns else (rows,) for rows in self.rows)
 
     @property
@@ -63,6 +63,7 @@ class Weight:
 
     @property
     def is_part(self) -> bool:
+        """Whether it is some rows or columns of its tensors."""
         return bool(self.whole_rows or self.whole_columns)
 
     @property
@@ -76,12 +77,6 @@ class Weight:
         )
 
     @property
-    def whole_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of each tensor in the checkpoint."""
-        columns = self.whole_columns or self.columns
-        return tuple((rows, columns) if columns else (rows,) for rows in self.whole_rows or self.rows)
-
-    @property
     def num_rows(self) -> int:
         return sum(self.rows)
 
@@ -91,6 +86,7 @@ class Weight:
 
     @property
     def num_elements(self) -> int:
+        """Numbers in the weight, of all its experts."""
         return max(1, self.experts) * sum(math.prod(shape) for shape in self.shapes)
 
     def tensor_names(self) -> Iterator[str]:
@@ -102,7 +98,7 @@ class Weight:
 
 
 def stacked_name(name: str) -> str:
-    """Of the tensor that holds all experts' matrices or vectors."""
+    """Name of the tensor that holds all experts' matrices or vectors."""
     return name.replace(".{}", "")
 
 
@@ -333,6 +329,7 @@ class Program:
 
 
 def weights_of(operation: Operation) -> list[Weight]:
+    """The weights that an operation reads, a LoRA adapter's matrices aside."""
     found = (getattr(operation, name, None) for name in ("weight", "bias", "factors", "sinks"))
     return [weight for weight in found if isinstance(weight, Weight)]
 

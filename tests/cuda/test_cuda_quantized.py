@@ -10,7 +10,7 @@ import torch
 from model.paged_steps import relative_error
 from test_cuda_models import logits_of
 
-from pagecli.devices.registry import load_model
+from pagecli.devices.base import load_model
 from pagecli.model.registry import resolve_model
 
 with pytest.MonkeyPatch.context() as patch:

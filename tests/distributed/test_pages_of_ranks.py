@@ -33,7 +33,7 @@ def checkpoint(tmp_path):
     program = build(resolve_model(str(tmp_path), "dummy").config)
     tensors = {}
     for weight in program.weights():
-        for name, shape in zip(weight.names, weight.whole_shapes, strict=True):
+        for name, shape in zip(weight.names, weight.shapes, strict=True):
             tensors[name] = np.ones(shape, np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     return tmp_path
@@ -61,7 +61,7 @@ def pages_read(monkeypatch):
             for tensor, (start, end) in self._rows_of_parts(weight):
                 note(tensor[start:end, weight.first_column : last] if weight.columns else tensor[start:end])
         else:
-            for name, shape in zip(weight.names, weight.whole_shapes, strict=True):
+            for name, shape in zip(weight.names, weight.shapes, strict=True):
                 note(self.source.read(name, shape))
         return read_weight(self, weight)
 

@@ -81,10 +81,10 @@ def test_ranks_together_compute_the_whole_products(cut, seed):
     tensors: dict = {}
 
     def tensor(weight):
-        parts = []
-        for index, (name, shape) in enumerate(zip(weight.names, weight.whole_shapes, strict=True)):
+        parts, shapes = [], dict(zip(weight.whole.names, weight.whole.shapes, strict=True))
+        for index, name in enumerate(weight.names):
             if name not in tensors:
-                tensors[name] = random.integers(-4, 5, shape).astype(np.float64)
+                tensors[name] = random.integers(-4, 5, shapes[name]).astype(np.float64)
             first = weight.first_rows[index] if weight.first_rows else 0
             part = tensors[name][first : first + weight.rows[index]]
             parts.append(part[:, weight.first_column : weight.first_column + weight.columns] if weight.columns else part)

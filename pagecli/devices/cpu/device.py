@@ -206,7 +206,7 @@ class ModelRunner:
         return pending.results
 
     def launch(self, plan: "StepPlan") -> PendingStep:
-        """Run the step. A plan without chunks only moves blocks."""
+        """Run the step, as `run`; its results are for `collect`. A plan without chunks only moves blocks."""
         if plan.moves:
             self.mover.carry_out(plan.moves)
         if not plan.chunks:

@@ -45,6 +45,34 @@ _native = _load_extension()
 _force_isa(_native)
 
 
+class LayerProgram(_native.LayerProgram):  # type: ignore[misc, name-defined]
+    """Operations that are recorded once and then run as one call, without Python between them.
+
+    LayerProgram(max_tokens): every operation is given max_tokens rows, the most that `run` may be given. An operation that is
+    given a program is checked and recorded there, not run: linear, the norms and activations, rotary_embedding, store_kv and
+    paged_attention take one. A program keeps no reference to what they were given: buffers, weights and caches must live as
+    long as it is used.
+    """
+
+    def __len__(self) -> int:
+        """The number of operations."""
+        return self.num_operations
+
+    def run(
+        self,
+        positions: Tensor,
+        cos_sin: Tensor | None,
+        slot_ids: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        query_start: Tensor,
+        adapter_ids: Tensor | None = None,
+    ) -> None:
+        """Run what was recorded on the first T = len(positions) rows of its buffers, with these arrays, shaped as the
+        operations take them, in place of those of the recording. cos_sin may be None where nothing is rotated."""
+        super().run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start, adapter_ids)
+
+
 def isa_name() -> str:
     """The instruction set in use."""
     return _native.isa_name()
@@ -56,7 +84,7 @@ def supported_isas() -> list[str]:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Threads of every operation, the calling one included; at least 1."""
+    """Run every operation on so many threads, the calling one included; at least 1."""
     _native.set_num_threads(num_threads)
 
 
@@ -147,11 +175,11 @@ def linear(
     bias: Tensor | None = None,
     activation: str = "none",
     accumulate: bool = False,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
     """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])."""
     shape = weight.num_rows, weight.num_cols
-    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, _recorded(program))
+    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, program)
 
 
 def low_rank(
@@ -161,11 +189,11 @@ def low_rank(
     b: Tensor,
     starts: Tensor,
     adapter_ids: Tensor | None,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
     """out[T, N] += (x[T, K] @ a[r].T) @ b[r] of the ranks r = starts[i]:starts[i + 1] of each token's adapter
     i = adapter_ids[T] (int32), of a[R, K] and b[R, N]; nothing where i is -1, or adapter_ids None."""
-    _native.low_rank(out, x, a, b, starts, adapter_ids, _recorded(program))
+    _native.low_rank(out, x, a, b, starts, adapter_ids, program)
 
 
 def pack_bounds(weight: PackedWeight) -> QuantizedBounds | None:
@@ -202,15 +230,15 @@ def masked_argmax(
 
 
 def rms_norm(
-    out: Tensor, x: Tensor, weight: Tensor, eps: float, accumulate: bool = False, program: "LayerProgram | None" = None
+    out: Tensor, x: Tensor, weight: Tensor, eps: float, accumulate: bool = False, program: LayerProgram | None = None
 ) -> None:
     """out[..., D] (+)= x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any stride; out may be x."""
-    _native.rms_norm(out, x, weight, eps, accumulate, _recorded(program))
+    _native.rms_norm(out, x, weight, eps, accumulate, program)
 
 
-def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, program: "LayerProgram | None" = None) -> None:
+def layer_norm(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, program: LayerProgram | None = None) -> None:
     """out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
-    _native.layer_norm(out, x, weight, bias, eps, _recorded(program))
+    _native.layer_norm(out, x, weight, bias, eps, program)
 
 
 def rotary_embedding(
@@ -220,16 +248,16 @@ def rotary_embedding(
     cos_sin: Tensor,
     first_column: int = 0,
     rotary_dim: int = 0,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
     """Rotate q[T, heads, D] and k[T, kv_heads, D] in place by positions[T] (int32) with cos_sin[P, R]; of several tables side
     by side, the one of rotary_dim columns from first_column on."""
-    _native.rotary_embedding(q, k, positions, cos_sin, first_column, rotary_dim, _recorded(program))
+    _native.rotary_embedding(q, k, positions, cos_sin, first_column, rotary_dim, program)
 
 
-def activation(out: Tensor, x: Tensor, name: str, program: "LayerProgram | None" = None) -> None:
+def activation(out: Tensor, x: Tensor, name: str, program: LayerProgram | None = None) -> None:
     """out[T, I] = name(x[T, I]); name: relu, gelu (erf), gelu_tanh, silu, relu2; out may be x."""
-    _native.activation(out, x, name, _recorded(program))
+    _native.activation(out, x, name, program)
 
 
 def gated_activation(
@@ -238,15 +266,16 @@ def gated_activation(
     name: str,
     limit: float = 0.0,
     alpha: float = 1.0,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
-    """out[..., I] = name(gate_up[..., :I]) * gate_up[..., I:], of [T, 2 * I] or [T, groups, 2 * I]; limit 0: unclamped."""
-    _native.gated_activation(out, gate_up, name, limit, alpha, _recorded(program))
+    """out[..., I] = name(gate_up[..., :I]) * gate_up[..., I:], of [T, 2 * I] or [T, groups, 2 * I]; name as of
+    activation; limit > 0: as in `reference`."""
+    _native.gated_activation(out, gate_up, name, limit, alpha, program)
 
 
-def router(ids: Tensor, weights: Tensor, logits: Tensor, normalize: bool, program: "LayerProgram | None" = None) -> None:
+def router(ids: Tensor, weights: Tensor, logits: Tensor, normalize: bool, program: LayerProgram | None = None) -> None:
     """ids[T, C] (int32) = the experts of the C largest of logits[T, E], the first of equals; weights[T, C] = their softmax."""
-    _native.router(ids, weights, logits, normalize, _recorded(program))
+    _native.router(ids, weights, logits, normalize, program)
 
 
 def grouped_linear(
@@ -255,12 +284,12 @@ def grouped_linear(
     ids: Tensor,
     weight: PackedExperts,
     bias: Tensor | None = None,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
     """out[T, C, N] = x[T, K] or x[T, C, K] @ weight[ids[T, C], N, K].T + bias[ids[T, C], N]: the bits of `linear`; weights of
     experts that no row names are not read."""
     shape = weight.num_experts, weight.num_rows, weight.num_cols
-    _native.grouped_linear(out, x, ids, weight.data, *shape, bias, _recorded(program))
+    _native.grouped_linear(out, x, ids, weight.data, *shape, bias, program)
 
 
 def combine_experts(
@@ -270,10 +299,10 @@ def combine_experts(
     shared: Tensor | None = None,
     gate: Tensor | None = None,
     accumulate: bool = False,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
     """out[T, N] (+)= the sum of weights[T, C] * x[T, C, N] over C in order, then sigmoid(gate[T, 1]) * shared[T, N]."""
-    _native.combine_experts(out, x, weights, shared, gate, accumulate, _recorded(program))
+    _native.combine_experts(out, x, weights, shared, gate, accumulate, program)
 
 
 def rendezvous(words: Tensor, rank: int, timeout_seconds: float) -> Any:
@@ -286,14 +315,15 @@ def rendezvous(words: Tensor, rank: int, timeout_seconds: float) -> Any:
 
 
 def reduce(
-    out: Tensor, parts: list[Tensor], accumulate: bool = False, meeting: Any = None, program: "LayerProgram | None" = None
+    out: Tensor, parts: list[Tensor], accumulate: bool = False, meeting: Any = None, program: LayerProgram | None = None
 ) -> None:
     """out[T, N] (+)= ((parts[0] + parts[1]) + parts[2]) + ..., after the `meeting` of the ranks that compute them."""
-    _native.reduce(out, parts, accumulate, meeting, _recorded(program))
+    _native.reduce(out, parts, accumulate, meeting, program)
 
 
 def argmax(out: Tensor, x: Tensor) -> None:
-    """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N]; 0 where all are NaN."""
+    """out[R] int64 = index of the largest number, the first of equal ones, of each row of x[R, N] (float32); -1 where no token
+    can be chosen: a number is NaN or +inf, or all are -inf."""
     _native.argmax(out, x)
 
 
@@ -325,16 +355,17 @@ def sample(
     min_p: Tensor,
     draws: Tensor,
 ) -> None:
-    """out[R] int64 = a token of each row of logits[R, N] after the filters, by draws[R] (int64, times 2^-53)."""
+    """out[R] int64 = a token of each row of logits[R, N], drawn after temperature[R], top_k[R] (int64; 0: all), top_p[R] and
+    min_p[R] by draws[R] (int64, times 2^-53); -1 as of argmax."""
     _native.sample(out, logits, temperature, top_k, top_p, min_p, draws)
 
 
 def store_kv(
-    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor, program: "LayerProgram | None" = None
+    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot_ids: Tensor, program: LayerProgram | None = None
 ) -> None:
     """Write k, v[T, kv_heads, D] into slots slot_ids[T] (int64) of v_cache[num_blocks, kv_heads, block_size, D (int8: D + 4)]
     and k_cache[num_blocks, kv_heads, D (int8: D + 4), block_size], K dimension by dimension."""
-    _native.store_kv(k_cache, v_cache, k, v, slot_ids, _recorded(program))
+    _native.store_kv(k_cache, v_cache, k, v, slot_ids, program)
 
 
 def paged_attention(
@@ -350,49 +381,14 @@ def paged_attention(
     cap: float = 0.0,
     slopes: Tensor | None = None,
     sinks: Tensor | None = None,
-    program: "LayerProgram | None" = None,
+    program: LayerProgram | None = None,
 ) -> None:
     """Causal attention of out, q[T, heads, D] over the paged caches; a row's result is the same in any batch and chunking.
     cap, slopes[heads], sinks[heads]: as in `reference`."""
     sequences = block_tables, context_lens, query_start
-    _native.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, cap, slopes, sinks, _recorded(program))
+    _native.paged_attention(out, q, k_cache, v_cache, *sequences, scale, window, cap, slopes, sinks, program)
 
 
 def copy_blocks(target: Tensor, source: Tensor, pairs: Tensor) -> None:
     """Copy blocks between caches[num_blocks, ...] of one type: pairs[n, 2] int64 are (source, target), in order."""
     _native.copy_blocks(target, source, pairs)
-
-
-class LayerProgram:
-    """Operations that are recorded once and then run as one call, without Python between them.
-
-    An operation that is given a program is checked and recorded there, not run: linear, the norms and activations,
-    rotary_embedding, store_kv and paged_attention take one. A program keeps no reference to what they were given: buffers,
-    weights and caches must live as long as it is used.
-    """
-
-    def __init__(self, max_tokens: int) -> None:
-        """Every operation is given max_tokens rows, the most that `run` may be given."""
-        self.native = _native.LayerProgram(max_tokens)
-
-    def __len__(self) -> int:
-        """The number of operations."""
-        return self.native.num_operations
-
-    def run(
-        self,
-        positions: Tensor,
-        cos_sin: Tensor | None,
-        slot_ids: Tensor,
-        block_tables: Tensor,
-        context_lens: Tensor,
-        query_start: Tensor,
-        adapter_ids: Tensor | None = None,
-    ) -> None:
-        """Run what was recorded on the first T = len(positions) rows of its buffers, with these arrays, shaped as the
-        operations take them, in place of those of the recording. cos_sin may be None where nothing is rotated."""
-        self.native.run(positions, cos_sin, slot_ids, block_tables, context_lens, query_start, adapter_ids)
-
-
-def _recorded(program: LayerProgram | None) -> Any:
-    return None if program is None else program.native

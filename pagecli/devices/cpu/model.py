@@ -1,7 +1,6 @@
 """A program on the CPU: each operation bound to its weights once; the layers recorded and run as one native call a step.
 
-A linear layer, or an RMS norm, adds to what an addition behind it would. Of the last layer's logits, most need not be computed
-where only the largest is wanted.
+An operation adds to what an Add behind it would. The last layer computes few of its logits where only the largest is wanted.
 """
 
 import sys
@@ -136,6 +135,7 @@ class LMHead:
         return indices
 
     def biased(self, x: Array) -> Array:
+        """[M, N] float32: the logits of a head with a bias, without the cap."""
         logits = np.empty((x.shape[0], self.weight.num_rows), np.float32)
         kernels.linear(logits, x, self.weight, self.bias)
         return logits

@@ -38,6 +38,7 @@ def bind_sum(operation: Reduce, added_to: str, meeting: Any) -> Bound:
 
 
 def bind_low_rank(operation: LowRank) -> Bound:
+    """What each row's adapter adds to some columns of a value."""
     out, x, first, last = operation.out, operation.x, operation.first, operation.last
     matrices = operation.a, operation.b, operation.starts
     columns = slice(operation.first_column, operation.first_column + operation.a.shape[1])

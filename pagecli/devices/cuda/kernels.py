@@ -178,7 +178,7 @@ def embedding(
 
 
 def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
-    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]."""
+    """out[R] int64 = index of the largest value, the first of equal ones, of each row of x[R, N]; -1 as in `reference`."""
     extension().argmax(out, x)
 
 

@@ -40,6 +40,8 @@ class Graph(Protocol):
 
 
 class Gpu(Protocol):
+    """One GPU: torch's, or the tests'."""
+
     @property
     def place(self) -> torch.device:
         """Where its tensors lie, for torch."""

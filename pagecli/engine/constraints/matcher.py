@@ -41,8 +41,10 @@ class Constraint(Protocol):
 
 
 def set_bit(words: Array, token_id: int) -> None:
+    """Allow a token in words[ceil(vocab / 32)], uint32 (core/token_masks.py)."""
     words[token_id >> 5] |= 1 << (token_id & 31)
 
 
 def clear_bit(words: Array, token_id: int) -> None:
+    """Forbid a token in words[ceil(vocab / 32)], uint32."""
     words[token_id >> 5] &= ~(1 << (token_id & 31)) & 0xFFFFFFFF

@@ -13,6 +13,8 @@ from pagecli.engine.generation.reasoning import ReasoningMarkers
 
 
 class Phase(Enum):
+    """Of a sequence's output: before, inside and behind its reasoning; only an answer is constrained."""
+
     START = 1  # the model may begin to think
     THINKING = 2
     ANSWER = 3

@@ -92,7 +92,7 @@ class PromptLookup:
 
 
 def drafter(speculate: Speculate) -> PromptLookup | None:
-    """By --speculate: of so many tokens at most; None with 0."""
+    """The drafter that --speculate asks for: of drafts of at most so many tokens, of MAX_DRAFT with "auto"; None with 0."""
     if speculate == 0:
         return None
     return PromptLookup() if speculate == "auto" else PromptLookup(max_tokens=speculate)

@@ -53,6 +53,7 @@ class PreemptionLog:
     by_request: dict[int, tuple[int, int]] = field(default_factory=dict)  # request_id -> times, tokens lost
 
     def record(self, request: Request, tokens_lost: int) -> None:
+        """Count a preemption of the request, which dropped so many computed tokens."""
         self.count += 1
         self.num_tokens_lost += tokens_lost
         times, lost = self.by_request.get(request.request_id, (0, 0))

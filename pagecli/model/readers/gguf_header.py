@@ -37,6 +37,8 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
+    """What stands before a GGUF file's tensor data."""
+
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]

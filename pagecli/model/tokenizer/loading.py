@@ -55,6 +55,8 @@ class _Unsure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenizerKey:
+    """The name under which the copy of a tokenizer is kept."""
+
     name: str  # 64 hexadecimal digits
     prefix_bytes: int | None = None  # of a .gguf file: the key stands for it if its header is no longer
 
@@ -77,7 +79,7 @@ def load_tokenizer(source: ModelSource) -> Tokenizer:
 
 
 def load_parts(path: Path) -> TokenizerParts:
-    """Of a model directory or .gguf file. Raises ModelError in one line when there is no tokenizer or it cannot be read."""
+    """The tokenizer of a model directory or .gguf file. Raises ModelError in one line where there is none to read."""
     folder = cache_folder()
     if folder is None:
         return parts_of(load_with_transformers(path))
@@ -154,7 +156,7 @@ def _load_and_keep(path: Path, folder: Path, keys: list[TokenizerKey]) -> Tokeni
 
 
 def tokenizer_keys(path: Path) -> Iterator[TokenizerKey]:
-    """Of a model directory its key; of a .gguf file one after the other. None at all where nothing should be kept.
+    """The key of a model directory; those of a .gguf file, one after the other. None at all where nothing should be kept.
 
     A key is taken of a file's first bytes, for its header's length is costly to find: it may stand for more than the header.
     """

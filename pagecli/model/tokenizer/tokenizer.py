@@ -107,6 +107,8 @@ _CLEAN_UPS = (
 
 @dataclass(frozen=True, slots=True)
 class TokenizerParts:
+    """What a tokenizer of transformers is made of, as far as it is used here."""
+
     backend: Any  # a Tokenizer of the tokenizers package, without truncation and padding
     num_tokens: int  # of the vocabulary, added ones included
     eos_token_id: int | None
@@ -201,6 +203,7 @@ def _cleans_up_spaces(tokenizer: Any) -> bool:
 
 
 def one_line(error: Exception) -> str:
+    """The first line of the error's message; without one the name of its type."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

@@ -11,19 +11,19 @@ from pagecli.model.program import Weight
 
 
 def stored_shape(weight: Weight, shape: tuple[int, ...], done: Container[str]) -> tuple[int, ...]:
-    """Of a tensor of that shape, as the checkpoint holds it."""
+    """The shape in which the checkpoint holds a tensor that the program reads as `shape`; `done`: by the source."""
     is_stored_so = weight.layout is None or not weight.layout.transposed or "transposed" in done
     return shape if is_stored_so else shape[::-1]
 
 
 def turned(weight: Weight, tensor: Array, done: Container[str]) -> Array:
-    """One tensor of several, its rows the program's rows."""
+    """One of a weight's tensors, its rows the program's rows."""
     is_stored_so = weight.layout is None or not weight.layout.transposed or "transposed" in done
     return tensor if is_stored_so else np.ascontiguousarray(tensor.T)
 
 
 def ordered(weight: Weight, joined: Array, done: Container[str]) -> Array:
-    """The joined rows in the program's order, scaled and offset."""
+    """A weight's joined rows in the program's order, offset and scaled."""
     layout = weight.layout
     if layout is not None and layout.heads is not None and "heads" not in done:
         joined = _by_kind(joined, *layout.heads)

@@ -260,7 +260,7 @@ class WeightReader:
 
 
 def expert_name(name: str, expert: int) -> str:
-    """Of the tensor that holds one expert's matrix or vector."""
+    """Name of the tensor that holds one expert's matrix or vector."""
     return name.format(expert) if "{}" in name else f"{name}.{expert}"
 
 
@@ -291,12 +291,14 @@ def check_tensor(where: Path | str, name: str, tensor: Array, shape: tuple[int, 
 
 
 def unsupported_type(where: Path | str, name: str, dtype: str) -> ModelError:
+    """The error for a tensor whose type no weight is read from."""
     return ModelError(
         f"{where}: tensor {name} has type {dtype}", "supported: float32, float16, bfloat16, and quantized GGUF files"
     )
 
 
 def missing_tensor(where: Path | str, name: str) -> ModelError:
+    """The error for a tensor that the checkpoint does not have."""
     return ModelError(f"{where}: no tensor {name}", "is the file complete, and of the architecture its config names?")
 
 
@@ -319,6 +321,7 @@ class MappedFile:
         return len(self._map)
 
     def bytes(self, start: int, end: int) -> bytes:
+        """A copy of bytes start .. end."""
         return self._map[start:end]
 
     def view(self, start: int, end: int) -> Array:

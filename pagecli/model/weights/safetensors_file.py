@@ -37,7 +37,7 @@ class SafetensorsSource:
         return stored_name(self._file_of, name)
 
     def has(self, stored: str) -> bool:
-        """By the checkpoint's name."""
+        """Whether there is a tensor of that name in the checkpoint."""
         return stored in self._file_of
 
     def is_quantized(self, stored: str) -> bool:

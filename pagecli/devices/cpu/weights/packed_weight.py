@@ -148,12 +148,12 @@ def allocate(num_rows: int, num_cols: int, dtype: str, huge_pages: bool = False)
 
 
 def allocate_experts(num_experts: int, num_rows: int, num_cols: int, dtype: str, huge_pages: bool = False) -> PackedExperts:
-    """Room for so many such weights."""
+    """Room for num_experts weights[num_rows, num_cols] packed as `dtype`, not filled."""
     return PackedExperts(_room(num_experts, num_rows, num_cols, dtype, huge_pages), num_experts, num_rows, num_cols)
 
 
 def like_quantized(weight: PackedWeight, num_experts: int) -> PackedExperts:
-    """Room for so many weights with the header of that quantized one, which is written."""
+    """Room for num_experts weights in the format of a quantized one: its header is written, the rest not filled."""
     header = quantized_weight.HEADER_BYTES
     data = empty((header + num_experts * (len(weight.data) - header),), np.uint8)
     data[:header] = weight.data[:header]

@@ -41,30 +41,32 @@ class Header:
 
     @property
     def num_offsets(self) -> int:
+        """Beside a scale: 0 or 1."""
         return 0 if self.format.kind == "none" else 1
 
     @property
     def num_factors(self) -> int:
-        """Of a run and a row, of scales; as many of offsets."""
+        """Of scales, in a run of a row; of offsets there are as many."""
         return RUN_K // self.format.part if self.format.part else 0
 
     @property
     def run_bytes(self) -> int:
-        """Of 16 rows."""
+        """Of a run of 16 rows."""
         return 16 * (self.num_factors * (1 + self.num_offsets) + RUN_K * self.format.bits // 8)
 
     @property
     def scales_bytes(self) -> int:
-        """Of 16 rows."""
+        """Of a group's scales and offsets, 16 rows."""
         return (64 if self.format.wide else 32) * (1 + self.num_offsets)
 
     @property
     def group_bytes(self) -> int:
-        """Of 16 rows."""
+        """Of a group of 16 rows: its scales and its runs."""
         return self.scales_bytes + self.format.group // RUN_K * self.run_bytes
 
 
 def header_of(data: Tensor) -> Header:
+    """The header of a packed weight's bytes."""
     dtype, bits, kind, group, part, center, float8, wide = np.asarray(data[:32]).view(np.int32).tolist()
     table = tuple(np.asarray(data[64:HEADER_BYTES]).view(np.float32).tolist())
     made_of = QuantizedFormat(bits, group, _OFFSETS[kind], part, center, table, bool(float8), bool(wide))
@@ -72,6 +74,7 @@ def header_of(data: Tensor) -> Header:
 
 
 def can_pack(tensor: AnyQuantized) -> bool:
+    """Whether the kernels take groups of the tensor's size and, of 4 bits, its table."""
     return tensor.format.group in GROUPS and (tensor.format.bits != 4 or _is_of_bytes(tensor.format.table))
 
 

@@ -52,6 +52,7 @@ CudaOperation = Operation | AddNorm | RotaryAttention | PositionedEmbedding
 
 
 def fuse(program: Program) -> list[CudaOperation]:
+    """The program's operations in order, those that one kernel does together as one."""
     fused: list[CudaOperation] = []
     for operation in _adds_behind_selections(program.operations()):
         before = fused[-1] if fused else None
@@ -86,6 +87,7 @@ def reads_of(operation: CudaOperation) -> set[str]:
 
 
 def writes_of(operation: CudaOperation) -> set[str]:
+    """The values an operation writes, those that it changes in place included."""
     if isinstance(operation, AddNorm):
         return {operation.norm.out, operation.norm.x}
     if isinstance(operation, RotaryAttention):

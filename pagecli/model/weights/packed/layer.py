@@ -35,6 +35,7 @@ class Layer:
         return exponents(found) if found.dtype == np.uint8 else to_float32(found)
 
     def damaged(self) -> ModelError:
+        """The error for tensors of other shapes or types than the format has."""
         what = f"{self.source.where}: {self.name} is not packed as quantization_config says"
         return ModelError(what, "is config.json its own?")
 
@@ -75,4 +76,4 @@ def with_kept_groups(tensor: QuantizedTensor) -> QuantizedTensor | None:
 
 
 def not_kept(layer: Layer) -> None:
-    """Of formats whose numbers no kernel takes."""
+    """`Format.quantized` of formats whose numbers no kernel takes."""
