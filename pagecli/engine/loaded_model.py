@@ -11,6 +11,7 @@ from pagecli.core.dtypes import KV_DTYPES
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import base, memory
 from pagecli.devices.base import Device, Model, Runner, RunSettings
+from pagecli.devices.cpu import kernels
 from pagecli.errors import UsageError
 from pagecli.model.registry import resolve_engine_model
 from pagecli.model.source import ModelSource
@@ -25,8 +26,6 @@ YOUNG_OBJECTS = 20_000
 def configure(num_threads: int | None) -> int:
     """Use `num_threads` threads, or OMP_NUM_THREADS, or one for each core this process may use; returns the number. Garbage is
     collected after YOUNG_OBJECTS, unless the program has asked for later or never."""
-    from pagecli.devices.cpu import kernels
-
     if 0 < gc.get_threshold()[0] < YOUNG_OBJECTS:
         gc.set_threshold(YOUNG_OBJECTS)
     chosen = num_threads or default_threads()
@@ -180,8 +179,6 @@ def load(
 
 def hardware(device_name: str) -> tuple[str, tuple[str, ...]]:
     """The instruction set of a device, and those that it could use, best first; none of a GPU. Raises ModelError."""
-    from pagecli.devices.cpu import kernels
-
     device = base.choose(device_name)
     return device.isa, tuple(kernels.supported_isas()) if device.name == "cpu" else ()
 

@@ -1,6 +1,7 @@
 """Weights in safetensors files, memory-mapped: a tensor read is a view of the file until it is packed."""
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ class SafetensorsSource:
 
     def stored(self, name: str) -> Array:
         """The tensor of that name in the checkpoint, of whatever shape. Raises ModelError."""
-        return self._shard(self._file_of[name]).read(name)
+        return self._shard(self._file_of[name]).read(name, _DTYPES)
 
     def raw(self, stored: str) -> Array:
         """A tensor by the checkpoint's name, in whatever type; of float8 the bytes."""
         if stored not in self._file_of:
             raise missing_tensor(self.where, stored)
-        return self._shard(self._file_of[stored]).raw(stored)
+        return self._shard(self._file_of[stored]).read(stored)
 
     def _shard(self, file: Path) -> "_Shard":
         if file not in self._opened:
@@ -102,24 +103,17 @@ class _Shard:
             raise missing_tensor(self._path, name)
         return self._header[name]["dtype"], tuple(self._header[name]["shape"])
 
-    def read(self, name: str) -> Array:
-        entry = self._header.get(name)
-        if entry is not None and entry["dtype"] not in _DTYPES:
-            raise ModelError(f"{self._path}: tensor {name} is stored as {entry['dtype']}", f"supported: {', '.join(_DTYPES)}")
-        return self.raw(name)
-
-    def raw(self, name: str) -> Array:
-        entry = self._header.get(name)
-        if entry is None:
-            raise missing_tensor(self._path, name)
-        kind, (start, end) = entry["dtype"], entry["data_offsets"]
-        if kind not in _DTYPES and kind not in _OF_LAYERS:
+    def read(self, name: str, kinds: Container[str] = _DTYPES.keys() | _OF_LAYERS.keys()) -> Array:
+        """A view of the tensor. Raises ModelError where it is missing or of another type."""
+        kind, shape = self.entry(name)
+        if kind not in kinds:
             raise ModelError(f"{self._path}: tensor {name} is stored as {kind}", f"supported: {', '.join(_DTYPES)}")
+        start, end = self._header[name]["data_offsets"]
         if start == end:
-            return np.empty(entry["shape"], np.float32)
+            return np.empty(shape, np.float32)
         stored = self.data.view(self._data_start + start, self._data_start + end)
         dtype = _OF_LAYERS[kind] if kind in _OF_LAYERS else stored_as(_DTYPES[kind])
-        return stored.view(dtype).reshape(entry["shape"])
+        return stored.view(dtype).reshape(shape)
 
 
 def read_index(path: Path) -> dict[str, str]:
