@@ -16,7 +16,7 @@ from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, pr
 from pagecli.model.readers.config_fields import token_id_tuple
 from pagecli.model.readers.generation_config import READ_KEYS, read_generation_config
 from pagecli.model.readers.hf_config import from_hf_config
-from pagecli.model.source import ADAPTER_FILES, ModelSource, QuantizedPart
+from pagecli.model.source import ADAPTER_FILES, BESIDE_GGUF, ModelSource, QuantizedPart
 
 if TYPE_CHECKING:
     from pagecli.model.weights.reader import WeightSource
@@ -31,7 +31,6 @@ _WEIGHT_FILES = {
     "pytorch_model.bin.index.json": "pickle",
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-_BESIDE_A_FILE = re.compile(r"token|tekken|vocab|merges|template|^config\.json$", re.IGNORECASE)
 _MODEL_FILE = re.compile(
     r"\.(safetensors|bin|gguf|model|jinja|tiktoken|spm)$|(token|tekken|vocab|merges|template|config|index).*\.(json|txt)$",
     re.IGNORECASE,
@@ -156,7 +155,7 @@ def config_json(name_or_path: str) -> dict[str, Any]:
 def _check_plain_files(path: Path) -> None:
     """Raises ModelError if the model, or a file that belongs to it, is a pipe or a device, whose reading might never end."""
     try:
-        folder, wanted = (path, _MODEL_FILE) if path.is_dir() else (path.parent, _BESIDE_A_FILE)
+        folder, wanted = (path, _MODEL_FILE) if path.is_dir() else (path.parent, BESIDE_GGUF)
         files = [path] if path.exists() else []
         files += [found for found in folder.iterdir() if wanted.search(found.name)] if files else []
         odd = [file for file in files if file.exists() and not file.is_file() and not file.is_dir()]
@@ -178,7 +177,7 @@ def local_files(name_or_path: str) -> Iterator[Path]:
             return
         if path.is_file():
             yield path
-            yield from (found for found in sorted(path.parent.iterdir()) if _BESIDE_A_FILE.search(found.name))
+            yield from (found for found in sorted(path.parent.iterdir()) if BESIDE_GGUF.search(found.name))
             return
     except OSError:
         return

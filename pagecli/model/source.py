@@ -1,5 +1,6 @@
 """A model that was found: its config, and where its weights, its tokenizer and its sampling defaults are."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from pagecli.core.model_config import ModelConfig
 from pagecli.model.readers.generation_config import GenerationDefaults
 
+# Names of files beside a .gguf file that transformers may read its tokenizer from.
+BESIDE_GGUF = re.compile(r"token|tekken|vocab|merges|template|^config\.json$", re.IGNORECASE)
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a LoRA adapter, as PEFT saves it
 
 

@@ -8,26 +8,8 @@ from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.reference import experts, operations
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.devices.rotary_table import rotations_of, table_of
-from pagecli.model.program import (
-    Add,
-    Attention,
-    Combine,
-    Embedding,
-    ExpertLinear,
-    GatedActivation,
-    Head,
-    Linear,
-    LowRank,
-    Norm,
-    Operation,
-    Program,
-    Reduce,
-    Rotary,
-    Router,
-    Select,
-    Split,
-    Weight,
-)
+from pagecli.model import program as ops
+from pagecli.model.program import Operation, Program, Weight
 from pagecli.model.weights.reader import WeightReader
 
 Values = dict[str, torch.Tensor]
@@ -66,59 +48,59 @@ class ReferenceModel:
 
     def _execute(self, operation: Operation, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
         match operation:
-            case Embedding(out, ids, weight, offset, scale):
+            case ops.Embedding(out, ids, weight, offset, scale):
                 table = self._weights[weight]
                 values[out] = self._empty(step.token_ids.shape[0], table.shape[1])
                 operations.embedding(values[out], getattr(step, ids) + offset, table)
                 values[out] *= scale
-            case Linear(out, x, weight, bias, activation, first):
+            case ops.Linear(out, x, weight, bias, activation, first):
                 values[out] = self._empty(values[x].shape[0], weight.num_rows)
                 columns = values[x][:, first : first + weight.columns]
                 operations.linear(values[out], columns, self._weights[weight], self._vector(bias), activation)
-            case Reduce(out, parts):
+            case ops.Reduce(out, parts):
                 values[out] = torch.empty_like(values[parts[0]])
                 operations.reduce(values[out], [values[part] for part in parts])
-            case LowRank(out, x, first, last, a, b, starts):
+            case ops.LowRank(out, x, first, last, a, b, starts):
                 matrices = torch.from_numpy(a).to(self.dtype), torch.from_numpy(b).to(self.dtype), torch.from_numpy(starts)
                 operations.low_rank(values[out][:, first:last], values[x], *matrices, step.adapter_ids)
-            case Norm():
+            case ops.Norm():
                 self._norm(operation, values)
-            case Split(q, k, v, x, heads, kv_heads, head_dim):
+            case ops.Split(q, k, v, x, heads, kv_heads, head_dim):
                 parts = values[x].view(values[x].shape[0], heads + 2 * kv_heads, head_dim).split([heads, kv_heads, kv_heads], 1)
                 values[q], values[k], values[v] = (part.clone() for part in parts)
-            case Rotary(q, k, rope, factors):
+            case ops.Rotary(q, k, rope, factors):
                 assert self._rotary is not None
                 first = self._rotations[rope, factors]
                 cos_sin = torch.from_numpy(self._rotary.up_to(int(step.context_lens.max()))).to(self.dtype)
                 operations.rotary_embedding(values[q], values[k], step.positions, cos_sin[:, first : first + rope.rotary_dim])
-            case Attention():
+            case ops.Attention():
                 self._attention(operation, values, step, kv)
-            case GatedActivation(out, x, activation, groups, limit, alpha):
+            case ops.GatedActivation(out, x, activation, groups, limit, alpha):
                 gate_up = values[x].unflatten(1, (groups, -1))
                 inner = torch.empty(*gate_up.shape[:2], gate_up.shape[2] // 2, dtype=self.dtype)
                 operations.gated_activation(inner, gate_up, activation, None, limit, alpha)
                 values[out] = inner.flatten(1)
-            case Router(ids, weights, x, chosen, normalized):
+            case ops.Router(ids, weights, x, chosen, normalized):
                 values[ids] = torch.empty(values[x].shape[0], chosen, dtype=torch.int32)
                 values[weights] = self._empty(values[x].shape[0], chosen)
                 experts.router(values[ids], values[weights], values[x], normalized)
-            case ExpertLinear():
+            case ops.ExpertLinear():
                 self._expert_linear(operation, values)
-            case Combine(out, x, weights, chosen, shared, gate):
+            case ops.Combine(out, x, weights, chosen, shared, gate):
                 rows = values[x].unflatten(1, (chosen, -1))
                 values[out] = self._empty(rows.shape[0], rows.shape[2])
                 experts.combine_experts(values[out], rows, values[weights], values.get(shared), values.get(gate))
-            case Add(out, x):
+            case ops.Add(out, x):
                 values[out] = values[out] + values[x]
-            case Select(out, x):
+            case ops.Select(out, x):
                 values[out] = values[x][step.logit_rows]
-            case Head(x, weight, bias, cap):
+            case ops.Head(x, weight, bias, cap):
                 logits = values["logits"] = self._empty(values[x].shape[0], weight.num_rows)
                 operations.linear(logits, values[x], self._weights[weight], self._vector(bias))
                 if cap > 0:
                     logits.div_(cap).tanh_().mul_(cap)
 
-    def _expert_linear(self, operation: ExpertLinear, values: Values) -> None:
+    def _expert_linear(self, operation: ops.ExpertLinear, values: Values) -> None:
         x, weight = values[operation.x], self._weights[operation.weight]
         if x.shape[1] != weight.shape[2]:
             x = x.unflatten(1, (operation.chosen, -1))
@@ -126,7 +108,7 @@ class ReferenceModel:
         experts.grouped_linear(out, x, values[operation.ids], weight, self._vector(operation.bias))
         values[operation.out] = out.flatten(1)
 
-    def _norm(self, norm: Norm, values: Values) -> None:
+    def _norm(self, norm: ops.Norm, values: Values) -> None:
         x = values[norm.x]
         if norm.weight is not None and norm.weight.num_rows != x.shape[-1]:  # of all heads together
             x = x.flatten(1)
@@ -139,7 +121,7 @@ class ReferenceModel:
             operations.layer_norm(out, x, weight, bias, norm.eps)
         values[norm.out] = out.view(values[norm.x].shape)
 
-    def _attention(self, operation: Attention, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
+    def _attention(self, operation: ops.Attention, values: Values, step: StepInputs[torch.Tensor], kv: KVCache[Array]) -> None:
         q, k, v = values[operation.q], values[operation.k], values[operation.v]
         k_cache, v_cache = as_tensor(kv.keys[operation.layer]), as_tensor(kv.values[operation.layer])
         operations.store_kv(k_cache, v_cache, k, v, step.slot_ids)

@@ -24,7 +24,7 @@ from typing import Any
 
 from pagecli import __version__
 from pagecli.errors import ModelError
-from pagecli.model.source import ModelSource
+from pagecli.model.source import BESIDE_GGUF, ModelSource
 from pagecli.model.tokenizer.tokenizer import (
     Tokenizer,
     TokenizerParts,
@@ -40,7 +40,6 @@ _PACKAGES = ("transformers", "tokenizers", "huggingface_hub", "gguf", "sentencep
 _ABOUT_MESSAGES = ("TRANSFORMERS_VERBOSITY", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz")
 _TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm")
-_BESIDE_GGUF = re.compile(r"token|tekken|vocab|merges|template|^config\.json$", re.IGNORECASE)
 _MAX_FILE_BYTES = 64 << 20
 _MAX_BYTES, _MAX_FILES = 256 << 20, 4096
 _GGUF_PREFIXES = (4 << 20, 32 << 20)  # bytes; most headers are within the first, none that we know of beyond the second
@@ -175,7 +174,7 @@ def tokenizer_keys(path: Path) -> Iterator[TokenizerKey]:
 
 
 def _gguf_keys(digest: Any, path: Path) -> Iterator[TokenizerKey]:
-    _add_folder(digest, path.parent, _BESIDE_GGUF)
+    _add_folder(digest, path.parent, BESIDE_GGUF)
     with open(path, "rb") as file:
         _add(digest, str(os.fstat(file.fileno()).st_size).encode())  # a file cut short is another
         for num_bytes in _GGUF_PREFIXES:

@@ -19,23 +19,8 @@ from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.model.weights import CudaWeights
 from pagecli.devices.cuda.streams import Gpu
 from pagecli.devices.rotary_table import rotations_of, table_of
-from pagecli.model.program import (
-    Add,
-    Attention,
-    Combine,
-    Embedding,
-    ExpertLinear,
-    GatedActivation,
-    Head,
-    Linear,
-    LowRank,
-    Norm,
-    Program,
-    Reduce,
-    Router,
-    Select,
-    Split,
-)
+from pagecli.model import program as ops
+from pagecli.model.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +68,7 @@ class CudaModel:
         self.gpu = gpu
         self.program, self.place, self.dtype = program, weights.place, weights.dtype
         shape = attention_shape(config.num_heads, config.num_kv_heads, config.head_dim, weights.dtype)
-        attentions = [operation for operation in program.operations() if isinstance(operation, Attention)]
+        attentions = [operation for operation in program.operations() if isinstance(operation, ops.Attention)]
         leaves_prompts = prompt_attention.is_on(weights.dtype) and all(operation.sinks is None for operation in attentions)
         self.attention_shape = replace(shape, leaves_prompts=leaves_prompts)
         self.windows = tuple(sorted({operation.window for operation in attentions}))
@@ -125,42 +110,42 @@ class CudaModel:
 
     def _bind(self, operation: CudaOperation) -> _Bound:
         match operation:
-            case Linear():
+            case ops.Linear():
                 return self._linear(operation)
-            case LowRank():
+            case ops.LowRank():
                 return self._low_rank(operation)
-            case Norm():
+            case ops.Norm():
                 return self._norm(operation, None)
             case AddNorm(norm, added):
                 return self._norm(norm, added)
-            case Attention():
+            case ops.Attention():
                 sinks = self._weights.vector(operation.sinks)
                 return lambda step: _attend(step, operation, None, sinks)
             case RotaryAttention(rotary, attention):
                 first = self._rotations[rotary.rope, rotary.factors]
                 columns, sinks = slice(first, first + rotary.rope.rotary_dim), self._weights.vector(attention.sinks)
                 return lambda step: _attend(step, attention, columns, sinks)
-            case Embedding():
+            case ops.Embedding():
                 return self._embedding(operation, None)
             case PositionedEmbedding(tokens, positions):
                 return self._embedding(tokens, positions)
-            case Split():
+            case ops.Split():
                 return lambda step: _split(step.values, operation)
-            case GatedActivation():
+            case ops.GatedActivation():
                 return lambda step: _gate(step.values, operation)
-            case Add(out, x):
+            case ops.Add(out, x):
                 return lambda step: step.values[out].add_(step.values[x])
-            case Select(out, x):
+            case ops.Select(out, x):
                 return lambda step: step.values.__setitem__(out, step.values[x].index_select(0, step.inputs.logit_rows))
-            case Head():
+            case ops.Head():
                 return self._head(operation)
-            case Reduce():
+            case ops.Reduce():
                 return self._reduce(operation)
-            case Router() | ExpertLinear() | Combine():
+            case ops.Router() | ops.ExpertLinear() | ops.Combine():
                 return bind_mixture(operation, self._weights)
         raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
 
-    def _linear(self, operation: Linear) -> _Bound:
+    def _linear(self, operation: ops.Linear) -> _Bound:
         linear, activation = self._weights.linear(operation), operation.activation
         if operation.weight.whole_columns:
             columns = slice(operation.first_column, operation.first_column + operation.weight.columns)
@@ -174,7 +159,7 @@ class CudaModel:
 
         return call
 
-    def _low_rank(self, operation: LowRank) -> _Bound:
+    def _low_rank(self, operation: ops.LowRank) -> _Bound:
         update = CudaLowRank(operation, self.place)
         self.weight_bytes += update.num_bytes
         columns = slice(operation.first_column, operation.first_column + operation.a.shape[1])
@@ -186,9 +171,9 @@ class CudaModel:
 
         return call
 
-    def _reduce(self, operation: Reduce) -> _Bound:
+    def _reduce(self, operation: ops.Reduce) -> _Bound:
         """The parts that are computed here, in order, then those of the other ranks; the first part is overwritten."""
-        made = {each.out for each in self.program.operations() if isinstance(each, Linear | Combine)}
+        made = {each.out for each in self.program.operations() if isinstance(each, ops.Linear | ops.Combine)}
         first, *others = (part for part in operation.parts if part in made)
 
         def call(step: _Step) -> None:
@@ -200,7 +185,7 @@ class CudaModel:
 
         return call
 
-    def _norm(self, norm: Norm, added: str | None) -> _Bound:
+    def _norm(self, norm: ops.Norm, added: str | None) -> _Bound:
         """With `added`, which is added to what is normed: see AddNorm. Overwrites what it reads where that is its output."""
         weight, bias = self._weights.vector(norm.weight), self._weights.vector(norm.bias)
         weight = torch.ones(self.config.hidden_size, device=self.place) if weight is None else weight
@@ -218,7 +203,7 @@ class CudaModel:
 
         return call
 
-    def _head(self, operation: Head) -> _Bound:
+    def _head(self, operation: ops.Head) -> _Bound:
         head, bias, cap = self._weights.tensor(operation.weight), self._weights.vector(operation.bias), operation.cap
 
         def call(step: _Step) -> None:
@@ -230,7 +215,7 @@ class CudaModel:
 
         return call
 
-    def _embedding(self, embedding: Embedding, positions: Embedding | None) -> _Bound:
+    def _embedding(self, embedding: ops.Embedding, positions: ops.Embedding | None) -> _Bound:
         table = self._weights.tensor(embedding.weight)
         more = (self._weights.tensor(positions.weight), positions.offset) if positions is not None else ()
 
@@ -248,7 +233,7 @@ class CudaModel:
         return call
 
 
-def _attend(step: _Step, attention: Attention, columns: slice | None, sinks: torch.Tensor | None) -> None:
+def _attend(step: _Step, attention: ops.Attention, columns: slice | None, sinks: torch.Tensor | None) -> None:
     values, inputs = step.values, step.inputs
     q, k, v = values[attention.q], values[attention.k], values[attention.v]
     k_cache, v_cache = step.kv.keys[attention.layer], step.kv.values[attention.layer]
@@ -271,13 +256,13 @@ def _attend(step: _Step, attention: Attention, columns: slice | None, sinks: tor
     values[attention.out] = attended.flatten(1)
 
 
-def _split(values: dict[str, torch.Tensor], split: Split) -> None:
+def _split(values: dict[str, torch.Tensor], split: ops.Split) -> None:
     x = values[split.x]
     heads = x.view(x.shape[0], -1, split.head_dim)
     values[split.q], values[split.k], values[split.v] = heads.split([split.heads, split.kv_heads, split.kv_heads], dim=1)
 
 
-def _gate(values: dict[str, torch.Tensor], gated: GatedActivation) -> None:
+def _gate(values: dict[str, torch.Tensor], gated: ops.GatedActivation) -> None:
     x, groups = values[gated.x], gated.groups
     out = values[gated.out] = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device)
     rows = out.view(out.shape[0] * groups, -1), x.view(x.shape[0] * groups, -1)
