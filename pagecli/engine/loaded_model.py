@@ -39,16 +39,16 @@ def default_threads() -> int:
 
 
 def _omp_num_threads() -> int | None:
-    """The usual variable that limits a program's threads; None if it is unset or not a number."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    """The usual variable that limits a program's threads, of a list for nested teams the first number; None if it is none."""
+    value = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(value) if value.isdecimal() and int(value) > 0 else None
 
 
 def usable_cores() -> int:
     """Physical cores in this process's affinity mask, and no more than its cgroup's CPU quota."""
     cpus = os.sched_getaffinity(0)
     cores = {_core_of(cpu) for cpu in cpus}
-    return max(1, min(len(cores), _cgroup_quota() or len(cores)))
+    return max(1, min(len(cores), cgroup_quota() or len(cores)))
 
 
 def _core_of(cpu: int) -> tuple[str, str]:
@@ -60,13 +60,16 @@ def _core_of(cpu: int) -> tuple[str, str]:
         return "unknown", str(cpu)
 
 
-def _cgroup_quota() -> int | None:
-    """Whole CPUs that the cgroup's quota allows, at least 1; None if there is no quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else max(1, round(int(quota) / int(period)))
+def cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Whole CPUs that the cgroup's quota allows (of version 2, else of version 1), at least 1; None if there is no quota."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = map(int, " ".join((root / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # ValueError: "max"
+            continue
+        if quota > 0 and period > 0:
+            return max(1, round(quota / period))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,8 +91,9 @@ def test_this_machines_gpus_are_read_by_nvml(monkeypatch):
     assert nvml.num_users == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert find_gpus(nvml).num_devices == 1
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert find_gpus(nvml).device is None
+    for nothing in ("", "\u00b2"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        assert find_gpus(nvml).device is None
 
 
 def test_a_mig_instance_has_its_share_of_the_gpu(monkeypatch):

@@ -40,13 +40,13 @@ def native_kernels() -> Check:
 
 def cores() -> Check:
     """CPUs that the affinity mask and the cgroup allow this process."""
-    from pagecli.engine.loaded_model import usable_cores
+    from pagecli.engine.loaded_model import default_threads, usable_cores
 
     num_cpus, num_allowed, num_usable = os.cpu_count() or 1, len(os.sched_getaffinity(0)), usable_cores()
     limit = os.environ.get("OMP_NUM_THREADS")
     details = {"cpus": num_cpus, "cpus_allowed": num_allowed, "usable_cores": num_usable, "omp_num_threads": limit}
     found = f"{num_usable} usable of {num_cpus} CPUs"
-    if limit is not None and limit.isdigit() and int(limit) != num_usable:
+    if default_threads() != num_usable:
         return Check("cores", Health.warn, f"{found}, OMP_NUM_THREADS={limit}", "unset it, or give --threads", details)
     return Check("cores", Health.ok, found, None, details)
 

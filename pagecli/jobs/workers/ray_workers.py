@@ -148,7 +148,7 @@ def check_reachable(address: str) -> None:
     if address in (LOCAL, AUTO):
         return
     host, colon, port = address.rpartition(":")
-    if not colon or "/" in address or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
         hint = "give HOST:PORT of a cluster's head, auto or local; run the job on a host of the cluster"
         raise UsageError(f"--ray is {address!r}", hint)
     try:

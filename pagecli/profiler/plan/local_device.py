@@ -69,7 +69,9 @@ def find_gpus(nvml: Any = None) -> LocalGpus:
 def _read_gpus(nvml: Any) -> LocalGpus:
     count = nvml.nvmlDeviceGetCount()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    indices = list(range(count)) if visible is None else [int(i) for i in visible.split(",") if i.isdigit() and int(i) < count]
+    indices = (
+        list(range(count)) if visible is None else [int(i) for i in visible.split(",") if i.isdecimal() and int(i) < count]
+    )
     if not indices:
         return LocalGpus(None, 0, "no NVIDIA GPU is visible to this process")
     devices = [_read_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in indices]
