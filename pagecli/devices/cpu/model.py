@@ -38,14 +38,13 @@ def with_adds(operations: Iterable[Operation]) -> list[tuple[Operation, str]]:
     which is left out; "" with others: their output is stored."""
     found: list[tuple[Operation, str]] = []
     for operation in operations:
-        before, added_to = found[-1] if found else (None, "")
-        may_add = isinstance(before, ops.Linear | ops.Reduce | ops.Combine) or (
-            isinstance(before, ops.Norm) and before.kind == "rms"
-        )
-        if isinstance(operation, ops.Add) and may_add and not added_to and before.out == operation.x:
-            found[-1] = before, operation.out
-        else:
-            found.append((operation, ""))
+        match found[-1:]:
+            case [(ops.Linear() | ops.Reduce() | ops.Combine() | ops.Norm(kind="rms") as before, "")] if (
+                isinstance(operation, ops.Add) and operation.x == before.out
+            ):
+                found[-1] = before, operation.out
+            case _:
+                found.append((operation, ""))
     return found
 
 
