@@ -26,7 +26,9 @@ class Before:
         normalizers = np.empty((len(rows), 2), np.float32)
         kernels.top_logits(ids, values, normalizers, logits, rows)
         self._largest, self._log_sums = normalizers.T
-        self._top = _pairs(ids, values, num_top, self._largest, self._log_sums) if most else [()] * len(rows)
+        self._top: list[Top] = [()] * len(rows)
+        if most:
+            self._top = _pairs(ids, values, num_top, self._largest, self._log_sums)
 
     def with_logprobs(self, token_ids: list[int]) -> list[int | TokenLogprobs]:
         """The tokens chosen from all rows, those of `rows` with their log probabilities."""
