@@ -147,12 +147,15 @@ def test_a_smaller_kv_dtype_holds_twice_the_slots():
 
 
 def test_an_int8_cache_counts_the_scales_of_every_slot_and_is_handed_on_to_generate():
-    plan = make_plan(settings(kv_dtype="int8"), SHAREGPT)
+    """On a CPU: GPUs have none, so their plans are for comparison."""
+    on_cpu, on_gpu = {"device": host(80 * 2**30)}, {}
+    plan = make_plan(settings(kv_dtype="int8", **on_cpu), SHAREGPT)
     assert plan.settings.kv_bytes_per_token == 2 * 40 * 40 * (128 + 4)
-    assert plan.kv_slots > 1.9 * make_plan(settings(), SHAREGPT).kv_slots
+    assert plan.kv_slots > 1.9 * make_plan(settings(**on_cpu), SHAREGPT).kv_slots
     flags = dict(zip(*[iter(generate_flags(plan, SHAREGPT))] * 2, strict=True))
     assert flags["--kv-dtype"] == "int8"
-    assert "--kv-dtype" not in generate_flags(make_plan(settings(), SHAREGPT), SHAREGPT)
+    for others in (settings(**on_cpu), settings(**on_gpu), settings(kv_dtype="int8", **on_gpu)):
+        assert "--kv-dtype" not in generate_flags(make_plan(others, SHAREGPT), SHAREGPT)
 
 
 def test_int8_weights_take_a_byte_and_their_scales_and_leave_the_cache_in_bfloat16():
