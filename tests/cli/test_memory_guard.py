@@ -85,7 +85,7 @@ def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(availabl
 
 @pytest.mark.slow
 def test_a_loaded_model_says_how_its_weights_stay(available):
-    config = EngineConfig("smollm2-135m", dtype="bfloat16")
+    config = EngineConfig(str(resolve_model("smollm2-135m").weights_path), dtype="bfloat16")
     available(GIB // 2)
     check_fits(config)
     notes = loaded_model.load(config).model.notes
