@@ -20,7 +20,8 @@ class Before:
         """Of logits[rows[n]], float32; num_top[n]: how many of the most likely tokens are wanted beside the chosen one;
         will_change: whether the logits will, before the tokens are chosen."""
         self._rows, num_top = rows, np.minimum(num_top, logits.shape[1])
-        self._logits, self._at = (logits[rows], np.arange(len(rows))) if will_change else (logits, rows)
+        self._logits = logits[rows] if will_change else logits
+        self._at: Array = np.arange(len(rows)) if will_change else rows
         most = int(num_top.max(initial=0))
         ids, values = np.empty((len(rows), most), np.int64), np.empty((len(rows), most), np.float32)
         normalizers = np.empty((len(rows), 2), np.float32)
