@@ -8,20 +8,9 @@ from hypothesis import strategies as st
 from shapes import examples, gaps, random, seeds, strided
 
 from pagecli.devices.cpu import kernels
+from pagecli.devices.reference.logits import penalize
 
 SETTINGS = [(1.0, 0.0, 0.0), (1.3, 0.0, 0.0), (0.7, 0.5, 0.0), (1.0, 0.0, 0.1), (1.1, -0.5, 0.3)]
-
-
-def penalized(logits, penalties, ids, counts):
-    """A row of logits after its penalties, in float32."""
-    found = logits.copy()
-    repetition, presence, frequency = map(np.float32, penalties)
-    for token, times in zip(ids.tolist(), counts.tolist(), strict=True):
-        if token >= 0:
-            x = found[token]
-            x = x / repetition if x > 0 else x * repetition
-            found[token] = x - (presence + frequency * np.float32(times)) if times > 0 else x
-    return found
 
 
 @examples
@@ -40,13 +29,12 @@ def test_known_tokens_are_lowered_and_no_other(seed, num_rows, cols, width, sett
     ids = np.stack([draw.permutation(cols)[:width] for _ in rows]).astype(np.int32)
     ids[draw.random(ids.shape) < 0.3] = -1
     counts = draw.integers(0, 4, ids.shape).astype(np.int32)
-    expected = logits.numpy().copy()
-    for n, row in enumerate(rows):
-        expected[row] = penalized(expected[row], settings[n], ids[n], counts[n])
+    expected = logits.clone()
     penalties = np.array(settings[: len(rows)], dtype=np.float32)
+    penalize(expected, *map(torch.from_numpy, (rows, penalties, ids, counts)))
     wide = np.pad(np.stack([ids, counts]), ((0, 0), (0, 0), (0, 7)), constant_values=10**6)  # views, as of a larger array
     kernels.apply_penalties(logits, rows, penalties, *wide[:, :, :width])
-    assert (logits.numpy().view(np.int32) == expected.view(np.int32)).all()
+    assert (logits.view(torch.int32) == expected.view(torch.int32)).all()
     assert gaps(logits).isnan().all()
 
 

@@ -15,6 +15,7 @@ NO_OPERATIONS = {
     "cpu/kernels.py": {
         "isa_name",
         "supported_isas",
+        "wants_huge_pages",
         "set_num_threads",
         "peak_operations",
         "read_memory",
@@ -29,6 +30,8 @@ NO_OPERATIONS = {
     },
 }
 SAME = {"swap_blocks": "copy_blocks", "exact_linear": "linear"}
+# What the CPU takes row by row, and GPUs all rows' one after the other.
+SAME_ON = {"cpu/kernels.py": {"apply_penalties": "penalize", "top_logits": "likeliest_logits"}}
 # What a GPU takes of some arguments of the definition: made of them, for many rows at once.
 MADE_OF = {"grouped_linear": {"sorted_rows": "ids"}, "low_rank": {"tiles": "adapter_ids"}}
 # Arguments that say how, not what: where to record or to work, and what a GPU takes in place of the definition's.
@@ -59,7 +62,8 @@ OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, argume
 
 @pytest.mark.parametrize(("file", "name", "arguments"), OPERATIONS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
-    found = next(f for module in (operations, experts, logits, formats) if (f := getattr(module, SAME.get(name, name), None)))
+    defined_as = (SAME | SAME_ON.get(file, {})).get(name, name)
+    found = next(f for module in (operations, experts, logits, formats) if (f := getattr(module, defined_as, None)))
     defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
     given = [MADE_OF.get(name, {}).get(a, a) for a in arguments if a not in OTHER]
     required = [name for name, p in inspect.signature(found).parameters.items() if p.default is p.empty and name not in OTHER]

@@ -25,6 +25,40 @@ def top_logits(
         ids[first:end], values[first:end] = found.to(ids.dtype), x[found]
 
 
+def likeliest_logits(
+    ids: torch.Tensor, values: torch.Tensor, normalizers: torch.Tensor, logits: torch.Tensor, rows: torch.Tensor
+) -> None:
+    """`top_logits` and `log_normalizers` of the CPU: ids, values[n, K] = the largest of logits[rows[n], vocab], largest first,
+    of equal ones the first, NaN the least; normalizers[n, 2] are NaN where no token can be chosen."""
+    x = logits[rows.long()]
+    order = x.masked_fill(x.isnan(), float("-inf")).sort(dim=-1, descending=True, stable=True).indices[:, : ids.shape[1]]
+    ids.copy_(order)
+    values.copy_(x.gather(1, order))
+    log_normalizers(normalizers, logits, rows)
+    normalizers[~normalizers.isfinite().all(dim=-1)] = float("nan")
+
+
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, penalties: torch.Tensor, ids: torch.Tensor, counts: torch.Tensor
+) -> None:
+    """penalties[n, 3] on the tokens ids[n, W] that each row's sequence knows: repetition (Keskar et al., 2019) divides positive
+    logits, multiplies others; presence once, and frequency for each time, is taken from tokens of the output.
+
+    Each token of a row is there once, counts[n, W] times in the output; negative ids are no tokens.
+    """
+    for i, row in enumerate(rows.tolist()):
+        repetition, presence, frequency = penalties[i]
+        for token, count in zip(ids[i].tolist(), counts[i], strict=True):
+            if token < 0:
+                continue
+            x = logits[row, token]
+            if repetition != 1.0:
+                x = x / repetition if x > 0 else x * repetition
+            if count > 0:
+                x = x - (presence + frequency * count)
+            logits[row, token] = x
+
+
 def apply_penalties(
     logits: torch.Tensor,
     rows: torch.Tensor,
@@ -36,12 +70,10 @@ def apply_penalties(
     token_ids: torch.Tensor,
     last_tokens: torch.Tensor,
 ) -> None:
-    """penalties[n, 3] on the tokens that each row's sequence knows: repetition (Keskar et al., 2019) divides positive logits,
-    multiplies others; presence once, and frequency for each time, is taken from tokens of the output.
+    """`penalize` with the tokens of all rows one after the other, as GPUs take them.
 
-    The tokens are ids[offsets[i]:offsets[i + 1]], each once, counts many times in the output; the last entry is for
-    token_ids[last_tokens[i]]: it takes that id or, where another entry has it, adds its count there and takes -1. before =
-    the logits as they were. Negative ids are no tokens.
+    A row's are ids[offsets[i]:offsets[i + 1]], the last entry for token_ids[last_tokens[i]]: it takes that id or, where another
+    entry has it, adds its count there and takes -1. before = the logits as they were.
     """
     for i, row in enumerate(rows.tolist()):
         first, last = int(offsets[i]), int(offsets[i + 1]) - 1
@@ -49,16 +81,10 @@ def apply_penalties(
         same = [entry for entry in range(first, last) if int(ids[entry]) == token]
         ids[last] = -1 if same else token
         counts[same] += counts[last].clone()
-        repetition, presence, frequency = penalties[i]
-        for entry in range(first, last + 1):
-            if int(ids[entry]) < 0:
-                continue
-            x = before[entry] = logits[row, int(ids[entry])]
-            if repetition != 1.0:
-                x = x / repetition if x > 0 else x * repetition
-            if counts[entry] > 0:
-                x = x - (presence + frequency * counts[entry])
-            logits[row, int(ids[entry])] = x
+        known = slice(first, last + 1)
+        there = ids[known] >= 0
+        before[known][there] = logits[row, ids[known][there].long()]
+        penalize(logits, rows[i : i + 1], penalties[i : i + 1], ids[None, known], counts[None, known])
 
 
 def mask_logits(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
