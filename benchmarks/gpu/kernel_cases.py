@@ -76,10 +76,11 @@ def bias_relu_case(s: Sizes) -> Case:
     return Case(f"bias + ReLU [{tokens}, {dim}]", num_bytes, 0, s.sets(make, num_bytes), ours, torchs, "add, relu")
 
 
-def rotary_case(s: Sizes) -> Case:
+def rotary_case(s: Sizes, normed: bool = False) -> Case:
     tokens, heads, kv_heads, dim, block = s.of(4096, 3), s.of(32, 2), s.of(8, 1), s.of(128, 32), 16
     num_bytes = tokens * (2 * heads + 4 * kv_heads) * dim * ELEMENT  # q both ways, k and v read and written
     num_blocks = -(-tokens // block)
+    norms = (torch.ones(dim, device=s.device), torch.ones(dim, device=s.device), 1e-6)
 
     def make() -> tuple:
         caches = [torch.zeros(num_blocks, kv_heads, block, dim, dtype=BF16, device=s.device) for _ in range(2)]
@@ -91,12 +92,14 @@ def rotary_case(s: Sizes) -> Case:
 
     def ours(qkv, k_cache, v_cache, slots, positions, cos_sin):
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, slots, positions, cos_sin)
+        if normed:
+            kernels.norm_rotary_store_kv(k_cache, v_cache, q, k, v, slots, *norms, positions, cos_sin)
+        else:
+            kernels.rotary_store_kv(k_cache, v_cache, q, k, v, slots, positions, cos_sin)
         return k_cache
 
-    return Case(
-        f"rotary + KV write [{tokens}, {heads}+2*{kv_heads}, {dim}]", num_bytes, 0, s.sets(make, num_bytes), ours, None, "-"
-    )
+    name = f"{'norm + ' if normed else ''}rotary + KV write [{tokens}, {heads}+2*{kv_heads}, {dim}]"
+    return Case(name, num_bytes, 0, s.sets(make, num_bytes), ours, None, "-")
 
 
 def decode_case(
@@ -338,6 +341,7 @@ MAKERS: dict[str, Callable[[Sizes], Case]] = {
     "gated_activation": gated_case,
     "bias_relu": bias_relu_case,
     "rotary_store_kv": rotary_case,
+    "norm_rotary_store_kv": lambda s: rotary_case(s, normed=True),
     "decode-opt-13b": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64)),
     "decode-llama-3-8b": lambda s: decode_case(s, 256, 1000, s.of(32, 4), s.of(8, 1), s.of(128, 64)),
     "decode-opt-13b-e4m3": lambda s: decode_case(s, 64, 1000, s.of(40, 2), s.of(40, 2), s.of(128, 64), E4M3),

@@ -85,6 +85,56 @@ def test_rotary_store_kv_into_8_bits(kv_heads, head_dim, rotary_dim):
     assert caches[0].float()[0, :, 1:7].isnan().all()
 
 
+@dtypes
+@pytest.mark.parametrize("is_narrow", [False, True], ids=["cache of the model's type", "cache of e4m3"])
+@pytest.mark.parametrize("of_all_heads", [False, True], ids=["by heads", "of all heads"])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "rotary_dim"),
+    [(4, 2, 64, 64), (6, 2, 80, 32), (40, 8, 128, 128), (3, 3, 256, 64), (5, 1, 16, 0), (70, 2, 128, 0)],
+)
+def test_norm_rotary_store_kv_has_the_bits_of_its_parts(dtype, is_narrow, of_all_heads, heads, kv_heads, head_dim, rotary_dim):
+    """q, and every byte of both caches; neither k nor v, nor a row that is written nowhere, changes."""
+    if is_narrow and dtype == torch.float32:
+        return
+    tokens = random(7, 4, heads + 2 * kv_heads, head_dim, dtype=dtype, scale=3.0)
+    apart, together = (tokens.clone().split([heads, kv_heads, kv_heads], dim=1) for _ in range(2))
+    slots, cache_type = int_tensor([33, 5, 0, -1], torch.int64), torch.float8_e4m3fn if is_narrow else dtype
+    caches = [poisoned(3, kv_heads, 16, head_dim, dtype=torch.float32).to(cache_type) for _ in range(2)]
+    expected, scales = [cache.clone() for cache in caches], (0.3, 0.7) if is_narrow else (1.0, 1.0)
+    weights = [random(8 + n, n * head_dim if of_all_heads else head_dim) for n in (heads, kv_heads)]
+    angles = torch.rand(100, rotary_dim // 2, generator=torch.Generator().manual_seed(9)) * 6
+    rotation = (int_tensor([0, 7, 99, 3]), torch.cat([angles.cos(), angles.sin()], dim=1).to(DEVICE)) if rotary_dim else ()
+
+    kernels.norm_rotary_store_kv(*caches, *together, slots, *weights, 1e-6, *rotation, k_scale=scales[0], v_scale=scales[1])
+    for x, weight in zip(apart, weights, strict=False):
+        rows = x.flatten(1) if of_all_heads else x
+        kernels.rms_norm(rows, rows, weight, 1e-6)
+    if rotation:
+        kernels.rotary_store_kv(*expected, *apart, slots, *rotation, *scales)
+    else:
+        kernels.store_kv(*expected, *apart[1:], slots, *scales)
+
+    assert torch.equal(together[0][:3], apart[0][:3])
+    assert torch.equal(together[0][3], tokens[3, :heads])
+    assert torch.equal(torch.cat(together[1:], dim=1), tokens[:, heads:])
+    for found, wanted in zip(caches, expected, strict=True):
+        assert torch.equal(found.view(torch.uint8), wanted.view(torch.uint8))
+
+
+def test_weights_of_heads_are_checked():
+    q, k, v = random(10, 2, 4, 64).split([2, 1, 1], dim=1)
+    caches, slots = [poisoned(1, 1, 16, 64, dtype=torch.float32) for _ in range(2)], int_tensor([0, 1], torch.int64)
+    with pytest.raises(ValueError, match=r"k_weight: expected \[64\], got \[128\]"):
+        kernels.norm_rotary_store_kv(*caches, q, k, v, slots, random(1, 128), random(2, 128), 1e-6)
+    with pytest.raises(ValueError, match=r"q_weight: expected \[128\], got \[32\]"):
+        kernels.norm_rotary_store_kv(*caches, q, k, v, slots, random(1, 32), random(2, 64), 1e-6)
+    apart = poisoned(2, 4, 128, dtype=torch.float32)[:, :2, :64]
+    with pytest.raises(ValueError, match="q: expected heads that lie side by side"):
+        kernels.norm_rotary_store_kv(*caches, apart, k, v, slots, random(1, 128), random(2, 64), 1e-6)
+    with pytest.raises(TypeError, match="positions: "):
+        kernels.norm_rotary_store_kv(*caches, q, k, v, slots, random(1, 64), random(2, 64), 1e-6, cos_sin=random(3, 9, 64))
+
+
 @pytest.mark.parametrize("copy", [kernels.copy_blocks, kernels.swap_blocks], ids=["copy", "swap"])
 @pytest.mark.parametrize("shape", [(2, 8, 64), (1, 16, 80)])
 def test_block_copies_act_as_if_in_order(copy, shape):

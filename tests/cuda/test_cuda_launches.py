@@ -6,6 +6,8 @@ import functools
 import pytest
 import torch
 from host_gpu import HostGpu
+from model.paged_steps import PagedSteps
+from pagecli.devices.registry import load_model
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
@@ -13,6 +15,7 @@ from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import attention
 from pagecli.engine import loaded_model
 from pagecli.engine.engine import Engine
+from pagecli.model.registry import resolve_model
 
 pytestmark = [
     pytest.mark.cuda,
@@ -87,6 +90,28 @@ def test_gathered_newcomers_leave_more_steps_to_graphs(loaded, monkeypatch, caps
             print(f"\nnewcomers {name}: {steps} steps, {graphs} from graphs, {launches / steps:.1f} launches a step", end="")
     assert together[0] / together[1] < 0.7 * apart[0] / apart[1]
     assert together[1] < 1.1 * apart[1]  # slots that stay empty meanwhile cost few steps
+
+
+ATTENTION = ["paged_attention_decode"]
+LAUNCHES = {  # of a layer
+    "llama": ["rms_norm", "rotary_store_kv", *ATTENTION, "rms_norm", "gated_activation"],
+    "qwen3": ["rms_norm", "norm_rotary_store_kv", *ATTENTION, "rms_norm", "gated_activation"],
+    "opt": ["layer_norm", "store_kv", *ATTENTION, "layer_norm", "bias_activation"],
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_launches_of_a_decode_step(tiny_model, monkeypatch, name):
+    """The kernels of the project that one step queues, beside torch's products; norms add, and a head's norm, its rotation and
+    its way into the cache are one launch."""
+    source = resolve_model(str(tiny_model(name)))
+    steps = PagedSteps(load_model(source, "bfloat16", 64, "cuda"), torch.bfloat16)
+    gpu = CountingGpu()
+    monkeypatch.setattr(kernels, "extension", lambda: gpu)
+    monkeypatch.setattr(attention, "extension", lambda: gpu)
+    with torch.inference_mode():
+        steps.step({0: [5], 1: [7]})
+    assert gpu.launches == ["embedding", *LAUNCHES[name] * source.config.num_layers, LAUNCHES[name][0]]
 
 
 def test_short_contexts_are_not_merged(loaded, monkeypatch):

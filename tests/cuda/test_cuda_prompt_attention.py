@@ -93,7 +93,9 @@ def test_torchs_call_computes_the_definition_to_the_same_bits_in_any_batch(windo
 
 @pytest.mark.cuda
 @pytest.mark.skipif("not __import__('gpu_tensors').EMULATED", reason="the stand-in computes on the CPU")
-@pytest.mark.parametrize(("name", "kv_dtype"), [("llama", "auto"), ("llama", "fp8"), ("opt", "auto"), ("mistral", "auto")])
+@pytest.mark.parametrize(
+    ("name", "kv_dtype"), [("llama", "auto"), ("llama", "fp8"), ("opt", "auto"), ("mistral", "auto"), ("qwen3", "auto")]
+)
 def test_with_it_rows_are_what_they_are_without(tiny_model, monkeypatch, name, kv_dtype):
     expected = run(tiny_model(name), kv_dtype=kv_dtype)
     calls = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pagecli.devices.reference import experts, formats, logits, operations
+from pagecli.devices.reference import experts, formats, fused, logits, operations
 
 DEVICES = Path(operations.__file__).parents[1]
 # What measures the machine, packs or plans rather than computes.
@@ -63,7 +63,7 @@ OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, argume
 @pytest.mark.parametrize(("file", "name", "arguments"), OPERATIONS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
     defined_as = (SAME | SAME_ON.get(file, {})).get(name, name)
-    found = next(f for module in (operations, experts, logits, formats) if (f := getattr(module, defined_as, None)))
+    found = next(f for module in (operations, fused, experts, logits, formats) if (f := getattr(module, defined_as, None)))
     defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
     given = [MADE_OF.get(name, {}).get(a, a) for a in arguments if a not in OTHER]
     required = [name for name, p in inspect.signature(found).parameters.items() if p.default is p.empty and name not in OTHER]
@@ -81,10 +81,34 @@ def test_rotation_on_the_way_into_the_cache_is_rotation_and_storing():
     rotated_q, rotated_k, before = q.clone(), k.clone(), (q.clone(), k.clone())
     operations.rotary_embedding(rotated_q, rotated_k, positions, cos_sin)
     operations.store_kv(*expected, rotated_k[[0, 2]], v[[0, 2]], slots[[0, 2]])
-    operations.rotary_store_kv(*caches, q, k, v, slots, positions, cos_sin)
+    fused.rotary_store_kv(*caches, q, k, v, slots, positions, cos_sin)
     assert torch.equal(caches[0], expected[0])
     assert torch.equal(caches[1], expected[1])
     assert torch.equal(q[[0, 2]], rotated_q[[0, 2]])
+    assert torch.equal(q[1], before[0][1])  # a row that is written nowhere
+    assert torch.equal(k, before[1])
+
+
+@pytest.mark.parametrize("of_all_heads", [False, True])
+@pytest.mark.parametrize("is_rotated", [False, True])
+def test_norms_on_the_way_into_the_cache_are_norms_rotation_and_storing(of_all_heads, is_rotated):
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(3, heads, 8, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
+    weights = [torch.rand(8 * (heads if of_all_heads else 1), generator=generator, dtype=torch.float64) for heads in (4, 2)]
+    positions, slots = torch.tensor([0, 4, 2], dtype=torch.int32), torch.tensor([5, -1, 0])
+    angles = torch.rand(6, 3, generator=generator, dtype=torch.float64)
+    rotation = positions, torch.cat([angles.cos(), angles.sin()], dim=1)
+    caches, expected = (tuple(torch.zeros(2, 2, 4, 8, dtype=torch.float64) for _ in range(2)) for _ in range(2))
+    normed, before = [torch.empty_like(x) for x in (q, k)], (q.clone(), k.clone())
+    for out, x, weight in zip(normed, (q, k), weights, strict=True):
+        operations.rms_norm(out.flatten(1) if of_all_heads else out, x.flatten(1) if of_all_heads else x, weight, 1e-6)
+    if is_rotated:
+        operations.rotary_embedding(*normed, *rotation)
+    operations.store_kv(*expected, normed[1], v, slots)
+    fused.norm_rotary_store_kv(*caches, q, k, v, slots, *weights, 1e-6, *(rotation if is_rotated else ()))
+    assert torch.equal(caches[0], expected[0])
+    assert torch.equal(caches[1], expected[1])
+    assert torch.equal(q[[0, 2]], normed[0][[0, 2]])
     assert torch.equal(q[1], before[0][1])  # a row that is written nowhere
     assert torch.equal(k, before[1])
 

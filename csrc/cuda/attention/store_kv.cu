@@ -1,42 +1,13 @@
 // Writes a step's keys and values into their slots of the paged cache, k rotated on the way where positions are rotary: q and k
 // are then read and written once, and no rotated k is kept beside the cache.
-#include "device/float8.h"
-#include "device/launch.h"
+#include "kv_slots.h"
 #include "pagecli/cuda/attention/rotary_store_kv.h"
-#include "pagecli/cuda/attention/store_kv.h"
 
 namespace pagecli::cuda {
 namespace {
 
-constexpr int kMaxThreads = 256;
-
-// Where slot `slot`'s vector of KV head 0 begins in the caches, and how far the next head's is.
-__device__ inline int64_t slot_offset(const StoreKVArgs& a, int64_t slot) {
-    return (slot / a.block_size * a.kv_heads * a.block_size + slot % a.block_size) * a.head_dim;
-}
-__device__ inline int64_t head_distance(const StoreKVArgs& a) { return a.block_size * a.head_dim; }
-
-// Dimensions from_dim and up of every KV head: cache points at the slot's head 0. `share`: 1 / the cache's scale.
 template <class T, class C>
-__device__ void copy_vecs(C* cache, const T* rows, int64_t stride, const StoreKVArgs& a, int64_t from_dim, float share) {
-    const int vecs = static_cast<int>((a.head_dim - from_dim) / kVec), units = vecs * static_cast<int>(a.kv_heads);
-    for (int unit = static_cast<int>(threadIdx.x); unit < units; unit += static_cast<int>(blockDim.x)) {
-        const int64_t head = unit / vecs, at = from_dim + unit % vecs * kVec;
-        C* to = cache + head * head_distance(a) + at;
-        if constexpr (std::is_same_v<T, C>) {
-            store_vec(to, load_vec(rows + head * stride + at));
-        } else {
-            float values[kVec];
-            load_floats(values, rows + head * stride + at);
-#pragma unroll
-            for (float& value : values) value *= share;
-            store_floats(to, values);
-        }
-    }
-}
-
-template <class T, class C>
-__global__ void __launch_bounds__(kMaxThreads) store_kv_kernel(StoreKVArgs a) {
+__global__ void __launch_bounds__(kMaxStoreThreads) store_kv_kernel(StoreKVArgs a) {
     const int64_t token = blockIdx.x, slot = a.slot_ids[token];
     if (slot < 0) return;
     const int64_t at = slot_offset(a, slot);
@@ -56,19 +27,15 @@ __device__ inline void rotate(C* to, const T* from, int64_t half, const float* c
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
         const float x = a[i], y = b[i];
-        a[i] = x * c[i] - y * s[i];
-        b[i] = y * c[i] + x * s[i];
-        if constexpr (!std::is_same_v<T, C>) {
-            a[i] *= share;
-            b[i] *= share;
-        }
+        a[i] = rotated(x, y, c[i], -s[i]);
+        b[i] = rotated(y, x, c[i], s[i]);
     }
-    store_floats(to, a);
-    store_floats(to + half, b);
+    store_shares<T>(to, a, share);
+    store_shares<T>(to + half, b, share);
 }
 
 template <class T, class C>
-__global__ void __launch_bounds__(kMaxThreads) rotary_store_kv_kernel(RotaryStoreKVArgs r) {
+__global__ void __launch_bounds__(kMaxStoreThreads) rotary_store_kv_kernel(RotaryStoreKVArgs r) {
     const StoreKVArgs& a = r.store;
     const int64_t token = blockIdx.x, slot = a.slot_ids[token], half = r.rotary_dim / 2;
     if (slot < 0) return;
@@ -95,15 +62,11 @@ __global__ void __launch_bounds__(kMaxThreads) rotary_store_kv_kernel(RotaryStor
     copy_vecs(static_cast<C*>(a.v_cache) + slot_at, v, a.v_stride[1], a, 0, 1.0f / a.scales.v);
 }
 
-int threads_for(int64_t units) {
-    return static_cast<int>(units >= kMaxThreads ? kMaxThreads : divide_up(units, kWarp) * kWarp);
-}
-
 }  // namespace
 
 void store_kv(const StoreKVArgs& a, Stream stream) {
     if (a.tokens == 0) return;
-    const LaunchShape shape = {a.tokens, 1, 1, threads_for(a.kv_heads * a.head_dim / kVec), stream};
+    const LaunchShape shape = {a.tokens, 1, 1, store_threads(a.kv_heads * a.head_dim / kVec), stream};
     with_cache_type(a.type, a.cache_type, [&](auto element, auto cached) {
         launch<store_kv_kernel<decltype(element), decltype(cached)>>(shape, a);
     });
@@ -112,7 +75,7 @@ void store_kv(const StoreKVArgs& a, Stream stream) {
 void rotary_store_kv(const RotaryStoreKVArgs& a, Stream stream) {
     if (a.store.tokens == 0) return;
     const int64_t units = (a.heads + a.store.kv_heads) * a.rotary_dim / 2 / kVec;
-    const LaunchShape shape = {a.store.tokens, 1, 1, threads_for(units), stream};
+    const LaunchShape shape = {a.store.tokens, 1, 1, store_threads(units), stream};
     with_cache_type(a.store.type, a.store.cache_type, [&](auto element, auto cached) {
         launch<rotary_store_kv_kernel<decltype(element), decltype(cached)>>(shape, a);
     });

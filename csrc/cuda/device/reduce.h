@@ -15,6 +15,12 @@ __device__ inline T warp_sum(T x) {
     return x;
 }
 
+// The same in each group of `count` lanes, a power of two, called by all of the warp: what a warp's sum is with zeros beside them.
+__device__ inline float group_sum(float x, int count) {
+    for (int lanes = count / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
+    return x;
+}
+
 // `partial` is shared memory for kMaxWarps values; the block may use it again after its next barrier.
 __device__ inline float block_sum(float x, float* partial) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;

@@ -1,16 +1,11 @@
 // RMSNorm and LayerNorm, one block of threads for a row, which stays in registers between the statistics and the writing: a
 // row is read once and written once (twice with a residual).
-#include "device/element.h"
-#include "device/launch.h"
+#include "device/norm.h"
 #include "device/reduce.h"
 #include "pagecli/cuda/elementwise/layer_norm.h"
-#include "pagecli/cuda/elementwise/rms_norm.h"
 
 namespace pagecli::cuda {
 namespace {
-
-constexpr int kMaxThreads = 1024, kUsualThreads = 256;
-constexpr int kMaxVecs = kMaxNormDim / kVec / kMaxThreads;  // of a thread
 
 template <class T>
 __device__ T* row_at(const void* tensor, const int64_t (&stride)[2], int64_t token, int64_t head) {
@@ -18,7 +13,7 @@ __device__ T* row_at(const void* tensor, const int64_t (&stride)[2], int64_t tok
 }
 
 template <class T, bool kCentered>
-__global__ void __launch_bounds__(kMaxThreads) norm_kernel(RmsNormArgs a, const float* bias) {
+__global__ void __launch_bounds__(kMaxNormThreads) norm_kernel(RmsNormArgs a, const float* bias) {
     PAGECLI_SHARED_ARRAY(float, partial, 2 * kMaxWarps);
     const int64_t token = blockIdx.x, head = blockIdx.y;
     T* x = row_at<T>(a.x, a.x_stride, token, head);
@@ -26,10 +21,10 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(RmsNormArgs a, const 
     T* out = row_at<T>(a.out, a.out_stride, token, head);
     const int num_vecs = static_cast<int>(a.dim / kVec), step = static_cast<int>(blockDim.x);
     const int first = static_cast<int>(threadIdx.x);
-    float values[kMaxVecs][kVec];
+    float values[kMaxNormVecs][kVec];
     float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kMaxVecs; ++j) {
+    for (int j = 0; j < kMaxNormVecs; ++j) {
         const int vec = first + j * step;
         if (vec >= num_vecs) break;
         load_floats(values[j], x + vec * kVec);
@@ -40,48 +35,47 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(RmsNormArgs a, const 
             for (int i = 0; i < kVec; ++i) values[j][i] = to_float(from_float<T>(values[j][i] + more[i]));
             store_floats(x + vec * kVec, values[j]);
         }
+        if (kCentered) {
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) sum += kCentered ? values[j][i] : values[j][i] * values[j][i];
+            for (const float value : values[j]) sum += value;
+        } else {
+            add_squares(sum, values[j]);
+        }
     }
-    const float dim = static_cast<float>(a.dim);
-    float mean = 0.0f, mean_square = block_sum(sum, partial) / dim;
+    float mean = 0.0f, squares = block_sum(sum, partial);
     if (kCentered) {
-        mean = mean_square;
-        float squares = 0.0f;
+        mean = squares / static_cast<float>(a.dim);
+        float distances = 0.0f;
 #pragma unroll
-        for (int j = 0; j < kMaxVecs; ++j) {
+        for (int j = 0; j < kMaxNormVecs; ++j) {
             if (first + j * step >= num_vecs) break;
 #pragma unroll
-            for (int i = 0; i < kVec; ++i) squares += (values[j][i] - mean) * (values[j][i] - mean);
+            for (const float value : values[j]) distances += (value - mean) * (value - mean);
         }
-        mean_square = block_sum(squares, partial + kMaxWarps) / dim;
+        squares = block_sum(distances, partial + kMaxWarps);
     }
-    const float scale = rsqrtf(mean_square + a.eps);
+    const float scale = norm_scale(squares, a.dim, a.eps);
 #pragma unroll
-    for (int j = 0; j < kMaxVecs; ++j) {
+    for (int j = 0; j < kMaxNormVecs; ++j) {
         const int vec = first + j * step;
         if (vec >= num_vecs) break;
-        float weight[kVec], shift[kVec] = {};
-        load_floats(weight, a.weight + vec * kVec);
-        if (kCentered) load_floats(shift, bias + vec * kVec);
+        if (kCentered) {
+            float weight[kVec], shift[kVec];
+            load_floats(weight, a.weight + vec * kVec);
+            load_floats(shift, bias + vec * kVec);
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) values[j][i] = (values[j][i] - mean) * scale * weight[i] + shift[i];
+            for (int i = 0; i < kVec; ++i) values[j][i] = (values[j][i] - mean) * scale * weight[i] + shift[i];
+        } else {
+            scale_by(values[j], scale, a.weight + vec * kVec);
+        }
         store_floats(out + vec * kVec, values[j]);
     }
-}
-
-// A vector or a few for each of about 256 threads; long rows take more threads.
-int threads_for(int64_t dim) {
-    const int64_t vecs = dim / kVec;
-    int64_t each = divide_up(vecs, kUsualThreads);
-    if (each > kMaxVecs) each = kMaxVecs;
-    return static_cast<int>(divide_up(divide_up(vecs, each), kWarp) * kWarp);
 }
 
 template <bool kCentered>
 void normalize(const RmsNormArgs& a, const float* bias, Stream stream) {
     if (a.tokens == 0 || a.heads == 0) return;
-    const LaunchShape shape = {a.tokens, a.heads, 1, threads_for(a.dim), stream};
+    const LaunchShape shape = {a.tokens, a.heads, 1, norm_threads(a.dim), stream};
     with_element_type(a.type, [&](auto element) { launch<norm_kernel<decltype(element), kCentered>>(shape, a, bias); });
 }
 

@@ -296,6 +296,27 @@ def rotary_store_kv(
     extension().rotary_store_kv(*caches, q, k, v, slot_ids, positions, cos_sin, k_scale, v_scale)
 
 
+def norm_rotary_store_kv(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    slot_ids: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    eps: float,
+    positions: torch.Tensor | None = None,
+    cos_sin: torch.Tensor | None = None,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
+    """rms_norm of q and k, by weights of a head or of all heads together, then rotary_store_kv (store_kv without cos_sin) in
+    one, with the same bits: q changes in place, k only on its way into the cache. Heads of up to 256."""
+    caches, rotary = (raw(k_cache), raw(v_cache)), (positions, cos_sin)
+    extension().norm_rotary_store_kv(*caches, q, k, v, slot_ids, q_weight, k_weight, eps, *rotary, k_scale, v_scale)
+
+
 def block_planes(targets: list[torch.Tensor], sources: list[torch.Tensor], device: torch.device) -> torch.Tensor:
     """What copy_blocks and swap_blocks take as `planes`: [n, 2] int64, addresses of targets[i] and sources[i].
 

@@ -304,26 +304,6 @@ def store_kv(
             cache[blocks, :, offsets] = quantize_slots(values) if cache.dtype == torch.int8 else values.to(cache.dtype)
 
 
-def rotary_store_kv(
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    slot_ids: torch.Tensor,
-    positions: torch.Tensor,
-    cos_sin: torch.Tensor,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
-) -> None:
-    """rotary_embedding and store_kv in one: q is rotated in place, but for rows that are written nowhere, and k on its way into
-    the cache alone."""
-    rotated_q, rotated_k, written = q.clone(), k.clone(), slot_ids >= 0
-    rotary_embedding(rotated_q, rotated_k, positions, cos_sin)
-    q[written] = rotated_q[written]
-    store_kv(k_cache, v_cache, rotated_k, v, slot_ids, k_scale, v_scale)
-
-
 def paged_attention(
     out: torch.Tensor,
     q: torch.Tensor,

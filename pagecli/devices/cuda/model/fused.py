@@ -1,8 +1,9 @@
 """The GPU's pass over a program: what one kernel can do together becomes one operation.
 
 A norm adds to what it reads what an addition before it would, which saves a pass over both; where only some rows are wanted
-further on, those are added; queries and keys are rotated on the keys' way into the cache; a table of positions is added to the
-tokens while they are embedded. What adapters add comes before an addition to the hidden states, which so stays with its norm.
+further on, those are added; queries and keys are normed and rotated on the keys' way into the cache; a table of positions is
+added to the tokens while they are embedded. What adapters add comes before an addition to the hidden states, which so stays
+with its norm.
 """
 
 from collections.abc import Iterable
@@ -33,11 +34,12 @@ class AddNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class RotaryAttention:
-    """Rotary, then Attention."""
+class PreparedAttention:
+    """RMS norms of q and k, then Rotary, then Attention; the norms or the rotation may be missing."""
 
-    rotary: Rotary
     attention: Attention
+    rotary: Rotary | None
+    norms: tuple[Norm, Norm] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class PositionedEmbedding:
     positions: Embedding
 
 
-CudaOperation = Operation | AddNorm | RotaryAttention | PositionedEmbedding
+CudaOperation = Operation | AddNorm | PreparedAttention | PositionedEmbedding
 
 
 def fuse(program: Program) -> list[CudaOperation]:
@@ -59,8 +61,8 @@ def fuse(program: Program) -> list[CudaOperation]:
         match before, operation:
             case Add(out, x), Norm() if operation.x == out:
                 fused[-1] = AddNorm(operation, x)
-            case Rotary(q, k), Attention() if (operation.q, operation.k) == (q, k):
-                fused[-1] = RotaryAttention(before, operation)
+            case _, Attention():
+                fused.append(_prepared(fused, operation))
             case Embedding(out, "positions"), Add() if operation.x == out and _embeds_tokens(fused[:-1], operation.out):
                 tokens = fused[-2]
                 assert isinstance(tokens, Embedding)
@@ -74,7 +76,7 @@ def reads_of(operation: CudaOperation) -> set[str]:
     """The values an operation reads, those that it changes in place included."""
     if isinstance(operation, AddNorm):
         return {operation.norm.x, operation.added}
-    if isinstance(operation, RotaryAttention):
+    if isinstance(operation, PreparedAttention):
         return reads_of(operation.attention)
     if isinstance(operation, PositionedEmbedding):
         return set()
@@ -90,7 +92,7 @@ def writes_of(operation: CudaOperation) -> set[str]:
     """The values an operation writes, those that it changes in place included."""
     if isinstance(operation, AddNorm):
         return {operation.norm.out, operation.norm.x}
-    if isinstance(operation, RotaryAttention):
+    if isinstance(operation, PreparedAttention):
         return {operation.attention.out}
     if isinstance(operation, PositionedEmbedding):
         return {operation.tokens.out}
@@ -139,6 +141,25 @@ def _adds_behind_selections(operations: Iterable[Operation]) -> list[Operation]:
         else:
             moved.append(operation)
     return moved
+
+
+def _prepared(before: list[CudaOperation], attention: Attention) -> CudaOperation:
+    """The attention, with what prepares its queries and keys, which is taken from the end of `before`."""
+    rotary, norms = None, None
+    match before[-1:]:
+        case [Rotary(q, k) as last] if (q, k) == (attention.q, attention.k):
+            rotary = last
+            before.pop()
+    match before[-2:]:
+        case [Norm() as of_q, Norm() as of_k] if _are_head_norms(of_q, of_k, attention):
+            norms = of_q, of_k
+            del before[-2:]
+    return PreparedAttention(attention, rotary, norms) if rotary or norms else attention
+
+
+def _are_head_norms(of_q: Norm, of_k: Norm, attention: Attention) -> bool:
+    in_place = (of_q.x, of_k.x) == (of_q.out, of_k.out) == (attention.q, attention.k)
+    return in_place and of_q.kind == of_k.kind == "rms" and of_q.eps == of_k.eps and None not in (of_q.weight, of_k.weight)
 
 
 def _embeds_tokens(operations: list[CudaOperation], out: str) -> bool:

@@ -12,7 +12,7 @@ from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.adapters import CudaLowRank, num_adapters_of, tiles_of
 from pagecli.devices.cuda.model.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
-from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, RotaryAttention, fuse, last_uses
+from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, PreparedAttention, fuse, last_uses
 from pagecli.devices.cuda.model.linear import logits
 from pagecli.devices.cuda.model.mixture import bind_mixture
 from pagecli.devices.cuda.model.prompt_attention import PromptRows
@@ -119,12 +119,9 @@ class CudaModel:
             case AddNorm(norm, added):
                 return self._norm(norm, added)
             case ops.Attention():
-                sinks = self._weights.vector(operation.sinks)
-                return lambda step: _attend(step, operation, None, sinks)
-            case RotaryAttention(rotary, attention):
-                first = self._rotations[rotary.rope, rotary.factors]
-                columns, sinks = slice(first, first + rotary.rope.rotary_dim), self._weights.vector(attention.sinks)
-                return lambda step: _attend(step, attention, columns, sinks)
+                return self._attention(PreparedAttention(operation, None, None))
+            case PreparedAttention():
+                return self._attention(operation)
             case ops.Embedding():
                 return self._embedding(operation, None)
             case PositionedEmbedding(tokens, positions):
@@ -203,6 +200,19 @@ class CudaModel:
 
         return call
 
+    def _attention(self, operation: PreparedAttention) -> _Bound:
+        attention, rotary, norms = operation.attention, operation.rotary, operation.norms
+        sinks, columns, by = self._weights.vector(attention.sinks), None, None
+        if rotary is not None:
+            first = self._rotations[rotary.rope, rotary.factors]
+            columns = slice(first, first + rotary.rope.rotary_dim)
+        if norms is not None:
+            of_q, of_k = (self._weights.vector(norm.weight) for norm in norms)
+            assert of_q is not None
+            assert of_k is not None
+            by = of_q, of_k, norms[0].eps
+        return lambda step: _attend(step, attention, columns, by, sinks)
+
     def _head(self, operation: ops.Head) -> _Bound:
         head, bias, cap = self._weights.tensor(operation.weight), self._weights.vector(operation.bias), operation.cap
 
@@ -233,12 +243,22 @@ class CudaModel:
         return call
 
 
-def _attend(step: _Step, attention: ops.Attention, columns: slice | None, sinks: torch.Tensor | None) -> None:
+def _attend(
+    step: _Step,
+    attention: ops.Attention,
+    columns: slice | None,
+    norms: tuple[torch.Tensor, torch.Tensor, float] | None,
+    sinks: torch.Tensor | None,
+) -> None:
+    """`columns`: of the rotation in the table; `norms`: the weights of queries and keys, and eps."""
     values, inputs = step.values, step.inputs
     q, k, v = values[attention.q], values[attention.k], values[attention.v]
     k_cache, v_cache = step.kv.keys[attention.layer], step.kv.values[attention.layer]
-    if columns is not None:
-        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, inputs.slot_ids, inputs.positions, step.cos_sin[:, columns])
+    rotation = () if columns is None else (inputs.positions, step.cos_sin[:, columns])
+    if norms is not None:
+        kernels.norm_rotary_store_kv(k_cache, v_cache, q, k, v, inputs.slot_ids, *norms, *rotation)
+    elif rotation:
+        kernels.rotary_store_kv(k_cache, v_cache, q, k, v, inputs.slot_ids, *rotation)
     else:
         kernels.store_kv(k_cache, v_cache, k, v, inputs.slot_ids)
     attended = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -247,7 +267,7 @@ def _attend(step: _Step, attention: ops.Attention, columns: slice | None, sinks:
     if (prompts := step.given.prompts) is not None:
         rows, starts, rounds = prompts.rows, step.given.prompt_starts, k_cache.dtype != k.dtype
         assert starts is not None
-        slot_ids, of_step = inputs.slot_ids[rows], (columns is None and not rounds, not rounds)
+        slot_ids, of_step = inputs.slot_ids[rows], (not (norms or rotation or rounds), not rounds)
         k, v = (
             x[rows] if is_there else prompt_attention.cached(cache, slot_ids, q.dtype)
             for x, cache, is_there in zip((k, v), (k_cache, v_cache), of_step, strict=True)
