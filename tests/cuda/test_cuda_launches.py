@@ -100,18 +100,22 @@ LAUNCHES = {  # of a layer
 }
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
 @pytest.mark.parametrize("name", LAUNCHES)
-def test_launches_of_a_decode_step(tiny_model, monkeypatch, name):
+def test_launches_of_a_decode_step(tiny_model, monkeypatch, name, dtype):
     """The kernels of the project that one step queues, beside torch's products; norms add, and a head's norm, its rotation and
-    its way into the cache are one launch."""
+    its way into the cache are one launch. In 8-bit floats rows of attention's output alone are rounded by their own."""
     source = resolve_model(str(tiny_model(name)))
-    steps = PagedSteps(load_model(source, "bfloat16", 64, "cuda"), torch.bfloat16)
+    steps = PagedSteps(load_model(source, dtype, 64, "cuda"), torch.bfloat16)
     gpu = CountingGpu()
     monkeypatch.setattr(kernels, "extension", lambda: gpu)
     monkeypatch.setattr(attention, "extension", lambda: gpu)
     with torch.inference_mode():
         steps.step({0: [5], 1: [7]})
-    assert gpu.launches == ["embedding", *LAUNCHES[name] * source.config.num_layers, LAUNCHES[name][0]]
+    of_layer = list(LAUNCHES[name])
+    if dtype == "fp8":
+        of_layer.insert(3, "quantize_rows")
+    assert gpu.launches == ["embedding", *of_layer * source.config.num_layers, of_layer[0]]
 
 
 def test_short_contexts_are_not_merged(loaded, monkeypatch):

@@ -125,3 +125,23 @@ def test_additions_before_norms_and_beside_embeddings():
     out, ids, positions = torch.empty(3, 8), torch.tensor([2, -1, 0]), torch.tensor([1, 0, 0])
     operations.embedding(out, ids, x, positions, added, 1)
     assert torch.equal(out, torch.stack([x[2] + added[2], torch.zeros(8), x[0] + added[1]]))
+
+
+def test_rows_in_8_bits_are_the_rounded_rows():
+    """Of norms and activations that are given scales."""
+    x, weight, bias = (torch.randn(*shape, generator=torch.Generator().manual_seed(3)) for shape in ((3, 16), (16,), (16,)))
+    for compute, parameters in (
+        (operations.rms_norm, (weight, 1e-5)),
+        (operations.layer_norm, (weight, bias, 1e-5)),
+        (operations.activation, ("gelu", bias)),
+        (operations.gated_activation, ("silu", bias)),
+        (operations.gated_activation, ("silu", bias, 7.0)),
+    ):
+        wide = torch.empty(3, 8 if compute is operations.gated_activation else 16)
+        outs = [torch.zeros(wide.shape, dtype=torch.float8_e4m3fn) for _ in range(2)]
+        scales = [torch.zeros(3, 1) for _ in range(2)]
+        compute(wide, x, *parameters)
+        compute(outs[0], x, *parameters, scales=scales[0])
+        operations.quantize_rows(outs[1], scales[1], wide)
+        assert torch.equal(*scales)
+        assert torch.equal(*(out.float() for out in outs))

@@ -15,7 +15,7 @@ __device__ inline T warp_sum(T x) {
     return x;
 }
 
-// The same in each group of `count` lanes, a power of two, called by all of the warp: what a warp's sum is with zeros beside them.
+// The same in each group of `count` lanes, a power of two: what a warp's sum is with zeros beside them. Called by the warp.
 __device__ inline float group_sum(float x, int count) {
     for (int lanes = count / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
     return x;

@@ -1,6 +1,6 @@
-// Activation functions, plain and gated, with the bias of the layer before them: bound by memory, so one pass over it.
-#include "device/element.h"
-#include "device/launch.h"
+// Activation functions, plain and gated, with the bias of the layer before them: bound by memory, so one pass over it. In 8-bit
+// floats a row is one block's, for its scale, and elsewhere several blocks'.
+#include "device/float8_rows.h"
 #include "pagecli/cuda/elementwise/bias_activation.h"
 #include "pagecli/cuda/elementwise/gated_activation.h"
 
@@ -43,23 +43,17 @@ __device__ inline void add_bias(float (&x)[kVec], const float* bias, int64_t at)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) bias_activation_kernel(BiasActivationArgs a) {
-    const int64_t at = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVec, token = blockIdx.x;
-    if (at >= a.dim) return;
-    float x[kVec];
+__device__ inline void activate_vec(float (&x)[kVec], const BiasActivationArgs& a, int64_t token, int64_t at) {
     load_floats(x, static_cast<const T*>(a.x) + token * a.x_stride + at);
     add_bias(x, a.bias, at);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) x[i] = activate(a.kind, x[i]);
-    store_floats(static_cast<T*>(a.out) + token * a.out_stride + at, x);
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) gated_activation_kernel(GatedActivationArgs a) {
-    const int64_t at = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVec, token = blockIdx.x;
-    if (at >= a.dim) return;
+__device__ inline void activate_vec(float (&gate)[kVec], const GatedActivationArgs& a, int64_t token, int64_t at) {
     const T* row = static_cast<const T*>(a.gate_up) + token * a.gate_up_stride;
-    float gate[kVec], up[kVec];
+    float up[kVec];
     load_floats(gate, row + at);
     load_floats(up, row + a.dim + at);
     add_bias(gate, a.bias, at);
@@ -67,25 +61,41 @@ __global__ void __launch_bounds__(kThreads) gated_activation_kernel(GatedActivat
 #pragma unroll
     for (int i = 0; i < kVec; ++i)
         gate[i] = a.limit > 0.0f ? clamped_gate(gate[i], up[i], a.limit, a.alpha) : activate(a.kind, gate[i]) * up[i];
-    store_floats(static_cast<T*>(a.out) + token * a.out_stride + at, gate);
 }
 
-LaunchShape one_thread_a_vec(int64_t tokens, int64_t dim, Stream stream) {
-    return {tokens, divide_up(dim, kThreads * kVec), 1, kThreads, stream};
+template <class T, class Args>
+__global__ void __launch_bounds__(kThreads) activation_kernel(Args a) {
+    const int64_t at = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVec, token = blockIdx.x;
+    if (at >= a.dim) return;
+    float values[kVec];
+    activate_vec<T>(values, a, token, at);
+    store_floats(static_cast<T*>(a.out) + token * a.out_stride + at, values);
+}
+
+template <class T, class Args>
+__global__ void __launch_bounds__(kMaxRowThreads) activation_narrow_kernel(Args a) {
+    PAGECLI_SHARED_ARRAY(float, partial, kMaxWarps);
+    const int64_t token = blockIdx.x;
+    store_row_in_e4m3<T>(static_cast<E4M3*>(a.out) + token * a.out_stride, a.scales + token, a.dim, partial,
+                         [&](float(&values)[kVec], int vec) { activate_vec<T>(values, a, token, vec * kVec); });
+}
+
+template <class Args>
+void launch_activation(const Args& a, Stream stream) {
+    if (a.tokens == 0 || a.dim == 0) return;
+    if (a.scales != nullptr) {
+        const LaunchShape rows = {a.tokens, 1, 1, row_threads(a.dim), stream};
+        if (a.type == ElementType::bfloat16) return launch<activation_narrow_kernel<BFloat16, Args>>(rows, a);
+        return launch<activation_narrow_kernel<Float16, Args>>(rows, a);
+    }
+    const LaunchShape shape = {a.tokens, divide_up(a.dim, kThreads * kVec), 1, kThreads, stream};
+    with_element_type(a.type, [&](auto element) { launch<activation_kernel<decltype(element), Args>>(shape, a); });
 }
 
 }  // namespace
 
-void bias_activation(const BiasActivationArgs& a, Stream stream) {
-    if (a.tokens == 0 || a.dim == 0) return;
-    const LaunchShape shape = one_thread_a_vec(a.tokens, a.dim, stream);
-    with_element_type(a.type, [&](auto element) { launch<bias_activation_kernel<decltype(element)>>(shape, a); });
-}
+void bias_activation(const BiasActivationArgs& a, Stream stream) { launch_activation(a, stream); }
 
-void gated_activation(const GatedActivationArgs& a, Stream stream) {
-    if (a.tokens == 0 || a.dim == 0) return;
-    const LaunchShape shape = one_thread_a_vec(a.tokens, a.dim, stream);
-    with_element_type(a.type, [&](auto element) { launch<gated_activation_kernel<decltype(element)>>(shape, a); });
-}
+void gated_activation(const GatedActivationArgs& a, Stream stream) { launch_activation(a, stream); }
 
 }  // namespace pagecli::cuda

@@ -39,9 +39,19 @@ def raw(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
 
 
-def rms_norm(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float, added: torch.Tensor | None = None) -> None:
-    """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D] (float32); x [T, D] or [T, heads, D]."""
-    extension().rms_norm(out, x, weight, eps, added)
+def rms_norm(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    added: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
+) -> None:
+    """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D] (float32); x [T, D] or [T, heads, D].
+
+    Here and below: with scales[T, 1], out is `quantize_rows` of what it would be without, with the same bits; x of 16 bits.
+    """
+    extension().rms_norm(raw(out), x, weight, eps, added, scales)
 
 
 def layer_norm(
@@ -51,14 +61,21 @@ def layer_norm(
     bias: torch.Tensor,
     eps: float,
     added: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """x += added, where given; out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H] (both float32)."""
-    extension().layer_norm(out, x, weight, bias, eps, added)
+    extension().layer_norm(raw(out), x, weight, bias, eps, added, scales)
 
 
-def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
+def activation(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    name: str,
+    bias: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
+) -> None:
     """out[T, I] = name(x[T, I] + bias[I]), bias float32; name: none, relu, gelu (erf), gelu_tanh, silu, relu2; out may be x."""
-    extension().bias_activation(out, x, name, bias)
+    extension().bias_activation(raw(out), x, name, bias, scales)
 
 
 def gated_activation(
@@ -68,10 +85,11 @@ def gated_activation(
     bias: torch.Tensor | None = None,
     limit: float = 0.0,
     alpha: float = 1.0,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """out[T, I] = name(gate) * up of gate_up[T, 2 * I] + bias[2 * I], bias float32; limit > 0: gate * sigmoid(alpha * gate) *
     (up + 1), gates at most `limit`, ups within it."""
-    extension().gated_activation(out, gate_up, name, bias, limit, alpha)
+    extension().gated_activation(raw(out), gate_up, name, bias, limit, alpha, scales)
 
 
 def exact_linear(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:

@@ -80,13 +80,14 @@ def rms_norm(
     eps: float,
     added: torch.Tensor | None = None,
     accumulate: bool = False,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """x += added, where given; out[..., D] = x / sqrt(mean(x^2) + eps) * weight[D]; x and out [T, D] or [T, heads, D], any
-    stride; out may be x."""
+    stride; out may be x. Here and below: with scales[T, 1], quantize_rows(out, scales, what out would be)."""
     if added is not None:
         x.add_(added)
     normalized = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
-    out.copy_(out + normalized if accumulate else normalized)
+    _write(out, out + normalized if accumulate else normalized, scales)
 
 
 def layer_norm(
@@ -96,11 +97,12 @@ def layer_norm(
     bias: torch.Tensor,
     eps: float,
     added: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """x += added, where given; out[T, H] = (x - mean) / sqrt(var + eps) * weight[H] + bias[H]; out may be x."""
     if added is not None:
         x.add_(added)
-    out.copy_(torch.nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps))
+    _write(out, torch.nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps), scales)
 
 
 def rotary_embedding(
@@ -120,9 +122,11 @@ def rotary_embedding(
         x[..., half : 2 * half] = b * cos + a * sin
 
 
-def activation(out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor | None = None) -> None:
+def activation(
+    out: torch.Tensor, x: torch.Tensor, name: str, bias: torch.Tensor | None = None, scales: torch.Tensor | None = None
+) -> None:
     """out[T, I] = name(x[T, I] + bias[I]); name: none, relu, gelu (erf), gelu_tanh, silu, relu2 (squared); out may be x."""
-    out.copy_(_ACTIVATIONS[name](x if bias is None else x + bias))
+    _write(out, _ACTIVATIONS[name](x if bias is None else x + bias), scales)
 
 
 def gated_activation(
@@ -132,6 +136,7 @@ def gated_activation(
     bias: torch.Tensor | None = None,
     limit: float = 0.0,
     alpha: float = 1.0,
+    scales: torch.Tensor | None = None,
 ) -> None:
     """out[..., I] = name(gate) * up, of gate_up[..., 2 * I] + bias[2 * I]: I gates, then I ups; name as for `activation`;
     [T, 2 * I] or [T, groups, 2 * I]. limit > 0: gate * sigmoid(alpha * gate) * (up + 1), gates at most `limit`, ups within it.
@@ -139,9 +144,9 @@ def gated_activation(
     gate, up = (gate_up if bias is None else gate_up + bias).chunk(2, dim=-1)
     if limit > 0:
         gate = gate.clamp(max=limit)
-        out.copy_(gate * torch.sigmoid(alpha * gate) * (up.clamp(-limit, limit) + 1))
+        _write(out, gate * torch.sigmoid(alpha * gate) * (up.clamp(-limit, limit) + 1), scales)
         return
-    out.copy_(_ACTIVATIONS[name](gate) * up)
+    _write(out, _ACTIVATIONS[name](gate) * up, scales)
 
 
 def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> None:
@@ -150,6 +155,13 @@ def quantize_rows(out: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> N
     scales.copy_(torch.where(largest > 0, largest / E4M3_MAX, 1.0))
     inverse = torch.full((), E4M3_MAX, device=x.device) / largest  # of a plain number, torch would round twice
     out.copy_(_to_e4m3(x.float() * torch.where(largest > 0, inverse, 1.0)))
+
+
+def _write(out: torch.Tensor, values: torch.Tensor, scales: torch.Tensor | None) -> None:
+    if scales is None:
+        out.copy_(values)
+    else:
+        quantize_rows(out, scales, values)
 
 
 def _to_e4m3(values: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,15 @@ added to the tokens while they are embedded. What adapters add comes before an a
 with its norm.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pagecli.model.program import (
     Add,
     Attention,
     Embedding,
+    GatedActivation,
+    Linear,
     LowRank,
     Norm,
     Operation,
@@ -50,7 +52,14 @@ class PositionedEmbedding:
     positions: Embedding
 
 
-CudaOperation = Operation | AddNorm | PreparedAttention | PositionedEmbedding
+@dataclass(frozen=True, slots=True)
+class InFloat8:
+    """A norm or an activation whose output is in 8-bit floats, with a scale for each row: products in them alone read it."""
+
+    made: "Norm | AddNorm | GatedActivation | Linear"
+
+
+CudaOperation = Operation | AddNorm | PreparedAttention | PositionedEmbedding | InFloat8
 
 
 def fuse(program: Program) -> list[CudaOperation]:
@@ -72,6 +81,40 @@ def fuse(program: Program) -> list[CudaOperation]:
     return fused
 
 
+def with_float8(operations: list[CudaOperation], has_float8: Callable[[Linear], bool]) -> list[CudaOperation]:
+    """The operations, those in InFloat8 whose output goes into linear layers in 8-bit floats and nowhere else."""
+    marked: list[CudaOperation] = []
+    readers: dict[str, list[CudaOperation]] = {}  # of a value, behind the operation in hand, until it is written anew
+    for operation in reversed(operations):
+        if (out := _rounded_value(operation)) is not None and _are_float8(readers.get(out, []), has_float8):
+            assert isinstance(operation, Norm | AddNorm | GatedActivation | Linear)
+            marked.append(InFloat8(operation))
+        else:
+            marked.append(operation)
+        for value in writes_of(operation):
+            readers.pop(value, None)
+        for value in reads_of(operation):
+            readers.setdefault(value, []).append(operation)
+    return marked[::-1]
+
+
+def _rounded_value(operation: CudaOperation) -> str | None:
+    """What a kernel writes that can round rows to 8 bits; nothing that is read before it is written."""
+    match operation:
+        case AddNorm(norm=Norm(out=out, x=x)) | Norm(out=out, x=x) if out != x:
+            return out
+        case GatedActivation(out=out, groups=1):
+            return out
+        case Linear(out=out, activation=activation) if activation != "none":
+            return out
+    return None
+
+
+def _are_float8(readers: list[CudaOperation], has_float8: Callable[[Linear], bool]) -> bool:
+    """Whether all that read a value are products of whole rows in 8-bit floats."""
+    return bool(readers) and all(isinstance(op, Linear) and not op.weight.whole_columns and has_float8(op) for op in readers)
+
+
 def reads_of(operation: CudaOperation) -> set[str]:
     """The values an operation reads, those that it changes in place included."""
     if isinstance(operation, AddNorm):
@@ -80,6 +123,8 @@ def reads_of(operation: CudaOperation) -> set[str]:
         return reads_of(operation.attention)
     if isinstance(operation, PositionedEmbedding):
         return set()
+    if isinstance(operation, InFloat8):
+        return reads_of(operation.made)
     if isinstance(operation, Reduce):
         return set(operation.parts)
     if isinstance(operation, Router):
@@ -96,6 +141,8 @@ def writes_of(operation: CudaOperation) -> set[str]:
         return {operation.attention.out}
     if isinstance(operation, PositionedEmbedding):
         return {operation.tokens.out}
+    if isinstance(operation, InFloat8):
+        return writes_of(operation.made)
     if isinstance(operation, Split):
         return {operation.q, operation.k, operation.v}
     if isinstance(operation, Router):

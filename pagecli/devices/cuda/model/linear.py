@@ -1,6 +1,7 @@
 """Linear layers on a GPU: weights of the model's type, or 8-bit floats (e4m3) with a scale for each output channel and for each
 token, multiplied by torch (cuBLASLt). Such scales need no calibration."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,12 +71,21 @@ class CudaFloat8Linear(CudaLinear):
         return self.weight.nbytes + self.scales.nbytes + (self.bias.nbytes if self.bias is not None else 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        narrow = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-        row_scales = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
+        narrow, row_scales = float8_room(x.shape, x.device)
         kernels.quantize_rows(narrow, row_scales, x)
+        return self.of_rows(narrow, row_scales, x.dtype)
+
+    def of_rows(self, x: torch.Tensor, row_scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The same of rows that are rounded already, in `dtype`."""
         return torch._scaled_mm(
-            narrow, self.weight.t(), row_scales, self.scales, bias=self.bias, out_dtype=x.dtype, use_fast_accum=True
+            x, self.weight.t(), row_scales, self.scales, bias=self.bias, out_dtype=dtype, use_fast_accum=True
         )
+
+
+def float8_room(shape: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of 8-bit floats, and their scales, to be written."""
+    rows = torch.empty(*shape, dtype=torch.float8_e4m3fn, device=device)
+    return rows, torch.empty(shape[0], 1, dtype=torch.float32, device=device)
 
 
 def float8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> CudaLinear:

@@ -1,7 +1,7 @@
 """A program on a GPU: each operation bound to its weights once. GEMMs by torch, all else by the kernels; activations are of the
 model's type."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,8 +12,17 @@ from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import prompt_attention
 from pagecli.devices.cuda.model.adapters import CudaLowRank, num_adapters_of, tiles_of
 from pagecli.devices.cuda.model.attention import AttentionPlan, attention_shape, paged_attention, plan_attention
-from pagecli.devices.cuda.model.fused import AddNorm, CudaOperation, PositionedEmbedding, PreparedAttention, fuse, last_uses
-from pagecli.devices.cuda.model.linear import logits
+from pagecli.devices.cuda.model.fused import (
+    AddNorm,
+    CudaOperation,
+    InFloat8,
+    PositionedEmbedding,
+    PreparedAttention,
+    fuse,
+    last_uses,
+    with_float8,
+)
+from pagecli.devices.cuda.model.linear import CudaFloat8Linear, float8_room, logits
 from pagecli.devices.cuda.model.mixture import bind_mixture
 from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.model.weights import CudaWeights
@@ -45,6 +54,7 @@ class _Step:
     cos_sin: torch.Tensor
     logits: torch.Tensor
     values: dict[str, torch.Tensor] = field(default_factory=dict)
+    row_scales: dict[str, torch.Tensor] = field(default_factory=dict)  # of the values in 8-bit floats
     routes: dict[str, kernels.SortedRows] = field(default_factory=dict)  # of a router's ids
 
 
@@ -78,7 +88,7 @@ class CudaModel:
         self._rotary = table_of(program, lambda weight: weights.tensor(weight).cpu().numpy())
         self._rotations = rotations_of(program)
         self._cos_sin = torch.empty(0, 0)
-        operations = fuse(program)
+        operations = with_float8(fuse(program), lambda linear: isinstance(weights.linear(linear), CudaFloat8Linear))
         self._bound = list(zip((self._bind(operation) for operation in operations), last_uses(operations), strict=True))
 
     def compute(self, step: CudaStep, kv: KVCache[torch.Tensor], out: torch.Tensor) -> None:
@@ -88,6 +98,7 @@ class CudaModel:
             call(running)
             for name in ended:
                 running.values.pop(name, None)
+                running.row_scales.pop(name, None)
 
     def reserve_positions(self, num_positions: int) -> None:
         """Make the rotary table, which grows with the context, as large as it will ever be needed: graphs hold on to it."""
@@ -108,16 +119,19 @@ class CudaModel:
         self.compute(CudaStep(StepInputs(**moved), plans, adapter_tiles=tiles), kv, out)
         return out
 
-    def _bind(self, operation: CudaOperation) -> _Bound:
+    def _bind(self, operation: CudaOperation, narrow: bool = False) -> _Bound:
+        """`narrow`: its output is in 8-bit floats."""
         match operation:
+            case InFloat8(made):
+                return self._bind(made, narrow=True)
             case ops.Linear():
-                return self._linear(operation)
+                return self._linear(operation, narrow)
             case ops.LowRank():
                 return self._low_rank(operation)
             case ops.Norm():
-                return self._norm(operation, None)
+                return self._norm(operation, None, narrow)
             case AddNorm(norm, added):
-                return self._norm(norm, added)
+                return self._norm(norm, added, narrow)
             case ops.Attention():
                 return self._attention(PreparedAttention(operation, None, None))
             case PreparedAttention():
@@ -129,7 +143,7 @@ class CudaModel:
             case ops.Split():
                 return lambda step: _split(step.values, operation)
             case ops.GatedActivation():
-                return lambda step: _gate(step.values, operation)
+                return lambda step: _gate(step, operation, narrow)
             case ops.Add(out, x):
                 return lambda step: step.values[out].add_(step.values[x])
             case ops.Select(out, x):
@@ -142,7 +156,7 @@ class CudaModel:
                 return bind_mixture(operation, self._weights)
         raise ValueError(f"GPUs have no {type(operation).__name__} by itself")
 
-    def _linear(self, operation: ops.Linear) -> _Bound:
+    def _linear(self, operation: ops.Linear, narrow: bool) -> _Bound:
         linear, activation = self._weights.linear(operation), operation.activation
         if operation.weight.whole_columns:
             columns = slice(operation.first_column, operation.first_column + operation.weight.columns)
@@ -150,9 +164,18 @@ class CudaModel:
         bias = self._weights.vector(operation.bias) if activation != "none" else None
 
         def call(step: _Step) -> None:
-            out = step.values[operation.out] = linear(step.values[operation.x])
-            if activation != "none":
-                kernels.activation(out, out, activation, bias)
+            x, row_scales = step.values[operation.x], step.row_scales.get(operation.x)
+            if row_scales is not None:
+                assert isinstance(linear, CudaFloat8Linear)
+                out = linear.of_rows(x, row_scales, self.dtype)
+            else:
+                out = linear(x)
+            if activation == "none":
+                step.values[operation.out] = out
+                return
+            activated, scales = _room(step, operation.out, out.shape, self.dtype, narrow) if narrow else (out, None)
+            step.values[operation.out] = activated
+            kernels.activation(activated, out, activation, bias, scales)
 
         return call
 
@@ -182,7 +205,7 @@ class CudaModel:
 
         return call
 
-    def _norm(self, norm: ops.Norm, added: str | None) -> _Bound:
+    def _norm(self, norm: ops.Norm, added: str | None, narrow: bool) -> _Bound:
         """With `added`, which is added to what is normed: see AddNorm. Overwrites what it reads where that is its output."""
         weight, bias = self._weights.vector(norm.weight), self._weights.vector(norm.bias)
         weight = torch.ones(self.config.hidden_size, device=self.place) if weight is None else weight
@@ -190,13 +213,14 @@ class CudaModel:
 
         def call(step: _Step) -> None:
             x, more = step.values[norm.x], step.values[added] if added is not None else None
-            out = step.values[norm.out] = x if norm.out == norm.x else torch.empty_like(x)
+            out, scales = (x, None) if norm.out == norm.x else _room(step, norm.out, x.shape, x.dtype, narrow)
+            step.values[norm.out] = out
             if x.shape[-1] != weight.shape[0]:  # of all heads together
                 x = out = x.flatten(1)
             if norm.kind == "rms":
-                kernels.rms_norm(out, x, weight, norm.eps, more)
+                kernels.rms_norm(out, x, weight, norm.eps, more, scales)
             else:
-                kernels.layer_norm(out, x, weight, shift, norm.eps, more)
+                kernels.layer_norm(out, x, weight, shift, norm.eps, more, scales)
 
         return call
 
@@ -282,8 +306,19 @@ def _split(values: dict[str, torch.Tensor], split: ops.Split) -> None:
     values[split.q], values[split.k], values[split.v] = heads.split([split.heads, split.kv_heads, split.kv_heads], dim=1)
 
 
-def _gate(values: dict[str, torch.Tensor], gated: ops.GatedActivation) -> None:
-    x, groups = values[gated.x], gated.groups
-    out = values[gated.out] = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device)
+def _gate(step: _Step, gated: ops.GatedActivation, narrow: bool) -> None:
+    x, groups = step.values[gated.x], gated.groups
+    out, scales = _room(step, gated.out, (x.shape[0], x.shape[1] // 2), x.dtype, narrow)
     rows = out.view(out.shape[0] * groups, -1), x.view(x.shape[0] * groups, -1)
-    kernels.gated_activation(*rows, gated.activation, None, gated.limit, gated.alpha)
+    kernels.gated_activation(*rows, gated.activation, None, gated.limit, gated.alpha, scales)
+
+
+def _room(
+    step: _Step, value: str, shape: Sequence[int], dtype: torch.dtype, narrow: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What an operation writes a value into: of `dtype`, or where it is `narrow` of 8-bit floats, and their rows' scales."""
+    if not narrow:
+        out = step.values[value] = torch.empty(*shape, dtype=dtype, device=step.logits.device)
+        return out, None
+    out, scales = step.values[value], step.row_scales[value] = float8_room(shape, step.logits.device)
+    return out, scales
