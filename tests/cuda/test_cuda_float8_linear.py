@@ -9,9 +9,8 @@ import pytest
 import torch
 from gpu_tensors import DEVICE, DTYPES, assert_near, poisoned, random, strided
 from model.paged_steps import PagedSteps
-from pagecli.devices.registry import load_model
 
-from pagecli.devices.base import KVCache
+from pagecli.devices.base import KVCache, load_model
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import fused, linear, model
 from pagecli.devices.cuda.model.linear import CudaFloat8Linear, float8_linear

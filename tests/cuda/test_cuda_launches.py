@@ -7,10 +7,10 @@ import pytest
 import torch
 from host_gpu import HostGpu
 from model.paged_steps import PagedSteps
-from pagecli.devices.registry import load_model
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices.base import load_model
 from pagecli.devices.cuda import kernels
 from pagecli.devices.cuda.model import attention
 from pagecli.engine import loaded_model
