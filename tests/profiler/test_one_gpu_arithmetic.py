@@ -46,10 +46,8 @@ def test_a_plan_has_the_engines_settings_and_bytes(on_gpu, gpu):
         given = GIVEN[(i + number) % len(GIVEN)]
         config = GenerateOptions(input="in.jsonl", output="out.jsonl", model=model, device="cuda", **given).engine_config()
         source = resolve_model(model, "dummy")
-        asked = profile_plan._Asked(
-            model, source.config, "auto", "auto", None, config.block_size, given.get("max_num_seqs"),
-            given.get("max_batch_tokens"),
-        )  # fmt: skip
+        limits = given.get("max_num_seqs"), given.get("max_batch_tokens")
+        asked = profile_plan._Asked(model, source, "auto", "auto", "auto", None, config.block_size, *limits, adapter_bytes=0)
         settings = asked.settings(device)
         assert (settings.max_num_seqs, settings.max_batch_tokens) == (config.max_num_seqs, config.max_batch_tokens)
         dtype = base.find("cuda").resolve_dtype(config.dtype)
