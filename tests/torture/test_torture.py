@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.slow
 def test_job_that_is_killed_starved_and_damaged_comes_out_unharmed():
     script = Path(__file__).with_name("kill.py")
-    command = [sys.executable, str(script), "--kills", "16", "--rows", "100", "--processes", "1", "--seed", "11"]
+    command = [sys.executable, str(script), "--kills", "16", "--rows", "100", "--processes", "1", "--seed", "11", "--each", "2"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = json.loads(ended.stdout[ended.stdout.index("{") :])["counts"]
