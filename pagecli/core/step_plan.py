@@ -155,30 +155,30 @@ class StepPlan:
     adapters: Sequence[int] = ()  # of each chunk, the index of its LoRA adapter or -1; empty: no chunk has one
 
     @cached_property
-    def columns(self) -> tuple[tuple[Any, ...], ...]:
-        """Of each field of Chunk, all chunks' values."""
-        return tuple(zip(*self.chunks, strict=True)) or ((),) * len(Chunk._fields)
+    def columns(self) -> Any:
+        """A Chunk that has in each field a tuple of all chunks' values."""
+        return Chunk._make(zip(*self.chunks, strict=True) if self.chunks else ((),) * len(Chunk._fields))
 
     @cached_property
     def num_tokens(self) -> int:
-        return sum(map(len, self.columns[1]))
+        return sum(map(len, self.columns.token_ids))
 
     @cached_property
     def answered(self) -> list[Chunk]:
         """The chunks that the step gives a result for, in order; read it, do not change it."""
         if self.has_wanted:
             return [c for c in self.chunks if c.specs or c.wanted is not None]
-        return self.chunks if all(self.columns[4]) else [c for c in self.chunks if c.specs]
+        return self.chunks if all(self.columns.specs) else [c for c in self.chunks if c.specs]
 
     @cached_property
     def num_sampled(self) -> int:
         """Tokens that the step chooses."""
-        return sum(map(len, self.columns[4]))
+        return sum(map(len, self.columns.specs))
 
     @cached_property
     def num_repeated(self) -> int:
         """Tokens that had been computed before a preemption."""
-        return sum(self.columns[5])
+        return sum(self.columns.num_repeated)
 
 
 class SampledToken(NamedTuple):

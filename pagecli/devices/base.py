@@ -214,14 +214,15 @@ def _is_available(device: Device) -> bool:
 
 def inputs_of(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     """The inputs of a step of these chunks, one behind the other."""
-    _, of_chunks, firsts, tables, specs, *_ = plan.columns
+    columns = plan.columns
+    of_chunks, specs = columns.token_ids, columns.specs
     lengths = np.fromiter(map(len, of_chunks), dtype=np.int32, count=len(of_chunks))
-    starts = np.array(firsts, dtype=np.int32)
+    starts = np.array(columns.start, dtype=np.int32)
     query_start = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=query_start[1:])
     token_ids = np.fromiter(chain.from_iterable(of_chunks), dtype=np.int32, count=query_start[-1])
 
-    block_tables = _padded(tables)
+    block_tables = _padded(columns.block_ids)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
     slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size

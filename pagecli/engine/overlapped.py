@@ -39,7 +39,7 @@ def feeding_rows(plan: StepPlan, live: list[Sequence | None]) -> Iterator[tuple[
     planned meanwhile leaves them out. `live`: each chunk's sequence; None where it has ended.
     """
     row = 0
-    for sequence, specs in zip(live, plan.columns[4], strict=True):
+    for sequence, specs in zip(live, plan.columns.specs, strict=True):
         if specs and specs[0].num_candidates == 0:
             if sequence is not None and len(specs) == 1 and not specs[0].needs_last_token:
                 yield sequence, row
@@ -97,7 +97,7 @@ class OverlappedScheduler(Scheduler):
         if self._assumed is not plan:
             self._record_computed(plan, live)
         if expected := self._expected:
-            for sequence, specs in zip(live, plan.columns[4], strict=True):
+            for sequence, specs in zip(live, plan.columns.specs, strict=True):
                 if sequence is not None and specs and expected.pop(sequence, None) is not None:
                     sequence.token_ids.pop()
         finished = self._record_chosen(plan, results, live)
@@ -182,7 +182,7 @@ class OverlappedScheduler(Scheduler):
     def _add_pending(self, plan: StepPlan) -> None:
         """Add the plan to the pending ones: its sequences' blocks are not freed before it is committed."""
         if all(known is not plan for known, _ in self._pending):
-            self._pending.append((plan, set(plan.columns[0])))
+            self._pending.append((plan, set(plan.columns.seq_id)))
 
 
 @dataclass(slots=True)

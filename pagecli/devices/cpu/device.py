@@ -216,7 +216,7 @@ class ModelRunner:
         if plan.has_wanted:
             results, forwarded = self._several_logits(plan, inputs)
             return PendingStep(results, (prepared, forwarded, time.perf_counter()))
-        specs = list(filter(None, plan.columns[4]))
+        specs = list(filter(None, plan.columns.specs))
         asked = self._asked.of(specs)
         masks = self._start_masks(specs) if asked.have_masks else None
         if asked.are_argmaxes:

@@ -126,13 +126,13 @@ class Scheduler(Batch):
     def _live(self, plan: StepPlan) -> list[Sequence | None]:
         """The sequence of each of the plan's chunks; None where it ended after the plan was made."""
         by_id = {s.seq_id: s for request in self._running for s in request.live}
-        return list(map(by_id.get, plan.columns[0]))
+        return list(map(by_id.get, plan.columns.seq_id))
 
     def _record_computed(self, plan: StepPlan, live: list[Sequence | None]) -> None:
         """The plan's tokens are in the cache; not those of sequences that ended after it was made. `live`: as of _live."""
-        lengths = [c.num_known for c in plan.chunks] if plan.has_wanted else map(len, plan.columns[1])
+        lengths = [c.num_known for c in plan.chunks] if plan.has_wanted else map(len, plan.columns.token_ids)
         filled = []
-        for sequence, start, num_tokens in zip(live, plan.columns[2], lengths, strict=True):
+        for sequence, start, num_tokens in zip(live, plan.columns.start, lengths, strict=True):
             if sequence is not None:
                 sequence.num_computed = num_filled = start + num_tokens
                 filled.append((sequence.seq_id, num_filled, sequence.token_ids))

@@ -180,7 +180,7 @@ class CudaRunner:
         if not self._limits.writes_kv:
             step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         work = self._plan_work(plan, step, slot, before)
-        self.mover.before_use(chain.from_iterable(plan.columns[3]))
+        self.mover.before_use(chain.from_iterable(plan.columns.block_ids))
         if step.key is not None:
             work.graph = self.graphs.find(step.key, self._forward(work))
         prepared = time.perf_counter()
@@ -195,7 +195,7 @@ class CudaRunner:
         padded = step.key is not None  # each chunk has one row, then come those that do nothing
         rows = list(range(num_rows))
         if padded:
-            of_chunks = [chunk.specs or chunk.wanted for chunk in plan.chunks] if plan.has_wanted else plan.columns[4]
+            of_chunks = [chunk.specs or chunk.wanted for chunk in plan.chunks] if plan.has_wanted else plan.columns.specs
             rows = [row for row, asked in enumerate(of_chunks) if asked]
         rows_to_host = len(rows) if plan.has_wanted else 0
         if plan.feeds:
@@ -204,7 +204,7 @@ class CudaRunner:
             arrays["host_rows"] = np.array(rows, dtype=np.int64)
             if slot.pinned_logits is None or slot.pinned_logits.shape[0] < rows_to_host:
                 slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
-        specs = [] if plan.has_wanted else list(filter(None, plan.columns[4]))
+        specs = [] if plan.has_wanted else list(filter(None, plan.columns.specs))
         choices = self._planner.plan(specs, rows, step.arrays["logit_rows"])
         places, num_bytes = step_buffers.pack(arrays, slot.pinned_inputs.numpy())
         tensors = self._input_views.of(places, self._inputs)
