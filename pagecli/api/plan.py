@@ -11,6 +11,7 @@ def profile_plan(
     gpu: str = "auto",
     num_gpus: int | None = None,
     lora: Mapping[str, str] | str | list[str] | None = None,
+    merge_lora: str | None = None,
     dtype: str = "auto",
     quantization: str = "auto",
     kv_dtype: str = "auto",
@@ -39,6 +40,7 @@ def profile_plan(
         gpu=gpu,
         num_gpus=num_gpus,
         **as_flags({"lora": lora}),
+        merge_lora=merge_lora,
         dtype=dtype,  # type: ignore[arg-type]
         quantization=quantization,  # type: ignore[arg-type]
         kv_dtype=kv_dtype,  # type: ignore[arg-type]

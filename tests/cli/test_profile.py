@@ -298,9 +298,21 @@ def test_quantized_weights_are_planned_as_generate_keeps_them(profile, gib, sequ
     """On a machine that does not multiply bfloat16."""
     sample = str(resolve_model("smollm2-135m").weights_path)
     flags = "--model", sample, "--dtype", dtype, "--max-num-seqs", str(sequences)
-    weights = report(profile, *flags, ram=int(gib * GIB))["plan"]["memory"][0]
+    planned = report(profile, *flags, ram=int(gib * GIB))["plan"]
+    weights = planned["memory"][0]
     assert ("of them quantized" in weights["note"]) == kept
     assert (weights["num_bytes"] < 100e6) == kept
+    assert (flags_of(planned).get("--quantization") == ["keep"]) == kept
+    dequantized = report(profile, *flags, "--quantization", "dequantize", ram=20 * GIB)["plan"]
+    assert flags_of(dequantized)["--quantization"] == ["dequantize"]
+
+
+def flags_of(planned: dict) -> dict[str, list[str]]:
+    """generate's flags of a plan, each with its values."""
+    found: dict[str, list[str]] = {}
+    for flag, value in zip(*[iter(planned["generate_flags"])] * 2, strict=True):
+        found.setdefault(flag, []).append(value)
+    return found
 
 
 def sizes_of(planned: dict) -> dict[str, int]:
@@ -359,9 +371,11 @@ def test_adapters_take_memory_in_the_plan_and_are_refused_where_generate_refuses
     expected = 4 * 3 * (4 + 8) * (96 + 128)
     assert sizes_of(planned)["LoRA adapters"] == expected
     assert "LoRA adapters" not in sizes_of(plain)
+    assert flags_of(planned["plan"])["--lora"] == [f"a={paths[0]}", f"b={paths[1]}"]
     assert planned["plan"]["weights_bytes"] - plain["plan"]["weights_bytes"] == expected
     merged = report(profile, *model, "--merge-lora", str(paths[0]))
     assert sizes_of(merged) == sizes_of(plain)
+    assert flags_of(merged["plan"])["--merge-lora"] == [str(paths[0])]
     assert profile(*model, "--lora", f"a={tmp_path}")[0] == 4
     assert profile(*model, "--lora", "a")[0] == 2
 

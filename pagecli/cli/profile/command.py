@@ -132,9 +132,14 @@ def plan_section(job: "PlannedJob", options: ProfileOptions) -> "Section":
 
     plan, workload = job.plan, job.workload
     estimated, flags_for_generate = estimate(plan, workload), generate_flags(plan, workload)
-    for flag, count in {"--tensor-parallel-size": options.tensor_parallel_size, "--workers": options.workers}.items():
-        if count is not None and flags_for_generate:
-            flags_for_generate += [flag, str(count)]
+    asked: list[tuple[str, int | str | None]] = [
+        ("--tensor-parallel-size", options.tensor_parallel_size),
+        ("--workers", options.workers),
+    ]
+    asked += [("--merge-lora", options.merge_lora), *(("--lora", adapter) for adapter in options.lora or ())]
+    asked += [("--quantization", "dequantize" if options.quantization == "dequantize" else None)]
+    if flags_for_generate:
+        flags_for_generate += [part for flag, value in asked if value is not None for part in (flag, str(value))]
     tables = whole_plan if options.all else first_page
     return Section(
         {

@@ -155,9 +155,8 @@ def _plan_automatically(
     plan = plan_on(host, 1)
     if plan.fits:
         return PlannedJob(plan, workload, local.note, chosen_by_user=False)
-    if asked.kv_memory_bytes is not None and plan_on(host, 1, replace(asked, kv_memory_bytes=None)).fits:
-        return PlannedJob(plan, workload, local.note, chosen_by_user=True)  # --kv-memory alone is too much
-    if asked.quantization == "keep":
+    kv_memory_is_too_much = asked.kv_memory_bytes is not None and plan_on(host, 1, replace(asked, kv_memory_bytes=None)).fits
+    if kv_memory_is_too_much or asked.quantization == "keep":
         return PlannedJob(plan, workload, local.note, chosen_by_user=True)
     if asked.dtype == "auto" and plan.settings.dtype == "float32":
         half = plan_on(host, 1, replace(asked, dtype="bfloat16"))

@@ -84,6 +84,7 @@ def generate_flags(plan: Plan, workload: Workload) -> list[str]:
     return [
         *(("--device", "cuda") if on_gpu else ()),
         *("--dtype", settings.dtype),
+        *(("--quantization", "keep") if settings.kept is not None else ()),
         *(("--kv-dtype", settings.kv_dtype) if own_kv_dtype else ()),
         *("--block-size", str(settings.block_size)),
         *("--kv-memory", f"{mebibytes}MiB"),
