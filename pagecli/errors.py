@@ -86,6 +86,11 @@ class RowError(PagecliError):
         self.code = code
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, in one line; without a message the name of its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def short_repr(value: object) -> str:
     """repr() of a value for a message, cut short: a value read from an input may be of any length."""
     shown = repr(value)

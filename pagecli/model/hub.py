@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, first_line
 
 _TEXT_FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model"]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors"]
@@ -101,5 +101,6 @@ def _snapshot(hub_id: str, patterns: list[str]) -> Path:
             "connect, or give a directory or .gguf file; --load-format dummy needs no weights",
         ) from error
     except Exception as error:  # network libraries raise many kinds; each must become one line
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{hub_id}: download failed ({reason})", "try again, or give a directory or .gguf file") from error
+        raise ModelError(
+            f"{hub_id}: download failed ({first_line(error)})", "try again, or give a directory or .gguf file"
+        ) from error

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, first_line
 
 _DEVICE_WORDS = ("CUDA", "cuda", "cuBLAS", "CUBLAS", "NVRM", "device-side assert")
 # What CUDA (CUDA Runtime API, "Error handling") and cuBLAS say of a call that they did not carry out. Every other error is one
@@ -53,11 +53,11 @@ def device_errors(doing: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(
-            f"out of GPU memory while {doing}: {_first_line(error)}",
+            f"out of GPU memory while {doing}: {first_line(error)}",
             "lower --max-batch-tokens, --max-num-seqs or --kv-memory, or close what else runs on the GPU",
         ) from error
     except RuntimeError as error:
-        text = _first_line(error)
+        text = first_line(error)
         if any(words in text for words in _MEMORY_WORDS):  # of pinned memory, and from drivers that say no more
             raise DeviceMemoryError(f"out of memory while {doing}: {text}", "lower --kv-memory or --swap-memory") from error
         if isinstance(error, _accelerator_error()) or any(word in text for word in _DEVICE_WORDS):
@@ -95,7 +95,3 @@ def _accelerator_error() -> tuple[type[RuntimeError], ...]:
     """torch's own class for errors of a device, where it has one."""
     found = getattr(torch, "AcceleratorError", None)
     return (found,) if isinstance(found, type) else ()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

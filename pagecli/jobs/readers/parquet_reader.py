@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pagecli.core import file_targets
-from pagecli.errors import ErrorCode, InputError
+from pagecli.errors import ErrorCode, InputError, first_line
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, FileVersion, row_too_large, unreadable
 from pagecli.jobs.rows.arrow_values import ArrowColumns, value_bytes
 from pagecli.jobs.rows.row import InputRow, RowEstimate
@@ -177,7 +177,7 @@ class ParquetSource:
                     return
                 batch, wrong_texts = with_valid_text(as_schema(batch, self._schema, self._constants))
             except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{self.name} cannot be read after row {index}: {_one_line(error)}") from error
+                raise InputError(f"{self.name} cannot be read after row {index}: {first_line(error)}") from error
             num_rows = batch.num_rows if self._limit is None else min(batch.num_rows, self._limit - index)
             row_bytes = batch.nbytes // max(batch.num_rows, 1)
             too_large = row_sizes(batch, self._max_row_bytes) if batch.nbytes > self._max_row_bytes else {}
@@ -226,10 +226,6 @@ def open_parquet(path: str) -> pq.ParquetFile:
         return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, ValueError) as error:
         name = file_targets.shown(path)
-        raise InputError(f"{name} is not a readable Parquet file: {_one_line(error)}", "it may be cut short") from error
+        raise InputError(f"{name} is not a readable Parquet file: {first_line(error)}", "it may be cut short") from error
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

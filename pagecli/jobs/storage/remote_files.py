@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.core.file_targets import scheme_of, shown
-from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.errors import InputError, PagecliError, UsageError, first_line
 
 # Stores that show an uploaded object only when it is whole; elsewhere it is uploaded under another name and moved.
 WHOLE_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"}
@@ -79,7 +79,7 @@ def _input_error(path: str, error: Exception, verb: str) -> InputError:
     name, scheme = shown(path), scheme_of(path)
     if isinstance(error, ImportError):
         package = EXTRAS.get(scheme)
-        hint = f"pip install {package}" if package else _one_line(error)
+        hint = f"pip install {package}" if package else first_line(error)
         return InputError(f"{name}: {scheme}:// needs a package that is not installed", hint)
     if isinstance(error, FileNotFoundError):
         return InputError(f"{name}: no such file", "check the path, and that the bucket exists")
@@ -87,14 +87,10 @@ def _input_error(path: str, error: Exception, verb: str) -> InputError:
         return InputError(f"{name}: permission denied", f"check the credentials for {scheme}://")
     if isinstance(error, ValueError) and "rotocol" in str(error):
         return InputError(f"{name}: unknown kind of URL {scheme}://", "s3://, gs://, hf://, file:// are known")
-    reason = redacted(_one_line(error))
+    reason = redacted(first_line(error))
     return InputError(f"{name} cannot be {verb}: {reason}", f"check the network and the credentials for {scheme}://")
 
 
 def redacted(text: str) -> str:
     """A message without what a URL in it has of users, passwords and queries."""
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", lambda match: shown(match[0]), text)
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any
 
 from pagecli.core.child_process import connect_to_parent
 from pagecli.core.message_socket import MessageSocket
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, first_line
 from pagecli.jobs.workers.ray_room import LOCAL, Node, Room
 from pagecli.jobs.workers.remote_worker import RemoteWorker, WorkerCall
 
@@ -43,7 +43,7 @@ class RayCluster:
             ray.init(address=address, **(local if address == LOCAL else {}), **SILENT)
         except Exception as error:  # of many kinds
             hint = "see `ray status`; start one: ray start --head; --ray local needs none, --workers no Ray"
-            raise ModelError(f"--ray {address}: no connection to Ray: {_first_line(error)}", hint) from error
+            raise ModelError(f"--ray {address}: no connection to Ray: {first_line(error)}", hint) from error
         self._own_address = "127.0.0.1" if address == LOCAL else ray.util.get_node_ip_address()
 
     def room(self) -> Room:
@@ -110,10 +110,6 @@ def _how(error: Exception) -> str:
         if before in said:
             return said.partition(before)[2].split(". ")[0].splitlines()[0]
     return said.strip().splitlines()[-1]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from pagecli.core.arrays import Array, to_float32
 from pagecli.errors import ModelError, short_repr
+from pagecli.model.readers.config_fields import MAX_NUMBER
 from pagecli.model.source import ADAPTER_FILES
 from pagecli.model.weights.reader import stored_name
 from pagecli.model.weights.safetensors_file import SafetensorsSource
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 MAX_CONFIG_BYTES = 1 << 20
-_LARGEST = 1e30  # of a number in the configuration: far beyond any, and no update of float32 overflows by it alone
 _WEIGHT = ".weight"
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 # What changes text in a way that is not read here, with the values that change nothing.
@@ -98,7 +98,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     """Whether it is one that float32 holds."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def _is_by_module(value: Any) -> bool:

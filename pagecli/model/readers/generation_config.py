@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagecli.errors import ModelError, short_repr
+from pagecli.model.readers.config_fields import MAX_NUMBER
 
 SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size")
 _INTEGERS = ("top_k", "no_repeat_ngram_size")
@@ -60,7 +61,7 @@ def read_generation_config(config: Mapping[str, Any], where: str) -> GenerationD
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
     if not good or (name in _INTEGERS and value != int(value)):
         raise ModelError(
             f"{where}: {name} is {short_repr(value)}, not a number that samples", "--generation-config none leaves it out"

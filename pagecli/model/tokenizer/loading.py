@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from pagecli import __version__
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, first_line
 from pagecli.model.source import BESIDE_GGUF, ModelSource
 from pagecli.model.tokenizer.tokenizer import (
     Tokenizer,
     TokenizerParts,
     TransformersTokenizer,
-    one_line,
     panics_as_errors,
     parts_of,
 )
@@ -101,7 +100,7 @@ def load_with_transformers(path: Path) -> Any:
             tokenizer = _from_gguf(path) if path.suffix == ".gguf" and path.is_file() else _from_directory(path)
     except Exception as error:  # a broken file can raise any exception in transformers
         raise ModelError(
-            f"{path}: no usable tokenizer ({one_line(error)})", "expected tokenizer.json beside the weights"
+            f"{path}: no usable tokenizer ({first_line(error)})", "expected tokenizer.json beside the weights"
         ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ModelError(

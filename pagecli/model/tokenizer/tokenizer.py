@@ -11,7 +11,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pagecli.errors import ErrorCode, RowError
+from pagecli.errors import ErrorCode, RowError, first_line
 
 if TYPE_CHECKING:
     from pagecli.model.tokenizer.templates.process import TemplateProcess
@@ -202,11 +202,6 @@ def _cleans_up_spaces(tokenizer: Any) -> bool:
     return bool(tokenizer.clean_up_tokenization_spaces) and (not is_bpe or bool(insists))
 
 
-def one_line(error: Exception) -> str:
-    """The first line of the error's message; without one the name of its type."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 class TransformersTokenizer:
     """The same results as the transformers tokenizer of these parts. Its Rust part's calls used here change nothing in it."""
 
@@ -262,7 +257,7 @@ class TransformersTokenizer:
             text = self._templates[template].render(messages, variables)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RowError(
-                f"the chat template refuses these messages: {one_line(error)}",
+                f"the chat template refuses these messages: {first_line(error)}",
                 "check roles and contents",
                 ErrorCode.NOT_TOKENIZABLE,
             ) from error
@@ -293,11 +288,11 @@ class TransformersTokenizer:
                 return self._parts.backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
             raise RowError(
-                f"the text cannot be tokenized: {one_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
+                f"the text cannot be tokenized: {first_line(error)}", "is it valid Unicode?", ErrorCode.NOT_TOKENIZABLE
             ) from error
         except TokenizerPanic as error:
             raise RowError(
-                f"the tokenizer gives up on this text: {one_line(error)}", "shorten it", ErrorCode.NOT_TOKENIZABLE
+                f"the tokenizer gives up on this text: {first_line(error)}", "shorten it", ErrorCode.NOT_TOKENIZABLE
             ) from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from pagecli.core.arrays import Array, stored_as
-from pagecli.errors import ModelError
+from pagecli.errors import ModelError, first_line
 from pagecli.model.weights.reader import MappedFile, check_tensor, missing_tensor, stored_name
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -134,4 +134,4 @@ def _files_by_index(path: Path) -> dict[str, Path]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0].removeprefix("Error while deserializing header: ") if str(error) else type(error).__name__
+    return first_line(error).removeprefix("Error while deserializing header: ")
