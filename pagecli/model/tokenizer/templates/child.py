@@ -8,6 +8,8 @@ import signal
 import struct
 from typing import Any, BinaryIO, Literal
 
+from pagecli.errors import first_line
+
 Kind = Literal["chat", "row"]  # of a template: ChatTemplate, RowTemplate
 RENDERED, REFUSED = b"T", b"E"
 HEAD = struct.Struct("<cQ")  # kind and length in bytes of an answer
@@ -51,10 +53,9 @@ def make_template(kind: Kind, **setup: Any) -> Any:
     return ChatTemplate(**setup)
 
 
-def first_line(error: Exception) -> str:
+def refusal(error: Exception) -> str:
     """What an exception of a template says, in one line."""
-    lines = "needs too much memory" if isinstance(error, MemoryError) else str(error).strip()
-    return lines.splitlines()[0] if lines else type(error).__name__
+    return "needs too much memory" if isinstance(error, MemoryError) else first_line(error)
 
 
 def _answer(answers: BinaryIO, kind: bytes, text: str) -> None:
@@ -76,7 +77,7 @@ class _refusing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
         if not isinstance(error, Exception):
             return False
-        _answer(self._answers, REFUSED, first_line(error))
+        _answer(self._answers, REFUSED, refusal(error))
         return True
 
 

@@ -25,10 +25,11 @@ from contextlib import suppress
 from typing import Any
 
 from pagecli.model.tokenizer.templates import limits
-from pagecli.model.tokenizer.templates.child import HEAD, RENDERED, Kind, first_line, make_template
+from pagecli.model.tokenizer.templates.child import HEAD, RENDERED, Kind, make_template, refusal
 
 START_SECONDS = 60.0  # for a Python that starts
 MARGIN_SECONDS = 0.5  # the template's own deadline comes first, with a better reason
+WAIT_SECONDS = 5.0  # at most, at a time
 MOST_IDLE_WAITS = 60  # one after the other, in which it computed nothing: it never will
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from pagecli.model.tokenizer.templates.child import serve; serve()"
 
@@ -95,14 +96,14 @@ class TemplateProcess:
         try:
             return make_template(**self._setup)
         except Exception as error:
-            self._never = first_line(error)
+            self._never = refusal(error)
             raise TemplateRefused(self._never) from None
 
     def _rendered_here(self, arguments: tuple[Any, ...]) -> str:
         try:
             text: str = self._here.render(*arguments)
         except Exception as error:
-            raise TemplateRefused(first_line(error)) from None
+            raise TemplateRefused(refusal(error)) from None
         return text
 
     def _ask(self, request: bytes, seconds: float) -> str:
@@ -153,7 +154,7 @@ class TemplateProcess:
         assert self._process is not None
         used, num_idle = _seconds_of(self._process.pid), 0
         while used < most and num_idle < MOST_IDLE_WAITS:
-            if poll.poll(max(most - used, 1.0) * 1000):
+            if poll.poll(min(max(most - used, 1.0), WAIT_SECONDS) * 1000):
                 return True
             before, used = used, _seconds_of(self._process.pid)
             num_idle = num_idle + 1 if used == before else 0
