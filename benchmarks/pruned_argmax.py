@@ -1,4 +1,4 @@
-"""Speed of the LM head's bound-and-prune argmax (cpu/quantized_bounds.py): the same greedy requests with and without, in turn.
+"""Speed of the LM head's bound-and-prune argmax (quantized_bounds.py): the same greedy requests with and without, in turn.
 
     python benchmarks/pruned_argmax.py --model opt-125m --dtype float32 --save           # 64 requests of mean length 60 + 80
     python benchmarks/pruned_argmax.py --dtype bfloat16 --requests 1 --rounds 15 --save  # smollm2-135m, one prompt

@@ -22,7 +22,7 @@ mkdir -p "$OUT"
 [ -z "${FRESH:-}" ] || rm -f "$OUT"/*.done
 declare -A FILES=(  # of tests/cuda
     [tests]="rows cache attention prompt_attention choosing sampling float8_linear logits models gpu runner engine parameters"
-    [families]="experts mixtures adapters adapter_engine families"  # kernels that a model may do without
+    [families]="experts mixtures adapters adapter_engine families quantized"  # kernels that a model may do without
 )
 failed=0
 

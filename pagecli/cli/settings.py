@@ -344,12 +344,13 @@ def key_of(parameter: Any) -> str:
 def unknown_variables(commands: Mapping[str, Any], command: Any = None) -> list[str]:
     """A line for each variable PAGECLI_... that no flag has; those of `command` are looked up first."""
     given = {name for name in os.environ if name.startswith(PREFIX) and not name.startswith("PAGECLI_TEST_")} - NOT_FLAGS
-    unknown = given if not given or command is None else given - _variables_of(command)
-    if not unknown:
+    if given and command is not None:
+        given -= _variables_of(command)
+    if not given:
         return []
     known = NOT_FLAGS.union(*map(_variables_of, commands.values()))
     said = "in the environment is no setting of pagecli"
-    return [f"{name} {said}{_near(name, known, PREFIX)}" for name in sorted(unknown - known)]
+    return [f"{name} {said}{_near(name, known, PREFIX)}" for name in sorted(given - known)]
 
 
 def _variables_of(command: Any) -> set[str]:

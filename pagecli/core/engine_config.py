@@ -10,10 +10,10 @@ MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
 MAX_ROWS_KEPT = 6  # in a step, to which weights that stay quantized are faster than bfloat16 pairs: a tile of the kernels
 Speculate = int | Literal["auto"]  # tokens guessed at a time
-KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/reservations.py
+KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/scheduling/reservations.py
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
 Quantization = Literal["auto", "keep", "dequantize"]
-Batching = Literal["continuous", "static", "none"]  # engine/scheduler.py
+Batching = Literal["continuous", "static", "none"]  # engine/scheduling/scheduler.py
 _LEAST = {
     **dict.fromkeys(("block_size", "kv_memory_bytes", "max_num_seqs", "max_batch_tokens", "threads"), 1),
     "max_model_len": 2,

@@ -314,7 +314,7 @@ def check_fits(config: EngineConfig, source: ModelSource, dtype: str, num_engine
     available. `source` and `dtype`: the model and the weights' dtype that it resolves to.
 
     Of several engines each has its part of what is available.
-    A GPU's memory is divided when it is there (devices/cuda/startup.py).
+    A GPU's memory is divided when it is there (devices/cuda/steps/startup.py).
     """
     dtype_bytes, asked = WEIGHT_BYTES[dtype], (config.max_num_seqs, config.max_batch_tokens, config.kv_memory_bytes or 0)
     needs = replace(needs_of(source, dtype, *asked), swap=config.swap_memory_bytes)

@@ -87,7 +87,7 @@ def test_a_name_without_any_adapter_is_the_rows_error(generate, kind):
     assert "give its directory: --lora NAME=DIR" in found[0]["error"]
 
 
-def test_a_dry_run_counts_the_rows_that_name_no_adapter(generate, adapters, tmp_path):
+def test_a_dry_run_finds_rows_that_name_no_adapter(generate, adapters, tmp_path):
     rows = [{"prompt": "ab", "lora": name} for name in ("one", "", "two")]
     code, found, _ = generate(rows, "--lora", f"one={adapters[0]}", "--dry-run")
     assert (code, found) == (5, [])

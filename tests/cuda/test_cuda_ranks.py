@@ -71,7 +71,7 @@ def tokens_of(output) -> str:
 
 
 @pytest.mark.parametrize(("name", "changes"), [("llama", {}), ("opt", {"dtype": "bfloat16", "kv_memory_bytes": None})])
-def test_two_ranks_are_two_segments_to_the_bit(tiny_model, name, changes):
+def test_two_ranks_give_the_tokens_of_two_segments(tiny_model, name, changes):
     config = config_of(tiny_model(name), **changes)
     one, stats = run(dataclasses.replace(config, sum_segments=2), GREEDY)
     two, of_ranks = run(dataclasses.replace(config, tensor_parallel_size=2), GREEDY)

@@ -187,6 +187,7 @@ def test_every_quantization_is_tested_as_the_page_says_it(row):
     assert (HERE.parents[1] / test).exists()
     kind, read = kind_of(quantization)
     cases = [(config, kept) for other, config, kept in quantizations_of_tests() if other == kind]
+    assert cases
     assert {config.bits for config, _ in cases} >= {int(bits) for bits in re.findall(r"\b[48]\b|(?<=int|oat)8", words)}
     places = BLOCKS.keys() & set(re.findall(r"[a-z]+", words)) - ({"columns"} if "groups" in words else set())
     for word in places if read.layout != "bitsandbytes" else ():  # whose blocks run over the ends of rows, in all its files

@@ -34,11 +34,15 @@ def test_large_float_weights_ask_for_them_on_avx2(isa, dtype):
 
 
 def test_a_kernel_that_refuses_them_gives_ordinary_ones(monkeypatch):
+    asked = []
+
     class Refusing(mmap.mmap):
-        def madvise(self, *_):
+        def madvise(self, *advice):
+            asked.append(advice)
             raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(arrays.mmap, "mmap", Refusing)
     plane = arrays.empty((1 << 20,), huge_pages=True)
     plane[:] = 1.0
     assert plane.sum() == 1 << 20
+    assert asked == [(mmap.MADV_HUGEPAGE,)]

@@ -98,7 +98,8 @@ def test_endless_template_ends_as_a_row_error(tiny_tokenizer, monkeypatch, templ
 
 @pytest.mark.parametrize("template", HOSTILE)
 def test_template_cannot_leave_the_sandbox_or_fill_memory(template):
-    with pytest.raises((TemplateError, TypeError)):  # the latter of a template that asks for a file
+    asks_for_a_file = "include" in template or "import" in template
+    with pytest.raises(TypeError if asks_for_a_file else TemplateError):
         ChatTemplate(template, {}).render(CHAT)
 
 

@@ -10,8 +10,10 @@ from pagecli.cli.profile import plan as profile_plan
 from pagecli.devices import base, memory
 from pagecli.devices.cuda.batch_limits import batch_limits
 from pagecli.devices.cuda.device import CudaDevice
+from pagecli.devices.limits import is_float8
 from pagecli.errors import ModelError
 from pagecli.model.presets import preset_names
+from pagecli.model.program import Weight
 from pagecli.model.registry import resolve_model
 from pagecli.profiler.plan.gpus import find_gpu, gpu_names
 from pagecli.profiler.plan.plan import make_plan
@@ -71,6 +73,15 @@ def test_limits_grow_with_the_gpus_memory(gib, limits):
     assert batch_limits(num_bytes, 3, None) == (3, limits[1])
     assert batch_limits(num_bytes, None, 40) == (40, 40)
     assert batch_limits(num_bytes, 9000, None) == (9000, 9000)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "settings", "expected"),
+    [(16, 64, {}, True), (24, 64, {}, False), (16, 24, {}, False), (16, 64, {"exact": True}, False),
+     (24, 64, {"experts": 4}, True)],
+)  # fmt: skip
+def test_matrices_of_odd_sizes_are_not_in_8_bit_floats(rows, columns, settings, expected):
+    assert is_float8(Weight(("w",), (rows,), columns, **settings)) == expected
 
 
 def test_a_gpu_that_is_not_there_leaves_the_error_to_the_model(on_gpu):

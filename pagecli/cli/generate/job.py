@@ -232,7 +232,7 @@ def check_constraint_of_model(params: SamplingParams, engine: "Engine") -> None:
 def _of_flag(params: SamplingParams, message: str) -> str:
     """What is said of a row's parameter, or of its form, of the flag that all rows have it from."""
     named = message.split(maxsplit=1)[0].rstrip(":,")
-    if hasattr(params, named):
+    if named in SamplingParams.__dataclass_fields__:
         return f"--{named.replace('_', '-')}{message.removeprefix(named)}"
     form = params.constraint[0] if params.constraint is not None else ""
     return f"--{form.replace('_', '-')}: {message}"

@@ -241,9 +241,8 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
     blocks = f"peak {stats['kv_blocks_peak']:,} of {stats['kv_blocks_total']:,} blocks of {stats['kv_block_size']}"
     slots = "no slot used" if used is None else f"{used:.1%} of slots used"
     speed = f"{stats['output_tokens_per_second']:,.1f} output tokens/s"
-    if (
-        stats["prompt_tokens"] and not stats["num_sampled_tokens"] and stats["generate_seconds"]
-    ):  # texts were embedded or scored
+    # Texts were embedded or scored.
+    if stats["prompt_tokens"] and not stats["num_sampled_tokens"] and stats["generate_seconds"]:
         speed = f"{stats['prompt_tokens'] / stats['generate_seconds']:,.1f} input tokens/s"
     sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
     drafts, accepted = stats.get("num_draft_tokens", 0), stats.get("num_accepted_tokens", 0)

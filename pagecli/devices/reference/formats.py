@@ -1,6 +1,6 @@
 """The kernels' formats of weights, quantized bounds and KV slots, defined in plain torch.
 
-T tokens, N outputs, K inputs, D head size. Layouts: devices/cpu/packed_weight.py, devices/cpu/quantized_bounds.py.
+T tokens, N outputs, K inputs, D head size. Layouts: packed_weight.py and quantized_bounds.py of devices/cpu/weights.
 """
 
 import torch

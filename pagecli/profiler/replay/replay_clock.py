@@ -30,7 +30,7 @@ MOST_AT_ONCE = 4096  # decode steps
 
 
 class StepTimer(Protocol):
-    """How long a step takes (profiler/roofline.py)."""
+    """How long a step takes (profiler/plan/roofline.py)."""
 
     def seconds(self, num_tokens, num_sequences, context_tokens, attention_pairs):  # type: ignore[no-untyped-def]
         """Seconds of a step, for numbers or numpy arrays."""

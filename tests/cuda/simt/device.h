@@ -1,4 +1,4 @@
-// CUDA's vocabulary for the host compiler: the words that csrc/cuda/platform.h takes from cuda_runtime.h and ptx.h, with the
+// CUDA's vocabulary for the host compiler: the words that csrc/cuda/device/platform.h takes from cuda_runtime.h and ptx.h, with the
 // same meaning on the machine of machine.h. Numbers are converted and matrices multiplied as the PTX manual (ISA 9.0) says.
 #pragma once
 
