@@ -1,6 +1,6 @@
 // Products of bytes with sign, four a lane, exact, and what scales their sums: the same bits on every instruction set.
 //   Quads  load_quads(p): 4 width bytes with sign in [-127, 127], four a lane, as accumulate_quads takes them
-//   QuadX  load_quad_x(x, rows): four bytes of x in each lane, from cells (cells_per_quad of them, `rows` apart) that lay_quads(cells, q)
+//   QuadX  load_quad_x(x, rows): four bytes of x in each lane, from cells (cells_per_quad of them, `rows` apart) that lay_quad_x(cells, q)
 //          made of a group's 64 bytes in [-127, 127], one after the other
 //   void   accumulate_quads(sum, x, quads): sum += the sum of the products of each lane's four bytes, both with sign, and what depends
 //          on x alone: a group's sum starts at start_of_quads(q), which takes it off
@@ -62,7 +62,7 @@ PAGECLI_INLINE Quads load_quads(const int8_t* p) { return load_bytes(reinterpret
 PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x, int rows) {
     return {broadcast_int(static_cast<int32_t>(x[0])).v, broadcast_int(static_cast<int32_t>(x[rows])).v};
 }
-PAGECLI_INLINE void lay_quads(uint32_t* cells, const int8_t* q) {
+PAGECLI_INLINE void lay_quad_x(uint32_t* cells, const int8_t* q) {
     PAGECLI_UNROLL
     for (int i = 0; i < 2; ++i) {
         const __m256i v = load_quads(q + 32 * i).v, size = _mm256_abs_epi8(v), negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(), v);
@@ -149,7 +149,7 @@ PAGECLI_INLINE void store_as_bytes(int8_t* p, const VecI (&v)[4]) {
 constexpr int cells_per_quad = 1;
 using QuadX = VecI;
 PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x, int) { return broadcast_int(static_cast<int32_t>(x[0])); }
-PAGECLI_INLINE void lay_quads(uint32_t* cells, const int8_t* q) { memcpy(cells, q, 64); }
+PAGECLI_INLINE void lay_quad_x(uint32_t* cells, const int8_t* q) { memcpy(cells, q, 64); }
 PAGECLI_INLINE int32_t start_of_quads([[maybe_unused]] const int8_t* q) {
     int32_t sum = 0;
 #if defined(PAGECLI_QUAD_OFFSET)

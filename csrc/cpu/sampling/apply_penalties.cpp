@@ -7,7 +7,7 @@
 namespace pagecli {
 namespace {
 
-constexpr int64_t kPieceTokens = 16384;  // for a thread at a time: some 20 microseconds
+constexpr int64_t kPieceTokens = 16384;  // for a thread at a time
 
 void penalize_row(const ApplyPenaltiesArgs& a, int64_t n) {
     float* logits = a.logits + a.rows[n] * a.logits_stride;
@@ -25,7 +25,7 @@ void penalize_row(const ApplyPenaltiesArgs& a, int64_t n) {
 }  // namespace
 
 void apply_penalties(const ApplyPenaltiesArgs& a) {
-    const int64_t piece_rows = a.width < kPieceTokens ? kPieceTokens / (a.width + 1) : 1;
+    const int64_t piece_rows = kPieceTokens / (a.width + 1) + 1;
     struct Job {
         const ApplyPenaltiesArgs& args;
         int64_t piece_rows;
@@ -36,8 +36,7 @@ void apply_penalties(const ApplyPenaltiesArgs& a) {
         const int64_t begin = piece * job.piece_rows, end = begin + job.piece_rows;
         for (int64_t n = begin; n < end && n < job.args.num; ++n) penalize_row(job.args, n);
     };
-    const int64_t pieces = (a.num + piece_rows - 1) / piece_rows;
-    if (pieces > 0) run_pieces(pieces, run, &job);
+    run_pieces((a.num + piece_rows - 1) / piece_rows, run, &job);
 }
 
 }  // namespace pagecli

@@ -7,12 +7,6 @@
 
 namespace pagecli::cuda {
 
-constexpr int kMaxStoreThreads = 256;
-
-inline int store_threads(int64_t units) {
-    return static_cast<int>(units >= kMaxStoreThreads ? kMaxStoreThreads : divide_up(units, kWarp) * kWarp);
-}
-
 // Where slot `slot`'s vector of KV head 0 begins in the caches, and how far the next head's is.
 __device__ inline int64_t slot_offset(const StoreKVArgs& a, int64_t slot) {
     return (slot / a.block_size * a.kv_heads * a.block_size + slot % a.block_size) * a.head_dim;

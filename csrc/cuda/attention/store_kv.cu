@@ -6,6 +6,8 @@
 namespace pagecli::cuda {
 namespace {
 
+constexpr int kMaxStoreThreads = 256;
+
 template <class T, class C>
 __global__ void __launch_bounds__(kMaxStoreThreads) store_kv_kernel(StoreKVArgs a) {
     const int64_t token = blockIdx.x, slot = a.slot_ids[token];
@@ -66,7 +68,7 @@ __global__ void __launch_bounds__(kMaxStoreThreads) rotary_store_kv_kernel(Rotar
 
 void store_kv(const StoreKVArgs& a, Stream stream) {
     if (a.tokens == 0) return;
-    const LaunchShape shape = {a.tokens, 1, 1, store_threads(a.kv_heads * a.head_dim / kVec), stream};
+    const LaunchShape shape = {a.tokens, 1, 1, whole_warps(a.kv_heads * a.head_dim / kVec, kMaxStoreThreads), stream};
     with_cache_type(a.type, a.cache_type, [&](auto element, auto cached) {
         launch<store_kv_kernel<decltype(element), decltype(cached)>>(shape, a);
     });
@@ -75,7 +77,7 @@ void store_kv(const StoreKVArgs& a, Stream stream) {
 void rotary_store_kv(const RotaryStoreKVArgs& a, Stream stream) {
     if (a.store.tokens == 0) return;
     const int64_t units = (a.heads + a.store.kv_heads) * a.rotary_dim / 2 / kVec;
-    const LaunchShape shape = {a.store.tokens, 1, 1, store_threads(units), stream};
+    const LaunchShape shape = {a.store.tokens, 1, 1, whole_warps(units, kMaxStoreThreads), stream};
     with_cache_type(a.store.type, a.store.cache_type, [&](auto element, auto cached) {
         launch<rotary_store_kv_kernel<decltype(element), decltype(cached)>>(shape, a);
     });

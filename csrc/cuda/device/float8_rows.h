@@ -50,9 +50,6 @@ __device__ void store_row_in_e4m3(E4M3* out, float* scale, int64_t dim, float* p
 
 constexpr int kMaxRowThreads = 512;
 
-inline int row_threads(int64_t dim) {
-    const int64_t vecs = dim / kVec;
-    return static_cast<int>(vecs >= kMaxRowThreads ? kMaxRowThreads : divide_up(vecs, kWarp) * kWarp);
-}
+inline int row_threads(int64_t dim) { return whole_warps(dim / kVec, kMaxRowThreads); }
 
 }  // namespace pagecli::cuda

@@ -17,6 +17,11 @@ struct LaunchShape {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Threads for so many units of work, in whole warps, `most` at most.
+inline int whole_warps(int64_t units, int most) {
+    return static_cast<int>(units >= most ? most : divide_up(units, kWarp) * kWarp);
+}
+
 // The most shared memory that a thread block may ask for on every GPU from compute capability 8.0 on: 99 KiB, of 8.6, 8.9 and
 // 12.0; 8.0 allows 163, 9.0 and 10.0 allow 227 (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 constexpr size_t kMaxSharedBytes = 99 * 1024;

@@ -8,17 +8,17 @@ namespace pagecli::cuda {
 
 constexpr int kMaxWarps = 32;
 
+// In each group of `count` lanes, a power of two: what a warp's sum is with zeros beside them. Called by the warp.
 template <class T>
-__device__ inline T warp_sum(T x) {
+__device__ inline T group_sum(T x, int count) {
 #pragma unroll
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
+    for (int lanes = count / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
     return x;
 }
 
-// The same in each group of `count` lanes, a power of two: what a warp's sum is with zeros beside them. Called by the warp.
-__device__ inline float group_sum(float x, int count) {
-    for (int lanes = count / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
-    return x;
+template <class T>
+__device__ inline T warp_sum(T x) {
+    return group_sum(x, kWarp);
 }
 
 // `partial` is shared memory for kMaxWarps values; the block may use it again after its next barrier.

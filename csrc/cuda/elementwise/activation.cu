@@ -85,8 +85,8 @@ void launch_activation(const Args& a, Stream stream) {
     if (a.tokens == 0 || a.dim == 0) return;
     if (a.scales != nullptr) {
         const LaunchShape rows = {a.tokens, 1, 1, row_threads(a.dim), stream};
-        if (a.type == ElementType::bfloat16) return launch<activation_narrow_kernel<BFloat16, Args>>(rows, a);
-        return launch<activation_narrow_kernel<Float16, Args>>(rows, a);
+        return with_cache_type(a.type, CacheType::e4m3,
+                               [&](auto element, auto) { launch<activation_narrow_kernel<decltype(element), Args>>(rows, a); });
     }
     const LaunchShape shape = {a.tokens, divide_up(a.dim, kThreads * kVec), 1, kThreads, stream};
     with_element_type(a.type, [&](auto element) { launch<activation_kernel<decltype(element), Args>>(shape, a); });

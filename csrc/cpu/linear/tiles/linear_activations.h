@@ -168,7 +168,7 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
                     int8_t q[kGroupK];
                     scale[r] = rotated_group(q, from, width);
                     scale[ROWS + r] = as_float(start_of_quads(q));
-                    lay_quads(group[r], q);
+                    lay_quad_x(group[r], q);
                 }
             }
             scale += scales_per_group(type) * ROWS;
