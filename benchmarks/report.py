@@ -28,6 +28,13 @@ CPUS = {
     (26, 2): "AMD EPYC, Zen 5 (AVX512-BF16)",
     (6, 207): "Intel Xeon, Emerald Rapids (AMX)",
 }
+OPERATIONS = {
+    "linear ": "linear",
+    "linear_argmax": "LM head",
+    "paged_attention decode": "attention of decodes",
+    "paged_attention with prompts": "attention with prompts",
+    "store_kv": "storing K and V",
+}
 MAX_FIGURES = 10
 OPENING = """# Performance
 
@@ -113,6 +120,23 @@ def _rooflines(results: list[Result]) -> Iterator[str]:
         v = result.values
         shares = f"{v['share_of_roofline']:.1%} | {v['bound_by']} | {v.get('between_operations_share', 0):.1%}"
         yield f"| {_case(result)} | {result.machine} | {v['tokens_per_second']:,.0f} | {shares} | {result.date[:10]} |"
+    yield "\nWhere their time goes, and how near each kind of operation comes to the peak that bounds it:\n"
+    yield f"| case | machine | {' | '.join(OPERATIONS.values())} | others | between operations |"
+    yield "|---" * (len(OPERATIONS) + 4) + "|"
+    for result in results:
+        between = f"{result.values.get('between_operations_share', 0):.1%}"
+        yield f"| {_case(result)} | {result.machine} | {' | '.join(_times(result.values['operations']))} | {between} |"
+
+
+def _times(operations: list[dict[str, Any]]) -> Iterator[str]:
+    """Of each kind of operation its share of the time and, by that time, of the peak; of the others together the former."""
+    for kind in OPERATIONS:
+        chosen = [operation for operation in operations if operation["operation"].startswith(kind)]
+        share, seconds = (sum(operation[name] for operation in chosen) for name in ("share", "seconds"))
+        of_peak = sum(operation["seconds"] * (operation["share_of_peak"] or 0) for operation in chosen) / (seconds or 1)
+        yield f"{share:.1%} at {of_peak:.0%}" if chosen else ""
+    others = [operation["share"] for operation in operations if not operation["operation"].startswith(tuple(OPERATIONS))]
+    yield f"{sum(others):.1%}"
 
 
 def _widths(results: list[Result]) -> Iterator[str]:
