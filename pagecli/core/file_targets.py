@@ -54,6 +54,14 @@ def shown(path: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
 
 
+def expanded(path: str) -> Path:
+    """The path, with the home directory in place of a ~ or ~user that has one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or one without a home
+        return Path(path)
+
+
 def normalized(path: str) -> str:
     """Equal for URLs that are spelled differently and name one object."""
     scheme, _, rest = shown(path).partition("://")
@@ -140,9 +148,14 @@ def local_output_path(output: str) -> Path:
 
 
 def state_directory() -> Path:
-    """$XDG_STATE_HOME/pagecli, or ~/.local/state/pagecli."""
+    """$XDG_STATE_HOME/pagecli, or ~/.local/state/pagecli. Raises UsageError for a user without a home."""
     home = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "pagecli"
+    if os.path.isabs(home):
+        return Path(home) / "pagecli"
+    try:
+        return Path.home() / ".local" / "state" / "pagecli"
+    except RuntimeError as error:
+        raise UsageError("this user has no home directory", "point XDG_STATE_HOME to a directory you can write to") from error
 
 
 def check_replaceable(path: Path) -> None:

@@ -7,11 +7,11 @@
 Format: sbert.net, "Creating Custom Models". What changes an embedding and is not known is refused.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import ModelError, UsageError
 
 Mode = Literal["last", "mean"]
@@ -84,7 +84,7 @@ def _mode(path: Path) -> Mode:
 def _json(path: Path) -> Any:
     """What the file says; None if there is none. Raises ModelError."""
     try:
-        return json.loads(path.read_bytes())
+        return parsed(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

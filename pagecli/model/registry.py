@@ -1,7 +1,6 @@
 """Resolves --model to a model's files, and opens its weights. Resolving is cheap and imports no torch."""
 
 import importlib.metadata
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pagecli.core.engine_config import EngineConfig
+from pagecli.core.file_targets import expanded
+from pagecli.core.json_text import parsed
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError, UsageError, short_repr
 from pagecli.model import hub
@@ -63,7 +64,7 @@ def with_adapters(found: ModelSource, merge_lora: str | None, loras: tuple[tuple
 
 
 def _adapter(flag: str, path: str) -> Path:
-    directory = Path(path).expanduser()
+    directory = expanded(path)
     if not (directory / _ADAPTER).is_file():
         raise ModelError(f"{directory}: no {_ADAPTER}", f"give {flag} the directory of an adapter that PEFT saved")
     _check_plain_files(directory)
@@ -81,7 +82,7 @@ def resolve_model(name_or_path: str, load_format: str = "auto", read_config: Rea
     dummy = load_format == "dummy"
     if not name_or_path.strip():
         raise _not_found(name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     _check_plain_files(path)
     if path.is_dir():
         return _from_directory(name_or_path, path, dummy, read_config)
@@ -138,7 +139,7 @@ def _open(source: ModelSource) -> "WeightSource":
 
 def config_json(name_or_path: str) -> dict[str, Any]:
     """The config.json of a model, as it is written; of a named model its own. Raises ModelError."""
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.suffix == ".gguf":
         raise ModelError(f"{path}: a GGUF file has no config.json", "give a directory or a hub id of the transformers layout")
     _check_plain_files(path)
@@ -170,7 +171,7 @@ def _check_plain_files(path: Path) -> None:
 def local_files(name_or_path: str) -> Iterator[Path]:
     """The files on this machine that loading the model would read: of a directory or file, a named model or a cached
     repository. Nothing is downloaded or opened."""
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     try:
         if path.is_dir():
             yield from (found for found in sorted(path.iterdir()) if _MODEL_FILE.search(found.name))
@@ -240,21 +241,25 @@ def _from_gguf(name: str, path: Path, dummy: bool) -> ModelSource:
 
 
 def _from_preset(preset: Preset, dummy: bool, read_config: ReadConfig) -> ModelSource:
-    if dummy:
-        config = from_hf_config(preset.config, preset.name)
-        return ModelSource(preset.name, "dummy", config, None, None, quantized=_kept_part(config))
     installed = _installed_sample() if preset.name == _SAMPLE_PRESET else None
     if installed is not None:
         return _from_gguf(preset.name, installed, dummy)
+    if dummy:
+        return _of_random_weights(preset)
     if preset.hub_id is None:
         raise ModelError(f"{preset.name}: its weights are not public", "give a directory that has them, or --load-format dummy")
     return _from_hub(preset.hub_id, dummy, read_config)
 
 
+def _of_random_weights(preset: Preset) -> ModelSource:
+    config = from_hf_config(preset.config, preset.name)
+    return ModelSource(preset.name, "dummy", config, None, None, quantized=_kept_part(config))
+
+
 def _from_hub(hub_id: str, dummy: bool, read_config: ReadConfig) -> ModelSource:
     preset = find_preset_by_hub_id(hub_id) if dummy else None
     if preset is not None:
-        return _from_preset(preset, dummy, read_config)
+        return _of_random_weights(preset)
     directory = hub.download(hub_id, with_weights=False)
     if not dummy and (directory / "config.json").exists():  # what is not supported is said before gigabytes have come
         _read_configs(hub_id, directory, read_config)
@@ -307,7 +312,7 @@ def _kept_part(config: ModelConfig) -> QuantizedPart | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:

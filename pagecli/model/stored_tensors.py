@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from pagecli.core.file_targets import expanded
 from pagecli.errors import ModelError
 from pagecli.model import hub
 from pagecli.model.presets import find_preset
@@ -82,7 +83,7 @@ def stored_tensors(model: str) -> StoredTensors | None:
 
     For a named model nothing is asked of the network. Raises ModelError for damaged files on this machine.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.exists():
         return _of_directory(path) if path.is_dir() else None
     preset = find_preset(model)

@@ -63,10 +63,11 @@ def test_weights_that_do_not_fit_say_what_would(available, gib, hint):
     assert caught.value.hint == hint
 
 
-def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(available):
+@pytest.mark.parametrize("named", [False, True])
+def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(available, named):
     """SmolLM2's Q4_1 file: 257 MiB of weights as bfloat16; 128 sequences of 256 tokens take 720 MiB of K and V."""
     sample = resolve_model("smollm2-135m")
-    config = EngineConfig(str(sample.weights_path), dtype="bfloat16")
+    config = EngineConfig("smollm2-135m" if named else str(sample.weights_path), dtype="bfloat16")
     room = memory.needs_of(sample, "bfloat16", 128, 512, 128 * 256 * 23040).total
     for num_bytes, kept in ((room, False), (room - 1, True)):
         available(num_bytes)
@@ -85,7 +86,7 @@ def test_quantized_weights_stay_so_where_dequantized_ones_leave_no_room(availabl
 
 @pytest.mark.slow
 def test_a_loaded_model_says_how_its_weights_stay(available):
-    config = EngineConfig(str(resolve_model("smollm2-135m").weights_path), dtype="bfloat16")
+    config = EngineConfig("smollm2-135m", dtype="bfloat16")
     available(GIB // 2)
     check_fits(config)
     notes = loaded_model.load(config).model.notes

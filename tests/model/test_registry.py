@@ -11,7 +11,7 @@ from pagecli.devices.base import find, load_model
 from pagecli.errors import ModelError, UsageError
 from pagecli.model import hub
 from pagecli.model.build_program import build
-from pagecli.model.registry import resolve_model
+from pagecli.model.registry import resolve_model, with_adapters
 
 
 @pytest.fixture
@@ -134,6 +134,13 @@ def test_a_config_file_alone_is_a_model_of_random_weights(tiny_model):
     assert (source.kind, source.config.architecture, source.tokenizer_path) == ("dummy", "OPTForCausalLM", None)
     with pytest.raises(ModelError, match="not a model"):
         resolve_model(str(path))
+
+
+def test_the_home_of_a_user_who_is_not_there_is_no_model():
+    with pytest.raises(ModelError, match="no model '~nobody-of-this-name/model'"):
+        resolve_model("~nobody-of-this-name/model")
+    with pytest.raises(ModelError, match=r"~nobody-of-this-name: no adapter_config.json"):
+        with_adapters(resolve_model("opt-125m", "dummy"), "~nobody-of-this-name")
 
 
 def test_hub_ids_are_told_from_paths():

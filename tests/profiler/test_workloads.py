@@ -112,6 +112,27 @@ def test_files_that_are_missing_or_no_text_are_one_line(tmp_path):
             read_csv(tmp_path / name)
 
 
+@pytest.mark.parametrize(("read", "name"), [(read_csv, "x.csv.gz"), (read_trace, "x.jsonl.gz")])
+def test_a_compressed_file_that_is_damaged_anywhere_is_one_line(tmp_path, read, name):
+    csv, trace = "prompt_tokens,output_tokens\n" + "5,6\n" * 5000, '{"input_len": 5, "output_len": 6}\n' * 5000
+    whole = gzip.compress((csv if read is read_csv else trace).encode())
+    path = tmp_path / name
+    for damaged in (whole[: len(whole) // 2], whole[:30] + b"\xff" * 40 + whole[70:], whole[:-8] + bytes(8), b"no gzip at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert caught.value.message.startswith(f"{path} cannot be read: ")
+
+
+@pytest.mark.parametrize("arrival", ["1" + "0" * 400, "0001-01-01T00:00:00", "soon"])
+def test_arrivals_beyond_every_clock_are_one_line(tmp_path, arrival):
+    path = tmp_path / "trace.jsonl"
+    shown = arrival if arrival.isdigit() else f'"{arrival}"'
+    path.write_text(f'{{"input_length": 5, "output_length": 6, "timestamp": {shown}}}\n')
+    with pytest.raises(InputError, match="line 1: timestamp is"):
+        read_trace(path)
+
+
 @settings(max_examples=40)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_workload_or_an_input_error(tmp_path_factory, data):

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pagecli.cli.flags.engine_and_sampling import option
+from pagecli.core.json_text import parsed
 from pagecli.errors import InputError, UsageError
 
 PANEL = "Form of the output"
@@ -65,7 +66,7 @@ def constraint_params(
 def _schema(path: Path) -> str:
     text = _text("--json-schema", path)
     try:
-        schema: Any = json.loads(text)
+        schema = parsed(text)
     except ValueError as error:
         raise UsageError(f"--json-schema {path} is not JSON: {error}", "give a file with a JSON schema") from error
     if not isinstance(schema, dict | bool):
@@ -85,7 +86,7 @@ def _choices(text: str) -> tuple[str, ...]:
     if not text.lstrip().startswith("["):
         return tuple(part.strip() for part in text.split(","))
     try:
-        texts = json.loads(text)
+        texts = parsed(text)
     except ValueError as error:
         raise UsageError(f"--choice begins like a list in JSON, but is none: {error}", 'write it as ["one", "two"]') from error
     if not all(isinstance(item, str) for item in texts):

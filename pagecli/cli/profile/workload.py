@@ -1,9 +1,11 @@
 """From --workload to a workload: a built-in name, a file of lengths, a trace, or the input of a `generate` job."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pagecli.core.file_targets import expanded
 from pagecli.errors import InputError, PagecliError, UsageError
 from pagecli.profiler.workloads.workload_files import is_trace, read_csv, read_trace
 from pagecli.profiler.workloads.workloads import BUILT_IN, Workload, WorkloadRequest, built_in
@@ -25,7 +27,7 @@ def load_workload(name: str, model: str, num_requests: int | None, request_rate:
 def _load(name: str, model: str, limit: int | None, max_tokens: int) -> Workload:
     if name.lower() in BUILT_IN:
         return built_in(name.lower(), limit)
-    path = Path(name).expanduser()
+    path = expanded(name)
     lower = path.name.lower()
     if lower.endswith(".csv"):
         return read_csv(path, limit)
@@ -94,12 +96,8 @@ def _tokenizer(model: str):  # type: ignore[no-untyped-def]
 
     try:
         source = resolve_model(model, "dummy")
-        if source.tokenizer_path is None and (preset := find_preset(model)) is not None:
-            installed = resolve_model(model) if preset.name == "smollm2-135m" else None
-            if installed is None and preset.hub_id is not None:
-                hub.download(preset.hub_id, with_weights=False)
-                installed = resolve_model(preset.hub_id, "dummy")
-            source = installed or source
+        if source.tokenizer_path is None and (preset := find_preset(model)) is not None and preset.hub_id is not None:
+            source = replace(source, tokenizer_path=hub.download(preset.hub_id, with_weights=False))
         return load_tokenizer(source) if source.tokenizer_path is not None else None
     except PagecliError:
         return None

@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import UsageError
 from pagecli.jobs.storage.job_directory import LOCK, JobDirectory
 
@@ -143,7 +144,7 @@ def read_owner(directory: JobDirectory) -> LockOwner | None:
     """The owner that holds the lock or, if killed, held it last; None after an ordinary end."""
     try:
         with os.fdopen(directory.open(LOCK, os.O_RDONLY), "rb") as file:
-            return LockOwner(**json.loads(file.read(4096)))
+            return LockOwner(**parsed(file.read(4096)))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -12,7 +12,6 @@ depends on it, so it is not synced to the disk, and a damaged one counts as none
 lock and changes nothing.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.core import file_targets
+from pagecli.core.json_text import parsed
 from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.journal.job_lock import STALE_SECONDS, LockOwner, read_owner
 from pagecli.jobs.journal.journal import JournalContents
@@ -47,7 +47,7 @@ def read_heartbeat(output: Path) -> JobSnapshot | None:
         return None
     try:
         with os.fdopen(directory.open(HEARTBEAT, os.O_RDONLY), "rb") as file:
-            values = json.loads(file.read(MAX_BYTES))
+            values = parsed(file.read(MAX_BYTES))
         found = {name: value for name, value in values.items() if name in HEARTBEAT_FIELDS}
         return JobSnapshot(**found) if _is_sound(found) else None
     except (OSError, ValueError, TypeError, AttributeError, PagecliError):

@@ -1,6 +1,5 @@
 """LoRA adapters as PEFT saves them: adapter_config.json beside adapter_model.safetensors (Hu et al., 2021)."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.core.arrays import Array, to_float32
+from pagecli.core.json_text import parsed
 from pagecli.errors import ModelError, short_repr
 from pagecli.model.readers.config_fields import MAX_NUMBER
 from pagecli.model.source import ADAPTER_FILES
@@ -80,7 +80,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError
-        config = json.loads(path.read_bytes())
+        config = parsed(path.read_bytes())
         kind = config["peft_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not the configuration of a PEFT adapter", "give the directory that PEFT saved") from error

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli import __version__
+from pagecli.core.json_text import parsed
 from pagecli.errors import ModelError, first_line
 from pagecli.model.source import BESIDE_GGUF, ModelSource
 from pagecli.model.tokenizer.tokenizer import (
@@ -250,7 +251,7 @@ def _leads_elsewhere(folder: Path) -> bool:
     """Whether a config names files that are not in the key, for transformers to read."""
     for name in ("tokenizer_config.json", "config.json"):
         try:
-            config = json.loads((folder / name).read_bytes())
+            config = parsed((folder / name).read_bytes())
         except FileNotFoundError:
             continue
         except (OSError, ValueError):

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from pagecli.core.arrays import Array, stored_as
+from pagecli.core.json_text import parsed
 from pagecli.errors import ModelError, first_line
 from pagecli.model.weights.reader import MappedFile, check_tensor, missing_tensor, stored_name
 
@@ -119,7 +120,7 @@ class _Shard:
 def read_index(path: Path) -> dict[str, str]:
     """The weight_map of a sharded checkpoint's index: tensor name -> file name, next to the index."""
     try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
+        weight_map = parsed(path.read_bytes())["weight_map"]
         names = {str(tensor): str(file) for tensor, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not the index of a sharded checkpoint", "download it again") from error

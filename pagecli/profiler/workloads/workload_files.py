@@ -3,9 +3,9 @@
 import csv
 import gzip
 import io
-import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import InputError
 from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
 
@@ -78,8 +79,8 @@ def read_csv(path: Path, limit: int | None = None) -> Workload:
             requests = [_request(row, columns, f"{path}: line {reader.line_num}", None) for row in islice(rows, limit)]
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num}: not CSV: {error}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+            raise _unreadable(path, error) from error
     return _workload(path, requests, 0)
 
 
@@ -95,7 +96,7 @@ def is_trace(path: Path) -> bool:
     with _opened(path) as file:
         first = next((line for line in _lines(file, path) if line.strip()), "")
     try:
-        record = json.loads(first)
+        record = parsed(first)
     except ValueError:
         return False
     return (
@@ -119,7 +120,7 @@ def read_trace(path: Path, limit: int | None = None, default_output_tokens: int 
                 continue
             source = f"{path}: line {number}"
             try:
-                record = json.loads(line)
+                record = parsed(line)
             except ValueError as error:
                 raise InputError(f"{source}: not JSON: {error}") from error
             columns = _Columns.among(list(record), 0.001) if isinstance(record, dict) else None
@@ -132,10 +133,14 @@ def read_trace(path: Path, limit: int | None = None, default_output_tokens: int 
 def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
     try:
         yield from file
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "the file may be cut short; check it with gzip -t") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(f"{path}: not UTF-8 text at byte {error.start}")
+    return InputError(f"{path} cannot be read: {error}", "the file may be cut short; check it with gzip -t")
 
 
 def _request(row: Mapping[str, Any], columns: _Columns, source: str, default_output: int | None) -> WorkloadRequest:
@@ -174,11 +179,11 @@ def _seconds(value: Any, name: str, unit: float, source: str) -> float:
     try:
         if math.isfinite(number := float(value)):
             return number * unit
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     try:
         return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(value).strip())).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(f"{source}: {name} is {str(value)[:40]!r}, neither a number nor a date and time") from None
 
 
