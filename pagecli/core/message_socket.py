@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 _LENGTH = struct.Struct("<Q")
@@ -62,7 +63,9 @@ class MessageSocket:
         """Waits until everything is sent, at most so long."""
         deadline = time.monotonic() + seconds
         while self.has_unsent and (left := deadline - time.monotonic()) > 0:
-            select.select([], [self._socket], [], left)
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            poll.poll(left * 1000)
             self.flush()
 
     def receive(self) -> list[Any]:
@@ -95,7 +98,7 @@ class MessageSocket:
             if messages or (left is not None and left <= 0):
                 return messages
             if not self.is_closed:
-                select.select([self._socket], [self._socket] if self.has_unsent else [], [], left)
+                wait_for_any([self], left)
                 self.flush()
         return self.receive()
 
@@ -104,3 +107,14 @@ class MessageSocket:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def wait_for_any(sockets: Iterable[MessageSocket], seconds: float | None) -> list[MessageSocket]:
+    """Waits until one of them has something to receive, its end included, or takes some of what is kept, at most so long;
+    returns those that have something."""
+    poll = select.poll()  # unlike select, of descriptors of any number
+    found = {each.fileno(): each for each in sockets}
+    for fd, each in found.items():
+        poll.register(fd, select.POLLIN | (select.POLLOUT if each.has_unsent else 0))
+    events = poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
+    return [found[fd] for fd, event in events if event & ~select.POLLOUT]

@@ -4,13 +4,13 @@ A rank that ends, or does not answer in time, is the end of its group: the other
 started once; a second loss within a few steps ends the job.
 """
 
-import select
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecli.core.child_process import ChildProcess
+from pagecli.core.message_socket import wait_for_any
 from pagecli.devices.base import RunSettings
 from pagecli.distributed.group_memory import GroupMemory
 from pagecli.distributed.rank import FIRST_STEP_FACTOR, MODULE, RankSpec, Room, Start
@@ -148,7 +148,7 @@ class RankGroup:
         while len(answers) < len(self._processes):
             waiting = {rank: process for rank, process in enumerate(self._processes) if rank not in answers}
             sockets = [process.messages for process in waiting.values()]
-            select.select(sockets, [s for s in sockets if s.has_unsent], [], POLL_SECONDS)
+            wait_for_any(sockets, POLL_SECONDS)
             for rank, process in waiting.items():
                 process.messages.flush()
                 for found, content in process.messages.receive():

@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import os
+import resource
 import socket
 import time
 
 import pytest
 
+from pagecli.core.message_socket import wait_for_any
 from pagecli.errors import ModelError, UsageError
 from pagecli.jobs.workers.listener import Listener, connect
 
@@ -40,6 +43,35 @@ def test_messages_that_were_sent_before_the_worker_came_reach_it(listener):
     messages.close()
     assert worker.wait(5.0) == []
     assert worker.is_closed
+
+
+def test_a_socket_of_any_number_is_waited_for(listener):
+    """select(2) takes no descriptor beyond 1,023, which a program with many open files has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    opened = []
+    try:
+        while not opened or opened[-1] < 1100:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        appointment, messages = listener.expect()
+        worker = connect(appointment)
+        assert min(worker.fileno(), messages.fileno()) > 1023
+        assert wait_for_any([worker], 0.01) == []
+        messages.send("x" * 10_000_000)
+        while not messages.is_connected:
+            time.sleep(0.01)
+        messages.flush()
+        while not (found := worker.wait(0.01)):
+            messages.flush_all(0.01)
+        assert found == ["x" * 10_000_000]
+        worker.send("back")
+        assert wait_for_any([messages], 5.0) == [messages]
+        messages.close()
+        assert wait_for_any([worker], 5.0) == [worker]
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_several_workers_come_in_any_order(listener):

@@ -109,9 +109,11 @@ def _behind_watchdog(arriving: int, signals: StopSignals) -> int:
 
 def _watch(read_end: int, write_end: int, signals: StopSignals) -> None:
     first, deadline = 0, None
+    poll = select.poll()  # unlike select, of descriptors of any number
+    poll.register(read_end, select.POLLIN)
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not select.select([read_end], [], [], left)[0]:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not poll.poll(left):
             deadline = None
             if signals.on_deadline is not None:
                 with suppress(Exception):

@@ -6,13 +6,13 @@ worker had is run again (outstanding.py), and the worker is started anew.
 """
 
 import contextlib
-import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pagecli.core.engine_config import EngineConfig
+from pagecli.core.message_socket import wait_for_any
 from pagecli.core.outputs import RequestOutput
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine import loaded_model
@@ -167,7 +167,7 @@ class EnginePool:
     def _exchange(self, seconds: float) -> None:
         """Takes what workers have sent, waiting so long for the first, and looks after those that are gone."""
         sockets = [worker.process.messages for worker in self._workers.values() if not worker.process.messages.is_closed]
-        readable, _, _ = select.select(sockets, [s for s in sockets if s.has_unsent and seconds > 0], [], seconds)
+        readable = wait_for_any(sockets, seconds)
         now, away = time.monotonic(), time.monotonic() - self._exchanged
         self._exchanged = now
         self._source.check()
