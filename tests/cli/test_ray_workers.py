@@ -58,6 +58,14 @@ def cluster():
     hosts.communicate()
 
 
+@needs_ray
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".org", "[::1", ""])
+def test_what_can_be_no_host_is_one_line(generate, host):
+    code, _, err = generate([{"prompt": "a"}], "out.jsonl", "--ray", f"{host}:1")
+    assert code == 4
+    assert f"error: --ray {host}:1: cannot be reached: " in err
+
+
 def journal_of(folder):
     return folder / ".out.jsonl.pagecli-journal" / "journal"
 

@@ -154,6 +154,6 @@ def check_reachable(address: str) -> None:
     try:
         with contextlib.closing(socket.create_connection((host, int(port)), REACH_SECONDS)):
             pass
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can be called so
         hint = "see `ray status` there; the head's port is 6379 unless it was given another"
         raise ModelError(f"--ray {address}: cannot be reached: {error}", hint) from error
