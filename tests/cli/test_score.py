@@ -95,6 +95,18 @@ def test_the_values_are_the_models(score, tmp_path, tiny_model, tiny_tokenizer):
     assert found["chat"]["prompt_tokens"] > 5
 
 
+def test_a_text_that_the_model_finds_all_but_impossible_is_a_row_like_others():
+    """exp() of the mean of its tokens' log probabilities is beyond float64."""
+    from pagecli.core.outputs import RequestOutput, SequenceOutput, TokenScore
+    from pagecli.jobs.rows.row import InputRow
+    from pagecli.jobs.rows.score_rows import ScoreOptions, score_rows
+
+    tokens = [TokenScore(token_id, -2000.0, False) for token_id in (5, 6)]
+    output = RequestOutput(0, 1, (SequenceOutput(0, [5, 6], "ab", "length", score=-4000.0, token_scores=tokens),))
+    (row,) = score_rows(InputRow(0, {"prompt": "x", "completion": "ab"}), output, ScoreOptions())
+    assert (row.values["logprob"], row.values["perplexity"]) == (-4000.0, math.inf)
+
+
 def test_choices_are_compared_by_length_if_asked(score, tmp_path):
     for normalize, length in (("characters", len), ("tokens", None)):
         assert score(ROWS[4:8], f"{normalize}.jsonl", "--normalize", normalize, "--token-ids")[0] == 0

@@ -49,7 +49,7 @@ class ScorePreparer:
                 error, code = problem.one_line, code_of(problem)
             except Exception as problem:  # an exception of a template or tokenizer must not end the job
                 error, code = f"cannot be tokenized: {type(problem).__name__}: {problem}", ErrorCode.NOT_TOKENIZABLE
-        return PreparedRow(row, [], self._params, row_key(row), error, code)
+        return PreparedRow(row, [], self._params, row.number, error, code)
 
     def _prepared(self, row: InputRow) -> PreparedRow:
         columns = row.columns
@@ -123,12 +123,19 @@ def score_rows(row: InputRow, output: RequestOutput, options: ScoreOptions) -> l
         "token_logprobs": [token.logprob for token in tokens],
         "token_is_greedy": [token.is_greedy for token in tokens],
         "is_greedy": all(token.is_greedy for token in tokens),
-        "perplexity": math.exp(-logprob / len(tokens)),
+        "perplexity": _perplexity(logprob, len(tokens)),
         "best_choice": None if texts is None else best,
         "choice_logprobs": None if texts is None else [each.score for each in output.sequences],
     }
     scored = OutputRow(row, token_ids=sequence.token_ids, finish_reason="length", output_tokens=len(tokens), values=values)
     return [replace(scored, prompt_tokens=output.num_prompt_tokens)]
+
+
+def _perplexity(logprob: float, num_tokens: int) -> float:
+    try:
+        return math.exp(-logprob / num_tokens)
+    except OverflowError:  # tokens that the model finds all but impossible
+        return math.inf
 
 
 def _best(sequences: tuple[SequenceOutput, ...], texts: list[str], options: ScoreOptions) -> int:
