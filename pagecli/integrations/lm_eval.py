@@ -8,7 +8,7 @@ its whole context. Tokens are made and windows are cut as the harness' own trans
 compared.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -117,10 +117,13 @@ class PagecliLM(TemplateLM):
             for context, choices in groups.items()
             for first in range(0, len(choices), most)
         ]
-        for number, (kept_ids, members) in enumerate(batches):
+
+        def add(number: int) -> None:
+            kept_ids, members = batches[number]
             self.engine.add_score_request(number, list(kept_ids), [list(choice) for choice, _ in members], lora=self.adapter)
+
         found: list[Score] = [(0.0, False)] * len(requests)
-        for output in self._finished():
+        for output in self._outputs(add, len(batches)):
             for sequence, (_, indices) in zip(output.sequences, batches[output.request_id][1], strict=True):
                 scores = sequence.token_scores or []
                 for i in indices:
@@ -132,8 +135,9 @@ class PagecliLM(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """The text behind each context, up to a stop string, the end token or the most tokens."""
-        for number, request in enumerate(requests):
-            context, given = request.args
+
+        def add(number: int) -> None:
+            context, given = requests[number].args
             wanted = normalize_gen_kwargs(given, self._max_gen_tokens)
             until = [stop for stop in handle_stop_sequences(wanted.get("until"), eos=None) if stop]
             sampling = {name: kind(wanted[name]) for name, kind in SAMPLING.items() if wanted.get(name) is not None}
@@ -141,17 +145,29 @@ class PagecliLM(TemplateLM):
             prompt = self.tok_encode(context)[-max(1, self.max_length - max_tokens) :]
             params = SamplingParams(max_tokens=max_tokens, stop=tuple(until), seed=self._seed, lora=self.adapter, **sampling)
             self.engine.add_request(number, prompt, params)
+
         texts = [""] * len(requests)
-        for output in self._finished():
+        for output in self._outputs(add, len(requests)):
             texts[output.request_id] = output.sequences[0].text
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
 
-    def _finished(self) -> Iterator[RequestOutput]:
-        """Runs what was added to its end. Raises RowError."""
-        while self.engine.has_unfinished():
-            for output in self.engine.step():
-                if output.error is not None:
-                    raise RowError(f"request {output.request_id}: {output.error}")
-                yield output
+    def _outputs(self, add: Callable[[int], None], count: int) -> Iterator[RequestOutput]:
+        """Adds so many requests by their numbers, and runs them. Raises RowError; then none of them is left in the engine, of
+        which the next call's would have the same numbers."""
+        left = set[int]()
+        try:
+            for number in range(count):
+                add(number)
+                left.add(number)
+            while self.engine.has_unfinished():
+                outputs = self.engine.step()
+                left.difference_update(output.request_id for output in outputs)
+                for output in outputs:
+                    if output.error is not None:
+                        raise RowError(f"request {output.request_id}: {output.error}")
+                    yield output
+        finally:
+            for number in left:
+                self.engine.abort(number)

@@ -142,3 +142,26 @@ def test_an_adapter_that_requests_take_gives_the_figures_of_the_merged_model(tin
     assert plain[0]["local_rolling"] != merged[0]["local_rolling"]
     with pytest.raises(UsageError, match="adapter is 'terse', which lora does not name"):
         PagecliLM(path, lora={"polite": str(adapter)}, adapter="terse", **settings)
+
+
+def test_a_call_that_fails_leaves_no_request_to_the_next(tiny_model):
+    """Whose requests have the same numbers: they would get the answers of others."""
+    from types import SimpleNamespace
+
+    from pagecli.errors import RowError
+    from pagecli.integrations.lm_eval import PagecliLM
+
+    def asked(*contexts):
+        return [SimpleNamespace(args=(context, {"until": [], "max_gen_toks": 4})) for context in contexts]
+
+    found = PagecliLM(str(tiny_model("llama")), dtype="float32", kv_memory_bytes=1 << 24)
+    texts, scores = found.generate_until(asked("the quick", "brown")), found._loglikelihood_tokens([(None, [5], [6])])
+    for failing in (
+        lambda: found.generate_until(asked("a fox", "over the dog", "")),
+        lambda: found._loglikelihood_tokens([(None, [7], [8]), (None, [9], [100_000])]),
+    ):
+        with pytest.raises(RowError):
+            failing()
+        assert not found.engine.has_unfinished()
+        assert found.generate_until(asked("the quick", "brown")) == texts
+        assert found._loglikelihood_tokens([(None, [5], [6])]) == scores
