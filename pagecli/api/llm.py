@@ -6,6 +6,7 @@ while it takes none, nothing runs. Ctrl-C ends a call between two steps or in on
 
 import dataclasses
 import os
+import threading
 import warnings
 import weakref
 from collections import deque
@@ -14,16 +15,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
 from pagecli.api.settings import (
-    COMMAND_LINE_ONLY,
     GenerateSettings,
     ModelSettings,
     RowSettings,
     as_flags,
-    check_names,
+    checked,
     is_of_model,
 )
 from pagecli.cli.generate.options import GenerateOptions
-from pagecli.errors import UsageError
+from pagecli.errors import UsageError, short_repr
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
@@ -31,20 +31,17 @@ if TYPE_CHECKING:
     from pagecli.engine.loaded_model import LoadedModel
     from pagecli.jobs.rows.row import InputSource, OutputRow, ResultColumns
 
-FLAGS = {field.name for field in dataclasses.fields(GenerateOptions)}
-KNOWN = FLAGS - COMMAND_LINE_ONLY | {"chat_template_kwargs"}
 
-
-def generate(rows: Any, model: str, **settings: Unpack[GenerateSettings]) -> Iterator[dict[str, Any]]:
+def generate(rows: Any, model: str | os.PathLike[str], **settings: Unpack[GenerateSettings]) -> Iterator[dict[str, Any]]:
     """Generate text for every row, lazily: yields the columns that `pagecli generate` writes, as a dict for each output row.
 
     `rows`: an iterable of dicts or of texts, an Arrow table or stream, a data frame, or the path (or URL) of any input that the
     command line takes. `settings`: its flags with underscores. A row that fails is a dict with `error` and `error_code`.
     Raises PagecliError: UsageError, InputError, ModelError; TypeError for a setting that does not exist.
     """
-    check_names("generate", settings, KNOWN)
-    of_model: Any = {name: value for name, value in settings.items() if is_of_model(name)}
-    of_rows: Any = {name: value for name, value in settings.items() if name not in of_model}
+    given = checked("generate", settings, GenerateSettings)
+    of_model: Any = {name: value for name, value in given.items() if is_of_model(name)}
+    of_rows: Any = {name: value for name, value in given.items() if name not in of_model}
     return LLM(model, **of_model).generate(rows, **of_rows)
 
 
@@ -54,27 +51,34 @@ class LLM:
     A row's text is the same in every call, alone or beside others.
     """
 
-    def __init__(self, model: str, **settings: Unpack[ModelSettings]) -> None:
-        check_names("LLM", settings, {name for name in KNOWN if is_of_model(name)})
-        self.model = model
-        self._settings = dict(settings)
+    def __init__(self, model: str | os.PathLike[str], **settings: Unpack[ModelSettings]) -> None:
+        self._settings = checked("LLM", settings, ModelSettings)
+        if not isinstance(model, str | os.PathLike):
+            raise UsageError(f"model is {short_repr(model)}", "give a name, a hub id, a directory or a .gguf file")
+        self.model = os.fsdecode(model)
         self._engine: Engine | None = _load(self._options({}))
-        self._end = weakref.finalize(self, self._engine.loaded.close)  # forgotten, or at the end of the process
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _close, self._engine.loaded, self._process)  # forgotten, or at the process' end
         self._loaded: LoadedModel | None = None  # of an engine that has to be made anew
         self._call: weakref.ref[Any] | None = None  # the generator of the latest call
+        self._calling = threading.Lock()  # one call begins at a time
 
     def generate(self, rows: Any, **settings: Unpack[RowSettings]) -> Iterator[dict[str, Any]]:
         """As `pagecli.generate`, with this model. Raises UsageError while an earlier call's rows are not all taken.
 
         A call that is not wanted any more ends with `close()` of what it returned, or when that is forgotten.
         """
-        check_names("generate", settings, {name for name in KNOWN if not is_of_model(name)})
+        with self._calling:
+            return self._begun(rows, checked("generate", settings, RowSettings))
+
+    def _begun(self, rows: Any, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._check_process()
         running = None if self._call is None else self._call()
         if running is not None and running.gi_frame is not None:
             raise UsageError("an earlier call's rows are not all taken", "take them all, or call close() on what it returned")
         options = self._options(settings)
         if isinstance(rows, str | os.PathLike):
-            options = dataclasses.replace(options, input=os.fspath(rows))
+            options = dataclasses.replace(options, input=os.fsdecode(rows))
             rows = None
         from pagecli.api.rows import source_of
         from pagecli.cli.generate.job import generate_job, open_rows
@@ -108,6 +112,7 @@ class LLM:
             yield None
             started = True
             for _ in cycles:
+                self._check_process()
                 while queue.records:
                     yield queue.records.popleft()
             while queue.records:
@@ -126,16 +131,28 @@ class LLM:
     def _ready(self) -> "Engine":
         if not self._end.alive:
             raise UsageError("the model is closed", "load it anew: pagecli.LLM(...)")
+        self._check_process()
         if self._engine is None:
             from pagecli.engine.engine import Engine
 
             self._engine = Engine(self._options({}).engine_config(), self._loaded)
         return self._engine
 
+    def _check_process(self) -> None:
+        """Raises UsageError in a fork(2) of the process that loaded the model, which has no copy of its threads and ranks."""
+        if os.getpid() != self._process:
+            hint = "load it in each process: pagecli.LLM(...)"
+            raise UsageError("the model was loaded by another process, of which this one is a copy", hint)
+
     def close(self) -> None:
-        """Ends the processes that share the model (`tensor_parallel_size`), gives up its memory and the rows not taken yet."""
+        """Ends the processes that share the model (`tensor_parallel_size`), gives up its memory and the rows not taken yet.
+
+        Raises UsageError while another thread takes them.
+        """
         running = None if self._call is None else self._call()
         if running is not None:
+            if running.gi_running:
+                raise UsageError("another thread is taking rows of the latest call", "let it end first")
             running.close()
         self._end()
         self._engine = self._loaded = None
@@ -177,6 +194,12 @@ class _Queue:
 
     def discard(self) -> None:
         """Nothing is kept."""
+
+
+def _close(loaded: "LoadedModel", process: int) -> None:
+    """Of the process that loaded the model: what a fork(2) of it has is not its own."""
+    if os.getpid() == process:
+        loaded.close()
 
 
 def _load(options: GenerateOptions) -> "Engine":

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pagecli.errors import ErrorCode, UsageError
 from pagecli.jobs.readers.parquet_reader import as_schema, plain_schema, with_valid_text
 from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
+from pagecli.jobs.rows.row import TOO_DEEP, InputRow, InputSource, RowEstimate, is_too_deep
 
 BATCH_ROWS = 256  # a row held for its turn keeps its whole batch in memory
 
@@ -71,6 +71,8 @@ def _input_row(index: int, row: Any) -> InputRow:
     if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
         what = "an object with names that are no text" if isinstance(row, Mapping) else f"a {type(row).__name__}"
         return InputRow(index, {}, error=f"row {index}: {what}, not an object with a prompt", error_code=ErrorCode.INVALID_TYPE)
+    if is_too_deep(row if isinstance(row, dict) else dict(row)):
+        return InputRow(index, {}, error=f"row {index}: {TOO_DEEP}", error_code=ErrorCode.ROW_TOO_LARGE)
     num_bytes = 100 + sum(len(value) for value in row.values() if isinstance(value, str | bytes))
     return InputRow(index, dict(row), num_bytes=num_bytes)
 

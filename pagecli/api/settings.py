@@ -1,8 +1,14 @@
 """The keyword arguments of pagecli.generate and LLM: the flags of the command line, by their names with underscores."""
 
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, TypedDict, get_type_hints
+from numbers import Number
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+
+from pagecli.errors import UsageError, short_repr
 
 
 class ModelSettings(TypedDict, total=False):
@@ -85,38 +91,60 @@ class GenerateSettings(ModelSettings, RowSettings, total=False):
     """Both, for a single call."""
 
 
-# Flags that are about files, the terminal and the job beside an output: what calls from Python have no use for.
-COMMAND_LINE_ONLY = {
-    *("input", "output", "model", "overwrite", "output_format", "compression", "row_group_rows", "max_row_bytes", "order"),
-    *(
-        "shard",
-        "dry_run",
-        "template_file",
-        "system_file",
-        "restart",
-        "journal",
-        "partial",
-        "retry_errors",
-        "on_error",
-        "max_error_rate",
-    ),
-    *("stats", "profile", "progress_json", "metrics_file", "log_file", "log_json", "no_config", "quiet", "verbose"),
-    *("workers", "ray", "ray_port", "allow_mixed_hardware", "worker_timeout", "kv_policy", "batching", "chat_template_arg"),
-}
-
-
 def is_of_model(name: str) -> bool:
     """Whether a setting belongs to the loaded model and its engine."""
     return name in get_type_hints(ModelSettings)
 
 
-def check_names(function: str, settings: Mapping[str, Any], known: set[str]) -> None:
-    """Raises TypeError, as Python does for a keyword argument that a function does not have."""
-    for name in settings:
-        if name not in known:
-            near = get_close_matches(name, sorted(known), n=1)
+def checked(function: str, settings: Mapping[str, Any], known: type) -> dict[str, Any]:
+    """The settings of one of these types, numbers of numpy as Python's and paths as text.
+
+    Raises TypeError, as Python does for a keyword argument that a function does not have, UsageError for a value of a type that
+    the setting does not take.
+    """
+    hints, found = get_type_hints(known), {}
+    for name, value in settings.items():
+        if name not in hints:
+            near = get_close_matches(name, sorted(hints), n=1)
             text = f"{function}() got an unexpected keyword argument {name!r}"
             raise TypeError(f"{text}; did you mean {near[0]!r}?" if near else text)
+        if isinstance(value, os.PathLike):
+            value = os.fsdecode(value)
+        elif isinstance(value, Number) and hasattr(value, "item"):
+            value = value.item()
+        if not _is_a(value, hints[name]):
+            raise UsageError(f"{name} is {short_repr(value)}", f"give {_words(hints[name])}")
+        found[name] = value
+    return found
+
+
+def _is_a(value: Any, wanted: Any) -> bool:
+    """Whether it is of the type; an int is a float too, a bool is no number, and a tuple is as good as a list."""
+    kind, inner = get_origin(wanted), get_args(wanted)
+    if kind is UnionType:
+        return any(_is_a(value, each) for each in inner)
+    if kind is Literal:
+        return isinstance(value, str) and value in inner
+    if kind is list:
+        return isinstance(value, list | tuple) and all(_is_a(each, inner[0]) for each in value)
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(name, str) and _is_a(each, inner[1]) for name, each in value.items())
+    if wanted in (int, float) and isinstance(value, bool):
+        return False
+    return wanted is Any or isinstance(value, (int, float) if wanted is float else wanted)
+
+
+def _words(wanted: Any) -> str:
+    """`an int, a list of int or None`."""
+    kind, inner = get_origin(wanted), get_args(wanted)
+    if kind is UnionType:
+        *others, last = map(_words, inner)
+        return f"{', '.join(others)} or {last}"
+    if kind is Literal:
+        return ", ".join(inner)
+    if kind in (list, Mapping):
+        return f"a list of {inner[0].__name__}" if kind is list else "a dict"
+    return "None" if wanted is type(None) else wanted.__name__
 
 
 def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +158,9 @@ def as_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
             flags[name] = [flags[name]]
     if isinstance(flags.get("lora"), Mapping):
         flags["lora"] = [f"{name}={directory}" for name, directory in flags["lora"].items()]
+    for name in ("json_schema", "grammar"):
+        if flags.get(name) is not None:
+            flags[name] = Path(flags[name])
     if flags.get("sample") is not None:
         flags["sample"] = str(flags["sample"])
     if isinstance(flags.get("early_stopping"), bool):

@@ -1,5 +1,6 @@
 """pagecli as a library: the rows that the command line writes, lazily, of any source, without touching the process."""
 
+import dataclasses
 import json
 import logging
 import signal
@@ -8,15 +9,16 @@ import sys
 import threading
 from typing import get_type_hints
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import pagecli
-from pagecli.api.llm import KNOWN
 from pagecli.api.settings import GenerateSettings
 from pagecli.cli.app import main
+from pagecli.cli.generate.options import GenerateOptions
 
 ROWS = [{"id": f"r{i}", "prompt": f"the quick brown fox {i}", "kind": i % 3} for i in range(12)]
 ENGINE = {"kv_memory": "8MiB", "threads": 1}
@@ -196,8 +198,29 @@ def test_importing_pagecli_loads_none_of_it():
         pagecli.generat  # noqa: B018
 
 
+# Flags that are about files, the terminal and the job beside an output: what calls from Python have no use for.
+COMMAND_LINE_ONLY = {
+    *("input", "output", "model", "overwrite", "output_format", "compression", "row_group_rows", "max_row_bytes", "order"),
+    *(
+        "shard",
+        "dry_run",
+        "template_file",
+        "system_file",
+        "restart",
+        "journal",
+        "partial",
+        "retry_errors",
+        "on_error",
+        "max_error_rate",
+    ),
+    *("stats", "profile", "progress_json", "metrics_file", "log_file", "log_json", "no_config", "quiet", "verbose"),
+    *("workers", "ray", "ray_port", "allow_mixed_hardware", "worker_timeout", "kv_policy", "batching", "chat_template_arg"),
+}
+
+
 def test_the_typed_settings_are_flags():
-    assert set(get_type_hints(GenerateSettings)) == KNOWN
+    flags = {field.name for field in dataclasses.fields(GenerateOptions)}
+    assert set(get_type_hints(GenerateSettings)) == flags - COMMAND_LINE_ONLY | {"chat_template_kwargs"}
 
 
 def test_chat_template_variables_and_lists_are_given_as_python_values(llm, tiny_model):
@@ -217,6 +240,115 @@ def test_a_plan_is_what_profile_prints_as_json(capsys):
     assert json.loads(json.dumps(plan)) == {name: printed[name] for name in ("model", "workload", "plan")}
     with pytest.raises(pagecli.UsageError):
         pagecli.profile_plan("opt-13b", gpu="no-such-gpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("max_tokens", "5", "int"),
+        ("max_tokens", 2.5, "int"),
+        ("max_tokens", True, "int"),
+        ("max_tokens", None, "int"),
+        ("chat", "no", "bool or None"),
+        ("temperature", "hot", "float or None"),
+        ("stop", [1], "str, a list of str or None"),
+        ("stop", {"a": 1}, "str, a list of str or None"),
+        ("stop_token_id", ["a"], "int, a list of int or None"),
+        ("order", 5, None),
+        ("too_long", "cut", "error, truncate-left, truncate-right"),
+        ("chat_template_kwargs", {1: 2}, "a dict or None"),
+        ("template", b"{{ a }}", "str or None"),
+        ("few_shot", 3, "str or None"),
+        ("json_schema", {}, "str or None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_the_call_itself(llm, name, value, wanted):
+    with pytest.raises(TypeError if wanted is None else pagecli.UsageError) as caught:
+        llm.generate(ROWS, **{name: value})
+    assert name in str(caught.value)
+    assert wanted is None or caught.value.hint == f"give {wanted}"
+
+
+def test_paths_tuples_and_numbers_of_numpy_are_values_too(tiny_model, llm, expected, tmp_path):
+    own = pagecli.LLM(tiny_model("llama"), kv_memory=np.int64(8 << 20), threads=1)
+    given = {**SETTINGS, "max_tokens": np.int32(6), "temperature": np.float32(1.0), "seed": np.uint64(7)}
+    assert list(own.generate(ROWS, **given)) == expected
+    (tmp_path / "schema.json").write_text('{"enum": ["yes", "no"]}')
+    (tmp_path / "shots.jsonl").write_text('{"prompt": "one", "completion": "yes"}')
+    for schema in (tmp_path / "schema.json", str(tmp_path / "schema.json")):
+        (row,) = llm.generate(["two"], max_tokens=20, json_schema=schema, few_shot=tmp_path / "shots.jsonl", stop=("x",))
+        assert json.loads(row["text"]) in ("yes", "no")
+    with pytest.raises(pagecli.UsageError, match="model is 5"):
+        pagecli.LLM(5)
+
+
+def test_values_that_json_cannot_hold_are_error_rows(llm):
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
+    rows = [{"prompt": "a", "id": {1: "x", "b": 2}}, {"prompt": "a", "id": {(1, 2): 3}}, {"prompt": "a", "x": deep}, "a"]
+    found = list(llm.generate(rows, **SETTINGS))
+    assert [row["error_code"] for row in found] == ["invalid_type", "invalid_type", "row_too_large", None]
+    assert "column id is no JSON value" in found[0]["error"]
+
+
+def test_of_calls_in_several_threads_one_runs_at_a_time(llm, expected):
+    found, refused = [], []
+
+    def call():
+        for _ in range(10):
+            try:
+                found.append(list(llm.generate(ROWS, **SETTINGS)))
+            except pagecli.UsageError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found
+    assert all(rows == expected for rows in found)
+    assert len(found) + len(refused) == 40
+
+
+def test_a_model_is_not_closed_under_a_thread_that_takes_rows(tiny_model):
+    own, answers = pagecli.LLM(str(tiny_model("llama")), **ENGINE), []
+
+    def rows():
+        yield "a"
+        with pytest.raises(pagecli.UsageError, match="another thread is taking rows"):
+            own.close()
+        answers.append("refused")
+
+    assert len(list(own.generate(rows(), **SETTINGS))) == 1
+    assert answers == ["refused"]
+    own.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_copy_of_the_process_refuses_its_model_and_leaves_that_of_the_first_alone(tiny_model, ranks):
+    """fork(2) copies neither threads nor ranks; a copy that ends in the ordinary way must not end what it shares."""
+    code = (
+        "import os, pagecli\n"
+        f"llm = pagecli.LLM({str(tiny_model('llama'))!r}, kv_memory='8MiB', threads=1, tensor_parallel_size={ranks})\n"
+        "begun = llm.generate(iter(lambda: 'a', 0), max_tokens=2, chat=False)\n"
+        "print(next(begun)['output_tokens'], flush=True)\n"
+        "if os.fork() == 0:\n"
+        "    for use in (lambda: list(begun), lambda: llm.generate(['b']), llm.stats):\n"
+        "        try: use()\n"
+        "        except pagecli.UsageError as error: print(error, flush=True)\n"
+        "    llm.close()\n"
+        "    raise SystemExit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+        "begun.close()\n"
+        "print(len(list(llm.generate(['b', 'c'], max_tokens=3, chat=False))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    refused = "the model was loaded by another process, of which this one is a copy"
+    assert done.stdout.splitlines() == ["2", *[refused] * 3, "7", "2"], done.stderr
+    assert done.returncode == 0
 
 
 @pytest.mark.slow

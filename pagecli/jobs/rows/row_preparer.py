@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.errors import ErrorCode, PagecliError, RowError
+from pagecli.errors import ErrorCode, PagecliError, RowError, first_line
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.prompts.prompt_options import MESSAGES, TOKEN_IDS, PromptOptions
 from pagecli.jobs.prompts.template_variables import has_variables, row_variables
@@ -75,13 +75,12 @@ class RowPreparer:
             self._few_shot = FewShot(options.few_shot, self._example_prompt)
 
     def prepare(self, row: InputRow) -> PreparedRow:
-        key = row_key(row)
-        error, code = row.error, row.error_code
+        error, code, key = row.error, row.error_code, row.number
         if error is None:
             prompt_column = self.options.prompt_column if row.batch_url is None else "prompt"
             chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
-                params = self.params
+                key, params = row_key(row), self.params
                 if not SAMPLING_NAMES.isdisjoint(row.columns):
                     params = row_sampling_params(params, row.columns, prompt_column, self.of_model)
                 if params.constraint is not None:
@@ -175,11 +174,16 @@ def row_key(row: InputRow) -> int:
     """The seed of the row's sampling: 64 bits of its id's hash if it has an id, else its index.
 
     So a row keeps its text when the file is reordered, cut or split; rows with the same id draw the same numbers.
+    Raises RowError for an id that JSON cannot hold, which rows of a program may have.
     """
     value = row.columns.get("id")
     if value is None:
         return row.number
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=json_default)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"column id is no JSON value: {first_line(error)}"
+        raise RowError(message, "make it a number or a text", ErrorCode.INVALID_TYPE) from error
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
 
 
