@@ -190,7 +190,7 @@ def _adds_behind_selections(operations: Iterable[Operation]) -> list[Operation]:
     return moved
 
 
-def _prepared(before: list[CudaOperation], attention: Attention) -> CudaOperation:
+def _prepared(before: list[CudaOperation], attention: Attention) -> PreparedAttention:
     """The attention, with what prepares its queries and keys, which is taken from the end of `before`."""
     rotary, norms = None, None
     match before[-1:]:
@@ -201,7 +201,7 @@ def _prepared(before: list[CudaOperation], attention: Attention) -> CudaOperatio
         case [Norm() as of_q, Norm() as of_k] if _are_head_norms(of_q, of_k, attention):
             norms = of_q, of_k
             del before[-2:]
-    return PreparedAttention(attention, rotary, norms) if rotary or norms else attention
+    return PreparedAttention(attention, rotary, norms)
 
 
 def _are_head_norms(of_q: Norm, of_k: Norm, attention: Attention) -> bool:

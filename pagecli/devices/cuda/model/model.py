@@ -132,8 +132,6 @@ class CudaModel:
                 return self._norm(operation, None, narrow)
             case AddNorm(norm, added):
                 return self._norm(norm, added, narrow)
-            case ops.Attention():
-                return self._attention(PreparedAttention(operation, None, None))
             case PreparedAttention():
                 return self._attention(operation)
             case ops.Embedding():
@@ -170,12 +168,10 @@ class CudaModel:
                 out = linear.of_rows(x, row_scales, self.dtype)
             else:
                 out = linear(x)
-            if activation == "none":
-                step.values[operation.out] = out
-                return
-            activated, scales = _room(step, operation.out, out.shape, self.dtype, narrow) if narrow else (out, None)
-            step.values[operation.out] = activated
-            kernels.activation(activated, out, activation, bias, scales)
+            step.values[operation.out] = out
+            if activation != "none":
+                activated, scales = _room(step, operation.out, out.shape, self.dtype, narrow) if narrow else (out, None)
+                kernels.activation(activated, out, activation, bias, scales)
 
         return call
 
@@ -214,7 +210,6 @@ class CudaModel:
         def call(step: _Step) -> None:
             x, more = step.values[norm.x], step.values[added] if added is not None else None
             out, scales = (x, None) if norm.out == norm.x else _room(step, norm.out, x.shape, x.dtype, narrow)
-            step.values[norm.out] = out
             if x.shape[-1] != weight.shape[0]:  # of all heads together
                 x = out = x.flatten(1)
             if norm.kind == "rms":
