@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pagecli.devices.reference import experts, formats, fused, logits, operations
+from pagecli.devices.reference import adapters, experts, formats, fused, logits, operations
 
 DEVICES = Path(operations.__file__).parents[1]
 # What measures the machine, packs or plans rather than computes.
@@ -24,7 +24,7 @@ NO_OPERATIONS = {
         "pack_quantized_experts",
         "num_threads",
     },
-    "cuda/kernels.py": {"extension", "raw", "block_planes", "sort_experts", "in_product_order"},
+    "cuda/kernels.py": {"extension", "raw", "block_planes"},
     "cuda/model/attention.py": {
         *("spare_runs", "plan_tables", "plan_on_device", "plan_attention", "attention_shape", "most_partial_bytes"),
     },
@@ -32,8 +32,11 @@ NO_OPERATIONS = {
 SAME = {"swap_blocks": "copy_blocks", "exact_linear": "linear"}
 # What the CPU takes row by row, and GPUs all rows' one after the other.
 SAME_ON = {"cpu/kernels.py": {"apply_penalties": "penalize", "top_logits": "likeliest_logits"}}
-# What a GPU takes of some arguments of the definition: made of them, for many rows at once.
-MADE_OF = {"grouped_linear": {"sorted_rows": "ids"}, "low_rank": {"tiles": "adapter_ids"}}
+# What a GPU takes in place of an argument of the definition, for many rows at once: the argument, and the way back to it.
+MADE_OF = {
+    "grouped_linear": {"sorted_rows": ("ids", experts.ids_of)},
+    "low_rank": {"tiles": ("adapter_ids", adapters.adapter_ids_of)},
+}
 # Arguments that say how, not what: where to record or to work, and what a GPU takes in place of the definition's.
 OTHER = {
     "program",
@@ -63,12 +66,34 @@ OPERATIONS = [(file, name, arguments) for file in NO_OPERATIONS for name, argume
 @pytest.mark.parametrize(("file", "name", "arguments"), OPERATIONS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_operation_has_a_definition_with_its_arguments(file, name, arguments):
     defined_as = (SAME | SAME_ON.get(file, {})).get(name, name)
-    found = next(f for module in (operations, fused, experts, logits, formats) if (f := getattr(module, defined_as, None)))
+    found = next(
+        f for module in (operations, fused, experts, adapters, logits, formats) if (f := getattr(module, defined_as, None))
+    )
     defined = [a for a in inspect.signature(found).parameters if a not in OTHER]
-    given = [MADE_OF.get(name, {}).get(a, a) for a in arguments if a not in OTHER]
+    given = [MADE_OF.get(name, {}).get(a, (a,))[0] for a in arguments if a not in OTHER]
     required = [name for name, p in inspect.signature(found).parameters.items() if p.default is p.empty and name not in OTHER]
     assert given[: len(required)] == required
     assert set(given) <= set(defined)  # optional ones in any order: they are given by name
+
+
+@pytest.mark.parametrize("tile_rows", [1, 2, 16])
+def test_rows_by_expert_are_the_experts_of_rows(tile_rows):
+    """Of what GPUs take in place of ids; order and tiles as they are drawn."""
+    ids = torch.tensor([[2, 0], [-1, -1], [0, 2], [3, 2]], dtype=torch.int32)
+    order, tiles = experts.sort_experts(ids, 5, tile_rows)
+    assert order.tolist() == [1, 4, 0, 5, 7, 6]
+    of_three = {1: [[2, 2, 1], [2, 3, 1], [2, 4, 1]], 2: [[2, 2, 2], [2, 4, 1]], 16: [[2, 2, 3]]}[tile_rows]  # rows of expert 2
+    of_two = [[0, 0, 1], [0, 1, 1]] if tile_rows == 1 else [[0, 0, 2]]
+    assert tiles.tolist() == [*of_two, *of_three, [3, 5, 1]]
+    unused = torch.tensor([-7, -7], dtype=torch.int32)  # places of rows without an expert
+    padded = torch.cat([tiles, torch.tensor([[-1, 0, 0]], dtype=torch.int32)])
+    assert torch.equal(experts.ids_of(torch.cat([order, unused]), padded, 2), ids)
+
+
+def test_columns_in_the_order_of_products():
+    order = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15]
+    ordered = formats.in_product_order(torch.arange(2 * 32).view(2, 32))
+    assert ordered.tolist() == [[first + i for first in (row, row + 16) for i in order] for row in (0, 32)]
 
 
 def test_rotation_on_the_way_into_the_cache_is_rotation_and_storing():

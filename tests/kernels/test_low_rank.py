@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shapes import examples, gaps, num_tokens, random, row_sizes, seeds, strided
 
 from pagecli.devices.cpu import kernels
-from pagecli.devices.reference import operations as reference
+from pagecli.devices.reference import adapters as reference
 
 ranks = st.lists(st.integers(0, 9), min_size=1, max_size=4)  # of each adapter; 0: it does not change this layer
 

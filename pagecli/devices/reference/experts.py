@@ -1,4 +1,5 @@
-"""The definition of a mixture of experts, in plain torch: who goes where, linear layers by row, and what comes of it."""
+"""The definition of a mixture of experts, in plain torch: who goes where, linear layers by row, and what comes of it. GPUs take
+rows sorted by expert in place of the experts' ids: `sort_experts`, `ids_of`."""
 
 import torch
 
@@ -41,6 +42,26 @@ def grouped_linear(
         result = torch.empty(int((ids == expert).sum()), out.shape[2], dtype=out.dtype)
         linear(result, rows[ids == expert], own, None if bias is None else bias[expert])
         out[ids == expert] = result
+
+
+def sort_experts(ids: torch.Tensor, num_experts: int, tile_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of ids[T, C] the rows t * C + c by expert, one expert's in their order, negative ones' left out; and tiles[n, 3] of
+    them: expert, where its rows begin, and how many, up to tile_rows. A GPU has tiles of expert -1 behind them."""
+    flat = ids.flatten()
+    order = flat.argsort(stable=True)[int((flat < 0).sum()) :]
+    tiles, first = [], 0
+    for expert, count in enumerate(torch.bincount(flat[order], minlength=num_experts).tolist()):
+        tiles += [(expert, first + i, min(tile_rows, count - i)) for i in range(0, count, tile_rows)]
+        first += count
+    return order.int(), torch.tensor(tiles, dtype=torch.int32).reshape(-1, 3)
+
+
+def ids_of(order: torch.Tensor, tiles: torch.Tensor, num_chosen: int) -> torch.Tensor:
+    """ids[T, num_chosen] int32, the other way: the experts whose tiles hold the rows, -1 of rows in none."""
+    ids = torch.full((order.numel(),), -1, dtype=torch.int32)
+    for expert, first, count in tiles.tolist():
+        ids[order[first : first + count].long()] = expert
+    return ids.view(-1, num_chosen)
 
 
 def combine_experts(

@@ -104,6 +104,12 @@ def unpack_weight(weight: PackedWeight) -> torch.Tensor:
     return panels.reshape(rows, cols)[: weight.num_rows, : weight.num_cols].contiguous()
 
 
+def in_product_order(weight: torch.Tensor) -> torch.Tensor:
+    """weight[..., K], each 16 columns in the order of GPU products in 8-bit floats: pairs of the first 8, the last in turn."""
+    pairs = weight.unflatten(-1, (-1, 2, 4, 2))  # sixteens, halves, pairs
+    return pairs.transpose(-2, -3).flatten(-4)
+
+
 def pack_bounds(weight: PackedWeight) -> QuantizedBounds:
     """The bounds of finite weight[N, K]: each row by its largest size / 63, rounded to the nearest, even on ties."""
     padding = (0, -weight.num_cols % GROUP_K, 0, -weight.num_rows % PANEL_WIDTH)

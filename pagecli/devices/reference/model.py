@@ -5,7 +5,7 @@ import torch
 from pagecli.core.arrays import Array
 from pagecli.devices import step_masks
 from pagecli.devices.base import KVCache, StepInputs
-from pagecli.devices.reference import experts, operations
+from pagecli.devices.reference import adapters, experts, operations
 from pagecli.devices.reference.tensors import as_tensor
 from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.model import program as ops
@@ -62,7 +62,7 @@ class ReferenceModel:
                 operations.reduce(values[out], [values[part] for part in parts])
             case ops.LowRank(out, x, first, last, a, b, starts):
                 matrices = torch.from_numpy(a).to(self.dtype), torch.from_numpy(b).to(self.dtype), torch.from_numpy(starts)
-                operations.low_rank(values[out][:, first:last], values[x], *matrices, step.adapter_ids)
+                adapters.low_rank(values[out][:, first:last], values[x], *matrices, step.adapter_ids)
             case ops.Norm():
                 self._norm(operation, values)
             case ops.Split(q, k, v, x, heads, kv_heads, head_dim):

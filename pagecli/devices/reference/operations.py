@@ -214,22 +214,6 @@ def argmax(out: torch.Tensor, x: torch.Tensor) -> None:
     out.copy_((x == largest).int().argmax(dim=-1).masked_fill(~largest[:, 0].isfinite(), -1))
 
 
-def low_rank(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    starts: torch.Tensor,
-    adapter_ids: torch.Tensor | None,
-) -> None:
-    """out[T, N] += (x[T, K] @ a[r].T) @ b[r] of the ranks r = starts[i]:starts[i + 1] of each token's adapter
-    i = adapter_ids[T] (int32), of a[R, K] and b[R, N]; nothing where i is -1, or adapter_ids None (Hu et al., 2021)."""
-    for token, adapter in enumerate([] if adapter_ids is None else adapter_ids.tolist()):
-        if adapter >= 0:
-            ranks = slice(int(starts[adapter]), int(starts[adapter + 1]))
-            out[token] += a[ranks] @ x[token] @ b[ranks]
-
-
 def linear_argmax(out: torch.Tensor, x: torch.Tensor, weight: PackedWeight, bounds: QuantizedBounds | None = None) -> int:
     """out[R] int64 = argmax of each row of x[R, K] @ weight[N, K].T; N > 0. Returns how many panels were computed: all."""
     logits = torch.empty(x.shape[0], weight.num_rows)
