@@ -128,13 +128,15 @@ def pack_quantized(tensor: AnyQuantized, dtype: str) -> PackedWeight | None:
     """A matrix that stays quantized and is multiplied as `dtype`, float32 or bfloat16: one section, groups of up to 256 k.
     None where a scale is not finite."""
     num_rows, num_cols = tensor.shape
-    data, first_row = quantized_weight.allocate(tensor.format, num_rows, num_cols, dtype), 0
+    packed, first_row = quantized_weight.allocate(tensor.format, num_rows, num_cols, dtype), 0
     for chunk in tensor.chunks():
-        numbers = [None if each is None else each.view(np.uint8) for each in (chunk.q, chunk.factor, chunk.offset_factor)]
-        if not _native.pack_quantized(data, num_rows, first_row, numbers[0], chunk.scale, chunk.offset, *numbers[1:]):
+        q, factor, offset_factor = (
+            None if each is None else each.view(np.uint8) for each in (chunk.q, chunk.factor, chunk.offset_factor)
+        )
+        if not _native.pack_quantized(packed, num_rows, first_row, q, chunk.scale, chunk.offset, factor, offset_factor):
             return None
         first_row += len(chunk.q)
-    return PackedWeight(data, num_rows, num_cols)
+    return PackedWeight(packed, num_rows, num_cols)
 
 
 def pack_experts(experts: Iterable[Tensor], num_experts: int, dtype: str) -> PackedExperts:
@@ -198,9 +200,9 @@ def low_rank(
 
 def pack_bounds(weight: PackedWeight) -> QuantizedBounds | None:
     """The quantized upper bounds of weight[N, K]; None where a weight is not finite or too large to be bounded."""
-    packed = quantized_bounds.allocate(weight.num_rows, weight.num_cols)
-    usable = _native.pack_bounds(packed.data, weight.data, weight.num_rows, weight.num_cols)
-    return packed if usable else None
+    bounds = quantized_bounds.allocate(weight.num_rows, weight.num_cols)
+    usable = _native.pack_bounds(bounds.data, weight.data, weight.num_rows, weight.num_cols)
+    return bounds if usable else None
 
 
 def linear_argmax(out: Tensor, x: Tensor, weight: PackedWeight, bounds: QuantizedBounds | None = None) -> int:
@@ -224,9 +226,8 @@ def masked_argmax(
     Only panels with an allowed output are computed, none for a row that may choose one output. Returns the number of rows that
     the bounds were used for, and of panels computed for those.
     """
-    data = None if bounds is None else bounds.data
-    shape = weight.num_rows, weight.num_cols
-    return _native.masked_argmax(out, x, weight.data, *shape, data, words.view("int32"), mask_of)
+    shape, bounds_data = (weight.num_rows, weight.num_cols), None if bounds is None else bounds.data
+    return _native.masked_argmax(out, x, weight.data, *shape, bounds_data, words.view("int32"), mask_of)
 
 
 def rms_norm(

@@ -23,7 +23,7 @@ class AttentionShape:
     head_dim: int
     dtype: torch.dtype
     slots: int  # thread blocks of decode that run at once
-    leaves_prompts: bool = False  # whole prompts are not tiled: prompt_attention.py
+    leaves_prompts: bool = False  # whole prompts are not sequences: prompt_attention.py
 
     @property
     def group(self) -> int:
@@ -58,7 +58,8 @@ class AttentionPlan:
 def attention_shape(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> AttentionShape:
     """For the GPU of this process, whose multiprocessors hold as many blocks as their registers and shared memory allow."""
     module = extension()
-    resident = module.resident_decode_blocks(str(dtype).removeprefix("torch."), heads // kv_heads, head_dim)
+    group = heads // kv_heads
+    resident = module.resident_decode_blocks(str(dtype).removeprefix("torch."), group, head_dim)
     return AttentionShape(heads, kv_heads, head_dim, dtype, module.current_device()["multiprocessors"] * resident)
 
 
@@ -95,10 +96,10 @@ def plan_tables(
     runs, merges, num_partials = _cut(rows, shape, padded_rows)
     is_tiled = (num_queries > 0) & ~decoded
     is_tiled[left_out] = False
-    tiled = np.flatnonzero(is_tiled).astype(np.int32)
-    num_tiles = int((-(-num_queries[tiled].astype(np.int64) * shape.group // TILE_ROWS)).sum())
+    sequences = np.flatnonzero(is_tiled).astype(np.int32)
+    num_tiles = int((-(-num_queries[sequences].astype(np.int64) * shape.group // TILE_ROWS)).sum())
     tiles = np.empty((num_tiles, 2), dtype=np.int32)
-    extension().cut_into_tiles(tiled, num_queries[tiled], context_lens[tiled].astype(np.int32), shape.group, tiles)
+    extension().cut_into_tiles(sequences, num_queries[sequences], context_lens[sequences].astype(np.int32), shape.group, tiles)
     return AttentionTables(runs, merges, tiles, num_partials, window)
 
 
@@ -154,13 +155,14 @@ def _cut(rows: np.ndarray, shape: AttentionShape, padded_rows: int | None) -> tu
         raise ValueError(f"{len(rows)} decode rows do not fit into {padded_rows}")
     num_keys = np.ascontiguousarray(rows[:, 3] - rows[:, 2])
     spare = spare_runs(shape)
-    length = extension().choose_run_length(num_keys, shape.kv_heads, shape.slots, len(rows) + spare)
-    counts = -(-num_keys // length)
+    max_runs = len(rows) + spare
+    run_length = extension().choose_run_length(num_keys, shape.kv_heads, shape.slots, max_runs)
+    counts = -(-num_keys // run_length)
     num_runs, num_merges = int(counts.sum()), int((counts > 1).sum())
     if padded_rows is not None:  # all steps whose contexts are cut fit into the one size, all others into the other
         num_runs, num_merges = (padded_rows + spare, padded_rows) if num_merges else (padded_rows, 0)
     runs, merges = np.empty((num_runs, 5), dtype=np.int32), np.empty((num_merges, 3), dtype=np.int32)
-    num_partials = extension().cut_into_runs(rows, length, runs, merges)
+    num_partials = extension().cut_into_runs(rows, run_length, runs, merges)
     return runs, merges, num_partials if padded_rows is None else num_runs if num_merges else 0
 
 
