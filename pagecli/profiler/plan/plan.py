@@ -4,6 +4,10 @@ On GPUs:  KV memory = 0.95 x the devices' memory - weights - what a step needs
           what a step needs = activations + logits and sampling + runtime (context, allocator), 1,700 MiB a device or more
 On a host the rule is the engine's own: 60 % of what is available after the weights, or --kv-memory.
 
+`generate` needs no such rule on a GPU: it measures what the weights leave free and what a step and the graphs take of that, and
+leaves 2 % of the first alone (devices/cuda/steps/memory_plan.py). On a GPU that is not there nothing can be measured, and the
+rule is held to published numbers. Both have the bytes of a block from devices/memory.py.
+
 The GPU rule has two constants. 0.95 is the share the system of the PagedAttention paper took by default when it was published;
 1,700 MiB is what makes its Table 1's first row come out, OPT-13B on one A100-40GB:
     0.95 x 39.586 GiB - 23.941 GiB of weights - 1.660 GiB = 12.005 GiB = 983 blocks of 16 = 15,728 slots     (paper: 12, 15.7K)

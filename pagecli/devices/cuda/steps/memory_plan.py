@@ -1,4 +1,7 @@
-"""The plan of a GPU's memory: after the weights, one measured step and the graphs, the KV cache takes what remains."""
+"""The plan of a GPU's memory: after the weights, one measured step and the graphs, the KV cache takes what remains.
+
+`profile` plans by another rule (profiler/plan/plan.py), for GPUs that need not be there: what is measured here it assumes.
+"""
 
 from dataclasses import dataclass
 
