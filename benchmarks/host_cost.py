@@ -66,7 +66,7 @@ class AnsweringModel:
         self._logits[:num_rows] = self._given[:num_rows]
         return self._logits[:num_rows]
 
-    def most_likely(self, inputs, kv):
+    def most_likely(self, inputs, kv, masks):
         return self._token_ids[: len(inputs.logit_rows)]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from pagecli.core.arrays import Array
+from pagecli.core.engine_config import EngineConfig
 from pagecli.core.model_config import ModelConfig
 from pagecli.errors import ModelError, UsageError
 
@@ -71,6 +72,12 @@ class RunSettings:
     kv_memory_bytes: int | None  # None: as much as is useful and available
     num_swap_blocks: int = 0
     cuda_graphs: bool = True
+
+    @classmethod
+    def of(cls, config: EngineConfig, **found: Any) -> "RunSettings":
+        """Those of an engine; `found`: what its config leaves to be found out (kv_dtype, max_model_len, num_swap_blocks)."""
+        same = ("block_size", "max_num_seqs", "max_batch_tokens", "kv_memory_bytes", "cuda_graphs")
+        return cls(**{"name": config.model} | {name: getattr(config, name) for name in same} | found)
 
 
 class BlockMover(Protocol):

@@ -54,15 +54,8 @@ class EmbeddingEngine:
         self.max_model_len = min(config.max_model_len or longest, longest)
         block_size = config.block_size
         num_blocks = max(-(-config.max_batch_tokens // block_size) + config.max_num_seqs, -(-self.max_model_len // block_size))
-        settings = RunSettings(
-            name=config.model,
-            block_size=block_size,
-            kv_dtype=self.loaded.kv_dtype(config),
-            max_num_seqs=config.max_num_seqs,
-            max_batch_tokens=config.max_batch_tokens,
-            max_model_len=self.max_model_len,
-            kv_memory_bytes=num_blocks * block_size * self.loaded.kv_bytes_per_token(config),
-        )
+        kv_dtype, kv_bytes = self.loaded.kv_dtype(config), num_blocks * block_size * self.loaded.kv_bytes_per_token(config)
+        settings = RunSettings.of(config, kv_dtype=kv_dtype, max_model_len=self.max_model_len, kv_memory_bytes=kv_bytes)
         self._runner: Any = base.find(self.loaded.device).start(model, settings)
         self._waiting: dict[int, list[int]] = {}
         self._adapters: dict[int, int] = {}  # of waiting texts that have one

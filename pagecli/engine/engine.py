@@ -91,21 +91,10 @@ class Engine:
         return ConstraintCompiler(self.tokenizer, self.model_config.vocab_size, self._finish_check.eos_token_ids, self._markers)
 
     def _build_cache(self, model: Model) -> "tuple[Runner, KVMemory]":
-        config, kv_dtype = self.config, self.loaded.kv_dtype(self.config)
+        config, found = self.config, {"kv_dtype": self.loaded.kv_dtype(self.config), "max_model_len": self.max_model_len}
         bytes_each = self.loaded.kv_bytes_per_token(config) * config.block_size
         num_swap_blocks = memory.num_swap_blocks(config.swap_memory_bytes, config.preemption, bytes_each)
-        settings = RunSettings(
-            name=config.model,
-            block_size=config.block_size,
-            kv_dtype=kv_dtype,
-            max_num_seqs=config.max_num_seqs,
-            max_batch_tokens=config.max_batch_tokens,
-            max_model_len=self.max_model_len,
-            kv_memory_bytes=config.kv_memory_bytes,
-            num_swap_blocks=num_swap_blocks,
-            cuda_graphs=config.cuda_graphs,
-        )
-        runner = self.loaded.start(settings)
+        runner = self.loaded.start(RunSettings.of(config, num_swap_blocks=num_swap_blocks, **found))
         if config.kv_policy != "paged":
             from pagecli.kv.baselines.reserved_manager import ReservedManager
 

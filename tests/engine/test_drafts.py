@@ -130,8 +130,8 @@ def test_a_draft_behind_logits_that_are_not_finite_fails_the_row_where_it_would_
         logits[inputs.positions[inputs.logit_rows] == 30] = float("nan")
         return logits
 
-    def damaged_argmax(self, inputs, kv):
-        token_ids = most_likely(self, inputs, kv)
+    def damaged_argmax(self, inputs, kv, masks):
+        token_ids = most_likely(self, inputs, kv, masks)
         token_ids[inputs.positions[inputs.logit_rows] == 30] = NO_TOKEN
         return token_ids
 

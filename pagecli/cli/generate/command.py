@@ -56,7 +56,6 @@ def run_command(
         for line in notes(context):
             console.warning(line)
         try:
-            options.engine_config(), options.sampling_params()  # before slow imports (pyarrow)
             from pagecli.cli.generate.job import generate_job
 
             job = change(generate_job(options))

@@ -245,9 +245,6 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
     if stats["prompt_tokens"] and not stats["num_sampled_tokens"] and stats["generate_seconds"]:
         speed = f"{stats['prompt_tokens'] / stats['generate_seconds']:,.1f} input tokens/s"
     sampling = ", ".join(f"{name} {value:g}" for name, value in stats.get("sampling_of_model", {}).items())
-    drafts, accepted = stats.get("num_draft_tokens", 0), stats.get("num_accepted_tokens", 0)
-    sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
-    shared = ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache")
     return [
         ("output", output),
         ("rows", f"{stats['num_rows']:,}" + (f" ({reasons})" if reasons else "")),
@@ -258,9 +255,17 @@ def summary_lines(stats: Mapping[str, Any], output: str, verbose: bool) -> list[
         ("speed", f"{speed} over {stats['generate_seconds']:.1f} s"),
         ("first row", "none" if first_row is None else f"after {first_row:.1f} s, {stats['load_seconds']:.1f} s of it loading"),
         ("KV cache", f"{slots}, {blocks}, {stats['num_preemptions']:,} preemptions"),
-        *([shared] if verbose else []),
-        *([("guessed", f"{accepted:,} of {drafts:,} tokens right")] if drafts and verbose else []),
+        *(_savings(stats) if verbose else []),
         ("memory", f"{stats['peak_rss_bytes'] / 2**20:,.0f} MiB at most"),
+    ]
+
+
+def _savings(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sharing = f"{stats['kv_sharing_saving'] or 0:.1%} of blocks saved, {stats['num_copy_on_write']:,} copies on write"
+    drafts, accepted = stats.get("num_draft_tokens", 0), stats.get("num_accepted_tokens", 0)
+    return [
+        ("sharing", f"{sharing}, {stats['prefix_cache_hit_rate']:.1%} of prompt tokens found in the cache"),
+        *([("guessed", f"{accepted:,} of {drafts:,} tokens right")] if drafts else []),
     ]
 
 

@@ -220,7 +220,7 @@ class ModelRunner:
         asked = self._asked.of(specs)
         masks = self._start_masks(specs) if asked.have_masks else None
         if asked.are_argmaxes:
-            token_ids = self._most_likely(inputs, masks)
+            token_ids = self.model.most_likely(inputs, self.kv_cache, masks)
             forwarded = time.perf_counter()
             results = token_ids.tolist() if asked.are_single else same_for_all(token_ids, specs)
         else:
@@ -235,10 +235,6 @@ class ModelRunner:
 
         return step_masks.start(specs, self.model.config.vocab_size)
 
-    def _most_likely(self, inputs: StepInputs[Array], masks: "PendingMasks | None") -> Array:
-        model, cache = self.model, self.kv_cache
-        return model.most_likely(inputs, cache) if masks is None else model.most_likely(inputs, cache, masks)
-
     def _choose(self, logits: Array, specs: "list[tuple[SampleSpec, ...]]", masks: "PendingMasks | None") -> list[StepResult]:
         from pagecli.devices.cpu import sampler
 
@@ -252,7 +248,7 @@ class ModelRunner:
 
         masks = self._start_masks(several_logits.specs_of_rows(plan))
         if several_logits.needs_no_logits(plan):
-            token_ids = self._most_likely(inputs, masks)
+            token_ids = self.model.most_likely(inputs, self.kv_cache, masks)
             return several_logits.same_for_all(token_ids, plan), time.perf_counter()
         logits = self.model.forward(inputs, self.kv_cache)
         forwarded = time.perf_counter()

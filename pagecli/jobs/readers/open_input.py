@@ -35,9 +35,6 @@ class CheckedPrompts:
         self._source = source
         self._names = names
         self._enough = all if all_of else any
-        self._hint = "--template needs it; write {{ name | default('...') }} where it may be missing"
-        if not all_of:
-            self._hint = "name the column of the prompts with --prompt-column"
         self.name = source.name
         self.schema = source.schema
         self.column_names = source.column_names
@@ -69,9 +66,10 @@ class CheckedPrompts:
             near = get_close_matches(missing[0], found, n=1) if self._enough is all or len(missing) == 1 else []
             more = ", ..." if len(found) > SHOWN_COLUMNS else ""
             shown = ", ".join(found[:SHOWN_COLUMNS]) + more if found else "no columns"
-            hint = self._hint
-            if self._enough is any and found:
-                hint += f", or make them of columns, as with --template 'Summarize: {{{{ {found[0]} }}}}'"
+            hint = "--template needs it; write {{ name | default('...') }} where it may be missing"
+            if self._enough is any:
+                made_of = f", or make them of columns, as with --template 'Summarize: {{{{ {found[0]} }}}}'" if found else ""
+                hint = f"name the column of the prompts with --prompt-column{made_of}"
             hint = f"did you mean {near[0]}? {hint}" if near else hint
             raise InputError(f"{self.name} has no column {', '.join(missing)}; it has {shown}", hint)
 

@@ -148,8 +148,7 @@ class RowPreparer:
         if self._prompts is not None:
             return "--template", self._prompts.prompt(columns)
         names = prompt_columns(prompt_column)
-        given = [(name, columns[name]) for name in names if name in columns]
-        given = [(name, value) for name, value in given if value is not None]
+        given = [(name, value) for name in names if name in columns and (value := columns[name]) is not None]
         if len(given) > 1:
             names_given = " and ".join(name for name, _ in given)
             raise RowError(f"has {names_given}; a row needs exactly one of them", code=ErrorCode.MISSING_PROMPT)
