@@ -105,8 +105,7 @@ void bound_copy_blocks(const TensorView& target, const TensorView& source, const
     check_contiguous(source, "source");
     check(target, "target", source.dtype, {"num_blocks", source.shape[1], source.shape[2], source.shape[3]});
     check_contiguous(target, "target");
-    check(pairs, "pairs", DType::int64, {"num_pairs", 2});
-    check_contiguous(pairs, "pairs");
+    check_whole(pairs, "pairs", DType::int64, {"num_pairs", 2});
     const int64_t* ids = pairs.as<const int64_t>();
     for (int64_t i = 0; i < 2 * pairs.shape[0]; ++i) {
         const int64_t limit = i % 2 == 0 ? source.shape[0] : target.shape[0];

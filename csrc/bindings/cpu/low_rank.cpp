@@ -12,7 +12,6 @@ namespace {
 // starts[adapters + 1] goes from 0 to the number of ranks and never down; returns the number of adapters.
 int64_t check_starts(const TensorView& starts, int64_t ranks) {
     check(starts, "starts", DType::int32, {"adapters + 1"});
-    check_contiguous(starts, "starts");
     const int32_t* of_adapter = starts.as<const int32_t>();
     const int64_t adapters = starts.shape[0] - 1;
     if (adapters < 0 || of_adapter[0] != 0 || of_adapter[adapters] != ranks)

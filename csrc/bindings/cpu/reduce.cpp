@@ -21,16 +21,14 @@ void bound_reduce(const TensorView& out, const std::vector<TensorView>& parts, b
         refuse("parts: expected 1 to %d, got %lld", kMaxParts, static_cast<long long>(parts.size()));
     ReduceArgs args = {out.as<float>(), {}, 0, out.stride[0], out.shape[0], out.shape[1], accumulate, meeting};
     for (const TensorView& part : parts) {
-        check(part, "parts", DType::float32, {out.shape[0], out.shape[1]});
-        check_contiguous(part, "parts");
+        check_whole(part, "parts", DType::float32, {out.shape[0], out.shape[1]});
         args.parts[args.num_parts++] = part.as<const float>();
     }
     perform(args, reduce, program);
 }
 
 Rendezvous make_rendezvous(const TensorView& words, int rank, double timeout_seconds) {
-    check(words, "words", DType::int32, {"ranks + 1", kWordsPerRank});
-    check_contiguous(words, "words");
+    check_whole(words, "words", DType::int32, {"ranks + 1", kWordsPerRank});
     if (rank < 0 || rank >= words.shape[0] - 1) refuse("rank: expected one of the words' ranks, got %d", rank);
     return {words.as<uint32_t>(), rank, static_cast<int>(words.shape[0] - 1), timeout_seconds};
 }

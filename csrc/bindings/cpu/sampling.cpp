@@ -14,7 +14,6 @@ namespace {
 void argmax(const TensorView& out, const TensorView& x) {
     check(x, "x", DType::float32, {"rows", "cols"});
     check(out, "out", DType::int64, {x.shape[0]});
-    check_contiguous(out, "out");
     if (x.shape[1] < 1) refuse("x: expected rows with at least one value, got [%lld, 0]", static_cast<long long>(x.shape[0]));
     const ArgmaxArgs args = {out.as<int64_t>(), x.as<const float>(), x.stride[0], x.shape[0], x.shape[1]};
     nb::gil_scoped_release release;
@@ -26,16 +25,12 @@ void sample(const TensorView& out, const TensorView& logits, const TensorView& t
     check(logits, "logits", DType::float32, {"rows", "cols"});
     const int64_t rows = logits.shape[0];
     if (logits.shape[1] < 1) refuse("logits: expected rows with at least one value, got [%lld, 0]", static_cast<long long>(rows));
-    const auto check_row_values = [rows](const TensorView& view, const char* name, DType dtype) {
-        check(view, name, dtype, {rows});
-        check_contiguous(view, name);
-    };
-    check_row_values(out, "out", DType::int64);
-    check_row_values(temperature, "temperature", DType::float32);
-    check_row_values(top_k, "top_k", DType::int64);
-    check_row_values(top_p, "top_p", DType::float32);
-    check_row_values(min_p, "min_p", DType::float32);
-    check_row_values(draws, "draws", DType::int64);
+    check(out, "out", DType::int64, {rows});
+    check(temperature, "temperature", DType::float32, {rows});
+    check(top_k, "top_k", DType::int64, {rows});
+    check(top_p, "top_p", DType::float32, {rows});
+    check(min_p, "min_p", DType::float32, {rows});
+    check(draws, "draws", DType::int64, {rows});
     const SampleArgs args = {out.as<int64_t>(),         logits.as<const float>(), temperature.as<const float>(),
                              top_k.as<const int64_t>(), top_p.as<const float>(),  min_p.as<const float>(),
                              draws.as<const int64_t>(), logits.stride[0],         rows,
@@ -53,22 +48,25 @@ void restrict_logits(const TensorView& logits, const TensorView& words, const Te
     kernels().restrict_logits(args);
 }
 
+// Every known token below `limit`.
+void check_known(const TensorView& ids, int64_t limit) {
+    for (int64_t n = 0; n < ids.shape[0]; ++n) {
+        const int32_t* row = ids.as<const int32_t>() + n * ids.stride[0];
+        int32_t most = -1;
+        for (int64_t i = 0; i < ids.shape[1]; ++i) most = std::max(most, row[i]);
+        if (most >= limit) refuse("ids: expected values below %lld, got %d", static_cast<long long>(limit), most);
+    }
+}
+
 void bound_penalties(const TensorView& logits, const TensorView& rows, const TensorView& penalties, const TensorView& ids,
                      const TensorView& counts) {
     check(logits, "logits", DType::float32, {"rows", "cols"});
     check(rows, "rows", DType::int64, {"penalized"});
-    check_contiguous(rows, "rows");
     check_ids(rows, "rows", logits.shape[0]);
-    check(penalties, "penalties", DType::float32, {rows.shape[0], 3});
-    check_contiguous(penalties, "penalties");
+    check_whole(penalties, "penalties", DType::float32, {rows.shape[0], 3});
     check(ids, "ids", DType::int32, {rows.shape[0], "known"});
     check(counts, "counts", DType::int32, {rows.shape[0], ids.shape[1]});
     if (counts.stride[0] != ids.stride[0]) refuse("counts: expected rows as far apart as those of ids");
-    for (int64_t n = 0; n < ids.shape[0]; ++n) {
-        int32_t most = -1;
-        for (int64_t i = 0; i < ids.shape[1]; ++i) most = std::max(most, ids.as<const int32_t>()[n * ids.stride[0] + i]);
-        if (most >= logits.shape[1]) refuse("ids: expected values below %lld, got %d", static_cast<long long>(logits.shape[1]), most);
-    }
     const ApplyPenaltiesArgs args = {logits.as<float>(),
                                      rows.as<const int64_t>(),
                                      penalties.as<const float>(),
@@ -79,6 +77,7 @@ void bound_penalties(const TensorView& logits, const TensorView& rows, const Ten
                                      ids.shape[0],
                                      ids.shape[1]};
     nb::gil_scoped_release release;
+    check_known(ids, logits.shape[1]);
     apply_penalties(args);
 }
 
@@ -86,15 +85,11 @@ void top_logits(const TensorView& ids, const TensorView& values, const TensorVie
                 const TensorView& rows) {
     check(logits, "logits", DType::float32, {"rows", "cols"});
     check(rows, "rows", DType::int64, {"wanted"});
-    check_contiguous(rows, "rows");
     check_ids(rows, "rows", logits.shape[0]);
     const int64_t num = rows.shape[0];
-    check(ids, "ids", DType::int64, {num, "count"});
-    check_contiguous(ids, "ids");
-    check(values, "values", DType::float32, {num, ids.shape[1]});
-    check_contiguous(values, "values");
-    check(normalizers, "normalizers", DType::float32, {num, 2});
-    check_contiguous(normalizers, "normalizers");
+    check_whole(ids, "ids", DType::int64, {num, "count"});
+    check_whole(values, "values", DType::float32, {num, ids.shape[1]});
+    check_whole(normalizers, "normalizers", DType::float32, {num, 2});
     const int64_t cols = logits.shape[1];
     if (cols < 1 || ids.shape[1] > cols)
         refuse("ids: expected at most the %lld columns there are, got %lld", static_cast<long long>(cols),

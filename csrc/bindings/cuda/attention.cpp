@@ -92,14 +92,11 @@ void decode(const TensorView& out, const TensorView& q, const TensorView& k_cach
             float v_scale) {
     const cuda::PagedAttentionArgs args =
         attention_args(out, q, k_cache, v_cache, block_tables, scale, sinks, {k_scale, v_scale});
-    check(runs, "runs", DType::int32, {"runs", kRunInts});
-    check_contiguous(runs, "runs");
-    check(merges, "merges", DType::int32, {"merges", kMergeInts});
-    check_contiguous(merges, "merges");
+    check_whole(runs, "runs", DType::int32, {"runs", kRunInts});
+    check_whole(merges, "merges", DType::int32, {"merges", kMergeInts});
     check_rows(partial_out, "partial_out", cuda::ElementType::float32, {"partials", args.heads, args.head_dim});
     check_contiguous(partial_out, "partial_out");
-    check(partial_stats, "partial_stats", DType::float32, {partial_out.shape[0], args.heads, 2});
-    check_contiguous(partial_stats, "partial_stats");
+    check_whole(partial_stats, "partial_stats", DType::float32, {partial_out.shape[0], args.heads, 2});
     cuda::paged_attention_decode(
         {args, static_cast<const cuda::KeyRun*>(runs.data), static_cast<const cuda::Merge*>(merges.data),
          partial_out.as<float>(), partial_stats.as<float>(), runs.shape[0], merges.shape[0]},
@@ -112,8 +109,7 @@ void prefill(const TensorView& out, const TensorView& q, const TensorView& k_cac
     const cuda::PagedAttentionArgs args =
         attention_args(out, q, k_cache, v_cache, block_tables, scale, sinks, {k_scale, v_scale});
     if (args.type == cuda::ElementType::float32) refuse("q: expected bfloat16 or float16; float32 rows go through decode");
-    check(tiles, "tiles", DType::int32, {"tiles", kTileInts});
-    check_contiguous(tiles, "tiles");
+    check_whole(tiles, "tiles", DType::int32, {"tiles", kTileInts});
     check(context_lens, "context_lens", DType::int32, {block_tables.shape[0]});
     check(query_start, "query_start", DType::int32, {block_tables.shape[0] + 1});
     if (window < 0 || window > INT32_MAX) refuse("window: expected 0 (none) or more, got %lld", static_cast<long long>(window));

@@ -38,11 +38,6 @@ void check_rows(const TensorView& tensor, const char* name, cuda::ElementType ty
     check_alignment(tensor, name);
 }
 
-void check_whole(const TensorView& tensor, const char* name, DType dtype, std::initializer_list<Dim> shape) {
-    check(tensor, name, dtype, shape);
-    check_contiguous(tensor, name);
-}
-
 cuda::CacheType check_caches(const TensorView& k_cache, const TensorView& v_cache, cuda::ElementType type,
                              cuda::CacheScales scales) {
     const bool narrow = k_cache.dtype == DType::uint8;

@@ -15,9 +15,6 @@ cuda::ElementType check_rows(const TensorView& tensor, const char* name, std::in
 // The same of a tensor that must have this element type.
 void check_rows(const TensorView& tensor, const char* name, cuda::ElementType type, std::initializer_list<Dim> shape);
 
-// A tensor of this dtype and shape in one run of memory.
-void check_whole(const TensorView& tensor, const char* name, DType dtype, std::initializer_list<Dim> shape);
-
 // The two caches of a layer, [num_blocks, kv_heads, block_size, head_dim] in one run of memory: of the model's type or, as
 // uint8 tensors, of e4m3, whose heads are multiples of 16 and whose scales above 0 (and 1 otherwise).
 cuda::CacheType check_caches(const TensorView& k_cache, const TensorView& v_cache, cuda::ElementType type,

@@ -34,7 +34,7 @@ void router(const TensorView& ids, const TensorView& weights, const TensorView& 
     check_whole(ids, "ids", DType::int32, {logits.shape[0], "chosen"});
     check_range("chosen", ids.shape[1], logits.shape[1] < cuda::kMaxChosen ? logits.shape[1] : cuda::kMaxChosen);
     check_whole(weights, "weights", DType::float32, {logits.shape[0], ids.shape[1]});
-    check_whole(token_ids, "token_ids", DType::int32, {logits.shape[0]});
+    check(token_ids, "token_ids", DType::int32, {logits.shape[0]});
     cuda::router({ids.as<int32_t>(), weights.as<float>(), logits.as<const float>(), token_ids.as<const int32_t>(),
                   logits.stride[0], logits.shape[0], logits.shape[1], ids.shape[1], normalize},
                  stream_of(logits));
@@ -53,7 +53,7 @@ void sort_experts(const TensorView& order, const TensorView& tiles, const Tensor
     if (tile_rows != cuda::kFewTileRows && tile_rows != cuda::kManyTileRows)
         refuse("tile_rows: expected %lld or %lld, got %lld", static_cast<long long>(cuda::kFewTileRows),
                static_cast<long long>(cuda::kManyTileRows), static_cast<long long>(tile_rows));
-    check_whole(order, "order", DType::int32, {rows});
+    check(order, "order", DType::int32, {rows});
     check_whole(tiles, "tiles", DType::int32, {most_expert_tiles(rows, experts, tile_rows), kTileInts});
     cuda::sort_experts({order.as<int32_t>(), static_cast<cuda::ExpertTile*>(tiles.data), ids.as<const int32_t>(), rows, experts,
                         tiles.shape[0], tile_rows},
@@ -82,7 +82,7 @@ void grouped_linear(const TensorView& out, const TensorView& x, const TensorView
     else
         check_rows(x, "x", type, {tokens, cols});
     if (bias.given()) check_whole(bias, "bias", DType::float32, {weight.shape[0], rows});
-    check_whole(order, "order", DType::int32, {tokens * chosen});
+    check(order, "order", DType::int32, {tokens * chosen});
     check_whole(tiles, "tiles", DType::int32, {"tiles", kTileInts});
     if (tiles.shape[0] > kMostTiles) refuse("tiles: expected at most 65535, got %lld", static_cast<long long>(tiles.shape[0]));
     if (type == cuda::ElementType::float32 && tile_rows != cuda::kFewTileRows) refuse("tile_rows: expected 16 for float32");

@@ -98,8 +98,7 @@ using Pairs = std::vector<std::pair<int64_t, int64_t>>;
 
 template <void (*kCopy)(const cuda::CopyBlocksArgs&, cuda::Stream)>
 void copy(const TensorView& planes, const Pairs& pairs, int64_t block_bytes) {
-    check(planes, "planes", DType::int64, {"num_planes", 2});
-    check_contiguous(planes, "planes");
+    check_whole(planes, "planes", DType::int64, {"num_planes", 2});
     check_multiple("block_bytes", block_bytes, 16, INT32_MAX);
     std::vector<int64_t> flat;
     flat.reserve(2 * pairs.size());

@@ -125,11 +125,14 @@ void check_contiguous(const TensorView& tensor, const char* name) {
     }
 }
 
+void check_whole(const TensorView& tensor, const char* name, DType dtype, std::initializer_list<Dim> shape) {
+    check(tensor, name, dtype, shape);
+    check_contiguous(tensor, name);
+}
+
 void check_masks(const TensorView& words, const TensorView& mask_of, int64_t rows, int64_t cols) {
-    check(words, "words", DType::int32, {"masks", mask_words(cols)});
-    check_contiguous(words, "words");
+    check_whole(words, "words", DType::int32, {"masks", mask_words(cols)});
     check(mask_of, "mask_of", DType::int32, {rows});
-    check_contiguous(mask_of, "mask_of");
     const int32_t* of_row = mask_of.as<const int32_t>();
     for (int64_t row = 0; row < rows; ++row)
         if (of_row[row] >= words.shape[0])

@@ -25,6 +25,9 @@ void check(const TensorView& tensor, const char* name, std::initializer_list<DTy
 // All of it in one run of memory.
 void check_contiguous(const TensorView& tensor, const char* name);
 
+// A tensor of this dtype and shape in one run of memory.
+void check_whole(const TensorView& tensor, const char* name, DType dtype, std::initializer_list<Dim> shape);
+
 // Masks of rows with `cols` outputs (pagecli/sampling/token_mask.h): words[masks, mask_words(cols)] int32, mask_of[rows] int32.
 void check_masks(const TensorView& words, const TensorView& mask_of, int64_t rows, int64_t cols);
 
@@ -34,7 +37,7 @@ void check_ids(const TensorView& tensor, const char* name, int64_t limit);
 // Every value of a contiguous int32 tensor in [-1, limit).
 void check_adapter_ids(const TensorView& tensor, int64_t limit);
 
-// ValueError with a printf-style message.
+// ValueError with a printf-style message; needs no GIL.
 [[noreturn, gnu::format(printf, 1, 2)]] void refuse(const char* format, ...);
 
 }  // namespace pagecli

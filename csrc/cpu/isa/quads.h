@@ -12,10 +12,17 @@
 
 namespace pagecli::PAGECLI_ISA {
 
+// Where the sum of a group's products starts whose other factors are `offset` too large.
+PAGECLI_INLINE int32_t start_of_offset(const int8_t* q, int32_t offset) {
+    int32_t sum = 0;
+    for (int i = 0; i < 64; ++i) sum += q[i];
+    return -offset * sum;
+}
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 
 #if defined(__AVX512VNNI__)
-#define PAGECLI_QUAD_OFFSET 128  // of weights without sign, which vpdpbusd wants
+#define PAGECLI_OFFSETS_QUADS  // weights without sign, which vpdpbusd wants
 struct Quads {
     __m512i v;
 };
@@ -150,13 +157,11 @@ constexpr int cells_per_quad = 1;
 using QuadX = VecI;
 PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x, int) { return broadcast_int(static_cast<int32_t>(x[0])); }
 PAGECLI_INLINE void lay_quad_x(uint32_t* cells, const int8_t* q) { memcpy(cells, q, 64); }
-PAGECLI_INLINE int32_t start_of_quads([[maybe_unused]] const int8_t* q) {
-    int32_t sum = 0;
-#if defined(PAGECLI_QUAD_OFFSET)
-    for (int i = 0; i < 64; ++i) sum -= PAGECLI_QUAD_OFFSET * q[i];
+#if defined(PAGECLI_OFFSETS_QUADS)
+PAGECLI_INLINE int32_t start_of_quads(const int8_t* q) { return start_of_offset(q, 128); }
+#else
+PAGECLI_INLINE int32_t start_of_quads(const int8_t*) { return 0; }
 #endif
-    return sum;
-}
 #endif
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -18,9 +18,7 @@
 #include "linear/tiles/linear_tile_amx.h"
 #include "linear/tiles/linear_tile_amx_int8.h"
 #include "linear/tiles/linear_tile_amx_rotated.h"
-#include "linear/tiles/linear_tile_bytes.h"
-#include "linear/tiles/linear_tile_int8.h"
-#include "linear/tiles/linear_tile_rotated.h"
+#include "linear/tiles/linear_tile_integers.h"
 #include "pagecli/linear/linear.h"
 #include "pagecli/linear/quantized_bounds.h"
 #include "pagecli/pair_products.h"
@@ -321,8 +319,7 @@ static inline Plan plan_of_int8(const LinearArgs& a, FinishFunction finish) {
 #if PAGECLI_HAS_MATRIX_UNIT
     if (a.tokens > kFewRows) return {a, CellType::rotated_unit, k, k, bytes_per_k, groups, rotated_unit_tiles(), finish};
 #endif
-    const Tiles tiles = TileTable<RotatedTile, rotated_wide_panels, kMaxRotatedRows>::tiles();
-    return {a, CellType::rotated_quad, k, k, bytes_per_k, groups, tiles, finish};
+    return {a, CellType::rotated_quad, k, k, bytes_per_k, groups, integer_tiles<RotatedQuads, kMaxByteRows>(), finish};
 }
 
 static inline Plan plan_of_int8_a16(const LinearArgs& a, FinishFunction finish) {
@@ -332,7 +329,7 @@ static inline Plan plan_of_int8_a16(const LinearArgs& a, FinishFunction finish) 
     // Fewer rows are faster without it (one row 1.5 times), and the bits are the same.
     if (a.tokens >= kUnitRows) return {a, CellType::int16_unit, k, k, bytes_per_k, groups, unit_int8_tiles(), finish};
 #endif
-    return {a, CellType::int16_pair, k, k, bytes_per_k, groups, TileTable<Int8Tile, int8_wide_panels>::tiles(), finish};
+    return {a, CellType::int16_pair, k, k, bytes_per_k, groups, integer_tiles<Int8Pairs, kMaxTileRows>(), finish};
 }
 
 // Weights made as `Weight` before tiles read them or, of few rows, in tiles that read the numbers.
@@ -386,8 +383,7 @@ static inline Plan plan_of(const LinearArgs& a, FinishFunction finish) {
 // For the bytes of quantized bounds in place of a.weight.data.
 static inline Plan plan_of_bounds(const LinearArgs& a, FinishFunction finish) {
     const int64_t cols = bounds_cols(a.weight.cols);
-    const Tiles tiles = TileTable<BytesTile, bytes_wide_panels, kMaxBytesRows>::tiles();
-    return {a, CellType::int8_quad, cols, cols, kPanelWidth, cols * kPanelWidth, tiles, finish};
+    return {a, CellType::int8_quad, cols, cols, kPanelWidth, cols * kPanelWidth, integer_tiles<BoundsQuads, kMaxByteRows>(), finish};
 }
 
 }  // namespace pagecli::PAGECLI_ISA

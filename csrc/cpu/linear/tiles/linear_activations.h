@@ -3,8 +3,8 @@
 //
 //   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
 //
-// where the second scale, of bytes only, is where their sum starts, in bits: what takes off the offset of the weights' bytes, 64 of
-// quantized bounds (quantized_bounds.h), what start_of_quads says of rotated weights (quads.h).
+// where the second scale, of bytes only, is where their sum starts, in bits: start_of_offset of quantized bounds
+// (quantized_bounds.h), start_of_quads of rotated weights (quads.h).
 // For a matrix unit: linear_activations_unit.h.
 #pragma once
 
@@ -127,15 +127,6 @@ PAGECLI_INLINE float as_float(int32_t n) {
     return bits;
 }
 
-// The bytes of a whole group against quantized bounds: takes off their bytes' offset.
-PAGECLI_INLINE float start_of_bytes(const uint32_t* quads) {
-    int8_t q[kGroupK];
-    memcpy(q, quads, sizeof q);
-    int32_t sum = 0;
-    for (const int8_t byte : q) sum += byte;
-    return as_float(-kBoundsZero * sum);
-}
-
 // to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
 template <int ROWS, class Cell>
 PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int count) {
@@ -162,7 +153,7 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
                 if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
                 if constexpr (type == CellType::int8_quad) {
                     scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);
-                    scale[ROWS + r] = start_of_bytes(group[r]);
+                    scale[ROWS + r] = as_float(start_of_offset(reinterpret_cast<const int8_t*>(group[r]), kBoundsZero));
                 }
                 if constexpr (type == CellType::rotated_quad) {
                     int8_t q[kGroupK];

@@ -1,10 +1,10 @@
 // The tile of linear for int8 weights on a matrix unit. x has 15 bits: its upper byte with sign and its lower 7 bits are multiplied
-// apart, and 128 times the one sum plus the other is the exact sum that tile_int8 has in 16-bit products; what follows is the same
+// apart, and 128 times the one sum plus the other is the exact sum that Int8Pairs has in 16-bit products; what follows is the same
 // too, to the bit. A group's weights, pairs of k in memory, are laid out as quads once for all rows of the tile.
 #pragma once
 
 #include "linear_tile_amx.h"
-#include "linear_tile_int8.h"
+#include "linear_tile_integers.h"
 
 namespace pagecli::PAGECLI_ISA {
 
@@ -50,14 +50,14 @@ PAGECLI_INLINE void multiply_group(GroupSums& group) {
 
 // sums[rows, PANELS * 16] of one block, from zero where `is_first`.
 template <int PANELS>
-PAGECLI_INLINE void add_scaled(float* sums, const GroupSums& group, const GroupReader& weight, const float* x_scale, int rows,
+PAGECLI_INLINE void add_scaled(float* sums, const GroupSums& group, const Int8Pairs& weight, const float* x_scale, int rows,
                                bool is_first) {
     constexpr int kVectors = PANELS * kVectorsPerPanel;
     PAGECLI_UNROLL
     for (int v = 0; v < kVectors; ++v) {
         const VecF scale = weight.scale(v);
         const auto& panel = group.sums[v / kVectorsPerPanel];
-        const int lane = GroupReader::lane(v);
+        const int lane = Int8Pairs::lane(v);
         for (int r = 0; r < rows; ++r) {
             const VecI upper = bits(load(reinterpret_cast<const float*>(panel[0][r] + lane)));
             const VecI lower = bits(load(reinterpret_cast<const float*>(panel[1][r] + lane)));
@@ -70,7 +70,7 @@ PAGECLI_INLINE void add_scaled(float* sums, const GroupSums& group, const GroupR
 
 template <int PANELS>
 void tile_int8_unit(const TileArgs& t) {
-    GroupReader weight{static_cast<const PairedGroup*>(t.weight), t.panel_stride};
+    Int8Pairs weight(t);
     const char* x = static_cast<const char*>(t.x);
     const float* x_scale = t.x_scale;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
@@ -90,7 +90,7 @@ void tile_int8_unit(const TileArgs& t) {
             add_scaled<PANELS>(t.sums + row * PANELS * kPanelWidth, group, weight, x_scale + row, rows, t.first && k == 0);
         }
         prefetch_for(prefetcher, kUnitRows);
-        ++weight.group;
+        weight.advance();
         x += 2 * half;
         x_scale += laid_rows(t.rows);
     }

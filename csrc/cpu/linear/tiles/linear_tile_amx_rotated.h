@@ -1,11 +1,10 @@
 // The tile of linear for rotated int8 weights on a matrix unit: a group of a panel is, as it lies in memory, what a register takes,
 // and a block of 16 rows of x times it one instruction. Its exact sums go through memory into 16 vectors of float sums, which stay
 // in registers over all groups; the next groups' products are made meanwhile. What follows the sums has the order and the
-// roundings of tile_rotated, and so its bits.
+// roundings of RotatedQuads, and so its bits.
 #pragma once
 
 #include "linear_tile_amx_int8.h"
-#include "linear_tile_rotated.h"
 
 namespace pagecli::PAGECLI_ISA {
 
