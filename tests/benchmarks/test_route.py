@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (57, 2_950),
-    "row, with definitions": (57, 6_815),
-    "everything imported": (135, 8_790),
-    "decode step": (12, 262),
+    "row": (58, 2_935),
+    "row, with definitions": (58, 6_815),
+    "everything imported": (136, 8_800),
+    "decode step": (12, 260),
 }
 
 
