@@ -45,7 +45,8 @@ FLAGS = {
 def sources() -> list[Path]:
     """Every source that is compiled once per instruction set, and what they call."""
     lines = (CSRC / "include/pagecli/operations.def").read_text().splitlines()
-    kernels = dict.fromkeys(line.split(", ")[-1].rstrip(")") for line in lines if line.startswith("CPU_KERNEL("))
+    kinds = ("CPU_KERNEL(", "CPU_PRODUCT(")
+    kernels = dict.fromkeys(line.split(", ")[-1].rstrip(")") for line in lines if line.startswith(kinds))
     return [CSRC / "cpu" / source for source in (*kernels, "pair_products.cpp", "scratch.cpp", "threads.cpp")]
 
 
