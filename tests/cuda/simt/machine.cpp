@@ -51,7 +51,7 @@ using Memory = std::unique_ptr<void, FreeMemory>;
 
 struct Machine {
     std::vector<std::unique_ptr<Thread>> threads;
-    std::vector<uint32_t> warp_epochs;
+    std::vector<uint32_t> warp_epochs, warp_arrived;  // of each warp; lanes that wait for the others
     std::map<const void*, Memory> arrays;
     Memory dynamic;
     const std::function<void()>* kernel = nullptr;
@@ -127,6 +127,7 @@ void run_block(std::vector<unsigned>& order) {
         thread.meetings = 0;
         thread.fiber.start(run_thread, &thread);
     }
+    machine.warp_arrived.assign(machine.num_threads / kWarpSize, 0);
     for (;;) {
         if (machine.order == Order::shuffled) std::shuffle(order.begin(), order.end(), machine.random);
         bool ran = false;
@@ -223,14 +224,10 @@ void warp_meet(const void* value, size_t bytes, bool orders_memory, Site file, i
     self->state = State::at_meeting;
     self->file = file;
     self->line = line;
+    unsigned& arrived = machine.warp_arrived[self->index / kWarpSize];
+    if (++arrived < kWarpSize) return self->fiber.leave();
+    arrived = 0;
     const unsigned first = self->index / kWarpSize * kWarpSize;
-    for (unsigned i = first; i < first + kWarpSize; ++i) {
-        const Thread& other = *machine.threads[i];
-        if (other.state != State::at_meeting || other.meetings != self->meetings) {
-            self->fiber.leave();
-            return;
-        }
-    }
     for (unsigned i = first; i < first + kWarpSize; ++i) {
         Thread& other = *machine.threads[i];
         if (other.file != self->file || other.line != self->line)

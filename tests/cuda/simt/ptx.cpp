@@ -7,33 +7,32 @@ namespace {
 
 float bf16_value(uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
 
+// What a lane brings: its elements of A and B, by register and half. Lane 4 * (row % 8) + (k % 8) / 2 holds a[row][k] in register
+// row / 8 + 2 * (k / 8), lane 4 * column + (k % 8) / 2 holds b[k][column] in register k / 8, both in half k % 2.
 struct Operands {
-    uint32_t a[4], b[2];
+    float a[4][2], b[2][2];
 };
 
-uint16_t half_of(uint32_t pair, unsigned index) { return static_cast<uint16_t>(index == 0 ? pair : pair >> 16); }
-
-// Lane 4 * (row % 8) + (k % 8) / 2 holds a[row][k] in register row / 8 + 2 * (k / 8), half k % 2.
-uint16_t a_element(unsigned row, unsigned k) {
-    const auto* lane = static_cast<const Operands*>(simt::from_lane(4 * (row % 8) + k % 8 / 2));
-    return half_of(lane->a[row / 8 + 2 * (k / 8)], k % 2);
-}
-
-// Lane 4 * column + (k % 8) / 2 holds b[k][column] in register k / 8, half k % 2.
-uint16_t b_element(unsigned k, unsigned column) {
-    const auto* lane = static_cast<const Operands*>(simt::from_lane(4 * column + k % 8 / 2));
-    return half_of(lane->b[k / 8], k % 2);
-}
+const Operands* operands_of(unsigned lane) { return static_cast<const Operands*>(simt::from_lane(lane)); }
 
 template <float (*kValue)(uint16_t)>
 void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    Operands mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    Operands mine;
+    for (unsigned half = 0; half < 2; ++half) {
+        for (unsigned i = 0; i < 4; ++i) mine.a[i][half] = kValue(static_cast<uint16_t>(a[i] >> 16 * half));
+        for (unsigned i = 0; i < 2; ++i) mine.b[i][half] = kValue(static_cast<uint16_t>(b[i] >> 16 * half));
+    }
     simt::warp_meet(&mine, sizeof mine, false, "mma", 0);
     const unsigned lane = simt::lane();
+    const Operands *rows[4], *columns[2][4];
+    for (unsigned j = 0; j < 4; ++j) {
+        rows[j] = operands_of(lane / 4 * 4 + j);
+        for (unsigned c = 0; c < 2; ++c) columns[c][j] = operands_of(4 * (2 * (lane % 4) + c) + j);
+    }
     for (unsigned i = 0; i < 4; ++i) {  // d[i] is row lane / 4 + 8 * (i / 2), column 2 * (lane % 4) + i % 2
-        const unsigned row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
         float sum = d[i];
-        for (unsigned k = 0; k < 16; ++k) sum += kValue(a_element(row, k)) * kValue(b_element(k, column));
+        for (unsigned k = 0; k < 16; ++k)
+            sum += rows[k % 8 / 2]->a[i / 2 + 2 * (k / 8)][k % 2] * columns[i % 2][k % 8 / 2]->b[k / 8][k % 2];
         d[i] = sum;
     }
 }
@@ -73,8 +72,7 @@ uint16_t fp16_bits(float x) {
 
 float fp16_value(uint16_t bits) {
     const unsigned exponent = bits >> 10 & 31u, fraction = bits & 1023u;
-    float magnitude = ldexpf(static_cast<float>(fraction + (exponent > 0 ? 1024u : 0u)),
-                             exponent > 0 ? static_cast<int>(exponent) - 25 : -24);
+    float magnitude = __uint_as_float((bits & 0x7fffu) << 13) * 0x1p112f;  // exact, denormals too
     if (exponent == 31) magnitude = fraction == 0 ? INFINITY : NAN;
     return bits & 0x8000u ? -magnitude : magnitude;
 }

@@ -21,21 +21,26 @@ struct Cell {
 };
 
 // Cells of earlier launches count as new.
-constexpr uintptr_t kCellsInPage = 2048;
+constexpr uintptr_t kCellsInPage = 2048, kRecentPages = 64;
 using Page = std::unique_ptr<Cell[]>;
 
-Cell& cell_at(uintptr_t at) {
+struct RecentPage {
+    uintptr_t number;
+    Cell* cells;
+} recent[kRecentPages];  // a kernel has a few arrays
+
+Cell* page_of(uintptr_t number) {
     static auto& pages = *new std::unordered_map<uintptr_t, Page>;  // never destroyed: memory is given back at the very end
-    static uintptr_t last_number = 0;
-    static Cell* last_page = nullptr;
+    Page& page = pages[number];
+    if (page == nullptr) page = std::make_unique<Cell[]>(kCellsInPage);
+    return page.get();
+}
+
+Cell& cell_at(uintptr_t at) {
     const uintptr_t number = at / kCellsInPage;
-    if (last_page == nullptr || number != last_number) {
-        Page& page = pages[number];
-        if (page == nullptr) page = std::make_unique<Cell[]>(kCellsInPage);
-        last_page = page.get();
-        last_number = number;
-    }
-    return last_page[at % kCellsInPage];
+    RecentPage& page = recent[number % kRecentPages];
+    if (page.cells == nullptr || page.number != number) page = {number, page_of(number)};
+    return page.cells[at % kCellsInPage];
 }
 
 bool before(const Moment& earlier, const Moment& later) {
