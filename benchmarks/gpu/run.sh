@@ -21,7 +21,7 @@ PARTS=${*:-build tests families sanitizer ceilings kernels throughput paper}
 mkdir -p "$OUT"
 [ -z "${FRESH:-}" ] || rm -f "$OUT"/*.done
 declare -A FILES=(  # of tests/cuda
-    [tests]="rows cache attention prompt_attention choosing sampling float8_linear logits models gpu runner engine parameters"
+    [tests]="rows cache attention prompt_attention choosing sampling float8_linear logits models runner engine parameters"
     [families]="experts mixtures adapters adapter_engine families quantized"  # kernels that a model may do without
 )
 failed=0
@@ -64,7 +64,7 @@ test_files() {  # what others build on comes first; the first that fails ends it
 }
 
 sanitizer() {  # a small set: every instruction runs many times slower
-    local tool small="test_decode and (2-2-64 or 8-2-128) or test_prefill and 6-2-128 or test_draws and 33 and float32"
+    local tool small="test_decode and (2-2-64 or 8-2-128) or test_prefill and 6-2-128 or test_draws_are and 33"
     for tool in memcheck racecheck; do
         compute-sanitizer --tool "$tool" --error-exitcode 9 "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests/cuda -k "$small" ||
             return

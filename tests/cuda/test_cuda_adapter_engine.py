@@ -97,6 +97,15 @@ def test_rows_without_an_adapter_keep_their_bits(config, dtype):
     assert [row == other for row, other in zip(mixed, plain, strict=True)] == [name is None for _, name, _ in rows]
 
 
+@pytest.fixture(scope="module")
+def rows_of_a_prefix(config):
+    """Rows that share a prompt, so that a prefix is shared with rows of the same adapter only, among others; and what comes of
+    them."""
+    sampled = SamplingParams(max_tokens=6, temperature=0.8, top_k=20, seed=3, ignore_eos=True, n=2)
+    rows = [(list(range(20, 38)), NAMES[i % 3], sampled) for i in range(6)] + greedy_rows(3)
+    return rows, run(config("llama"), rows)[0]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -108,11 +117,8 @@ def test_rows_without_an_adapter_keep_their_bits(config, dtype):
     ],
     ids=["without graphs", "small steps", "recomputed", "swapped", "without prefix cache"],
 )
-def test_text_is_the_same_however_the_steps_are_made_up(config, changes):
-    sampled = SamplingParams(max_tokens=6, temperature=0.8, top_k=20, seed=3, ignore_eos=True, n=2)
-    prompt = list(range(20, 38))  # of all rows: a prefix is shared with rows of the same adapter only
-    rows = [(prompt, NAMES[i % 3], sampled) for i in range(6)] + greedy_rows(3)
-    expected, _ = run(config("llama"), rows)
+def test_text_is_the_same_however_the_steps_are_made_up(config, rows_of_a_prefix, changes):
+    rows, expected = rows_of_a_prefix
     found, stats = run(config("llama", **changes), rows)
     assert [[tokens for tokens, _ in row] for row in found] == [[tokens for tokens, _ in row] for row in expected]
     if "kv_memory_bytes" in changes:

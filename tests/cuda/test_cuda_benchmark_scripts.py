@@ -3,6 +3,7 @@ new on the day of the GPU. A process that hangs, a figure that fails and a missi
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -25,7 +26,7 @@ def run(build: Path, out: Path, *parts: str, **variables: str) -> subprocess.Com
 
 @pytest.mark.slow
 def test_throughput_and_the_papers_figures_are_measured(tmp_path):
-    done = run(emulated.build(), tmp_path, "throughput", "paper")
+    done = run(emulated.build(), tmp_path, "ceilings", "throughput", "paper")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows = json.loads((tmp_path / "throughput.json").read_text())
     ways = {row["way"] for row in rows}  # a peer that fails has a line like the others: whether it works is its business
@@ -68,6 +69,28 @@ def test_parts_are_known_by_name(tmp_path):
     done = subprocess.run(command, env=os.environ | {"OUT": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown part: speed" in done.stderr
+
+
+def test_parts_of_tests_name_files_that_a_gpu_runs():
+    lists = dict(re.findall(r'\[(tests|families)\]="([^"]*)"', (GPU / "run.sh").read_text()))
+    names = [name for part in ("tests", "families") for name in lists[part].split()]
+    assert len(names) == len({*names})
+    for name in names:
+        assert "pytest.mark.cuda" in (ROOT / "tests" / "cuda" / f"test_cuda_{name}.py").read_text(), name
+
+
+@pytest.mark.slow
+def test_the_sanitizers_part_chooses_tests_of_every_kind():
+    """Both attention kernels, on the tensor cores and without them, and the draws."""
+    chosen = re.search(r'small="([^"]*)"', (GPU / "run.sh").read_text())[1]
+    files = [f"tests/cuda/test_cuda_{name}.py" for name in ("attention", "sampling")]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "cuda", "-k", chosen, "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    found = [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
+    for wanted in ("test_decode[2-2-64-", "test_decode[8-2-128-", "test_prefill", "test_draws"):
+        assert any(name.startswith(wanted) for name in found), (wanted, found)
+    assert len(found) < 10  # under compute-sanitizer each takes long
 
 
 @pytest.mark.slow
