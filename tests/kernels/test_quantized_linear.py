@@ -129,6 +129,34 @@ def test_any_table_of_bytes(isa, seed, rows, features, runs, dtype, offset, powe
     assert same_bits(out, dequantized)
 
 
+@examples
+@given(
+    seed=seeds,
+    rows=st.integers(1, 8),
+    features=st.integers(1, 40),
+    group=st.sampled_from([32, 64, 128]),
+    dtype=st.sampled_from(DTYPES),
+    first=st.sampled_from([0, -8, -7]),
+    offset=st.sampled_from(["none", "zero", "low"]),
+    power=st.integers(-33, 33),
+)
+def test_tables_of_equal_steps(isa, seed, rows, features, group, dtype, first, offset, power):
+    """Scales and lows of both signs, zeros among them; beside a zero or low a table begins elsewhere than at 0, too."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    shape, cols = (features, 3), 3 * group
+    q = generator.integers(0, 16, (features, cols), dtype=np.uint8)
+    scale, low = (generator.choice([-0.0, 0.0, 0.1, 0.1, 0.1], shape) * generator.normal(0, 1, shape) for _ in range(2))
+    if offset == "zero":
+        power, low = 0, generator.integers(0, 16, shape)
+    made_of = QuantizedFormat(4, group, offset, table=tuple(np.ldexp(np.arange(first, first + 16.0), power).tolist()))
+    offsets = None if offset == "none" else low.astype(np.float16)
+    tensor = QuantizedTensor(made_of, q, scale.astype(np.float16), offsets)
+    x, out, dequantized = random(seed, rows, cols), torch.empty(rows, features), torch.empty(rows, features)
+    kernels.linear(out, x, kernels.pack_quantized(tensor, dtype))
+    kernels.linear(dequantized, x, kernels.pack_weight(torch.from_numpy(tensor.dequantized()), dtype))
+    assert same_bits(out, dequantized)
+
+
 @pytest.mark.parametrize("number", [0.3, 300.0, 2.0**-3, math.nan, math.inf])
 def test_a_table_of_other_numbers_is_not_kept(number):
     """Beside 127."""

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "linear/linear_epilogue.h"
+#include "linear/quantized/steps.h"
 #include "linear/quantized/tile_quantized.h"
 #include "linear/quantized/unpack.h"
 #include "linear/tiles/linear_activations.h"
@@ -341,8 +342,10 @@ Plan with_made(Plan plan, const Tiles& unpacked) {
     plan.bytes_per_k = sizeof(Weight) * kPanelWidth;
     plan.panel_stride = plan.cols / header.group * header.group_bytes();
     if constexpr (has_quantized_tiles<Weight>) {
-        if (plan.args.tokens == 1 || (has_pair_dot && header.bits == 4)) {
-            plan.tiles = QuantizedTiles<Weight>::of(header.numbers());
+        Tiles of_few = QuantizedTiles<Weight>::of(header.numbers());
+        if (has_steps(header)) use_steps<Weight>(header, &plan.unpack, &of_few);
+        if (plan.args.tokens <= of_few.max_rows || (has_pair_dot && header.bits == 4)) {
+            plan.tiles = of_few;
             plan.unpacks_from = 2;
         }
     }
