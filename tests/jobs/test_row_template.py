@@ -56,6 +56,51 @@ def test_a_row_that_a_template_cannot_take_says_why(prompt, template, code, says
 
 
 @pytest.mark.parametrize(
+    "template",
+    [
+        "{{ note ~ 'x' }}",
+        "{{ 'x' ~ (stars ~ note) }}",
+        "{% set text = note %}{{ stars ~ text }}",
+        "{{ row.note | trim }}",
+        "{{ note | upper | trim }}",
+        "{{ note | replace('a', 'b') }}",
+        "{{ review | replace('Good', note) }}",
+        "{{ note | string }}",
+        "{{ note | e }}",
+        "{{ '%s' % note }}",
+        "{{ '%s: %s' % (stars, note) }}",
+        "{{ '%s' | format(note) }}",
+        "{{ '{} {n}'.format(stars, n=note) }}",
+        "{{ [stars, note] | join(', ') }}",
+        "{{ [stars, note] | select('none') | join }}",
+    ],
+)
+def test_a_column_that_is_null_is_never_the_text_none(prompt, template):
+    with pytest.raises(RowError, match="a value that it writes is null") as caught:
+        prompt(template)
+    assert caught.value.code == ErrorCode.MISSING_PROMPT
+    assert prompt("{{ stars ~ (note | default('-', true)) }}{{ tags | map('upper') | join }}{{ who | string }}") == (
+        "4-AB{'name': 'Ann'}"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("{{ review.upper }}", "{{ tags | map('upper') }}", "{{ tags | reverse }}", "{{ range }}", "{{ cycler('a') }}"),
+        *("{{ review ~ review.upper }}", "{{ review.upper | trim }}", "{{ '%s' % review.upper }}", "{{ tags | batch(2) }}"),
+        "{% macro m() %}{% endmacro %}{{ m }}",
+    ],
+)
+def test_what_has_an_address_for_a_text_is_refused(prompt, template):
+    """It would be another prompt in every run."""
+    columns = {name: value for name, value in COLUMNS.items() if value is not None}
+    with pytest.raises(RowError, match="which has no text") as caught:
+        prompt(template, columns)
+    assert caught.value.code == ErrorCode.NOT_TOKENIZABLE
+
+
+@pytest.mark.parametrize(
     ("template", "line"), [("{{ a", 1), ("ok\n{% if %}", 2), ("{% endfor %}", 1), ("{{ a | nofilter }}", 1)]
 )
 def test_what_is_no_template_is_refused_with_its_line(template, line):

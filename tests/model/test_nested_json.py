@@ -1,6 +1,7 @@
 """JSON that is nested deeper than Python reads is a damaged file like any other: one line, wherever it is read."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,12 @@ def test_a_file_of_it_is_refused_in_one_line(tiny_model, tmp_path, name):
         READERS[name](path)
     assert name in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_a_name_that_no_file_can_have_is_one_line():
+    for flags in (("a\0b", None, None, None), (None, None, "a\0b", None)):
+        with pytest.raises(PagecliError, match="cannot be read: embedded null byte"):
+            constraint_params(*(given and Path(given) for given in flags))
 
 
 def test_what_need_not_be_read_is_passed_over(tiny_model, tmp_path):

@@ -77,8 +77,8 @@ def _schema(path: Path) -> str:
 def _text(flag: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except (OSError, ValueError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
         raise InputError(f"{flag} {path} cannot be read: {reason}", "check that it is there and readable") from error
 
 

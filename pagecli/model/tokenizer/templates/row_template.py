@@ -1,15 +1,18 @@
 """A prompt template over the columns of a row, in the sandbox of chat templates; it has no time and no chance, so that a row's
 prompt depends on the row alone.
 
-A column that is missing or null is an error where the template writes it, never the text `None`: templates ask for such columns
-by `is defined`, `default(...)`, or `if`. `row` is the mapping of all columns, for names that are no identifiers.
+A column that is missing or null is an error where the template writes it, by itself or through a filter, never the text `None`:
+templates ask for such columns by `is defined`, `default(...)`, or `if`. So is what has no text but its address in memory, which
+no two runs have in common: a method without its brackets, a filter's lazy list. `row` is the mapping of all columns, for names
+that are no identifiers.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, nodes
+from jinja2 import StrictUndefined, Undefined, nodes
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from pagecli.model.tokenizer.templates.chat_template import CountingEnvironment
@@ -17,13 +20,19 @@ from pagecli.model.tokenizer.templates.chat_template import CountingEnvironment
 ROW = "row"
 _OF_JINJA = {"loop", "caller", "varargs", "kwargs"}  # names that it defines inside of loops and macros
 _TESTS, _FILTERS = ("defined", "undefined"), ("default", "d")
+# Filters that make text of their value, whatever it is; of two also of what they are given besides.
+_WRITING = (
+    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "join", "lower", "replace", "string"),
+    *("striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount", "wordwrap"),
+)
+_WRITING_ALL = ("format", "replace")
 
 
 class RowTemplate:
     """A compiled template. One thread renders at a time. Raises jinja2's TemplateError if it cannot be compiled."""
 
     def __init__(self, text: str) -> None:
-        self._environment = _environment()
+        self._environment = _RowEnvironment()
         self._template = self._environment.from_string(text)
 
     def render(self, columns: Mapping[str, Any]) -> str:
@@ -47,7 +56,7 @@ class TemplateColumns:
 
 def columns_of(text: str) -> TemplateColumns:
     """Found by parsing alone: nothing of the template runs. Raises jinja2's TemplateSyntaxError."""
-    environment = _environment()
+    environment = _RowEnvironment()
     tree = environment.parse(text)
     found = list(tree.find_all(nodes.Name))
     for kind, known in ((nodes.Filter, environment.filters), (nodes.Test, environment.tests)):
@@ -65,14 +74,59 @@ def columns_of(text: str) -> TemplateColumns:
     return TemplateColumns(needed, tuple(name for name in names if name in guarded), ROW in loaded)
 
 
-def _environment() -> CountingEnvironment:
-    environment = CountingEnvironment(None)
-    environment.undefined = StrictUndefined
-    environment.finalize = _not_null
-    return environment
+class _RowEnvironment(CountingEnvironment):
+    """The sandbox, in which every value that becomes text is looked at first."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.undefined = StrictUndefined
+        self.finalize = _written
+        self.filters |= {name: _writing(name, self.filters[name]) for name in _WRITING} | {"pagecli_written": _written}
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for joined in list(tree.find_all(nodes.Concat)):
+            joined.nodes = [self._filtered(node, "pagecli_written") for node in joined.nodes]
+        return tree
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        method = getattr(__obj, "__wrapped__", __obj)  # str.format comes wrapped
+        if getattr(method, "__name__", "") == "format" and isinstance(getattr(method, "__self__", None), str):
+            for value in (*args, *kwargs.values()):
+                _written(value)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            for value in right if isinstance(right, tuple) else (right,):
+                _written(value)
+        return super().call_binop(context, operator, left, right)
 
 
-def _not_null(value: Any) -> Any:
+def _writing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, with a look at what it writes. Raises TemplateError."""
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0  # what Jinja passes in front of the value
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        passed, (value, *rest) = args[:first], args[first:]
+        if name != "join":
+            _written(value)
+        elif len(rest) < 2 and "attribute" not in kwargs and not isinstance(value, str | Undefined):
+            value = [_written(item) for item in value] if isinstance(value, list | tuple) else map(_written, value)
+        for other in rest if name in _WRITING_ALL else ():
+            _written(other)
+        return function(*passed, value, *rest, **kwargs)
+
+    return checked
+
+
+def _written(value: Any) -> Any:
+    """The value, if it has a text. Raises TemplateError."""
     if value is None:
         raise TemplateError("a value that it writes is null")
+    kind = type(value)
+    has_no_text = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
+    if (has_no_text or callable(value) or isinstance(value, Iterator)) and not isinstance(value, Undefined):
+        raise TemplateError(f"a value that it writes is a {kind.__name__}, which has no text")
     return value
