@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pagecli.errors import ErrorCode, UsageError
+from pagecli.errors import ErrorCode, UsageError, first_line
 from pagecli.jobs.readers.parquet_reader import as_schema, plain_schema, with_valid_text
 from pagecli.jobs.rows.arrow_values import ArrowColumns
 from pagecli.jobs.rows.row import TOO_DEEP, InputRow, InputSource, RowEstimate, is_too_deep
@@ -15,11 +15,14 @@ BATCH_ROWS = 256  # a row held for its turn keeps its whole batch in memory
 
 def source_of(rows: Any, limit: int | None = None) -> InputSource:
     """The rows as an input, read as far as they are needed. Raises UsageError for what is no rows."""
-    if hasattr(rows, "__arrow_c_stream__"):
-        return ArrowRows(pa.RecordBatchReader.from_stream(rows), limit)
-    if hasattr(rows, "__arrow_c_array__"):
-        batch = pa.record_batch(rows)
-        return ArrowRows(pa.RecordBatchReader.from_batches(batch.schema, [batch]), limit)
+    try:
+        if hasattr(rows, "__arrow_c_stream__"):
+            return ArrowRows(pa.RecordBatchReader.from_stream(rows), limit)
+        if hasattr(rows, "__arrow_c_array__"):
+            batch = pa.record_batch(rows)
+            return ArrowRows(pa.RecordBatchReader.from_batches(batch.schema, [batch]), limit)
+    except pa.ArrowException as error:  # of a column alone
+        raise UsageError(f"rows are a {type(rows).__name__}: {first_line(error)}", "give a table") from error
     if isinstance(rows, Mapping | bytes) or not isinstance(rows, Iterable):
         raise UsageError(
             f"rows are a {type(rows).__name__}", "give an iterable of dicts or texts, an Arrow table, a data frame, or a path"

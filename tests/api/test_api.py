@@ -121,6 +121,9 @@ def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path):
         llm.generate(ROWS, temperature=-1)
     with pytest.raises(pagecli.UsageError, match="rows are a dict"):
         llm.generate({"prompt": "a"})
+    for column in (pa.array(["a"]), pa.chunked_array([["a"]])):
+        with pytest.raises(pagecli.UsageError, match=f"rows are a {type(column).__name__}"):
+            llm.generate(column)
     with pytest.raises(pagecli.InputError, match="no such file"):
         llm.generate(tmp_path / "none.jsonl")
     with pytest.raises(pagecli.ModelError, match="no model 'no-such-model'"):

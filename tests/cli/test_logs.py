@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import warnings
 
 import pytest
@@ -117,6 +118,19 @@ def test_a_log_that_cannot_be_written_is_one_line_at_the_start_and_no_failure_la
         for _ in range(3):
             LogListener(full).on_event("checkpoint", JobSnapshot(checkpoint_rows=1))
             full.write(logging.ERROR, "lost")
-        assert capsys.readouterr().err.count("the job continues") == 1
-        full._handler.stream = None
+        full.write(logging.ERROR, "kept back until the end")
         full.close()
+        assert capsys.readouterr().err.count("the job continues") == 1
+
+
+def test_a_log_whose_directory_goes_is_one_line_and_no_failure(tmp_path, capsys):
+    (tmp_path / "logs").mkdir()
+    log = RunLog(tmp_path / "logs" / "run.log", as_json=False)
+    shutil.rmtree(tmp_path / "logs")
+    for _ in range(3):
+        log.write(logging.ERROR, "lost")
+    (tmp_path / "logs" / "run.log").parent.mkdir()
+    (tmp_path / "logs" / "run.log").mkdir()
+    log.write(logging.ERROR, "lost")
+    log.close()
+    assert capsys.readouterr().err.count("the job continues") == 1

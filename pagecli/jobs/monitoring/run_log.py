@@ -15,7 +15,7 @@ from typing import Any
 
 import pagecli
 from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, resolved_target
-from pagecli.errors import InputError
+from pagecli.errors import InputError, PagecliError
 from pagecli.jobs.monitoring.monitor import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact, redact_values
 
@@ -73,7 +73,22 @@ class LogFileHandler(logging.handlers.WatchedFileHandler):
         check_replaceable(path)
         return open(path, "a", encoding=self.encoding, errors=self.errors)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except (OSError, PagecliError):  # opened anew where it has been moved away, or its directory has
+            self.handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # of lines that were kept back
+            self._warn()
+
     def handleError(self, record: logging.LogRecord) -> None:
+        self._warn()
+
+    def _warn(self) -> None:
         if not self.has_failed and sys.stderr is not None:
             self.has_failed = True
             print(f"warning: --log-file {self.baseFilename}: {sys.exc_info()[1]}; the job continues", file=sys.stderr)
