@@ -1,5 +1,6 @@
 """Descriptors that are closed or take no more, names that are too long, and too few open files: one line and an exit code."""
 
+import errno
 import json
 import os
 import resource
@@ -8,6 +9,8 @@ import sys
 
 import pytest
 from input_files import write_rows
+
+from pagecli.cli.terminal.console import Console, exit_code_of
 
 ROWS = [{"id": i, "prompt": f"number {i}"} for i in range(3)]
 LONG = "x" * 257
@@ -118,3 +121,29 @@ def test_few_open_files_are_enough_or_said(shell, tmp_path, limit, flags):
     )
     assert code in ((3,) if limit <= 16 else (0,) if limit == 64 else (0, 3)), err
     assert code == 0 or ("ulimit -n" in err and "internal" not in err and os.listdir(tmp_path) == ["in.jsonl"]), err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_stdout_has_no_character_for_is_a_question_mark(shell, encoding):
+    code, out, err = shell("profile -m opt-125m --gpu l4 --no-replay", env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (code, err) == (0, "")
+    assert "???" in out  # a bar
+    code, out, err = shell("config", env={**os.environ, "PAGECLI_SYSTEM": "\udcff"})
+    assert (code, "system" in out) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),  # Python's
+        RuntimeError("Resource temporarily unavailable"),  # C++'s
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),  # of fork(2)
+    ],
+)
+def test_a_machine_that_starts_no_more_threads_is_no_fault_of_the_program(error, capsys):
+    def run():
+        raise error
+
+    assert exit_code_of(run, Console()) == 3
+    assert "error: no more threads or processes can be started\nhint: give fewer: --threads" in capsys.readouterr().err

@@ -237,6 +237,10 @@ def open_standard_streams() -> None:
         os.set_inheritable(fd, True)
     if 1 in closed:
         sys.stdout = ClosedStdout()
+    elif isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a bar, or a name that is not UTF-8, where the terminal has no such character
+        sys.stdout.reconfigure(errors="replace")
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     lenient = io.BufferedWriter(_LenientFile(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(lenient, encoding, "backslashreplace", line_buffering=True)

@@ -89,9 +89,12 @@ def exit_code_for(error: BaseException) -> int:
 def file_failure(error: BaseException) -> PagecliError | None:
     """What the system refused, where only the user can mend it, as the one line to say; None of any other error.
 
-    A net below what the parts say of their own files: also a library's import fails when no file can be opened any more.
+    A net below what the parts say of their own files: also a library's import fails when no file can be opened any more, and
+    threads fail to start in C++ and in Python with no more than a text.
     """
     while not isinstance(error, OSError):
+        if isinstance(error, RuntimeError) and str(error) in (os.strerror(errno.EAGAIN), "can't start new thread"):
+            return _too_many_processes()
         if isinstance(error, ImportError) and "Too many open files" in str(error):
             return _too_many_files()
         if error.__cause__ is None:
@@ -99,6 +102,8 @@ def file_failure(error: BaseException) -> PagecliError | None:
         error = error.__cause__
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _too_many_files()
+    if error.errno == errno.EAGAIN and error.filename is None:  # of fork(2)
+        return _too_many_processes()
     from pagecli.core.file_targets import unusable_path
     from pagecli.jobs.storage.atomic_file import not_writable
 
@@ -108,6 +113,10 @@ def file_failure(error: BaseException) -> PagecliError | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         return not_writable(path, error)
     return None
+
+
+def _too_many_processes() -> InputError:
+    return InputError("no more threads or processes can be started", "give fewer: --threads, OMP_NUM_THREADS; or see ulimit -u")
 
 
 def _too_many_files() -> InputError:
