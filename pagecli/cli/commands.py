@@ -271,8 +271,8 @@ class Program(PlainParameters, TyperGroup):
         return super().parse_args(ctx, args)
 
     def summaries(self) -> dict[str, str]:
-        """Name -> the first paragraph of each command's help."""
-        return {name: COMMANDS[name].summary if name in COMMANDS else self.commands[name].help for name in self.commands}
+        """Name -> the first paragraph of each command's help; "" where Python leaves docstrings out (-OO)."""
+        return {name: COMMANDS[name].summary if name in COMMANDS else self.commands[name].help or "" for name in self.commands}
 
 
 def _write_help(command: Any, context: Any, formatter: Any) -> None:

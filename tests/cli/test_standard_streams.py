@@ -147,3 +147,11 @@ def test_a_machine_that_starts_no_more_threads_is_no_fault_of_the_program(error,
 
     assert exit_code_of(run, Console()) == 3
     assert "error: no more threads or processes can be started\nhint: give fewer: --threads" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_python_without_docstrings_has_the_pages_of_help(shell):
+    for line in ("--help", "help generate", "profile --help"):
+        code, out, err = shell(line, env={**os.environ, "PYTHONOPTIMIZE": "2"})
+        assert (code, err) == (0, "")
+        assert "--help" in out

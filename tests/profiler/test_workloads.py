@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from contextlib import suppress
 from itertools import islice
 
@@ -43,7 +44,7 @@ def test_a_rate_makes_requests_arrive_one_after_another():
     assert times == sorted(times)
     assert times[-1] == pytest.approx(2000 / 4.0, rel=0.1)
     assert workload.requests_per_second == 4.0
-    for rate in (0, -1, float("nan")):
+    for rate in (0, -1, math.nan, math.inf, 1e-320, 1e308):
         with pytest.raises(UsageError, match="request rate"):
             workload.with_rate(rate)
 

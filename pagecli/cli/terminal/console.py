@@ -237,9 +237,7 @@ def open_standard_streams() -> None:
         os.set_inheritable(fd, True)
     if 1 in closed:
         sys.stdout = ClosedStdout()
-    elif isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # a bar, or a name that is not UTF-8, where the terminal has no such character
+    elif isinstance(sys.stdout, io.TextIOWrapper):  # of what its encoding lacks: a bar, a name that is not UTF-8
         sys.stdout.reconfigure(errors="replace")
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     lenient = io.BufferedWriter(_LenientFile(2, "w", closefd=False))

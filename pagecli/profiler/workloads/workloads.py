@@ -9,6 +9,7 @@ from pagecli.errors import UsageError
 from pagecli.profiler.workloads.drawn_lengths import ALPACA, SHAREGPT, draw, poisson_arrivals
 
 BUILT_IN = {"sharegpt": SHAREGPT, "alpaca": ALPACA}
+LEAST_RATE, MOST_RATE = 1e-9, 1e9  # of requests a second: times of arrival and sums of them stay numbers
 DEFAULT_NUM_REQUESTS = 500  # of a built-in workload; their replay takes a second
 
 
@@ -52,8 +53,9 @@ class Workload:
 
     def with_rate(self, requests_per_second: float) -> "Workload":
         """The same requests arriving as a Poisson process of this rate. Raises UsageError."""
-        if not requests_per_second > 0:
-            raise UsageError(f"the request rate is {requests_per_second}", "give requests per second above 0")
+        if not LEAST_RATE <= requests_per_second <= MOST_RATE:
+            hint = f"give requests per second from {LEAST_RATE:g} to {MOST_RATE:g}"
+            raise UsageError(f"the request rate is {requests_per_second}", hint)
         arrivals = poisson_arrivals(len(self.requests), requests_per_second)
         requests = tuple(replace(r, arrival_seconds=t) for r, t in zip(self.requests, arrivals, strict=True))
         return replace(self, requests=requests, requests_per_second=requests_per_second)
