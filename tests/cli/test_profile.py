@@ -184,6 +184,8 @@ def test_the_largest_cache_that_fits_is_named_and_fits(profile):
         (["-m", "opt-13b", "--workload", "none.parquet"], 3, "none.parquet|"),
         (["-m", "opt-13b", "--workload", "bad.csv"], 3, "bad.csv: line 2: output_tokens is 'x', not a whole number|"),
         (["-m", "opt-13b", "--workload", "sharegpt", "--request-rate", "0"], 2, "the request rate is 0|per second from"),
+        (["-m", "opt-13b", "--num-requests", "9" * 20], 2, "equal to 10000000|see pagecli"),
+        (["-m", "opt-13b", "--gpu", "l4", "--num-gpus", "9" * 20], 2, "equal to 65536|see pagecli"),
         (["-m", "opt-13b", "--policies", "reserve-mx"], 2, "no policy 'reserve-mx'|did you mean reserve-max"),
         (["-m", "opt-13b", "--policies", "paged/often"], 2, "no batching 'often'|continuous, static, none"),
         (["-m", "opt-13b", "--kv-memory", "lots"], 2, "--kv-memory is 'lots', not a size|4GiB"),

@@ -125,7 +125,13 @@ def test_a_compressed_file_that_is_damaged_anywhere_is_one_line(tmp_path, read, 
         assert caught.value.message.startswith(f"{path} cannot be read: ")
 
 
-@pytest.mark.parametrize("arrival", ["1" + "0" * 400, "0001-01-01T00:00:00", "soon"])
+def test_requests_that_arrive_at_all_but_one_moment_have_a_rate(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("prompt_tokens,output_tokens,arrival_s\n5,6,0\n5,6,5e-324\n")
+    assert math.isfinite(read_csv(path).requests_per_second)
+
+
+@pytest.mark.parametrize("arrival", ["1" + "0" * 400, "1" + "0" * 300, "0001-01-01T00:00:00", "soon"])
 def test_arrivals_beyond_every_clock_are_one_line(tmp_path, arrival):
     path = tmp_path / "trace.jsonl"
     shown = arrival if arrival.isdigit() else f'"{arrival}"'

@@ -33,7 +33,9 @@ MaxModelLen = Annotated[
     int | None,
     option("The longest request of vLLM (--engine vllm). Default: the model's.", PLAN, "--max-model-len", metavar="N", min=1),
 ]
-NumGpus = Annotated[int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1)]
+NumGpus = Annotated[
+    int | None, option("GPUs that share the model. Default: 1.", PLAN, "--num-gpus", metavar="N", min=1, max=65536)
+]
 TensorParallelSize = Annotated[
     int | None,
     option("Processes or GPUs that share the model. Default: 1.", PLAN, "--tensor-parallel-size", metavar="N", min=1),
@@ -80,7 +82,13 @@ WorkloadChoice = Annotated[
 ]
 NumRequests = Annotated[
     int | None,
-    option("Take so many requests. Default: 500 of a built-in workload, all of a file.", WORKLOAD, "--num-requests", min=1),
+    option(
+        "Take so many requests. Default: 500 of a built-in workload, all of a file.",
+        WORKLOAD,
+        "--num-requests",
+        min=1,
+        max=10**7,
+    ),
 ]
 RequestRate = Annotated[
     float | None,

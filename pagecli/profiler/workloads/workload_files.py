@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from pagecli.core.json_text import parsed
 from pagecli.errors import InputError
-from pagecli.profiler.workloads.workloads import Workload, WorkloadRequest
+from pagecli.profiler.workloads.workloads import MOST_RATE, Workload, WorkloadRequest
 
 # The names that public traces give a column, lower case, anything but letters and digits as one underscore.
 PROMPT_NAMES = (
@@ -31,6 +30,7 @@ ARRIVAL_NAMES = {"arrival_s": 1.0, "arrival_seconds": 1.0, "arrived_at": 1.0, "a
 TIMESTAMP = "timestamp"
 HASH_NAMES = ("hash_ids", "prefix_hashes", "block_hashes")
 PREFIX_BLOCK_SIZES = [2**power for power in range(12)]  # tried where a trace does not say its own
+MOST_SECONDS = 1e12  # of an arrival, from whatever it is counted
 MAX_TOKENS = 10**8  # of one length; above it, it is some other number
 
 
@@ -177,8 +177,8 @@ def _tokens(value: Any, name: str, source: str) -> int:
 def _seconds(value: Any, name: str, unit: float, source: str) -> float:
     """Seconds, from a number of units or a date and time."""
     try:
-        if math.isfinite(number := float(value)):
-            return number * unit
+        if abs(seconds := float(value) * unit) <= MOST_SECONDS:
+            return seconds
     except (TypeError, ValueError, OverflowError):
         pass
     try:
@@ -199,7 +199,7 @@ def _workload(path: Path, requests: list[WorkloadRequest], prefix_block_size: in
             WorkloadRequest(r.prompt_tokens, r.output_tokens, (r.arrival_seconds or 0.0) - first, r.prefix_hashes)
             for r in sorted(requests, key=lambda r: r.arrival_seconds or 0.0)
         ]
-        rate = len(requests) / span if span > 0 else None
+        rate = min(len(requests) / span, MOST_RATE) if span > 0 else None
     return Workload(path.name, tuple(requests), f"lengths from {path.name}", prefix_block_size, rate)
 
 

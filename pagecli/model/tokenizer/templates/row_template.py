@@ -125,7 +125,7 @@ def _written(value: Any) -> Any:
     """The value, if it has a text. Raises TemplateError."""
     if value is None:
         raise TemplateError("a value that it writes is null")
-    kind = type(value)
+    kind: Any = type(value)
     has_no_text = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
     if (has_no_text or callable(value) or isinstance(value, Iterator)) and not isinstance(value, Undefined):
         raise TemplateError(f"a value that it writes is a {kind.__name__}, which has no text")
