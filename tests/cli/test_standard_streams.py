@@ -155,3 +155,23 @@ def test_a_python_without_docstrings_has_the_pages_of_help(shell):
         code, out, err = shell(line, env={**os.environ, "PYTHONOPTIMIZE": "2"})
         assert (code, err) == (0, "")
         assert "--help" in out
+
+
+@pytest.mark.slow
+def test_a_current_directory_that_is_gone_is_one_line(tiny_model, tmp_path):
+    write_rows(tmp_path / "in.jsonl", ROWS)
+    job = f"generate {tmp_path}/in.jsonl out.jsonl -m {tiny_model('llama')}"
+    line = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec {sys.executable} -m pagecli {job}"
+    done = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: the current directory is not there any more\nhint: ")
+
+
+TEXTS = "--prompt-column --template --system --chat-template-arg --stop --regex --choice --reasoning --where"
+
+
+@pytest.mark.parametrize("flag", TEXTS.split())
+def test_a_text_that_is_no_utf_8_is_refused_before_any_row(generate, flag):
+    code, out, err = generate(ROWS, "out.jsonl", flag, "a=\udcff")
+    assert (code, out) == (2, "")
+    assert f"error: {flag} is no UTF-8 text\nhint: " in err

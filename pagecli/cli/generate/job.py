@@ -89,6 +89,7 @@ class GenerateJob:
 def generate_job(options: GenerateOptions) -> GenerateJob:
     """The job that the options ask for. Raises UsageError, InputError."""
     o = options
+    _check_texts(o)
     params = o.sampling_params()
     if params.constraint is not None:
         check_constraint(params)
@@ -121,6 +122,19 @@ def generate_job(options: GenerateOptions) -> GenerateJob:
         pool=o.pool,
         mixed_hardware=o.allow_mixed_hardware,
     )
+
+
+_TEXTS = ("prompt_column", "template", "system", "chat_template_arg", "stop", "regex", "choice", "reasoning", "where")
+
+
+def _check_texts(options: GenerateOptions) -> None:
+    """Raises UsageError for a flag's text that no tokenizer takes: bytes that are no UTF-8, or half of a surrogate pair."""
+    for name in _TEXTS:
+        value = getattr(options, name)
+        try:
+            "".join([value] if isinstance(value, str) else value or ()).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(f"--{name.replace('_', '-')} is no UTF-8 text", "convert it: iconv -f latin1 -t utf-8") from error
 
 
 def retry_policy(options: GenerateOptions) -> "RetryPolicy | None":

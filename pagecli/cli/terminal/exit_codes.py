@@ -104,6 +104,8 @@ def file_failure(error: BaseException) -> PagecliError | None:
         return _too_many_files()
     if error.errno == errno.EAGAIN and error.filename is None:  # of fork(2)
         return _too_many_processes()
+    if error.errno == errno.ENOENT and error.filename is None:  # of getcwd(2)
+        return InputError("the current directory is not there any more", "change to one that is")
     from pagecli.core.file_targets import unusable_path
     from pagecli.jobs.storage.atomic_file import not_writable
 
