@@ -1,7 +1,7 @@
 // Numbers of 4 bits in equal steps, n or n - 8 of them (GGUF's Q4_0, Q4_1, Q4_K, GPTQ, AWQ), on AVX2: instead of being looked up, n stays
 // where it lies in its word, 4 bits further up for each pair, and is multiplied by a scale that is that much smaller. Weights and sums
-// have the bits that numbers.h and tile_quantized.h give them, for 5.1 vector instructions and those that multiply by x where they
-// take 5.6: of a weight that comes from a core's L2 (576 x 3,072, one row, Zen 3), 0.72 ns for 8 of them and not 0.86.
+// have the bits that numbers.h and tile_quantized.h give them. 8 weights of 576 x 3,072 times one row take a core of Zen 3 0.72 ns
+// where looked up ones take 0.86, in float32 0.52 and 0.68.
 #pragma once
 
 #include "linear/quantized/tile_quantized.h"
@@ -68,45 +68,56 @@ struct StepScale {
     }
 };
 
-// One panel: two chains of sums for each row, and registers for what makes their weights.
-template <class Weight, bool is_plain, int ROWS>
+// Eight k, whose words begin at q.
+template <class Weight, int ROWS, int VECTORS>
+PAGECLI_INLINE void multiply_octet(VecF (&sum)[ROWS][VECTORS], const StepScale (&by)[VECTORS], const uint8_t* q, int64_t stride,
+                                   const uint32_t* x) {
+    VecI even[VECTORS], odd[VECTORS];
+    PAGECLI_UNROLL
+    for (int v = 0; v < VECTORS; ++v) {
+        even[v] = load_bytes(q + vector_offset(v, 4 * VecF::width, stride));
+        odd[v] = shift_right<16>(even[v]);
+    }
+    PAGECLI_UNROLL
+    for (int pair = 0; pair < kOctetPairs; ++pair, x += 2 * ROWS) {
+        const auto made = [&](VecI words, int v) __attribute__((always_inline)) { return made_of<Weight>(by[v].weight(words, pair)); };
+        outer_product(sum, [=](int r) { return read_float(x + r); },
+                      [&](int v) __attribute__((always_inline)) { return made(even[v], v); }, accumulate);
+        outer_product(sum, [=](int r) { return read_float(x + ROWS + r); },
+                      [&](int v) __attribute__((always_inline)) { return made(odd[v], v); }, accumulate);
+    }
+}
+
+// Two chains of sums for each row and panel, and registers for what makes their weights.
+template <class Weight, bool is_plain, int ROWS, int PANELS>
 void tile_steps(const TileArgs& t) {
     constexpr int64_t kLine = 64;
+    constexpr int kVectors = PANELS * kVectorsPerPanel;
     const QuantizedHeader& header = *t.quantized;
     const Steps steps(header, times_of<Weight>);
     const int64_t run_bytes = header.run_bytes(), factors_bytes = header.factors_bytes(), scales_bytes = header.scales_bytes();
+    const int64_t stride = t.panel_stride;
     const uint8_t* group = static_cast<const uint8_t*>(t.weight);
     const uint32_t* x = static_cast<const uint32_t*>(t.x);
-    TileSums<ROWS, 1> sums;
+    TileSums<ROWS, PANELS> sums;
     sums.start(t);
     for (int64_t k = 0; k < t.k_count;) {
-        const uint8_t *run = group + scales_bytes, *next = group + t.panel_stride;  // of the panel that comes next
+        const uint8_t *run = group + scales_bytes, *next = group + PANELS * stride;  // of the panel that comes next
         for (const int64_t end = k + header.group; k < end; k += kRunK, run += run_bytes) {
-            for (; next < run + run_bytes + t.panel_stride; next += kLine) __builtin_prefetch(next, 0, 2);
-            StepScale by[kVectorsPerPanel];
+            for (; next < run + run_bytes + PANELS * stride; next += kLine) {
+                PAGECLI_UNROLL
+                for (int p = 0; p < PANELS; ++p) __builtin_prefetch(next + p * stride, 0, 2);
+            }
+            StepScale by[kVectors];
             PAGECLI_UNROLL
-            for (int v = 0; v < kVectorsPerPanel; ++v) by[v].template load_from<is_plain>(header, group, run, v * VecF::width, steps);
+            for (int v = 0; v < kVectors; ++v) {
+                const int64_t panel = v / kVectorsPerPanel * stride;
+                by[v].template load_from<is_plain>(header, group + panel, run + panel, v % kVectorsPerPanel * VecF::width, steps);
+            }
             __asm__ volatile("" ::: "memory");  // scales are read from memory from here on, registers being few
             PAGECLI_UNROLL
-            for (int octet = 0; octet < kRunOctets; ++octet) {
-                const uint8_t* q = run + factors_bytes + octet * kPanelWidth * 4;
-                VecI even[kVectorsPerPanel], odd[kVectorsPerPanel];
-                PAGECLI_UNROLL
-                for (int v = 0; v < kVectorsPerPanel; ++v) {
-                    even[v] = load_bytes(q + v * VecF::width * 4);
-                    odd[v] = shift_right<16>(even[v]);
-                }
-                PAGECLI_UNROLL
-                for (int pair = 0; pair < kOctetPairs; ++pair, x += 2 * ROWS) {
-                    const auto made = [&](VecI words, int v) __attribute__((always_inline)) {
-                        return made_of<Weight>(by[v].weight(words, pair));
-                    };
-                    sums.add([=](int r) { return read_float(x + r); },
-                             [&](int v) __attribute__((always_inline)) { return made(even[v], v); }, accumulate);
-                    sums.add([=](int r) { return read_float(x + ROWS + r); },
-                             [&](int v) __attribute__((always_inline)) { return made(odd[v], v); }, accumulate);
-                }
-            }
+            for (int octet = 0; octet < kRunOctets; ++octet, x += 2 * kOctetPairs * ROWS)
+                multiply_octet<Weight>(sums.sum, by, run + factors_bytes + octet * kPanelWidth * 4, stride, x);
         }
         group = run;
     }
@@ -141,12 +152,17 @@ void unpack_steps(void* weights, const uint8_t* group, int64_t num_groups, const
     }
 }
 
+// Panels at once: of rounded weights two would leave too few registers.
+template <class Weight>
+constexpr int step_panels(int rows) { return rows == 1 && !is_rounded_float<Weight> ? 2 : 1; }
+
 // For one row and two: more rows' sums leave too few registers, and gcc 12 keeps what it makes in memory.
 template <class Weight, bool is_plain>
 struct StepTiles {
-    static constexpr TileFunction kOne = tile_steps<Weight, is_plain, 1>, kTwo = tile_steps<Weight, is_plain, 2>;
-    static constexpr TileFunction entries[2][2] = {{kOne, kOne}, {kTwo, kTwo}};
-    static constexpr Tiles tiles() { return {entries, 2, quantized_wide_panels}; }
+    static constexpr TileFunction kTwoRows = tile_steps<Weight, is_plain, 2, 1>;
+    static constexpr TileFunction entries[2][2] = {
+        {tile_steps<Weight, is_plain, 1, 1>, tile_steps<Weight, is_plain, 1, step_panels<Weight>(1)>}, {kTwoRows, kTwoRows}};
+    static constexpr Tiles tiles() { return {entries, 2, step_panels<Weight>}; }
 };
 
 // Both functions for a weight with steps.
