@@ -1,11 +1,11 @@
 // Products of bytes with sign, four a lane, exact, and what scales their sums: the same bits on every instruction set.
 //   Quads  load_quads(p): 4 width bytes with sign in [-127, 127], four a lane, as accumulate_quads takes them
-//   QuadX  load_quad_x(x, rows): four bytes of x in each lane, from cells (cells_per_quad of them, `rows` apart) that lay_quad_x(cells, q)
-//          made of a group's 64 bytes in [-127, 127], one after the other
+//   QuadX  load_quad_x(x): four bytes of x in each lane, from the cells_per_quad cells that lay_quad_x(cells, q) made of them, q being
+//          a group's 64 bytes in [-127, 127]
 //   void   accumulate_quads(sum, x, quads): sum += the sum of the products of each lane's four bytes, both with sign, and what depends
 //          on x alone: a group's sum starts at start_of_quads(q), which takes it off
 //   VecF   fused(a, b, c): a * b + c rounded once, on every instruction set
-//   void   store_as_bytes(p, v): 64 numbers in [-128, 127] as bytes
+//   void   store_as_bytes(p, v): 64 numbers in [-128, 127], in the order that rotate_for_bytes (rotate.h) leaves, as bytes
 #pragma once
 
 #include "vec.h"
@@ -66,8 +66,8 @@ struct QuadX {
     __m256i size, negative;
 };
 PAGECLI_INLINE Quads load_quads(const int8_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
-PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x, int rows) {
-    return {broadcast_int(static_cast<int32_t>(x[0])).v, broadcast_int(static_cast<int32_t>(x[rows])).v};
+PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x) {
+    return {broadcast_int(static_cast<int32_t>(x[0])).v, broadcast_int(static_cast<int32_t>(x[1])).v};
 }
 PAGECLI_INLINE void lay_quad_x(uint32_t* cells, const int8_t* q) {
     PAGECLI_UNROLL
@@ -102,13 +102,51 @@ PAGECLI_INLINE int32_t start_of_quads(const int8_t* q) {
     return _mm_cvtsi128_si32(halves) + _mm_extract_epi32(halves, 2);
 }
 PAGECLI_INLINE VecF fused(VecF a, VecF b, VecF c) { return fmadd(a, b, c); }
+// The transform of rotate_vectors (rotate.h), stage by stage, each where its numbers are: number [b5 b4 b3 b2 b1 b0] comes to lie in
+// lane [b3 b1 b2] of vector [b5 b4 b0]. Half the instructions.
+#define PAGECLI_ROTATES_IN_PLACE
+PAGECLI_INLINE void sum_and_difference(VecF& a, VecF& b) {
+    const VecF sum = a + b;
+    b = a - b;
+    a = sum;
+}
+PAGECLI_INLINE void rotate_for_bytes(VecF (&v)[8]) {
+    PAGECLI_UNROLL
+    for (int half = 4; half > 0; half /= 2) {
+        PAGECLI_UNROLL
+        for (int i = 0; i < 8; ++i)
+            if ((i & half) == 0) sum_and_difference(v[i], v[i + half]);
+    }
+    PAGECLI_UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        const auto regroup = [&](__m256 first, __m256 second) __attribute__((always_inline)) {
+            v[i].v = first;
+            v[i + 1].v = second;
+            sum_and_difference(v[i], v[i + 1]);
+        };
+        regroup(_mm256_permute2f128_ps(v[i].v, v[i + 1].v, 0x20), _mm256_permute2f128_ps(v[i].v, v[i + 1].v, 0x31));
+        regroup(_mm256_shuffle_ps(v[i].v, v[i + 1].v, 0x44), _mm256_shuffle_ps(v[i].v, v[i + 1].v, 0xee));
+        regroup(_mm256_shuffle_ps(v[i].v, v[i + 1].v, 0x88), _mm256_shuffle_ps(v[i].v, v[i + 1].v, 0xdd));
+    }
+}
+// As numbers without a sign bits are in the order of the floats, what is not finite above all of them.
+PAGECLI_INLINE float largest_size(const VecF (&v)[8]) {
+    __m256i largest = _mm256_setzero_si256();
+    PAGECLI_UNROLL
+    for (int i = 0; i < 8; ++i) largest = _mm256_max_epu32(largest, _mm256_and_si256(bits(v[i]).v, _mm256_set1_epi32(0x7fffffff)));
+    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
+    const float size = _mm_cvtss_f32(_mm_castsi128_ps(half));
+    return size - size == 0.0f ? size : __builtin_nanf("");
+}
 PAGECLI_INLINE void store_as_bytes(int8_t* p, const VecI (&v)[8]) {
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 2, 6, 1, 5, 3, 7, 8, 12, 10, 14, 9, 13, 11, 15));
     PAGECLI_UNROLL
     for (int i = 0; i < 2; ++i) {
         const __m256i low = _mm256_packs_epi32(v[4 * i].v, v[4 * i + 1].v), high = _mm256_packs_epi32(v[4 * i + 2].v, v[4 * i + 3].v);
-        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + i, bytes);
+        const __m256i bytes = _mm256_shuffle_epi8(_mm256_packs_epi16(low, high), order);  // [b3 b4 b2 b1 b0]
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + i, _mm256_permute4x64_epi64(bytes, 0xd8));
     }
 }
 
@@ -155,7 +193,7 @@ PAGECLI_INLINE void store_as_bytes(int8_t* p, const VecI (&v)[4]) {
 #if !defined(PAGECLI_SPLITS_QUADS)
 constexpr int cells_per_quad = 1;
 using QuadX = VecI;
-PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x, int) { return broadcast_int(static_cast<int32_t>(x[0])); }
+PAGECLI_INLINE QuadX load_quad_x(const uint32_t* x) { return broadcast_int(static_cast<int32_t>(x[0])); }
 PAGECLI_INLINE void lay_quad_x(uint32_t* cells, const int8_t* q) { memcpy(cells, q, 64); }
 #if defined(PAGECLI_OFFSETS_QUADS)
 PAGECLI_INLINE int32_t start_of_quads(const int8_t* q) { return start_of_offset(q, 128); }

@@ -41,24 +41,35 @@ PAGECLI_INLINE void rotate_group(float* values) {
     for (int i = 0; i < kRotatedVectors; ++i) store(values + i * VecF::width, v[i]);
 }
 
-constexpr float kLargestByte = 127.0f;
+#if !defined(PAGECLI_ROTATES_IN_PLACE)
+PAGECLI_INLINE void rotate_for_bytes(VecF (&v)[kRotatedVectors]) { rotate_vectors(v); }
 
-// values[64], rotated, = about scale * q[64], q in [-127, 127]; returns the scale. As quantize_group, but that nothing leaves the
-// registers: of what is not finite the scale is NaN, all q 0.
-PAGECLI_INLINE float rotate_and_quantize(int8_t* q, const float* values) {
-    VecF v[kRotatedVectors], largest = zero(), poison = zero();
-    PAGECLI_UNROLL
-    for (int i = 0; i < kRotatedVectors; ++i) v[i] = load(values + i * VecF::width);
-    rotate_vectors(v);
+// NaN: not all are finite.
+PAGECLI_INLINE float largest_size(const VecF (&v)[kRotatedVectors]) {
+    VecF largest = zero(), poison = zero();
     PAGECLI_UNROLL
     for (int i = 0; i < kRotatedVectors; ++i) {
         largest = max(abs(v[i]), largest);
         poison = fmadd(v[i], zero(), poison);
     }
     const float size = reduce_max(largest), not_finite = reduce_add(poison);
-    if (!(not_finite == 0.0f)) {
+    return not_finite == 0.0f ? size : not_finite;
+}
+#endif
+
+constexpr float kLargestByte = 127.0f;
+
+// values[64], rotated, = about scale * q[64], q in [-127, 127]; returns the scale. As quantize_group, but that nothing leaves the
+// registers: of what is not finite the scale is NaN, all q 0.
+PAGECLI_INLINE float rotate_and_quantize(int8_t* q, const float* values) {
+    VecF v[kRotatedVectors];
+    PAGECLI_UNROLL
+    for (int i = 0; i < kRotatedVectors; ++i) v[i] = load(values + i * VecF::width);
+    rotate_for_bytes(v);
+    const float size = largest_size(v);
+    if (size != size) {
         memset(q, 0, kGroupK);
-        return not_finite;
+        return size;
     }
     const VecF inverse = broadcast(size > 1e-30f ? kLargestByte / size : 0.0f);
     VecI rounded[kRotatedVectors];

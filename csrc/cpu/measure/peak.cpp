@@ -100,7 +100,7 @@ float int8_piece() {
     uint32_t cells[16 * cells_per_quad];
     memset(ones, 1, sizeof ones);
     lay_quad_x(cells, ones);
-    return reduce_add(to_float(multiply_add_piece(broadcast_int(0), load_quad_x(cells, 1), load_quads(ones),
+    return reduce_add(to_float(multiply_add_piece(broadcast_int(0), load_quad_x(cells), load_quads(ones),
                                                   [](VecI& s, const auto& x, const auto& quads) { accumulate_quads(s, x, quads); })));
 }
 

@@ -127,12 +127,13 @@ PAGECLI_INLINE float as_float(int32_t n) {
     return bits;
 }
 
-// to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
-template <int ROWS, class Cell>
+// to[count][ROWS][TOGETHER] = from[ROWS][count][TOGETHER], whose rows are `stride` apart.
+template <int ROWS, int TOGETHER, class Cell>
 PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int count) {
     for (int c = 0; c < count; ++c) {
         PAGECLI_UNROLL
-        for (int r = 0; r < ROWS; ++r) to[c * ROWS + r] = from[r * stride + c];
+        for (int r = 0; r < ROWS; ++r)
+            memcpy(to + (c * ROWS + r) * TOGETHER, from + r * stride + c * TOGETHER, TOGETHER * sizeof(Cell));
     }
 }
 
@@ -140,7 +141,7 @@ PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int c
 template <CellType type, int ROWS>
 void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride, int64_t cols, int64_t cells_per_row) {
     if constexpr (type == CellType::float32) {
-        interleave<ROWS>(cells, x, x_stride, static_cast<int>(cols));
+        interleave<ROWS, 1>(cells, x, x_stride, static_cast<int>(cols));
     } else {
         constexpr int kPerGroup = static_cast<int>(kGroupK) / k_per_cell(type);
         Cell<type> group[ROWS][kPerGroup];
@@ -164,7 +165,8 @@ void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride,
             }
             scale += scales_per_group(type) * ROWS;
             const int count = static_cast<int>(cells_per_row - cell < kPerGroup ? cells_per_row - cell : kPerGroup);
-            interleave<ROWS>(cells + cell * ROWS, group[0], kPerGroup, count);
+            constexpr int kTogether = type == CellType::rotated_quad ? cells_per_quad : 1;
+            interleave<ROWS, kTogether>(cells + cell * ROWS, group[0], kPerGroup, count / kTogether);
         }
     }
 }

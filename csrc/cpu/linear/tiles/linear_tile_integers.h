@@ -5,7 +5,7 @@
 //   kScales       x's scales a group: a second one is where a sum starts, in bits (linear_activations.h)
 //   weight(i, v)  step i's integers of vector v of a tile, which is vector v % kVectorsPerPanel of panel v / kVectorsPerPanel
 //   scale(v)      what x's scale is multiplied by
-//   add(sum, x, weight), x of x_of(cells, rows of the tile); scaled(sum, scale, float sum)
+//   add(sum, x, weight), x of x_of(cells); scaled(sum, scale, float sum)
 #pragma once
 
 #include "isa/quads.h"
@@ -41,7 +41,7 @@ struct Int8Pairs : GroupReader<PairedGroup> {
     using GroupReader::GroupReader;
 
     [[gnu::always_inline]] VecI weight(int step, int v) const { return load_int8_pairs(panel(v).q[step][lane(v)]); }
-    [[gnu::always_inline]] static VecI x_of(const uint32_t* cells, int) { return broadcast_cell(cells); }
+    [[gnu::always_inline]] static VecI x_of(const uint32_t* cells) { return broadcast_cell(cells); }
     [[gnu::always_inline]] static void add(VecI& sum, VecI x, VecI weight) { accumulate_int16(sum, x, weight); }
     [[gnu::always_inline]] static VecF scaled(VecF sum, VecF scale, VecF rest) { return fmadd(sum, scale, rest); }
 };
@@ -52,7 +52,7 @@ struct RotatedQuads : GroupReader<RotatedGroup> {
     using GroupReader::GroupReader;
 
     [[gnu::always_inline]] Quads weight(int step, int v) const { return load_quads(panel(v).q[step][lane(v)]); }
-    [[gnu::always_inline]] static QuadX x_of(const uint32_t* cells, int rows) { return load_quad_x(cells, rows); }
+    [[gnu::always_inline]] static QuadX x_of(const uint32_t* cells) { return load_quad_x(cells); }
     [[gnu::always_inline]] static void add(VecI& sum, const QuadX& x, Quads weight) { accumulate_quads(sum, x, weight); }
     [[gnu::always_inline]] static VecF scaled(VecF sum, VecF scale, VecF rest) { return fused(sum, scale, rest); }
 };
@@ -67,7 +67,7 @@ struct BoundsQuads {
     [[gnu::always_inline]] VecI weight(int step, int v) const {
         return load_bytes(bytes + step * 4 * kPanelWidth + vector_offset(v, 4 * VecF::width, panel_stride));
     }
-    [[gnu::always_inline]] static VecI x_of(const uint32_t* cells, int) { return broadcast_cell(cells); }
+    [[gnu::always_inline]] static VecI x_of(const uint32_t* cells) { return broadcast_cell(cells); }
     [[gnu::always_inline]] static void add(VecI& sum, VecI x, VecI weight) { accumulate_bytes(sum, weight, x); }
     [[gnu::always_inline]] static VecF scale(int) { return broadcast(1.0f); }
     [[gnu::always_inline]] static VecF scaled(VecF sum, VecF scale, VecF rest) { return fmadd(sum, scale, rest); }
@@ -80,7 +80,7 @@ PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const Weight& weight, 
     for (int step = 0; step < Weight::kSteps; step += 2) {
         PAGECLI_UNROLL
         for (int i = 0; i < 2; ++i) {
-            outer_product(sum, [=](int r) { return Weight::x_of(x + i * Weight::kCells * ROWS + r, ROWS); },
+            outer_product(sum, [=](int r) { return Weight::x_of(x + (i * ROWS + r) * Weight::kCells); },
                           [=](int v) { return weight.weight(step + i, v); }, Weight::add);
             if ((i + 1) % Weight::kStepsPerLine == 0) prefetcher.advance();
         }
