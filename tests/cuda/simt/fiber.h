@@ -28,6 +28,7 @@ class Fiber {
     static void trampoline();
     Machine* machine_;
     char* stack_;
+    size_t unused_;  // at the stack's top
 };
 
 }  // namespace simt
