@@ -10,8 +10,9 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-# Tests of the engine and the runner.
-NAMES = ("adapter_engine", "engine", "runner", "failures", "jobs", "launches", "mixtures", "parameters", "quantized", "ranks")
+# Tests of models, the engine and the runner.
+NAMES = ("adapter_engine", "engine", "families", "runner", "failures", "jobs", "launches", "mixtures", "models", "parameters")
+NAMES += ("quantized", "ranks")
 LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in NAMES)
 
 PLANTED = """
@@ -95,10 +96,7 @@ def assert_all_pass(build: Path, variant: str, record: Path, paths: list[str]) -
 
 @pytest.mark.parametrize("variant", ["sanitized", "race"])
 def test_kernel_tests_pass(build, variant, tmp_path):
-    paths = files_of_kernels()
-    if variant == "sanitized":  # importing transformers is slow under AddressSanitizer, and models add no kernels
-        paths.remove("tests/cuda/test_cuda_models.py")
-    assert_all_pass(build, variant, tmp_path / "cases.xml", paths)
+    assert_all_pass(build, variant, tmp_path / "cases.xml", files_of_kernels())
 
 
 def test_what_launches_the_kernels_passes(build, tmp_path):
