@@ -135,3 +135,15 @@ def test_a_column_of_the_file_wins_over_its_folder(tmp_path, name):
 def test_folders_above_the_directory_are_no_columns(tmp_path):
     hive_tree(tmp_path / "run=1" / "in", "x.jsonl")
     assert all("run" not in row.columns for row in open_input(str(tmp_path / "run=1" / "in")))
+
+
+def test_names_that_are_no_utf_8_are_texts_of_rows(tmp_path):
+    """In an error's text and in a column by a folder's name: a writer could not encode them."""
+    folder = tmp_path / "k=\udcff"
+    folder.mkdir()
+    (folder / "a\udcff.jsonl").write_text('{"prompt": "x"}\nbad\n')
+    (folder / "b.jsonl").write_text('{"prompt": "y"}\n')
+    rows = list(open_input(str(tmp_path)))
+    assert [row.columns.get("k") for row in rows] == ["?"] * 3
+    assert rows[1].error.startswith("a?.jsonl, line 2: invalid JSON")
+    assert [row.file for row in rows] == ["a?.jsonl", "a?.jsonl", "b.jsonl"]

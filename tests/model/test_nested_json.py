@@ -56,6 +56,12 @@ def test_a_name_that_no_file_can_have_is_one_line():
             constraint_params(*(given and Path(given) for given in flags))
 
 
+def test_a_file_without_an_end_is_one_line():
+    for flags in ((Path("/dev/zero"), None, None, None), (None, None, Path("/dev/zero"), None)):
+        with pytest.raises(PagecliError, match="/dev/zero has more than 1,048,576 characters"):
+            constraint_params(*flags)
+
+
 def test_what_need_not_be_read_is_passed_over(tiny_model, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(tiny_model("llama"), model)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pagecli.cli.flags.engine_and_sampling import option
 from pagecli.core.json_text import parsed
+from pagecli.core.sampling_params import MAX_CONSTRAINT_CHARS
 from pagecli.errors import InputError, UsageError
 
 PANEL = "Form of the output"
@@ -76,10 +77,14 @@ def _schema(path: Path) -> str:
 
 def _text(flag: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CONSTRAINT_CHARS + 1)
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
         raise InputError(f"{flag} {path} cannot be read: {reason}", "check that it is there and readable") from error
+    if len(text) > MAX_CONSTRAINT_CHARS:
+        raise InputError(f"{flag} {path} has more than {MAX_CONSTRAINT_CHARS:,} characters", "simplify it")
+    return text
 
 
 def _choices(text: str) -> tuple[str, ...]:

@@ -47,7 +47,14 @@ def _folders(path: str, file: str) -> list[str]:
 
 def _pairs(folders: list[str]) -> list[tuple[str, str | None]]:
     split = [folder.partition("=") for folder in folders]
-    return [(unquote(name), None if value == NULL else unquote(value)) for name, sign, value in split if name and sign]
+    return [
+        (_text(unquote(name)), None if value == NULL else _text(unquote(value))) for name, sign, value in split if name and sign
+    ]
+
+
+def _text(name: str) -> str:
+    """A name of the file system that may have bytes which are no UTF-8, as a text of a row."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 class MultiFileSource:
@@ -83,7 +90,7 @@ class MultiFileSource:
             if number > 0:
                 self._check_version(path)
                 self._current = self._open_one(path, remaining)
-            shown = os.path.relpath(path, base) if base else os.path.basename(path)
+            shown = _text(os.path.relpath(path, base) if base else os.path.basename(path))
             count = 0
             try:
                 for row in self._current:
