@@ -175,3 +175,11 @@ def test_a_text_that_is_no_utf_8_is_refused_before_any_row(generate, flag):
     code, out, err = generate(ROWS, "out.jsonl", flag, "a=\udcff")
     assert (code, out) == (2, "")
     assert f"error: {flag} is no UTF-8 text\nhint: " in err
+
+
+@pytest.mark.parametrize("name", ["a\udcff.parquet", "a\udcff.duckdb"])
+def test_a_name_that_a_library_cannot_open_is_refused_before_any_row(generate, name):
+    code, out, err = generate(ROWS, name)
+    assert (code, out) == (2, "")
+    assert "is no UTF-8, which names of such files must be" in err
+    assert generate(ROWS, "a\udcff.jsonl")[0] == 0

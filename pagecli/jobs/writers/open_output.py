@@ -90,13 +90,22 @@ def check_writable(path: str, overwrite: bool) -> None:
                 f"{path} is a pipe or device, which takes rows as JSON Lines", "give it another name, or name a file"
             )
         return
-    suffix_of(path)
+    if suffix_of(path) in (*PARQUET_SUFFIXES, ".duckdb") and _is_no_utf_8(path):
+        raise UsageError(f"{path} is no UTF-8, which names of such files must be", "give another name, or write JSON Lines")
     if file_targets.is_remote(path):
         from pagecli.jobs.writers.remote_writer import check_remote_output
 
         check_remote_output(path, overwrite)
     else:
         check_output(file_targets.local_output_path(path), overwrite)
+
+
+def _is_no_utf_8(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def open_output(
