@@ -15,7 +15,8 @@ demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/pagecli generate sample_data/prompts.jsonl demo.parquet --model smollm2-135m --max-tokens 64 --overwrite
 	$(BIN)/python -c "import pyarrow.parquet as pq; [print(f'{row[\"id\"]}: {row[\"text\"][:90]!r}') for row in pq.read_table('demo.parquet').slice(0, 8).to_pylist()]"
 
-test: lint wheel $(VENV)/.model
+test: $(VENV)/.tools $(VENV)/.model
+	$(MAKE) --jobs=2 lint wheel
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The tests with their long runs whole, which CI does a tenth of.

@@ -51,11 +51,14 @@ def test_a_socket_of_any_number_is_waited_for(listener):
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     opened = []
     try:
-        while not opened or opened[-1] < 1100:
+        while True:  # once, but where something of other tests is closed meanwhile
             opened.append(os.open(os.devnull, os.O_RDONLY))
-        appointment, messages = listener.expect()
-        worker = connect(appointment)
-        assert min(worker.fileno(), messages.fileno()) > 1023
+            while opened[-1] < 1100:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+            appointment, messages = listener.expect()
+            worker = connect(appointment)
+            if min(worker.fileno(), messages.fileno()) > 1023:
+                break
         assert wait_for_any([worker], 0.01) == []
         messages.send("x" * 10_000_000)
         while not messages.is_connected:

@@ -1,6 +1,7 @@
 """Kernels compiled as for instructions this machine may not have, those emulated by plain code, as a C library."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 import subprocess
@@ -26,22 +27,31 @@ SOURCES = (
 TYPES = ("float32", "bfloat16", "int8", "int8-a16")  # WeightType of packed_weight.h
 
 
-def build(directory: Path, *definitions: str) -> ctypes.CDLL:
-    """The library of emulated_linear.cpp, the instructions named by `definitions` emulated."""
+def build(tmp_path_factory: pytest.TempPathFactory, *definitions: str) -> ctypes.CDLL:
+    """The library of emulated_linear.cpp, the instructions named by `definitions` emulated, which all tests of a run share."""
     if definitions == ("PAGECLI_EMULATE_PAIR_DOT",) and "avx512bf16" in kernels.supported_isas() and not NIGHTLY:
         pytest.skip("this machine has the instruction, whose kernels other tests run; make nightly runs its emulation, too")
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         pytest.skip("needs a C++ compiler")
-    library = directory / "emulated.so"
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    library = directory / f"{'-'.join(sorted(definitions))}.so"
     options = ["-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-Wno-psabi"]
     options += ["-DPAGECLI_ISA=emulated", *(f"-D{name}" for name in definitions)]
     options += [f"-I{ROOT}/csrc/include", f"-I{ROOT}/csrc/cpu"]
     sources = [Path(__file__).with_name("emulated_linear.cpp"), *(ROOT / "csrc" / source for source in SOURCES)]
-    done = subprocess.run([compiler, *options, *map(str, sources), "-o", library], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with open(library.with_suffix(".lock"), "w") as lock:  # tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            made = library.with_suffix(".made")
+            done = subprocess.run([compiler, *options, *map(str, sources), "-o", made], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+            made.rename(library)
     functions = ctypes.CDLL(str(library))
     functions.emulated_widen.argtypes = [ctypes.c_bool]
+    functions.emulated_widen(False)  # of a library that another test has loaded
     functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
     functions.emulated_grouped.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 6 + [ctypes.c_int32]
     functions.emulated_quantized.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    return emulated_kernels.build(tmp_path_factory.mktemp("pairs"), "PAGECLI_EMULATE_PAIR_DOT")
+    return emulated_kernels.build(tmp_path_factory, "PAGECLI_EMULATE_PAIR_DOT")
 
 
 @pytest.fixture(params=[False, True], ids=["pairs", "widened"])

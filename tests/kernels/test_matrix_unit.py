@@ -19,7 +19,7 @@ COLS = [1, 2, 31, 32, 33, 64, 130, 4099]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return emulated_kernels.build(tmp_path_factory.mktemp("unit"), "PAGECLI_EMULATE_TILES", "PAGECLI_EMULATE_PAIR_DOT")
+    return emulated_kernels.build(tmp_path_factory, "PAGECLI_EMULATE_TILES", "PAGECLI_EMULATE_PAIR_DOT")
 
 
 @pytest.fixture(scope="module")

@@ -242,8 +242,8 @@ def test_argmax_by_bounds_and_by_masks_is_that_of_the_sums(isa, dtype, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("isa", "instructions"), [("avx512bf16", ["PAIR_DOT"]), ("amx", ["PAIR_DOT", "TILES"])])
-def test_products_of_instructions_that_this_machine_may_not_have(tmp_path, isa, instructions):
-    library = emulated_kernels.build(tmp_path, *(f"PAGECLI_EMULATE_{name}" for name in instructions))
+def test_products_of_instructions_that_this_machine_may_not_have(tmp_path_factory, isa, instructions):
+    library = emulated_kernels.build(tmp_path_factory, *(f"PAGECLI_EMULATE_{name}" for name in instructions))
     for kind in HALVES:
         for dtype in DTYPES:
             tensor = quantized(kind, 3, 40, 96)[0]

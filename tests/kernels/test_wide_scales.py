@@ -109,8 +109,8 @@ def test_headers_that_say_no_such_weight_are_refused(isa, at, value):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("isa", "instructions"), [("avx512bf16", ["PAIR_DOT"]), ("amx", ["PAIR_DOT", "TILES"])])
-def test_products_of_instructions_that_this_machine_may_not_have(tmp_path, isa, instructions):
-    library = emulated_kernels.build(tmp_path, *(f"PAGECLI_EMULATE_{name}" for name in instructions))
+def test_products_of_instructions_that_this_machine_may_not_have(tmp_path_factory, isa, instructions):
+    library = emulated_kernels.build(tmp_path_factory, *(f"PAGECLI_EMULATE_{name}" for name in instructions))
     for dtype, kind in CASES:
         tensor, x = quantized(kind, 3, 40, 128), random(1, 20, 128)
         packed = kernels.pack_quantized(tensor, dtype)
