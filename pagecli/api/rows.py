@@ -74,10 +74,11 @@ def _input_row(index: int, row: Any) -> InputRow:
     if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
         what = "an object with names that are no text" if isinstance(row, Mapping) else f"a {type(row).__name__}"
         return InputRow(index, {}, error=f"row {index}: {what}, not an object with a prompt", error_code=ErrorCode.INVALID_TYPE)
-    if is_too_deep(row if isinstance(row, dict) else dict(row)):
+    columns = dict(row)
+    if is_too_deep(columns):
         return InputRow(index, {}, error=f"row {index}: {TOO_DEEP}", error_code=ErrorCode.ROW_TOO_LARGE)
-    num_bytes = 100 + sum(len(value) for value in row.values() if isinstance(value, str | bytes))
-    return InputRow(index, dict(row), num_bytes=num_bytes)
+    num_bytes = 100 + sum(len(value) for value in columns.values() if isinstance(value, str | bytes))
+    return InputRow(index, columns, num_bytes=num_bytes)
 
 
 class ArrowRows(_Rows):

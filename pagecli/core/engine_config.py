@@ -26,7 +26,8 @@ def is_faster_kept(dtype: str, max_num_seqs: int, multiplies_bfloat16: bool) -> 
     """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones.
 
     From some rows on looking numbers up, scaling and rounding them takes longer than reading bfloat16 does: without
-    instructions for bfloat16 from the second, of some of 4 bits from the third (benchmarks/quantized_weights.py).
+    instructions for bfloat16 from the second, of some of 4 bits from the third; of IQ4_NL, 5 and 6 bits from the first there,
+    which this rule does not see (benchmarks/quantized_weights.py).
     """
     return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= (MAX_ROWS_KEPT if multiplies_bfloat16 else 1))
 

@@ -149,6 +149,14 @@ def test_a_machine_that_starts_no_more_threads_is_no_fault_of_the_program(error,
     assert "error: no more threads or processes can be started\nhint: give fewer: --threads" in capsys.readouterr().err
 
 
+def test_a_pipe_that_is_full_for_now_is_no_lack_of_threads(capsys):
+    def run():
+        raise BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 0)
+
+    exit_code_of(run, Console())
+    assert "threads" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_python_without_docstrings_has_the_pages_of_help(shell):
     for line in ("--help", "help generate", "profile --help"):

@@ -115,23 +115,25 @@ def test_everything_that_makes_tokens_of_text_counts_to_the_last_byte(model, nam
     source = resolve_model(str(model))
     path = model / name
     path.write_bytes(b"{}" + b" " * (2 << 20))
-    before = job_identity.text_digests(source)
+    before, _ = job_identity.text_facts(source)
     data = bytearray(path.read_bytes())
     data[1_100_000] = ord("\n")  # between the pieces that would be sampled
     path.write_bytes(data)
     (model / "README.md").write_text("new words")
-    differing = {key for key, value in job_identity.text_digests(source).items() if before[key] != value}
+    differing = {key for key, value in job_identity.text_facts(source)[0].items() if before[key] != value}
     assert differing == {name}
 
 
 @pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", "gguf", "gguf, late"])
 def test_template_that_asks_for_the_time_is_found(model, tmp_path, place):
     source = resolve_model(str(model))
-    assert not job_identity.shows_time(source)
+    assert not job_identity.text_facts(source)[1]
+    assert not job_identity.header_shows_time(source)
     if place.startswith("gguf"):
         path = tmp_path / "model.gguf"
         path.write_bytes(b"x" * ((4 << 20) - 7 if "late" in place else 10) + b"{{ strftime_now('%d') }}")
         source = dataclasses.replace(source, weights_path=path, tokenizer_path=path)
     else:
         (model / place).write_text("{{ strftime_now('%d %b %Y') }}")
-    assert job_identity.shows_time(source)
+    assert job_identity.text_facts(source)[1] == (not place.startswith("gguf"))
+    assert job_identity.header_shows_time(source) == place.startswith("gguf")

@@ -73,6 +73,8 @@ def test_a_row_that_a_template_cannot_take_says_why(prompt, template, code, says
         "{{ '{} {n}'.format(stars, n=note) }}",
         "{{ [stars, note] | join(', ') }}",
         "{{ [stars, note] | select('none') | join }}",
+        "{{ [who, {'name': note}] | join(', ', attribute='name') }}",
+        "{{ [who, {'name': note}] | join(', ', 'name') }}",
     ],
 )
 def test_a_column_that_is_null_is_never_the_text_none(prompt, template):
@@ -82,6 +84,7 @@ def test_a_column_that_is_null_is_never_the_text_none(prompt, template):
     assert prompt("{{ stars ~ (note | default('-', true)) }}{{ tags | map('upper') | join }}{{ who | string }}") == (
         "4-AB{'name': 'Ann'}"
     )
+    assert prompt("{{ [who, who] | join('-', attribute='name') }} {{ 'ab' | join('.') }}") == "Ann-Ann a.b"
 
 
 @pytest.mark.parametrize(

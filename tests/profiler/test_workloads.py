@@ -218,3 +218,18 @@ def test_prompts_of_lengths_alone_are_as_they_were_measured():
         np.random.default_rng(1).integers(20, 50_000, 3).tolist(),
         np.random.default_rng(1).integers(20, 50_000, 5).tolist()[3:],
     ]
+
+
+def test_a_named_model_counts_by_the_tokenizer_of_its_repository(monkeypatch, tiny_model):
+    from pagecli.cli.profile.workload import _tokenizer
+
+    model, asked = tiny_model("llama"), []
+
+    def download(hub_id, with_weights):
+        asked.append((hub_id, with_weights))
+        return model
+
+    monkeypatch.setattr("pagecli.model.hub.download", download)
+    text = "the quick brown fox"
+    assert _tokenizer("opt-13b").encode(text) == _tokenizer(str(model)).encode(text)
+    assert asked == [("facebook/opt-13b", False)]

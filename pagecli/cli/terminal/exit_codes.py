@@ -102,7 +102,7 @@ def file_failure(error: BaseException) -> PagecliError | None:
         error = error.__cause__
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _too_many_files()
-    if error.errno == errno.EAGAIN and error.filename is None:  # of fork(2)
+    if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork(2), not of a full pipe
         return _too_many_processes()
     if error.errno == errno.ENOENT and error.filename is None:  # of getcwd(2)
         return InputError("the current directory is not there any more", "change to one that is")

@@ -80,10 +80,11 @@ def job_identity(
     texts = "\n".join(map(_text, parameters.values()))
     if redact(texts) != texts:
         parameters = {name: _without_secret(value) for name, value in parameters.items()}
-    uses_time = shows_time(source)
+    digests, uses_time = text_facts(source)
+    uses_time = uses_time or header_shows_time(source)
     identity = {
         "input": {str(number): _input_entry(Path(path)) for number, path in enumerate(input_files)},
-        "model": {"config": repr(source.config), **dtypes, **adapters, **text_digests(source)},
+        "model": {"config": repr(source.config), **dtypes, **adapters, **digests},
         "weights": weights_identity(source),
         "device": {"kind": found.device, "name": isas[0], "supported": isas[1]},
         "uses_time": uses_time,
@@ -135,23 +136,25 @@ def weights_identity(source: ModelSource) -> list[dict[str, Any]]:
     return [_file_entry(path) for path in weights_paths(source)]
 
 
-def text_digests(source: ModelSource) -> dict[str, str]:
-    """File name -> digest of all of it, of the config, tokenizer and chat template. Raises OSError."""
-    return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in _text_paths(source)}
+def text_facts(source: ModelSource) -> tuple[dict[str, str], bool]:
+    """(file name -> digest of all of it, of the config, tokenizer and chat template; whether one of them may ask for the time,
+    by `strftime_now`). Raises OSError."""
+    digests, shows_time = {}, False
+    for path in _text_paths(source):
+        text = path.read_bytes()
+        digests[path.name] = hashlib.blake2b(text, digest_size=16).hexdigest()
+        shows_time = shows_time or _TIME_FUNCTION in text
+    return digests, shows_time
 
 
-def shows_time(source: ModelSource) -> bool:
-    """Whether a chat template may ask for the time, by `strftime_now`. Raises OSError."""
-    if any(_shows_time(path, MAX_TEXT_BYTES) for path in _text_paths(source)):
-        return True
-    file = source.tokenizer_path  # of a .gguf model, the model's
-    return file is not None and file.is_file() and _shows_time(file, _HEADER_BYTES)
-
-
-def _shows_time(path: Path, most_bytes: int) -> bool:
+def header_shows_time(source: ModelSource) -> bool:
+    """Whether the chat template of a .gguf file may ask for the time. Raises OSError."""
+    path = source.tokenizer_path
+    if path is None or not path.is_file():
+        return False
     overlap, tail = len(_TIME_FUNCTION) - 1, b""
     with path.open("rb", buffering=0) as file:
-        while file.tell() < most_bytes and (piece := file.read(READ_BYTES)):
+        while file.tell() < _HEADER_BYTES and (piece := file.read(READ_BYTES)):
             if _TIME_FUNCTION in piece or _TIME_FUNCTION in tail + piece[:overlap]:
                 return True
             tail = piece[-overlap:]

@@ -142,7 +142,7 @@ def _as_python(scalar: pa.Scalar) -> Any:
     """Null, truth values, integers, decimals, bytes; of what Python has no value for, Arrow's own text."""
     try:
         return scalar.as_py()
-    except (ArithmeticError, ValueError, pa.ArrowNotImplementedError):
+    except (ArithmeticError, ValueError, pa.ArrowNotImplementedError):  # what pyarrow raises for the latter
         return str(scalar)
 
 

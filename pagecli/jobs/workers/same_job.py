@@ -28,7 +28,7 @@ class Facts:
 def facts_here(config: EngineConfig, source: ModelSource, host: str) -> Facts:
     """Raises UsageError, ModelError, OSError."""
     samples = [job_identity.sample_digest(path) for path in job_identity.weights_paths(source)]
-    files = json.dumps([samples, job_identity.text_digests(source)], sort_keys=True)
+    files = json.dumps([samples, job_identity.text_facts(source)[0]], sort_keys=True)
     digest = hashlib.blake2b(files.encode(), digest_size=8).hexdigest()
     return Facts(host, *hardware(config.device), digest)
 

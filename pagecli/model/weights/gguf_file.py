@@ -114,7 +114,7 @@ class GgufSource(QuantizedSource):
         joined = math.gcd(num_rows, _ROWS_AT_ONCE)
         try:
             values = dequantize(stored.reshape(num_rows // joined, -1), kind)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # what gguf raises for a type that it has no reader of
             raise ModelError(
                 f"{self.where}: tensor {tensor.name} is quantized as {kind.name}, which is not supported"
             ) from error

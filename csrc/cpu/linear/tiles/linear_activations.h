@@ -4,7 +4,7 @@
 //   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
 //
 // where the second scale, of bytes only, is where their sum starts, in bits: start_of_offset of quantized bounds
-// (quantized_bounds.h), start_of_quads of rotated weights (quads.h).
+// (quantized_bounds.h), start_of_quads of rotated weights (quads.h), of which the cells_per_quad cells of a quad lie side by side.
 // For a matrix unit: linear_activations_unit.h.
 #pragma once
 

@@ -23,7 +23,7 @@ class AttentionShape:
     head_dim: int
     dtype: torch.dtype
     slots: int  # thread blocks of decode that run at once
-    leaves_prompts: bool = False  # whole prompts are not sequences: prompt_attention.py
+    leaves_prompts: bool = False  # whole prompts are not tiled: prompt_attention.py
 
     @property
     def group(self) -> int:

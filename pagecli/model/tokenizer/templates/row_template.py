@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, Undefined, nodes
+from jinja2 import StrictUndefined, Undefined, nodes, pass_eval_context
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2.filters import make_attrgetter
 
 from pagecli.model.tokenizer.templates.chat_template import CountingEnvironment
 
@@ -22,7 +23,7 @@ _OF_JINJA = {"loop", "caller", "varargs", "kwargs"}  # names that it defines ins
 _TESTS, _FILTERS = ("defined", "undefined"), ("default", "d")
 # Filters that make text of their value, whatever it is; of two also of what they are given besides.
 _WRITING = (
-    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "join", "lower", "replace", "string"),
+    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "replace", "string"),
     *("striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount", "wordwrap"),
 )
 _WRITING_ALL = ("format", "replace")
@@ -81,7 +82,8 @@ class _RowEnvironment(CountingEnvironment):
         super().__init__(None)
         self.undefined = StrictUndefined
         self.finalize = _written
-        self.filters |= {name: _writing(name, self.filters[name]) for name in _WRITING} | {"pagecli_written": _written}
+        self.filters |= {name: _writing(name, self.filters[name]) for name in _WRITING}
+        self.filters |= {"join": _joining(self.filters["join"]), "pagecli_written": _written}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -110,13 +112,23 @@ def _writing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         passed, (value, *rest) = args[:first], args[first:]
-        if name != "join":
-            _written(value)
-        elif len(rest) < 2 and "attribute" not in kwargs and not isinstance(value, str | Undefined):
-            value = [_written(item) for item in value] if isinstance(value, list | tuple) else map(_written, value)
+        _written(value)
         for other in rest if name in _WRITING_ALL else ():
             _written(other)
         return function(*passed, value, *rest, **kwargs)
+
+    return checked
+
+
+def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter `join`, with a look at each item, or its attribute, that it writes. Raises TemplateError."""
+
+    @pass_eval_context
+    def checked(context: Any, value: Any, d: str = "", attribute: str | int | None = None) -> Any:
+        if attribute is not None:
+            value = map(make_attrgetter(context.environment, attribute), value)
+        items = value if isinstance(value, str | Undefined) else [_written(item) for item in value]
+        return function(context, items, d)
 
     return checked
 
