@@ -1,21 +1,29 @@
 """JSON that is nested deeper than Python reads is a damaged file like any other: one line, wherever it is read."""
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pagecli.cli.flags.constraint_options import constraint_params
 from pagecli.core.json_text import parsed
+from pagecli.core.model_config import QuantizationConfig
 from pagecli.errors import PagecliError
 from pagecli.jobs.journal import job_identity
 from pagecli.jobs.monitoring.job_status import read_heartbeat
+from pagecli.jobs.shards.part_directory import JOB, PartDirectory
+from pagecli.jobs.shards.parts_status import parts_status
 from pagecli.jobs.storage.job_directory import HEARTBEAT, JobDirectory
 from pagecli.model.adapters.peft_adapter import read_adapter
 from pagecli.model.pooling import read_pooling
 from pagecli.model.registry import resolve_model
 from pagecli.model.tokenizer.loading import load_tokenizer
-from pagecli.model.weights.safetensors_file import read_index
+from pagecli.model.weights.packed.bitsandbytes import BITSANDBYTES
+from pagecli.model.weights.packed.layer import Layer
+from pagecli.model.weights.safetensors_file import SafetensorsSource, read_index
 from pagecli.profiler.workloads.workload_files import is_trace, read_trace
 
 DEEP = "[" * 100_000
@@ -79,3 +87,25 @@ def test_what_need_not_be_read_is_passed_over(tiny_model, tmp_path):
     (directory.path / HEARTBEAT).write_text('{"processes": ' + DEEP)
     directory.close()
     assert read_heartbeat(tmp_path / "out.jsonl") is None
+
+
+def test_the_record_of_a_job_in_parts_is_refused_or_passed_over(tmp_path):
+    output, now = tmp_path / "out.jsonl", datetime(2026, 1, 1)
+    parts = PartDirectory(output, 2)
+    assert parts.agree(now, str, overwrite=False) == now
+    assert parts_status(str(output)) is not None
+    (parts.path / JOB).write_text(DEEP)
+    assert parts_status(str(output)) is None
+    with pytest.raises(PagecliError, match="cannot be read"):
+        parts.agree(now, str, overwrite=False)
+
+
+def test_the_state_of_weights_in_4_bits_is_damaged(tmp_path):
+    state = torch.tensor(list(DEEP.encode()), dtype=torch.uint8)
+    tensors = {"": torch.zeros(8, 1, dtype=torch.uint8), ".absmax": torch.ones(1), ".quant_map": torch.zeros(16)}
+    tensors[".quant_state.bitsandbytes__nf4"] = state
+    save_file({f"m.weight{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    config = QuantizationConfig(method="bitsandbytes", layout="bitsandbytes", bits=4)
+    layer = Layer(SafetensorsSource(tmp_path / "model.safetensors"), "m", config)
+    with pytest.raises(PagecliError, match="m is not packed as quantization_config says"):
+        BITSANDBYTES.values(layer)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import ErrorCode, RowError
 from pagecli.jobs.rows.row import is_too_deep
 
@@ -12,8 +13,8 @@ def json_column(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError) as error:
+        found = parsed(value)
+    except ValueError as error:
         reason = f": {error.msg} at column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise RowError(f"column {name} is text that is no JSON{reason}", code=ErrorCode.INVALID_TYPE) from error
     if is_too_deep(found):

@@ -1,9 +1,9 @@
 """What chat templates are given besides messages: --chat-template-arg, a row's columns `chat_template_kwargs` and `tools`."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import ErrorCode, RowError, UsageError
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.tools.given import COLUMN as TOOLS
@@ -26,8 +26,8 @@ def parse_arguments(texts: Iterable[str]) -> tuple[tuple[str, Any], ...]:
         if name in found:
             raise UsageError(f"{FLAG} names {name} twice", "leave one of them out")
         try:
-            found[name] = json.loads(value)
-        except (ValueError, RecursionError):
+            found[name] = parsed(value)
+        except ValueError:
             found[name] = value
     return tuple(found.items())
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from pagecli.core import file_targets
-from pagecli.errors import InputError
+from pagecli.errors import InputError, first_line
 from pagecli.jobs.readers.parquet_reader import ParquetSource, open_parquet, plain_schema
 from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, FileVersion
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
@@ -190,7 +190,7 @@ def _unified(schema: pa.Schema, own: pa.Schema, path: str) -> pa.Schema:
     try:
         return pa.unify_schemas([schema, own], promote_options="permissive")
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{file_targets.shown(path)} has columns that do not go with those of the files before it: {reason}",
             "give files of one schema, or one pattern for each kind",

@@ -5,7 +5,6 @@ Only `id` and the result columns are read: the input's columns come from the inp
 
 import csv
 import dataclasses
-import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pagecli.core.json_text import parsed
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.errors import ErrorCode, InputError, UsageError
 from pagecli.jobs.readers.parquet_reader import open_parquet
@@ -138,7 +138,7 @@ def _value(name: str, value: Any) -> Any:
         return ErrorCode(value)
     if name in ("text", "finish_reason", "error", "reasoning"):
         return value
-    value = json.loads(value) if isinstance(value, str) else value
+    value = parsed(value) if isinstance(value, str) else value
     return [_logprobs(position) for position in value] if name == "logprobs" else value
 
 
@@ -171,8 +171,8 @@ def _json_records(path: Path, stack: ExitStack) -> Iterator[Record]:
     raw = stack.enter_context(open_raw(str(path)))
     for number, line in enumerate(stack.enter_context(decompressed(raw, str(path))), 1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parsed(line)
+        except ValueError as error:
             raise InputError(f"{path}, line {number}: no JSON", "give an output of pagecli generate") from error
         yield record if isinstance(record, dict) else {}
 

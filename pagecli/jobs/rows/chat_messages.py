@@ -1,9 +1,9 @@
 """Chat messages as templates take them: a role, and text. What a template would write as Python shows it is refused before."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import ErrorCode, RowError
 
 
@@ -28,10 +28,10 @@ def _with_parsed_arguments(call: Any) -> Any:
     if not isinstance(function, Mapping) or not isinstance(arguments := function.get("arguments"), str):
         return call
     try:
-        parsed = json.loads(arguments)
-    except (ValueError, RecursionError):
+        given = parsed(arguments)
+    except ValueError:
         return call
-    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else call
+    return {**call, "function": {**function, "arguments": given}} if isinstance(given, dict) else call
 
 
 def _part(where: str, part: Any) -> str:

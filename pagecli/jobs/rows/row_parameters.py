@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
+from pagecli.core.json_text import parsed
 from pagecli.core.sampling_params import CONSTRAINTS, EarlyStopping, SamplingParams
 from pagecli.errors import RowError, UsageError, short_repr
 from pagecli.jobs.prompts.json_columns import json_column
@@ -105,8 +106,8 @@ def _schema(name: str, value: Any) -> str:
     if isinstance(value, Mapping | bool):
         return json.dumps(value, ensure_ascii=False, default=json_default)
     try:
-        schema = json.loads(value) if isinstance(value, str) else None
-    except (ValueError, RecursionError):
+        schema = parsed(value) if isinstance(value, str) else None
+    except ValueError:
         schema = None
     if isinstance(schema, dict | bool):
         return str(value)

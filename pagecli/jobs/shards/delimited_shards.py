@@ -2,7 +2,6 @@
 
 import csv
 import heapq
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import InputError
 from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN
@@ -67,8 +67,8 @@ class _Part:
             return None
         try:
             values = dict(zip(self.names, fields, strict=True))
-            label = ShardLabel.of(json.loads(values.pop(SHARD_COLUMN)))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            label = ShardLabel.of(parsed(values.pop(SHARD_COLUMN)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{self.order.path} has a record that is no row of a part", NO_PART) from error
         self.order.next(label)
         return _Record(values, label)

@@ -6,7 +6,6 @@ are put back in order and the label is taken off, so that the result is what a r
 
 import contextlib
 import heapq
-import json
 import re
 import resource
 import zlib
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pagecli.core.file_targets import resolved_target
+from pagecli.core.json_text import parsed
 from pagecli.errors import InputError, UsageError
 from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN, to_json
@@ -130,9 +130,9 @@ class _Lines:
         if not line:
             self.order.check_end()
             return None
-        parsed = _parsed(line, f"{path}, line {number}")
-        self.order.next(parsed.label)
-        return parsed
+        found = _parsed(line, f"{path}, line {number}")
+        self.order.next(found.label)
+        return found
 
     def __iter__(self) -> Iterator[_Line]:
         line = self._first
@@ -146,10 +146,10 @@ def _parsed(line: bytes, location: str) -> _Line:
     match = _LAST_KEY.search(line)
     try:
         if match is not None:
-            return _Line(line[: match.start()] + b"}\n", ShardLabel.of(json.loads(match[1])))
-        record = json.loads(line)
+            return _Line(line[: match.start()] + b"}\n", ShardLabel.of(parsed(match[1])))
+        record = parsed(line)
         label = ShardLabel.of(record.pop(SHARD_COLUMN))
         content = to_json(record).encode("utf-8", "replace") + b"\n"
         return _Line(content, label)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{location} is no row of a part", NO_PART) from error

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.errors import InputError
+from pagecli.errors import InputError, first_line
 from pagecli.jobs.readers.parquet_reader import open_parquet
 from pagecli.jobs.rows.arrow_values import to_python
 from pagecli.jobs.rows.row import RESULT_COLUMNS, SHARD_COLUMN
@@ -52,9 +52,7 @@ class _Part:
         try:
             batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"{self.order.path} cannot be read: {str(error).splitlines()[0]}", "it may be cut short"
-            ) from error
+            raise InputError(f"{self.order.path} cannot be read: {first_line(error)}", "it may be cut short") from error
         if batch is None:
             self.has_more = False
             return

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import ExitCode, InputError, UsageError
 from pagecli.jobs.journal.job_differences import key_difference
 from pagecli.jobs.journal.job_lock import OutputLocked
@@ -214,7 +215,7 @@ class PartDirectory:
 
     def _read(self, name: str, kind: Callable[..., Any]) -> Any:
         try:
-            return kind(**json.loads((self.path / name).read_bytes()))
+            return kind(**parsed((self.path / name).read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:

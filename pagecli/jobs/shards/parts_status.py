@@ -1,9 +1,9 @@
 """The state of a job in automatic parts (--shard auto/N), read from its directory of parts: takes no lock, changes nothing."""
 
-import json
 from pathlib import Path
 
 from pagecli.core import file_targets
+from pagecli.core.json_text import parsed
 from pagecli.jobs.monitoring.job_status import JobState, JobStatus, job_status, num_rows_of
 from pagecli.jobs.shards.part_directory import JOB, MERGED, PartFiles
 
@@ -17,7 +17,7 @@ def parts_status(output: str) -> JobStatus | None:
         return None
     files = PartFiles(Path(file_targets.local(output)))
     try:
-        count = int(json.loads((files.path / JOB).read_bytes())["count"])
+        count = int(parsed((files.path / JOB).read_bytes())["count"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if (files.path / MERGED).exists() and files.output.exists():

@@ -35,6 +35,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pagecli.core.json_text import parsed
 from pagecli.errors import InputError, PagecliError, UsageError
 
 _CHECKSUM_BYTES = 9  # with the blank
@@ -54,9 +55,9 @@ def read_log(file: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
     """(offset, kind, rest) of every whole line from where the file stands, in order. Memory: one line."""
     offset = file.tell()
     for line in file:
-        parsed = _parsed(line)
-        if parsed is not None:
-            yield (offset, *parsed)
+        found = _parsed(line)
+        if found is not None:
+            yield (offset, *found)
         offset += len(line)
 
 
@@ -78,8 +79,8 @@ def append(fd: int, data: bytes) -> None:
 def json_of(rest: bytes) -> dict[str, Any]:
     """What json_line was given; empty if it is none."""
     try:
-        value = json.loads(rest)
-    except (ValueError, RecursionError):
+        value = parsed(rest)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

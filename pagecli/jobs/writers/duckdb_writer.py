@@ -6,7 +6,7 @@ Rows are written as Parquet, whose columns may widen as rows come; the complete 
 from pathlib import Path
 from typing import Any
 
-from pagecli.errors import InputError
+from pagecli.errors import InputError, first_line
 from pagecli.jobs.storage.atomic_file import create_temporary, publish, remove
 from pagecli.jobs.writers.parquet.writer import ParquetRowWriter
 
@@ -38,7 +38,7 @@ class DuckdbRowWriter(ParquetRowWriter):
                 (found,) = database.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
         except duckdb.Error as error:
             remove(temporary)
-            message = str(error).splitlines()[0]
+            message = first_line(error)
             raise InputError(f"{final} cannot be written: {message}", "check the disk; or write Parquet") from error
         if found != self.num_rows:
             raise InputError(f"{final}: {found:,} rows can be read back of the {self.num_rows:,} that were written")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.errors import InputError, PagecliError
+from pagecli.errors import InputError, PagecliError, first_line
 from pagecli.jobs.rows.row import OutputRow, ResultColumns
 from pagecli.jobs.shards.shard_labels import ShardLabels
 from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
@@ -180,9 +180,7 @@ def check_footer(written: Path, num_rows: int, shown: Path) -> None:
         with pq.ParquetFile(written) as file:
             found = file.metadata.num_rows
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{shown}: what was written cannot be read back: {str(error).splitlines()[0]}", NOT_READABLE
-        ) from error
+        raise InputError(f"{shown}: what was written cannot be read back: {first_line(error)}", NOT_READABLE) from error
     if found != num_rows:
         raise InputError(f"{shown}: {found:,} rows can be read back of the {num_rows:,} that were written", NOT_READABLE)
 
@@ -202,4 +200,4 @@ def _check_space(path: Path, num_bytes: int) -> None:
 def _write_error(path: Path, error: Any) -> PagecliError:
     if isinstance(error, OSError):
         return not_writable(path, error)
-    return InputError(f"{path} cannot be written: {str(error).splitlines()[0]}")
+    return InputError(f"{path} cannot be written: {first_line(error)}")

@@ -8,13 +8,13 @@ X.weight.nested_absmax                the scale of each block of 256 of those, p
 X.weight.quant_state.bitsandbytes__*  JSON, as bytes: shape, blocksize, nested_blocksize, nested_offset
 """
 
-import json
 import math
 from typing import Any
 
 import numpy as np
 
 from pagecli.core.arrays import Array
+from pagecli.core.json_text import parsed
 from pagecli.model.weights.packed.layer import Format, Layer, not_kept
 
 _STATES = tuple(f".weight.quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
@@ -53,7 +53,7 @@ def _scales(layer: Layer, state: dict[str, Any]) -> Array:
 def _state(layer: Layer) -> dict[str, Any]:
     end = next((end for end in _STATES if layer.has(end)), None)
     try:
-        state = json.loads(layer.raw(end).tobytes()) if end is not None else {}
+        state = parsed(layer.raw(end).tobytes()) if end is not None else {}
         shape, block = state["shape"], state["blocksize"]
         if block > 0 and len(shape) == 2 and all(type(n) is int and n > 0 for n in (*shape, block)):
             return dict(state)
