@@ -18,12 +18,13 @@ from pagecli.api.settings import (
     GenerateSettings,
     ModelSettings,
     RowSettings,
-    as_flags,
     checked,
     is_of_model,
+    model_name,
+    options_of,
 )
 from pagecli.cli.generate.options import GenerateOptions
-from pagecli.errors import UsageError, short_repr
+from pagecli.errors import UsageError
 
 if TYPE_CHECKING:
     from pagecli.cli.generate.job import GenerateJob
@@ -53,9 +54,7 @@ class LLM:
 
     def __init__(self, model: str | os.PathLike[str], **settings: Unpack[ModelSettings]) -> None:
         self._settings = checked("LLM", settings, ModelSettings)
-        if not isinstance(model, str | os.PathLike):
-            raise UsageError(f"model is {short_repr(model)}", "give a name, a hub id, a directory or a .gguf file")
-        self.model = os.fsdecode(model)
+        self.model = model_name(model)
         self._engine: Engine | None = _load(self._options({}))
         self._process = os.getpid()
         self._end = weakref.finalize(self, _close, self._engine.loaded, self._process)  # forgotten, or at the process' end
@@ -168,8 +167,8 @@ class LLM:
         return self._ready().stats()
 
     def _options(self, settings: Any) -> GenerateOptions:
-        flags = as_flags({**self._settings, **settings})
-        return GenerateOptions(input="rows", output="-", model=self.model, **flags)
+        fixed = {"input": "rows", "output": "-", "model": self.model}
+        return options_of(GenerateOptions, {**fixed, **self._settings, **settings})
 
 
 class _Queue:

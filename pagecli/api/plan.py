@@ -1,33 +1,18 @@
 """`pagecli.profile_plan`: where a model's memory goes and how many requests fit, as `pagecli profile --json` says it."""
 
+import os
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
+
+from pagecli.api.settings import PlanSettings, checked, model_name, options_of
 
 
-def profile_plan(
-    model: str,
-    *,
-    gpu: str = "auto",
-    num_gpus: int | None = None,
-    lora: Mapping[str, str] | str | list[str] | None = None,
-    merge_lora: str | None = None,
-    dtype: str = "auto",
-    quantization: str = "auto",
-    kv_dtype: str = "auto",
-    kv_memory: str = "auto",
-    block_size: int = 16,
-    max_num_seqs: int | None = None,
-    max_batch_tokens: int | None = None,
-    workload: str = "sharegpt",
-    num_requests: int | None = None,
-    max_tokens: int = 256,
-) -> dict[str, Any]:
+def profile_plan(model: str | os.PathLike[str], **settings: Unpack[PlanSettings]) -> dict[str, Any]:
     """The plan, without weights, GPU or network: a dict with `model`, `workload` and `plan` (docs: pagecli profile).
 
-    Raises PagecliError: UsageError (unknown GPU or workload), InputError, ModelError.
+    `settings`: flags of `pagecli profile` with underscores. Raises PagecliError: UsageError (unknown GPU or workload, a value
+    that a setting does not take), InputError, ModelError; TypeError for a setting that does not exist.
     """
-    from pagecli.api.settings import as_flags
     from pagecli.cli.profile.command import plan_section
     from pagecli.cli.profile.options import ProfileOptions
     from pagecli.cli.profile.plan import checked_by, plan_job
@@ -35,24 +20,9 @@ def profile_plan(
     from pagecli.model.registry import resolve_model
     from pagecli.model.stored_tensors import stored_tensors
 
-    options = ProfileOptions(
-        model=model,
-        gpu=gpu,
-        num_gpus=num_gpus,
-        **as_flags({"lora": lora}),
-        merge_lora=merge_lora,
-        dtype=dtype,  # type: ignore[arg-type]
-        quantization=quantization,  # type: ignore[arg-type]
-        kv_dtype=kv_dtype,  # type: ignore[arg-type]
-        kv_memory=kv_memory,
-        block_size=block_size,
-        max_num_seqs=max_num_seqs,
-        max_batch_tokens=max_batch_tokens,
-        workload=workload,
-        num_requests=num_requests,
-        max_tokens=max_tokens,
-    )
-    source = resolve_model(model, "dummy")
-    loaded = load_workload(workload, model, num_requests, None, max_tokens)
-    checked = checked_by(source, stored_tensors(model), warnings.warn)
-    return dict(plan_section(plan_job(options, source, loaded, checked), options).fields)
+    given = checked("profile_plan", settings, PlanSettings)
+    o = options_of(ProfileOptions, {"model": model_name(model), **given})
+    source = resolve_model(o.model, "dummy")
+    loaded = load_workload(o.workload, o.model, o.num_requests, None, o.max_tokens)
+    job = plan_job(o, source, loaded, checked_by(source, stored_tensors(o.model), warnings.warn))
+    return dict(plan_section(job, o).fields)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from numbers import Number
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 from pagecli.errors import UsageError, short_repr
 
@@ -89,6 +89,48 @@ class RowSettings(TypedDict, total=False):
 
 class GenerateSettings(ModelSettings, RowSettings, total=False):
     """Both, for a single call."""
+
+
+class PlanSettings(TypedDict, total=False):
+    """Of a plan. See `pagecli profile --help`."""
+
+    gpu: str
+    num_gpus: int | None
+    lora: Mapping[str, str] | str | list[str] | None
+    merge_lora: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-a16", "fp8"]
+    quantization: Literal["auto", "keep", "dequantize"]
+    kv_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8"]
+    kv_memory: str | int
+    block_size: int
+    max_num_seqs: int | None
+    max_batch_tokens: int | None
+    workload: str
+    num_requests: int | None
+    max_tokens: int
+
+
+Options = TypeVar("Options")
+
+
+def options_of(kind: type[Options], settings: Mapping[str, Any]) -> Options:
+    """The command line's options by checked settings. Raises UsageError for a number that its flag does not take."""
+    flags = as_flags(settings)
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        value = flags.get(name)
+        for flag in getattr(hint, "__metadata__", ()) if isinstance(value, int | float) else ():
+            low, high = flag.min, flag.max
+            if (low is not None and value < low) or (high is not None and value > high):
+                bounds = f"from {low}" if high is None else f"up to {high}" if low is None else f"from {low} to {high}"
+                raise UsageError(f"{name} is {value}", f"give a number {bounds}")
+    return kind(**flags)
+
+
+def model_name(model: Any) -> str:
+    """Raises UsageError."""
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(f"model is {short_repr(model)}", "give a name, a hub id, a directory or a .gguf file")
+    return os.fsdecode(model)
 
 
 def is_of_model(name: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
@@ -17,6 +18,7 @@ from typer.main import get_command
 
 import pagecli
 from pagecli.cli.flags.completion import command_names
+from pagecli.core.file_targets import on_this_machine
 from pagecli.errors import ExitCode
 
 
@@ -206,7 +208,8 @@ def _command(
     """A function named and explained as `run`, with a parameter for each field, that calls `call` with their values."""
 
     def command(context: typer.Context, **values: Any) -> int:
-        return call(context, values)
+        paths = {name: on_this_machine(value) for name, value in values.items() if isinstance(value, Path)}
+        return call(context, {**values, **paths})
 
     parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for field in fields:

@@ -10,7 +10,7 @@ from pagecli.cli.flags import engine_and_sampling as flags
 from pagecli.cli.flags import row_options as row_flags
 from pagecli.cli.settings import notes, settings_files
 from pagecli.cli.terminal.console import Console, exit_code_of
-from pagecli.core.file_targets import NamedPath, check_distinct
+from pagecli.core.file_targets import NamedPath, check_distinct, on_this_machine
 from pagecli.errors import UsageError
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
@@ -40,17 +40,19 @@ def merge(
             raise UsageError("merge needs the parts and an output", "pagecli merge part-*.parquet all.parquet")
         from pagecli.jobs.shards.merge import merge_outputs
 
-        parts = (NamedPath("PART", part) for part in paths[:-1])
-        check_distinct([NamedPath("OUTPUT", paths[-1])], chain(parts, settings_files()))
+        files = [str(on_this_machine(path)) for path in paths]
+
+        parts = (NamedPath("PART", part) for part in files[:-1])
+        check_distinct([NamedPath("OUTPUT", files[-1])], chain(parts, settings_files()))
         with stop_signals() as signals:
             try:
-                merged = merge_outputs(paths[:-1], paths[-1], overwrite, compression)
+                merged = merge_outputs(files[:-1], files[-1], overwrite, compression)
             except BaseException as error:
                 if signals.received is None:
                     raise
                 console.error(f"stopped by {Signals(signals.received).name}")
                 raise StopRequested(signals.received) from error
-        console.note(f"{merged.num_rows:,} rows of {merged.num_parts} parts in {paths[-1]}")
+        console.note(f"{merged.num_rows:,} rows of {merged.num_parts} parts in {files[-1]}")
         return 0
 
     return exit_code_of(run, console)

@@ -23,6 +23,7 @@ from pathlib import Path
 from pagecli.errors import InputError, UsageError
 
 MAX_LINKS = 40  # as many as Linux follows
+_NULL_DEVICE = os.makedev(1, 3)  # Linux
 
 
 def scheme_of(path: str) -> str:
@@ -54,12 +55,24 @@ def shown(path: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{tail}"
 
 
-def expanded(path: str) -> Path:
-    """The path, with the home directory in place of a ~ or ~user that has one."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user, or one without a home
+def on_this_machine(path: str | Path) -> Path:
+    """The path, also of a file:// URL. Raises UsageError for any other URL, even one that a Path has taken a slash of."""
+    scheme, _, rest = str(path).partition(":/")
+    if not rest or not scheme_of(f"{scheme}://") or os.path.isdir(f"{scheme}:"):
         return Path(path)
+    url = f"{scheme}://{rest.removeprefix('/')}"
+    if is_remote(url):
+        raise UsageError(f"{shown(url)} is a URL", "name what lies on this machine; INPUT and OUTPUT of a job may be URLs")
+    return Path(local(f"file:///{rest.lstrip('/')}"))
+
+
+def expanded(path: str) -> Path:
+    """The path, with the home directory in place of a ~ or ~user that has one. Raises UsageError for a URL."""
+    found = on_this_machine(path)
+    try:
+        return found.expanduser()
+    except RuntimeError:  # no such user, or one without a home
+        return found
 
 
 def normalized(path: str) -> str:
@@ -278,3 +291,27 @@ def check_distinct(written: Iterable[NamedPath], read: Iterable[NamedPath]) -> N
         identity = identity_of(each.path)
         if identity is not None and identity in found:
             raise UsageError(f"{found[identity]} is a file that is read: {each}", "write to another file")
+
+
+def check_read_once(read: Iterable[NamedPath]) -> None:
+    """Raises UsageError if a stream, which gives its bytes once, is named twice: a pipe, an open descriptor, a terminal."""
+    found: dict[Identity, NamedPath] = {}
+    for each in read:
+        identity = _stream_identity(each.path)
+        if identity is not None and identity in found:
+            message = f"{found[identity]} and {each} are one stream, which can be read only once"
+            raise UsageError(message, "name a file for one of them")
+        if identity is not None:
+            found[identity] = each
+
+
+def _stream_identity(path: str) -> Identity | None:
+    """A value equal for all names of one stream; None for what every reader reads from its start, and for /dev/null."""
+    number = 0 if path == "-" else descriptor_of(path)
+    try:
+        state = os.stat(path) if number is None else os.fstat(number)
+    except (OSError, ValueError):
+        return None
+    if number is None and not any(kind(state.st_mode) for kind in (stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR)):
+        return None
+    return None if stat.S_ISCHR(state.st_mode) and state.st_rdev == _NULL_DEVICE else (state.st_dev, state.st_ino)

@@ -235,16 +235,6 @@ def test_chat_template_variables_and_lists_are_given_as_python_values(llm, tiny_
         llm.generate(["a"], chat_template_kwargs={"tokenize": True})
 
 
-def test_a_plan_is_what_profile_prints_as_json(capsys):
-    plan = pagecli.profile_plan("opt-13b", gpu="a100-40gb")
-    with pytest.raises(SystemExit):
-        main(["profile", "--model", "opt-13b", "--gpu", "a100-40gb", "--json", "--no-replay"])
-    printed = json.loads(capsys.readouterr().out)
-    assert json.loads(json.dumps(plan)) == {name: printed[name] for name in ("model", "workload", "plan")}
-    with pytest.raises(pagecli.UsageError):
-        pagecli.profile_plan("opt-13b", gpu="no-such-gpu")
-
-
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
@@ -283,6 +273,12 @@ def test_paths_tuples_and_numbers_of_numpy_are_values_too(tiny_model, llm, expec
         assert json.loads(row["text"]) in ("yes", "no")
     with pytest.raises(pagecli.UsageError, match="model is 5"):
         pagecli.LLM(5)
+
+
+def test_a_number_that_its_flag_does_not_take_is_no_setting_either(llm):
+    with pytest.raises(pagecli.UsageError, match="limit is -1") as caught:
+        llm.generate(["a"], limit=-1)
+    assert caught.value.hint == "give a number from 1"
 
 
 def test_values_that_json_cannot_hold_are_error_rows(llm):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,75 @@ def test_profile_draws_no_plot_into_a_file_that_it_reads(files, capfd, link):
     link(Path("lengths.csv").absolute(), "plots/latency.png")
     said = refused(capfd, files, "profile", "-m", "model", "--workload", "lengths.csv", "--plots", "plots")
     assert "--plots plots/latency.png is a file that is read: --workload lengths.csv" in said
+
+
+@pytest.fixture
+def piped_stdin() -> Iterator[None]:
+    """Standard input is a pipe."""
+    kept, (read, write) = os.dup(0), os.pipe()
+    os.dup2(read, 0)
+    yield
+    os.dup2(kept, 0)
+    for fd in (kept, read, write):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("flag", ["--few-shot", "--template-file", "--system-file", "--json-schema", "--grammar"])
+@pytest.mark.parametrize(
+    ("one", "other"), [("-", "/dev/stdin"), ("/dev/fd/0", "stdin"), ("pipe.jsonl", "same"), ("/dev/fd/0", "-")]
+)
+def test_a_stream_is_not_read_for_two_things(files, capfd, piped_stdin, flag, one, other):
+    """The second would find it empty, or get what was meant for the first."""
+    if other == "-" and flag != "--few-shot":
+        return  # only there it is standard input
+    os.mkfifo("pipe.jsonl")
+    os.symlink("pipe.jsonl", "same")
+    os.symlink("/dev/stdin", "stdin")
+    said = refused(capfd, files, "generate", one, "out.jsonl", "-m", "model", flag, other)
+    assert f"INPUT {one} and {flag} {other} are one stream, which can be read only once" in said
+
+
+def test_two_prompt_files_are_not_one_stream_and_what_gives_nothing_may_be_named_twice(files, capfd, piped_stdin):
+    both = ["--template-file", "/dev/stdin", "--system-file", "/dev/stdin"]
+    assert "are one stream" in refused(capfd, files, "generate", "in.jsonl", "out.jsonl", "-m", "model", *both)
+    assert run("generate", "/dev/null", "out.jsonl", "-m", "model", "--template-file", "/dev/null") != 0
+    assert "are one stream" not in capfd.readouterr().err
+
+
+URL = "s3://bucket/x.jsonl"
+LOCAL_ONLY = [
+    *(("generate", "in.jsonl", "out.jsonl", "-m", "model", flag, URL) for flag in WRITTEN[1:]),
+    *(
+        ("generate", "in.jsonl", "out.jsonl", "-m", "model", flag, URL)
+        for flag in ("--template-file", "--json-schema", "--profile")
+    ),
+    ("generate", "in.jsonl", "out.jsonl", "-m", "model", "--lora", f"a={URL}"),
+    ("generate", "in.jsonl", "out.jsonl", "-m", URL),
+    *(("profile", "-m", "opt-125m", flag, URL) for flag in ("--html", "--plots")),
+    ("merge", URL, "p1.jsonl", "all.jsonl"),
+    ("merge", "p1.jsonl", "p2.jsonl", URL),
+]
+
+
+@pytest.mark.parametrize("command", LOCAL_ONLY, ids=" ".join)
+def test_a_url_is_refused_as_one_where_only_this_machine_is_meant(files, capfd, command):
+    Path("model/model.safetensors").unlink()
+    files.pop("model/model.safetensors")
+    assert f"{URL} is a URL" in refused(capfd, files, *command)
+
+
+def test_a_file_url_is_the_file(files, capfd):
+    url = Path("lengths.csv").absolute().as_uri()
+    assert run("profile", "-m", "opt-125m", "--workload", url, "--html", Path("a.html").absolute().as_uri()) == 0
+    assert "lengths.csv" in Path("a.html").read_text()
+
+
+def test_a_workload_may_be_a_url(files, capfd):
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://bucket/rows.jsonl", "wb") as file:
+        file.write(b'{"prompt": "one two three"}\n' * 5)
+    assert run("profile", "-m", "opt-125m", "--workload", "memory://bucket/rows.jsonl", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["workload"]["num_requests"] == 5
 
 
 @pytest.mark.parametrize("how", ["as it is", "hard link", "symbolic link"])

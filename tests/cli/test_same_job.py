@@ -285,15 +285,40 @@ def test_full_disk_is_what_is_said_though_the_stats_cannot_be_written_either(gen
     assert "stats.json" not in err
 
 
-def test_journal_that_is_deleted_while_a_job_runs_ends_it_at_the_next_sync(generate, tmp_path, at_step, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "is_moved"), [("", False), ("journal", False), ("", True), ("journal", True)], ids=lambda value: str(value)
+)
+def test_journal_that_is_taken_away_while_a_job_runs_ends_it_at_the_next_sync(
+    generate, tmp_path, at_step, monkeypatch, name, is_moved
+):
     monkeypatch.setattr(journal_module, "SYNC_SECONDS", 0.02)
     rows = [{"id": i, "prompt": f"number {i}"} for i in range(20_000)]
-    at_step(20, lambda: shutil.rmtree(tmp_path / ".out.jsonl.pagecli-journal"))
+    place, elsewhere = tmp_path / ".out.jsonl.pagecli-journal" / name, tmp_path / "elsewhere"
+    remove = shutil.rmtree if place.name != name else os.unlink
+    at_step(20, lambda: place.rename(elsewhere) if is_moved else remove(place))
     code, _, err = generate(rows, "out.jsonl", *SAMPLED)
     assert code == 3
-    assert ".out.jsonl.pagecli-journal was removed while the job ran" in err
+    what = "moved away" if is_moved else "removed"
+    assert f".out.jsonl.pagecli-journal was {what} while the job ran" in err
+    assert ("put it back where it was" in err) == is_moved
     assert "are kept" not in err
     assert not (tmp_path / "out.jsonl").exists()
+    if is_moved:
+        elsewhere.rename(place)
+        assert finished_rows(tmp_path) > 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-journal",)])
+def test_output_that_somebody_else_creates_meanwhile_is_kept_and_so_are_the_rows(generate, tmp_path, at_step, flags):
+    at_step(3, lambda: (tmp_path / "out.jsonl").write_text("mine"))
+    code, _, err = generate(PROMPTS, "out.jsonl", *SAMPLED, *flags)
+    assert (code, (tmp_path / "out.jsonl").read_text()) == (2, "mine")
+    assert "out.jsonl was created by another process meanwhile" in err
+    assert "move that file away, then run the same command again" in err
+    assert (".partial" in err) == (tmp_path / "out.partial.jsonl").exists() == bool(flags)
+    assert finished_rows(tmp_path) == (0 if flags else len(PROMPTS))
+    (tmp_path / "out.jsonl").unlink()
+    assert generate("in.jsonl", "out.jsonl", *SAMPLED, *flags)[0] == 0
 
 
 @pytest.mark.parametrize("flags", [(), ("--no-journal",)])

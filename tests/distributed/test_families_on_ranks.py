@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "families"))
 
 from checkpoints import PROMPTS
 from model.paged_steps import PagedSteps
-from test_table import tested_families, tiny_configs, why_not_on_ranks
+from test_table import families_with_tests, tiny_configs, why_not_on_ranks
 
 from pagecli.devices.base import RunSettings
 from pagecli.devices.cpu import kernels
@@ -95,7 +95,7 @@ def logits_of(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(tested_families()))
+@pytest.mark.parametrize("name", sorted(families_with_tests()))
 def test_shared_families_compute_what_segments_do(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(tiny_configs()[name][1] | {"architectures": [name]}, default=str))
     source = resolve_model(str(tmp_path), "dummy")

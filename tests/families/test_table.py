@@ -83,7 +83,7 @@ QUANTIZATIONS: tuple[tuple[str, dict[str, object], str], ...] = (
 )
 
 
-def tested_families() -> dict[str, tuple[str, Family | None]]:
+def families_with_tests() -> dict[str, tuple[str, Family | None]]:
     """Architecture -> (test file, its entry in that file's list; None: one of OWN)."""
     found: dict[str, tuple[str, Family | None]] = dict.fromkeys(OWN, ("tests/model/test_logits.py", None))
     for path in sorted(HERE.glob("test_*.py")):
@@ -99,7 +99,7 @@ def tiny_configs() -> dict[str, tuple[str, dict]]:
     import transformers as tf
 
     found = {}
-    for name, (test, family) in tested_families().items():
+    for name, (test, family) in families_with_tests().items():
         if family is None:
             found[name] = (test, SHARED | OWN[name])
         else:

@@ -12,7 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pagecli.errors import ErrorCode, InputError
+from pagecli.jobs.prompts.few_shot import read_examples
+from pagecli.jobs.readers import text_input
 from pagecli.jobs.readers.open_input import ReadOptions, open_input
+from pagecli.profiler.workloads.workload_files import is_trace, read_csv
 
 LIMIT = 50
 
@@ -79,6 +82,37 @@ def test_what_follows_a_long_record_is_read_as_it_is(tmp_path, size):
 def test_a_header_that_is_too_long_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="the header is no CSV: 60 bytes, more than the 50"):
         read(write(tmp_path / "in.csv", b"a" * 60))
+
+
+ENDLESS = {
+    "in.jsonl.gz": b'{"prompt": "a"}\n' + b"\0" * (1 << 20),
+    "blank.jsonl.zst": b'{"prompt": "a"}\n' + b"\n" * (1 << 20),
+    "in.csv.gz": b'prompt\na\n"quote\n' + b"text\n" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_content_of_unknown_size_that_has_no_row_for_long_is_not_read_to_its_end(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(text_input, "MAX_BYTES_WITHOUT_ROW", 1 << 18)
+    path = write(tmp_path / name, ENDLESS[name])
+    with pytest.raises(InputError, match=r"no whole row in [0-9,]+ bytes after row 1"):
+        read(path)
+    source = open_input(path, 1, ReadOptions(max_row_bytes=LIMIT))
+    assert [row.columns for row in source] == [{"prompt": "a"}]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
+def test_a_device_without_end_is_an_input_error(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(text_input, "MAX_BYTES_WITHOUT_ROW", 1 << 20)
+    (tmp_path / name).symlink_to("/dev/zero")
+    options = ReadOptions("csv" if name == "in.csv" else "auto", LIMIT)
+    with pytest.raises(InputError, match=r"no whole row in"):
+        list(open_input(str(tmp_path / name), options=options))
+    monkeypatch.setattr(text_input, "MAX_BYTES_WITHOUT_ROW", 17 << 20)
+    with pytest.raises(InputError, match=r"no whole row in|more than 1,000 examples or 1 MiB"):
+        read_examples(str(tmp_path / name), ("prompt",))
+    with pytest.raises(InputError, match="a line has more than 16,777,216 characters"):
+        is_trace(tmp_path / name) if name == "in.jsonl" else read_csv(tmp_path / name)
 
 
 def test_rows_of_parquet_are_measured_one_by_one(tmp_path):

@@ -75,16 +75,30 @@ def test_a_row_that_a_template_cannot_take_says_why(prompt, template, code, says
         "{{ [stars, note] | select('none') | join }}",
         "{{ [who, {'name': note}] | join(', ', attribute='name') }}",
         "{{ [who, {'name': note}] | join(', ', 'name') }}",
+        "{{ tags | join(note) }}",
+        "{{ '%(a)s' | format(a=note) }}",
+        "{{ '%(note)s' % row }}",
+        "{{ note | pprint }}",
+        *("{{ row }}", "{{ [stars, [note]] }}", "{{ {'a': {'b': note}} | string }}", "{{ row.items() ~ '' }}"),
+        *("{{ '%s' % [[note]] }}", "{{ '{}'.format([note]) }}", "{{ [[note], tags] | join }}", "{{ {'a': note} | urlencode }}"),
     ],
 )
 def test_a_column_that_is_null_is_never_the_text_none(prompt, template):
-    with pytest.raises(RowError, match="a value that it writes is null") as caught:
+    with pytest.raises(RowError, match=r"a value that it writes (is null|has a null in it)") as caught:
         prompt(template)
     assert caught.value.code == ErrorCode.MISSING_PROMPT
     assert prompt("{{ stars ~ (note | default('-', true)) }}{{ tags | map('upper') | join }}{{ who | string }}") == (
         "4-AB{'name': 'Ann'}"
     )
     assert prompt("{{ [who, who] | join('-', attribute='name') }} {{ 'ab' | join('.') }}") == "Ann-Ann a.b"
+    assert prompt("{{ '%(stars)s' % row }} {{ (tags, who) }}") == "4 (['a', 'b'], {'name': 'Ann'})"
+
+
+def test_a_null_inside_of_a_column_is_missing_as_a_column_is(prompt):
+    with pytest.raises(RowError, match=r"has a null in it \(null: a\)") as caught:
+        prompt("{{ a }} {{ b }}", {"a": [{"x": [None]}], "b": {"x": [1]}})
+    assert caught.value.code == ErrorCode.MISSING_PROMPT
+    assert prompt("{{ a | tojson }}", {"a": [{"x": [None]}]}) == '[{"x": [null]}]'
 
 
 @pytest.mark.parametrize(
@@ -92,6 +106,7 @@ def test_a_column_that_is_null_is_never_the_text_none(prompt, template):
     [
         *("{{ review.upper }}", "{{ tags | map('upper') }}", "{{ tags | reverse }}", "{{ range }}", "{{ cycler('a') }}"),
         *("{{ review ~ review.upper }}", "{{ review.upper | trim }}", "{{ '%s' % review.upper }}", "{{ tags | batch(2) }}"),
+        *("{{ [review.upper] }}", "{{ {'a': tags | reverse} ~ '' }}"),
         "{% macro m() %}{% endmacro %}{{ m }}",
     ],
 )

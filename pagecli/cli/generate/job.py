@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -264,7 +265,7 @@ def output_options(job: GenerateJob, source: InputSource, job_key: str, token_by
     return OutputOptions(
         format=job.formats.output_format,
         model=job.engine.model,
-        created=_modified(job.input),
+        created=partial(_modified, job.input),
         token_bytes=token_bytes,
         compression=job.formats.compression,
         row_group_rows=job.formats.row_group_rows,

@@ -15,6 +15,7 @@ from pagecli.cli.flags import resume_options as resume_flags
 from pagecli.cli.flags import row_options as row_flags
 from pagecli.cli.flags.engine_and_sampling import ENGINE_DEFAULTS, SAMPLING_DEFAULTS
 from pagecli.core.engine_config import EngineConfig
+from pagecli.core.file_targets import expanded
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import UsageError
 from pagecli.model.readers.generation_config import SAMPLING_KEYS
@@ -170,7 +171,7 @@ class GenerateOptions:
         if self.lora or self.merge_lora is not None:
             adapters = {f"--lora {name}": path for name, path in self.loras}
             adapters |= {} if self.merge_lora is None else {"--merge-lora": self.merge_lora}
-            files |= {flag: Path(path) / ADAPTER_FILES[1] for flag, path in adapters.items()}
+            files |= {flag: expanded(path) / ADAPTER_FILES[1] for flag, path in adapters.items()}
         return {**files, "--few-shot": self.few_shot}
 
     @property

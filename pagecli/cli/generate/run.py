@@ -322,7 +322,7 @@ def load_engine(
     found: "ResolvedModel | None" = None,
 ) -> "Engine | EnginePool":
     """Raises ModelError, UsageError. `on_loading`, `found`: see Engine."""
-    console.detail(f"loading {job.engine}")
+    console.detail(lambda: f"loading {job.engine}")
     if job.pool is not None:
         from pagecli.cli.generate.pool import load_pool
 
@@ -342,7 +342,7 @@ def load_engine(
         console.warning(note)
     check_chat(job, engine.tokenizer)
     check_constraint_of_model(job.params, engine)
-    console.detail(f"loaded: {engine.stats()}")
+    console.detail(lambda: f"loaded: {engine.stats()}")
     return engine
 
 

@@ -2,10 +2,9 @@
 
 import difflib
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pagecli.core.file_targets import expanded
+from pagecli.core.file_targets import expanded, is_remote, shown
 from pagecli.errors import InputError, PagecliError, UsageError
 from pagecli.profiler.workloads.workload_files import is_trace, read_csv, read_trace
 from pagecli.profiler.workloads.workloads import BUILT_IN, Workload, WorkloadRequest, built_in
@@ -27,6 +26,8 @@ def load_workload(name: str, model: str, num_requests: int | None, request_rate:
 def _load(name: str, model: str, limit: int | None, max_tokens: int) -> Workload:
     if name.lower() in BUILT_IN:
         return built_in(name.lower(), limit)
+    if is_remote(name):
+        return _job_workload(name, model, limit, max_tokens)
     path = expanded(name)
     lower = path.name.lower()
     if lower.endswith(".csv"):
@@ -37,14 +38,14 @@ def _load(name: str, model: str, limit: int | None, max_tokens: int) -> Workload
         close = difflib.get_close_matches(lower, BUILT_IN, n=1)
         known = f"did you mean {close[0]}?" if close else f"built in: {', '.join(BUILT_IN)};"
         raise UsageError(f"no workload {name!r}", f"{known} or give a .csv, .jsonl or .parquet file")
-    return _job_workload(path, model, limit, max_tokens)
+    return _job_workload(str(path), model, limit, max_tokens)
 
 
-def _job_workload(path: Path, model: str, limit: int | None, max_tokens: int) -> Workload:
+def _job_workload(path: str, model: str, limit: int | None, max_tokens: int) -> Workload:
     """Rows as `generate` reads them: prompts counted by the tokenizer, outputs as long as their max_tokens allows."""
     from pagecli.jobs.readers.open_input import open_input
 
-    source = open_input(str(path), limit)
+    source = open_input(path, limit)
     requests: list[WorkloadRequest] = []
     num_refused = 0
     try:
@@ -59,10 +60,11 @@ def _job_workload(path: Path, model: str, limit: int | None, max_tokens: int) ->
     finally:
         source.close()
     if not requests:
-        raise InputError(f"{path} has no row that could run" if num_refused else f"{path} has no rows")
+        hint = "lengths and traces are read from files on this machine" if is_remote(path) else None
+        raise InputError(f"{shown(path)} has no {'row that could run' if num_refused else 'rows'}", hint)
     note += "; outputs as long as max_tokens allows"
     note += f"; {num_refused:,} rows that generate would refuse are left out" if num_refused else ""
-    return Workload(path.name, tuple(requests), note, PREFIX_BLOCK_SIZE)
+    return Workload(shown(path).rstrip("/").rpartition("/")[2], tuple(requests), note, PREFIX_BLOCK_SIZE)
 
 
 def _block_hashes(token_ids: list[int]) -> tuple[int, ...]:

@@ -72,10 +72,12 @@ class Console:
             sys.stderr.write(ERASE_LINE)
             sys.stderr.flush()
 
-    def detail(self, message: str) -> None:
-        self._write_log(DEBUG, message)
+    def detail(self, message: str | Callable[[], str]) -> None:
+        """Only with --verbose, on the screen and in the log; `message` may be what makes it."""
         if self.verbose:
-            self.print_line(_one_line(message))
+            text = message if isinstance(message, str) else message()
+            self._write_log(DEBUG, text)
+            self.print_line(_one_line(text))
 
     def failure(self, error: PagecliError) -> None:
         self.error(error.message, error.hint)

@@ -280,12 +280,15 @@ class Journal:
                 return
 
     def _check_is_there(self) -> None:
-        """Raises InputError if the journal file was removed or replaced: lines written from now on would be lost."""
-        if not self._directory.is_current() or not os.fstat(self._fd).st_nlink:
-            raise InputError(
-                f"{self._directory.path} was removed while the job ran, and with it the finished rows",
-                "leave the journal's directory alone, and run the same command again",
-            )
+        """Raises InputError if the journal file was removed, moved or replaced: no run would find lines written from now on."""
+        if self._directory.is_current() and self._directory.has(LOG, self._fd):
+            return
+        path = self._directory.path
+        if self._directory.is_removed() or not os.fstat(self._fd).st_nlink:
+            hint = "leave the journal's directory alone, and run the same command again"
+            raise InputError(f"{path} was removed while the job ran, and with it the finished rows", hint)
+        message = f"{path} was moved away while the job ran, and with it the finished rows"
+        raise InputError(message, "put it back where it was, then run the same command again")
 
     def _not_writable(self, error: OSError | InputError) -> Exception:
         if isinstance(error, InputError):

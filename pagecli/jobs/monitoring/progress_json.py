@@ -27,7 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import pagecli
-from pagecli.core.file_targets import check_replaceable, descriptor_of, duplicate, is_stream_target, resolved_target
+from pagecli.core.file_targets import (
+    check_replaceable,
+    descriptor_of,
+    duplicate,
+    is_stream_target,
+    on_this_machine,
+    resolved_target,
+)
 from pagecli.errors import InputError
 from pagecli.jobs.monitoring.monitor import Event, JobSnapshot, utc_text
 from pagecli.jobs.storage.redaction import redact_values
@@ -111,7 +118,7 @@ def open_event_stream(target: str) -> EventStream:
 
 def _appended_file(path: str) -> int:
     if not is_stream_target(path):
-        path = str(resolved_target(Path(path)))
+        path = str(resolved_target(on_this_machine(path)))
         check_replaceable(Path(path))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     try:

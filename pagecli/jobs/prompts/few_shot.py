@@ -8,9 +8,9 @@ prompt and its answer with one blank between them where neither has one, example
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pagecli.errors import InputError, RowError
+from pagecli.errors import ErrorCode, InputError, RowError
 from pagecli.jobs.prompts.prompt_options import Example
-from pagecli.jobs.readers.open_input import open_input
+from pagecli.jobs.readers.open_input import ReadOptions, open_input
 
 COMPLETION = "completion"
 MAX_EXAMPLES = 1000
@@ -20,11 +20,16 @@ _APART = "\n\n"
 
 def read_examples(path: str, needed: tuple[str, ...]) -> tuple[Example, ...]:
     """The file's rows, which have all columns `needed`. Raises InputError."""
-    examples, num_bytes = [], 0
-    source = open_input(path, MAX_EXAMPLES + 1)
+    examples: list[Example] = []
+    num_bytes = 0
+    source = open_input(path, MAX_EXAMPLES + 1, ReadOptions(max_row_bytes=MAX_BYTES))
     try:
         for row in source:
             where = f"--few-shot {path}, {row.location}"
+            num_bytes += row.num_bytes
+            if len(examples) == MAX_EXAMPLES or num_bytes > MAX_BYTES or row.error_code == ErrorCode.ROW_TOO_LARGE:
+                limits = f"{MAX_EXAMPLES:,} examples or {MAX_BYTES >> 20} MiB"
+                raise InputError(f"--few-shot {path} has more than {limits}", "keep the best of them")
             if row.error is not None:
                 raise InputError(f"--few-shot {path}: {row.error}", "an example has columns of a prompt and a completion")
             columns = {name: value for name, value in row.columns.items() if name != COMPLETION}
@@ -34,11 +39,7 @@ def read_examples(path: str, needed: tuple[str, ...]) -> tuple[Example, ...]:
             missing = [name for name in needed if columns.get(name) is None]
             if missing:
                 raise InputError(f"{where}: has no {', '.join(missing)}", "an example has the columns that make a row's prompt")
-            num_bytes += row.num_bytes
             examples.append(Example(columns, completion))
-            if len(examples) > MAX_EXAMPLES or num_bytes > MAX_BYTES:
-                limits = f"{MAX_EXAMPLES:,} examples or {MAX_BYTES >> 20} MiB"
-                raise InputError(f"--few-shot {path} has more than {limits}", "keep the best of them")
     finally:
         source.close()
     if not examples:

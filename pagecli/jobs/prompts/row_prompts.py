@@ -50,6 +50,12 @@ class RowPrompts:
         try:
             return self._process.render(given)
         except TemplateRefused as error:
-            null = [name for name, value in given.items() if value is None]
+            null = [name for name, value in given.items() if _has_null(value)]
             why, code = (f" (null: {', '.join(null)})", ErrorCode.MISSING_PROMPT) if null else ("", ErrorCode.NOT_TOKENIZABLE)
             raise RowError(f"{FLAG} refuses the row: {error}{why}", code=code) from error
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_null, value.values()))
+    return value is None or (isinstance(value, list) and any(map(_has_null, value)))

@@ -26,6 +26,7 @@ COMPRESSED_PIECE_BYTES = 1 << 12
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 MAX_ROW_BYTES = 64 << 20
 SKIPPED_BYTES = 1 << 20  # held at a time of a line that is too long
+MAX_BYTES_WITHOUT_ROW = 1 << 30  # of a content whose size is not known: it may have no end
 _TO_UTF8 = "convert it: iconv -f utf-16 -t utf-8"
 # First bytes of what is no lines of text: (bytes, what it is, hint for a file, hint for a stream).
 OTHER_FORMATS = (
@@ -260,6 +261,7 @@ class TextInput:
         self._limit = limit
         self._num_rows = 0
         self._parsed_bytes = 0  # of the lines read so far
+        self._last_row = (0, 0)  # _num_rows, and _parsed_bytes when it became that
         self._header_bytes = 0  # of them, before the first row
         self._ended = self._lines_ended = False  # every row was read; readline has come to the end
         self._path = file_targets.local(path)
@@ -268,10 +270,12 @@ class TextInput:
             self._size = None if is_stream(path) else size_of(self._raw)
             is_local_file = self._size is not None and not file_targets.is_remote(path)
             self._version = FileVersion.of(self._raw.fileno()) if is_local_file else None
+            is_compressed = path.lower().endswith(COMPRESSED_SUFFIXES)
+            self._may_be_endless = self._size is None or is_compressed
             if self._size is not None:
                 self.start = self._raw.read(START_BYTES) or b""
                 self._raw.seek(0)
-                if not path.lower().endswith(COMPRESSED_SUFFIXES):
+                if not is_compressed:
                     self._check_format(self.start)
             self._content = Content(self._raw, path)
             self._file = self._content.file
@@ -296,9 +300,11 @@ class TextInput:
             is_whole = num_bytes < self.max_row_bytes + 2 or line.endswith(b"\n")
             is_too_long = not is_whole or (num_bytes > self.max_row_bytes < len(line.rstrip(b"\r\n")))
             num_quotes = line.count(b'"') if is_too_long else 0
+            self._check_has_rows(num_bytes)
             while is_too_long and line and not line.endswith(b"\n"):
                 line = self._file.readline(SKIPPED_BYTES)
                 num_bytes += len(line)
+                self._check_has_rows(num_bytes)
                 num_quotes += line.count(b'"')
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(
@@ -314,6 +320,16 @@ class TextInput:
         if self._size is None and self.line_number == 1:
             self._check_format(line)
         return line.removeprefix(UTF8_BOM) if starts_row else line
+
+    def _check_has_rows(self, num_bytes: int) -> None:
+        """`num_bytes`: of the line that is being read. Raises InputError for bytes without end that make no row: of a device
+        (/dev/zero), of a quote that is never closed."""
+        if self._num_rows != self._last_row[0]:
+            self._last_row = self._num_rows, self._parsed_bytes
+        passed = self._parsed_bytes + num_bytes - self._last_row[1]
+        if self._may_be_endless and passed > max(MAX_BYTES_WITHOUT_ROW, 16 * self.max_row_bytes):
+            where = f"row {self._num_rows:,}" if self._num_rows else "its start"
+            raise InputError(f"{self.name} has no whole row in {passed:,} bytes after {where}", f"see that it is {self._kind}")
 
     def end_header(self) -> None:
         """The lines read so far are no rows."""

@@ -78,7 +78,8 @@ def publish(temporary: Path, final: Path, overwrite: bool) -> None:
             _rename_without_replacing(temporary, final)
         sync(final.parent)
     except FileExistsError as error:
-        raise UsageError(f"{final} was created by another process meanwhile", "see its .partial file") from error
+        hint = "move that file away, then run the same command again"
+        raise UsageError(f"{final} was created by another process meanwhile", hint) from error
     except OSError as error:
         raise not_writable(final, error) from error
 

@@ -201,17 +201,27 @@ class JobDirectory:
 
     def is_current(self) -> bool:
         """Whether the directory still has its name: another run may have removed it between our opening and locking it."""
-        try:
-            found = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        own = os.fstat(self._fd)
-        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+        return _is_same(self._fd, self.path)
+
+    def is_removed(self) -> bool:
+        """Whether it has no name any more, not even another one."""
+        return not os.fstat(self._fd).st_nlink
+
+    def has(self, name: str, fd: int) -> bool:
+        """Whether its file `name` is the open one."""
+        return _is_same(fd, name, self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _is_same(fd: int, path: Path | str, directory: int | None = None) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=directory, follow_symlinks=False))
+    except OSError:
+        return False
 
 
 def sync(path: Path) -> None:

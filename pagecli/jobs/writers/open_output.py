@@ -29,7 +29,7 @@ class OutputOptions:
 
     format: OutputFormat = "auto"
     model: str = ""  # what an OpenAI response names as its model
-    created: int = 0  # the Unix time that an OpenAI response has
+    created: Callable[[], int] = lambda: 0  # the Unix time that an OpenAI response has; called once if one is written
     token_bytes: Callable[[int], bytes | None] = lambda token_id: None  # of the vocabulary, once the model is loaded
     compression: Compression = "zstd"  # of Parquet
     row_group_rows: int | None = None  # of Parquet; None: as many as are written at once
@@ -225,7 +225,7 @@ class JsonEncoder:
 
         texts = TokenTexts()
         texts.bind(self._options.token_bytes)
-        return BatchEncoder(self._options.model, self._options.created, texts)
+        return BatchEncoder(self._options.model, self._options.created(), texts)
 
     def end(self, is_complete: bool) -> bytes:
         return b""

@@ -31,6 +31,7 @@ TIMESTAMP = "timestamp"
 HASH_NAMES = ("hash_ids", "prefix_hashes", "block_hashes")
 PREFIX_BLOCK_SIZES = [2**power for power in range(12)]  # tried where a trace does not say its own
 MOST_SECONDS = 1e12  # of an arrival, from whatever it is counted
+MAX_LINE = 16 << 20  # characters
 MAX_TOKENS = 10**8  # of one length; above it, it is some other number
 
 
@@ -66,7 +67,7 @@ def _key(name: str) -> str:
 def read_csv(path: Path, limit: int | None = None) -> Workload:
     """A header line, then a request a line; columns as in the names above, others ignored. Raises InputError."""
     with _opened(path) as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(_lines(file, path), strict=True)
         try:
             columns = _Columns.among(list(reader.fieldnames or []), 1.0)
             if columns is None or columns.output is None:
@@ -79,8 +80,6 @@ def read_csv(path: Path, limit: int | None = None) -> Workload:
             requests = [_request(row, columns, f"{path}: line {reader.line_num}", None) for row in islice(rows, limit)]
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num}: not CSV: {error}") from error
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-            raise _unreadable(path, error) from error
     return _workload(path, requests, 0)
 
 
@@ -132,7 +131,10 @@ def read_trace(path: Path, limit: int | None = None, default_output_tokens: int 
 
 def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
     try:
-        yield from file
+        while line := file.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise InputError(f"{path}: a line has more than {MAX_LINE:,} characters", "see that it is a file of lines")
+            yield line
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise _unreadable(path, error) from error
 

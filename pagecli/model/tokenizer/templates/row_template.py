@@ -1,14 +1,14 @@
 """A prompt template over the columns of a row, in the sandbox of chat templates; it has no time and no chance, so that a row's
 prompt depends on the row alone.
 
-A column that is missing or null is an error where the template writes it, by itself or through a filter, never the text `None`:
-templates ask for such columns by `is defined`, `default(...)`, or `if`. So is what has no text but its address in memory, which
-no two runs have in common: a method without its brackets, a filter's lazy list. `row` is the mapping of all columns, for names
-that are no identifiers.
+A column that is missing or null is an error where the template writes it, by itself, in a list or mapping (`row` among them)
+or through a filter, never the text `None`: templates ask for such columns by `is defined`, `default(...)`, or `if`. So is what
+has no text but its address in memory, which no two runs have in common: a method without its brackets, a filter's lazy list.
+`row` is the mapping of all columns, for names that are no identifiers.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ _OF_JINJA = {"loop", "caller", "varargs", "kwargs"}  # names that it defines ins
 _TESTS, _FILTERS = ("defined", "undefined"), ("default", "d")
 # Filters that make text of their value, whatever it is; of two also of what they are given besides.
 _WRITING = (
-    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "replace", "string"),
-    *("striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount", "wordwrap"),
+    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "pprint", "replace"),
+    *("string", "striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount", "wordwrap"),
 )
 _WRITING_ALL = ("format", "replace")
 
@@ -100,6 +100,8 @@ class _RowEnvironment(CountingEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
+            if isinstance(right, Mapping) and "%(" in left:
+                return super().call_binop(context, operator, left, _Looked(right))
             for value in right if isinstance(right, tuple) else (right,):
                 _written(value)
         return super().call_binop(context, operator, left, right)
@@ -113,7 +115,7 @@ def _writing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*args: Any, **kwargs: Any) -> Any:
         passed, (value, *rest) = args[:first], args[first:]
         _written(value)
-        for other in rest if name in _WRITING_ALL else ():
+        for other in (*rest, *kwargs.values()) if name in _WRITING_ALL else ():
             _written(other)
         return function(*passed, value, *rest, **kwargs)
 
@@ -128,17 +130,29 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
         if attribute is not None:
             value = map(make_attrgetter(context.environment, attribute), value)
         items = value if isinstance(value, str | Undefined) else [_written(item) for item in value]
-        return function(context, items, d)
+        return function(context, items, _written(d))
 
     return checked
 
 
-def _written(value: Any) -> Any:
-    """The value, if it has a text. Raises TemplateError."""
+class _Looked(dict[Any, Any]):
+    """A mapping for `%`, which looks at the values that are taken out of it alone. Raises TemplateError."""
+
+    def __getitem__(self, name: Any) -> Any:
+        return _written(super().__getitem__(name))
+
+
+def _written(value: Any, inside: str = "") -> Any:
+    """The value, if it and what is in it have a text; `inside`: of what it is an item. Raises TemplateError."""
     if value is None:
-        raise TemplateError("a value that it writes is null")
+        raise TemplateError(f"a value that it writes {inside or 'is null'}")
     kind: Any = type(value)
+    if isinstance(value, Undefined):
+        return str(value) if inside else value  # which raises
     has_no_text = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
-    if (has_no_text or callable(value) or isinstance(value, Iterator)) and not isinstance(value, Undefined):
+    if has_no_text or callable(value) or isinstance(value, Iterator):
         raise TemplateError(f"a value that it writes is a {kind.__name__}, which has no text")
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        for item in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            _written(item, "has a null in it")
     return value
