@@ -9,6 +9,7 @@ from pagecli.errors import UsageError
 MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
 MAX_ROWS_KEPT = 6  # in a step, to which weights that stay quantized are faster than bfloat16 pairs: a tile of the kernels
+MAX_UNEVEN = 0.2  # of kept numbers, which take 1.4 times as long as bfloat16's where the others take 0.9 times
 Speculate = int | Literal["auto"]  # tokens guessed at a time
 KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/scheduling/reservations.py
 KV_POLICIES: tuple[KVPolicy, ...] = get_args(KVPolicy)
@@ -22,14 +23,16 @@ _LEAST = {
 }
 
 
-def is_faster_kept(dtype: str, max_num_seqs: int, multiplies_bfloat16: bool) -> bool:
+def is_faster_kept(dtype: str, max_num_seqs: int, multiplies_bfloat16: bool, uneven: float) -> bool:
     """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones.
 
     From some rows on looking numbers up, scaling and rounding them takes longer than reading bfloat16 does: without
-    instructions for bfloat16 from the second, of some of 4 bits from the third; of IQ4_NL, 5 and 6 bits from the first there,
-    which this rule does not see (benchmarks/quantized_weights.py).
+    instructions for bfloat16 from the second, of some of 4 bits from the third; there from the first of those without even
+    steps (IQ4_NL, 5 and 6 bits: 0.62 to 0.80 of bfloat16's speed), `uneven` of all (benchmarks/quantized_weights.py).
     """
-    return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= (MAX_ROWS_KEPT if multiplies_bfloat16 else 1))
+    if multiplies_bfloat16 or dtype != "bfloat16":
+        return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= MAX_ROWS_KEPT)
+    return max_num_seqs == 1 and uneven <= MAX_UNEVEN
 
 
 @dataclass(frozen=True, slots=True)

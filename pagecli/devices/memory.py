@@ -297,7 +297,8 @@ def with_quantization(
         return replace(source, keep_quantized=True)
     if config.quantization != "auto" or source.quantized is None or device != "cpu" or dtype not in QUANTIZED_DTYPES:
         return source
-    if is_faster_kept(dtype, config.max_num_seqs, multiplies_bfloat16):
+    uneven = source.quantized.num_uneven / source.quantized.num_elements
+    if is_faster_kept(dtype, config.max_num_seqs, multiplies_bfloat16, uneven):
         return replace(source, keep_quantized=True)
     if _has_room_dequantized(source, config, dtype, available):
         return source

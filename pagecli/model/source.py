@@ -22,6 +22,7 @@ class QuantizedPart:
     head_bits: float | None = None  # of a number of the LM head, if that is one of them
     of_experts: tuple[int, int] = (0, 0)  # of both, what experts' matrices are, of which a token is multiplied by some alone
     of_table: tuple[int, int] = (0, 0)  # and an input embedding that is not the LM head too, of which a token reads a row
+    num_uneven: int = 0  # of the numbers, those of formats without even steps (weights/quantized.py)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from pagecli.errors import UsageError
 from pagecli.model.build_program import build
 from pagecli.model.registry import open_weights, resolve_model
 from pagecli.model.shards import segment, shard
+from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 from pagecli.model.weights.reader import WeightReader
 from pagecli.profiler.plan.gpus import find_gpu
 from pagecli.profiler.plan.roofline import StepTime
@@ -188,6 +189,30 @@ def texts(engine, prompts):
 )
 def test_auto_keeps_where_that_is_faster(quantized, settings, kept):
     assert resolve(EngineConfig(str(quantized("Q8_0")), **settings)).source.keep_quantized is kept
+
+
+@pytest.mark.parametrize("kind", [*TYPES, "Q5_0", "Q5_1"])
+def test_auto_sees_the_format_where_bfloat16_is_not_multiplied(quantized, kind):
+    """One row: those of even steps are read faster than bfloat16, the others only by kernels with instructions for it."""
+    source = resolve_model(str(quantized(kind)))
+    for dtype, native, rows, kept in (
+        ("bfloat16", False, 1, kind in TYPES),
+        *(("bfloat16", True, 6, True), ("bfloat16", False, 2, False), ("float32", False, 128, True)),
+    ):
+        config = EngineConfig("model", dtype=dtype, max_num_seqs=rows)
+        assert memory.with_quantization(source, config, "cpu", dtype, 1 << 40, native).keep_quantized is kept
+
+
+def test_of_a_file_that_mixes_formats_the_share_without_even_steps_counts(mixed):
+    even = {kind.name for kind in gguf.GGMLQuantizationType if kind in BLOCK_TYPES and BLOCK_TYPES[kind].format.has_even_steps}
+    assert even == {"Q4_0", "Q4_1", "Q4_K", "Q8_0"}
+    config = EngineConfig("model", dtype="bfloat16", max_num_seqs=1)
+    source = resolve_model(str(mixed("Q4_K_M")))
+    assert 0.2 < source.quantized.num_uneven / source.quantized.num_elements < 1
+    for share, kept in ((0.19, True), (0.21, False)):
+        part = replace(source.quantized, num_uneven=int(share * source.quantized.num_elements))
+        found = memory.with_quantization(replace(source, quantized=part), config, "cpu", "bfloat16", 1 << 40, False)
+        assert found.keep_quantized is kept
 
 
 def test_what_cannot_be_kept_is_refused_in_one_line(quantized):

@@ -112,7 +112,8 @@ def kept_quantized(header: GgufHeader) -> QuantizedPart | None:
 
     experts = part(name for name in sizes if "_exps." in name)
     table = part(name for name in sizes if name == "token_embd.weight" and "output.weight" in header.tensors)
-    return QuantizedPart(*part(sizes), head_bits, experts, table) if sizes else None
+    uneven = part(name for name in sizes if not BLOCK_TYPES[header.tensors[name].ggml_type].format.has_even_steps)[0]
+    return QuantizedPart(*part(sizes), head_bits, experts, table, uneven) if sizes else None
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

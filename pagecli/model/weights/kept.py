@@ -28,7 +28,9 @@ def kept_part(config: ModelConfig) -> QuantizedPart | None:
     experts = [weight for weight in kept if weight.experts]
     of_experts = sum(weight.num_elements for weight in experts), sum(sizes[weight] for weight in experts)
     elements = sum(weight.num_elements for weight in kept)
-    return QuantizedPart(elements, sum(sizes.values()), of_experts=of_experts) if kept else None
+    is_even = found.bits in (4, 8) and found.layout != "mxfp4"
+    num_uneven = 0 if is_even else elements
+    return QuantizedPart(elements, sum(sizes.values()), of_experts=of_experts, num_uneven=num_uneven) if kept else None
 
 
 def _can_stay(found: QuantizationConfig) -> bool:

@@ -52,6 +52,12 @@ class QuantizedFormat:
         each = 1 if self.kind == "none" else 2
         return self.bits + each * ((32 if self.wide else 16) / self.group + (8 / self.part if self.part else 0))
 
+    @property
+    def has_even_steps(self) -> bool:
+        """Whether numbers are whole bytes, or halves of one that count in equal steps: no other is read as fast (see
+        core/engine_config.py)."""
+        return self.bits == 8 or (self.bits == 4 and len(set(np.diff(self.table))) == 1)
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
