@@ -20,9 +20,11 @@ from pathlib import Path
 from pagecli.core.json_text import parsed
 from pagecli.errors import UsageError
 from pagecli.jobs.storage.job_directory import LOCK, JobDirectory
+from pagecli.jobs.storage.records import check_fields, is_time
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+MAX_PID = 1 << 31
 _LOCAL_FILE_SYSTEMS = {
     *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay"),
     *("vfat", "exfat", "ntfs3"),
@@ -43,6 +45,12 @@ class LockOwner:
     process_start: str | None = None
     boot_id: str | None = None
     pid_namespace: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises TypeError, ValueError for what no process can have."""
+        check_fields(self)
+        if not 0 < self.pid < MAX_PID or not is_time(self.started):
+            raise ValueError(f"process {self.pid}")
 
     @classmethod
     def this_process(cls) -> "LockOwner":

@@ -35,8 +35,10 @@ from pagecli.jobs.storage.job_directory import (
     job_directory_path,
     read_outcome,
 )
+from pagecli.jobs.storage.records import is_time
 
 MAX_BYTES = 1 << 20  # of the heartbeat
+TIMES = ("checkpoint_at", "started", "updated")
 
 
 def read_heartbeat(output: Path) -> JobSnapshot | None:
@@ -68,6 +70,8 @@ def _is_sound(values: dict[str, Any]) -> bool:
         wanted = numbers[name] if default is None else type(default)
         number_for_float = wanted is float and type(value) is int
         if not (type(value) is wanted or number_for_float or (value is None and default is None)):
+            return False
+        if name in TIMES and value is not None and not is_time(value):
             return False
     return True
 
@@ -198,7 +202,7 @@ OF_A_RUNNING_JOB = ("phase", "output_tokens_per_second", "rows_per_second", "eta
 
 def _with_heartbeat(status: JobStatus, heartbeat: JobSnapshot) -> JobStatus:
     names: tuple[str, ...] = OF_ANY_JOB
-    if heartbeat.checkpoint_at is not None:
+    if heartbeat.checkpoint_at is not None and heartbeat.checkpoint_rows is not None:
         names += ("checkpoint_rows", "checkpoint_at")
     if not status.num_rows:  # without a journal
         names += ("num_rows", "num_error_rows")
@@ -220,8 +224,10 @@ def _without_job(output: str) -> JobStatus:
 
 
 def num_rows_of(path: Path) -> int | None:
-    """Rows of a complete output; None where counting would read it for long. Raises InputError."""
+    """Rows of a complete output; None where counting would read it for long. Raises InputError, also for what is no file."""
     try:
+        if not path.is_file():
+            raise InputError(f"{path} is no file", "pagecli has not written it")
         if path.suffix in (".parquet", ".pq"):
             from pyarrow import ArrowException, parquet
 

@@ -31,10 +31,12 @@ from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.shards.merge import Merged, merge_outputs
 from pagecli.jobs.storage.atomic_file import check_output, create_temporary, not_writable, publish, remove, write_atomically
 from pagecli.jobs.storage.job_directory import job_directory_path
+from pagecli.jobs.storage.records import check_fields, read_record
 from pagecli.jobs.writers.open_output import suffix_of
 from pagecli.jobs.writers.parquet import Compression
 
 SUFFIX = ".pagecli-parts"
+MAX_PARTS = 999_999  # as --shard auto/N takes
 JOB, MERGING, MERGED = "job.json", "merging", "merged.json"
 
 
@@ -46,6 +48,12 @@ class PartsJob:
     key: str  # job_identity.job_key
     time: str  # ISO
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        datetime.fromisoformat(self.time)
+        if not 1 <= self.count <= MAX_PARTS:
+            raise ValueError(f"{self.count} parts")
+
 
 @dataclass(frozen=True, slots=True)
 class MergedRecord:
@@ -55,6 +63,9 @@ class MergedRecord:
     size: int
     num_rows: int
     exit_code: int
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class PartFiles:
@@ -67,6 +78,15 @@ class PartFiles:
     def part(self, number: int, count: int) -> Path:
         """The output of part `number`, from 1, of `count`."""
         return self.path / f"{part_stem(number, count)}{suffix_of(self.output.name)}"
+
+    def read(self, name: str, kind: Callable[..., Any]) -> Any:
+        """A record of the directory; None if it has none. Raises InputError for a damaged one."""
+        try:
+            return kind(**parsed(read_record(self.path / name)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.path / name} cannot be read", f"remove {self.path} to begin anew") from error
 
 
 def part_stem(number: int, count: int) -> str:
@@ -99,13 +119,13 @@ class PartDirectory:
         Raises UsageError where the parts are of another job, one aside that is complete and may be overwritten; OutputLocked.
         """
         self._forget(lambda record: record is None)  # the output has been removed since
-        found = self._read(JOB, PartsJob)
+        found = self._files.read(JOB, PartsJob)
         if found is not None and overwrite and found.key != key_at(datetime.fromisoformat(found.time)):
             self._forget(lambda record: record is not None and record.key == found.key)
-            found = self._read(JOB, PartsJob)
+            found = self._files.read(JOB, PartsJob)
         if found is None:
             self._write_once(PartsJob(self.count, key_at(time), time.isoformat(timespec="seconds")))
-            found = self._read(JOB, PartsJob)
+            found = self._files.read(JOB, PartsJob)
         if found is None:
             raise UsageError(f"{self.path / JOB} cannot be read", f"remove {self.path} to begin anew")
         remedy = f"run it as it was begun to go on, or remove {self.path} to begin anew"
@@ -138,7 +158,7 @@ class PartDirectory:
 
     def merged(self) -> MergedRecord | None:
         """The record of the output that the parts were put together in, if it is there."""
-        record = self._read(MERGED, MergedRecord)
+        record = self._files.read(MERGED, MergedRecord)
         try:
             is_there = record is not None and os.stat(self.output).st_size == record.size
         except OSError:
@@ -160,7 +180,7 @@ class PartDirectory:
         Raises OutputLocked while another does, UsageError, InputError.
         """
         with contextlib.closing(lock_output(self.output)):  # type: ignore[type-var]
-            job = self._read(JOB, PartsJob)
+            job = self._files.read(JOB, PartsJob)
             if self.merged() is not None or job is None:
                 return None
             begun = os.path.lexists(self.path / MERGING)
@@ -212,11 +232,3 @@ class PartDirectory:
             raise not_writable(self.path / JOB, error) from error
         finally:
             remove(temporary)
-
-    def _read(self, name: str, kind: Callable[..., Any]) -> Any:
-        try:
-            return kind(**parsed((self.path / name).read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{self.path / name} cannot be read", f"remove {self.path} to begin anew") from error

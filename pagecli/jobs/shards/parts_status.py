@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from pagecli.core import file_targets
-from pagecli.core.json_text import parsed
 from pagecli.jobs.monitoring.job_status import JobState, JobStatus, job_status, num_rows_of
-from pagecli.jobs.shards.part_directory import JOB, MERGED, PartFiles
+from pagecli.jobs.shards.part_directory import JOB, MERGED, PartFiles, PartsJob
 
 
 def parts_status(output: str) -> JobStatus | None:
@@ -16,10 +15,10 @@ def parts_status(output: str) -> JobStatus | None:
     if file_targets.is_remote(output):
         return None
     files = PartFiles(Path(file_targets.local(output)))
-    try:
-        count = int(parsed((files.path / JOB).read_bytes())["count"])
-    except (OSError, ValueError, TypeError, KeyError):
+    job: PartsJob | None = files.read(JOB, PartsJob)
+    if job is None:
         return None
+    count = job.count
     if (files.path / MERGED).exists() and files.output.exists():
         return None
     num_rows, num_complete, states = 0, 0, []
