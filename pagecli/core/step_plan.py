@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pagecli.core.outputs import TokenLogprobs, TokenScore
 from pagecli.core.sampling_params import SamplingParams
@@ -153,11 +153,22 @@ class StepPlan:
     memory: KVUsage | None = None  # with the plan's blocks reserved; None in a plan that no scheduler made
     has_wanted: bool = False  # a chunk wants logits of several tokens
     adapters: Sequence[int] = ()  # of each chunk, the index of its LoRA adapter or -1; empty: no chunk has one
+    is_decode: ClassVar[bool] = False  # whether it is a DecodePlan (devices/decode_step.py)
 
     @cached_property
     def columns(self) -> Any:
         """A Chunk that has in each field a tuple of all chunks' values."""
         return Chunk._make(zip(*self.chunks, strict=True) if self.chunks else ((),) * len(Chunk._fields))
+
+    @cached_property
+    def block_ids(self) -> Sequence[Sequence[int]]:
+        """The block table of each chunk."""
+        return self.columns.block_ids
+
+    @cached_property
+    def asked(self) -> list[tuple[SampleSpec, ...]]:
+        """The specs of the chunks that have any; read it, do not change it."""
+        return list(filter(None, self.columns.specs))
 
     @cached_property
     def num_tokens(self) -> int:

@@ -229,7 +229,7 @@ def inputs_of(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     np.cumsum(lengths, out=query_start[1:])
     token_ids = np.fromiter(chain.from_iterable(of_chunks), dtype=np.int32, count=query_start[-1])
 
-    block_tables = _padded(columns.block_ids)
+    block_tables = padded_tables(columns.block_ids)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     positions = np.arange(len(token_ids), dtype=np.int32) + np.repeat(starts - query_start[:-1], lengths)
     slot_ids = block_tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
@@ -253,7 +253,7 @@ def inputs_of(plan: "StepPlan", block_size: int) -> StepInputs[Array]:
     )
 
 
-def _padded(tables: Sequence[Sequence[int]]) -> Array:
+def padded_tables(tables: Sequence[Sequence[int]]) -> Array:
     """[S, max_blocks] int32: the tables, zeros behind them. Copied from arrays of C ints, as the KV manager keeps them."""
     lengths = list(map(len, tables))
     width = max(lengths)

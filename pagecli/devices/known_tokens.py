@@ -1,6 +1,8 @@
 """The tokens that sequences know, each once, with how often it is in the output: what penalties act on. Kept as one array of
 all sequences while they decode, so that a step adds one token to each."""
 
+from operator import itemgetter
+
 import numpy as np
 
 from pagecli.core.arrays import Array
@@ -16,6 +18,7 @@ class KnownTokens:
     """
 
     def __init__(self) -> None:
+        self._sequences: list[tuple[list[int], int]] = []  # of the last call
         self._lists: list[list[int]] = []  # in the order of the rows
         self._num_given = 0  # the first of them: those of the last call; the others have sat steps out
         self._num_prompt = np.empty(0, np.int64)
@@ -25,16 +28,17 @@ class KnownTokens:
 
     def update(self, sequences: list[tuple[list[int], int]], num_unseen: int = 0) -> tuple[Array, Array]:
         """ids and counts, views that the next call changes, of sequences of (token ids, length of the prompt), but for the last
-        `num_unseen` tokens of each. At least one column is free in every row."""
-        lists = [token_ids for token_ids, _ in sequences]
-        if len(lists) != self._num_given or any(a is not b for a, b in zip(lists, self._lists, strict=False)):
-            self._arrange(sequences)
-        num = len(lists)
+        `num_unseen` tokens of each. At least one column is free in every row. `sequences` must not change afterwards."""
+        if sequences is not self._sequences:
+            if len(sequences) != self._num_given or any(a is not b for (a, _), b in zip(sequences, self._lists, strict=False)):
+                self._arrange(sequences)
+            self._sequences = sequences
+        lists, num = self._lists[: self._num_given], self._num_given
         ends = np.fromiter(map(len, lists), dtype=np.int64, count=num) - num_unseen
         num_new = ends - self._num_seen[:num]
         if (num_new == 1).all():
-            last = -1 - num_unseen
-            self._append(np.fromiter((token_ids[last] for token_ids in lists), dtype=np.int32, count=num), ends)
+            last = itemgetter(-1 - num_unseen)
+            self._append(np.fromiter(map(last, lists), dtype=np.int32, count=num), ends)
         else:
             for row in np.flatnonzero(num_new).tolist():
                 self._count(row, lists[row][: int(ends[row])])

@@ -203,7 +203,7 @@ class Engine:
         results = self._runner.collect(pending)
         committed = self.scheduler.commit(plan, results)
         ended = time.perf_counter()
-        if not plan.chunks:
+        if not plan.num_tokens:
             return None
         self._count(committed.plan, committed.memory)
         self.scheduler.release_finished()

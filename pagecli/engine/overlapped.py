@@ -66,15 +66,24 @@ class OverlappedScheduler(Scheduler):
 
     def assume_computed(self, plan: StepPlan) -> KVUsage:
         """Take the launched step's tokens for computed: what it reads is known, so blocks that it fills can be shared."""
+        if self._steady is not None and (planned := self._steady.planned(plan)) is not None:
+            self._expected, num_ending = self._steady.assume_computed(planned, self.kv, PLACEHOLDER)
+            self._num_ending += num_ending
+            self._steady = self._steady.remaining()
+        else:
+            self._assume_each(plan)
+        self._add_pending(plan)
+        self._assumed = plan
+        return self.kv.snapshot()
+
+    def _assume_each(self, plan: StepPlan) -> None:
+        """As assume_computed, one sequence after the other."""
         live = self._live(plan)
         self._record_computed(plan, live)
         for sequence, row in feeding_rows(plan, live):
             sequence.token_ids.append(PLACEHOLDER)
             self._expected[sequence] = row
             self._num_ending += len(sequence.token_ids) >= sequence.request.max_num_tokens
-        self._add_pending(plan)
-        self._assumed = plan
-        return self.kv.snapshot()
 
     def plan_next(self) -> StepPlan | None:
         """The step after the one assumed computed. None if that one's results are needed first: memory is short, and the blocks
@@ -89,10 +98,25 @@ class OverlappedScheduler(Scheduler):
 
     def is_wanted(self, plan: StepPlan) -> bool:
         """Whether a sequence in the plan still runs."""
-        return any(self._live(plan))
+        return (self._steady is not None and self._steady.planned(plan) is not None) or any(self._live(plan))
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
         """As Scheduler.commit; the tokens replace the placeholders of the plan's sequences."""
+        finished = None
+        if self._steady is not None:
+            finished = self._commit_steady(self._steady, plan, results, self._assumed is plan)
+        if finished is None:
+            finished = self._commit_each(plan, results)
+        self._pending = [(known, seq_ids) for known, seq_ids in self._pending if known is not plan]
+        if self._assumed is plan:
+            self._assumed = None
+            self._expected.clear()  # what is left belongs to sequences that ended
+            self._num_ending = 0
+        self._free_waiting()
+        return Committed(finished, self.kv.snapshot(), plan)
+
+    def _commit_each(self, plan: StepPlan, results: list[StepResult]) -> list[Request]:
+        """As commit, one sequence after the other; returns the requests that finished."""
         live = self._live(plan)
         if self._assumed is not plan:
             self._record_computed(plan, live)
@@ -101,13 +125,10 @@ class OverlappedScheduler(Scheduler):
                 if sequence is not None and specs and expected.pop(sequence, None) is not None:
                     sequence.token_ids.pop()
         finished = self._record_chosen(plan, results, live)
-        self._pending = [(known, seq_ids) for known, seq_ids in self._pending if known is not plan]
-        if self._assumed is plan:
-            self._assumed = None
-            self._expected.clear()  # what is left belongs to sequences that ended
-            self._num_ending = 0
-        self._free_waiting()
-        return Committed(finished, self.kv.snapshot(), plan)
+        if self._steady is not None:  # of the step planned meanwhile
+            self._steady.drop_ended()
+            self._steady = self._steady.remaining()
+        return finished
 
     def reset(self) -> None:
         """As Scheduler.reset; no step is pending any more, and no placeholder will be replaced."""
@@ -157,7 +178,8 @@ class OverlappedScheduler(Scheduler):
         return sequence in self._expected and len(sequence.token_ids) >= sequence.request.max_num_tokens
 
     def _num_sequences_taken(self) -> int:
-        return super()._num_sequences_taken() - self._num_ending
+        num_taken = super()._num_sequences_taken()
+        return num_taken - self._num_ending if self._steady is None else num_taken  # those that end have left the steady batch
 
     def _before_preempting(self) -> None:
         if self._pending:

@@ -199,7 +199,7 @@ def decode_ahead(runner: CudaRunner, share_buffers: bool) -> dict[int, list[int]
     driver.finish()
     if share_buffers:
         for slot in runner._slots:
-            slot.pinned_inputs = runner._slots[0].pinned_inputs
+            slot.inputs = runner._slots[0].inputs
     for _ in range(5):
         driver.step([(sequence, sequence.chunk()) for sequence in all_three])
     return driver.finish()

@@ -3,6 +3,7 @@
 from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.step_plan import BeamCandidates
 from pagecli.devices.cpu.device import ModelRunner
+from pagecli.devices.decode_step import DecodePlan
 
 
 class AsynchronousRunner(ModelRunner):
@@ -20,6 +21,8 @@ class AsynchronousRunner(ModelRunner):
         for row, source in plan.feeds:
             chunk, at = rows[row]
             chunk.token_ids[at] = max(0, self._sampled[source])  # of a request that ends where there was NO_TOKEN
+            if isinstance(plan, DecodePlan):
+                plan.last_tokens[row] = chunk.token_ids[at]
         pending = super().launch(plan)
         if plan.has_wanted:  # no step is fed by it
             return pending

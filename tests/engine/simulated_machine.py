@@ -52,6 +52,7 @@ class SimulatedMachine:
         limits = SchedulerLimits(max_num_seqs, max_batch_tokens, "swap" if swap_blocks else "recompute", batching)
         self.finish_check = FinishCheck(frozenset({EOS}))
         self.scheduler = self.scheduler_class(self.kv, limits, self.finish_check, reservations)
+        self.scheduler.least_steady = 1
         self.cache = [[None] * block_size for _ in range(num_blocks)]
         self.swap = [[None] * block_size for _ in range(swap_blocks)]
 

@@ -10,6 +10,7 @@ kv_heads * block_size * head_dim numbers, and slot s of the pool is block s // b
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from operator import is_
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pagecli.devices.base import HostModel
     from pagecli.devices.cpu.partial_products import SharedParts
     from pagecli.devices.cpu.sampler import KeptChoices
+    from pagecli.devices.decode_step import KeptInputs
     from pagecli.devices.step_masks import PendingMasks
 
 MOST_SECTIONS = 4  # of a matrix: Q, K and V, or gate and up, quantized in their own ways
@@ -193,6 +195,12 @@ class ModelRunner:
         self._kept_choices: KeptChoices | None = None  # once logits are needed
         self.times = (0.0, 0.0, 0.0)  # time.perf_counter() when the last collected step's inputs, logits and tokens were there
 
+    @cached_property
+    def _kept_inputs(self) -> "KeptInputs":
+        from pagecli.devices.decode_step import KeptInputs
+
+        return KeptInputs(self.block_size)
+
     def can_pipeline(self, plan: "StepPlan") -> bool:
         return False
 
@@ -209,14 +217,14 @@ class ModelRunner:
         """Run the step, as `run`; its results are for `collect`. A plan without chunks only moves blocks."""
         if plan.moves:
             self.mover.carry_out(plan.moves)
-        if not plan.chunks:
+        if not plan.num_tokens:
             return PendingStep([], (time.perf_counter(),) * 3)
-        inputs = inputs_of(plan, self.block_size)
+        inputs = self._kept_inputs.of(plan) if plan.is_decode else inputs_of(plan, self.block_size)
         prepared = time.perf_counter()
         if plan.has_wanted:
             results, forwarded = self._several_logits(plan, inputs)
             return PendingStep(results, (prepared, forwarded, time.perf_counter()))
-        specs = list(filter(None, plan.columns.specs))
+        specs = plan.asked
         asked = self._asked.of(specs)
         masks = self._start_masks(specs) if asked.have_masks else None
         if asked.are_argmaxes:
@@ -265,7 +273,7 @@ class AskedOfRows:
 
     def of(self, specs: "list[tuple[SampleSpec, ...]]") -> "AskedOfRows":
         """`specs` must not change afterwards."""
-        if len(specs) != len(self._specs) or not all(map(is_, specs, self._specs)):
+        if specs is not self._specs and (len(specs) != len(self._specs) or not all(map(is_, specs, self._specs))):
             self._specs = specs
             # the most likely token without log probabilities: the LM head's argmax needs no logits
             self.are_argmaxes = all(spec.is_argmax for row in specs for spec in row)

@@ -57,7 +57,7 @@ class KeptChoices:
 
     def of(self, specs: "list[tuple[SampleSpec, ...]]") -> Asked:
         """`specs` must not change afterwards."""
-        if len(specs) != len(self._specs) or not all(map(is_, specs, self._specs)):
+        if specs is not self._specs and (len(specs) != len(self._specs) or not all(map(is_, specs, self._specs))):
             self._specs, self._asked = specs, Asked(specs)
         return self._asked
 

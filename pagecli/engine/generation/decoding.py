@@ -90,7 +90,7 @@ def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: 
         sequence.token_ids.append(result)
         is_checked = sequence.stop_search is not None or sequence.constraint is not None
         if is_checked or result in request.end_ids or len(sequence.token_ids) >= request.max_num_tokens:
-            _finish_if_ended(sequence, finish_check)
+            finish_if_ended(sequence, finish_check)
         return
     if _has_no_token(result):
         fail(sequence, f"output token {sequence.num_output_tokens + 1}")
@@ -108,10 +108,10 @@ def apply(sequence: Sequence, result: StepResult, kv: "KVMemory", finish_check: 
     request.forked = True
     for member, token in zip(members, result, strict=True):
         member.token_ids.append(_record_logprobs(member, token))
-        _finish_if_ended(member, finish_check)
+        finish_if_ended(member, finish_check)
 
 
-def _finish_if_ended(sequence: Sequence, finish_check: FinishCheck) -> None:
+def finish_if_ended(sequence: Sequence, finish_check: FinishCheck) -> None:
     """Take the sequence out of its request's live ones if its last token ends it."""
     finish_check(sequence)
     if sequence.constraint is not None:

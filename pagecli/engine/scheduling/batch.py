@@ -20,6 +20,7 @@ from pagecli.engine.request import Request, Sequence
 
 if TYPE_CHECKING:
     from pagecli.engine.scheduling.reservations import Reservations
+    from pagecli.engine.scheduling.steady import SteadyBatch
     from pagecli.kv.memory import KVMemory
 
 WATERMARK = 0.01  # share of the blocks kept free at admission, so that the newcomer does not preempt at once
@@ -130,6 +131,7 @@ class Batch:
         self.has_adapters = False  # a request has a LoRA adapter
         self.has_scores = False  # a request wanted log probabilities of given tokens
         self._num_scores_left = limits.max_scores  # that the step being planned may still compute
+        self._steady: SteadyBatch | None = None  # all that run, while they do nothing but decode
 
     @property
     def num_waiting(self) -> int:
@@ -167,6 +169,7 @@ class Batch:
 
     def abort(self, request: Request) -> None:
         """Forget the request and free its blocks."""
+        self._steady = None
         if request in self._running:
             self._running.remove(request)
         else:
@@ -216,7 +219,7 @@ class Batch:
 
     def _preempt(self, request: Request) -> None:
         """Take the whole request out of the batch: its blocks move to the swap pool, or are dropped to be computed again."""
-        request.running = False
+        request.running, self._steady = False, None
         self._waiting.put_back(request)
         if self.limits.preemption == "swap" and self.kv.can_swap_out(request.seq_ids):
             self.kv.swap_out(request.seq_ids)
@@ -266,7 +269,7 @@ class Batch:
 
     def _num_sequences_taken(self) -> int:
         """Sequences that the running requests may have in a step."""
-        return sum(r.max_live for r in self._running)
+        return sum(r.max_live for r in self._running) if self._steady is None else len(self._steady)
 
     def _admit_newcomers(self, lengths: dict[Sequence, int], budget: int, room: int, promised: int) -> None:
         at_once = self.limits.batching != "continuous"
@@ -308,7 +311,7 @@ class Batch:
     def _enter(self, request: Request) -> None:
         self._waiting.remove(request)
         self._running.append(request)
-        request.running = True
+        request.running, self._steady = True, None
         if self.reservations is not None:
             self.reservations.hold(request)
 

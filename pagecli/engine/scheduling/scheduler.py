@@ -19,7 +19,10 @@ from pagecli.engine.scheduling.batch import Batch, SchedulerLimits
 if TYPE_CHECKING:
     from pagecli.engine.generation.drafts import Drafter
     from pagecli.engine.scheduling.reservations import Reservations
+    from pagecli.engine.scheduling.steady import SteadyBatch
     from pagecli.kv.memory import KVMemory
+
+LEAST_STEADY = 8  # sequences that are planned all at once while they only decode; fewer gain nothing by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Scheduler(Batch):
         super().__init__(kv, limits, reservations)
         self._finish_check = finish_check
         self.drafter: Drafter | None = None  # guesses tokens where few sequences run
+        self.least_steady = LEAST_STEADY
 
     def add(self, request: Request) -> None:
         request.end_ids = self._finish_check.end_ids(request.params)
@@ -47,6 +51,8 @@ class Scheduler(Batch):
 
     def plan(self) -> StepPlan:
         """Reserve blocks for the next step and say what it runs: decodes, then requests that catch up, then newcomers."""
+        if self._steady is not None and (steady_plan := self._plan_steady(self._steady)) is not None:
+            return steady_plan
         num_preemptions = self.preemptions.count
         decoding, behind = self._split_running()
         lengths = self._reserve_decodes(decoding)
@@ -58,7 +64,34 @@ class Scheduler(Batch):
             self._admit(lengths, budget, behind)
         if self.limits.check_integrity:
             self.kv.check_integrity()
-        return self._plan_of(lengths)
+        plan = self._plan_of(lengths)
+        return plan if len(lengths) < self.least_steady else self._begin_steady(plan, lengths)
+
+    def _plan_steady(self, steady: "SteadyBatch") -> StepPlan | None:
+        """The next step of sequences that only decode, and of newcomers; None, and nothing is reserved, where it is planned one
+        sequence after the other."""
+        self._steady = None
+        growing = steady.growing(self.kv.block_size)
+        is_drafted = self.drafter is not None and len(steady) <= self.drafter.max_sequences
+        if is_drafted or not steady.is_as_kept() or (growing and not self.kv.reserve_next(growing)):
+            return None
+        self._steady, self.full = steady, False
+        lengths: dict[Sequence, int] = {}
+        if self._waiting.num_requests:
+            self._admit(lengths, self.limits.max_batch_tokens - len(steady), [])
+        if self.limits.check_integrity:
+            self.kv.check_integrity()
+        if self._steady is None:  # a newcomer entered
+            return self._plan_of(dict.fromkeys(steady.sequences, 1) | lengths)
+        return steady.plan(self.kv)
+
+    def _begin_steady(self, plan: StepPlan, lengths: dict[Sequence, int]) -> StepPlan:
+        """The plan; the steps after it are planned all at once, if all that run do nothing but decode."""
+        if len(lengths) == plan.num_tokens == self._num_sequences_taken() and not (self.has_scores or plan.has_wanted):
+            from pagecli.engine.scheduling import steady
+
+            self._steady = steady.begin(plan, list(lengths))
+        return plan
 
     def _split_running(self) -> tuple[list[Sequence], list[Request]]:
         """(sequences that are one token behind, of requests without one that is further; the other requests)."""
@@ -91,8 +124,7 @@ class Scheduler(Batch):
 
     def _plan_of(self, lengths: dict[Sequence, int]) -> StepPlan:
         """The step that runs so many tokens of each sequence."""
-        chunks = self._chunks(lengths)
-        has_wanted = False
+        chunks, has_wanted = self._chunks(lengths), False
         if self.has_scores:
             chunks, has_wanted = self._with_scores(chunks, lengths)
         if self.drafter is not None and len(chunks) <= self.drafter.max_sequences:
@@ -140,10 +172,24 @@ class Scheduler(Batch):
 
     def commit(self, plan: StepPlan, results: list[StepResult]) -> Committed:
         """Record what the step computed and chose: one result for each chunk that samples, in order."""
+        if self._steady is not None and (ended := self._commit_steady(self._steady, plan, results)) is not None:
+            return Committed(ended, self.kv.snapshot(), plan)
         live = self._live(plan)
         self._record_computed(plan, live)
         finished = self._record_chosen(plan, results, live)
         return Committed(finished, self.kv.snapshot(), plan if not plan.has_wanted else self._without_rejected(plan, live))
+
+    def _commit_steady(
+        self, steady: "SteadyBatch", plan: StepPlan, results: list[StepResult], assumed: bool = False
+    ) -> list[Request] | None:
+        """As `commit` of a step of sequences that only decode; None, and nothing is recorded, where it is none, or one has no
+        token. `assumed`: the tokens are computed, and have placeholders."""
+        planned = steady.take(plan)
+        if planned is None:
+            return None
+        finished = steady.commit(planned, results, self.kv, self._finish_check, assumed)
+        self._steady = None if finished is None else steady.remaining()
+        return finished
 
     def _record_chosen(self, plan: StepPlan, results: list[StepResult], live: list[Sequence | None]) -> list[Request]:
         """Extend, fork and finish sequences by the step's results; returns the requests that finished.
@@ -189,6 +235,7 @@ class Scheduler(Batch):
     def reset(self) -> None:
         """After a step that failed: every request starts again from the tokens it knows. No block is trusted, as the failed
         step may have been about to fill or move it."""
+        self._steady = None
         while self._running:
             request = self._running.pop()
             request.running = False
@@ -201,6 +248,8 @@ class Scheduler(Batch):
 
     def release_finished(self) -> None:
         """Free the blocks of sequences that finished or were dropped, after the step has been recorded."""
+        if self._steady is not None and self._steady.all_stay:
+            return
         for request in [r for r in self._running if r.leaving]:
             for sequence in request.leaving:
                 if self.limits.batching == "static" and (request.finished or sequence.finish_reason is not None):

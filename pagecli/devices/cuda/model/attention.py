@@ -90,6 +90,10 @@ def plan_tables(
     entries padding; where no context is cut there are no merges and no partials. The cut itself is the same.
     left_out: sequences of several queries that are computed otherwise.
     """
+    if query_start[-1] == len(context_lens):  # each has one
+        rows = _decode_rows(context_lens, query_start, np.arange(len(context_lens)), window)
+        runs, merges, num_partials = _cut(rows, shape, padded_rows)
+        return AttentionTables(runs, merges, np.empty((0, 2), dtype=np.int32), num_partials, window)
     num_queries = np.diff(query_start).astype(np.int32)
     decoded = num_queries == 1 if shape.dtype != torch.float32 else num_queries > 0
     rows = _decode_rows(context_lens, query_start, np.flatnonzero(decoded), window)
@@ -138,9 +142,11 @@ def plan_attention(
 def _decode_rows(context_lens: np.ndarray, query_start: np.ndarray, sequences: np.ndarray, window: int) -> np.ndarray:
     """[rows, 4] int32: sequence, row, first key, end key of every query of `sequences`."""
     if len(sequences) == query_start[-1]:  # each has one
-        ends = context_lens[sequences]
-        starts = np.maximum(0, ends - window) if window > 0 else np.zeros_like(ends)
-        return np.stack([sequences, query_start[sequences], starts, ends], axis=1).astype(np.int32)
+        rows = np.zeros((len(sequences), 4), dtype=np.int32)
+        rows[:, 0], rows[:, 1], rows[:, 3] = sequences, query_start[sequences], context_lens[sequences]
+        if window > 0:
+            np.maximum(0, rows[:, 3] - window, out=rows[:, 2])
+        return rows
     lengths = query_start[sequences + 1] - query_start[sequences]
     owner = np.repeat(sequences, lengths)
     row = np.arange(len(owner)) + np.repeat(query_start[sequences] - np.cumsum(lengths) + lengths, lengths)
@@ -157,8 +163,10 @@ def _cut(rows: np.ndarray, shape: AttentionShape, padded_rows: int | None) -> tu
     spare = spare_runs(shape)
     max_runs = len(rows) + spare
     run_length = extension().choose_run_length(num_keys, shape.kv_heads, shape.slots, max_runs)
-    counts = -(-num_keys // run_length)
-    num_runs, num_merges = int(counts.sum()), int((counts > 1).sum())
+    num_runs, num_merges = int(np.count_nonzero(num_keys)), 0
+    if len(rows) and num_keys.max() > run_length:
+        counts = -(-num_keys // run_length)
+        num_runs, num_merges = int(counts.sum()), int((counts > 1).sum())
     if padded_rows is not None:  # all steps whose contexts are cut fit into the one size, all others into the other
         num_runs, num_merges = (padded_rows + spare, padded_rows) if num_merges else (padded_rows, 0)
     runs, merges = np.empty((num_runs, 5), dtype=np.int32), np.empty((num_merges, 3), dtype=np.int32)

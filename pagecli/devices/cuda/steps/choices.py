@@ -130,7 +130,8 @@ class ChoicePlanner:
         """rows[i]: of the logits of the i-th chunk that has specs; last_tokens[row]: where that row's token stands in the
         step's. `specs` must not change afterwards."""
         last, last_rows = self._last
-        if rows != last_rows or len(specs) != len(last) or not all(map(is_, specs, last)):
+        is_same = specs is last or (len(specs) == len(last) and all(map(is_, specs, last)))
+        if not is_same or rows != last_rows:
             self._last, self._asked = (specs, rows), Asked(specs, rows, self._vocab_size)
         asked = self._asked
         arrays = dict(asked.arrays)

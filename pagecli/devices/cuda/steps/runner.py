@@ -21,6 +21,7 @@ from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
 from pagecli.devices.cuda.steps.choices import ChoicePlanner, Choices
 from pagecli.devices.cuda.streams import Event, Gpu, Graph
+from pagecli.devices.decode_step import KeptInputs
 from pagecli.errors import PagecliError
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ class PendingStep:
 class _Slot:
     """The buffers of one of the steps under way."""
 
-    pinned_inputs: torch.Tensor  # [bytes] uint8
+    inputs: step_buffers.Packed
     sampled: torch.Tensor  # [max_num_seqs] int64, on the device
     pinned_sampled: torch.Tensor  # the same on the host
-    pinned_choices: torch.Tensor  # [bytes] uint8: arrays of Choices
+    choices: step_buffers.Packed  # arrays of Choices
     extra: torch.Tensor  # [bytes] uint8: what comes back beside the tokens, on the device
     pinned_extra: torch.Tensor  # the same on the host
     pinned_logits: torch.Tensor | None = None  # [rows, vocab] float32, once a step needs them
@@ -119,7 +120,8 @@ class CudaRunner:
         self._inputs = device.empty(num_bytes, dtype=torch.uint8)
         self._logits = device.empty(limits.max_num_seqs, vocab, dtype=torch.float32)
         self._choices = device.empty(CHOICE_BYTES * limits.max_num_seqs, dtype=torch.uint8)
-        self._planner = ChoicePlanner(vocab)
+        self._planner, self._kept_inputs = ChoicePlanner(vocab), KeptInputs(limits.block_size)
+        self._feeds: tuple[Sequence[tuple[int, int]], np.ndarray] = (), np.empty((2, 0), np.int64)  # of a step, as arrays
         self._slots = [self._slot(num_bytes) for _ in range(NUM_SLOTS)]
         self._input_views, self._choice_views = step_buffers.KeptViews(), step_buffers.KeptViews()
         self._num_launched = 0
@@ -132,10 +134,10 @@ class CudaRunner:
         device, rows = self._device, self._limits.max_num_seqs
         byte, token, size = torch.uint8, torch.int64, CHOICE_BYTES * rows
         return _Slot(
-            device.pinned(num_bytes, dtype=byte),
+            step_buffers.Packed(device.pinned(num_bytes, dtype=byte)),
             device.empty(rows, dtype=token),
             device.pinned(rows, dtype=token),
-            device.pinned(size, dtype=byte),
+            step_buffers.Packed(device.pinned(size, dtype=byte)),
             device.empty(size, dtype=byte),
             device.pinned(size, dtype=byte),
         )
@@ -176,11 +178,12 @@ class CudaRunner:
         self.mover.carry_out(plan.moves)
         of_model, limits = (self.model.windows, self._shape), self._limits
         num_adapters = self.model.num_adapters
-        step = step_buffers.build(plan, self.block_size, *of_model, self._sizes, limits.max_blocks, num_adapters)
+        inputs = self._kept_inputs.of(plan)
+        step = step_buffers.prepare(inputs, self.block_size, *of_model, self._sizes, limits.max_blocks, num_adapters)
         if not self._limits.writes_kv:
             step.arrays["slot_ids"] = np.full_like(step.arrays["slot_ids"], -1)
         work = self._plan_work(plan, step, slot, before)
-        self.mover.before_use(chain.from_iterable(plan.columns.block_ids))
+        self.mover.before_use(chain.from_iterable(plan.block_ids))
         if step.key is not None:
             work.graph = self.graphs.find(step.key, self._forward(work))
         prepared = time.perf_counter()
@@ -194,22 +197,25 @@ class CudaRunner:
         num_rows, arrays = len(step.arrays["logit_rows"]), dict(step.arrays)
         padded = step.key is not None  # each chunk has one row, then come those that do nothing
         rows = list(range(num_rows))
-        if padded:
-            of_chunks = [chunk.specs or chunk.wanted for chunk in plan.chunks] if plan.has_wanted else plan.columns.specs
-            rows = [row for row, asked in enumerate(of_chunks) if asked]
+        if padded and len(plan.asked) == len(plan.block_ids):
+            rows = rows[: len(plan.asked)]
+        elif padded:
+            rows = [row for row, chunk in enumerate(plan.chunks) if chunk.specs or chunk.wanted]
         rows_to_host = len(rows) if plan.has_wanted else 0
         if plan.feeds:
-            arrays["fed_rows"], arrays["fed_from"] = _columns(plan.feeds)
+            if plan.feeds is not self._feeds[0]:
+                self._feeds = plan.feeds, _columns(plan.feeds)
+            arrays["fed_rows"], arrays["fed_from"] = self._feeds[1]
         if rows_to_host:
             arrays["host_rows"] = np.array(rows, dtype=np.int64)
             if slot.pinned_logits is None or slot.pinned_logits.shape[0] < rows_to_host:
                 slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
-        specs = [] if plan.has_wanted else list(filter(None, plan.columns.specs))
+        specs = [] if plan.has_wanted else plan.asked
         choices = self._planner.plan(specs, rows, step.arrays["logit_rows"])
-        places, num_bytes = step_buffers.pack(arrays, slot.pinned_inputs.numpy())
+        places, num_bytes = slot.inputs.pack(arrays)
         tensors = self._input_views.of(places, self._inputs)
         self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.num_extra_bytes)
-        choice_places, num_choice_bytes = step_buffers.pack(choices.arrays, slot.pinned_choices.numpy())
+        choice_places, num_choice_bytes = slot.choices.pack(choices.arrays)
         chosen_by = {"token_ids": tensors["token_ids"], **self._choice_views.of(choice_places, self._choices)}
         fed_from = before.sampled if plan.feeds else None
         if fed_from is not None and (before.pending is None or before.pending.plan.has_wanted):
@@ -226,8 +232,8 @@ class CudaRunner:
         if num_choice_bytes > len(self._choices):
             device.synchronize()  # the step before may still read them
             self._choices = device.empty(2 * num_choice_bytes, dtype=byte)
-        if num_choice_bytes > len(slot.pinned_choices):
-            slot.pinned_choices = device.pinned(2 * num_choice_bytes, dtype=byte)
+        if num_choice_bytes > len(slot.choices.memory):
+            slot.choices = step_buffers.Packed(device.pinned(2 * num_choice_bytes, dtype=byte))
         if num_extra_bytes > len(slot.extra):
             slot.extra = device.empty(2 * num_extra_bytes, dtype=byte)
         if num_extra_bytes > len(slot.pinned_extra):
@@ -252,7 +258,7 @@ class CudaRunner:
     def _do(self, work: _Work, slot: _Slot) -> None:
         """One step, on the compute stream."""
         num_bytes, tensors = work.num_input_bytes, work.tensors
-        self._inputs[:num_bytes].copy_(slot.pinned_inputs[:num_bytes], non_blocking=True)
+        self._inputs[:num_bytes].copy_(slot.inputs.memory[:num_bytes], non_blocking=True)
         if work.fed_from is not None:
             fed = work.fed_from.index_select(0, tensors["fed_from"]).to(torch.int32)
             tensors["token_ids"].index_copy_(0, tensors["fed_rows"], fed)
@@ -269,11 +275,13 @@ class CudaRunner:
 
     def _choose(self, work: _Work, slot: _Slot) -> None:
         choices, num_bytes = work.choices, work.num_choice_bytes
-        work.choice_buffer[:num_bytes].copy_(slot.pinned_choices[:num_bytes], non_blocking=True)
+        if num_bytes:
+            work.choice_buffer[:num_bytes].copy_(slot.choices.memory[:num_bytes], non_blocking=True)
         sampled, extra = slot.sampled[: choices.num_tokens], slot.extra[: choices.num_extra_bytes]
         sampling.choose(sampled, extra, self._logits_of(work.num_rows), work.choice_tensors, choices)
         slot.pinned_sampled[: len(sampled)].copy_(sampled, non_blocking=True)
-        slot.pinned_extra[: len(extra)].copy_(extra, non_blocking=True)
+        if choices.num_extra_bytes:
+            slot.pinned_extra[: choices.num_extra_bytes].copy_(extra, non_blocking=True)
 
     def _finish(self, pending: PendingStep) -> None:
         """Wait for the step and read its results out of the slot's buffers."""

@@ -4,21 +4,16 @@ which a CUDA graph repeats, find theirs in the same place."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pagecli.core.step_plan import MAX_SCORES
-from pagecli.devices import base
 from pagecli.devices.base import StepInputs
 from pagecli.devices.cuda.model.adapters import TILE_ROWS, most_tiles, tiles_of
 from pagecli.devices.cuda.model.attention import AttentionShape, AttentionTables, plan_on_device, plan_tables
 from pagecli.devices.cuda.model.model import CudaStep
 from pagecli.devices.cuda.model.prompt_attention import PromptRows, whole_prompts
-
-if TYPE_CHECKING:
-    from pagecli.core.step_plan import StepPlan
 
 ALIGNMENT = 16  # bytes
 LEAST_TABLE_WIDTH = 64  # blocks; wider tables by factors of 4: few widths, so few graphs
@@ -41,19 +36,6 @@ class HostStep:
     prompts: PromptRows | None = None
 
 
-def build(
-    plan: "StepPlan",
-    block_size: int,
-    windows: tuple[int, ...],
-    shape: AttentionShape,
-    buckets: list[int],
-    max_width: int,
-    num_adapters: int = 0,
-) -> HostStep:
-    """The model's inputs for `plan`."""
-    return prepare(base.inputs_of(plan, block_size), block_size, windows, shape, buckets, max_width, num_adapters)
-
-
 def prepare(
     inputs: StepInputs[np.ndarray],
     block_size: int,
@@ -72,11 +54,12 @@ def prepare(
     prompts = whole_prompts(contexts, starts) if shape.leaves_prompts and bucket is None else None
     left_out = slice(0) if prompts is None else prompts.sequences
     tables = {window: plan_tables(contexts, starts, shape, window, bucket, left_out) for window in windows}
-    given = ((name, getattr(inputs, name)) for name in StepInputs.__slots__)
-    arrays = {name: array for name, array in given if array is not None}
+    arrays = {name: array for name in StepInputs.__slots__ if (array := getattr(inputs, name)) is not None}
     held = arrays["block_tables"][:, :width]  # longer only where memory was reserved for a longer sequence
-    block_tables = np.zeros((bucket or len(held), width), dtype=np.int32)
-    block_tables[: len(held), : held.shape[1]] = held
+    block_tables = held
+    if held.shape != (bucket or len(held), width):
+        block_tables = np.zeros((bucket or len(held), width), dtype=np.int32)
+        block_tables[: len(held), : held.shape[1]] = held
     arrays["block_tables"] = block_tables
     if num_rows is not None and bucket is not None:
         _pad_rows(arrays, bucket - num_rows)
@@ -129,6 +112,30 @@ def pack(arrays: Arrays, buffer: np.ndarray) -> tuple[list[Place], int]:
         places.append((name, offset, array.shape, _DTYPES[array.dtype.str[1:]]))
         offset = -(-end // ALIGNMENT) * ALIGNMENT
     return places, offset
+
+
+class Packed:
+    """Pinned memory that steps are packed into one after the other: where arrays have the shapes of the step before's, they are
+    written to the same places."""
+
+    def __init__(self, memory: torch.Tensor) -> None:
+        self.memory = memory  # [bytes] uint8
+        self._shapes: list[tuple[str, tuple[int, ...], np.dtype]] = []
+        self._found: tuple[list[Place], int] = [], 0
+        self._written: list[np.ndarray] = []
+
+    def pack(self, arrays: Arrays) -> tuple[list[Place], int]:
+        """As `pack`."""
+        shapes = [(name, array.shape, array.dtype) for name, array in arrays.items()]
+        if shapes == self._shapes:
+            for written, array in zip(self._written, arrays.values(), strict=True):
+                written[...] = array
+            return self._found
+        self._shapes = []  # until all are written
+        self._found = pack(arrays, self.memory.numpy())
+        self._written = [view.numpy() for view in views(self._found[0], self.memory).values()]
+        self._shapes = shapes
+        return self._found
 
 
 def packed_bytes(arrays: Arrays) -> int:
