@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
-    "row": (58, 2_935),
-    "row, with definitions": (58, 6_815),
-    "everything imported": (136, 8_800),
-    "decode step": (12, 260),
+    "row": (59, 2_975),
+    "row, with definitions": (59, 6_870),
+    "everything imported": (136, 8_835),
+    "decode step": (12, 262),
 }
 
 
