@@ -1,7 +1,7 @@
 // Sampling without a sort. What the filters keep is every token above some weight e^((x - max) / temperature), and the first
 // few of those equal to it: that border is found by bisection over the bits of a float (31 of them, ordered as the weights
-// are), each step one vectorized pass over the weights that are not clearly out. The draw then walks the kept ones in the
-// order of the vocabulary.
+// are), each step one vectorized pass over the weights that are not clearly out, which says too between which two of them the
+// step has cut. The draw then walks the kept ones in the order of the vocabulary.
 #include "pagecli/sampling/sample.h"
 
 #include "highest_logit.h"
@@ -58,14 +58,21 @@ void weigh_group(float* weight, const float* x, int64_t count, float highest, fl
     *largest_weight = reduce_max(most);
 }
 
-// How many of the weights are `bits` (above 0) or more, or how much they weigh together; never more for larger bits, rounding
-// included. `count`: a multiple of kStep.
+// Of the weights that are some bits or more: how many, or how much they weigh together; and the bits of the least of them, and of
+// the largest of the others.
+struct Measured {
+    double found;
+    uint32_t least_in, largest_out;
+};
+
+// Of `bits` (above 0) or more; `found` is never more for larger bits, rounding included. `count`: a multiple of kStep.
 template <bool by_mass>
-double measure(const float* weight, int64_t count, uint32_t bits) {
+Measured measure(const float* weight, int64_t count, uint32_t bits) {
     constexpr int64_t kStretch = 512;  // float sums within, a double sum over them
     float least;
     memcpy(&least, &bits, sizeof least);
-    const VecF border = broadcast(least), one = broadcast(1.0f);
+    const VecF border = broadcast(least), one = broadcast(1.0f), above_all = broadcast(2.0f);
+    VecF least_in = above_all, largest_out = zero();
     double total = 0.0;
     for (int64_t i = 0; i < count;) {
         VecF sums[4] = {zero(), zero(), zero(), zero()};
@@ -73,11 +80,13 @@ double measure(const float* weight, int64_t count, uint32_t bits) {
             for (int lane = 0; lane < 4; ++lane) {
                 const VecF w = load(weight + i + lane * VecF::width);
                 sums[lane] = sums[lane] + select_less(w, border, zero(), by_mass ? w : one);
+                least_in = min(select_less(w, border, above_all, w), least_in);
+                largest_out = max(select_less(w, border, w, zero()), largest_out);
             }
         }
         total += static_cast<double>(reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3])));
     }
-    return total;
+    return {total, weight_bits(-reduce_max(zero() - least_in)), weight_bits(reduce_max(largest_out))};
 }
 
 // The border above which lie the fewest weights that reach `limit`: so many of them, or (by_mass) so much of their mass. Zeros
@@ -89,14 +98,15 @@ Border find_border(float* weight, int64_t count, double limit) {
     uint32_t low = 0, high = 0x3f800001u;  // just above 1, the largest weight
     while (high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
-        const double found = measure<by_mass>(weight, padded_count, middle);
-        if (!by_mass && found == limit) return {middle, count};  // no fewer, whichever weight is the least of them
-        (found >= limit ? low : high) = middle;
+        const Measured at = measure<by_mass>(weight, padded_count, middle);
+        if (!by_mass && at.found == limit) return {middle, count};  // no fewer, whichever weight is the least of them
+        if (at.found >= limit) low = at.least_in;  // no weight lies between
+        else high = at.largest_out + 1;
     }
     if (low == 0) return {0, count};  // rounding: all of them are just short of the limit
     float each;
     memcpy(&each, &low, sizeof each);
-    const double above = measure<by_mass>(weight, padded_count, low + 1);
+    const double above = measure<by_mass>(weight, padded_count, low + 1).found;
     int64_t ties = 1;
     while (ties < count && above + static_cast<double>(ties) * (by_mass ? static_cast<double>(each) : 1.0) < limit) ++ties;
     return {low, ties};
@@ -238,7 +248,7 @@ int64_t sample_row(Workspace& work, const SampleArgs& a, int64_t row) {
     keep_from(work, lower_bound(work, top_k, top_p, min_p));
     if (top_k > 0) keep_above(kept, find_border<false>(kept.weight, kept.count, static_cast<double>(top_k)));
     if (top_p < 1.0f) keep_above(kept, find_border<true>(kept.weight, kept.count, static_cast<double>(top_p) * kept.mass));
-    keep_above(kept, {weight_bits(min_p), kept.count});  // the likeliest weighs 1
+    if (min_p > 0.0f) keep_above(kept, {weight_bits(min_p), kept.count});  // the likeliest weighs 1
     return kept.index[pick(kept.weight, kept.count, 0.0, draw * kept.mass)];
 }
 
