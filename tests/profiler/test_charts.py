@@ -108,6 +108,15 @@ def test_preemptions_and_the_limit_of_the_batch_are_marked():
     assert "preemption" not in shown
 
 
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_what_a_slow_step_has_above_the_picture_is_said_in_it(is_slow):
+    made = recording(steps(400, forward_seconds=lambda i: 2.0 if is_slow and i == 3 else 0.02))
+    chart = run_charts.step_time(made)
+    top, cut = chart.figure.axes[0].get_ylim()[1], [text for text in words(chart) if "cut off at the top" in text]
+    assert (top < 2000, len(cut)) == (True, int(is_slow))
+    assert not is_slow or "up to 2" in cut[0]
+
+
 def test_phases_sum_to_the_steps_time():
     made = recording(steps(50, outside_seconds=0.006))
     made.totals.update(num_steps=5000, forward_seconds=80.0)

@@ -241,6 +241,19 @@ def test_the_processors_energy_is_summed_over_packages_and_past_the_counters_lim
     assert sampler.note() == ""
 
 
+def test_a_reading_right_after_another_is_no_mean_of_its_own(tmp_path):
+    """As the last one of a run may be: CPU time is counted in hundredths of a second."""
+    package(tmp_path / "intel-rapl:0", "package-0", 0)
+    sampler = HostSampler(tmp_path)
+    sampler.sample(0.0)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("500000\n")
+    (soon,) = sampler.sample(0.002)
+    assert soon.utilization_percent is soon.power_watts is None
+    (later,) = sampler.sample(2.0)
+    assert later.utilization_percent is not None
+    assert later.power_watts == pytest.approx(0.25)  # of all the time since the first one
+
+
 def test_energy_that_cannot_be_read_is_said(tmp_path):
     assert "no energy counter" in HostSampler(tmp_path).note()
     package(tmp_path / "intel-rapl:0", "package-0", 5)

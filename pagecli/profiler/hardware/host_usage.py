@@ -8,6 +8,7 @@ import psutil
 from pagecli.profiler.recording.records import HardwareSample
 
 POWERCAP = Path("/sys/class/powercap")
+SHORTEST_SECONDS = 0.1  # of a mean: the kernel counts CPU time in hundredths of a second
 
 
 class HostSampler:
@@ -22,19 +23,20 @@ class HostSampler:
         self._last: tuple[float, float, float | None] | None = None  # seconds, CPU seconds, joules of the sample before
 
     def sample(self, seconds: float) -> list[HardwareSample]:
-        """One reading; utilization is of the CPUs this process may use, since the reading before."""
+        """One reading; utilization is of the CPUs this process may use, since a reading long enough before."""
         times = self._process.cpu_times()
         cpu = times.user + times.system
         if self._first_cpu is None:
             self._first_cpu = cpu
         joules = self._energy()
         utilization = watts = None
-        if self._last is not None and seconds > self._last[0]:
-            elapsed = seconds - self._last[0]
+        elapsed = 0.0 if self._last is None else seconds - self._last[0]
+        if self._last is not None and elapsed >= SHORTEST_SECONDS:
             utilization = 100 * (cpu - self._last[1]) / elapsed / self._num_cpus
             if joules is not None and self._last[2] is not None:
                 watts = (joules - self._last[2]) / elapsed
-        self._last = (seconds, cpu, joules)
+        if self._last is None or elapsed >= SHORTEST_SECONDS:
+            self._last = (seconds, cpu, joules)
         memory = psutil.virtual_memory()
         return [
             HardwareSample(

@@ -164,9 +164,12 @@ def step_time(recording: Recording) -> Chart | None:
             axes.fill_between(np.append(points.x, end), below + np.zeros(len(above)), above, label=name, **area)
         below, whole = above, whole + seconds
     axes.set_ylabel("Milliseconds a step")
-    axes.set_ylim(
-        0, min(1.05 * float(below.max()), 3 * float(np.percentile(below, 98))) or 1.0
-    )  # one slow step must not flatten the rest
+    highest = float(below.max())
+    top = min(1.05 * highest, 3 * float(np.percentile(below, 98))) or 1.0  # one slow step must not flatten the rest
+    axes.set_ylim(0, top)
+    if highest > top:
+        shown = f"cut off at the top: up to {seconds_text(highest / 1000)}"
+        axes.text(0.99, 0.97, shown, transform=axes.transAxes, ha="right", va="top", fontsize="small", color=INK)
     number_axis(axes.yaxis)
     time_axis(axes, end)
     outside_legend(axes, reverse=True)
