@@ -1,5 +1,6 @@
 """Errors the user can act on, each one line with a hint, and the exit code that each kind ends the program with."""
 
+import os
 from enum import IntEnum, StrEnum
 
 
@@ -89,6 +90,11 @@ class RowError(PagecliError):
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, in one line; without a message the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file operation failed, in the system's words; libraries write paths and calls around them."""
+    return os.strerror(error.errno) if error.errno else first_line(error)
 
 
 def short_repr(value: object) -> str:

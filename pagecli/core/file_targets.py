@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagecli.errors import InputError, UsageError
+from pagecli.errors import InputError, UsageError, reason_of
 
 MAX_LINKS = 40  # as many as Linux follows
 _NULL_DEVICE = os.makedev(1, 3)  # Linux
@@ -114,7 +114,7 @@ def unusable_path(path: Path | str, error: OSError) -> InputError:
         return InputError(f"{shown}: the name is too long", "most file systems take names of 255 bytes")
     if error.errno == errno.ELOOP:
         return InputError(f"{path}: its symbolic links go round in a circle", "remove the link")
-    return InputError(f"{path}: {error.strerror or error}", "name a file that this user may use")
+    return InputError(f"{path}: {reason_of(error)}", "name a file that this user may use")
 
 
 def is_stream_target(path: Path | str) -> bool:
@@ -203,9 +203,7 @@ def open_stream(path: Path | str, waits: bool = False) -> int:
                 raise InputError(f"{path}: no process reads this pipe", "start its reader first") from error
             fd = os.open(path, flags)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}", "name a file or pipe you may write to"
-        ) from error
+        raise InputError(f"{path} cannot be written: {reason_of(error)}", "name a file or pipe you may write to") from error
     os.set_blocking(fd, True)
     return fd
 

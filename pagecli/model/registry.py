@@ -11,7 +11,7 @@ from pagecli.core.engine_config import EngineConfig
 from pagecli.core.file_targets import expanded
 from pagecli.core.json_text import parsed
 from pagecli.core.model_config import ModelConfig
-from pagecli.errors import ModelError, UsageError, short_repr
+from pagecli.errors import ModelError, UsageError, reason_of, short_repr
 from pagecli.model import hub
 from pagecli.model.presets import Preset, find_preset, find_preset_by_hub_id, preset_names
 from pagecli.model.readers.config_fields import token_id_tuple
@@ -314,7 +314,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = parsed(path.read_bytes())
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise ModelError(f"{path}: cannot be read ({reason_of(error)})") from error
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})", "download it again") from error
     if not isinstance(content, dict):

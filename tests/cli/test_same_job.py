@@ -321,6 +321,24 @@ def test_output_that_somebody_else_creates_meanwhile_is_kept_and_so_are_the_rows
     assert generate("in.jsonl", "out.jsonl", *SAMPLED, *flags)[0] == 0
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv.gz", "parquet", "sqlite", "duckdb"])
+@pytest.mark.parametrize("flags", [(), ("--no-journal",)])
+def test_output_whose_directory_goes_away_is_one_line_without_the_words_of_libraries(
+    generate, tmp_path, at_step, suffix, flags
+):
+    if suffix == "duckdb":
+        pytest.importorskip("duckdb")
+    (tmp_path / "d").mkdir()
+    at_step(3, lambda: (tmp_path / "d").rename(tmp_path / "elsewhere"))
+    code, _, err = generate(PROMPTS, f"d/out.{suffix}", *SAMPLED, *flags)
+    assert code == 3
+    assert f"d/out.{suffix} cannot be written: its directory is not there any more" in err
+    assert "Errno" not in err
+    assert "errno" not in err
+    (tmp_path / "elsewhere").rename(tmp_path / "d")
+    assert generate("in.jsonl", f"d/out.{suffix}", *SAMPLED, *flags)[0] == 0
+
+
 @pytest.mark.parametrize("flags", [(), ("--no-journal",)])
 def test_journal_of_an_older_version_is_refused_and_kept_until_it_is_dropped_on_purpose(generate, tmp_path, flags):
     place = tmp_path / ".out.jsonl.pagecli-journal"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pagecli.cli.generate.options import PROFILE_FILES
 from pagecli.cli.profile.report import check_drawing, check_target
 from pagecli.cli.terminal.console import Console
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.jobs.storage.redaction import redact
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check_profile_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--profile {directory}: {error.strerror or error}", "name a directory that can be made") from error
+        raise InputError(f"--profile {directory}: {reason_of(error)}", "name a directory that can be made") from error
     for name in (STEPS, TRACE, SUMMARY, REPORT):
         check_target("--profile", directory / name)
 

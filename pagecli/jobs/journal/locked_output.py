@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pagecli
 from pagecli.core import file_targets
-from pagecli.errors import InputError, UsageError
+from pagecli.errors import InputError, UsageError, reason_of
 from pagecli.jobs.journal.job_lock import JobLock
 from pagecli.jobs.journal.journal import Journal, JournalContents
 from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
@@ -308,5 +308,5 @@ def _try_to_lock(output: Path, create: bool) -> LockedOutput | None:
         lock.release()
         directory.close()
         if isinstance(error, OSError):
-            raise InputError(f"the journal of {output} cannot be read: {error.strerror or error}", "try again") from error
+            raise InputError(f"the journal of {output} cannot be read: {reason_of(error)}", "try again") from error
         raise

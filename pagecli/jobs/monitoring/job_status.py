@@ -22,7 +22,7 @@ from typing import Any
 
 from pagecli.core import file_targets
 from pagecli.core.json_text import parsed
-from pagecli.errors import InputError, PagecliError
+from pagecli.errors import InputError, PagecliError, reason_of
 from pagecli.jobs.journal.job_lock import STALE_SECONDS, LockOwner, read_owner
 from pagecli.jobs.journal.journal import JournalContents
 from pagecli.jobs.monitoring.monitor import HEARTBEAT_FIELDS, PROCESS_FIELDS, JobSnapshot
@@ -239,7 +239,7 @@ def num_rows_of(path: Path) -> int | None:
             with path.open("rb") as file:
                 return sum(piece.count(b"\n") for piece in iter(lambda: file.read(COUNT_BYTES), b""))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
     return None
 
 

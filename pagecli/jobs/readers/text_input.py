@@ -16,7 +16,7 @@ from typing import Any
 
 from pagecli.core import file_targets
 from pagecli.core.file_targets import descriptor_of, mode_of, unusable_path
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.jobs.rows.row import RowEstimate
 
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -184,7 +184,7 @@ def unreadable(path: str, error: OSError) -> InputError:
         return InputError(f"{path}: permission denied", "make the file readable for this user")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return unusable_path(path, error)
-    return InputError(f"{path} cannot be read: {error.strerror or error}")
+    return InputError(f"{path} cannot be read: {reason_of(error)}")
 
 
 @dataclass(frozen=True, slots=True)

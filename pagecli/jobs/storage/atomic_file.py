@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from pagecli.core.file_targets import check_replaceable, is_stream_target, mode_of, open_stream, resolved_target, write_all
-from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.errors import InputError, PagecliError, UsageError, reason_of
 from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, sync, temporary_home
 
 STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
@@ -150,7 +150,10 @@ def not_writable(path: Path | str, error: OSError) -> PagecliError:
         return InputError(f"{path}: no space left to write to", "free some space, or write to another file system")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{path}: the directory is not writable", "write to a directory you may create files in")
-    return InputError(f"{path} cannot be written: {error.strerror or error}")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = "put it back, or create it, then run the same command again"
+        return InputError(f"{path} cannot be written: its directory is not there any more", hint)
+    return InputError(f"{path} cannot be written: {reason_of(error)}")
 
 
 class WholeFile:

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pagecli.core.json_text import parsed
-from pagecli.errors import InputError, PagecliError, UsageError
+from pagecli.errors import InputError, PagecliError, UsageError, reason_of
 
 _CHECKSUM_BYTES = 9  # with the blank
 
@@ -299,4 +299,4 @@ def _unusable(path: Path, error: OSError) -> PagecliError:
         return InputError(f"{path}: the directory is not writable", "write to a directory you may create files in")
     if error.errno == errno.ENOENT:
         return InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {path.parent}")
-    return InputError(f"{path} cannot be opened: {error.strerror or error}")
+    return InputError(f"{path} cannot be opened: {reason_of(error)}")

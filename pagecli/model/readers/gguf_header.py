@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pagecli.errors import ModelError, short_repr
+from pagecli.errors import ModelError, reason_of, short_repr
 from pagecli.model.source import QuantizedPart
 from pagecli.model.weights.gguf_blocks import BLOCK_TYPES
 
@@ -122,7 +122,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         found = path.stat()
         return _header_at(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise ModelError(f"{path}: cannot be read ({reason_of(error)})") from error
     except (struct.error, ValueError, OverflowError) as error:
         raise ModelError(f"{path}: truncated or corrupt GGUF header", "download the file again") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.profiler.recording.records import StepRecord
 
 SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ class StepsFile:
             raise self._not_written(error) from error
 
     def _not_written(self, error: OSError) -> InputError:
-        return InputError(f"{self._path} cannot be written: {error.strerror or error}", "write the steps to another place")
+        return InputError(f"{self._path} cannot be written: {reason_of(error)}", "write the steps to another place")
 
 
 def read_steps(path: Path) -> Iterator[StepRecord]:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.profiler.recording.records import HardwareSample, Recording, RequestRecord, StepRecord
 
 MAX_TRACE_STEPS = 50_000  # about 70 MB of JSON, as much as the viewers take without effort
@@ -46,7 +46,7 @@ def write_trace(path: Path, recording: Recording, steps: Iterable[StepRecord] | 
                 file.write((",\n" if i else "") + json.dumps(event, separators=(",", ":")))
             file.write("\n]}\n")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}", "write the trace to another place") from error
+        raise InputError(f"{path} cannot be written: {reason_of(error)}", "write the trace to another place") from error
 
 
 def _events(recording: Recording, steps: Iterable[StepRecord]) -> Iterator[Event]:

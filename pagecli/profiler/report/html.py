@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 import pagecli
 from pagecli.core.file_targets import check_replaceable, is_stream_target, open_stream, resolved_target
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.profiler.plan.plan import Plan
 from pagecli.profiler.recording.records import PolicyResult, Recording
 from pagecli.profiler.report import chart_style
@@ -50,7 +50,7 @@ def write_page(path: Path, report: Report) -> None:
         partial.write_text(page, encoding="utf-8")
         os.replace(partial, place)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}", "write the report to another place") from error
+        raise InputError(f"{path} cannot be written: {reason_of(error)}", "write the report to another place") from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
@@ -85,5 +85,5 @@ def write_plots(
             paths.append(directory / f"{chart.name}.png")
             chart_style.png(chart, paths[-1])
     except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error.strerror or error}", "write the plots elsewhere") from error
+        raise InputError(f"{directory} cannot be written: {reason_of(error)}", "write the plots elsewhere") from error
     return paths

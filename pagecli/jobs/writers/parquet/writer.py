@@ -179,6 +179,8 @@ def check_footer(written: Path, num_rows: int, shown: Path) -> None:
     try:
         with pq.ParquetFile(written) as file:
             found = file.metadata.num_rows
+    except FileNotFoundError as error:
+        raise not_writable(shown, error) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{shown}: what was written cannot be read back: {first_line(error)}", NOT_READABLE) from error
     if found != num_rows:
@@ -193,7 +195,11 @@ def _empty_temporary(final: Path) -> Path:
 
 def _check_space(path: Path, num_bytes: int) -> None:
     """Raises InputError while there is still room to close the file properly."""
-    if shutil.disk_usage(path.parent).free < num_bytes + FOOTER_BYTES:
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:  # the directory is gone
+        raise not_writable(path, error) from error
+    if free < num_bytes + FOOTER_BYTES:
         raise not_writable(path, OSError(28, os.strerror(28)))
 
 
