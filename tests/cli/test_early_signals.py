@@ -40,15 +40,22 @@ def has_imported(process: subprocess.Popen, name: str) -> bool:
         return name in maps.read()
 
 
+def catches_signals(process: subprocess.Popen) -> bool:
+    """Whether the process has handlers of its own: Python's are of SIGINT alone."""
+    with open(f"/proc/{process.pid}/status") as status:
+        caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["_typing", "libarrow", "_native"])
+@pytest.mark.parametrize("library", ["its own first", "libarrow", "_native"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_among_the_imports_is_silent(tmp_path, tiny_model, signum, library):
     output = "out.parquet" if library == "libarrow" else "-"
     source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}])
     process = run(tmp_path, "generate", source, output, "-m", tiny_model("llama"))
-    if library == "_typing":  # right after Python's own start
-        time.sleep(0.12)
+    if library == "its own first":
+        until(lambda: catches_signals(process), process)
     else:
         until(lambda: has_imported(process, library), process)
     process.send_signal(signum)
@@ -98,6 +105,31 @@ def test_a_signal_while_loading_a_new_job_says_so(tmp_path, tiny_model):
     assert process.returncode == 130, err
     assert "stopped by SIGINT while loading; no row was finished" in err.decode()
     assert os.listdir(tmp_path) == ["in.jsonl"]
+
+
+UNLUCKY_PACKAGE = """
+import pathlib, time
+try:
+    pathlib.Path("importing").touch()
+    time.sleep(60)
+except BaseException as error:
+    raise ImportError("the extension cannot be initialized") from error
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", CODES)
+def test_a_signal_is_not_told_as_a_missing_package(tmp_path, tiny_model, signum):
+    """Whose import it interrupted, and which made an error of its own of it."""
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}])
+    (tmp_path / "duckdb.py").write_text(UNLUCKY_PACKAGE)
+    args = ["generate", source, "out.duckdb", "-m", tiny_model("llama"), "--kv-memory", "8MiB"]
+    process = run(tmp_path, *args, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
+    until(lambda: (tmp_path / "importing").exists(), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == CODES[signum], err
+    assert err.decode() == f"error: stopped by {signum.name} while loading; no row was finished\n"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Signals end a job in time: noted during the run, raised outside of it, and seen even in the middle of a long step."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from pagecli.errors import InputError
 from pagecli.jobs.run import stop_signals as module
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 
@@ -137,6 +139,52 @@ def test_hangup_outside_a_run_is_raised():
     with pytest.raises(StopRequested) as caught, stop_signals():
         signal.raise_signal(signal.SIGHUP)
     assert caught.value.signum == signal.SIGHUP
+
+
+def as_an_import_error() -> None:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException as error:
+        raise ImportError("the extension cannot be initialized") from error
+
+
+def as_a_line_on_a_missing_package() -> None:
+    try:
+        as_an_import_error()
+    except ImportError as error:
+        raise InputError("that needs a package that is not installed") from error
+
+
+def as_an_error_without_its_cause() -> None:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException:
+        raise RuntimeError("a library failed") from None
+
+
+def as_an_error_later() -> None:
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+    raise KeyError("what was not imported")
+
+
+@pytest.mark.parametrize(
+    "library", [as_an_import_error, as_a_line_on_a_missing_package, as_an_error_without_its_cause, as_an_error_later]
+)
+def test_an_error_that_a_library_makes_of_a_signal_is_that_signal(library):
+    with pytest.raises(StopRequested) as caught, stop_signals():
+        library()
+    assert caught.value.signum == signal.SIGTERM
+    assert isinstance(caught.value.__cause__, Exception)
+
+
+def test_an_error_beside_a_signal_that_was_only_noted_stays_itself():
+    def fail():
+        signal.raise_signal(signal.SIGTERM)
+        raise InputError("the disk is full")
+
+    with pytest.raises(InputError), stop_signals() as signals, signals.deferred():
+        fail()
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_installed():

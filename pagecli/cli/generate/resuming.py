@@ -24,7 +24,7 @@ from pagecli.jobs.rows.row import InputRow, InputSource
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowSelection, Shard
 from pagecli.jobs.run.job_loop import JobRun, RunResult
-from pagecli.jobs.run.stop_signals import StopRequested, StopSignals
+from pagecli.jobs.run.stop_signals import StopSignals
 from pagecli.jobs.storage.redaction import redact
 from pagecli.jobs.writers.open_output import STANDARD_OUTPUT, RowWriter, is_stdout, is_stream_output
 
@@ -188,7 +188,7 @@ def say_stopped_loading(
 ) -> None:
     """After an error while the model was loaded: if a signal caused it, syncs an earlier run's rows, prints how to resume and
     raises StopRequested."""
-    request = _request_in(error, signals)
+    request = signals.request_in(error)
     if request is None:
         return
     num_rows = 0 if locked is None else locked.save()
@@ -199,16 +199,6 @@ def say_stopped_loading(
         console.error(f"{why}; no row was finished")
     if request is not error:
         raise request from error
-
-
-def _request_in(error: BaseException, signals: StopSignals) -> StopRequested | None:
-    """The request to stop that the error is, or that a library made an error of its own: an import that was interrupted may
-    end as any exception."""
-    if isinstance(error, StopRequested):
-        return error
-    if signals.received is None or isinstance(error, PagecliError):
-        return None
-    return StopRequested(signals.received)
 
 
 def guarded(action: Callable[[], object], console: Console) -> None:

@@ -36,6 +36,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.was_raised = False  # as StopRequested; what ends the program after that is caused by it, whatever it has become
         self.numbers: tuple[int, ...] = ()
         # Called with the signal, by another thread, just before the process is ended; None: the thread does not end it.
         self.on_deadline: Callable[[int], None] | None = None
@@ -57,12 +58,25 @@ class StopSignals:
         for number in self.numbers:
             signal.signal(number, signal.SIG_DFL)
         if not self._deferred:
+            self.was_raised = True
             raise StopRequested(signum)
+
+    def request_in(self, error: BaseException) -> StopRequested | None:
+        """The request to stop that `error` is, or that a library made an error of its own; None of any other error.
+
+        An import that a signal interrupts may end as ImportError, and that as a line on a missing package.
+        """
+        if isinstance(error, StopRequested):
+            return error
+        return StopRequested(self.received) if self.was_raised and self.received is not None else None
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Installs the handlers, and puts back the former ones at the end. Elsewhere than in the main thread: none."""
+    """Installs the handlers, and puts back the former ones at the end. Elsewhere than in the main thread: none.
+
+    Raises StopRequested in place of an error that a signal caused.
+    """
     signals = StopSignals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -73,6 +87,11 @@ def stop_signals() -> Iterator[StopSignals]:
         former = {number: signal.signal(number, signals.handle) for number in signals.numbers}
         try:
             yield signals
+        except Exception as error:
+            request = signals.request_in(error)
+            if request is None:
+                raise
+            raise request from error
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
