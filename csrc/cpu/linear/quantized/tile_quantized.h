@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "isa/matrix_unit.h"
 #include "linear/quantized/numbers.h"
 #include "linear/quantized/unpack.h"
 #include "linear/tiles/linear_tile.h"
