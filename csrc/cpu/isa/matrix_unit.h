@@ -59,16 +59,11 @@ PAGECLI_INLINE void note_shapes(const TileShapes&) {}
 PAGECLI_INLINE void touch(int, const void*, int64_t) {}
 #endif
 
-// The registers as `shapes` says, all zero, while it lives.
-struct TileUse {
-    explicit TileUse(const TileShapes& shapes) {
-        note_shapes(shapes);
-        __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
-    }
-    ~TileUse() { __asm__ volatile("tilerelease"); }
-    TileUse(const TileUse&) = delete;
-    TileUse& operator=(const TileUse&) = delete;
-};
+PAGECLI_INLINE void set_shapes(const TileShapes& shapes) {
+    note_shapes(shapes);
+    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+}
+PAGECLI_INLINE void release_tiles() { __asm__ volatile("tilerelease"); }
 
 // By their names: GCC's intrinsics are macros that take no template's parameter. All volatile: they stay in the order they have here.
 template <int tile>
@@ -105,12 +100,11 @@ struct EmulatedTiles {
 };
 static thread_local EmulatedTiles emulated_tiles;
 
-struct TileUse {
-    explicit TileUse(const TileShapes& shapes) {
-        emulated_tiles.shapes = shapes;
-        memset(emulated_tiles.bytes, 0, sizeof emulated_tiles.bytes);
-    }
-};
+PAGECLI_INLINE void set_shapes(const TileShapes& shapes) {
+    emulated_tiles.shapes = shapes;
+    memset(emulated_tiles.bytes, 0, sizeof emulated_tiles.bytes);
+}
+PAGECLI_INLINE void release_tiles() {}
 
 template <int tile>
 void tile_zero() {
@@ -162,6 +156,36 @@ void tile_dot_int8() {
 #else
 
 #define PAGECLI_HAS_MATRIX_UNIT 0
+
+#endif
+
+#if PAGECLI_HAS_MATRIX_UNIT
+
+// The registers, of several tiles one after the other: their shapes are set where they are not those of the tile before, which takes
+// as long as a tile's products of 256 k.
+class TileUse {
+  public:
+    TileUse() = default;
+    ~TileUse() {
+        if (first_ >= 0) release_tiles();
+    }
+    TileUse(const TileUse&) = delete;
+    TileUse& operator=(const TileUse&) = delete;
+
+    void shape(int rows_of_first, int rows_of_second = 0) {
+        if (rows_of_first == first_ && rows_of_second == second_) return;
+        set_shapes(tile_shapes(rows_of_first, rows_of_second));
+        first_ = rows_of_first;
+        second_ = rows_of_second;
+    }
+
+  private:
+    int first_ = -1, second_ = -1;
+};
+
+#else
+
+class TileUse {};
 
 #endif
 

@@ -13,6 +13,7 @@
 #include "linear/quantized/steps.h"
 #include "linear/quantized/tile_quantized.h"
 #include "linear/quantized/unpack.h"
+#include "linear/tiles/item_shape.h"
 #include "linear/tiles/linear_activations.h"
 #include "linear/tiles/linear_activations_unit.h"
 #include "linear/tiles/linear_tile.h"
@@ -31,30 +32,6 @@ namespace pagecli::PAGECLI_ISA {
 constexpr int64_t kKBlock = 4096;
 // Of quantized weights that are unpacked block by block, whole groups: as much as L1 nearly holds, less where one tile of rows reads it.
 constexpr int64_t kUnpackedKOfOne = has_pair_dot ? 128 : kLargestGroup, kUnpackedK = kLargestGroup;
-constexpr int kMaxItemPanels = kMaxPanels;
-constexpr int kSumsPerItem = 16384;  // floats, 64 KiB: 256 rows of 4 panels
-
-// How many tiles of rows and how many panels make one item.
-struct ItemShape {
-    int64_t tiles, panels;
-    int64_t num_row_items, num_items;
-    // `wanted`: of several threads, items at least, so that threads end together, one slowed by others too.
-    ItemShape(const RowTiles& row_tiles, int wide, int64_t num_panels, int64_t wanted) {
-        panels = kMaxItemPanels / wide * wide;
-        tiles = kSumsPerItem / (kMaxItemPanels * kPanelWidth) / row_tiles.max_rows();
-        if (tiles > row_tiles.count) tiles = row_tiles.count;
-        while (count(row_tiles, num_panels) < wanted && tiles > 4) tiles = (tiles + 1) / 2;
-        while (count(row_tiles, num_panels) < wanted && panels > wide) panels -= wide;
-        num_items = count(row_tiles, num_panels);
-    }
-
-  private:
-    int64_t count(const RowTiles& row_tiles, int64_t num_panels) {
-        num_row_items = (row_tiles.count + tiles - 1) / tiles;
-        return num_row_items * ((num_panels + panels - 1) / panels);
-    }
-};
-
 // One call's constants.
 struct Plan {
     LinearArgs args;
@@ -166,7 +143,9 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
     const int64_t block = plan.k_block(last_tile - first_tile);
     const bool unpacks = plan.unpacks(last_tile - first_tile);
     const Tiles& tiles = unpacks ? plan.unpacked : plan.tiles;
+    TileUse unit;
     TileArgs t;
+    t.unit = &unit;
     t.panel_stride = plan.panel_stride;
     t.quantized = plan.quantized();
     bool last = false;
@@ -198,6 +177,7 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
                     set_prefetch_of_unit(t, plan, index, num_tiles, panel, panels);
                 else
                     set_prefetch(t, plan, index, num_tiles, panels);
+                if (last) fetch_out(plan.args, row, rows, panel * kPanelWidth, cols);
                 run_tile(tiles.at(rows, is_wide), t, plan.flushes());
                 if (last) plan.finish(plan.args, t.sums, row, rows, panel * kPanelWidth, cols);
             }
@@ -259,7 +239,9 @@ static inline void run_items(int64_t num_items, double multiplications, const Fu
 // Item `item` of a shape.
 static inline void run_shaped(const Plan& plan, const Activations& x, const RowTiles& row_tiles, const ItemShape& shape,
                               int64_t num_panels, int64_t item) {
-    const int64_t tile = item % shape.num_row_items * shape.tiles, panel = item / shape.num_row_items * shape.panels;
+    const int64_t row_item = shape.rows_first ? item % shape.num_row_items : item / shape.num_panel_items;
+    const int64_t panel_item = shape.rows_first ? item / shape.num_row_items : item % shape.num_panel_items;
+    const int64_t tile = row_item * shape.tiles, panel = panel_item * shape.panels;
     const int64_t last_tile = tile + shape.tiles, last_panel = panel + shape.panels;
     run_item(plan, x, row_tiles, tile, last_tile < row_tiles.count ? last_tile : row_tiles.count, panel,
              last_panel < num_panels ? last_panel : num_panels);
@@ -271,7 +253,8 @@ static inline void run_rows(const Plan& plan) {
     const int64_t num_panels = (plan.args.weight.rows + kPanelWidth - 1) / kPanelWidth;
     const int64_t threads = max_threads();
     const int64_t of_each = plan.unpacks(row_tiles.count) ? 4 : 16;  // weights are unpacked anew for each item of rows
-    const ItemShape shape(row_tiles, plan.tiles.wide(row_tiles.max_rows()), num_panels, threads > 1 ? of_each * threads : 1);
+    const int64_t most_rows = is_of_unit(plan.x_type) ? kRowsInL2 / (bytes_per_row(plan) + 1) : INT64_MAX;
+    const ItemShape shape(row_tiles, plan.tiles.wide(row_tiles.max_rows()), num_panels, threads > 1 ? of_each * threads : 1, most_rows);
     const double work = static_cast<double>(plan.args.tokens) * static_cast<double>(plan.args.weight.rows * plan.cols);
     run_items(shape.num_items, work, [&](int64_t item) { run_shaped(plan, x, row_tiles, shape, num_panels, item); });
 }

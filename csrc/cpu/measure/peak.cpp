@@ -60,7 +60,8 @@ float unit_piece() {
         state = state * 1664525u + 1013904223u;
         factor = static_cast<uint16_t>(0x3f00u | (state >> 16 & 0x80ffu));  // as bfloat16: 0.5 to 2 and -0.5 to -2
     }
-    const TileUse use(tile_shapes(kUnitRows, 0));
+    TileUse use;
+    use.shape(kUnitRows);
     tile_load<4>(factors, kUnitRowBytes);
     tile_load<5>(factors, kUnitRowBytes);
     tile_load<6>(factors, kUnitRowBytes);

@@ -32,6 +32,7 @@ struct TileArgs {
     const char* prefetch;   // brought into L2 meanwhile, prefetch_step bytes for every 64 bytes read of a panel
     int64_t prefetch_step;  // 0 to 128; of a matrix unit any
     bool first;             // the first block of k: sums start at zero instead of being read
+    class TileUse* unit;    // of a matrix unit
     const struct QuantizedHeader* quantized;  // of quantized weights, read as bytes (quantized/tile_quantized.h)
 };
 using TileFunction = void (*)(const TileArgs&);

@@ -61,18 +61,23 @@ PAGECLI_INLINE void multiply_chunk(const ChunkPanels& weight, const char* x) {
     }
 }
 
-template <int PANELS, bool TWO, bool READS, int p = 0>
+enum class SumsMove { clear, read, write };
+
+template <int PANELS, bool TWO, SumsMove move, int p = 0>
 PAGECLI_INLINE void move_sums(float* sums) {
     constexpr int64_t kStride = PANELS * kUnitRowBytes;
     float *first = sums + p * kPanelWidth, *second = first + kUnitRows * PANELS * kPanelWidth;
-    if constexpr (READS) {
+    if constexpr (move == SumsMove::clear) {
+        tile_zero<p>();
+        if constexpr (TWO) tile_zero<2 + p>();
+    } else if constexpr (move == SumsMove::read) {
         tile_load<p>(first, kStride);
         if constexpr (TWO) tile_load<2 + p>(second, kStride);
     } else {
         tile_store<p>(first, kStride);
         if constexpr (TWO) tile_store<2 + p>(second, kStride);
     }
-    if constexpr (p + 1 < PANELS) move_sums<PANELS, TWO, READS, p + 1>(sums);
+    if constexpr (p + 1 < PANELS) move_sums<PANELS, TWO, move, p + 1>(sums);
 }
 
 // The panels' last chunk, where they end inside it, with zeros to its end.
@@ -85,8 +90,11 @@ PAGECLI_INLINE ChunkPanels padded_chunk(char (&chunk)[PANELS][kUnitBytes], const
 
 template <int PANELS, bool TWO>
 void tile_bfloat16_unit(const TileArgs& t) {
-    const TileUse use(TWO ? tile_shapes(kUnitRows, t.rows - kUnitRows) : tile_shapes(t.rows, 0));
-    if (!t.first) move_sums<PANELS, TWO, true>(t.sums);
+    t.unit->shape(TWO ? kUnitRows : t.rows, TWO ? t.rows - kUnitRows : 0);
+    if (t.first)
+        move_sums<PANELS, TWO, SumsMove::clear>(t.sums);
+    else
+        move_sums<PANELS, TWO, SumsMove::read>(t.sums);
     const char* x = static_cast<const char*>(t.x);
     ChunkPanels weight = {static_cast<const char*>(t.weight), t.panel_stride * static_cast<int64_t>(sizeof(uint16_t))};
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
@@ -101,7 +109,7 @@ void tile_bfloat16_unit(const TileArgs& t) {
         alignas(64) char chunk[PANELS][kUnitBytes];
         multiply_chunk<PANELS, TWO>(padded_chunk<PANELS>(chunk, weight, (t.k_count - k) * 2 * kPanelWidth), x);
     }
-    move_sums<PANELS, TWO, false>(t.sums);
+    move_sums<PANELS, TWO, SumsMove::write>(t.sums);
 }
 
 constexpr int one_block_wide_panels(int) { return 4; }

@@ -75,7 +75,7 @@ void tile_int8_unit(const TileArgs& t) {
     const float* x_scale = t.x_scale;
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     GroupSums group;
-    const TileUse use(tile_shapes(kUnitRows, 0));
+    t.unit->shape(kUnitRows);
     const int64_t half = laid_rows(t.rows) * kUnitRowBytes;
     if (t.k_count == 0) memset(t.sums, 0, sizeof(float) * static_cast<size_t>(t.rows * PANELS * kPanelWidth));
     for (int64_t k = 0; k < t.k_count; k += kGroupK) {

@@ -114,7 +114,7 @@ static inline void rotated_block(const RotatedBlock& b, Prefetcher& prefetcher) 
 
 template <int PANELS>
 void tile_rotated_unit(const TileArgs& t) {
-    const TileUse use(tile_shapes(kUnitRows, 0));
+    t.unit->shape(kUnitRows);
     const int64_t laid = laid_rows(t.rows);
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     for (int p = 0; p < PANELS; ++p) {
