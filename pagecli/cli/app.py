@@ -31,7 +31,12 @@ def _run(arguments: list[str]) -> int | None:
         return None
     from pagecli.cli.commands import app
 
-    exit_code: int | None = app(args=arguments, prog_name="pagecli", standalone_mode=False)
+    try:
+        exit_code: int | None = app(args=arguments, prog_name="pagecli", standalone_mode=False)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # of help pages, which typer makes exit code 1 of
+            raise ended.__context__ from None
+        raise
     return exit_code
 
 

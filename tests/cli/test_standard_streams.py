@@ -53,6 +53,20 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_exit_code_3(shell,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    ["profile -m opt-13b --gpu a100-40gb --all", "profile -m opt-13b --json", "config generate --all", "generate --help=all"],
+)
+def test_a_standard_output_whose_reader_has_gone_is_no_message_and_the_code_of_sigpipe(tmp_path, line):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pagecli", *line.split()]
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full <&-"])
 def test_what_needs_no_stream_works_without(shell, tmp_path, ends):
     code, _, _ = shell(f"generate in.jsonl out.jsonl MODEL --stats s.json {ends}")

@@ -1,6 +1,7 @@
 """Parts of a job, and pagecli merge: put together they are what one run writes; what is missing or doubled is said."""
 
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -189,6 +190,16 @@ def test_every_selected_row_is_in_exactly_one_part(tmp_path_factory, num_rows, c
         assert (selected.estimate().num_rows, selected.estimate().exact) == (len(rows), True)
         parts += [row.number for row in rows]
     assert sorted(parts) == whole == [i for i in range(num_rows) if i != 3][:limit]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_part_that_might_never_end_is_refused(tmp_path, suffix, kind):
+    part, odd = tmp_path / f"part{suffix}", tmp_path / f"odd{suffix}"
+    part.touch()
+    os.mkfifo(odd) if kind == "pipe" else odd.symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=f"odd{suffix} is a pipe or a device"):
+        merge_outputs([str(part), str(odd)], str(tmp_path / f"all{suffix}"), overwrite=False)
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/5"])

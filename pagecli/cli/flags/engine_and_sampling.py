@@ -198,7 +198,8 @@ QuantizationChoice = Annotated[
     Literal["auto", "keep", "dequantize"],
     option(
         "Of a quantized checkpoint's weights. keep: in memory as in the file, on a CPU, multiplied as --dtype float32 or "
-        "bfloat16. dequantize: at load. auto: keep where that is faster: of float32, or up to 16 rows at once.",
+        "bfloat16. dequantize: at load. auto: keep where that is faster (of float32, or of few rows at once), or where "
+        "dequantized ones leave no room.",
         MODEL,
         "--quantization",
     ),

@@ -177,8 +177,13 @@ def _show_json(sections: "list[Section]") -> None:
 def _show_tables(sections: "list[Section]") -> None:
     from rich.console import Console as RichConsole
 
+    class Screen(RichConsole):
+        def on_broken_pipe(self) -> None:
+            """Rich's own ends the process with exit code 1."""
+            raise BrokenPipeError
+
     to_terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
-    screen = RichConsole(file=sys.stdout, highlight=False, width=None if to_terminal else PIPE_WIDTH)
+    screen = Screen(file=sys.stdout, highlight=False, width=None if to_terminal else PIPE_WIDTH)
     for number, section in enumerate(each for each in sections if each.shown):
         if number:
             screen.print()

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pagecli.core.file_targets import resolved_target
 from pagecli.core.json_text import parsed
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.readers.text_input import decompressed, open_raw
+from pagecli.jobs.readers.text_input import decompressed, is_stream, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN, to_json
 from pagecli.jobs.shards.delimited_shards import merge_delimited
 from pagecli.jobs.shards.parquet_shards import merge_parquet
@@ -49,6 +49,8 @@ def merge_outputs(paths: list[str], output: str, overwrite: bool, compression: C
     final = resolved_target(Path(output))
     if len(set(map(str, map(Path, paths)))) < len(paths):
         raise UsageError("a part is named more than once", "name each of them once")
+    if (odd := next(filter(is_stream, paths), None)) is not None:
+        raise UsageError(f"{odd} is a pipe or a device, which might never end", "name the files of the parts")
     kind = _format_of(suffix)
     if kind is None:
         raise UsageError(f"{output}: parts are not merged into {suffix}", "merge them into .parquet, .jsonl, .csv or .tsv")

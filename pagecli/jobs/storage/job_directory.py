@@ -291,12 +291,12 @@ def _not_ours(path: Path) -> UsageError:
 
 
 def _unusable(path: Path, error: OSError) -> PagecliError:
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+    if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and path.parent.is_dir()):
         return _not_ours(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{path}: no space left for the journal", "free some space, or write to another file system")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{path}: the directory is not writable", "write to a directory you may create files in")
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {path.parent}")
     return InputError(f"{path} cannot be opened: {reason_of(error)}")
