@@ -25,6 +25,7 @@ class KnownTokens:
         self._num_seen = np.empty(0, np.int64)
         self._num_used = np.empty(0, np.int64)  # entries of each row
         self._ids = self._counts = np.empty((0, 0), np.int32)
+        self.num_output = np.empty(0, np.int64)  # of each sequence of the last call, those not seen included
 
     def update(self, sequences: list[tuple[list[int], int]], num_unseen: int = 0) -> tuple[Array, Array]:
         """ids and counts, views that the next call changes, of sequences of (token ids, length of the prompt), but for the last
@@ -34,7 +35,8 @@ class KnownTokens:
                 self._arrange(sequences)
             self._sequences = sequences
         lists, num = self._lists[: self._num_given], self._num_given
-        ends = np.fromiter(map(len, lists), dtype=np.int64, count=num) - num_unseen
+        lengths = np.fromiter(map(len, lists), dtype=np.int64, count=num)
+        self.num_output, ends = lengths - self._num_prompt[:num], lengths - num_unseen
         num_new = ends - self._num_seen[:num]
         if (num_new == 1).all():
             last = itemgetter(-1 - num_unseen)

@@ -92,7 +92,7 @@ class OverlappedScheduler(Scheduler):
             plan = self.plan()
         except MemoryIsShort:  # the slots reserved so far stay reserved; the next plan() uses them
             return None
-        if plan.chunks:
+        if plan.num_tokens:
             self._add_pending(plan)
         return plan
 
@@ -266,7 +266,7 @@ class OverlappedLoop:
         planned = time.perf_counter()
         if plan is None:
             return None
-        if not plan.chunks:
+        if not plan.num_tokens:
             self._runner.mover.carry_out(plan.moves)
             return None
         return _Launched(plan, self._runner.launch(plan), started, planned)

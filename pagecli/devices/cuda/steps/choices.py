@@ -146,16 +146,15 @@ class ChoicePlanner:
         """What the sequences know, but for the last token of each, which the host may not know yet: its entry is the last."""
         if not asked.penalized:
             return {}
-        known_ids, known_counts = self._known.update(asked.known, 1)
-        ids, counts = known_ids.copy(), known_counts.copy()
-        ids[:, -1] = -1
-        counts[:, -1] = [len(token_ids) > num_prompt_tokens for token_ids, num_prompt_tokens in asked.known]
+        ids, known_counts = self._known.update(asked.known, 1)  # their last columns are free
+        counts = known_counts.copy()
+        counts[:, -1] = self._known.num_output > 0
         num, width = ids.shape
         return {
             "penalty_last": last_tokens[asked.arrays["penalty_rows"]].astype(np.int32),
             "penalty_offsets": np.arange(0, num * width + 1, width, dtype=np.int32),
-            "penalty_ids": ids.ravel(),
-            "penalty_counts": counts.ravel(),
+            "penalty_ids": ids,
+            "penalty_counts": counts,
         }
 
     def _masks(self, asked: Asked) -> Arrays:

@@ -83,13 +83,11 @@ class RunnerLimits:
 class _Work:
     """What the device does in one step; holds no array of the host, only buffers and where in them things lie."""
 
-    num_input_bytes: int
     num_partials: dict[int, int]
     prompts: PromptRows | None
-    num_rows: int  # of logits
+    logits: torch.Tensor  # [rows, vocab]
     tensors: dict[str, torch.Tensor]
     choices: Choices
-    num_choice_bytes: int
     choice_buffer: torch.Tensor
     choice_tensors: dict[str, torch.Tensor]
     rows_to_host: int  # of logits, where several of a chunk are wanted
@@ -212,17 +210,18 @@ class CudaRunner:
                 slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
         specs = [] if plan.has_wanted else plan.asked
         choices = self._planner.plan(specs, rows, step.arrays["logit_rows"])
-        places, num_bytes = slot.inputs.pack(arrays)
-        tensors = self._input_views.of(places, self._inputs)
+        tensors = self._input_views.of(slot.inputs.pack(arrays), self._inputs)
         self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.num_extra_bytes)
-        choice_places, num_choice_bytes = slot.choices.pack(choices.arrays)
-        chosen_by = {"token_ids": tensors["token_ids"], **self._choice_views.of(choice_places, self._choices)}
+        chosen_by = {
+            "token_ids": tensors["token_ids"],
+            **self._choice_views.of(slot.choices.pack(choices.arrays), self._choices),
+        }
         fed_from = before.sampled if plan.feeds else None
         if fed_from is not None and (before.pending is None or before.pending.plan.has_wanted):
             raise ValueError("a step cannot be fed by one whose tokens were chosen on the host")
         inputs, asked = (
-            (num_bytes, step.num_partials, step.prompts, num_rows, tensors),
-            (choices, num_choice_bytes, self._choices, chosen_by),
+            (step.num_partials, step.prompts, self._logits_of(num_rows), tensors),
+            (choices, self._choices, chosen_by),
         )
         return _Work(*inputs, *asked, rows_to_host, fed_from)
 
@@ -241,7 +240,7 @@ class CudaRunner:
 
     def _forward(self, work: _Work) -> Callable[[], None]:
         """The part of a step that a graph can hold: from the inputs on the device to the logits."""
-        tensors, out = work.tensors, self._logits_of(work.num_rows)
+        tensors, out = work.tensors, work.logits
         planned = work.num_partials, self._shape, work.prompts
         model, cache = self.model, self.kv_cache
         return lambda: model.compute(step_buffers.on_device(tensors, *planned), cache, out)
@@ -257,8 +256,8 @@ class CudaRunner:
 
     def _do(self, work: _Work, slot: _Slot) -> None:
         """One step, on the compute stream."""
-        num_bytes, tensors = work.num_input_bytes, work.tensors
-        self._inputs[:num_bytes].copy_(slot.inputs.memory[:num_bytes], non_blocking=True)
+        used, tensors = slot.inputs.used, work.tensors
+        self._inputs[: len(used)].copy_(used, non_blocking=True)
         if work.fed_from is not None:
             fed = work.fed_from.index_select(0, tensors["fed_from"]).to(torch.int32)
             tensors["token_ids"].index_copy_(0, tensors["fed_rows"], fed)
@@ -270,15 +269,15 @@ class CudaRunner:
             self._choose(work, slot)
         if work.rows_to_host:
             assert slot.pinned_logits is not None
-            chosen = self._logits_of(work.num_rows).index_select(0, tensors["host_rows"])
+            chosen = work.logits.index_select(0, tensors["host_rows"])
             slot.pinned_logits[: work.rows_to_host].copy_(chosen, non_blocking=True)
 
     def _choose(self, work: _Work, slot: _Slot) -> None:
-        choices, num_bytes = work.choices, work.num_choice_bytes
-        if num_bytes:
-            work.choice_buffer[:num_bytes].copy_(slot.choices.memory[:num_bytes], non_blocking=True)
+        choices, used = work.choices, slot.choices.used
+        if choices.arrays:
+            work.choice_buffer[: len(used)].copy_(used, non_blocking=True)
         sampled, extra = slot.sampled[: choices.num_tokens], slot.extra[: choices.num_extra_bytes]
-        sampling.choose(sampled, extra, self._logits_of(work.num_rows), work.choice_tensors, choices)
+        sampling.choose(sampled, extra, work.logits, work.choice_tensors, choices)
         slot.pinned_sampled[: len(sampled)].copy_(sampled, non_blocking=True)
         if choices.num_extra_bytes:
             slot.pinned_extra[: choices.num_extra_bytes].copy_(extra, non_blocking=True)

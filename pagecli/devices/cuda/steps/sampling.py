@@ -32,9 +32,10 @@ def choose(out: torch.Tensor, extra: torch.Tensor, logits: torch.Tensor, tensors
         unused = torch.empty(len(tensors["beam_rows"]), 2, device=logits.device)
         kernels.log_normalizers(unused, logits, tensors["beam_rows"], True)
     if "penalty_rows" in tensors:
-        kept = {"ids": tensors["penalty_ids"], "before": torch.empty(len(tensors["penalty_ids"]), device=logits.device)}
+        ids_of_all, counts = tensors["penalty_ids"].view(-1), tensors["penalty_counts"].view(-1)
+        kept = {"ids": ids_of_all, "before": torch.empty(len(ids_of_all), device=logits.device)}
         rows, penalties, last_tokens = tensors["penalty_rows"], tensors["penalties"], tensors["penalty_last"]
-        known = tensors["penalty_offsets"], tensors["penalty_ids"], tensors["penalty_counts"]
+        known = tensors["penalty_offsets"], ids_of_all, counts
         kernels.apply_penalties(logits, rows, penalties, *known, kept["before"], tensors["token_ids"], last_tokens)
     if "forbidden_rows" in tensors:
         kernels.forbid_tokens(logits, tensors["forbidden_rows"], tensors["forbidden_ids"])

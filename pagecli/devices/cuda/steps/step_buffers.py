@@ -121,21 +121,22 @@ class Packed:
     def __init__(self, memory: torch.Tensor) -> None:
         self.memory = memory  # [bytes] uint8
         self._shapes: list[tuple[str, tuple[int, ...], np.dtype]] = []
-        self._found: tuple[list[Place], int] = [], 0
+        self._places: list[Place] = []
+        self.used = memory[:0]  # what the last step takes of it
         self._written: list[np.ndarray] = []
 
-    def pack(self, arrays: Arrays) -> tuple[list[Place], int]:
-        """As `pack`."""
+    def pack(self, arrays: Arrays) -> list[Place]:
+        """As `pack`: where each lies."""
         shapes = [(name, array.shape, array.dtype) for name, array in arrays.items()]
         if shapes == self._shapes:
             for written, array in zip(self._written, arrays.values(), strict=True):
                 written[...] = array
-            return self._found
+            return self._places
         self._shapes = []  # until all are written
-        self._found = pack(arrays, self.memory.numpy())
-        self._written = [view.numpy() for view in views(self._found[0], self.memory).values()]
-        self._shapes = shapes
-        return self._found
+        self._places, num_bytes = pack(arrays, self.memory.numpy())
+        self._written = [view.numpy() for view in views(self._places, self.memory).values()]
+        self._shapes, self.used = shapes, self.memory[:num_bytes]
+        return self._places
 
 
 def packed_bytes(arrays: Arrays) -> int:
