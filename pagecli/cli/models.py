@@ -70,7 +70,10 @@ def models(words: Words = None, as_json: flags.Json = False) -> int:
         if as_json:
             print(json.dumps([_as_json(model) for model in found], indent=2))
         else:
-            print("\n".join(table_lines(found, terminal_width(sys.stdout))))
+            lines, without = table_lines(found, terminal_width(sys.stdout))
+            print("\n".join(lines))
+            if without:
+                console.note(f"for want of room without {', '.join(without)}: a wider terminal or --json has them")
         return 0
 
     return exit_code_of(run, console)
@@ -126,15 +129,16 @@ def _as_json(model: NamedModel) -> dict[str, Any]:
 LEFT_OUT = ("GiB fp8", "GiB float32", "GiB int8", "devices", "cached", "kind")
 
 
-def table_lines(found: list[NamedModel], width: int | None) -> list[str]:
-    """A line a model, with the columns that a terminal of `width` has room for."""
+def table_lines(found: list[NamedModel], width: int | None) -> tuple[list[str], list[str]]:
+    """A line a model, with the columns that a terminal of `width` has room for; and the names of the others."""
     rows = [_cells(model) for model in found]
     left_out = list(LEFT_OUT)
     while True:
         table = [list(rows[0]), *(list(row.values()) for row in rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(rows[0]))]
         if width is None or sum(widths) + 2 * (len(widths) - 1) <= width or not left_out:
-            return ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in table]
+            lines = ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in table]
+            return lines, list(LEFT_OUT[: len(LEFT_OUT) - len(left_out)])
         column = left_out.pop(0)
         rows = [{name: cell for name, cell in row.items() if name != column} for row in rows]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from pagecli.cli import models as models_command
 from pagecli.cli.app import main
 from pagecli.cli.models import NamedModel, table_lines
 from pagecli.devices.limits import check_computed, devices_for
@@ -133,8 +134,19 @@ def test_devices_are_those_that_do_not_refuse_the_model(head_dim, devices):
 def test_a_narrow_terminal_has_fewer_columns_and_a_line_a_model(width):
     preset = [find_preset(name) for name in preset_names()]
     models = [NamedModel(p.name, p.hub_id, "L", 405_900_000_000, 131072, "chat", SIZES, False, ["cpu", "cuda"]) for p in preset]
-    lines = table_lines(models, width)
+    lines, without = table_lines(models, width)
     assert len(lines) == len(models) + 1
     assert width is None or max(map(len, lines)) <= width
     assert all("405.9 B" in line and "131,072" in line and "756.0" in line for line in lines[1:])
     assert ("GiB fp8" in lines[0]) == (width in (None, 120))
+    shown = ("GiB fp8", "GiB float32", "GiB int8", "devices", "cached", "kind")
+    assert without == [name for name in shown if name not in lines[0]]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_what_a_narrow_terminal_leaves_out_is_said(monkeypatch, capsys, width):
+    monkeypatch.setattr(models_command, "terminal_width", lambda stream: width)
+    with pytest.raises(SystemExit):
+        main(["models", "opt-1*"])
+    said = capsys.readouterr()
+    assert ("devices" in said.out) == (width == 200) != ("devices" in said.err)
