@@ -5,6 +5,8 @@ import io
 import os
 import pty
 import re
+import shlex
+import shutil
 import struct
 import sys
 import termios
@@ -207,3 +209,19 @@ def test_a_message_of_any_length_is_a_line_that_can_be_read(capsys):
     assert error.endswith("xxx .weight")
     assert hint.startswith("hint: yyy")
     assert max(map(len, (error, hint))) < 4000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["my model", "it's", "a;b"])
+@pytest.mark.parametrize("flags", [(), ("--engine", "vllm", "--gpu", "a100-40gb")])
+def test_a_command_to_copy_is_one_for_a_shell(tmp_path, monkeypatch, capsys, tiny_model, name, flags):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(measured_rates, "_measure_host", lambda: None)
+    shutil.copytree(tiny_model("llama"), name)
+    with pytest.raises(SystemExit):
+        main(["profile", "--model", name, *flags, "--num-requests", "2", "--no-replay"])
+    begun = "vllm serve" if "vllm" in flags else "pagecli generate"
+    printed = capsys.readouterr().out
+    words = shlex.split(printed[printed.index(begun) :].split("\n\n")[0])
+    assert name in words

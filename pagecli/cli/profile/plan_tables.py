@@ -1,5 +1,6 @@
 """The plan for a terminal: tables and lines of 80 columns or more."""
 
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -129,12 +130,12 @@ def _command(model: str, flags: list[str]) -> "RenderableType":
     """The command to copy: one line where it fits, else continued with backslashes, a flag and its value never apart."""
     from pagecli.cli.profile.tables import CommandLines
 
-    return CommandLines(["pagecli generate INPUT OUTPUT", f"--model {model}", *flag_pairs(flags)])
+    return CommandLines(["pagecli generate INPUT OUTPUT", f"--model {shlex.quote(model)}", *flag_pairs(flags)])
 
 
 def flag_pairs(flags: list[str]) -> list[str]:
-    """`--dtype bfloat16` of `--dtype`, `bfloat16`."""
-    return [f"{name} {value}" for name, value in zip(flags[::2], flags[1::2], strict=True)]
+    """`--dtype bfloat16` of `--dtype`, `bfloat16`, as a shell reads them."""
+    return [f"{name} {shlex.quote(value)}" for name, value in zip(flags[::2], flags[1::2], strict=True)]
 
 
 def _memory_table(plan: Plan, parts: "Sequence[MemoryPart]") -> FittingTable:

@@ -1,5 +1,6 @@
 """`pagecli profile --engine vllm`: whether vLLM starts with the flags, how much then fits, and what to change if not."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from pagecli.cli.profile.options import ProfileOptions
@@ -125,7 +126,7 @@ def _ways_out(model: str, changes: list[tuple[str, VllmPlan]]) -> "list[Renderab
 def _command(model: str, plan: VllmPlan) -> CommandLines:
     preset = find_preset(model)
     flags = plan.flags
-    parts = [f"vllm serve {preset.hub_id if preset is not None and preset.hub_id else model}"]
+    parts = [f"vllm serve {preset.hub_id if preset is not None and preset.hub_id else shlex.quote(model)}"]
     parts.append(f"--gpu-memory-utilization {flags.gpu_memory_utilization:g}")
     given = {
         "--max-model-len": flags.max_model_len,

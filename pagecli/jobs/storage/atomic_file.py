@@ -9,6 +9,7 @@ import errno
 import glob
 import os
 import secrets
+import shlex
 import stat
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ def check_output(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} already exists", "give another name, or --overwrite to replace it")
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {path.parent}")
+        raise InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {shlex.quote(str(path.parent))}")
     _remove_stale_temporaries(path)
 
 

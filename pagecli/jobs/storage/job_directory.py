@@ -29,6 +29,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -298,5 +299,5 @@ def _unusable(path: Path, error: OSError) -> PagecliError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{path}: the directory is not writable", "write to a directory you may create files in")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {path.parent}")
+        return InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {shlex.quote(str(path.parent))}")
     return InputError(f"{path} cannot be opened: {reason_of(error)}")
