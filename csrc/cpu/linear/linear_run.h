@@ -101,6 +101,7 @@ static inline void set_prefetch(TileArgs& t, const Plan& plan, int64_t index, in
 
 // On a matrix unit, which is through with a panel before the next has come: tiles share the work of bringing the next panels, which
 // their thread takes next. Weights of 40 MB, 2 threads of an Emerald Rapids, 64 rows: bfloat16 113 -> 89 ns a 16 x 16 x 64, int8 75 -> 60.
+// One tile of bfloat16 alone waits for memory and looks ahead in its own panels: 16 rows come in 0.7 of the time, 32 in 0.8.
 static inline void set_prefetch_of_unit(TileArgs& t, const Plan& plan, int64_t index, int64_t num_tiles, int64_t panel, int panels) {
     constexpr int64_t kLine = 64;
     const int64_t bytes = panels * t.k_count * plan.bytes_per_k / num_tiles;
@@ -109,6 +110,7 @@ static inline void set_prefetch_of_unit(TileArgs& t, const Plan& plan, int64_t i
     const int64_t lines = t.k_count * plan.bytes_per_k / kLine * lines_of_x + 1;
     const bool is_there = plan.quantized() == nullptr && (panel + panels) * kPanelWidth < plan.args.weight.rows;
     t.prefetch_step = is_there && t.k_count == plan.cols ? bytes / lines + 1 : 0;
+    t.looks_ahead = plan.x_type == CellType::bfloat16_unit && plan.quantized() == nullptr && num_tiles == 1;
     t.prefetch = static_cast<const char*>(t.weight) + panels * t.k_count * plan.bytes_per_k + index * bytes;
 }
 

@@ -33,6 +33,7 @@ struct TileArgs {
     int64_t prefetch_step;  // 0 to 128; of a matrix unit any
     bool first;             // the first block of k: sums start at zero instead of being read
     class TileUse* unit;    // of a matrix unit
+    bool looks_ahead;       // of a matrix unit: in its panels, instead of `prefetch`
     const struct QuantizedHeader* quantized;  // of quantized weights, read as bytes (quantized/tile_quantized.h)
 };
 using TileFunction = void (*)(const TileArgs&);

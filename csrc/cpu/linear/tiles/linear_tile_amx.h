@@ -32,6 +32,16 @@ constexpr int unit_weight(int p) {
     return TWO ? 6 + p : 5 + p % 3;
 }
 
+// Brings into L1 the chunks some way behind those at k of `weight`: at the panels' ends those that the next panels begin with.
+template <int PANELS>
+PAGECLI_INLINE void look_ahead(const ChunkPanels& weight, int64_t k, int64_t k_count) {
+    constexpr int kChunks = 8;
+    const bool is_behind = k + (kChunks + 1) * kChunkK > k_count;
+    const char* chunk = weight.data + kChunks * kUnitBytes + (is_behind ? (PANELS - 1) * weight.stride : 0);
+    for (int p = 0; p < PANELS; ++p, chunk += weight.stride)
+        for (int at = 0; at < kUnitBytes; at += kUnitRowBytes) __builtin_prefetch(chunk + at, 0, 3);
+}
+
 template <bool TWO, int p, int last>
 PAGECLI_INLINE void load_panels(const ChunkPanels& weight) {
     tile_load<unit_weight<TWO>(p)>(weight.data + p * weight.stride, kUnitRowBytes);
@@ -88,20 +98,18 @@ PAGECLI_INLINE ChunkPanels padded_chunk(char (&chunk)[PANELS][kUnitBytes], const
     return {chunk[0], kUnitBytes};
 }
 
-template <int PANELS, bool TWO>
-void tile_bfloat16_unit(const TileArgs& t) {
-    t.unit->shape(TWO ? kUnitRows : t.rows, TWO ? t.rows - kUnitRows : 0);
-    if (t.first)
-        move_sums<PANELS, TWO, SumsMove::clear>(t.sums);
-    else
-        move_sums<PANELS, TWO, SumsMove::read>(t.sums);
+template <int PANELS, bool TWO, bool LOOKS_AHEAD>
+PAGECLI_INLINE void multiply_chunks(const TileArgs& t) {
     const char* x = static_cast<const char*>(t.x);
     ChunkPanels weight = {static_cast<const char*>(t.weight), t.panel_stride * static_cast<int64_t>(sizeof(uint16_t))};
     Prefetcher prefetcher{t.prefetch, t.prefetch_step};
     int64_t k = 0;
     for (; k + kChunkK <= t.k_count; k += kChunkK) {
         multiply_chunk<PANELS, TWO>(weight, x);
-        prefetch_for(prefetcher, kUnitRows);
+        if constexpr (LOOKS_AHEAD)
+            look_ahead<PANELS>(weight, k, t.k_count);
+        else
+            prefetch_for(prefetcher, kUnitRows);
         x += t.rows * kUnitRowBytes;
         weight.data += kUnitBytes;
     }
@@ -109,6 +117,19 @@ void tile_bfloat16_unit(const TileArgs& t) {
         alignas(64) char chunk[PANELS][kUnitBytes];
         multiply_chunk<PANELS, TWO>(padded_chunk<PANELS>(chunk, weight, (t.k_count - k) * 2 * kPanelWidth), x);
     }
+}
+
+template <int PANELS, bool TWO>
+void tile_bfloat16_unit(const TileArgs& t) {
+    t.unit->shape(TWO ? kUnitRows : t.rows, TWO ? t.rows - kUnitRows : 0);
+    if (t.first)
+        move_sums<PANELS, TWO, SumsMove::clear>(t.sums);
+    else
+        move_sums<PANELS, TWO, SumsMove::read>(t.sums);
+    if (t.looks_ahead)
+        multiply_chunks<PANELS, TWO, true>(t);
+    else
+        multiply_chunks<PANELS, TWO, false>(t);
     move_sums<PANELS, TWO, SumsMove::write>(t.sums);
 }
 
