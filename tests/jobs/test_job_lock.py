@@ -18,7 +18,7 @@ from pagecli.jobs.journal import job_lock
 from pagecli.jobs.journal.job_lock import LockOwner, read_owner
 from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.monitoring.monitor import Heartbeat, JobSnapshot
-from pagecli.jobs.storage.atomic_file import create_temporary, publish
+from pagecli.jobs.storage.atomic_file import check_output, create_temporary, publish
 from pagecli.jobs.storage.job_directory import JobDirectory, job_directory_path, read_outcome
 
 HOLD = """
@@ -81,6 +81,21 @@ def test_run_on_another_host_counts_as_alive_until_it_has_been_silent_for_a_minu
     stale = time.time() - 61
     os.utime(place(tmp_path) / "lock", (stale, stale))
     lock_output(tmp_path / "out.jsonl").close()
+
+
+def test_a_clock_that_jumps_takes_nothing_away_from_a_run_on_another_host(tmp_path, monkeypatch):
+    """What dates the files counts, by a server's clock or this machine's before it was set."""
+    monkeypatch.setattr(job_lock, "is_on_local_file_system", lambda path: False)
+    write_owner(tmp_path, "elsewhere")
+    temporary = tmp_path / ".out.jsonl.999999999-abc.tmp"
+    temporary.touch()
+    now = time.time()
+    for jump in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda jump=jump: now + jump)
+        with pytest.raises(UsageError, match="process 1 on elsewhere"):
+            lock_output(tmp_path / "out.jsonl")
+        check_output(tmp_path / "out.jsonl", overwrite=False)
+        assert temporary.exists()
 
 
 @pytest.mark.parametrize("is_local", [True, False])
@@ -249,7 +264,6 @@ def test_temporaries_of_a_killed_run_are_cleared_away_by_the_next(tmp_path):
 
 @pytest.mark.slow
 def test_temporaries_beside_a_file_go_when_they_are_old_and_have_no_process(tmp_path):
-    from pagecli.jobs.storage.atomic_file import check_output
 
     dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()
     names = [f".s.json.{pid}-0a1b2c.tmp" for pid in (dead, os.getpid(), "what")] + [f".other.json.{dead}-0a1b2c.tmp"]

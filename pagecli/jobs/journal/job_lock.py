@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pagecli.core.json_text import parsed
 from pagecli.errors import UsageError
-from pagecli.jobs.storage.job_directory import LOCK, JobDirectory
+from pagecli.jobs.storage.job_directory import LOCK, JobDirectory, now_of_files
 from pagecli.jobs.storage.records import check_fields, is_time
 
 HEARTBEAT_SECONDS = 10.0
@@ -108,13 +108,15 @@ class JobLock:
         found = os.fstat(self._fd)
         owner = read_owner(self._directory) if found.st_size else None  # empty: just created, or released
         if owner is not None:
-            age = time.time() - found.st_mtime
             if has_flock and (owner.is_of_this_kernel or is_on_local_file_system(self._directory.path)):
                 pass  # no other process has it
-            elif owner.is_running if owner.is_here else age < STALE_SECONDS:
+            elif owner.is_running if owner.is_here else self._age(found.st_mtime) < STALE_SECONDS:
                 raise self._busy()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(asdict(LockOwner.this_process())).encode("ascii"), 0)
+
+    def _age(self, modified: float) -> float:
+        return now_of_files(self._directory.path) - modified
 
     def heartbeat(self) -> None:
         """Touches the lock file if its interval has passed. Raises OSError."""

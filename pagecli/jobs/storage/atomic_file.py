@@ -11,14 +11,13 @@ import os
 import secrets
 import shlex
 import stat
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from pagecli.core.file_targets import check_replaceable, is_stream_target, mode_of, open_stream, resolved_target, write_all
 from pagecli.errors import InputError, PagecliError, UsageError, reason_of
-from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, sync, temporary_home
+from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, now_of_files, sync, temporary_home
 
 STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
 _temporaries: set[Path] = set()  # created by this process, or about to be
@@ -53,7 +52,8 @@ def _remove_stale_temporaries(final: Path) -> None:
         pid = path.name.removeprefix(f".{final.name}.").partition("-")[0]
         with contextlib.suppress(OSError, ValueError, OverflowError):
             found = os.stat(path, follow_symlinks=False)
-            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > STALE_SECONDS and not _exists(int(pid)):
+            is_ours = found.st_uid == os.geteuid() and not _exists(int(pid))
+            if is_ours and now_of_files(final.parent) - found.st_mtime > STALE_SECONDS:
                 os.unlink(path)
 
 

@@ -31,6 +31,7 @@ import json
 import os
 import shlex
 import stat
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -216,6 +217,18 @@ class JobDirectory:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def now_of_files(directory: Path) -> float:
+    """Now, by the clock that dates files in the directory: a server's may be another than this machine's, and this one may be
+    set while jobs run. This machine's where no file can be made."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _is_same(fd: int, path: Path | str, directory: int | None = None) -> bool:
