@@ -27,6 +27,7 @@ CPUS = {
     (25, 17): "AMD EPYC, Genoa (AVX512-BF16)",
     (26, 2): "AMD EPYC, Zen 5 (AVX512-BF16)",
     (6, 207): "Intel Xeon, Emerald Rapids (AMX)",
+    (6, 167): "Intel Xeon (AMX)",  # a number that its hypervisor gives
 }
 OPERATIONS = {
     "linear ": "linear",
