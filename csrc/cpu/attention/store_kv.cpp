@@ -28,6 +28,14 @@ void spread(T* block, int64_t slot, int64_t block_size, const float* x, int64_t 
     if constexpr (has_scales<T>) memcpy(block + dim * block_size + slot * kKVScaleBytes, values + dim, kKVScaleBytes);
 }
 
+// Brings near the lines that `spread` will write: one of a decoding row's is seldom there, and each store would wait for its own.
+template <class T>
+PAGECLI_INLINE void fetch_spread(const T* block, int64_t slot, int64_t block_size, int64_t dim) {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    const int64_t step = block_size < kLine ? kLine : block_size;
+    for (int64_t at = slot; at < dim * block_size; at += step) __builtin_prefetch(block + at, 1, 3);
+}
+
 template <class T>
 void store_rows(const StoreKVArgs& a) {
     const int64_t slot_size = slot_elements<T>(a.head_dim), head_size = a.block_size * slot_size;
@@ -36,6 +44,7 @@ void store_rows(const StoreKVArgs& a) {
             const int64_t block = a.slot_ids[t] / a.block_size, slot = a.slot_ids[t] % a.block_size;
             for (int64_t h = 0; h < a.kv_heads; ++h) {
                 const int64_t at = (block * a.kv_heads + h) * head_size;
+                if (h + 1 < a.kv_heads) fetch_spread(static_cast<const T*>(a.k_cache) + at + head_size, slot, a.block_size, a.head_dim);
                 spread(static_cast<T*>(a.k_cache) + at, slot, a.block_size, a.k + t * a.k_stride[0] + h * a.k_stride[1], a.head_dim);
                 copy(static_cast<T*>(a.v_cache) + at + slot * slot_size, a.v + t * a.v_stride[0] + h * a.v_stride[1], a.head_dim);
             }
