@@ -9,6 +9,7 @@ from pagecli.errors import UsageError
 MAX_BLOCK_SIZE = 256
 MAX_SPECULATE = 64
 MAX_ROWS_KEPT = 6  # in a step, to which weights that stay quantized are faster than bfloat16 pairs: a tile of the kernels
+PAIR_ISAS = ("avx512bf16", "neon_bf16")  # whose kernels make pairs of bfloat16 of quantized weights in registers
 MAX_UNEVEN = 0.2  # of kept numbers, which take 1.4 times as long as bfloat16's where the others take 0.9 times
 Speculate = int | Literal["auto"]  # tokens guessed at a time
 KVPolicy = Literal["paged", "reserve-max", "reserve-pow2", "reserve-oracle"]  # engine/scheduling/reservations.py
@@ -23,16 +24,19 @@ _LEAST = {
 }
 
 
-def is_faster_kept(dtype: str, max_num_seqs: int, multiplies_bfloat16: bool, uneven: float) -> bool:
+def is_faster_kept(dtype: str, max_num_seqs: int, isa: str, uneven: float) -> bool:
     """Whether a CPU computes faster with weights that stay quantized, multiplied as `dtype`, than with dequantized ones.
 
     From some rows on looking numbers up, scaling and rounding them takes longer than reading bfloat16 does: without
     instructions for bfloat16 from the second, of some of 4 bits from the third; there from the first of those without even
-    steps (IQ4_NL, 5 and 6 bits: 0.62 to 0.80 of bfloat16's speed), `uneven` of all (benchmarks/quantized_weights.py).
+    steps (IQ4_NL, 5 and 6 bits: 0.62 to 0.80 of bfloat16's speed), `uneven` of all. AMX takes rows by 16, of weights that are
+    unpacked in memory first: 0.77 of bfloat16's speed with one row, too (benchmarks/quantized_weights.py).
     """
-    if multiplies_bfloat16 or dtype != "bfloat16":
-        return dtype == "float32" or (dtype == "bfloat16" and max_num_seqs <= MAX_ROWS_KEPT)
-    return max_num_seqs == 1 and uneven <= MAX_UNEVEN
+    if dtype != "bfloat16":
+        return dtype == "float32"
+    if isa == "amx":
+        return False
+    return max_num_seqs <= MAX_ROWS_KEPT if isa in PAIR_ISAS else max_num_seqs == 1 and uneven <= MAX_UNEVEN
 
 
 @dataclass(frozen=True, slots=True)

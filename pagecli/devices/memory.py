@@ -281,12 +281,12 @@ def _has_room_dequantized(source: ModelSource, config: EngineConfig, dtype: str,
 
 
 def with_quantization(
-    source: ModelSource, config: EngineConfig, device: str, dtype: str, available: int, multiplies_bfloat16: bool
+    source: ModelSource, config: EngineConfig, device: str, dtype: str, available: int, isa: str
 ) -> ModelSource:
     """The source that says whether quantized weights stay so: where `config` does, or with auto where that is faster or
     `available` bytes have no room for dequantized ones. With an adapter merged into them they cannot.
 
-    `multiplies_bfloat16`: whether the CPU's kernels do. Raises UsageError where they shall and cannot.
+    `isa`: the CPU kernels' instruction set. Raises UsageError where they shall and cannot.
     """
     if source.merged_adapter is not None:
         if config.quantization == "keep":
@@ -298,7 +298,7 @@ def with_quantization(
     if config.quantization != "auto" or source.quantized is None or device != "cpu" or dtype not in QUANTIZED_DTYPES:
         return source
     uneven = source.quantized.num_uneven / source.quantized.num_elements
-    if is_faster_kept(dtype, config.max_num_seqs, multiplies_bfloat16, uneven):
+    if is_faster_kept(dtype, config.max_num_seqs, isa, uneven):
         return replace(source, keep_quantized=True)
     if _has_room_dequantized(source, config, dtype, available):
         return source

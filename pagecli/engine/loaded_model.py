@@ -144,8 +144,8 @@ def resolve(config: EngineConfig, num_engines: int = 1) -> ResolvedModel:
     source = resolve_engine_model(config)
     dtype = device.resolve_dtype(config.dtype)
     _check_cache(config, device, dtype, source.config.head_dim)
-    of_each, native = memory.available_bytes() // num_engines, device.resolve_dtype("auto") == "bfloat16"
-    source = memory.with_quantization(source, config, device.name, dtype, of_each, native)
+    of_each = memory.available_bytes() // num_engines
+    source = memory.with_quantization(source, config, device.name, dtype, of_each, device.isa if device.name == "cpu" else "")
     return ResolvedModel(source, device.name, dtype, config.kv_dtype_beside(dtype))
 
 

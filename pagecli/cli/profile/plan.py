@@ -17,7 +17,7 @@ from pagecli.model.registry import with_adapters
 from pagecli.model.source import ModelSource
 from pagecli.model.stored_tensors import StoredTensors
 from pagecli.profiler.plan.gpus import Device, find_gpu
-from pagecli.profiler.plan.local_device import LocalGpus, find_gpus, host_device, multiplies_bfloat16, part_of
+from pagecli.profiler.plan.local_device import LocalGpus, find_gpus, host_device, isa, multiplies_bfloat16, part_of
 from pagecli.profiler.plan.measured_rates import at_measured_rates
 from pagecli.profiler.plan.plan import Plan, PlanSettings, make_plan, smallest_that_fits
 from pagecli.profiler.plan.processes import check_count
@@ -92,7 +92,7 @@ class _Asked:
             max_batch_tokens=max(settings.max_batch_tokens, settings.max_num_seqs),
         )
         available = settings.device.memory_bytes
-        return memory.with_quantization(self.source, config, "cpu", settings.dtype, available, multiplies_bfloat16())
+        return memory.with_quantization(self.source, config, "cpu", settings.dtype, available, isa())
 
 
 def checked_by(source: ModelSource, stored: StoredTensors | None, warn: Callable[[str], None]) -> str:
