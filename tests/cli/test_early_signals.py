@@ -1,5 +1,6 @@
 """Signals before there is anything to save: while the program is imported, while the model loads, and in the other commands."""
 
+import json
 import os
 import re
 import signal
@@ -135,16 +136,16 @@ def test_a_signal_is_not_told_as_a_missing_package(tmp_path, tiny_model, signum)
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", CODES)
 def test_merge_leaves_nothing_behind(tmp_path, signum):
-    parts = [tmp_path / name for name in ("p1.jsonl", "p2.jsonl")]
-    for part in parts:
-        os.mkfifo(part)
-    held = [os.open(part, os.O_RDWR) for part in parts]  # merge waits for rows
+    for number in (1, 2):
+        label = {"number": number, "count": 2, "job": "a"}
+        with open(tmp_path / f"p{number}.jsonl", "w") as part:
+            for line in range(100_000):  # merge takes seconds
+                own = label | {"row": 2 * line + number - 1, "line": line}
+                part.write(json.dumps({"text": "a", "pagecli_shard": own}) + "\n")
     process = run(tmp_path, "merge", "p1.jsonl", "p2.jsonl", "all.jsonl")
-    until(lambda: list(tmp_path.glob(".all*")), process)
+    until(lambda: any(path.stat().st_size for path in tmp_path.glob(".all*")), process)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
-    for fd in held:
-        os.close(fd)
     assert process.returncode == CODES[signum]
     assert f"stopped by {signum.name}" in err.decode()
     assert sorted(os.listdir(tmp_path)) == ["p1.jsonl", "p2.jsonl"]

@@ -89,13 +89,14 @@ def test_what_need_not_be_read_is_passed_over(tiny_model, tmp_path):
     assert read_heartbeat(tmp_path / "out.jsonl") is None
 
 
-def test_the_record_of_a_job_in_parts_is_refused_or_passed_over(tmp_path):
+def test_the_record_of_a_job_in_parts_is_refused(tmp_path):
     output, now = tmp_path / "out.jsonl", datetime(2026, 1, 1)
     parts = PartDirectory(output, 2)
     assert parts.agree(now, str, overwrite=False) == now
     assert parts_status(str(output)) is not None
     (parts.path / JOB).write_text(DEEP)
-    assert parts_status(str(output)) is None
+    with pytest.raises(PagecliError, match="cannot be read"):
+        parts_status(str(output))
     with pytest.raises(PagecliError, match="cannot be read"):
         parts.agree(now, str, overwrite=False)
 
