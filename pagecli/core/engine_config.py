@@ -29,13 +29,11 @@ def is_faster_kept(dtype: str, max_num_seqs: int, isa: str, uneven: float) -> bo
 
     From some rows on looking numbers up, scaling and rounding them takes longer than reading bfloat16 does: without
     instructions for bfloat16 from the second, of some of 4 bits from the third; there from the first of those without even
-    steps (IQ4_NL, 5 and 6 bits: 0.62 to 0.80 of bfloat16's speed), `uneven` of all. AMX takes rows by 16, of weights that are
-    unpacked in memory first: 0.77 of bfloat16's speed with one row, too (benchmarks/quantized_weights.py).
+    steps (IQ4_NL, 5 and 6 bits: 0.62 to 0.80 of bfloat16's speed), `uneven` of all. With AMX, which takes several rows of
+    weights that are unpacked in memory, from the second (benchmarks/quantized_weights.py).
     """
     if dtype != "bfloat16":
         return dtype == "float32"
-    if isa == "amx":
-        return False
     return max_num_seqs <= MAX_ROWS_KEPT if isa in PAIR_ISAS else max_num_seqs == 1 and uneven <= MAX_UNEVEN
 
 

@@ -180,7 +180,7 @@ def texts(engine, prompts):
         ({"dtype": "float32"}, True),
         ({"dtype": "bfloat16", "max_num_seqs": 6}, kernels.isa_name() in ("avx512bf16", "neon_bf16")),
         ({"dtype": "bfloat16", "max_num_seqs": 7}, False),
-        ({"dtype": "bfloat16", "max_num_seqs": 1}, kernels.isa_name() != "amx"),
+        ({"dtype": "bfloat16", "max_num_seqs": 1}, True),
         ({"dtype": "bfloat16"}, False),
         ({"dtype": "bfloat16", "quantization": "keep"}, True),
         ({"dtype": "float32", "quantization": "dequantize"}, False),
@@ -193,13 +193,12 @@ def test_auto_keeps_where_that_is_faster(quantized, settings, kept):
 
 @pytest.mark.parametrize("kind", [*TYPES, "Q5_0", "Q5_1"])
 def test_auto_sees_the_format_where_bfloat16_is_not_multiplied(quantized, kind):
-    """One row: those of even steps are read faster than bfloat16, the others only by kernels that make pairs in registers;
-    AMX's unpack all of them in memory."""
+    """One row: those of even steps are read faster than bfloat16, the others only by kernels that make pairs in registers."""
     source = resolve_model(str(quantized(kind)))
     for dtype, isa, rows, kept in (
         ("bfloat16", "avx2", 1, kind in TYPES),
         *(("bfloat16", "avx512bf16", 6, True), ("bfloat16", "avx2", 2, False), ("float32", "avx2", 128, True)),
-        *(("bfloat16", "amx", 1, False), ("float32", "amx", 1, True)),
+        *(("bfloat16", "amx", 1, kind in TYPES), ("bfloat16", "amx", 2, False), ("float32", "amx", 1, True)),
     ):
         config = EngineConfig("model", dtype=dtype, max_num_seqs=rows)
         assert memory.with_quantization(source, config, "cpu", dtype, 1 << 40, isa).keep_quantized is kept

@@ -12,6 +12,7 @@
 #include "linear/linear_epilogue.h"
 #include "linear/quantized/steps.h"
 #include "linear/quantized/tile_quantized.h"
+#include "linear/quantized/tile_quantized_unit.h"
 #include "linear/quantized/unpack.h"
 #include "linear/tiles/item_shape.h"
 #include "linear/tiles/linear_activations.h"
@@ -46,9 +47,9 @@ struct Plan {
     UnpackFunction unpack = nullptr;  // of quantized weights, before tiles read them
     int unpacks_from = 1;             // tiles of rows on
     Tiles unpacked = {};              // what reads them then, of the same heights
+    // Of pairs that are multiplied as floats: denormals count as zeros in their products and sums, as instructions of pairs have it.
+    bool flushes = x_type == CellType::bfloat16_split;
 
-    // Of widened pairs: denormals count as zeros in their products and sums, as vdpbf16ps has it.
-    bool flushes() const { return x_type == CellType::bfloat16_split; }
     bool unpacks(int64_t num_tiles) const { return unpack != nullptr && num_tiles >= unpacks_from; }
     const QuantizedHeader* quantized() const { return args.weight.quantized; }
     // Where the panel's weights from k on are.
@@ -180,7 +181,7 @@ static inline void run_item(const Plan& plan, const Activations& x, const RowTil
                 else
                     set_prefetch(t, plan, index, num_tiles, panels);
                 if (last) fetch_out(plan.args, row, rows, panel * kPanelWidth, cols);
-                run_tile(tiles.at(rows, is_wide), t, plan.flushes());
+                run_tile(tiles.at(rows, is_wide), t, plan.flushes);
                 if (last) plan.finish(plan.args, t.sums, row, rows, panel * kPanelWidth, cols);
             }
         }
@@ -334,6 +335,13 @@ Plan with_made(Plan plan, const Tiles& unpacked) {
             plan.unpacks_from = 2;
         }
     }
+#if PAGECLI_HAS_UNIT_ROW_TILES
+    if (std::is_same_v<Weight, uint16_t> && plan.args.tokens == 1) {
+        plan.tiles = unit_row_tiles(header.numbers());
+        plan.unpacks_from = 2;
+        plan.flushes = true;
+    }
+#endif
     return plan;
 }
 
