@@ -1,5 +1,6 @@
 """SQLite and DuckDB output: a table `rows`, its types, columns that come later, ends that come early."""
 
+import resource
 import sqlite3
 from collections import deque
 
@@ -116,6 +117,40 @@ def test_duckdb_keeps_types_and_nested_columns(tmp_path):
     assert table["id"].to_pylist() == [0, 1, 2, 3]
     assert pa.types.is_integer(table.schema.field("id").type)
     assert [path.name for path in tmp_path.iterdir()] == ["out.duckdb"]
+
+
+def rows_in(path) -> int:
+    """Of an output alone, without what may lie beside it."""
+    if path.suffix == ".sqlite":
+        return rows_of(path, "SELECT count(*) AS n FROM rows")[0]["n"]
+    import duckdb
+
+    with duckdb.connect(str(path), read_only=True) as database:
+        return database.execute("SELECT count(*) FROM main.rows").fetchone()[0]
+
+
+@pytest.mark.parametrize("name", ["out.duckdb", "out.sqlite"])
+@pytest.mark.parametrize("limit", [0, 5_000, 13_000, 100_000, 300_000, 500_000, 10_000_000])
+def test_a_database_that_the_disk_does_not_take_whole_is_refused(tmp_path, name, limit):
+    """Not published without its rows."""
+    if name == "out.duckdb":
+        pytest.importorskip("duckdb")
+    rows, refused = [{"x": f"{i}" * 60} for i in range(400)], None
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
+    try:
+        write_all(tmp_path / name, results(rows))
+    except InputError as error:
+        refused = error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert refused is not None or limit > 5_000
+    assert refused is None or limit < 10_000_000
+    if refused is None:
+        assert rows_in(tmp_path / name) == len(rows)
+    else:
+        assert not (tmp_path / name).exists()
+        assert not list(tmp_path.glob(".*.wal"))
 
 
 def test_duckdb_that_is_not_installed_is_said_before_the_model_loads(tmp_path, monkeypatch):

@@ -30,13 +30,18 @@ class DuckdbRowWriter(ParquetRowWriter):
         temporary, file = create_temporary(final)
         file.close()
         remove(temporary)  # DuckDB makes its file itself, and a log beside it while it writes
+        log = temporary.with_name(f"{temporary.name}.wal")
         duckdb = check_installed()
         try:
             with duckdb.connect(str(temporary)) as database:
                 database.execute("SET preserve_insertion_order = true")
                 database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM read_parquet(?)", [str(complete)])
-                (found,) = database.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
+                database.execute("CHECKPOINT")  # close() says nothing of what the file did not take
+            remove(log)
+            with duckdb.connect(str(temporary), read_only=True) as database:
+                (found,) = database.execute(f"SELECT count(*) FROM main.{TABLE}").fetchone()
         except duckdb.Error as error:
+            remove(log)
             remove(temporary)
             message = first_line(error)
             raise InputError(f"{final} cannot be written: {message}", "check the disk; or write Parquet") from error
