@@ -108,6 +108,31 @@ def test_a_signal_while_loading_a_new_job_says_so(tmp_path, tiny_model):
     assert os.listdir(tmp_path) == ["in.jsonl"]
 
 
+UNLUCKY_PACKAGE = """
+import pathlib, time
+try:
+    pathlib.Path("importing").touch()
+    time.sleep(60)
+except BaseException as error:
+    raise ImportError("the extension cannot be initialized") from error
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", CODES)
+def test_a_signal_is_not_told_as_a_missing_package(tmp_path, tiny_model, signum):
+    """Whose import it interrupted, and which made an error of its own of it."""
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a"}])
+    (tmp_path / "duckdb.py").write_text(UNLUCKY_PACKAGE)
+    args = ["generate", source, "out.duckdb", "-m", tiny_model("llama"), "--kv-memory", "8MiB"]
+    process = run(tmp_path, *args, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
+    until(lambda: (tmp_path / "importing").exists(), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == CODES[signum], err
+    assert err.decode() == f"error: stopped by {signum.name} while loading; no row was finished\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", CODES)
 def test_merge_leaves_nothing_behind(tmp_path, signum):

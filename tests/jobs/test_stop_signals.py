@@ -1,8 +1,11 @@
 """Signals end a job in time: noted during the run, raised outside of it, and seen even in the middle of a long step."""
 
 import contextlib
+import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -176,6 +179,37 @@ def test_an_error_that_a_library_makes_of_a_signal_is_that_signal(library):
         library()
     assert caught.value.signum == signal.SIGTERM
     assert isinstance(caught.value.__cause__, Exception)
+
+
+SIGNAL_IN_AN_EXTENSION = """
+import enum, signal, sys
+from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
+
+set_attribute, met = enum.EnumType.__setattr__, []
+
+def meeting(*args):
+    if not met:
+        met.append(True)
+        signal.raise_signal(signal.SIGTERM)
+    set_attribute(*args)
+
+enum.EnumType.__setattr__ = meeting
+try:
+    with stop_signals():
+        import duckdb
+        sys.exit("not stopped")
+except StopRequested:
+    sys.exit(0 if met and sys.getprofile() is None else "too early, or not over")
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_initialization_of_an_extension_is_raised_after_it():
+    """Where nanobind makes an enumeration, an exception ends the process."""
+    if importlib.util.find_spec("duckdb") is None:
+        pytest.skip("needs duckdb")
+    ended = subprocess.run([sys.executable, "-c", SIGNAL_IN_AN_EXTENSION], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_an_error_beside_a_signal_that_was_only_noted_stays_itself():

@@ -247,10 +247,6 @@ def locked_output(output: str, overwrite: bool, signals: StopSignals) -> Iterato
     locked: LockedOutput | None = None
     try:
         with signals.deferred():
-            if path.suffix == ".duckdb":
-                from pagecli.jobs.writers.duckdb_writer import check_installed
-
-                check_installed()  # its extension ends the process where an exception meets its import
             locked = lock_output(path, create=False)
             if locked is not None and not file_targets.is_remote(output):
                 locked.outcome = locked.earlier_outcome()

@@ -10,15 +10,18 @@ ignored, as nohup sets it, stays ignored.
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 4.0  # from the first signal to the end of the process, whatever it is doing
 HELD_SECONDS = 0.7  # more where the interpreter's lock is held, or saving takes so long
+_LOADS_EXTENSION = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
 _STAND_DOWN = b"\0"  # tells the C++ thread that the program ends by itself
 _HELD = b"error: ended by a signal in the middle of an operation that cannot be interrupted\n"
 
@@ -57,9 +60,19 @@ class StopSignals:
         self.received = signum
         for number in self.numbers:
             signal.signal(number, signal.SIG_DFL)
-        if not self._deferred:
-            self.was_raised = True
+        if self._deferred:
+            return
+        self.was_raised = True
+        loading = _extension_being_loaded(frame)
+        if loading is None:
             raise StopRequested(signum)
+
+        def raise_when_loaded(returning: FrameType, event: str, _: object) -> None:
+            if returning is loading and event == "return":
+                sys.setprofile(None)
+                raise StopRequested(signum)
+
+        sys.setprofile(raise_when_loaded)
 
     def request_in(self, error: BaseException) -> StopRequested | None:
         """The request to stop that `error` is, or that a library made an error of its own; None of any other error.
@@ -69,6 +82,16 @@ class StopSignals:
         if isinstance(error, StopRequested):
             return error
         return StopRequested(self.received) if self.was_raised and self.received is not None else None
+
+
+def _extension_being_loaded(frame: FrameType | None) -> FrameType | None:
+    """The outermost call that loads a module of C or C++, one of which may end the process where an exception meets it."""
+    loading = None
+    while frame is not None:
+        if frame.f_code in _LOADS_EXTENSION:
+            loading = frame
+        frame = frame.f_back
+    return loading
 
 
 @contextmanager
