@@ -1,8 +1,12 @@
 """SQLite and DuckDB output: a table `rows`, its types, columns that come later, ends that come early."""
 
+import os
 import resource
 import sqlite3
+import subprocess
+import sys
 from collections import deque
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -11,7 +15,9 @@ from hypothesis import strategies as st
 from writing import open_writer, results, write_all
 
 from pagecli.errors import InputError, UsageError
+from pagecli.jobs.journal.locked_output import lock_output
 from pagecli.jobs.rows.row import to_json
+from pagecli.jobs.writers.parquet.writer import GROUP_ROWS
 
 VALUES = [None, True, 3, 2.5, "text", "two\nlines", 2**70, [1, {"a": "ü"}], {"b": None}]
 
@@ -151,6 +157,132 @@ def test_a_database_that_the_disk_does_not_take_whole_is_refused(tmp_path, name,
     else:
         assert not (tmp_path / name).exists()
         assert not list(tmp_path.glob(".*.wal"))
+
+
+LOG = {"out.duckdb": ".wal", "out.sqlite": "-journal"}
+LEAVES_A_LOG = {
+    "out.sqlite": """
+import os, sqlite3
+database = sqlite3.connect("out.sqlite", isolation_level=None)
+database.execute("PRAGMA journal_mode = {mode}")
+database.execute("PRAGMA cache_size = 2")
+database.execute("CREATE TABLE rows (text)")
+database.executemany("INSERT INTO rows VALUES (?)", [("another's" * 100,)] * 50)
+database.execute("BEGIN")
+database.execute("UPDATE rows SET text = upper(text)")
+if "{mode}" == "WAL":
+    database.execute("COMMIT")
+os._exit(0)
+""",
+    "out.duckdb": """
+import duckdb, os
+database = duckdb.connect("out.duckdb")
+database.execute("CREATE TABLE rows AS SELECT 1 AS text")
+os._exit(0)
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "mode"), [("out.sqlite", "DELETE"), ("out.sqlite", "WAL"), ("out.duckdb", "")])
+@pytest.mark.parametrize("is_gone", [False, True], ids=["beside its database", "alone"])
+def test_the_log_of_a_database_that_is_replaced_is_not_read_into_the_output(tmp_path, name, mode, is_gone):
+    """Nor one that has survived its database: it stands in the way as the database would."""
+    if name == "out.duckdb":
+        pytest.importorskip("duckdb")
+    subprocess.run([sys.executable, "-c", LEAVES_A_LOG[name].format(mode=mode)], cwd=tmp_path, check=True)
+    (log,) = (path for path in tmp_path.iterdir() if path.name in (f"{name}-journal", f"{name}-wal", f"{name}.wal"))
+    if is_gone:
+        (tmp_path / name).unlink()
+    rows = results([{"a": i} for i in range(100)])
+    with pytest.raises(UsageError, match=f"{log.name if is_gone else name} already exists") as caught:
+        open_writer(tmp_path / name)
+    assert "--overwrite" in caught.value.hint
+    writer = open_writer(tmp_path / name, overwrite=True)
+    for row in rows:
+        writer.write(row)
+    writer.finish()
+    assert rows_in(tmp_path / name) == 100
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["out.duckdb", "out.sqlite"])
+def test_a_log_that_comes_while_the_job_runs_is_not_read_into_the_output(tmp_path, name):
+    if name == "out.duckdb":
+        pytest.importorskip("duckdb")
+    log = tmp_path / f"{name}{LOG[name]}"
+    writer = open_writer(tmp_path / name)
+    writer.write(results([{"a": 1}])[0])
+    log.write_bytes(b"another's")
+    with pytest.raises(UsageError, match=f"{log.name} was created by another process meanwhile"):
+        writer.finish()
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["out.duckdb", "out.sqlite"])
+def test_the_rows_so_far_get_a_name_that_no_log_belongs_to(tmp_path, name):
+    if name == "out.duckdb":
+        pytest.importorskip("duckdb")
+    suffix = Path(name).suffix
+    log = tmp_path / f"out.partial{suffix}{LOG[name]}"
+    log.write_bytes(b"another's")
+    writer = open_writer(tmp_path / name)
+    writer.write(results([{"a": 1}])[0])
+    path = writer.keep_partial()
+    assert path.name == f"out.partial-2{suffix}"
+    assert rows_in(path) == 1
+    assert log.read_bytes() == b"another's"
+
+
+def test_duckdb_keeps_the_rows_whose_group_the_disk_has_taken(tmp_path, monkeypatch):
+    pytest.importorskip("duckdb")
+
+    def refuse(path, num_bytes):
+        raise InputError(f"{path}: no space left to write to")
+
+    writer = open_writer(tmp_path / "out.duckdb")
+    for row in results([{"a": i} for i in range(GROUP_ROWS + 1)]):
+        writer.write(row)
+    monkeypatch.setattr("pagecli.jobs.writers.parquet.writer._check_space", refuse)
+    assert rows_in(writer.keep_partial()) == GROUP_ROWS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["finish", "keep_partial"])
+def test_what_a_kill_leaves_of_a_database_is_removed_by_the_next_run(tmp_path, how):
+    """Its logs too, in the middle of its last writing."""
+    pytest.importorskip("duckdb")
+    killed = f"""
+import os, sys
+sys.path += {sys.path!r}
+from pathlib import Path
+import duckdb
+from writing import open_writer, results
+from pagecli.jobs.journal.locked_output import lock_output
+path = Path({str(tmp_path)!r}, "out.duckdb")
+locked = lock_output(path)
+writer = open_writer(path)
+writer.write(results([{{"a": 1}}])[0])
+real = duckdb.connect
+class Killed:
+    def __init__(self, *args, **named): self.database = real(*args, **named)
+    def __enter__(self): return self
+    def __exit__(self, *error): pass
+    def execute(self, text, *args):
+        if text == "CHECKPOINT":
+            os._exit(9)
+        return self.database.execute(text, *args)
+duckdb.connect = Killed
+writer.{how}()
+"""
+    assert subprocess.run([sys.executable, "-c", killed]).returncode == 9
+    left = [path.name for path in (tmp_path / ".out.duckdb.pagecli-journal").iterdir()]
+    assert any(name.endswith(".wal") for name in left)
+    assert os.listdir(tmp_path) == [".out.duckdb.pagecli-journal"]
+    locked = lock_output(tmp_path / "out.duckdb")
+    assert [path.name for path in (tmp_path / ".out.duckdb.pagecli-journal").iterdir()] == ["lock"]
+    locked.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_duckdb_that_is_not_installed_is_said_before_the_model_loads(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ Rows are written as Parquet, whose columns may widen as rows come; the complete 
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pagecli.errors import InputError, first_line
 from pagecli.jobs.storage.atomic_file import create_temporary, publish, remove
 from pagecli.jobs.writers.parquet.writer import ParquetRowWriter
@@ -27,7 +29,7 @@ class DuckdbRowWriter(ParquetRowWriter):
     """A ParquetRowWriter whose complete file becomes a table."""
 
     def _publish(self, complete: Path, final: Path, overwrite: bool) -> None:
-        temporary, file = create_temporary(final)
+        temporary, file = create_temporary(self._path)  # in the directory of its job, of which `final` may be a part
         file.close()
         remove(temporary)  # DuckDB makes its file itself, and a log beside it while it writes
         log = temporary.with_name(f"{temporary.name}.wal")
@@ -45,7 +47,8 @@ class DuckdbRowWriter(ParquetRowWriter):
             remove(temporary)
             message = first_line(error)
             raise InputError(f"{final} cannot be written: {message}", "check the disk; or write Parquet") from error
-        if found != self.num_rows:
-            raise InputError(f"{final}: {found:,} rows can be read back of the {self.num_rows:,} that were written")
+        num_rows = pq.read_metadata(complete).num_rows
+        if found != num_rows:
+            raise InputError(f"{final}: {found:,} rows can be read back of the {num_rows:,} that were written")
         remove(complete)
         publish(temporary, final, overwrite)
