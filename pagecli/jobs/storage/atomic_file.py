@@ -11,20 +11,14 @@ import os
 import secrets
 import shlex
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from pagecli.core.file_targets import check_replaceable, is_stream_target, mode_of, open_stream, resolved_target, write_all
 from pagecli.errors import InputError, PagecliError, UsageError, reason_of
-from pagecli.jobs.storage.job_directory import (
-    DATABASE_LOGS,
-    TEMPORARY_SUFFIX,
-    note_publishing,
-    now_of_files,
-    sync,
-    temporary_home,
-)
+from pagecli.jobs.storage.job_directory import TEMPORARY_SUFFIX, note_publishing, now_of_files, sync, temporary_home
 
 STALE_SECONDS = 600.0  # a temporary of another host, whose processes cannot be seen, is not touched before
 _temporaries: set[Path] = set()  # created by this process, or about to be
@@ -34,21 +28,11 @@ def check_output(path: Path, overwrite: bool) -> None:
     """Raises UsageError if `path` may not be replaced, InputError if its directory cannot take files."""
     mode_of(path)
     check_replaceable(path)
-    taken = None if overwrite else _taken(path)
-    if taken is not None:
-        raise UsageError(f"{taken} already exists", "give another name, or --overwrite to replace it")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path} already exists", "give another name, or --overwrite to replace it")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such directory", f"create it: mkdir -p {shlex.quote(str(path.parent))}")
     _remove_stale_temporaries(path)
-
-
-def _taken(path: Path) -> Path | None:
-    """What stands in the way of a new file of this name: one that has it, or the log of a database that had it."""
-    return next(filter(os.path.lexists, (path, *_logs_of(path))), None)
-
-
-def _logs_of(path: Path) -> list[Path]:
-    return [Path(f"{path}{end}") for end in DATABASE_LOGS.get(path.suffix, ())]
 
 
 def create_temporary(final: Path) -> tuple[Path, BinaryIO]:
@@ -91,22 +75,18 @@ def publish(temporary: Path, final: Path, overwrite: bool) -> None:
         note_publishing(temporary, final)
         if overwrite:
             check_replaceable(final)
-            for log in _logs_of(final):  # goes with the database that is replaced, which alone it may be read into
-                log.unlink(missing_ok=True)
             os.replace(temporary, final)
         else:
             _rename_without_replacing(temporary, final)
         sync(final.parent)
     except FileExistsError as error:
         hint = "move that file away, then run the same command again"
-        raise UsageError(f"{_taken(final) or final} was created by another process meanwhile", hint) from error
+        raise UsageError(f"{final} was created by another process meanwhile", hint) from error
     except OSError as error:
         raise not_writable(final, error) from error
 
 
 def _rename_without_replacing(temporary: Path, final: Path) -> None:
-    if any(map(os.path.lexists, _logs_of(final))):
-        raise FileExistsError(final)
     try:
         os.link(temporary, final)  # unlike rename, fails if the name is taken
     except FileExistsError:
@@ -155,13 +135,16 @@ def remove_temporaries() -> None:
             remove(path)
 
 
-def partial_path(final: Path, suffix: str) -> Path:
-    """A free name for the finished rows of a job that did not end: out.partial.parquet, out.partial-2.parquet, ..."""
+def partial_path(final: Path, suffix: str, logs: Iterable[str] = ()) -> Path:
+    """A free name for the finished rows of a job that did not end: out.partial.parquet, out.partial-2.parquet, ...
+
+    `logs`: what a database's name may have behind it, which must be free too.
+    """
     stem = os.fsdecode(os.fsencode(final.name.removesuffix(suffix))[:200])
     number = 1
     while True:
         path = final.parent / f"{stem}.partial{'' if number == 1 else f'-{number}'}{suffix}"
-        if _taken(path) is None:
+        if not any(os.path.lexists(f"{path}{log}") for log in ("", *logs)):
             return path
         number += 1
 

@@ -98,9 +98,6 @@ def _parsed(line: bytes) -> tuple[bytes, bytes] | None:
 NAME_BYTES = 255  # the longest file name of the usual file systems
 SUFFIX = ".pagecli-journal"
 TEMPORARY_SUFFIX = ".tmp"
-# By the end of a database's name: its logs beside it, which are read into whatever file has that name when it is opened next.
-DATABASE_LOGS = {".duckdb": (".wal",), **dict.fromkeys((".sqlite", ".sqlite3", ".db"), ("-journal", "-wal", "-shm"))}
-_LEFT_BY_A_KILL = (TEMPORARY_SUFFIX, ".new", *(f"{TEMPORARY_SUFFIX}{log}" for logs in DATABASE_LOGS.values() for log in logs))
 LOG, OUTCOME = "journal", "outcome"
 _OUTCOME_LINE, _PUBLISHED_LINE = b"outcome", b"published"
 LOCK = "lock"
@@ -180,9 +177,9 @@ class JobDirectory:
             os.unlink(name, dir_fd=self._fd)
 
     def remove_temporaries(self) -> None:
-        """Remove the temporary output of a killed run, and its logs; precondition: the lock is held."""
+        """Remove the temporary output of a killed run, and a database's logs of it; precondition: the lock is held."""
         for name in self.names():
-            if name.endswith(_LEFT_BY_A_KILL):
+            if TEMPORARY_SUFFIX in name or name.endswith(".new"):
                 self.remove(name)
 
     def remove_contents(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pagecli.errors import InputError, first_line
-from pagecli.jobs.storage.atomic_file import create_temporary, publish, remove
+from pagecli.jobs.storage.atomic_file import create_temporary, remove
+from pagecli.jobs.writers.database_logs import LOGS, publish_database
 from pagecli.jobs.writers.parquet.writer import ParquetRowWriter
 
 SUFFIXES = (".duckdb",)
@@ -27,6 +28,8 @@ def check_installed() -> Any:
 
 class DuckdbRowWriter(ParquetRowWriter):
     """A ParquetRowWriter whose complete file becomes a table."""
+
+    logs = LOGS[".duckdb"]
 
     def _publish(self, complete: Path, final: Path, overwrite: bool) -> None:
         temporary, file = create_temporary(self._path)  # in the directory of its job, of which `final` may be a part
@@ -51,4 +54,4 @@ class DuckdbRowWriter(ParquetRowWriter):
         if found != num_rows:
             raise InputError(f"{final}: {found:,} rows can be read back of the {num_rows:,} that were written")
         remove(complete)
-        publish(temporary, final, overwrite)
+        publish_database(temporary, final, self._suffix, overwrite)

@@ -168,6 +168,9 @@ def _open_other(
         return DelimitedRowWriter(path, suffix, overwrite, encode)
     if options.shard is not None:
         raise UsageError(f"--shard does not go with {suffix} output", "parts are .parquet, .jsonl, .csv or .tsv")
+    from pagecli.jobs.writers.database_logs import check_no_logs
+
+    check_no_logs(path, suffix, overwrite)
     if suffix == ".duckdb":
         from pagecli.jobs.writers.duckdb_writer import DuckdbRowWriter, check_installed
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from pagecli.errors import InputError
 from pagecli.jobs.rows.row import OTHER_COLUMNS, OutputRow, ResultColumns, json_default, record_of, to_json
-from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, publish, remove
+from pagecli.jobs.storage.atomic_file import create_temporary, not_writable, partial_path, remove
+from pagecli.jobs.writers.database_logs import LOGS, publish_database
 
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
 TABLE = "rows"
@@ -91,15 +92,15 @@ class SqliteRowWriter:
 
     def finish(self) -> None:
         self._close()
-        publish(self._temporary, self._path, self._overwrite)
+        publish_database(self._temporary, self._path, self._suffix, self._overwrite)
 
     def keep_partial(self) -> Path | None:
         if not self.num_rows:
             self.discard()
             return None
         self._close()
-        path = partial_path(self._path, self._suffix)
-        publish(self._temporary, path, overwrite=False)
+        path = partial_path(self._path, self._suffix, LOGS[self._suffix])
+        publish_database(self._temporary, path, self._suffix, overwrite=False)
         return path
 
     def _close(self) -> None:

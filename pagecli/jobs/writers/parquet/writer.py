@@ -29,6 +29,8 @@ FOOTER_BYTES = 1 << 20  # disk space kept free so that a file can always be clos
 class ParquetRowWriter:
     """Writes rows into hidden files that become the output in finish(). Raises InputError when the disk refuses."""
 
+    logs: tuple[str, ...] = ()  # what the output's name may have behind it, of a database
+
     def __init__(
         self,
         path: Path,
@@ -92,7 +94,7 @@ class ParquetRowWriter:
             self.discard()
 
     def _publish_partial(self, temporary: Path) -> Path:
-        path = partial_path(self._path, self._suffix)
+        path = partial_path(self._path, self._suffix, self.logs)
         self._publish(temporary, path, overwrite=False)
         return path
 
@@ -144,7 +146,7 @@ class ParquetRowWriter:
     def _open_segment(self, schema: pa.Schema) -> None:
         path, self._reserved = self._reserved or _empty_temporary(self._path), None
         self._segments.append(Segment(path, schema, frozenset(self._inferred.json_columns)))
-        self._writer = pq.ParquetWriter(path, schema, compression=self._compression)
+        self._writer = pq.ParquetWriter(path, schema, compression=self._compression, write_page_checksum=True)
 
     def _close_segment(self) -> None:
         writer, self._writer = self._writer, None
