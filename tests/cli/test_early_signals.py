@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from input_files import write_rows
 
 from pagecli.cli.app import main
 
+ROOT = Path(__file__).resolve().parents[2]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -46,6 +48,21 @@ def catches_signals(process: subprocess.Popen) -> bool:
     with open(f"/proc/{process.pid}/status") as status:
         caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
     return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+UNTIL_HANDLERS = """
+import os, sys  # as every start of Python does
+loaded = set(sys.modules)
+from pagecli.__main__ import main
+print(sorted(name for name in set(sys.modules) - loaded - set(sys.builtin_module_names) if not name.startswith("pagecli")))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_imported_before_signals_are_handled():
+    """But what is in the interpreter: an interrupt in an import would be a traceback."""
+    done = subprocess.run([sys.executable, "-S", "-c", UNTIL_HANDLERS], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.slow
