@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -130,6 +131,16 @@ def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path):
         pagecli.LLM("no-such-model")
     with pytest.raises(pagecli.InputError, match="has no column prompt"):
         list(llm.generate([{"text": "a"}]))
+
+
+def test_a_stream_that_is_named_twice_is_refused_as_on_the_command_line(llm):
+    """Whoever read it first would leave nothing to the other."""
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    stream = f"/dev/fd/{read_end}"
+    with pytest.raises(pagecli.UsageError, match=f"INPUT {stream} and --few-shot {stream} are one stream"):
+        llm.generate(stream, few_shot=stream)
+    os.close(read_end)
 
 
 def test_an_exception_of_the_callers_own_rows_reaches_it_and_the_model_stays(llm, expected):

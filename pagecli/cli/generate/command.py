@@ -12,7 +12,7 @@ from pagecli.cli.generate.options import GenerateOptions, MonitoringOptions
 from pagecli.cli.settings import notes, settings_files, with_origin
 from pagecli.cli.terminal.console import Console, exit_code_of
 from pagecli.core import file_targets
-from pagecli.core.file_targets import NamedPath, check_distinct, check_read_once
+from pagecli.core.file_targets import NamedPath, check_distinct
 from pagecli.errors import PagecliError, UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def _check_files(options: GenerateOptions) -> None:
         written.insert(0, NamedPath("OUTPUT", "/dev/stdout" if output == "-" else file_targets.local(output)))
         journal = _journal_files(output)
     read = [NamedPath(flag, str(path)) for flag, path in options.prompt_files.items() if path is not None]
-    check_read_once([NamedPath("INPUT", options.input), *read])
     check_distinct(written, chain(_inputs(options.input), read, journal, _model_files(options.model), settings_files()))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pagecli.cli.generate.options import DEFAULT_REASONS, GenerateOptions, MonitoringOptions, PoolOptions
 from pagecli.core import file_targets
 from pagecli.core.engine_config import EngineConfig
+from pagecli.core.file_targets import NamedPath, check_read_once
 from pagecli.core.sampling_params import SamplingParams
 from pagecli.engine.loaded_model import ResolvedModel, hardware
 from pagecli.errors import InputError, ModelError, RowError, UsageError
@@ -90,6 +91,7 @@ class GenerateJob:
 def generate_job(options: GenerateOptions) -> GenerateJob:
     """The job that the options ask for. Raises UsageError, InputError."""
     o = options
+    check_read_once(NamedPath(flag, str(path)) for flag, path in {"INPUT": o.input, **o.prompt_files}.items() if path)
     _check_texts(o)
     params = o.sampling_params()
     if params.constraint is not None:
