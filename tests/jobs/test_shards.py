@@ -55,6 +55,33 @@ def test_parts_put_together_are_what_one_run_writes(tmp_path, monkeypatch, suffi
         assert read(str(tmp_path / f"merged{suffix}")).read() == read(str(tmp_path / f"whole{suffix}")).read()
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_part_whose_text_was_changed_since_is_refused_or_merged_as_it_was(tmp_path, suffix):
+    """Wherever a bit of it was changed; its rows may all still be valid."""
+    source = write_input(tmp_path / "in.jsonl", 12)
+    run_job(source, tmp_path / f"whole{suffix}")
+    parts = parts_of(tmp_path, source, 2, suffix)
+    good, whole = Path(parts[1]).read_bytes(), (tmp_path / f"whole{suffix}").read_bytes()
+    end = len(good) - (8 + int.from_bytes(good[-8:-4], "little") if suffix == ".parquet" else 0)  # before its footer
+    positions = range(0, end, 1 + end // 200)
+    refused = 0
+    for position in positions:
+        changed = bytearray(good)
+        changed[position] ^= 1
+        Path(parts[1]).write_bytes(changed)
+        merged = tmp_path / f"merged{suffix}"
+        try:
+            merge_outputs(parts, str(merged), overwrite=True)
+        except InputError:
+            refused += 1
+            continue
+        if suffix == ".parquet":
+            assert pq.read_table(merged).to_pylist() == pq.read_table(tmp_path / f"whole{suffix}").to_pylist(), position
+        else:
+            assert merged.read_bytes() == whole, position
+    assert refused > len(positions) // 3
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_rows_of_several_samples_stay_together(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(parquet_shards, "BATCH_ROWS", 2)

@@ -223,7 +223,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
     """The file with its footer read. Raises InputError."""
     where: Any = remote_files.open_for_reading(path) if file_targets.is_remote(path) else file_targets.local(path)
     try:
-        return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False)
+        return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
     except (pa.ArrowException, ValueError) as error:
         name = file_targets.shown(path)
         raise InputError(f"{name} is not a readable Parquet file: {first_line(error)}", "it may be cut short") from error

@@ -15,7 +15,7 @@ from pagecli.errors import InputError
 from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
-from pagecli.jobs.writers.delimited_writer import merged_names, read_records, record_line
+from pagecli.jobs.writers.delimited_writer import crc_of, merged_names, read_records, record_line
 
 
 def merge_delimited(paths: list[str], file: BinaryIO, codec: str | None, delimiter: str) -> int:
@@ -70,6 +70,7 @@ class _Part:
             label = ShardLabel.of(parsed(values.pop(SHARD_COLUMN)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{self.order.path} has a record that is no row of a part", NO_PART) from error
+        label.check_row(f"{self.order.path}, record {label.line + 1}", crc_of(values))
         self.order.next(label)
         return _Record(values, label)
 

@@ -148,7 +148,9 @@ def _parsed(line: bytes, location: str) -> _Line:
     match = _LAST_KEY.search(line)
     try:
         if match is not None:
-            return _Line(line[: match.start()] + b"}\n", ShardLabel.of(parsed(match[1])))
+            written = _Line(line[: match.start()] + b"}\n", ShardLabel.of(parsed(match[1])))
+            written.label.check_row(location, zlib.crc32(written.content))
+            return written
         record = parsed(line)
         label = ShardLabel.of(record.pop(SHARD_COLUMN))
         content = to_json(record).encode("utf-8", "replace") + b"\n"

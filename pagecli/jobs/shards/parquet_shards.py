@@ -26,7 +26,7 @@ def merge_parquet(paths: list[str], file: BinaryIO, compression: Compression) ->
         parts = [_Part(path, stack.enter_context(open_parquet(path))) for path in paths]
         check_parts([part.order for part in parts])
         schema = _merged_schema([part.schema for part in parts])
-        writer = stack.enter_context(pq.ParquetWriter(file, schema, compression=compression))
+        writer = stack.enter_context(pq.ParquetWriter(file, schema, compression=compression, write_page_checksum=True))
         order, num_rows = ShardOrder(), 0
         for table in _in_order(parts, schema, order):
             writer.write_table(table, row_group_size=max(BATCH_ROWS, table.num_rows))

@@ -1,11 +1,13 @@
 """The label that every row of a shard's output bears: which part it is of, its position in the part and in the whole, the job.
 
 `pagecli merge` puts parts in order by it and takes it off. `line` counts the part's output rows from 0, so that one that is
-missing or there twice shows; in JSON Lines the last one also has `rows`, how many input rows all parts have together, so that
-an end that is cut off shows too (a Parquet file whose end is missing cannot be opened).
+missing or there twice shows. In JSON Lines and CSV the last one also has `rows`, how many input rows all parts have together,
+so that an end that is cut off shows too (a Parquet file whose end is missing cannot be opened), and each has `crc`, the crc32
+of the row without its label (Parquet has one of each page).
 """
 
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -55,4 +57,5 @@ class LabelledLines:
 
 
 def _labelled(line: bytes, label: dict[str, Any]) -> bytes:
+    label = {**label, "crc": zlib.crc32(line)}
     return line.removesuffix(b"}\n") + f', "{SHARD_COLUMN}": {json.dumps(label)}}}\n'.encode("ascii")

@@ -19,17 +19,23 @@ class ShardLabel:
     row: int  # the input row's position among those of all parts, from 0
     line: int  # the output row's position in its part, from 0
     job: str
-    rows: int | None = None  # of the last one in JSON Lines: input rows of all parts
+    rows: int | None = None  # of the last one in JSON Lines and CSV: input rows of all parts
+    crc: int | None = None  # of the row, there
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "ShardLabel":
         """Raises TypeError, AttributeError for what is no label."""
-        found: dict[str, Any] = {name: values.get(name) for name in ("number", "count", "row", "line", "job", "rows")}
+        found: dict[str, Any] = {name: values.get(name) for name in ("number", "count", "row", "line", "job", "rows", "crc")}
         label = cls(**found)
-        numbers = (label.number, label.count, label.row, label.line, 0 if label.rows is None else label.rows)
+        numbers = (label.number, label.count, label.row, label.line, *(n for n in (label.rows, label.crc) if n is not None))
         if not all(type(value) is int for value in numbers) or not isinstance(label.job, str):
             raise TypeError
         return label
+
+    def check_row(self, location: str, crc: int) -> None:
+        """That the row is the one that was labelled. Raises InputError."""
+        if self.crc is not None and self.crc != crc:
+            raise InputError(f"{location} is not as it was written", "run the part again, then merge")
 
 
 class PartOrder:

@@ -10,7 +10,8 @@ import decimal
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ def record_line(fields: list[str], delimiter: str) -> bytes:
 
 
 _SPECIAL = {delimiter: re.compile(rf'[{delimiter}"\r\n]') for delimiter in DELIMITERS.values()}
+
+
+def crc_of(cells: Mapping[str, str]) -> int:
+    """crc32 of a record's cells and their columns, in whatever order and with whatever empty ones beside them."""
+    fields = [field for named in sorted(cells.items()) if named[1] for field in named]
+    return zlib.crc32(record_line(fields, ","))
 
 
 def read_records(file: Any, delimiter: str) -> Iterator[list[str]]:
@@ -109,7 +116,10 @@ class DelimitedEncoder:
         elif not record.keys() <= set(self.names):
             self.layouts.append((self._num_records, merged_names(self.names, tuple(record))))
         self._num_records += 1
-        return head + record_line([cell(record.get(name)) for name in self.names], self.delimiter)
+        cells = {name: cell(value) for name, value in record.items() if name != SHARD_COLUMN}
+        if self._labels is not None:
+            cells[SHARD_COLUMN] = cell({**record[SHARD_COLUMN], "crc": crc_of(cells)})
+        return head + record_line([cells.get(name, "") for name in self.names], self.delimiter)
 
     def _header(self, names: tuple[str, ...]) -> bytes:
         self.layouts.append((0, names))

@@ -40,7 +40,7 @@ def merge_segments(
     while True:
         try:
             schema = _final_schema(segments, inferred)
-            with pq.ParquetWriter(path, schema, compression=compression) as writer:
+            with pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True) as writer:
                 for segment in segments:
                     _copy(segment, writer, schema, inferred.json_columns, check_space)
             return schema
