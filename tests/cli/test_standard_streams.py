@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 from input_files import write_rows
 
@@ -161,6 +162,23 @@ def test_a_machine_that_starts_no_more_threads_is_no_fault_of_the_program(error,
 
     assert exit_code_of(run, Console()) == 3
     assert "error: no more threads or processes can be started\nhint: give fewer: --threads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),  # Python's, and a C++ allocation's
+        pa.ArrowMemoryError("malloc of size 128 failed"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),  # of mmap(2) and fork(2)
+        ImportError("libarrow_dataset.so: failed to map segment from shared object"),
+    ],
+)
+def test_a_machine_without_memory_is_no_fault_of_the_program(error, capsys):
+    def run():
+        raise error
+
+    assert exit_code_of(run, Console()) == 4
+    assert "error: the system has no more memory for this process\nhint: give it more (ulimit -v" in capsys.readouterr().err
 
 
 def test_a_pipe_that_is_full_for_now_is_no_lack_of_threads(capsys):

@@ -142,7 +142,7 @@ def _say(error: BaseException, console: Console) -> None:
         for line in getattr(getattr(error, "ctx", None), "meta", {}).get(exit_codes.NOTES, ()):  # why a setting was not read
             console.warning(line)
         console.error(exit_codes.message_of(error), exit_codes.hint_of(error))
-    elif (failure := exit_codes.file_failure(error)) is not None:
+    elif (failure := exit_codes.system_refusal(error)) is not None:
         console.failure(failure)
     elif not isinstance(error, (StopRequested, KeyboardInterrupt, BrokenPipeError)):
         console.crash(error)

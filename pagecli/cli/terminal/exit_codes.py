@@ -9,7 +9,7 @@ import re
 import resource
 from typing import Any
 
-from pagecli.errors import ExitCode, InputError, PagecliError
+from pagecli.errors import ExitCode, InputError, ModelError, PagecliError
 from pagecli.jobs.run.stop_signals import StopRequested
 
 SETTINGS = "pagecli.settings"  # in a command's context: {parameter: what files set it to (settings.Setting)}
@@ -81,18 +81,20 @@ def exit_code_for(error: BaseException) -> int:
         return ExitCode.SIGINT
     if isinstance(error, BrokenPipeError):
         return ExitCode.SIGPIPE
-    if file_failure(error) is not None:
-        return ExitCode.INPUT
+    if (refusal := system_refusal(error)) is not None:
+        return refusal.exit_code
     return ExitCode.USAGE if is_usage_error(error) else ExitCode.INTERNAL
 
 
-def file_failure(error: BaseException) -> PagecliError | None:
+def system_refusal(error: BaseException) -> PagecliError | None:
     """What the system refused, where only the user can mend it, as the one line to say; None of any other error.
 
     A net below what the parts say of their own files: also a library's import fails when no file can be opened any more, and
     threads fail to start in C++ and in Python with no more than a text.
     """
     while not isinstance(error, OSError):
+        if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error)):
+            return _too_little_memory()
         if isinstance(error, RuntimeError) and str(error) in (os.strerror(errno.EAGAIN), "can't start new thread"):
             return _too_many_processes()
         if isinstance(error, ImportError) and "Too many open files" in str(error):
@@ -102,6 +104,8 @@ def file_failure(error: BaseException) -> PagecliError | None:
         error = error.__cause__
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _too_many_files()
+    if error.errno == errno.ENOMEM:
+        return _too_little_memory()
     if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork(2), not of a full pipe
         return _too_many_processes()
     if error.errno == errno.ENOENT and error.filename is None:  # of getcwd(2)
@@ -119,6 +123,11 @@ def file_failure(error: BaseException) -> PagecliError | None:
 
 def _too_many_processes() -> InputError:
     return InputError("no more threads or processes can be started", "give fewer: --threads, OMP_NUM_THREADS; or see ulimit -u")
+
+
+def _too_little_memory() -> ModelError:
+    hint = "give it more (ulimit -v, a container's limit), or ask for less: --kv-memory, --max-num-seqs, --workers"
+    return ModelError("the system has no more memory for this process", hint)
 
 
 def _too_many_files() -> InputError:
