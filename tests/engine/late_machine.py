@@ -1,9 +1,8 @@
 """The simulated machine with steps whose results come one step late, as on a GPU: a launched step runs when it is collected,
 at the latest; a block given away while a launched step may still use it shows."""
 
-from simulated_machine import SimulatedMachine, as_result, next_token
+from simulated_machine import SPOILED, SimulatedMachine, choose, chosen_ids
 
-from pagecli.core.step_plan import BeamCandidates
 from pagecli.engine.overlapped import OverlappedScheduler
 
 
@@ -16,6 +15,7 @@ class LateMachine(SimulatedMachine):
         super().__init__(*args, **settings)
         self._next = None
         self._sampled = []  # by the step that ran last
+        self._moves_behind = []  # of a plan behind the pending step that runs nothing
         self.num_overlapped = self.num_dropped = 0
 
     @property
@@ -33,6 +33,14 @@ class LateMachine(SimulatedMachine):
         if self._next is not None and not self.scheduler.is_wanted(self._next):
             self.drain()
         return plan, finished
+
+    def fail(self):
+        """A step that raises where it runs, one planned behind it."""
+        plan, self._next = self._next or self.scheduler.plan(), None
+        if plan.chunks and not any(spec.num_candidates for chunk in plan.chunks for spec in chunk.specs):
+            self.scheduler.assume_computed(plan)
+            self.scheduler.plan_next()
+        self.scheduler.reset()
 
     def _plan(self):
         plan = self.scheduler.plan()
@@ -65,16 +73,17 @@ class LateMachine(SimulatedMachine):
             self._next = after
             self.num_overlapped += 1
         else:
-            assert not after.moves
+            self._moves_behind = after.moves
 
     def _collect(self, plan):
         self._move(plan.moves)
         self._feed(plan)
         for chunk in plan.chunks:
             self._write(chunk)
+        self._move(self._moves_behind)
+        self._moves_behind = []
         results = [self._choose_late(chunk) for chunk in plan.chunks if chunk.specs]
-        chosen = [[r] if isinstance(r, int) else [t.token_id for t in r] for r in results if not isinstance(r, BeamCandidates)]
-        self._sampled = [token_id for token_ids in chosen for token_id in token_ids]
+        self._sampled = chosen_ids(results)
         running = {s.seq_id for r in self.scheduler.running for s in r.live}
         self.num_dropped += sum(chunk.seq_id not in running for chunk in plan.chunks)
         finished = self.scheduler.commit(plan, results).finished
@@ -92,11 +101,11 @@ class LateMachine(SimulatedMachine):
     def _choose_late(self, chunk):
         """As _choose, of the text that is in memory: the host's own may lack the last token."""
         known = chunk.specs[0].known_token_ids
-        length = chunk.context_len
-        assert chunk.specs[0].position == length - chunk.specs[0].num_prompt_tokens or len(known) > length
+        length, spoiled = chunk.context_len, chunk.specs[0].params.seed == SPOILED
+        assert len(known) >= length - spoiled  # a sequence that ended for want of a token has lost its placeholder
         size = self.kv.block_size
         read = [self.cache[chunk.block_ids[i // size]][i % size] for i in range(length)]
         assert read[:-1] == known[: length - 1], "the block table leads to other tokens than the sequence's own"
         if chunk.specs[0].num_candidates:
             return self._choose(chunk)
-        return as_result([next_token(read, spec.sample, spec.params.seed) for spec in chunk.specs])
+        return choose(read, chunk.specs)

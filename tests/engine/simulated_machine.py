@@ -5,9 +5,11 @@ must be its own tokens: a block that was overwritten, moved wrongly or shared wr
 the text so far, so a wrong token anywhere changes everything after it.
 """
 
+from pagecli.core.outputs import TokenLogprobs
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.core.step_plan import BeamCandidates, MoveKind, SampledToken
+from pagecli.core.step_plan import NO_TOKEN, BeamCandidates, MoveKind, SampledToken
 from pagecli.engine.generation.decoding import FinishCheck, start_beam_search
+from pagecli.engine.generation.stopping import StopSearch
 from pagecli.engine.request import Request
 from pagecli.engine.scheduling.batch import SchedulerLimits
 from pagecli.engine.scheduling.reservations import Reservations
@@ -17,14 +19,30 @@ from pagecli.kv.manager import KVManager
 
 EOS = 7
 VOCAB = 50
+SPOILED = 13  # the seed of requests that, now and then, no token can be chosen for
 
 
 def next_token(known_ids, sample, salt=0):
-    return hash((tuple(known_ids), sample, salt)) % VOCAB
+    number = hash((tuple(known_ids), sample, salt))
+    return NO_TOKEN if salt == SPOILED and number // VOCAB % 6 == 0 else number % VOCAB
 
 
-def as_result(token_ids):
-    return token_ids[0] if len(token_ids) == 1 else tuple(SampledToken(token_id) for token_id in token_ids)
+def decode(token_ids, leave_out_special=True):
+    return "".join(chr(65 + token_id) for token_id in token_ids)
+
+
+def choose(known_ids, specs):
+    """The result of a chunk with these specs, after these tokens."""
+    tokens = [next_token(known_ids, spec.sample, spec.params.seed) for spec in specs]
+    wanted = [spec.params.wants_logprobs and token_id != NO_TOKEN for spec, token_id in zip(specs, tokens, strict=True)]
+    found = [TokenLogprobs(token_id, -token_id / 8, ()) if w else None for token_id, w in zip(tokens, wanted, strict=True)]
+    return (found[0] or tokens[0]) if len(tokens) == 1 else tuple(map(SampledToken, tokens, found))
+
+
+def chosen_ids(results):
+    """The ids of all tokens in a step's results, in order."""
+    single = [(r,) if isinstance(r, int | TokenLogprobs) else r for r in results if not isinstance(r, BeamCandidates)]
+    return [token if isinstance(token, int) else token.token_id for tokens in single for token in tokens]
 
 
 class SimulatedMachine:
@@ -59,6 +77,8 @@ class SimulatedMachine:
     def add(self, request):
         if request.params.beam_width > 1:
             start_beam_search(request, self.finish_check)
+        if request.params.stop:
+            request.live[0].stop_search = StopSearch(request.params.stop, decode)
         self.scheduler.add(request)
 
     def step(self):
@@ -78,6 +98,14 @@ class SimulatedMachine:
         self.scheduler.release_finished()
         self.kv.check_integrity()
         return plan, finished
+
+    def fail(self):
+        """A step that raises where it runs."""
+        self.scheduler.plan()
+        self.scheduler.reset()
+
+    def drain(self):
+        """No step is pending."""
 
     def run_all(self, requests, max_steps=20_000):
         for request in requests:
@@ -116,7 +144,7 @@ class SimulatedMachine:
         if chunk.specs[0].num_candidates:
             ids = sorted(range(VOCAB), key=lambda t: hash((tuple(known), t)))[: chunk.specs[0].num_candidates]
             return BeamCandidates(ids, [-0.1 - 0.3 * (hash((tuple(known), t)) % 1000) / 1000 for t in ids])
-        return as_result([next_token(known, spec.sample, spec.params.seed) for spec in chunk.specs])
+        return choose(known, chunk.specs)
 
     def check_index(self):
         """A block found by a hash holds full blocks' worth of tokens, and is not free."""
@@ -134,7 +162,9 @@ def make_request(request_id, prompt, **params):
 def texts(requests):
     """What every sequence of every request came to, in an order that does not depend on the schedule."""
     return [
-        [h.output_ids for h in r.beam_search.hypotheses]
+        "failed"
+        if r.failure
+        else [h.output_ids for h in r.beam_search.hypotheses]
         if r.beam_search
         else [s.output_token_ids for s in sorted(r.done, key=lambda s: s.sample)]
         for r in requests

@@ -87,7 +87,7 @@ class Scheduler(Batch):
 
     def _begin_steady(self, plan: StepPlan, lengths: dict[Sequence, int]) -> StepPlan:
         """The plan; the steps after it are planned all at once, if all that run do nothing but decode."""
-        if len(lengths) == plan.num_tokens == self._num_sequences_taken() and not (self.has_scores or plan.has_wanted):
+        if len(lengths) == plan.num_tokens == self._num_sequences_taken() and not plan.has_wanted:
             from pagecli.engine.scheduling import steady
 
             self._steady = steady.begin(plan, list(lengths))

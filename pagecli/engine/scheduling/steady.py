@@ -217,7 +217,7 @@ def begin(plan: StepPlan, sequences: list[Sequence]) -> SteadyBatch | None:
 
 def _is_steady(chunk: Chunk, sequence: Sequence) -> bool:
     """Whether its chunk is one new token after which it chooses the next, as from now on it will to its end."""
-    if chunk.start < sequence.request.num_prompt_tokens or not sequence.specs or chunk.num_repeated:
+    if chunk.start < sequence.request.num_prompt_tokens or not sequence.specs:
         return False
     (spec,) = sequence.specs
     return spec.num_candidates == 0 and not spec.needs_last_token and sequence.constraint is None and sequence.scoring is None
