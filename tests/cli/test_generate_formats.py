@@ -185,3 +185,14 @@ def test_a_row_beyond_the_limit_is_an_error_row(generate, tmp_path):
         "row_too_large",
     ]
     assert generate([{"prompt": "a"}], "new.jsonl", "--max-row-bytes", "auto")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "flags", [("--max-row-bytes", "99999999999TiB"), ("--row-group-rows", "1" * 20), ("--limit", "1" * 20)]
+)
+def test_a_number_beyond_every_use_is_taken_or_is_wrong_usage(generate, tmp_path, flags):
+    """And no error of the job's end, when its rows are computed."""
+    code, _, err = generate([{"prompt": "a"}], "out.parquet", *flags)
+    assert code in (0, 2), err
+    assert code == 0 or f"Invalid value for '{flags[0]}'" in err
+    assert (tmp_path / "out.parquet").exists() == (code == 0)

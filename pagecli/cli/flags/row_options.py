@@ -20,7 +20,9 @@ Compression = Annotated[
 ]
 RowGroupRows = Annotated[
     int | None,
-    option("Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1),
+    option(
+        "Rows in a row group of Parquet output. Default: 1000.", FORMATS, "--row-group-rows", metavar="N", min=1, max=1 << 31
+    ),
 ]
 MaxRowBytes = Annotated[
     str,

@@ -227,7 +227,7 @@ class GenerateOptions:
         size = parse_memory_size("--max-row-bytes", self.max_row_bytes)
         if size is None:
             raise UsageError("--max-row-bytes is 'auto', not a size", "write a number and a unit, as in 64MiB")
-        return size
+        return min(size, 1 << 62)  # more than any memory, and still a size for the calls that read
 
     def sampling_params(self) -> SamplingParams:
         """The sampling parameters of rows that bring none, those of the model aside. Raises UsageError naming the flag."""
