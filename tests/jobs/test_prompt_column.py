@@ -2,12 +2,16 @@
 
 import json
 import os
+import shlex
+import shutil
+import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pagecli.errors import InputError, UsageError
+from pagecli.jobs.prompts.row_prompts import RowPrompts
 from pagecli.jobs.readers.open_input import MAX_ROWS, CheckedPrompts, open_input
 from pagecli.jobs.rows.row_filter import check_condition, parse_condition
 
@@ -31,6 +35,42 @@ def test_an_input_without_a_prompt_is_refused_with_its_columns(tmp_path, name):
     with pytest.raises(InputError, match="has no column prompt, messages, prompt_token_ids; it has question, lang") as caught:
         CheckedPrompts(source, NAMES, is_stream=False)
     assert "--prompt-column" in caught.value.hint
+    source.close()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("column", ["question", "my question", "say-it", "it's"])
+def test_the_template_that_a_hint_shows_takes_the_column(tmp_path, name, column):
+    source = open_input(write(tmp_path / name, [{column: "a", "lang": "en"}]))
+    with pytest.raises(InputError) as caught:
+        CheckedPrompts(source, NAMES, is_stream=False)
+    flags = shlex.split(caught.value.hint.partition("as with ")[2])
+    assert RowPrompts(flags[1]).prompt({column: "a"}) == "Summarize: a"
+    source.close()
+
+
+@pytest.mark.parametrize(("name", "mark"), [("in.csv", ";"), ("in.csv", "|"), ("in.csv", "\t"), ("in.tsv", ",")])
+def test_a_file_of_another_separator_is_told_by_it(tmp_path, name, mark):
+    (tmp_path / name).write_text(f"prompt{mark}lang\na{mark}en\n")
+    source = open_input(str(tmp_path / name))
+    with pytest.raises(InputError) as caught:
+        CheckedPrompts(source, NAMES, is_stream=False)
+    assert f"its columns seem to have {mark!r} between them" in caught.value.hint
+    source.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ['[\n{"prompt": "a"},\n{"prompt": "b"}\n]\n', '{\n"prompt": "a"}\n{\n"prompt": "b"}\n'])
+def test_the_command_that_a_hint_shows_converts_the_file(tmp_path, text):
+    if shutil.which("jq") is None:
+        pytest.skip("there is no jq")
+    path = tmp_path / "my rows.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="one JSON value") as caught:
+        open_input(str(path))
+    subprocess.run(["sh", "-c", caught.value.hint.removeprefix("convert it: ")], cwd=tmp_path, check=True)
+    source = open_input(str(tmp_path / "converted.jsonl"))
+    assert [row.columns["prompt"] for row in source] == ["a", "b"]
     source.close()
 
 

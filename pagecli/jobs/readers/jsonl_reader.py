@@ -44,7 +44,11 @@ class JsonlSource(TextInput):
         text = b"" if path.lower().endswith(COMPRESSED_SUFFIXES) else self.start.removeprefix(UTF8_BOM).lstrip()
         if text.startswith(b"[") or text.split(b"\n", 1)[0].strip() == b"{":
             self.close()
-            raise InputError(f"{path} is one JSON value, not one object a line", "convert it: jq -c '.[]' in.json > in.jsonl")
+            import shlex  # which no row needs
+
+            each = "'.[]'" if text.startswith(b"[") else "."
+            hint = f"convert it: jq -c {each} {shlex.quote(path)} > converted.jsonl"
+            raise InputError(f"{path} is one JSON value, not one object a line", hint)
 
     def __iter__(self) -> Iterator[InputRow]:
         undecided: list[InputRow] = []

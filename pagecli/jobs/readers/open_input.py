@@ -68,9 +68,10 @@ class CheckedPrompts:
             shown = ", ".join(found[:SHOWN_COLUMNS]) + more if found else "no columns"
             hint = "--template needs it; write {{ name | default('...') }} where it may be missing"
             if self._enough is any:
-                made_of = f", or make them of columns, as with --template 'Summarize: {{{{ {found[0]} }}}}'" if found else ""
-                hint = f"name the column of the prompts with --prompt-column{made_of}"
+                hint = f"name the column of the prompts with --prompt-column{_made_of(found)}"
             hint = f"did you mean {near[0]}? {hint}" if near else hint
+            if self.column_names is not None and len(found) == 1 and (mark := next(filter(found[0].__contains__, ";|\t,"), "")):
+                hint = f"its columns seem to have {mark!r} between them: write them with commas in .csv, with tabs in .tsv"
             raise InputError(f"{self.name} has no column {', '.join(missing)}; it has {shown}", hint)
 
     def __iter__(self) -> Iterator[InputRow]:
@@ -91,6 +92,16 @@ class CheckedPrompts:
 
     def close(self) -> None:
         self._source.close()
+
+
+def _made_of(found: list[str]) -> str:
+    """How prompts are made of columns, by one of these."""
+    if not found:
+        return ""
+    import shlex  # which no row needs
+
+    column = found[0] if found[0].isidentifier() else f"row[{found[0]!r}]"
+    return f", or make them of columns, as with --template {shlex.quote(f'Summarize: {{{{ {column} }}}}')}"
 
 
 InputFormat = Literal["auto", "jsonl", "openai-batch", "csv", "parquet"]
