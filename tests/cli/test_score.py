@@ -34,6 +34,8 @@ BAD = [
     ({"id": 9, "text": "a"}, "fewer than two tokens"),
     ({"id": 10, "prompt": "fox " * 600, "completion": "a"}, "is 512"),
     ({"id": 11, "completion": "a"}, "has no prompt"),
+    ({"id": 12, "prompt": "x", "prompt_token_ids": [5], "completion": "a"}, "prompt and prompt_token_ids"),
+    ({"id": 13, "prompt": "x", "messages": [{"role": "user", "content": "hi"}], "choices": ["a"]}, "prompt and messages"),
 ]
 RESULTS = ("logprob", "token_logprobs", "token_is_greedy", "is_greedy", "perplexity", "best_choice", "choice_logprobs")
 

@@ -94,7 +94,7 @@ class RowPreparer:
         return PreparedRow(row, [], self.params, key, error, code)
 
     def _prompt_token_ids(self, columns: Mapping[str, Any], prompt_column: str, chat: bool, max_tokens: int) -> list[int]:
-        name, value = self._prompt(columns, prompt_column)
+        name, value = self.given_prompt(columns, prompt_column)
         if name == "messages":
             token_ids = self._chat_token_ids(_checked_messages(json_column(name, value)), columns, max_tokens)
         elif name == "prompt_token_ids":
@@ -143,8 +143,8 @@ class RowPreparer:
             template = partial(template, variables=variables)
         return template(messages) if self.length is None else self.length.cut_messages(messages, max_tokens, template)
 
-    def _prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:
-        """The one column that holds the prompt, and its value; of a template its flag, and its text."""
+    def given_prompt(self, columns: Mapping[str, Any], prompt_column: str) -> tuple[str, Any]:
+        """The one column that holds the prompt, and its value; of a template its flag, and its text. Raises RowError."""
         if self._prompts is not None:
             return "--template", self._prompts.prompt(columns)
         names = prompt_columns(prompt_column)

@@ -63,8 +63,8 @@ class ScorePreparer:
             prompt, choices = self._of_text(_text("text", columns["text"]))
             return PreparedRow(row, prompt, params, row_key(row), choices=(choices,))
         texts = choice_texts(columns)
-        value = columns.get(self._options.prompt_column)
-        if isinstance(value, str) and not self._options.chat and self._options.template is None:
+        name, value = self._prompts.given_prompt(columns, self._options.prompt_column)
+        if name == self._options.prompt_column and isinstance(value, str) and not self._options.chat:
             prompt, behind = self._behind_text(value, texts)
             return PreparedRow(row, prompt, params, row_key(row), choices=tuple(behind))
         prepared = self._prompts.prepare(row)
