@@ -76,9 +76,9 @@ class LLM:
         if running is not None and running.gi_frame is not None:
             raise UsageError("an earlier call's rows are not all taken", "take them all, or call close() on what it returned")
         options = self._options(settings)
-        if isinstance(rows, str | os.PathLike):
+        is_path = isinstance(rows, str | os.PathLike)
+        if is_path:
             options = dataclasses.replace(options, input=os.fsdecode(rows))
-            rows = None
         from pagecli.api.rows import source_of
         from pagecli.cli.generate.job import generate_job, open_rows
         from pagecli.cli.generate.model_defaults import with_model_defaults
@@ -88,7 +88,7 @@ class LLM:
         job = generate_job(options)
         job = with_model_defaults(job, resolve_engine_model(job.engine), Console(quiet=True))
         selection = job.selection.parse()
-        opened = None if rows is None else source_of(rows, selection.limit if selection.takes_all else None)
+        opened = None if is_path else source_of(rows, selection.limit if selection.takes_all else None)
         call = self._rows(job, open_rows(job, warnings.warn, opened))
         next(call)  # runs to the first row's door, so that what is wrong is raised here
         self._call = weakref.ref(call)

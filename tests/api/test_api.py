@@ -113,7 +113,7 @@ def test_two_calls_of_one_model_at_a_time_are_refused_until_the_first_is_closed(
     assert list(llm.generate(ROWS, **SETTINGS)) == expected
 
 
-def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path):
+def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_token'; did you mean 'max_tokens'"):
         llm.generate(ROWS, max_token=3)
     with pytest.raises(TypeError, match="unexpected keyword argument 'output'"):
@@ -122,6 +122,11 @@ def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path):
         llm.generate(ROWS, temperature=-1)
     with pytest.raises(pagecli.UsageError, match="rows are a dict"):
         llm.generate({"prompt": "a"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "in.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(pagecli.UsageError, match="rows are a NoneType"):
+        llm.generate(None)
     for column in (pa.array(["a"]), pa.chunked_array([["a"]])):
         with pytest.raises(pagecli.UsageError, match=f"rows are a {type(column).__name__}"):
             llm.generate(column)
