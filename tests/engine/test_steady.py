@@ -132,6 +132,7 @@ class AnyUse(RuleBasedStateMachine):
         self.unfinished.remove(request_id)
         self.pair.each(lambda machine, requests: machine.scheduler.abort(requests[request_id]))
 
+    @precondition(lambda self: self.policy == "paged")  # no request with reserved memory goes on after a failure
     @rule()
     def fail(self):
         """A step that raises where it runs: all start again."""

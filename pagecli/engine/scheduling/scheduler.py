@@ -65,7 +65,9 @@ class Scheduler(Batch):
         if self.limits.check_integrity:
             self.kv.check_integrity()
         plan = self._plan_of(lengths)
-        return plan if len(lengths) < self.least_steady else self._begin_steady(plan, lengths)
+        if behind or len(lengths) < self.least_steady:  # those that were behind take their own places in the next step
+            return plan
+        return self._begin_steady(plan, lengths)
 
     def _plan_steady(self, steady: "SteadyBatch") -> StepPlan | None:
         """The next step of sequences that only decode, and of newcomers; None, and nothing is reserved, where it is planned one
