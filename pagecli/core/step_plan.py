@@ -161,6 +161,11 @@ class StepPlan:
         return Chunk._make(zip(*self.chunks, strict=True) if self.chunks else ((),) * len(Chunk._fields))
 
     @cached_property
+    def seq_ids(self) -> Sequence[int]:
+        """The sequence of each chunk."""
+        return self.columns.seq_id
+
+    @cached_property
     def block_ids(self) -> Sequence[Sequence[int]]:
         """The block table of each chunk."""
         return self.columns.block_ids

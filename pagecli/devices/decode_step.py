@@ -2,7 +2,7 @@
 kept from one step to the next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array
 from pagecli.core.step_plan import BlockMove, Chunk, KVUsage, SampleSpec, StepPlan, make_chunk
-from pagecli.devices.base import StepInputs, inputs_of, padded_tables
+from pagecli.devices.base import StepInputs, inputs_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +46,8 @@ class DecodePlan(StepPlan):
     ) -> None:
         num, own = len(starts), {"batch": batch, "starts": starts, "last_tokens": last_tokens}
         given = {"moves": moves, "feeds": feeds, "memory": memory, "has_wanted": False, "adapters": batch.adapters}
-        same = {"block_ids": batch.block_ids, "asked": batch.specs, "num_tokens": num, "num_sampled": num}
-        vars(self).update(own | given | same)
+        same = {"seq_ids": batch.seq_ids, "block_ids": batch.block_ids, "asked": batch.specs}
+        vars(self).update(own | given | same, num_tokens=num, num_sampled=num)
 
     @cached_property
     def columns(self) -> Any:
@@ -65,46 +65,32 @@ class KeptInputs:
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
-        self._batch: DecodeBatch | None = None  # that the arrays are of
-        self._next_starts = self._rows = np.empty(0, np.int64)
-        self._query_start = np.empty(0, np.int32)
-        self._block_tables = np.empty((0, 0), np.int32)
+        self._batch: DecodeBatch | None = None  # that the inputs are of
+        self._inputs: StepInputs[Array] | None = None
 
     def of(self, plan: StepPlan) -> StepInputs[Array]:
-        """As inputs_of; the next call changes block_tables."""
+        """As inputs_of; the next call changes the arrays. All sequences of a batch are a token further from step to step."""
         if not isinstance(plan, DecodePlan):
             return inputs_of(plan, self._block_size)
-        batch, starts = plan.batch, plan.starts
-        blocks, offsets = np.divmod(starts, self._block_size)
-        if batch is self._batch and np.array_equal(starts, self._next_starts):
-            self._add_blocks(batch, blocks, np.flatnonzero(offsets == 0))
+        kept = self._inputs
+        if kept is None or plan.batch is not self._batch or plan.starts[0] != kept.context_lens[0]:
+            made = inputs_of(plan, self._block_size)
         else:
-            self._keep(batch)
-        self._next_starts = starts + 1
-        return StepInputs(
-            token_ids=plan.last_tokens,
-            positions=starts.astype(np.int32),
-            slot_ids=self._block_tables[self._rows, blocks] * np.int64(self._block_size) + offsets,
-            block_tables=self._block_tables,
-            context_lens=self._next_starts.astype(np.int32),
-            query_start=self._query_start,
-            logit_rows=self._rows,
-            adapter_ids=np.array(plan.adapters, np.int32) if plan.adapters else None,
-        )
+            made = self._advanced(kept, plan)
+        self._batch, self._inputs = plan.batch, made
+        return made
 
-    def _keep(self, batch: DecodeBatch) -> None:
-        num = len(batch.seq_ids)
-        self._batch, self._block_tables = batch, padded_tables(batch.block_ids)
-        self._rows, self._query_start = np.arange(num), np.arange(num + 1, dtype=np.int32)
-
-    def _add_blocks(self, batch: DecodeBatch, blocks: Array, rows: Array) -> None:
-        """In these rows of the tables, the block that their sequences' next slot lies in."""
-        if not len(rows):
-            return
-        wider = int(blocks[rows].max()) + 1 - self._block_tables.shape[1]
-        if wider > 0:
-            self._block_tables = np.pad(self._block_tables, ((0, 0), (0, wider)))
-        at = blocks[rows]
-        self._block_tables[rows, at] = [
-            batch.block_ids[row][block] for row, block in zip(rows.tolist(), at.tolist(), strict=True)
-        ]
+    def _advanced(self, inputs: StepInputs[Array], plan: "DecodePlan") -> StepInputs[Array]:
+        """The inputs a token further."""
+        for array in (inputs.positions, inputs.slot_ids, inputs.context_lens):
+            array += 1
+        tables, rows = inputs.block_tables, np.flatnonzero(inputs.positions % self._block_size == 0)
+        if len(rows):  # whose slots are in other blocks than before
+            at = inputs.positions[rows] // self._block_size
+            wider = int(at.max()) + 1 - tables.shape[1]
+            if wider > 0:
+                tables = np.pad(tables, ((0, 0), (0, wider)))
+            block_ids, places = plan.block_ids, zip(rows.tolist(), at.tolist(), strict=True)
+            tables[rows, at] = found = np.array([block_ids[row][block] for row, block in places], np.int32)
+            inputs.slot_ids[rows] = found * np.int64(self._block_size)
+        return replace(inputs, token_ids=plan.last_tokens, block_tables=tables)

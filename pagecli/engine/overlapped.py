@@ -204,7 +204,7 @@ class OverlappedScheduler(Scheduler):
     def _add_pending(self, plan: StepPlan) -> None:
         """Add the plan to the pending ones: its sequences' blocks are not freed before it is committed."""
         if all(known is not plan for known, _ in self._pending):
-            self._pending.append((plan, set(plan.columns.seq_id)))
+            self._pending.append((plan, set(plan.seq_ids)))
 
 
 @dataclass(slots=True)

@@ -160,7 +160,7 @@ class Scheduler(Batch):
     def _live(self, plan: StepPlan) -> list[Sequence | None]:
         """The sequence of each of the plan's chunks; None where it ended after the plan was made."""
         by_id = {s.seq_id: s for request in self._running for s in request.live}
-        return list(map(by_id.get, plan.columns.seq_id))
+        return list(map(by_id.get, plan.seq_ids))
 
     def _record_computed(self, plan: StepPlan, live: list[Sequence | None]) -> None:
         """The plan's tokens are in the cache; not those of sequences that ended after it was made. `live`: as of _live."""

@@ -57,6 +57,7 @@ class SteadyBatch:
         self.sequences, self._batch = sequences, batch
         self._texts = [s.token_ids for s in sequences]
         self._num_tokens: Array = np.fromiter(map(len, self._texts), np.int64, len(sequences))
+        self._num_known = int(self._num_tokens.sum())  # tokens, of all texts
         self._most_tokens = np.fromiter((s.request.max_num_tokens for s in sequences), np.int64, len(sequences))
         self._end_ids = frozenset().union(*{s.request.end_ids for s in sequences})
         self._searching = [row for row, s in enumerate(sequences) if s.stop_search is not None]
@@ -73,8 +74,8 @@ class SteadyBatch:
         return self if self.sequences else None
 
     def is_as_kept(self) -> bool:
-        """Whether the texts have as many tokens as is known here."""
-        return np.array_equal(np.fromiter(map(len, self._texts), np.int64, len(self._texts)), self._num_tokens)
+        """Whether the texts have as many tokens, together, as is known here."""
+        return sum(map(len, self._texts)) == self._num_known
 
     def growing(self, block_size: int) -> list[int]:
         """The ids of the sequences whose next slot is the first of a block."""
@@ -160,6 +161,7 @@ class SteadyBatch:
     def _append(self, tokens: Iterable[int]) -> None:
         _all(map(list.append, self._texts, tokens))
         self._num_tokens = self._num_tokens + 1
+        self._num_known += len(self._texts)
 
     def _tokens_of(self, results: list[Any]) -> list[int] | None:
         """The tokens of one result each, whose log probabilities are recorded; None, and nothing is, where one has none."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from operator import is_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 
 
+class Sizes(NamedTuple):
+    """How much of each comes back of a step."""
+
+    num_tokens: int = 0  # chosen
+    num_normalizers: int = 0
+    num_wanted: int = 0  # tokens whose log probability comes back
+    num_top: int = 0  # largest logits, of rows with log probabilities
+    num_candidates: int = 0  # the same, of beams
+
+    @property
+    def num_extra_bytes(self) -> int:
+        """Of what comes back beside the tokens."""
+        return 4 * (2 * self.num_normalizers + self.num_wanted + 2 * (self.num_top + self.num_candidates))
+
+
 class Asked:
     """What chunks with these specs ask for, whose logits are in `rows`: of what does not change while they decode."""
 
@@ -29,6 +44,7 @@ class Asked:
         self.draws = DrawSettings([spec for _, spec in tokens])
         self.are_argmaxes = self.draws.all_greedy and self.rows == list(range(len(self.rows)))
         self.arrays: Arrays = {}
+        self.sizes = Sizes(len(self.rows))
         if not self.are_argmaxes:
             settings = self.draws
             self.arrays = {
@@ -52,6 +68,8 @@ class Asked:
         self.beam_counts = beams
         self.arrays |= _top("beam", [(rows[i], count) for i, count in beams])
         self._plan_logprobs([(i, spec) for i, spec in tokens if spec.params.wants_logprobs], tokens, rows, vocab_size)
+        of_logprobs = len(self.top_counts), len(self.wanted_tokens), int(self.top_counts.sum())
+        self.sizes = Sizes(len(self.rows), *of_logprobs, sum(count for _, count in beams))
 
     def _plan_logprobs(
         self, wanted: "list[tuple[int, SampleSpec]]", tokens: "list[tuple[int, SampleSpec]]", rows: list[int], vocab_size: int
@@ -86,35 +104,6 @@ class Choices:
     def is_plain(self) -> bool:
         """Nothing but tokens comes back, of one spec a chunk."""
         return self.asked.is_plain
-
-    @property
-    def num_tokens(self) -> int:
-        """Chosen."""
-        return len(self.asked.rows)
-
-    @property
-    def num_top(self) -> int:
-        """Largest logits that come back, of rows with log probabilities."""
-        return _last(self.arrays, "top_offsets")
-
-    @property
-    def num_candidates(self) -> int:
-        """The same, of beams."""
-        return _last(self.arrays, "beam_offsets")
-
-    @property
-    def num_normalizers(self) -> int:
-        return len(self.arrays.get("normalizer_rows", ()))
-
-    @property
-    def num_wanted(self) -> int:
-        """Tokens whose log probability comes back."""
-        return len(self.arrays.get("wanted", ()))
-
-    @property
-    def num_extra_bytes(self) -> int:
-        """Of what comes back beside the tokens."""
-        return 4 * (2 * self.num_normalizers + self.num_wanted + 2 * (self.num_top + self.num_candidates))
 
 
 class ChoicePlanner:
@@ -202,7 +191,3 @@ def _top(name: str, counts: list[tuple[int, int]]) -> Arrays:
         f"{name}_rows": np.array([row for row, _ in counts], dtype=np.int32),
         f"{name}_offsets": np.cumsum([0, *(count for _, count in counts)], dtype=np.int32),
     }
-
-
-def _last(arrays: Arrays, name: str) -> int:
-    return int(arrays[name][-1]) if name in arrays else 0

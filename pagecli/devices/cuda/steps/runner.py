@@ -19,7 +19,7 @@ from pagecli.devices.cuda.model.model import CudaModel
 from pagecli.devices.cuda.model.prompt_attention import PromptRows
 from pagecli.devices.cuda.steps import graphs, sampling, step_buffers
 from pagecli.devices.cuda.steps.block_mover import CudaBlockMover
-from pagecli.devices.cuda.steps.choices import ChoicePlanner, Choices
+from pagecli.devices.cuda.steps.choices import ChoicePlanner, Choices, Sizes
 from pagecli.devices.cuda.streams import Event, Gpu, Graph
 from pagecli.devices.decode_step import KeptInputs
 from pagecli.errors import PagecliError
@@ -37,6 +37,7 @@ class PendingStep:
 
     plan: "StepPlan"
     choices: Choices  # of the GPU; none where the plan's logits come to the host
+    answer: sampling.Answer
     event: Event
     prepared: float
     results: list[StepResult] | None = None
@@ -53,6 +54,7 @@ class _Slot:
     extra: torch.Tensor  # [bytes] uint8: what comes back beside the tokens, on the device
     pinned_extra: torch.Tensor  # the same on the host
     pinned_logits: torch.Tensor | None = None  # [rows, vocab] float32, once a step needs them
+    answer: sampling.Answer | None = None  # of the step before in this slot
     pending: PendingStep | None = None  # whose event says when the buffers are free
 
 
@@ -86,10 +88,10 @@ class _Work:
     num_partials: dict[int, int]
     prompts: PromptRows | None
     logits: torch.Tensor  # [rows, vocab]
-    tensors: dict[str, torch.Tensor]
+    inputs: step_buffers.OnDevice
     choices: Choices
-    choice_buffer: torch.Tensor
-    choice_tensors: dict[str, torch.Tensor]
+    choice_inputs: step_buffers.OnDevice
+    answer: sampling.Answer
     rows_to_host: int  # of logits, where several of a chunk are wanted
     fed_from: torch.Tensor | None  # the tokens of the step before
     graph: Graph | None = None
@@ -125,6 +127,7 @@ class CudaRunner:
         self._num_launched = 0
         self.num_blocks = cache.values[0].shape[0]
         self._many_logits: torch.Tensor | None = None
+        self._step_logits = self._logits  # of a step's rows
         self.graphs = graphs.GraphStore(device, limits.max_graphs)
         self.mover = CudaBlockMover(device, cache, swap)
 
@@ -186,7 +189,7 @@ class CudaRunner:
             work.graph = self.graphs.find(step.key, self._forward(work))
         prepared = time.perf_counter()
         self._device.compute.submit(lambda: self._do(work, slot))
-        slot.pending = PendingStep(plan, work.choices, self._device.compute.record(), prepared)
+        slot.pending = PendingStep(plan, work.choices, work.answer, self._device.compute.record(), prepared)
         self._num_launched += 1
         return slot.pending
 
@@ -210,37 +213,35 @@ class CudaRunner:
                 slot.pinned_logits = self._device.pinned(rows_to_host, self.model.config.vocab_size, dtype=torch.float32)
         specs = [] if plan.has_wanted else plan.asked
         choices = self._planner.plan(specs, rows, step.arrays["logit_rows"])
-        tensors = self._input_views.of(slot.inputs.pack(arrays), self._inputs)
-        self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.num_extra_bytes)
-        chosen_by = {
-            "token_ids": tensors["token_ids"],
-            **self._choice_views.of(slot.choices.pack(choices.arrays), self._choices),
-        }
+        on_device = self._input_views.of(slot.inputs.pack(arrays), self._inputs)
+        self._make_room(slot, step_buffers.packed_bytes(choices.arrays), choices.asked.sizes)
+        choice_inputs = self._choice_views.of(slot.choices.pack(choices.arrays), self._choices)
         fed_from = before.sampled if plan.feeds else None
         if fed_from is not None and (before.pending is None or before.pending.plan.has_wanted):
             raise ValueError("a step cannot be fed by one whose tokens were chosen on the host")
-        inputs, asked = (
-            (step.num_partials, step.prompts, self._logits_of(num_rows), tensors),
-            (choices, self._choices, chosen_by),
-        )
-        return _Work(*inputs, *asked, rows_to_host, fed_from)
+        assert slot.answer is not None
+        computed = step.num_partials, step.prompts, self._logits_of(num_rows), on_device
+        return _Work(*computed, choices, choice_inputs, slot.answer, rows_to_host, fed_from)
 
-    def _make_room(self, slot: _Slot, num_choice_bytes: int, num_extra_bytes: int) -> None:
-        """Make the buffers of choices larger where a step needs it; no step uses this slot's."""
-        device, byte = self._device, torch.uint8
-        if num_choice_bytes > len(self._choices):
+    def _make_room(self, slot: _Slot, num_choice_bytes: int, sizes: Sizes) -> None:
+        """Make the buffers of choices as large as a step needs them; no step uses this slot's."""
+        device, byte, num_extra_bytes = self._device, torch.uint8, sizes.num_extra_bytes
+        if num_choice_bytes > self._choices.numel():
             device.synchronize()  # the step before may still read them
             self._choices = device.empty(2 * num_choice_bytes, dtype=byte)
-        if num_choice_bytes > len(slot.choices.memory):
+        if num_choice_bytes > slot.choices.memory.numel():
             slot.choices = step_buffers.Packed(device.pinned(2 * num_choice_bytes, dtype=byte))
-        if num_extra_bytes > len(slot.extra):
+        if slot.answer is not None and slot.answer.sizes == sizes:
+            return
+        if num_extra_bytes > slot.extra.numel():
             slot.extra = device.empty(2 * num_extra_bytes, dtype=byte)
-        if num_extra_bytes > len(slot.pinned_extra):
+        if num_extra_bytes > slot.pinned_extra.numel():
             slot.pinned_extra = device.pinned(2 * num_extra_bytes, dtype=byte)
+        slot.answer = sampling.Answer(sizes, slot.sampled, slot.extra, (slot.pinned_sampled, slot.pinned_extra))
 
     def _forward(self, work: _Work) -> Callable[[], None]:
         """The part of a step that a graph can hold: from the inputs on the device to the logits."""
-        tensors, out = work.tensors, work.logits
+        tensors, out = work.inputs.tensors, work.logits
         planned = work.num_partials, self._shape, work.prompts
         model, cache = self.model, self.kv_cache
         return lambda: model.compute(step_buffers.on_device(tensors, *planned), cache, out)
@@ -250,14 +251,16 @@ class CudaRunner:
         if num_rows > self._logits.shape[0] and self._many_logits is None:
             most, vocab = self._logits.shape
             self._many_logits = self._device.empty(most + max_scores(vocab), vocab, dtype=torch.float32)
-        logits = self._logits if num_rows <= self._logits.shape[0] else self._many_logits
-        assert logits is not None
-        return logits[:num_rows]
+        if len(self._step_logits) != num_rows:
+            logits = self._logits if num_rows <= self._logits.shape[0] else self._many_logits
+            assert logits is not None
+            self._step_logits = logits[:num_rows]
+        return self._step_logits
 
     def _do(self, work: _Work, slot: _Slot) -> None:
         """One step, on the compute stream."""
-        used, tensors = slot.inputs.used, work.tensors
-        self._inputs[: len(used)].copy_(used, non_blocking=True)
+        tensors = work.inputs.tensors
+        work.inputs.memory.copy_(slot.inputs.used, non_blocking=True)
         if work.fed_from is not None:
             fed = work.fed_from.index_select(0, tensors["fed_from"]).to(torch.int32)
             tensors["token_ids"].index_copy_(0, tensors["fed_rows"], fed)
@@ -273,14 +276,11 @@ class CudaRunner:
             slot.pinned_logits[: work.rows_to_host].copy_(chosen, non_blocking=True)
 
     def _choose(self, work: _Work, slot: _Slot) -> None:
-        choices, used = work.choices, slot.choices.used
-        if choices.arrays:
-            work.choice_buffer[: len(used)].copy_(used, non_blocking=True)
-        sampled, extra = slot.sampled[: choices.num_tokens], slot.extra[: choices.num_extra_bytes]
-        sampling.choose(sampled, extra, work.logits, work.choice_tensors, choices)
-        slot.pinned_sampled[: len(sampled)].copy_(sampled, non_blocking=True)
-        if choices.num_extra_bytes:
-            slot.pinned_extra[: choices.num_extra_bytes].copy_(extra, non_blocking=True)
+        if work.choices.arrays:
+            work.choice_inputs.memory.copy_(slot.choices.used, non_blocking=True)
+        tensors = {"token_ids": work.inputs.tensors["token_ids"], **work.choice_inputs.tensors}
+        sampling.choose(work.answer, work.logits, tensors, work.choices)
+        work.answer.fetch()
 
     def _finish(self, pending: PendingStep) -> None:
         """Wait for the step and read its results out of the slot's buffers."""
@@ -293,8 +293,7 @@ class CudaRunner:
             masks = step_masks.wait(step_masks.start(several_logits.specs_of_rows(plan), logits.shape[1]))
             pending.results = several_logits.choose(logits, plan, masks)
         else:
-            tokens = slot.pinned_sampled[: pending.choices.num_tokens].tolist()
-            pending.results = sampling.results(pending.choices, tokens, slot.pinned_extra)
+            pending.results = pending.answer.results(pending.choices)
         self.times = (pending.prepared, forwarded, time.perf_counter())
 
     def _drop_all(self) -> None:

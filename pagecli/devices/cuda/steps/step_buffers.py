@@ -121,22 +121,22 @@ class Packed:
     def __init__(self, memory: torch.Tensor) -> None:
         self.memory = memory  # [bytes] uint8
         self._shapes: list[tuple[str, tuple[int, ...], np.dtype]] = []
-        self._places: list[Place] = []
+        self.places: list[Place] = []  # where each array lies
         self.used = memory[:0]  # what the last step takes of it
         self._written: list[np.ndarray] = []
 
-    def pack(self, arrays: Arrays) -> list[Place]:
-        """As `pack`: where each lies."""
+    def pack(self, arrays: Arrays) -> "Packed":
+        """As `pack`; itself."""
         shapes = [(name, array.shape, array.dtype) for name, array in arrays.items()]
         if shapes == self._shapes:
             for written, array in zip(self._written, arrays.values(), strict=True):
                 written[...] = array
-            return self._places
+            return self
         self._shapes = []  # until all are written
-        self._places, num_bytes = pack(arrays, self.memory.numpy())
-        self._written = [view.numpy() for view in views(self._places, self.memory).values()]
+        self.places, num_bytes = pack(arrays, self.memory.numpy())
+        self._written = [view.numpy() for view in views(self.places, self.memory).values()]
         self._shapes, self.used = shapes, self.memory[:num_bytes]
-        return self._places
+        return self
 
 
 def packed_bytes(arrays: Arrays) -> int:
@@ -152,19 +152,28 @@ def views(places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """Where packed arrays lie on the device."""
+
+    memory: torch.Tensor  # [bytes] uint8, all of them
+    tensors: dict[str, torch.Tensor]  # views of it; not to be changed
+
+
 class KeptViews:
     """The views of the step before, which are used again where all lies in the same places."""
 
     def __init__(self) -> None:
         self._places: list[Place] = []
         self._buffer: torch.Tensor | None = None
-        self._views: dict[str, torch.Tensor] = {}
+        self._kept: OnDevice | None = None
 
-    def of(self, places: list[Place], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
-        """As `views`; not to be changed."""
-        if buffer is not self._buffer or places != self._places:
-            self._places, self._buffer, self._views = places, buffer, views(places, buffer)
-        return self._views
+    def of(self, packed: Packed, buffer: torch.Tensor) -> OnDevice:
+        """What was packed last, copied to the beginning of `buffer`."""
+        if self._kept is None or buffer is not self._buffer or packed.places != self._places:
+            self._places, self._buffer = packed.places, buffer
+            self._kept = OnDevice(buffer[: packed.used.numel()], views(packed.places, buffer))
+        return self._kept
 
 
 def on_device(
