@@ -4,6 +4,7 @@ from timed_run import Loaded, main
 
 from pagecli.core.engine_config import EngineConfig
 from pagecli.core.sampling_params import SamplingParams
+from pagecli.devices import base
 from pagecli.engine.engine import Engine
 
 
@@ -31,7 +32,9 @@ def load(task: dict) -> Loaded:
         return outputs
 
     kept, kv = task["dtype"], engine.stats()["kv_dtype"]
-    activations = {"int8": "8-bit", "int8-a16": "15-bit"}.get(kept, "float32")
+    # Where pairs of bfloat16 are multiplied, "auto" is bfloat16 and activations are rounded to it.
+    floats = base.find("cpu").resolve_dtype("auto")
+    activations = {"int8": "8-bit", "int8-a16": "15-bit"}.get(kept, floats)
     return Loaded(generate, f"{kept}, KV {kv}" if kept == "float32" else f"weights {kept}, activations {activations}, KV {kv}")
 
 

@@ -117,6 +117,15 @@ def unusable_path(path: Path | str, error: OSError) -> InputError:
     return InputError(f"{path}: {reason_of(error)}", "name a file that this user may use")
 
 
+def is_stream(path: str) -> bool:
+    """True for `-`, an open descriptor (/dev/fd/N), a named pipe, a process substitution or a terminal: readable once, size
+    unknown. Raises InputError for a path that no file can have."""
+    if path == "-" or descriptor_of(path) is not None:
+        return True
+    mode = mode_of(path)
+    return mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode))
+
+
 def is_stream_target(path: Path | str) -> bool:
     """Whether what is written to `path` goes to a pipe, a character device or an open descriptor. Raises InputError."""
     if descriptor_of(str(path)) is not None:
@@ -307,9 +316,9 @@ def _stream_identity(path: str) -> Identity | None:
     """A value equal for all names of one stream; None for what every reader reads from its start, and for /dev/null."""
     number = 0 if path == "-" else descriptor_of(path)
     try:
+        if not is_stream(path):
+            return None
         state = os.stat(path) if number is None else os.fstat(number)
-    except (OSError, ValueError):
-        return None
-    if number is None and not any(kind(state.st_mode) for kind in (stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR)):
+    except (OSError, ValueError, InputError):
         return None
     return None if stat.S_ISCHR(state.st_mode) and state.st_rdev == _NULL_DEVICE else (state.st_dev, state.st_ino)

@@ -19,7 +19,7 @@ from pagecli.jobs.journal.job_identity import MIXED, job_identity, rewritten, we
 from pagecli.jobs.prompts.prompt_files import text_of
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.readers.open_input import CheckedPrompts, InputFormat, ReadOptions, input_files, open_input
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, is_stream
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import InputSource, ResultColumns
 from pagecli.jobs.rows.row_preparer import prompt_columns
@@ -168,7 +168,7 @@ def open_rows(job: GenerateJob, warn: Callable[[str], None], opened: InputSource
             from pagecli.jobs.rows.row_filter import check_condition
 
             check_condition(selection.where, source)
-        comes_late = opened is not None or is_stream(file_targets.local(job.input))
+        comes_late = opened is not None or file_targets.is_stream(file_targets.local(job.input))
         source = CheckedPrompts(source, needed, comes_late, all_of=template is not None)
     except BaseException:
         source.close()

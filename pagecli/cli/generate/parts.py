@@ -21,7 +21,6 @@ from pagecli.core import file_targets
 from pagecli.engine.loaded_model import resolve
 from pagecli.errors import ExitCode, UsageError
 from pagecli.jobs.journal.job_lock import OutputLocked
-from pagecli.jobs.readers.text_input import is_stream
 from pagecli.jobs.run.stop_signals import StopRequested, stop_signals
 from pagecli.jobs.shards.part_directory import MergedRecord, PartDirectory
 from pagecli.jobs.writers.open_output import DATABASE_SUFFIXES, is_stream_output, suffix_of
@@ -140,7 +139,7 @@ def _check(job: GenerateJob) -> None:
         raise UsageError("--shard auto: parts need an output on a file system", "name a file that all processes can reach")
     if suffix_of(job.output) in DATABASE_SUFFIXES:
         raise UsageError("--shard auto: parts are not merged into a database", "write .parquet, .jsonl, .csv or .tsv")
-    if is_stream(file_targets.local(job.input)):
+    if file_targets.is_stream(file_targets.local(job.input)):
         raise UsageError("--shard auto: every process reads the input", "name a file that all processes can reach")
     own_files = {"--stats": job.stats, "--profile": job.profile, "--metrics-file": job.monitoring.metrics_file}
     for flag, given in own_files.items():

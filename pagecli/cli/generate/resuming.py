@@ -19,7 +19,6 @@ from pagecli.core.sampling_params import SamplingParams
 from pagecli.errors import ExitCode, InputError, PagecliError, UsageError
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.locked_output import LockedOutput
-from pagecli.jobs.readers.text_input import is_stream
 from pagecli.jobs.rows.row import InputRow, InputSource
 from pagecli.jobs.rows.row_preparer import PreparedRow
 from pagecli.jobs.rows.row_selection import RowSelection, Shard
@@ -152,14 +151,18 @@ def stop_reason(result: RunResult) -> str | None:
 def how_to_resume(input_path: str) -> str:
     """The command that continues the job: this one, without --restart and without secrets."""
     command = _this_command("--restart")
-    return f"pipe the same rows to it again to resume: {command}" if is_stream(input_path) else f"resume with: {command}"
+    return (
+        f"pipe the same rows to it again to resume: {command}"
+        if file_targets.is_stream(input_path)
+        else f"resume with: {command}"
+    )
 
 
 def how_to_retry(job: GenerateJob) -> str | None:
     """The command that runs the error rows of the finished output again; None where --retry-errors does not take it."""
     from pagecli.jobs.readers.output_reader import FLAG, FinishedOutput
 
-    if job.score is not None or job.embed is not None or job.order != "input" or is_stream(job.input):
+    if job.score is not None or job.embed is not None or job.order != "input" or file_targets.is_stream(job.input):
         return None
     if is_stream_output(job.output) or file_targets.is_remote(job.output):
         return None

@@ -16,7 +16,7 @@ from typing import Literal
 from pagecli.core import file_targets
 from pagecli.errors import InputError
 from pagecli.jobs.readers.jsonl_reader import JsonlSource
-from pagecli.jobs.readers.text_input import MAX_ROW_BYTES, is_stream
+from pagecli.jobs.readers.text_input import MAX_ROW_BYTES
 from pagecli.jobs.rows.row import InputRow, InputSource, RowEstimate
 
 MAX_ROWS, MAX_BYTES = 100, 8 << 20  # looked at, if none of them has a prompt
@@ -152,7 +152,7 @@ def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadO
     """Opens `path` (`-`: standard input, JSON Lines unless told) for one pass over `limit` rows. Raises InputError."""
     input_format = options.input_format
     path = file_targets.local(path)
-    if not file_targets.is_remote(path) and is_stream(path):
+    if not file_targets.is_remote(path) and file_targets.is_stream(path):
         if input_format == "parquet":
             raise InputError("Parquet cannot be read from a pipe", "name a file")
         return _open_one(path, limit, "jsonl" if input_format == "auto" else input_format, options)
@@ -177,7 +177,7 @@ def open_input(path: str, limit: int | None = None, options: ReadOptions = ReadO
 def input_files(path: str) -> list[str]:
     """The local files that an input consists of; none for streams and URLs. Raises InputError."""
     path = file_targets.local(path)
-    if file_targets.is_remote(path) or is_stream(path):
+    if file_targets.is_remote(path) or file_targets.is_stream(path):
         return []
     return files_of(path, PARQUET_SUFFIXES + JSONL_SUFFIXES + CSV_SUFFIXES) if is_several(path) else [path]
 

@@ -8,14 +8,13 @@ import gzip
 import io
 import os
 import select
-import stat
 import sys
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from pagecli.core import file_targets
-from pagecli.core.file_targets import descriptor_of, mode_of, unusable_path
+from pagecli.core.file_targets import descriptor_of, unusable_path
 from pagecli.errors import InputError, reason_of
 from pagecli.jobs.rows.row import RowEstimate
 
@@ -71,15 +70,6 @@ class InterruptibleStream(io.RawIOBase):
         super().close()
 
 
-def is_stream(path: str) -> bool:
-    """True for `-`, an open descriptor (/dev/fd/N), a named pipe, a process substitution or a terminal: readable once, size
-    unknown. Raises InputError for a path that no file can have."""
-    if path == "-" or descriptor_of(path) is not None:
-        return True
-    mode = mode_of(path)
-    return mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode))
-
-
 def open_raw(path: str) -> io.RawIOBase:
     """Opens the input's bytes as they are. Raises InputError."""
     if file_targets.is_remote(path):
@@ -92,7 +82,7 @@ def open_raw(path: str) -> io.RawIOBase:
             raise InputError("standard input is closed", "run it with standard input open, or name a file")
         if number is not None:
             return InterruptibleStream(os.dup(number))
-        if is_stream(path):
+        if file_targets.is_stream(path):
             return InterruptibleStream(os.open(path, os.O_RDONLY))
         return open(path, "rb", buffering=0)
     except OSError as error:
@@ -267,7 +257,7 @@ class TextInput:
         self._path = file_targets.local(path)
         self._raw = open_raw(path)
         try:
-            self._size = None if is_stream(path) else size_of(self._raw)
+            self._size = None if file_targets.is_stream(path) else size_of(self._raw)
             is_local_file = self._size is not None and not file_targets.is_remote(path)
             self._version = FileVersion.of(self._raw.fileno()) if is_local_file else None
             is_compressed = path.lower().endswith(COMPRESSED_SUFFIXES)
@@ -324,10 +314,12 @@ class TextInput:
     def _check_has_rows(self, num_bytes: int) -> None:
         """`num_bytes`: of the line that is being read. Raises InputError for bytes without end that make no row: of a device
         (/dev/zero), of a quote that is never closed."""
+        if not self._may_be_endless:
+            return
         if self._num_rows != self._last_row[0]:
             self._last_row = self._num_rows, self._parsed_bytes
         passed = self._parsed_bytes + num_bytes - self._last_row[1]
-        if self._may_be_endless and passed > max(MAX_BYTES_WITHOUT_ROW, 16 * self.max_row_bytes):
+        if passed > max(MAX_BYTES_WITHOUT_ROW, 16 * self.max_row_bytes):
             where = f"row {self._num_rows:,}" if self._num_rows else "its start"
             raise InputError(f"{self.name} has no whole row in {passed:,} bytes after {where}", f"see that it is {self._kind}")
 

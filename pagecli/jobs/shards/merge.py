@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pagecli.core.file_targets import resolved_target
+from pagecli.core.file_targets import is_stream, resolved_target
 from pagecli.core.json_text import parsed
 from pagecli.errors import InputError, UsageError
-from pagecli.jobs.readers.text_input import decompressed, is_stream, open_raw
+from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN, to_json
 from pagecli.jobs.shards.delimited_shards import merge_delimited
 from pagecli.jobs.shards.parquet_shards import merge_parquet
