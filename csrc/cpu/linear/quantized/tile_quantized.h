@@ -88,33 +88,54 @@ PAGECLI_INLINE void multiply_octets(VecF (&sum)[ROWS][VECTORS], const RunOf<VECT
     if constexpr (octet % 2 == 0) multiply_octets<Weight, bits, octet + 1>(sum, run, x, table);
 }
 
-// Weight: what unpack.h would make of the numbers.
-template <class Weight, int bits, int ROWS, int PANELS>
-void tile_quantized(const TileArgs& t) {
-    constexpr int kVectors = PANELS * kVectorsPerPanel, kCells = kRunPairs * kCellsPerPair<Weight>;
+// Adds to `sums` the products of the runs of Sums::kPanels panels with x, which has Sums::kCells cells for a run.
+template <int bits, class Sums>
+PAGECLI_INLINE void sum_runs(const TileArgs& t, Sums& sums) {
+    constexpr int kPanels = Sums::kPanels;
     const QuantizedHeader& header = *t.quantized;
     const int64_t run_bytes = header.run_bytes(), stride = t.panel_stride;
     const Table table = load_table(header.table);
     const float unit = unit_of<bits>(table);
     const uint8_t* group = static_cast<const uint8_t*>(t.weight);
     const uint32_t* x = static_cast<const uint32_t*>(t.x);
-    TileSums<ROWS, PANELS> sums;
-    sums.start(t);
     for (int64_t k = 0; k < t.k_count;) {
         const uint8_t* run = group + header.scales_bytes();
-        for (const int64_t end = k + header.group; k < end; k += kRunK, run += run_bytes, x += kCells * ROWS) {
+        for (const int64_t end = k + header.group; k < end; k += kRunK, run += run_bytes, x += Sums::kCells) {
             for (int64_t at = 0; at < run_bytes; at += 64) {
                 PAGECLI_UNROLL
-                for (int p = 0; p < PANELS; ++p) __builtin_prefetch(run + (PANELS + p) * stride + at, 0, 2);  // the next panels
+                for (int p = 0; p < kPanels; ++p) __builtin_prefetch(run + (kPanels + p) * stride + at, 0, 2);  // the next panels
             }
-            RunOf<kVectors> of_run = {run + header.factors_bytes(), stride, {}};
-            of_run.load_scales(header, group, run, 0, unit, times_of<Weight>);
-            multiply_octets<Weight, bits, 0>(sums.sum, of_run, x, table);
-            if (header.part == kRunK / 2) of_run.load_scales(header, group, run, 1, unit, times_of<Weight>);
-            multiply_octets<Weight, bits, 2>(sums.sum, of_run, x, table);
+            RunOf<kPanels * kVectorsPerPanel> of_run = {run + header.factors_bytes(), stride, {}};
+            sums.start_run();
+            of_run.load_scales(header, group, run, 0, unit, Sums::kTimes);
+            sums.template add_octets<bits, 0>(of_run, x, table);
+            if (header.part == kRunK / 2) of_run.load_scales(header, group, run, 1, unit, Sums::kTimes);
+            sums.template add_octets<bits, 2>(of_run, x, table);
+            sums.end_run();
         }
         group = run;
     }
+}
+
+// Weight: what unpack.h would make of the numbers.
+template <class Weight, int ROWS, int PANELS>
+struct QuantizedSums : TileSums<ROWS, PANELS> {
+    static constexpr int kPanels = PANELS, kCells = kRunPairs * kCellsPerPair<Weight> * ROWS;
+    static constexpr auto kTimes = times_of<Weight>;
+
+    [[gnu::always_inline]] void start_run() {}
+    [[gnu::always_inline]] void end_run() {}
+    template <int bits, int octet, int VECTORS>
+    [[gnu::always_inline]] void add_octets(const RunOf<VECTORS>& run, const uint32_t* x, const Table& table) {
+        multiply_octets<Weight, bits, octet>(this->sum, run, x, table);
+    }
+};
+
+template <class Weight, int bits, int ROWS, int PANELS>
+void tile_quantized(const TileArgs& t) {
+    QuantizedSums<Weight, ROWS, PANELS> sums;
+    sums.start(t);
+    sum_runs<bits>(t, sums);
     sums.finish(t);
 }
 

@@ -19,68 +19,52 @@ namespace pagecli::PAGECLI_ISA {
 constexpr int kUnitRowPanels = 4;
 constexpr int unit_row_wide_panels(int) { return kUnitRowPanels; }
 
-// Of a run, the products' sums at even and at odd k.
-template <int VECTORS>
-struct ChunkSums {
-    VecF even[VECTORS], odd[VECTORS];
-};
+template <int PANELS>
+struct UnitRowSums : TileSums<1, PANELS> {
+    static constexpr int kPanels = PANELS, kCells = kRunPairs;
+    using TileSums<1, PANELS>::kVectors;
+    static constexpr auto kTimes = times_of<RoundedFloat>;
+    VecF even[kVectors], odd[kVectors];  // of a run, the products' sums at even and at odd k
 
-// Pairs `pair` up to the last of an octet.
-template <int pair, class Eight, int VECTORS>
-PAGECLI_INLINE void add_pairs(ChunkSums<VECTORS>& sums, const Eight (&eight)[VECTORS], const RunScale (&by)[VECTORS], const uint32_t* x,
-                              const Table& table) {
-    const VecI both = broadcast_int(static_cast<int32_t>(x[pair]));
-    const VecF even = widen_low(both), odd = widen_high(both);
-    PAGECLI_UNROLL
-    for (int v = 0; v < VECTORS; ++v) {
-        const Pair weights = by[v].weights(eight[v].template numbers<pair>(table));
-        accumulate(sums.even[v], even, made_of<RoundedFloat>(weights.even));
-        accumulate(sums.odd[v], odd, made_of<RoundedFloat>(weights.odd));
+    [[gnu::always_inline]] void start_run() {
+        PAGECLI_UNROLL
+        for (int v = 0; v < kVectors; ++v) even[v] = odd[v] = zero();
     }
-    if constexpr (pair < 3) add_pairs<pair + 1>(sums, eight, by, x, table);
-}
+    [[gnu::always_inline]] void end_run() {
+        PAGECLI_UNROLL
+        for (int v = 0; v < kVectors; ++v) this->sum[0][v] = this->sum[0][v] + (even[v] + odd[v]);
+    }
+    // Octets `octet` and the next of a run.
+    template <int bits, int octet>
+    [[gnu::always_inline]] void add_octets(const RunOf<kVectors>& run, const uint32_t* x, const Table& table) {
+        Octet<bits, octet> eight[kVectors];
+        PAGECLI_UNROLL
+        for (int v = 0; v < kVectors; ++v) eight[v].read(run.q + v / kVectorsPerPanel * run.stride, run.lane(v), table);
+        add_pairs<0>(eight, run.by, x + octet * 4, table);
+        if constexpr (octet % 2 == 0) add_octets<bits, octet + 1>(run, x, table);
+    }
 
-// Octets `octet` and the next of a run.
-template <int bits, int octet, int VECTORS>
-PAGECLI_INLINE void add_octets(ChunkSums<VECTORS>& sums, const RunOf<VECTORS>& run, const uint32_t* x, const Table& table) {
-    Octet<bits, octet> eight[VECTORS];
-    PAGECLI_UNROLL
-    for (int v = 0; v < VECTORS; ++v) eight[v].read(run.q + v / kVectorsPerPanel * run.stride, run.lane(v), table);
-    add_pairs<0>(sums, eight, run.by, x + octet * 4, table);
-    if constexpr (octet % 2 == 0) add_octets<bits, octet + 1>(sums, run, x, table);
-}
+  private:
+    // Pairs `pair` up to the last of an octet.
+    template <int pair, class Eight>
+    [[gnu::always_inline]] void add_pairs(const Eight (&eight)[kVectors], const RunScale (&by)[kVectors], const uint32_t* x, const Table& table) {
+        const VecI both = broadcast_int(static_cast<int32_t>(x[pair]));
+        const VecF x_even = widen_low(both), x_odd = widen_high(both);
+        PAGECLI_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+            const Pair weights = by[v].weights(eight[v].template numbers<pair>(table));
+            accumulate(even[v], x_even, made_of<RoundedFloat>(weights.even));
+            accumulate(odd[v], x_odd, made_of<RoundedFloat>(weights.odd));
+        }
+        if constexpr (pair < 3) add_pairs<pair + 1>(eight, by, x, table);
+    }
+};
 
 template <int bits, int PANELS>
 void tile_quantized_unit_row(const TileArgs& t) {
-    constexpr int kVectors = PANELS * kVectorsPerPanel;
-    const QuantizedHeader& header = *t.quantized;
-    const int64_t run_bytes = header.run_bytes(), stride = t.panel_stride;
-    const Table table = load_table(header.table);
-    const float unit = unit_of<bits>(table);
-    const uint8_t* group = static_cast<const uint8_t*>(t.weight);
-    const uint32_t* x = static_cast<const uint32_t*>(t.x);
-    TileSums<1, PANELS> sums;
+    UnitRowSums<PANELS> sums;
     sums.start(t);
-    for (int64_t k = 0; k < t.k_count;) {
-        const uint8_t* run = group + header.scales_bytes();
-        for (const int64_t end = k + header.group; k < end; k += kRunK, run += run_bytes, x += kRunPairs) {
-            for (int64_t at = 0; at < run_bytes; at += 64) {
-                PAGECLI_UNROLL
-                for (int p = 0; p < PANELS; ++p) __builtin_prefetch(run + (PANELS + p) * stride + at, 0, 2);  // the next panels
-            }
-            RunOf<kVectors> of_run = {run + header.factors_bytes(), stride, {}};
-            ChunkSums<kVectors> chunk;
-            PAGECLI_UNROLL
-            for (int v = 0; v < kVectors; ++v) chunk.even[v] = chunk.odd[v] = zero();
-            of_run.load_scales(header, group, run, 0, unit, times_of<RoundedFloat>);
-            add_octets<bits, 0>(chunk, of_run, x, table);
-            if (header.part == kRunK / 2) of_run.load_scales(header, group, run, 1, unit, times_of<RoundedFloat>);
-            add_octets<bits, 2>(chunk, of_run, x, table);
-            PAGECLI_UNROLL
-            for (int v = 0; v < kVectors; ++v) sums.sum[0][v] = sums.sum[0][v] + (chunk.even[v] + chunk.odd[v]);
-        }
-        group = run;
-    }
+    sum_runs<bits>(t, sums);
     sums.finish(t);
 }
 
