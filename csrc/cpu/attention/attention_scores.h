@@ -27,8 +27,7 @@ PAGECLI_INLINE void add_dimension(VecF (&sums)[rows][groups * kGroupVectors], co
 }
 
 // `halves` runs of `count` dimensions, each with its sums, the second run `half` dimensions behind the first, which starts at
-// dimension `first`. The next tile is prefetched at the same pace, in the order of memory: by halves and groups in turn, decoding
-// from memory took a tenth longer. key_stride is the tile's, 0: not known here.
+// dimension `first`. The next tile is prefetched at the same pace (fetches_groups_in_turn). key_stride is the tile's, 0: not known here.
 template <int rows, int groups, int key_stride, int halves, class T>
 PAGECLI_INLINE void add_dimensions(VecF (&sums)[halves][rows][groups * kGroupVectors], const float* q, const Tile<T>& tile,
                                    int group, int first, int half, int count) {
@@ -44,9 +43,13 @@ PAGECLI_INLINE void add_dimensions(VecF (&sums)[halves][rows][groups * kGroupVec
     int d = 0;
     for (; d + kStep <= count; d += kStep) {
         if (tile.next != nullptr) {
-            const int64_t ahead = at * halves * groups, group_size = tile.dim * stride;
-            prefetch_keys(ahead < group_size ? next[0] + ahead : next[groups - 1] + (ahead - group_size), stride,
-                          kStep * halves * groups);
+            if constexpr (fetches_groups_in_turn) {
+                for (int g = 0; g < groups; ++g) prefetch_keys(next[g] + at * halves, stride, kStep * halves);
+            } else {
+                const int64_t ahead = at * halves * groups, group_size = tile.dim * stride;
+                prefetch_keys(ahead < group_size ? next[0] + ahead : next[groups - 1] + (ahead - group_size), stride,
+                              kStep * halves * groups);
+            }
         }
         PAGECLI_UNROLL
         for (int i = 0; i < kStep; ++i) {

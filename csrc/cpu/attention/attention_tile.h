@@ -85,7 +85,7 @@ template <class T>
 PAGECLI_INLINE void prefetch_others(const Tile<T>& tile, KeyRange brought) {
     for (int key = 0; key < kTileKeys; ++key) {
         if (key == brought.low) key = brought.high;
-        if (key < kTileKeys) prefetch_slot(tile.next_v_cache + tile.next->values[key], tile.dim);
+        if (key < kTileKeys) prefetch_slot(tile.next_v_cache + tile.next->values[fetched_with(key)], tile.dim);
     }
 }
 

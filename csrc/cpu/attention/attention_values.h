@@ -8,13 +8,16 @@ namespace pagecli::PAGECLI_ISA {
 template <class T>
 PAGECLI_INLINE void prefetch_slot(const T* slot, int dim) {
     constexpr int kLine = 64 / sizeof(T);
-    __builtin_prefetch(slot);
-    __builtin_prefetch(slot + kLine);  // nearly all heads have 64 dimensions or more
+    __builtin_prefetch(slot, 0, kFetchLocality);
+    __builtin_prefetch(slot + kLine, 0, kFetchLocality);  // nearly all heads have 64 dimensions or more
     for (int d = 2 * kLine; d < slot_elements<T>(dim); d += 2 * kLine) {
-        __builtin_prefetch(slot + d);
-        __builtin_prefetch(slot + d + kLine);
+        __builtin_prefetch(slot + d, 0, kFetchLocality);
+        __builtin_prefetch(slot + d + kLine, 0, kFetchLocality);
     }
 }
+
+// The key of the next tile whose value comes near while key `i` is added: two of each group in turn.
+constexpr int fetched_with(int i) { return fetches_groups_in_turn ? i / 4 * 2 + i % 4 / 2 * kGroupKeys + i % 2 : i; }
 
 // Vectors of dimensions whose sums for `rows` rows stay in registers.
 constexpr int value_chunks(int rows) {
@@ -70,9 +73,9 @@ static inline void add_chunks(AttentionState& state, const Tile<T>& tile, const 
     int left = keys.high - keys.low;
     for (; left >= kStep; left -= kStep, at += kStep, weights += kStep) {
         if (prefetches) {
-            const int64_t* next = tile.next->values + (at - tile.offsets->values);
+            const int64_t* next = tile.next->values + fetched_with(keys.high - left);
             PAGECLI_UNROLL
-            for (int i = 0; i < kStep; ++i) prefetch_slot(tile.next_v_cache + next[i], tile.dim);
+            for (int i = 0; i < kStep; ++i) prefetch_slot(tile.next_v_cache + next[fetched_with(i)], tile.dim);
         }
         PAGECLI_UNROLL
         for (int i = 0; i < kStep; ++i) add_value<rows, chunks>(sums, weights + i, v + at[i], rest);
