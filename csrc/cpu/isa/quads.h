@@ -14,6 +14,10 @@ namespace pagecli::PAGECLI_ISA {
 
 // Where the sum of a group's products starts whose other factors are `offset` too large.
 PAGECLI_INLINE int32_t start_of_offset(const int8_t* q, int32_t offset) {
+#if defined(__AVX512VNNI__)
+    const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_loadu_si512(q));
+    return -offset * _mm512_reduce_add_epi32(sums);
+#endif
     int32_t sum = 0;
     for (int i = 0; i < 64; ++i) sum += q[i];
     return -offset * sum;
@@ -52,9 +56,22 @@ PAGECLI_INLINE void accumulate_quads(VecI& sum, VecI x, Quads quads) {
 }
 #endif
 PAGECLI_INLINE VecF fused(VecF a, VecF b, VecF c) { return fmadd(a, b, c); }
+// In one store, as what reads all 64 would wait for four.
 PAGECLI_INLINE void store_as_bytes(int8_t* p, const VecI (&v)[4]) {
+    const __m512i low = _mm512_packs_epi32(v[0].v, v[1].v), high = _mm512_packs_epi32(v[2].v, v[3].v);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high)));
+}
+// As numbers without a sign bits are in the order of the floats, what is not finite above all of them.
+#define PAGECLI_COMPARES_BITS
+PAGECLI_INLINE float largest_size(const VecF (&v)[4]) {
+    __m512i largest = _mm512_setzero_si512();
     PAGECLI_UNROLL
-    for (int i = 0; i < 4; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + i, _mm512_cvtepi32_epi8(v[i].v));
+    for (int i = 0; i < 4; ++i) largest = _mm512_max_epu32(largest, _mm512_and_si512(bits(v[i]).v, _mm512_set1_epi32(0x7fffffff)));
+    const uint32_t of_all = _mm512_reduce_max_epu32(largest);
+    float size;
+    memcpy(&size, &of_all, sizeof size);
+    return size - size == 0.0f ? size : __builtin_nanf("");
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -129,7 +146,7 @@ PAGECLI_INLINE void rotate_for_bytes(VecF (&v)[8]) {
         regroup(_mm256_shuffle_ps(v[i].v, v[i + 1].v, 0x88), _mm256_shuffle_ps(v[i].v, v[i + 1].v, 0xdd));
     }
 }
-// As numbers without a sign bits are in the order of the floats, what is not finite above all of them.
+#define PAGECLI_COMPARES_BITS  // as with AVX-512
 PAGECLI_INLINE float largest_size(const VecF (&v)[8]) {
     __m256i largest = _mm256_setzero_si256();
     PAGECLI_UNROLL

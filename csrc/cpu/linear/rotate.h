@@ -43,7 +43,9 @@ PAGECLI_INLINE void rotate_group(float* values) {
 
 #if !defined(PAGECLI_ROTATES_IN_PLACE)
 PAGECLI_INLINE void rotate_for_bytes(VecF (&v)[kRotatedVectors]) { rotate_vectors(v); }
+#endif
 
+#if !defined(PAGECLI_COMPARES_BITS)
 // NaN: not all are finite.
 PAGECLI_INLINE float largest_size(const VecF (&v)[kRotatedVectors]) {
     VecF largest = zero(), poison = zero();

@@ -1,11 +1,11 @@
 // x as the tiles of linear read it: cells of 32 bits, those of a tile's rows side by side, so that a tile reads one stream
 // instead of a row each. A cell is a float, the bfloat16 or 16-bit integers of two k, or the bytes of four.
 //
-//   cells[tile][k / k per cell][rows of the tile]    and, of integers,    scale[tile][k / 64][scales][rows of the tile]
+//   floats and pairs of bfloat16    cells[tile][k / k per cell][rows of the tile]
+//   integers                        cells[tile][k / 64][rows of the tile][64 / k per cell], scale[tile][k / 64][scales][rows of the tile]
 //
 // where the second scale, of bytes only, is where their sum starts, in bits: start_of_offset of quantized bounds
-// (quantized_bounds.h), start_of_quads of rotated weights (quads.h), of which the cells_per_quad cells of a quad lie side by side.
-// For a matrix unit: linear_activations_unit.h.
+// (quantized_bounds.h), start_of_quads of rotated weights (quads.h). For a matrix unit: linear_activations_unit.h.
 #pragma once
 
 #include <stdint.h>
@@ -127,13 +127,28 @@ PAGECLI_INLINE float as_float(int32_t n) {
     return bits;
 }
 
-// to[count][ROWS][TOGETHER] = from[ROWS][count][TOGETHER], whose rows are `stride` apart.
-template <int ROWS, int TOGETHER, class Cell>
+// to[count][ROWS] = from[ROWS][count], whose rows are `stride` apart.
+template <int ROWS, class Cell>
 PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int count) {
     for (int c = 0; c < count; ++c) {
         PAGECLI_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            memcpy(to + (c * ROWS + r) * TOGETHER, from + r * stride + c * TOGETHER, TOGETHER * sizeof(Cell));
+        for (int r = 0; r < ROWS; ++r) to[c * ROWS + r] = from[r * stride + c];
+    }
+}
+
+// The cells of one row's group of integers from `x`, zeros beyond `width`, and its scales, of a tile of `rows` rows.
+template <CellType type>
+PAGECLI_INLINE void lay_group(uint32_t* cells, float* scale, int rows, const float* x, int width) {
+    if constexpr (type == CellType::int16_pair) *scale = narrow_group<int16_t>(cells, x, width, kLargestX);
+    if constexpr (type == CellType::int8_quad) {
+        *scale = narrow_group<int8_t>(cells, x, width, kLargestByte);
+        scale[rows] = as_float(start_of_offset(reinterpret_cast<const int8_t*>(cells), kBoundsZero));
+    }
+    if constexpr (type == CellType::rotated_quad) {
+        alignas(64) int8_t q[kGroupK];
+        *scale = rotated_group(q, x, width);
+        scale[rows] = as_float(start_of_quads(q));
+        lay_quad_x(cells, q);
     }
 }
 
@@ -141,32 +156,22 @@ PAGECLI_INLINE void interleave(Cell* to, const Cell* from, int64_t stride, int c
 template <CellType type, int ROWS>
 void lay_tile(Cell<type>* cells, float* scale, const float* x, int64_t x_stride, int64_t cols, int64_t cells_per_row) {
     if constexpr (type == CellType::float32) {
-        interleave<ROWS, 1>(cells, x, x_stride, static_cast<int>(cols));
+        interleave<ROWS>(cells, x, x_stride, static_cast<int>(cols));
     } else {
         constexpr int kPerGroup = static_cast<int>(kGroupK) / k_per_cell(type);
-        Cell<type> group[ROWS][kPerGroup];
+        constexpr bool is_of_integers = scales_per_group(type) > 0;
+        [[maybe_unused]] Cell<type> group[ROWS][kPerGroup];
         for (int64_t k = 0, cell = 0; cell < cells_per_row; k += kGroupK, cell += kPerGroup) {
             const int width = static_cast<int>(cols - k < kGroupK ? cols - k : kGroupK);
             for (int r = 0; r < ROWS; ++r) {
                 const float* from = x + r * x_stride + k;
                 if constexpr (type == CellType::bfloat16_pair) bfloat16_pairs(group[r], from, width);
                 if constexpr (type == CellType::bfloat16_split) bfloat16_split(group[r], from, width);
-                if constexpr (type == CellType::int16_pair) scale[r] = narrow_group<int16_t>(group[r], from, width, kLargestX);
-                if constexpr (type == CellType::int8_quad) {
-                    scale[r] = narrow_group<int8_t>(group[r], from, width, kLargestByte);
-                    scale[ROWS + r] = as_float(start_of_offset(reinterpret_cast<const int8_t*>(group[r]), kBoundsZero));
-                }
-                if constexpr (type == CellType::rotated_quad) {
-                    int8_t q[kGroupK];
-                    scale[r] = rotated_group(q, from, width);
-                    scale[ROWS + r] = as_float(start_of_quads(q));
-                    lay_quad_x(group[r], q);
-                }
+                if constexpr (is_of_integers) lay_group<type>(cells + cell * ROWS + r * kPerGroup, scale + r, ROWS, from, width);
             }
             scale += scales_per_group(type) * ROWS;
             const int count = static_cast<int>(cells_per_row - cell < kPerGroup ? cells_per_row - cell : kPerGroup);
-            constexpr int kTogether = type == CellType::rotated_quad ? cells_per_quad : 1;
-            interleave<ROWS, kTogether>(cells + cell * ROWS, group[0], kPerGroup, count / kTogether);
+            if constexpr (!is_of_integers) interleave<ROWS>(cells + cell * ROWS, group[0], kPerGroup, count);
         }
     }
 }

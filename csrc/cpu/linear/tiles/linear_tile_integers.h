@@ -80,11 +80,11 @@ PAGECLI_INLINE void sum_group(VecI (&sum)[ROWS][VECTORS], const Weight& weight, 
     for (int step = 0; step < Weight::kSteps; step += 2) {
         PAGECLI_UNROLL
         for (int i = 0; i < 2; ++i) {
-            outer_product(sum, [=](int r) { return Weight::x_of(x + (i * ROWS + r) * Weight::kCells); },
+            outer_product(sum, [=](int r) { return Weight::x_of(x + (r * Weight::kSteps + i) * Weight::kCells); },
                           [=](int v) { return weight.weight(step + i, v); }, Weight::add);
             if ((i + 1) % Weight::kStepsPerLine == 0) prefetcher.advance();
         }
-        x += 2 * Weight::kCells * ROWS;
+        x += 2 * Weight::kCells;
         keep_in_registers(sum);
     }
     keep_in_registers(sum);
