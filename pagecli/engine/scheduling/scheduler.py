@@ -65,9 +65,8 @@ class Scheduler(Batch):
         if self.limits.check_integrity:
             self.kv.check_integrity()
         plan = self._plan_of(lengths)
-        if behind or len(lengths) < self.least_steady:  # those that were behind take their own places in the next step
-            return plan
-        return self._begin_steady(plan, lengths)
+        # Those that were behind take their own places in the next step.
+        return plan if behind or len(lengths) < self.least_steady else self._begin_steady(plan, lengths)
 
     def _plan_steady(self, steady: "SteadyBatch") -> StepPlan | None:
         """The next step of sequences that only decode, and of newcomers; None, and nothing is reserved, where it is planned one
@@ -159,8 +158,7 @@ class Scheduler(Batch):
 
     def _live(self, plan: StepPlan) -> list[Sequence | None]:
         """The sequence of each of the plan's chunks; None where it ended after the plan was made."""
-        by_id = {s.seq_id: s for request in self._running for s in request.live}
-        return list(map(by_id.get, plan.seq_ids))
+        return list(map({s.seq_id: s for request in self._running for s in request.live}.get, plan.seq_ids))
 
     def _record_computed(self, plan: StepPlan, live: list[Sequence | None]) -> None:
         """The plan's tokens are in the cache; not those of sequences that ended after it was made. `live`: as of _live."""
