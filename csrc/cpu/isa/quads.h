@@ -14,12 +14,12 @@ namespace pagecli::PAGECLI_ISA {
 
 // Where the sum of a group's products starts whose other factors are `offset` too large.
 PAGECLI_INLINE int32_t start_of_offset(const int8_t* q, int32_t offset) {
-#if defined(__AVX512VNNI__)
-    const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_loadu_si512(q));
-    return -offset * _mm512_reduce_add_epi32(sums);
-#endif
     int32_t sum = 0;
+#if defined(__AVX512VNNI__)
+    sum = _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_loadu_si512(q)));
+#else
     for (int i = 0; i < 64; ++i) sum += q[i];
+#endif
     return -offset * sum;
 }
 
