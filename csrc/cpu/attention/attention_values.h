@@ -16,8 +16,10 @@ PAGECLI_INLINE void prefetch_slot(const T* slot, int dim) {
     }
 }
 
-// The key of the next tile whose value comes near while key `i` is added: two of each group in turn.
+// The key of the next tile whose value comes near while key `i` is added: two of each group in turn. And the first for the four keys
+// from `i` on, which need not be at a multiple of four.
 constexpr int fetched_with(int i) { return fetches_groups_in_turn ? i / 4 * 2 + i % 4 / 2 * kGroupKeys + i % 2 : i; }
+constexpr int first_fetched_with(int i) { return fetches_groups_in_turn ? i / 4 * 2 : i; }
 
 // Vectors of dimensions whose sums for `rows` rows stay in registers.
 constexpr int value_chunks(int rows) {
@@ -73,7 +75,7 @@ static inline void add_chunks(AttentionState& state, const Tile<T>& tile, const 
     int left = keys.high - keys.low;
     for (; left >= kStep; left -= kStep, at += kStep, weights += kStep) {
         if (prefetches) {
-            const int64_t* next = tile.next->values + fetched_with(keys.high - left);
+            const int64_t* next = tile.next->values + first_fetched_with(keys.high - left);
             PAGECLI_UNROLL
             for (int i = 0; i < kStep; ++i) prefetch_slot(tile.next_v_cache + next[fetched_with(i)], tile.dim);
         }
