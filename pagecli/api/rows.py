@@ -5,29 +5,44 @@ from typing import Any
 
 import pyarrow as pa
 
-from pagecli.errors import ErrorCode, UsageError, first_line
+from pagecli.api.values import TooDeepError, plain
+from pagecli.errors import ErrorCode, UsageError
 from pagecli.jobs.readers.parquet_reader import as_schema, plain_schema, with_valid_text
-from pagecli.jobs.rows.arrow_values import ArrowColumns
-from pagecli.jobs.rows.row import TOO_DEEP, InputRow, InputSource, RowEstimate, is_too_deep
+from pagecli.jobs.rows.arrow_values import ArrowColumns, to_python
+from pagecli.jobs.rows.row import TOO_DEEP, InputRow, InputSource, RowEstimate
 
 BATCH_ROWS = 256  # a row held for its turn keeps its whole batch in memory
 
 
 def source_of(rows: Any, limit: int | None = None) -> InputSource:
     """The rows as an input, read as far as they are needed. Raises UsageError for what is no rows."""
+    kind = type(rows).__name__
     try:
         if hasattr(rows, "__arrow_c_stream__"):
             return ArrowRows(pa.RecordBatchReader.from_stream(rows), limit)
         if hasattr(rows, "__arrow_c_array__"):
             batch = pa.record_batch(rows)
             return ArrowRows(pa.RecordBatchReader.from_batches(batch.schema, [batch]), limit)
-    except pa.ArrowException as error:  # of a column alone
-        raise UsageError(f"rows are a {type(rows).__name__}: {first_line(error)}", "give a table") from error
+    except (pa.ArrowException, TypeError) as error:
+        values = _column_alone(rows)
+        if values is None:
+            reason = ": ".join(map(str, reversed(error.args)))
+            hint = "give each column one type, or give dicts, as frame.to_dict('records') makes them"
+            raise UsageError(f"rows of type {kind} are no Arrow table: {reason}", hint) from error
+        return MemoryRows(values, limit)
     if isinstance(rows, Mapping | bytes) or not isinstance(rows, Iterable):
-        raise UsageError(
-            f"rows are a {type(rows).__name__}", "give an iterable of dicts or texts, an Arrow table, a data frame, or a path"
-        )
+        hint = "give an iterable of dicts or texts, an Arrow table, a data frame, or a path"
+        raise UsageError(f"rows are of type {kind}", hint)
     return MemoryRows(rows, limit)
+
+
+def _column_alone(rows: Any) -> Iterable[Any] | None:
+    """The values of a series or of an Arrow array; None of what is neither."""
+    try:
+        column = pa.chunked_array(rows if hasattr(rows, "__arrow_c_stream__") else [pa.array(rows)])
+    except (pa.ArrowException, TypeError):
+        return None
+    return (to_python(value) for value in column)
 
 
 class _Rows:
@@ -68,17 +83,18 @@ class MemoryRows(_Rows):
             index += 1
 
 
-def _input_row(index: int, row: Any) -> InputRow:
+def _input_row(index: int, given: Any) -> InputRow:
+    try:
+        row = plain(given)
+    except TooDeepError:
+        return InputRow(index, {}, error=f"row {index}: {TOO_DEEP}", error_code=ErrorCode.ROW_TOO_LARGE)
     if isinstance(row, str):
         row = {"prompt": row}
-    if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
-        what = "an object with names that are no text" if isinstance(row, Mapping) else f"a {type(row).__name__}"
-        return InputRow(index, {}, error=f"row {index}: {what}, not an object with a prompt", error_code=ErrorCode.INVALID_TYPE)
-    columns = dict(row)
-    if is_too_deep(columns):
-        return InputRow(index, {}, error=f"row {index}: {TOO_DEEP}", error_code=ErrorCode.ROW_TOO_LARGE)
-    num_bytes = 100 + sum(len(value) for value in columns.values() if isinstance(value, str | bytes))
-    return InputRow(index, columns, num_bytes=num_bytes)
+    if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+        what = "a dict with names that are no text" if isinstance(row, dict) else f"{type(given).__name__}, no dict or text"
+        return InputRow(index, {}, error=f"row {index}: {what}", error_code=ErrorCode.INVALID_TYPE)
+    num_bytes = 100 + sum(len(value) for value in row.values() if isinstance(value, str | bytes))
+    return InputRow(index, row, num_bytes=num_bytes)
 
 
 class ArrowRows(_Rows):

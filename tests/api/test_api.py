@@ -120,16 +120,13 @@ def test_what_is_wrong_is_raised_by_the_call_itself(llm, tmp_path, monkeypatch):
         pagecli.generate(ROWS, model="x", output="y")
     with pytest.raises(pagecli.UsageError, match="--temperature is -1"):
         llm.generate(ROWS, temperature=-1)
-    with pytest.raises(pagecli.UsageError, match="rows are a dict"):
+    with pytest.raises(pagecli.UsageError, match="rows are of type dict"):
         llm.generate({"prompt": "a"})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "in.jsonl").write_text('{"prompt": "a"}\n')
-    with pytest.raises(pagecli.UsageError, match="rows are a NoneType"):
+    with pytest.raises(pagecli.UsageError, match="rows are of type NoneType"):
         llm.generate(None)
-    for column in (pa.array(["a"]), pa.chunked_array([["a"]])):
-        with pytest.raises(pagecli.UsageError, match=f"rows are a {type(column).__name__}"):
-            llm.generate(column)
     with pytest.raises(pagecli.InputError, match="no such file"):
         llm.generate(tmp_path / "none.jsonl")
     with pytest.raises(pagecli.ModelError, match="no model 'no-such-model'"):
