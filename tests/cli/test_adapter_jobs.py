@@ -190,14 +190,17 @@ def test_adapters_belong_to_the_job_by_their_files(tiny_model, adapters, tmp_pat
 
 
 @pytest.mark.parametrize("kind", OF_KIND)
-def test_a_stopped_job_is_gone_on_with_by_the_same_names_only(generate, adapters, kind):
+def test_a_stopped_job_is_gone_on_with_by_the_same_adapters_in_any_order(generate, adapters, kind):
     rows = [*(row_of(kind, lora=name) for name in ("one", "two") * 8), row_of(kind, lora="no such name"), row_of(kind)]
-    first, second = (
-        [f"{name}={path}" for name, path in zip(names, adapters, strict=True)] for names in (("one", "two"), ("two", "one"))
-    )
-    flags = [["--lora", one, "--lora", two] for one, two in (first, second)]
-    assert generate(rows, *flags[0], "--on-error", "stop", "--max-num-seqs", "1", kind=kind)[0] == 5
-    code, _, said = generate(rows, *flags[1], kind=kind, overwrite=False)
-    assert code == 2
-    assert "the names of --lora" in said
-    assert generate(rows, *flags[0], kind=kind, overwrite=False)[0] == 5
+    given = {name: ["--lora", f"{name[:3]}={adapters[name.endswith('2')]}"] for name in ("one1", "one2", "two1", "two2", "six2")}
+    begun = [*given["one1"], *given["two2"]]
+    assert generate(rows, *begun, "--on-error", "stop", "--max-num-seqs", "1", kind=kind)[0] == 5
+    for others, difference in (
+        ([*given["one2"], *given["two1"]], f"the adapter's file {adapters[1]}/adapter_model.safetensors"),
+        ([*given["one1"], *given["six2"]], "the names of --lora (one, two, now one, six)"),
+    ):
+        code, _, said = generate(rows, *others, kind=kind, overwrite=False)
+        assert code == 2
+        assert difference in said
+    code, _, said = generate(rows, *given["two2"], *given["one1"], kind=kind, overwrite=False)
+    assert (code, "what differs" in said) == (5, False)

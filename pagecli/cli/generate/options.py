@@ -244,7 +244,7 @@ class GenerateOptions:
 
 
 def named_adapters(lora: list[str] | None) -> tuple[tuple[str, str], ...]:
-    """--lora as names and directories. Raises UsageError."""
+    """--lora as names and directories, by name: in which order they are given means nothing. Raises UsageError."""
     found: dict[str, str] = {}
     for given in lora or ():
         name, _, path = given.partition("=")
@@ -252,7 +252,7 @@ def named_adapters(lora: list[str] | None) -> tuple[tuple[str, str], ...]:
             twice = f"names {name} twice" if name in found else f"is {given!r}"
             raise UsageError(f"--lora {twice}", "write a name and a directory, as in --lora polite=./polite-adapter")
         found[name] = path
-    return tuple(found.items())
+    return tuple(sorted(found.items()))
 
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.jobs.journal.job_identity import MIXED, content_digest, kept_content_digest
+from pagecli.model.source import ADAPTER_FILES
 
 SHARD = "selection.shard"
 RETRY_ERRORS = "retry_errors"  # the output whose error rows are run again: each part has its own
@@ -43,7 +44,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], weights: list
             "kv_dtype": "the KV cache's dtype",
             "adapters": "the names of --lora",
         }
-        found.append(Difference(known.get(name, f"the model's file {name}")))
+        names = [identity.get("model", {}).get(name, []) for identity in (before, now)] if name == "adapters" else []
+        shown = f" ({', '.join(names[0]) or 'none'}, now {', '.join(names[1]) or 'none'})" if names else ""
+        found.append(Difference(known.get(name, f"the model's file {name}") + shown))
     found += map(Difference, changed_weights(before.get("weights", []), now.get("weights", []), weights))
     if now.get("time") is not None and before.get("time") != now["time"]:
         values = [_shown(identity.get("time")) for identity in (before, now)]
@@ -83,12 +86,13 @@ def changed_weights(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[s
     for old, new, path in zip(before, now, paths, strict=True):
         if all(old.get(name) == new[name] for name in ("size", "mtime_ns", "ctime_ns", "inode", "sample")):
             continue
+        file = f"the adapter's file {path}" if path.name in ADAPTER_FILES else f"the model's file {path.name}"
         if (old.get("size"), old.get("sample")) != (new["size"], new["sample"]):
-            found.append(f"the model's file {path.name}")
+            found.append(file)
         elif old.get("content") is None:
-            found.append(f"the model's file {path.name} (written anew; what it held was not noted)")
+            found.append(f"{file} (written anew; what it held was not noted)")
         elif old["content"] != content_digest(path):
-            found.append(f"the model's file {path.name} (its content, at the same size)")
+            found.append(f"{file} (its content, at the same size)")
     return found
 
 
