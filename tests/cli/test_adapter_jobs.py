@@ -192,11 +192,12 @@ def test_adapters_belong_to_the_job_by_their_files(tiny_model, adapters, tmp_pat
 @pytest.mark.parametrize("kind", OF_KIND)
 def test_a_stopped_job_is_gone_on_with_by_the_same_adapters_in_any_order(generate, adapters, kind):
     rows = [*(row_of(kind, lora=name) for name in ("one", "two") * 8), row_of(kind, lora="no such name"), row_of(kind)]
-    given = {name: ["--lora", f"{name[:3]}={adapters[name.endswith('2')]}"] for name in ("one1", "one2", "two1", "two2", "six2")}
+    names = ("one1", "one2", "two1", "two2", "six2")  # which of both adapters has that name
+    given = {name: ["--lora", f"{name[:3]}={adapters[name.endswith('2')]}"] for name in names}
     begun = [*given["one1"], *given["two2"]]
     assert generate(rows, *begun, "--on-error", "stop", "--max-num-seqs", "1", kind=kind)[0] == 5
     for others, difference in (
-        ([*given["one2"], *given["two1"]], f"the adapter's file {adapters[1]}/adapter_model.safetensors"),
+        ([*given["one2"], *given["two1"]], f"the model's file {adapters[1]}/adapter_model.safetensors"),
         ([*given["one1"], *given["six2"]], "the names of --lora (one, two, now one, six)"),
     ):
         code, _, said = generate(rows, *others, kind=kind, overwrite=False)

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from pagecli.cli.app import main
+from pagecli.jobs.rows.row import carried_name
+from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 ROWS = [{"id": f"r{i}", "prompt": "the quick brown fox " * (1 + i % 4) + str(i), "kind": i % 3} for i in range(13)]
 FLAGS = ("--dtype", "float32", "--threads", "1", "--quiet")
@@ -110,6 +112,13 @@ def test_bad_rows_are_error_rows_without_a_vector(embed, tmp_path):
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["error_code"] for row in found] == [None, "invalid_type", "empty_prompt", "prompt_too_long", None]
     assert [row["embedding"] is None for row in found] == [False, True, True, True, False]
+
+
+def test_columns_that_sampling_reads_are_columns_like_others(embed, tmp_path):
+    own = {name: value for name, value in zip(SAMPLING_FIELDS, ["", "no", -1, [], {}] * 9, strict=False) if name != "lora"}
+    assert embed([{**ROWS[0], **own}, ROWS[0]], "out.jsonl")[0] == 0
+    with_columns, without = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert with_columns == without | {carried_name(name): value for name, value in own.items()}
 
 
 @pytest.mark.slow

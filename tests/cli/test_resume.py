@@ -133,7 +133,7 @@ def test_input_with_a_new_date_is_the_same_and_a_longer_one_is_not(generate, tmp
         pytest.param(("--stop", "x"), '--stop ([], now ["x"])', marks=SLOW),
         pytest.param(("--kv-dtype", "int8"), "the KV cache's dtype", marks=SLOW),
         pytest.param(("--dtype", "int8"), "the dtype", marks=SLOW),
-        pytest.param(("--model", "other"), "the model's file model.safetensors", marks=SLOW),
+        pytest.param(("--model", "other"), "model.safetensors", marks=SLOW),
     ],
 )
 def test_another_job_is_refused_by_what_differs_until_it_is_restarted(generate, tmp_path, stop_at, tiny_model, flags, named):

@@ -10,6 +10,8 @@ import torch
 from input_files import write_rows
 
 from pagecli.cli.app import main
+from pagecli.jobs.rows.row import carried_name
+from pagecli.jobs.rows.row_parameters import SAMPLING_FIELDS
 
 TEXTS = ["the quick brown fox", "What is the capital of France?", "a", "The dog sleeps on, and the keys"]
 ROWS = [
@@ -164,6 +166,16 @@ def test_rows_that_cannot_be_scored_become_error_rows(score, tmp_path):
 
 
 @pytest.mark.slow
+def test_columns_that_sampling_reads_are_columns_like_others(score, tmp_path):
+    own = {name: "no" for name in SAMPLING_FIELDS if name != "lora"}
+    rows = [row for row in ROWS if row["id"] in ("p0", "c0", "t0", "ids", "chat")]
+    assert score(rows, "without.jsonl") == (0, "")
+    assert score([row | own for row in rows], "out.jsonl") == (0, "")
+    carried = {carried_name(name): value for name, value in own.items()}
+    expected = {name: row | carried for name, row in records(tmp_path / "without.jsonl").items()}
+    assert records(tmp_path / "out.jsonl") == expected
+
+
 def test_a_job_that_resumes_writes_the_same_and_knows_what_it_does(score, tmp_path, generate):
     rows = [*ROWS[:8], {"id": "bad", "prompt": "a"}, *ROWS[8:]]
     assert score(rows, "whole.jsonl")[0] == 5

@@ -259,13 +259,17 @@ def job_run(
 
         rows_of = ToolAnswers(tokenizer, job.prompts).rows_of
     if job.score is not None:
+        from pagecli.jobs.rows.row_parameters import OF_MODEL
         from pagecli.jobs.rows.score_rows import ScorePreparer, score_rows
 
+        preparer.of_row = OF_MODEL
         prepare_row = ScorePreparer(tokenizer, preparer, job.prompts, job.params).prepare
         rows_of = partial(score_rows, options=job.score)
     if job.embed is not None:
         from pagecli.jobs.rows.embedding_rows import embedding_rows
+        from pagecli.jobs.rows.row_parameters import OF_MODEL
 
+        preparer.of_row = OF_MODEL
         rows_of = embedding_rows
     resumed = None
     if earlier is not None or (journal is not None and journal.num_rows):

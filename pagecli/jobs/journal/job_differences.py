@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.jobs.journal.job_identity import MIXED, content_digest, kept_content_digest
-from pagecli.model.source import ADAPTER_FILES
 
 SHARD = "selection.shard"
 RETRY_ERRORS = "retry_errors"  # the output whose error rows are run again: each part has its own
@@ -86,7 +85,7 @@ def changed_weights(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[s
     for old, new, path in zip(before, now, paths, strict=True):
         if all(old.get(name) == new[name] for name in ("size", "mtime_ns", "ctime_ns", "inode", "sample")):
             continue
-        file = f"the adapter's file {path}" if path.name in ADAPTER_FILES else f"the model's file {path.name}"
+        file = f"the model's file {path}"
         if (old.get("size"), old.get("sample")) != (new["size"], new["sample"]):
             found.append(file)
         elif old.get("content") is None:

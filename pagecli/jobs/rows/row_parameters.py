@@ -14,22 +14,21 @@ from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.rows.row import json_default
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
-SAMPLING_NAMES = frozenset(SAMPLING_FIELDS)
+OF_ROW = frozenset(SAMPLING_FIELDS)  # those that a row may bring
+OF_MODEL = frozenset({"lora"})  # those that scores and embeddings depend on, as nothing is sampled for them
 
 
 def row_sampling_params(
-    base: SamplingParams, columns: Mapping[str, Any], ignore: str, of_model: Collection[str] = ()
+    base: SamplingParams, columns: Mapping[str, Any], ignore: str, of_model: Collection[str] = (), own: Collection[str] = OF_ROW
 ) -> SamplingParams:
-    """`base` with the row's own values; null means not given, the column `ignore` (the prompt's) is left alone.
+    """`base` with the row's values of the names in `own`; null means not given, the column `ignore` (the prompt's) is left.
 
     `of_model`: values of `base` that are the model's defaults: its temperature does not reach a row that searches by beams.
     Raises RowError naming the column.
     """
     overrides = {}
     for name in SAMPLING_FIELDS:
-        if name == ignore or name not in columns:
-            continue
-        value = columns[name]
+        value = columns.get(name) if name in own and name != ignore else None
         if value is not None:
             overrides[name] = _CONVERTERS[name](name, value)
     if not overrides:

@@ -15,7 +15,7 @@ from pagecli.jobs.prompts.template_variables import has_variables, row_variables
 from pagecli.jobs.rows.chat_messages import checked_message
 from pagecli.jobs.rows.prompt_length import PromptLength
 from pagecli.jobs.rows.row import InputRow, OutputRow, json_default
-from pagecli.jobs.rows.row_parameters import SAMPLING_NAMES, row_sampling_params
+from pagecli.jobs.rows.row_parameters import OF_ROW, row_sampling_params
 from pagecli.jobs.tools.given import COLUMN as TOOLS
 
 
@@ -60,6 +60,7 @@ class RowPreparer:
     params: SamplingParams
     length: PromptLength | None = None
     of_model: Collection[str] = ()  # names of `params` that are the model's own defaults
+    of_row: frozenset[str] = OF_ROW  # those that a row may bring
 
     def __post_init__(self) -> None:
         options = self.options
@@ -81,8 +82,8 @@ class RowPreparer:
             chat = self._chat if row.batch_url is None else False  # OpenAI's completions know no template
             try:
                 key, params = row_key(row), self.params
-                if not SAMPLING_NAMES.isdisjoint(row.columns):
-                    params = row_sampling_params(params, row.columns, prompt_column, self.of_model)
+                if not self.of_row.isdisjoint(row.columns):
+                    params = row_sampling_params(params, row.columns, prompt_column, self.of_model, self.of_row)
                 if params.constraint is not None:
                     _check_constraint(params)
                 token_ids = self._prompt_token_ids(row.columns, prompt_column, chat, params.max_tokens)

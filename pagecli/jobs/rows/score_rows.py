@@ -20,7 +20,7 @@ from pagecli.errors import ErrorCode, PagecliError, RowError, short_repr
 from pagecli.jobs.prompts.json_columns import json_column
 from pagecli.jobs.prompts.prompt_options import PromptOptions
 from pagecli.jobs.rows.row import InputRow, OutputRow, error_row
-from pagecli.jobs.rows.row_parameters import row_sampling_params
+from pagecli.jobs.rows.row_parameters import OF_MODEL, row_sampling_params
 from pagecli.jobs.rows.row_preparer import PreparedRow, RowPreparer, Tokenizer, code_of, row_key
 
 SCORED = ("completion", "choices", "text")  # columns, of which a row has one
@@ -57,8 +57,7 @@ class ScorePreparer:
         if len(names) != 1:
             found = " and ".join(names) or "none"
             raise RowError(f"has {found} of {', '.join(SCORED)}; a row to score needs one", code=ErrorCode.MISSING_PROMPT)
-        adapter = {"lora": columns.get("lora")}  # the one parameter that a score depends on
-        params = row_sampling_params(self._params, adapter, self._options.prompt_column)
+        params = row_sampling_params(self._params, columns, self._options.prompt_column, own=OF_MODEL)
         if names == ["text"]:
             prompt, choices = self._of_text(_text("text", columns["text"]))
             return PreparedRow(row, prompt, params, row_key(row), choices=(choices,))
