@@ -92,9 +92,13 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def reason_of(error: OSError) -> str:
-    """Why a file operation failed, in the system's words; libraries write paths and calls around them."""
-    return os.strerror(error.errno) if error.errno else first_line(error)
+def reason_of(error: BaseException) -> str:
+    """Why an operation failed, in one line: the system's words where it refused; libraries write paths around them."""
+    if not isinstance(error, OSError):
+        return first_line(error)
+    if error.errno is not None and error.errno > 0:  # below: of names of hosts
+        return os.strerror(error.errno)
+    return error.strerror or first_line(error)
 
 
 def short_repr(value: object) -> str:

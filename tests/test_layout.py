@@ -126,6 +126,24 @@ def test_no_two_benchmarks_have_one_name():
     assert sorted(set(names)) == sorted(names)
 
 
+def _shown_as_they_are(path: Path) -> list[int]:
+    """Lines of an f-string that shows an OSError itself: "[Errno 28] ...", often with a path that stands there already."""
+    found = []
+    for handler in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(handler, ast.ExceptHandler) or handler.type is None:
+            continue
+        if not {"OSError", "ConnectionError", "IOError"} & {getattr(node, "id", None) for node in ast.walk(handler.type)}:
+            continue
+        shown = (node.value for node in ast.walk(handler) if isinstance(node, ast.FormattedValue))
+        found += [value.lineno for value in shown if isinstance(value, ast.Name) and value.id == handler.name]
+    return found
+
+
+def test_what_the_system_refuses_is_said_in_its_words():
+    """By errors.reason_of."""
+    assert {path: lines for path in MODULES if (lines := _shown_as_they_are(path))} == {}
+
+
 def test_kernels_and_their_headers_know_no_python_and_no_torch():
     for folder in ("include", "cpu", "cuda"):
         for path in (ROOT / "csrc" / folder).rglob("*"):

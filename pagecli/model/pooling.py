@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pagecli.core.json_text import parsed
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ModelError, UsageError, reason_of
 
 Mode = Literal["last", "mean"]
 _MODES: dict[str, Mode] = {"lasttoken": "last", "mean": "mean", "mean_tokens": "mean"}
@@ -88,4 +88,4 @@ def _json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "download it again") from error
+        raise ModelError(f"{path} cannot be read: {reason_of(error)}", "download it again") from error

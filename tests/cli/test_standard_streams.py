@@ -181,6 +181,40 @@ def test_a_machine_without_memory_is_no_fault_of_the_program(error, capsys):
     assert "error: the system has no more memory for this process\nhint: give it more (ulimit -v" in capsys.readouterr().err
 
 
+@pytest.fixture
+def limited_memory():
+    """The address space has a limit, which nothing here reaches."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 46, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_an_interpreter_that_fails_within_a_limit_of_memory_has_none(limited_memory, capsys):
+    def run():
+        raise SystemError("<built-in function open> returned NULL without setting an exception")
+
+    assert exit_code_of(run, Console()) == 4
+    assert "no more memory" in capsys.readouterr().err
+
+
+def test_threads_that_do_not_start_within_a_limit_of_memory_may_lack_that(limited_memory, capsys):
+    def run():
+        raise RuntimeError("can't start new thread")
+
+    assert exit_code_of(run, Console()) == 3
+    assert "see ulimit -u and, as each needs memory, ulimit -v" in capsys.readouterr().err
+
+
+def test_a_lack_of_memory_is_said_without_any(monkeypatch, capfd):
+    def no_memory(*anything):
+        raise MemoryError
+
+    monkeypatch.setattr("pagecli.cli.terminal.console.redact", no_memory)
+    assert exit_code_of(no_memory, Console()) == 4
+    assert capfd.readouterr().err == "error: the system has no more memory for this process\n"
+
+
 def test_a_pipe_that_is_full_for_now_is_no_lack_of_threads(capsys):
     def run():
         raise BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 0)

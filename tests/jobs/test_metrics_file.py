@@ -1,6 +1,7 @@
 """The metrics file is what Prometheus' own parser takes, is replaced in one step, and remembers the last success."""
 
 import os
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -92,6 +93,19 @@ def test_an_old_file_that_makes_no_sense_is_replaced(tmp_path, old):
     assert last_values(path, (LAST_SUCCESS,)) == {}
     run(path)
     assert samples(path.read_text())["pagecli_job_running"] == 1
+
+
+def test_a_write_that_fails_names_the_file_once_and_says_why(tmp_path):
+    said = []
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    monitor = JobMonitor(JobSnapshot("in", "out", "m"), [MetricsFile(folder / "job.prom")], said.append)
+    monitor.start()
+    shutil.rmtree(folder)
+    monitor.begin()
+    monitor.end(ExitCode.OK)
+    why = "cannot be written: its directory is not there any more"
+    assert said == [f"--metrics-file: {folder / 'job.prom'} {why}; the job continues"]
 
 
 def test_a_run_that_is_refused_leaves_the_figures_of_the_one_at_work(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.cli.doctor.check import Check, Health, gibibytes
-from pagecli.errors import PagecliError
+from pagecli.errors import PagecliError, reason_of
 
 SMALLEST_MEMORY, SMALL_MEMORY = 512 << 20, 2 << 30
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -21,7 +21,7 @@ def native_kernels() -> Check:
     except PagecliError as error:
         return Check("kernels", Health.fail, error.message, error.hint)
     except (ImportError, OSError) as error:
-        return Check("kernels", Health.fail, f"the native module does not load: {error}", REINSTALL)
+        return Check("kernels", Health.fail, f"the native module does not load: {reason_of(error)}", REINSTALL)
     isa, supported = kernels.isa_name(), kernels.supported_isas()
     details = {"isa": isa, "supported_isas": supported, "forced_isa": os.environ.get("PAGECLI_CPU_ISA") or None}
     found = f"native, CPU instruction set {isa} (of {', '.join(supported)})"

@@ -76,4 +76,4 @@ def written_or_warned(writers: Iterable[Callable[[], None]], console: Console) -
         try:
             write()
         except Exception as error:
-            console.warning(f"the profile is not complete: {error}")
+            console.warning(f"the profile is not complete: {reason_of(error)}")

@@ -16,7 +16,7 @@ from pagecli.cli.generate.job import GenerateJob, JournalOptions
 from pagecli.cli.terminal.console import Console
 from pagecli.core import file_targets
 from pagecli.core.sampling_params import SamplingParams
-from pagecli.errors import ExitCode, InputError, PagecliError, UsageError
+from pagecli.errors import ExitCode, InputError, PagecliError, UsageError, reason_of
 from pagecli.jobs.journal.journal import Journal
 from pagecli.jobs.journal.locked_output import LockedOutput
 from pagecli.jobs.rows.row import InputRow, InputSource
@@ -209,7 +209,7 @@ def guarded(action: Callable[[], object], console: Console) -> None:
     try:
         action()
     except (PagecliError, OSError) as error:
-        console.detail(f"while saving finished rows: {error}")
+        console.detail(f"while saving finished rows: {reason_of(error)}")
 
 
 def write_partial(source: InputSource, writer: RowWriter, journal: Journal | None, console: Console, output: str) -> int:

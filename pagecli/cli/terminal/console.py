@@ -11,7 +11,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pagecli.cli.terminal import exit_codes
@@ -128,7 +128,12 @@ def exit_code_of(command: Callable[[], int | None], console: Console) -> int:
             from pagecli.jobs.storage.atomic_file import remove_temporaries
 
             remove_temporaries()
-        _say(error, console)
+        try:
+            _say(error, console)
+        except MemoryError:  # there is none to say it with
+            with suppress(OSError):
+                os.write(2, b"error: the system has no more memory for this process\n")
+            return ExitCode.MODEL
         return exit_codes.exit_code_for(error)
     finally:
         console.end_transient()

@@ -92,11 +92,14 @@ def system_refusal(error: BaseException) -> PagecliError | None:
     A net below what the parts say of their own files: also a library's import fails when no file can be opened any more, and
     threads fail to start in C++ and in Python with no more than a text.
     """
+    is_limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY  # its memory
     while not isinstance(error, OSError):
         if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error)):
             return _too_little_memory()
+        if isinstance(error, SystemError) and is_limited:  # of the interpreter, whose own allocation failed
+            return _too_little_memory()
         if isinstance(error, RuntimeError) and str(error) in (os.strerror(errno.EAGAIN), "can't start new thread"):
-            return _too_many_processes()
+            return _too_many_processes(is_limited)
         if isinstance(error, ImportError) and "Too many open files" in str(error):
             return _too_many_files()
         if error.__cause__ is None:
@@ -107,7 +110,7 @@ def system_refusal(error: BaseException) -> PagecliError | None:
     if error.errno == errno.ENOMEM:
         return _too_little_memory()
     if error.errno == errno.EAGAIN and error.strerror == os.strerror(errno.EAGAIN):  # of fork(2), not of a full pipe
-        return _too_many_processes()
+        return _too_many_processes(is_limited)
     if error.errno == errno.ENOENT and error.filename is None:  # of getcwd(2)
         return InputError("the current directory is not there any more", "change to one that is")
     from pagecli.core.file_targets import unusable_path
@@ -121,8 +124,10 @@ def system_refusal(error: BaseException) -> PagecliError | None:
     return None
 
 
-def _too_many_processes() -> InputError:
-    return InputError("no more threads or processes can be started", "give fewer: --threads, OMP_NUM_THREADS; or see ulimit -u")
+def _too_many_processes(memory_is_limited: bool) -> InputError:
+    limits = "ulimit -u and, as each needs memory, ulimit -v" if memory_is_limited else "ulimit -u"
+    hint = f"give fewer: --threads, OMP_NUM_THREADS; or see {limits}"
+    return InputError("no more threads or processes can be started", hint)
 
 
 def _too_little_memory() -> ModelError:

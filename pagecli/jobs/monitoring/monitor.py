@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pagecli.errors import PagecliError
+from pagecli.errors import PagecliError, reason_of
 from pagecli.jobs.rows.row import RowEstimate
 from pagecli.jobs.storage.job_directory import HEARTBEAT, JobDirectory
 
@@ -191,7 +191,7 @@ class JobMonitor:
         except (OSError, PagecliError) as error:
             if listener.name not in self._failed:
                 self._failed.add(listener.name)
-                self._warn(f"{listener.name}: {error}; the job continues")
+                self._warn(f"{listener.name}: {reason_of(error)}; the job continues")
 
 
 class Rates:

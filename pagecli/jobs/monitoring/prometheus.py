@@ -76,7 +76,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         """Raises UsageError, InputError for a file that cannot be written."""
         self._file = WholeFile(path, takes_pipes=False)  # a slow reader would block the job
-        self.name = f"--metrics-file {path}"
+        self.name = "--metrics-file"  # what goes wrong names the path
         self._kept = {} if self._file.is_stream else last_values(path, (LAST_COMPLETION, LAST_SUCCESS))
         self._has_begun = False
 

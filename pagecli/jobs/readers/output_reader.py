@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pagecli.core.json_text import parsed
 from pagecli.core.outputs import TokenLogprobs
-from pagecli.errors import ErrorCode, InputError, UsageError
+from pagecli.errors import ErrorCode, InputError, UsageError, reason_of
 from pagecli.jobs.readers.parquet_reader import open_parquet
 from pagecli.jobs.readers.text_input import FileVersion, decompressed, open_raw
 from pagecli.jobs.rows.arrow_values import to_python
@@ -50,7 +50,7 @@ class FinishedOutput:
         try:
             self._next = next(self._records, None)
         except (OSError, EOFError, zlib.error, csv.Error, sqlite3.Error, UnicodeDecodeError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} cannot be read: {error}", "it may be cut short") from error
+            raise InputError(f"{self.path} cannot be read: {reason_of(error)}", "it may be cut short") from error
         if self._next is not None and not {"id", "sample", "error"} <= self._next.keys():
             is_batch = "custom_id" in self._next
             what = "is in OpenAI's batch format" if is_batch else "is not as pagecli writes it"

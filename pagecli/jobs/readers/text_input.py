@@ -298,7 +298,7 @@ class TextInput:
                 num_quotes += line.count(b'"')
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(
-                f"{self.name} cannot be read after line {self.line_number}: {error}",
+                f"{self.name} cannot be read after line {self.line_number}: {reason_of(error)}",
                 "the file may be cut short or damaged; check it with gzip -t or zstd -t",
             ) from error
         self._lines_ended = not num_bytes

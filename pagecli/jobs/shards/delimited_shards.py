@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pagecli.core.json_text import parsed
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN
 from pagecli.jobs.shards.shard_order import NO_PART, PartOrder, ShardLabel, ShardOrder, check_parts
@@ -58,7 +58,7 @@ class _Part:
         try:
             return next(self._records, None)
         except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError, pa.ArrowException) as error:
-            raise InputError(f"{path} cannot be read: {error}", "it may be cut short") from error
+            raise InputError(f"{path} cannot be read: {reason_of(error)}", "it may be cut short") from error
 
     def _next(self) -> _Record | None:
         fields = self._fields()

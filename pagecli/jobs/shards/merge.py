@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pagecli.core.file_targets import is_stream, resolved_target
 from pagecli.core.json_text import parsed
-from pagecli.errors import InputError, UsageError
+from pagecli.errors import InputError, UsageError, reason_of
 from pagecli.jobs.readers.text_input import decompressed, open_raw
 from pagecli.jobs.rows.row import SHARD_COLUMN, to_json
 from pagecli.jobs.shards.delimited_shards import merge_delimited
@@ -128,7 +128,7 @@ class _Lines:
         try:
             number, line = next(self._lines, (0, b""))
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-            raise InputError(f"{path} cannot be read: {error}", "it may be cut short") from error
+            raise InputError(f"{path} cannot be read: {reason_of(error)}", "it may be cut short") from error
         if not line:
             self.order.check_end()
             return None

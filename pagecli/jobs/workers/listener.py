@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass
 
 from pagecli.core.message_socket import MessageSocket
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ModelError, UsageError, reason_of
 
 _NUMBER = struct.Struct("<Q")
 _NONCE_BYTES = _PROOF_BYTES = 32
@@ -124,7 +124,7 @@ def connect(to: Appointment) -> MessageSocket:
     try:
         connection = socket.create_connection((to.host, to.port), CONNECT_SECONDS)
     except OSError as error:
-        raise ConnectionError(f"the driver cannot be reached at {to.host}:{to.port}: {error}") from error
+        raise ConnectionError(f"the driver cannot be reached at {to.host}:{to.port}: {reason_of(error)}") from error
     number, nonce = _NUMBER.pack(to.number), os.urandom(_NONCE_BYTES)
     connection.settimeout(PROOF_SECONDS)
     connection.sendall(number + nonce)

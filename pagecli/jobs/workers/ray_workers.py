@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pagecli
 from pagecli.core.child_process import ChildProcess
-from pagecli.errors import ModelError, UsageError
+from pagecli.errors import ModelError, UsageError, reason_of
 from pagecli.jobs.workers.listener import ExpectedSocket, Listener
 from pagecli.jobs.workers.ray_cluster import MODULE
 from pagecli.jobs.workers.ray_room import AUTO, LOCAL, Room
@@ -156,4 +156,4 @@ def check_reachable(address: str) -> None:
             pass
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can be called so
         hint = "see `ray status` there; the head's port is 6379 unless it was given another"
-        raise ModelError(f"--ray {address}: cannot be reached: {error}", hint) from error
+        raise ModelError(f"--ray {address}: cannot be reached: {reason_of(error)}", hint) from error

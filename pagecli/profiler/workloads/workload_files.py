@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecli.core.json_text import parsed
-from pagecli.errors import InputError
+from pagecli.errors import InputError, reason_of
 from pagecli.profiler.workloads.workloads import MOST_RATE, Workload, WorkloadRequest
 
 # The names that public traces give a column, lower case, anything but letters and digits as one underscore.
@@ -142,7 +142,7 @@ def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
 def _unreadable(path: Path, error: Exception) -> InputError:
     if isinstance(error, UnicodeDecodeError):
         return InputError(f"{path}: not UTF-8 text at byte {error.start}")
-    return InputError(f"{path} cannot be read: {error}", "the file may be cut short; check it with gzip -t")
+    return InputError(f"{path} cannot be read: {reason_of(error)}", "the file may be cut short; check it with gzip -t")
 
 
 def _request(row: Mapping[str, Any], columns: _Columns, source: str, default_output: int | None) -> WorkloadRequest:
