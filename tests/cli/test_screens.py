@@ -131,6 +131,18 @@ def test_values_are_broken_between_words_only_and_on_terminals_only(pairs, width
 
 
 @given(
+    name=st.text(st.characters(codec="utf-8") | st.sampled_from("\x1b\x07\r\n\x9b\udcff"), max_size=9).map(lambda x: x + "a")
+)
+def test_names_of_files_and_models_move_no_cursor(name):
+    bar = BarProgress(Console())
+    bar.on_event("start", JobSnapshot(model=name))
+    bar.on_loading(1, 2)
+    for shown in (*name_value_lines([("output", name)], io.StringIO()), bar.description):
+        assert shown.isprintable()
+        shown.encode("utf-8")
+
+
+@given(
     job=st.builds(
         JobSnapshot,
         num_error_rows=st.integers(0, 99),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pagecli.cli.generate.job import GenerateJob, check_chat, open_rows, prompt_length
 from pagecli.cli.generate.model_defaults import with_model_defaults
-from pagecli.cli.terminal.console import Console, name_value_lines
+from pagecli.cli.terminal.console import Console, name_value_lines, printable
 from pagecli.core.engine_config import EngineConfig
 from pagecli.devices import memory
 from pagecli.engine import loaded_model
@@ -104,8 +104,8 @@ def _shown_prompt(location: str, token_ids: list[int], tokenizer: "Tokenizer") -
     if len(text) > SHOWN_CHARACTERS:
         half = SHOWN_CHARACTERS // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"
-    plain = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
-    return f"\nprompt of {location}, {len(token_ids):,} tokens:\n" + textwrap.indent(plain, "    ", lambda line: True)
+    lines = textwrap.indent(printable(text, "\n\t"), "    ", lambda line: True)
+    return f"\nprompt of {location}, {len(token_ids):,} tokens:\n{lines}"
 
 
 def _memory_lines(plan: Plan) -> list[tuple[str, str]]:

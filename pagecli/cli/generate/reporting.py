@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import pagecli
 from pagecli.cli.generate.options import MonitoringOptions
-from pagecli.cli.terminal.console import Console, name_value_lines
+from pagecli.cli.terminal.console import Console, name_value_lines, printable
 from pagecli.cli.terminal.exit_codes import exit_code_for
 from pagecli.errors import PagecliError, UsageError
 from pagecli.jobs.monitoring.monitor import Event, JobMonitor, JobSnapshot, Listener
@@ -168,7 +168,7 @@ class BarProgress(SilentProgress):
 
     def on_event(self, event: Event, job: JobSnapshot) -> None:
         if event == "start":
-            self._model = job.model.rstrip("/").rpartition("/")[2]  # of a path or hub id, what tells it from others
+            self._model = printable(job.model.rstrip("/").rpartition("/")[2])  # of a path or hub id, what tells it from others
             self._bar.update(self._task, description=f"loading {self._model}", refresh=True)
         elif event == "progress":
             total = None if job.num_rows_total is None else max(job.num_rows_total, 1)

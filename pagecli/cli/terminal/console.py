@@ -10,7 +10,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -168,18 +168,21 @@ LONGEST_LINE = 3000  # characters of a message, which a name out of a damaged fi
 MIN_VALUE_WIDTH = 20
 
 
+def printable(text: str, kept: str = "") -> str:
+    """The text with control characters as escapes, but for `kept`: names of files and texts of rows may move a cursor."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
+
+
 def name_value_lines(
-    pairs: Iterable[tuple[str, str]], stream: TextIO | None, style: Callable[[str], str] = lambda name: name
+    pairs: Sequence[tuple[str, str]], stream: TextIO | None, style: Callable[[str], str] = lambda name: name
 ) -> list[str]:
     """A line each, more where `stream` is a terminal that the value does not fit; `style` makes a name bold or dim."""
-    pairs = list(pairs)
     indent = max((len(name) for name, _ in pairs), default=0) + 2
     width = terminal_width(stream)
     lines = []
     for name, value in pairs:
-        first, *more = wrapped(value, None if width is None else max(MIN_VALUE_WIDTH, width - indent))
-        lines.append(f"{style(name.ljust(indent - 2))}  {first}")
-        lines += [" " * indent + line for line in more]
+        first, *more = wrapped(printable(value), None if width is None else max(MIN_VALUE_WIDTH, width - indent))
+        lines += [f"{style(name.ljust(indent - 2))}  {first}", *(" " * indent + line for line in more)]
     return lines
 
 
