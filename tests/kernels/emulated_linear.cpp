@@ -27,6 +27,22 @@ extern "C" void emulated_linear(float* out, const float* x, const float* weight,
     emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
 }
 
+// out[tokens, rows] = (x[tokens, cols] @ first[between, cols]^T) @ second[rows, between]^T of bfloat16 weights, `values` of [tokens,
+// between] handed over.
+extern "C" void emulated_handed_over(float* out, float* values, const float* x, const float* first, const float* second, void* packed,
+                                     int64_t tokens, int64_t rows, int64_t between, int64_t cols) {
+    using namespace pagecli;
+    const auto type = WeightType::bfloat16;
+    emulated::pack_weight({packed, first, cols, between, cols, SourceType::float32, type});
+    LinearArgs args = {values, x, nullptr, between, cols, tokens, {packed, between, cols, type}, Activation::none, false};
+    args.hands_over = true;
+    emulated::linear(args);
+    emulated::pack_weight({packed, second, between, rows, between, SourceType::float32, type});
+    args = {out, values, nullptr, rows, between, tokens, {packed, rows, between, type}, Activation::none, false};
+    args.x_is_handed_over = true;
+    emulated::linear(args);
+}
+
 // out[tokens, chosen, rows] = x[tokens, cols] @ weight[ids[tokens, chosen], rows, cols]^T, `expert_bytes` of `packed` for each.
 extern "C" void emulated_grouped(float* out, const float* x, const int32_t* ids, const float* weight, char* packed,
                                  int64_t expert_bytes, int64_t tokens, int64_t chosen, int64_t experts, int64_t rows, int64_t cols,

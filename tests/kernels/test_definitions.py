@@ -50,6 +50,8 @@ OTHER = {
     "source",
     "meeting",
     "inner",
+    "hands_over",
+    "x_is_handed_over",
 }
 
 

@@ -137,13 +137,25 @@ void embedding(const TensorView& out, const TensorView& token_ids, const TensorV
     kernels().embedding(args);
 }
 
+// What passes from one product to the next as the next one multiplies it.
+void check_handed_over(const TensorView& value, const char* name, const PackedWeightView& weight) {
+    const bool is_of_floats = weight.type == WeightType::float32 || weight.type == WeightType::bfloat16;
+    if (!is_of_floats || weight.quantized != nullptr) refuse("%s: only products of float32 or bfloat16 hand over", name);
+    check_whole(value, name, DType::float32, {value.shape[0], value.shape[1]});
+    if (value.shape[1] % 32 != 0) refuse("%s: expected whole 32 columns, got %lld", name, static_cast<long long>(value.shape[1]));
+}
+
 void linear(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
-            const TensorView& bias, const char* activation, bool accumulate, RecordedProgram* program) {
+            const TensorView& bias, const char* activation, bool accumulate, RecordedProgram* program, bool hands_over,
+            bool x_is_handed_over) {
     const PackedWeightView weight = check_weight(data, rows, cols);
     check(x, "x", DType::float32, {"tokens", cols});
     check(out, "out", DType::float32, {x.shape[0], rows});
     if (bias.given()) check(bias, "bias", DType::float32, {rows});
-    const LinearArgs args = {out.as<float>(),
+    if (hands_over) check_handed_over(out, "out", weight);
+    if (x_is_handed_over) check_handed_over(x, "x", weight);
+    if (hands_over && accumulate) refuse("accumulate: what is handed over is not added to");
+    LinearArgs args = {out.as<float>(),
                              x.as<const float>(),
                              bias.as<const float>(),
                              out.stride[0],
@@ -152,6 +164,8 @@ void linear(const TensorView& out, const TensorView& x, const TensorView& data, 
                              weight,
                              activation_named(activation),
                              accumulate};
+    args.hands_over = hands_over;
+    args.x_is_handed_over = x_is_handed_over;
     perform(args, kernels().linear, program);
 }
 
@@ -266,7 +280,8 @@ void bind_pack_quantized(nb::module_& module) {
 void bind_embedding(nb::module_& module) { module.def("embedding", embedding); }
 void bind_linear(nb::module_& module) {
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
-               nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none());
+               nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none(), nb::arg("hands_over") = false,
+               nb::arg("x_is_handed_over") = false);
 }
 void bind_grouped_linear(nb::module_& module) {
     module.def("grouped_linear", grouped_linear, nb::arg("out"), nb::arg("x"), nb::arg("ids"), nb::arg("weight"), nb::arg("experts"),

@@ -7,10 +7,15 @@
 #include "linear_run.h"
 #include "masked_argmax.h"
 #include "pruned_argmax.h"
+#include "tiles/handed_over.h"
 
 namespace pagecli::PAGECLI_ISA {
 
-void linear(const LinearArgs& a) { run(plan_of(a, finish_function(a.activation))); }
+void linear(const LinearArgs& a) {
+    Plan plan = plan_of(a, finish_function(a.activation));
+    if (a.hands_over) plan.finish = hand_over_function(plan.x_type, a.activation);
+    run(plan);
+}
 
 void grouped_linear(const GroupedLinearArgs& a) { run_grouped(a); }
 

@@ -35,7 +35,7 @@ void finish_tile(const LinearArgs& a, const float* sums, int64_t row, int rows, 
 // Brings near where finish will write sums[rows, cols]. Stores that wait for their lines hold up all that follows; during a tile's
 // products they come unnoticed: 492 rows times 768 x 3,072 on two cores with AMX took 1.2 to 1.3 times as long without.
 PAGECLI_INLINE void fetch_out(const LinearArgs& a, int64_t row, int rows, int64_t col, int cols) {
-    if (a.out == nullptr) return;  // of an argmax
+    if (a.out == nullptr || a.hands_over) return;  // of an argmax; of whole lines that follow each other
     for (int64_t r = row; r < row + rows; ++r) {
         const float* out = a.out + (a.out_rows == nullptr ? r : a.out_rows[r]) * a.out_stride + col;
         for (int c = 0; c < cols; c += 16) __builtin_prefetch(out + c, 1, 3);

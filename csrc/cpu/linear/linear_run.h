@@ -202,7 +202,7 @@ static inline int64_t laid_out_bytes(const Plan& plan) {
 static inline Activations lay_out_x(const Plan& plan, const RowTiles& tiles, void* memory) {
     const LinearArgs& a = plan.args;
     const int64_t cols = a.weight.cols, cells_per_row = cells_of(plan.x_type, plan.cols);
-    if (plan.x_type == CellType::float32 && a.tokens == 1) return {a.x, cells_per_row, nullptr, 0};
+    if (a.x_is_handed_over || (plan.x_type == CellType::float32 && a.tokens == 1)) return {a.x, cells_per_row, nullptr, 0};
     switch (plan.x_type) {
         case CellType::bfloat16_pair:
             return lay_out<CellType::bfloat16_pair>(memory, tiles, a.x, a.x_stride, a.tokens, cols, cells_per_row);
@@ -268,10 +268,11 @@ static inline int64_t rows_at_once(const Plan& plan, int64_t most_bytes, int64_t
     return rows < least ? least : rows;
 }
 
-// Some rows at a time, whose laid out x stays within a few MiB.
+// Some rows at a time, whose laid out x stays within a few MiB; all at once where two products share their tiles.
 static inline void run(Plan plan) {
     constexpr int64_t kMaxBytes = int64_t{4} << 20, kLeastRows = 96;
-    int64_t rows = rows_at_once(plan, kMaxBytes, kLeastRows);
+    const bool shares_tiles = plan.args.hands_over || plan.args.x_is_handed_over;
+    int64_t rows = shares_tiles ? plan.args.tokens : rows_at_once(plan, kMaxBytes, kLeastRows);
     for (int64_t left = plan.args.tokens; left > 0; left -= rows) {
         plan.args.tokens = left < rows ? left : rows;
         run_rows(plan);

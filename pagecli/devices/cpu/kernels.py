@@ -178,10 +178,13 @@ def linear(
     activation: str = "none",
     accumulate: bool = False,
     program: LayerProgram | None = None,
+    hands_over: bool = False,
+    x_is_handed_over: bool = False,
 ) -> None:
-    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N])."""
+    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]). What one product hands over to the next, both of float32
+    or both of bfloat16, lies in its buffer as that one multiplies it: not a matrix of numbers."""
     shape = weight.num_rows, weight.num_cols
-    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, program)
+    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, program, hands_over, x_is_handed_over)
 
 
 def low_rank(

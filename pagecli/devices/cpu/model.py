@@ -191,6 +191,7 @@ class CpuModel:
         layers = with_adds(operation for layer in program.layers for operation in layer)
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(operation, _NOT_RECORDED) for operation, _ in layers)
+        self._handed_over = weights.handed_over(with_adds(program.operations()))
         self._rotary, self._rotations = table_of(program, weights.vector), rotations_of(program)
         self._embed, self._layers, self._head = map(self._bind, (with_adds(program.embed), layers, with_adds(program.head)))
         self._last = head.x
@@ -282,13 +283,14 @@ class CpuModel:
     def _linear(self, operation: ops.Linear, added_to: str) -> _Bound:
         out, x, activation, accumulate = added_to or operation.out, operation.x, operation.activation, bool(added_to)
         sections, bias = self.weights.sections(operation.weight), self._vector_or_none(operation.bias)
+        handed_over = out in self._handed_over, x in self._handed_over
 
         def call(step: _Step) -> None:
             first = 0
             for section in sections:
                 last = first + section.num_rows
                 columns, of_bias = step.values[out][:, first:last], None if bias is None else bias[first:last]
-                kernels.linear(columns, step.values[x], section, of_bias, activation, accumulate, step.program)
+                kernels.linear(columns, step.values[x], section, of_bias, activation, accumulate, step.program, *handed_over)
                 first = last
 
         return call
@@ -389,11 +391,5 @@ def _any_inputs(num_tokens: int) -> StepInputs[Array]:
     slots = np.zeros(num_tokens, np.int64)
     none = np.zeros(1, np.int32)
     return StepInputs(
-        token_ids=ids,
-        positions=ids,
-        slot_ids=slots,
-        block_tables=none.reshape(1, 1),
-        context_lens=none,
-        query_start=np.zeros(2, np.int32),
-        logit_rows=slots[:0],
+        ids, ids, slots, block_tables=none.reshape(1, 1), context_lens=none, query_start=none.repeat(2), logit_rows=slots[:0]
     )

@@ -33,6 +33,9 @@ struct LinearArgs {
     int64_t first_row = 0;                       // of x, in best, bounds and masks
     const RowMasks* masks = nullptr;     // with best: only some of the sums count
     const int32_t* out_rows = nullptr;   // of grouped_linear: [tokens], where in out each row goes
+    // A value between two products of one weight type, float32 or bfloat16, not quantized, and of whole 32 columns lies as the second
+    // one multiplies it: laid out in the memory of its rows, which lie without gaps.
+    bool hands_over = false, x_is_handed_over = false;
 };
 
 }  // namespace pagecli

@@ -10,13 +10,14 @@ One layout serves every instruction set (N output features, K input features, `w
     int8-a16  data[N/16][K/64][272]     32-bit words for 64 k of 16 rows: 16 float scales, q[32][16][2]: two k of a row
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from pagecli.core.arrays import Array, Tensor, empty, stored_as
 from pagecli.devices.cpu.weights import quantized_weight
-from pagecli.model.program import Weight
+from pagecli.model.program import Linear, Operation, Weight
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
@@ -135,6 +136,26 @@ class CpuWeights:
 
     def vector(self, weight: Weight) -> Array:
         return self._vectors[weight]
+
+    def handed_over(self, operations: Iterable[tuple[Operation, str]]) -> set[str]:
+        """Values that only products write and read, of one type, which hand them over (kernels.linear). `operations`: each with
+        the value that its output is added to, "" where it is stored."""
+        written, read, others = set[tuple[str, str]](), set[tuple[str, str]](), set[str]()
+        for operation, added_to in operations:
+            if isinstance(operation, Linear) and (dtype := self._hands_over(operation.weight)):
+                read.add((operation.x, dtype))
+                if not added_to:
+                    written.add((operation.out, dtype))
+            else:
+                others.update(str(getattr(operation, field.name)) for field in fields(operation))
+        return {name for name, _ in written & read} - {name for name, _ in written ^ read} - others
+
+    def _hands_over(self, weight: Weight) -> str:
+        """The type of the weight where its product may hand over, or ""."""
+        first, *others = self.sections(weight)
+        if others or weight.whole_columns or first.is_quantized or first.num_rows % (2 * PANEL_WIDTH):
+            return ""
+        return first.dtype if first.dtype in ("float32", "bfloat16") else ""
 
 
 def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:

@@ -1,0 +1,81 @@
+"""Which values the products of a model hand over as the next product multiplies them, and that logits keep their bits."""
+
+import numpy as np
+import pytest
+import torch
+from paged_steps import PagedSteps
+from test_logits import KV_DTYPE, random_prompts
+
+from pagecli.devices.base import load_model
+from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.weights.packed_weight import CpuWeights
+from pagecli.model.program import Linear, LowRank, Norm, Weight
+from pagecli.model.registry import resolve_model
+
+SIZE = 64
+
+
+def weight(name, rows=SIZE, columns=SIZE, **settings):
+    return Weight((name,), (rows,), columns, **settings)
+
+
+def handed_over(up, down, *others, up_types=("bfloat16",), down_type="bfloat16", added_to=""):
+    """What a program hands over of: a product `up` of "normed" into "inner", one `down` of "inner", other operations."""
+    weights = CpuWeights()
+    for each, dtypes in ((up, up_types), (down, (down_type,))):
+        shape = each.num_rows // len(dtypes), each.columns
+        weights.add_matrix(each, [kernels.pack_weight(np.ones(shape, np.float32), dtype) for dtype in dtypes])
+    between = [(Linear("inner", "normed", up), ""), (Linear("mlp_out", "inner", down), added_to)]
+    return weights.handed_over([*between, *((other, "") for other in others)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("added_to", ["", "hidden"])
+def test_products_of_one_type_hand_over(dtype, added_to):
+    assert handed_over(weight("up"), weight("down"), up_types=(dtype,), down_type=dtype, added_to=added_to) == {"inner"}
+
+
+NOTHING = np.zeros((1, SIZE), np.float32)
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [Norm("other", "inner", "rms", 1e-5, None), LowRank("mlp_out", "inner", 0, SIZE, NOTHING, NOTHING, np.zeros(2, np.int32))],
+    ids=["a norm", "an adapter"],
+)
+def test_what_anything_else_reads_stays_rows(reader):
+    assert handed_over(weight("up"), weight("down"), reader) == set()
+
+
+def test_what_anything_else_writes_stays_rows():
+    assert handed_over(weight("up"), weight("down"), Norm("inner", "hidden", "rms", 1e-5, None)) == set()
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "up_types", "down_type"),
+    [
+        (weight("up"), weight("down"), ("int8",), "int8"),
+        (weight("up"), weight("down"), ("int8-a16",), "int8-a16"),
+        (weight("up"), weight("down"), ("float32",), "bfloat16"),
+        (weight("up"), weight("down"), ("bfloat16", "bfloat16"), "bfloat16"),
+        (weight("up", rows=48), weight("down", columns=48), ("bfloat16",), "bfloat16"),
+        (weight("up"), weight("down", whole_columns=2 * SIZE), ("bfloat16",), "bfloat16"),
+    ],
+    ids=["int8", "int8-a16", "two types", "two sections", "48 columns", "some columns of a rank"],
+)
+def test_products_that_do_not_match_hand_over_nothing(up, down, up_types, down_type):
+    assert handed_over(up, down, up_types=up_types, down_type=down_type) == set()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_have_the_bits_of_values_in_rows(tiny_model, dtype, monkeypatch):
+    directory, logits = str(tiny_model("opt")), []
+    for hands_over in (True, False):
+        if not hands_over:
+            monkeypatch.setattr(CpuWeights, "handed_over", lambda *_: set())
+        model = load_model(resolve_model(directory), dtype, max_batch_tokens=256)
+        assert model._handed_over == ({"inner"} if hands_over else set())
+        steps = PagedSteps(model, KV_DTYPE[dtype])
+        chunks = [random_prompts([1, 7, 33, 70]), random_prompts([1, 1, 2, 1])]
+        logits.append(torch.cat([part for step in chunks for part in steps.step(step).values()]))
+    assert torch.equal(*logits)
