@@ -53,7 +53,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, *definitions: str) -> ctypes
     functions.emulated_widen.argtypes = [ctypes.c_bool]
     functions.emulated_widen(False)  # of a library that another test has loaded
     functions.emulated_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
-    functions.emulated_handed_over.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4
+    functions.emulated_handed_over.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 5
     functions.emulated_grouped.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 6 + [ctypes.c_int32]
     functions.emulated_quantized.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
     functions.emulated_pruned.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
@@ -72,12 +72,12 @@ def linear(library: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: s
 
 
 def handed_over(library: ctypes.CDLL, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(x @ first.T) @ second.T of bfloat16 weights, what is between handed over."""
-    tokens, (between, cols), rows = x.shape[0], first.shape, second.shape[0]
+    """(x @ first.T) @ second.T of bfloat16 weights, what is between handed over; gated where `first` has twice its columns."""
+    tokens, (first_rows, cols), (rows, between) = x.shape[0], first.shape, second.shape
     out, values = torch.full((tokens, rows), float("nan")), torch.full((tokens, between), float("nan"))
     room = max((packed_weight.allocate(*weight.shape, "bfloat16").data for weight in (first, second)), key=len)
     pointers = (*(tensor.data_ptr() for tensor in (out, values, x, first, second)), room.ctypes.data)
-    library.emulated_handed_over(*pointers, tokens, rows, between, cols)
+    library.emulated_handed_over(*pointers, tokens, rows, between, cols, first_rows)
     return out
 
 

@@ -27,15 +27,16 @@ extern "C" void emulated_linear(float* out, const float* x, const float* weight,
     emulated::linear({out, x, nullptr, rows, cols, tokens, view, Activation::none, false});
 }
 
-// out[tokens, rows] = (x[tokens, cols] @ first[between, cols]^T) @ second[rows, between]^T of bfloat16 weights, `values` of [tokens,
-// between] handed over.
+// out[tokens, rows] = (x[tokens, cols] @ first[first_rows, cols]^T) @ second[rows, between]^T of bfloat16 weights, `values` of [tokens,
+// between] handed over; where first_rows are twice as many, gated: the first half of the first sums times the second.
 extern "C" void emulated_handed_over(float* out, float* values, const float* x, const float* first, const float* second, void* packed,
-                                     int64_t tokens, int64_t rows, int64_t between, int64_t cols) {
+                                     int64_t tokens, int64_t rows, int64_t between, int64_t cols, int64_t first_rows) {
     using namespace pagecli;
     const auto type = WeightType::bfloat16;
-    emulated::pack_weight({packed, first, cols, between, cols, SourceType::float32, type});
-    LinearArgs args = {values, x, nullptr, between, cols, tokens, {packed, between, cols, type}, Activation::none, false};
+    emulated::pack_weight({packed, first, cols, first_rows, cols, SourceType::float32, type});
+    LinearArgs args = {values, x, nullptr, between, cols, tokens, {packed, first_rows, cols, type}, Activation::none, false};
     args.hands_over = true;
+    args.is_gated = first_rows == 2 * between;
     emulated::linear(args);
     emulated::pack_weight({packed, second, between, rows, between, SourceType::float32, type});
     args = {out, values, nullptr, rows, between, tokens, {packed, rows, between, type}, Activation::none, false};

@@ -52,6 +52,7 @@ OTHER = {
     "inner",
     "hands_over",
     "x_is_handed_over",
+    "is_gated",
 }
 
 

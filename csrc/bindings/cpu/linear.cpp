@@ -1,6 +1,7 @@
 // Bindings of the operations on packed weights.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 
 #include "bind.h"
@@ -147,25 +148,29 @@ void check_handed_over(const TensorView& value, const char* name, const PackedWe
 
 void linear(const TensorView& out, const TensorView& x, const TensorView& data, int64_t rows, int64_t cols,
             const TensorView& bias, const char* activation, bool accumulate, RecordedProgram* program, bool hands_over,
-            bool x_is_handed_over) {
+            bool x_is_handed_over, bool is_gated) {
     const PackedWeightView weight = check_weight(data, rows, cols);
     check(x, "x", DType::float32, {"tokens", cols});
-    check(out, "out", DType::float32, {x.shape[0], rows});
+    check(out, "out", DType::float32, {x.shape[0], is_gated ? rows / 2 : rows});
     if (bias.given()) check(bias, "bias", DType::float32, {rows});
     if (hands_over) check_handed_over(out, "out", weight);
     if (x_is_handed_over) check_handed_over(x, "x", weight);
-    if (hands_over && accumulate) refuse("accumulate: what is handed over is not added to");
+    if ((hands_over || is_gated) && accumulate) refuse("accumulate: what is handed over or gated is not added to");
+    const bool can_gate = std::strcmp(kernels().isa, "amx") == 0 && weight.type == WeightType::bfloat16 && weight.quantized == nullptr;
+    if (is_gated && (!can_gate || rows % 64 != 0))
+        refuse("is_gated: expected bfloat16, whole 64 rows and amx, got %lld rows and %s", static_cast<long long>(rows), kernels().isa);
     LinearArgs args = {out.as<float>(),
-                             x.as<const float>(),
-                             bias.as<const float>(),
-                             out.stride[0],
-                             x.stride[0],
-                             x.shape[0],
-                             weight,
-                             activation_named(activation),
-                             accumulate};
+                       x.as<const float>(),
+                       bias.as<const float>(),
+                       out.stride[0],
+                       x.stride[0],
+                       x.shape[0],
+                       weight,
+                       activation_named(activation),
+                       accumulate};
     args.hands_over = hands_over;
     args.x_is_handed_over = x_is_handed_over;
+    args.is_gated = is_gated;
     perform(args, kernels().linear, program);
 }
 
@@ -281,7 +286,7 @@ void bind_embedding(nb::module_& module) { module.def("embedding", embedding); }
 void bind_linear(nb::module_& module) {
     module.def("linear", linear, nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("rows"), nb::arg("cols"),
                nb::arg("bias").none(), nb::arg("activation"), nb::arg("accumulate"), nb::arg("program").none(), nb::arg("hands_over") = false,
-               nb::arg("x_is_handed_over") = false);
+               nb::arg("x_is_handed_over") = false, nb::arg("is_gated") = false);
 }
 void bind_grouped_linear(nb::module_& module) {
     module.def("grouped_linear", grouped_linear, nb::arg("out"), nb::arg("x"), nb::arg("ids"), nb::arg("weight"), nb::arg("experts"),

@@ -13,7 +13,7 @@ namespace pagecli::PAGECLI_ISA {
 
 void linear(const LinearArgs& a) {
     Plan plan = plan_of(a, finish_function(a.activation));
-    if (a.hands_over) plan.finish = hand_over_function(plan.x_type, a.activation);
+    if (a.hands_over || a.is_gated) plan.finish = hand_over_function(plan.x_type, a);
     run(plan);
 }
 

@@ -35,7 +35,7 @@ void finish_tile(const LinearArgs& a, const float* sums, int64_t row, int rows, 
 // Brings near where finish will write sums[rows, cols]. Stores that wait for their lines hold up all that follows; during a tile's
 // products they come unnoticed: 492 rows times 768 x 3,072 on two cores with AMX took 1.2 to 1.3 times as long without.
 PAGECLI_INLINE void fetch_out(const LinearArgs& a, int64_t row, int rows, int64_t col, int cols) {
-    if (a.out == nullptr || a.hands_over) return;  // of an argmax; of whole lines that follow each other
+    if (a.out == nullptr || a.hands_over || a.is_gated) return;  // of an argmax; of lines that follow each other
     for (int64_t r = row; r < row + rows; ++r) {
         const float* out = a.out + (a.out_rows == nullptr ? r : a.out_rows[r]) * a.out_stride + col;
         for (int c = 0; c < cols; c += 16) __builtin_prefetch(out + c, 1, 3);
@@ -45,16 +45,24 @@ PAGECLI_INLINE void fetch_out(const LinearArgs& a, int64_t row, int rows, int64_
 // sums[rows, cols], cols whole panels, belongs to out[row.., col..]; columns beyond the weight's rows are padding.
 using FinishFunction = void (*)(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int cols);
 
-inline FinishFunction finish_function(Activation kind) {
+// Finish<kind>::function of the activation that is not known until a linear runs.
+template <template <Activation> class Finish>
+FinishFunction of_activation(Activation kind) {
     switch (kind) {
-        case Activation::relu: return finish_tile<Activation::relu>;
-        case Activation::gelu: return finish_tile<Activation::gelu>;
-        case Activation::gelu_tanh: return finish_tile<Activation::gelu_tanh>;
-        case Activation::silu: return finish_tile<Activation::silu>;
-        case Activation::relu2: return finish_tile<Activation::relu2>;
+        case Activation::relu: return Finish<Activation::relu>::function;
+        case Activation::gelu: return Finish<Activation::gelu>::function;
+        case Activation::gelu_tanh: return Finish<Activation::gelu_tanh>::function;
+        case Activation::silu: return Finish<Activation::silu>::function;
+        case Activation::relu2: return Finish<Activation::relu2>::function;
         case Activation::none: break;
     }
-    return finish_tile<Activation::none>;
+    return Finish<Activation::none>::function;
 }
+
+template <Activation kind>
+struct IntoRows {
+    static constexpr FinishFunction function = finish_tile<kind>;
+};
+inline FinishFunction finish_function(Activation kind) { return of_activation<IntoRows>(kind); }
 
 }  // namespace pagecli::PAGECLI_ISA

@@ -52,9 +52,10 @@ struct Plan {
 
     bool unpacks(int64_t num_tiles) const { return unpack != nullptr && num_tiles >= unpacks_from; }
     const QuantizedHeader* quantized() const { return args.weight.quantized; }
-    // Where the panel's weights from k on are.
+    // Where the panel's weights from k on are. Of a gated product each panel of the first half comes with its one of the second.
     const char* weight(int64_t panel, int64_t k) const {
         const char* data = static_cast<const char*>(args.weight.data);
+        if (args.is_gated) panel = panel / 2 + panel % 2 * (args.weight.rows / 2 / kPanelWidth);
         if (quantized() == nullptr) return data + panel * padded_cols * bytes_per_k + k * bytes_per_k;
         return data + (panel * padded_cols + k) / quantized()->group * quantized()->group_bytes();
     }
@@ -104,6 +105,7 @@ static inline void set_prefetch(TileArgs& t, const Plan& plan, int64_t index, in
 // their thread takes next. Weights of 40 MB, 2 threads of an Emerald Rapids, 64 rows: bfloat16 113 -> 89 ns a 16 x 16 x 64, int8 75 -> 60.
 // One tile of bfloat16 alone waits for memory and looks ahead in its own panels: 16 rows come in 0.7 of the time, 32 in 0.8.
 static inline void set_prefetch_of_unit(TileArgs& t, const Plan& plan, int64_t index, int64_t num_tiles, int64_t panel, int panels) {
+    t.next_panels = plan.args.is_gated ? 0 : (panels - 1) * t.panel_stride;
     constexpr int64_t kLine = 64;
     const int64_t bytes = panels * t.k_count * plan.bytes_per_k / num_tiles;
     // Rotated blocks come by each line of a panel once for every 16 rows, others by all panels' lines at once.
@@ -112,7 +114,12 @@ static inline void set_prefetch_of_unit(TileArgs& t, const Plan& plan, int64_t i
     const bool is_there = plan.quantized() == nullptr && (panel + panels) * kPanelWidth < plan.args.weight.rows;
     t.prefetch_step = is_there && t.k_count == plan.cols ? bytes / lines + 1 : 0;
     t.looks_ahead = plan.x_type == CellType::bfloat16_unit && plan.quantized() == nullptr && num_tiles == 1;
-    t.prefetch = static_cast<const char*>(t.weight) + panels * t.k_count * plan.bytes_per_k + index * bytes;
+    const int64_t panel_bytes = t.k_count * plan.bytes_per_k, at = index * bytes;
+    const char* weight = static_cast<const char*>(t.weight);
+    if (plan.args.is_gated)
+        t.prefetch = weight + panel_bytes + (at < panel_bytes ? at : at - panel_bytes + t.panel_stride * plan.bytes_per_k / kPanelWidth);
+    else
+        t.prefetch = weight + panels * panel_bytes + at;
 }
 
 // Whether none of the panels has an output that a row may choose.
@@ -287,6 +294,8 @@ constexpr bool widens_pairs = pairs_can_be_widened && !PAGECLI_HAS_MATRIX_UNIT;
 static inline Plan plan_of_bfloat16(const LinearArgs& a, FinishFunction finish) {
     const int64_t pairs = (a.weight.cols + 1) / 2 * 2, panel = pairs * kPanelWidth;
 #if PAGECLI_HAS_MATRIX_UNIT
+    if (a.is_gated)
+        return {a, CellType::bfloat16_unit, pairs, pairs, 2 * kPanelWidth, a.weight.rows / 2 * pairs, unit_pair_tiles(), finish};
     return {a, CellType::bfloat16_unit, pairs, pairs, 2 * kPanelWidth, panel, unit_bfloat16_tiles(a.tokens), finish};
 #else
     if constexpr (widens_pairs) {

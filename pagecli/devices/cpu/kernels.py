@@ -180,11 +180,12 @@ def linear(
     program: LayerProgram | None = None,
     hands_over: bool = False,
     x_is_handed_over: bool = False,
+    is_gated: bool = False,
 ) -> None:
-    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]). What one product hands over to the next, both of float32
-    or both of bfloat16, lies in its buffer as that one multiplies it: not a matrix of numbers."""
-    shape = weight.num_rows, weight.num_cols
-    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, program, hands_over, x_is_handed_over)
+    """out[M, N] (+)= activation(x[M, K] @ weight[N, K].T + bias[N]); gated (amx, bfloat16): out[M, N / 2] = half of that
+    times the others. What a product hands over to one of its type, float32 or bfloat16, lies as that multiplies it."""
+    shape, ways = (weight.num_rows, weight.num_cols), (hands_over, x_is_handed_over, is_gated)
+    _native.linear(out, x, weight.data, *shape, bias, activation, accumulate, program, *ways)
 
 
 def low_rank(

@@ -16,7 +16,7 @@ from pagecli.core.arrays import Array
 from pagecli.devices.base import KVCache, StepInputs
 from pagecli.devices.cpu import kernels
 from pagecli.devices.cpu.weights import quantized_bounds
-from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, CpuWeights, PackedWeight
+from pagecli.devices.cpu.weights.packed_weight import PANEL_WIDTH, CpuWeights, GatedLinear, PackedWeight
 from pagecli.devices.rotary_table import rotations_of, table_of
 from pagecli.model import program as ops
 from pagecli.model.program import Operation, Program, Weight
@@ -191,7 +191,9 @@ class CpuModel:
         layers = with_adds(operation for layer in program.layers for operation in layer)
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(operation, _NOT_RECORDED) for operation, _ in layers)
-        self._handed_over = weights.handed_over(with_adds(program.operations()))
+        if kernels.isa_name() == "amx":
+            layers = weights.with_gates(layers)
+        self._handed_over = weights.handed_over([*with_adds(program.embed), *layers, *with_adds(program.head)])
         self._rotary, self._rotations = table_of(program, weights.vector), rotations_of(program)
         self._embed, self._layers, self._head = map(self._bind, (with_adds(program.embed), layers, with_adds(program.head)))
         self._last = head.x
@@ -283,14 +285,14 @@ class CpuModel:
     def _linear(self, operation: ops.Linear, added_to: str) -> _Bound:
         out, x, activation, accumulate = added_to or operation.out, operation.x, operation.activation, bool(added_to)
         sections, bias = self.weights.sections(operation.weight), self._vector_or_none(operation.bias)
-        handed_over = out in self._handed_over, x in self._handed_over
+        ways = out in self._handed_over, x in self._handed_over, isinstance(operation, GatedLinear)
 
         def call(step: _Step) -> None:
             first = 0
             for section in sections:
                 last = first + section.num_rows
                 columns, of_bias = step.values[out][:, first:last], None if bias is None else bias[first:last]
-                kernels.linear(columns, step.values[x], section, of_bias, activation, accumulate, step.program, *handed_over)
+                kernels.linear(columns, step.values[x], section, of_bias, activation, accumulate, step.program, *ways)
                 first = last
 
         return call

@@ -19,6 +19,27 @@ PAGECLI_INLINE void lay_chunks(char* cells, const float* finished, int rows, int
         for (int r = 0; r < rows; ++r) store_bf16(reinterpret_cast<uint16_t*>(line + r * kUnitRowBytes), load(finished + r * cols + c));
     }
 }
+
+// Of a gated product: sums[rows, panel of the first half, its one of the second], handed over or in rows of out.
+template <Activation kind>
+void finish_gated(const LinearArgs& a, const float* sums, int64_t row, int rows, int64_t col, int) {
+    constexpr int kWidth = static_cast<int>(kPanelWidth);
+    alignas(64) float finished[kMaxUnitRows * kWidth];
+    const int64_t cols = a.weight.rows / 2, first = col / 2;
+    for (int r = 0; r < rows; ++r) {
+        float* to = a.hands_over ? finished + r * kWidth : a.out + (row + r) * a.out_stride + first;
+        for (int c = 0; c < kWidth; c += VecF::width) {
+            VecF gate = load(sums + 2 * r * kWidth + c), up = load(sums + (2 * r + 1) * kWidth + c);
+            if (a.bias != nullptr) {
+                gate = gate + load(a.bias + first + c);
+                up = up + load(a.bias + cols + first + c);
+            }
+            store(to + c, activate<kind>(gate) * up);
+        }
+    }
+    char* cells = reinterpret_cast<char*>(a.out) + row * cells_of(CellType::bfloat16_unit, cols) * 4;
+    if (a.hands_over) lay_chunks(cells, finished, rows, first, kWidth);
+}
 #endif
 
 // sums[rows, cols] of out[row.., col..], finished, into the cells of the tile of these rows; weight.rows are whole chunks of k.
@@ -37,26 +58,28 @@ void hand_over(const LinearArgs& a, const float* sums, int64_t row, int rows, in
 }
 
 template <CellType type>
-FinishFunction hand_over_function(Activation kind) {
-    switch (kind) {
-        case Activation::relu: return hand_over<type, Activation::relu>;
-        case Activation::gelu: return hand_over<type, Activation::gelu>;
-        case Activation::gelu_tanh: return hand_over<type, Activation::gelu_tanh>;
-        case Activation::silu: return hand_over<type, Activation::silu>;
-        case Activation::relu2: return hand_over<type, Activation::relu2>;
-        case Activation::none: break;
-    }
-    return hand_over<type, Activation::none>;
-}
+struct IntoCells {
+    template <Activation kind>
+    struct Finish {
+        static constexpr FinishFunction function = hand_over<type, kind>;
+    };
+};
+#if PAGECLI_HAS_MATRIX_UNIT
+template <Activation kind>
+struct Gated {
+    static constexpr FinishFunction function = finish_gated<kind>;
+};
+#endif
 
 // For x in cells of `type`, which weights of float32 and bfloat16 are multiplied with.
-inline FinishFunction hand_over_function(CellType type, Activation kind) {
+inline FinishFunction hand_over_function(CellType type, const LinearArgs& a) {
 #if PAGECLI_HAS_MATRIX_UNIT
-    if (type == CellType::bfloat16_unit) return hand_over_function<CellType::bfloat16_unit>(kind);
+    if (a.is_gated) return of_activation<Gated>(a.activation);
+    if (type == CellType::bfloat16_unit) return of_activation<IntoCells<CellType::bfloat16_unit>::Finish>(a.activation);
 #endif
-    if (type == CellType::bfloat16_pair) return hand_over_function<CellType::bfloat16_pair>(kind);
-    if (type == CellType::bfloat16_split) return hand_over_function<CellType::bfloat16_split>(kind);
-    return hand_over_function<CellType::float32>(kind);
+    if (type == CellType::bfloat16_pair) return of_activation<IntoCells<CellType::bfloat16_pair>::Finish>(a.activation);
+    if (type == CellType::bfloat16_split) return of_activation<IntoCells<CellType::bfloat16_split>::Finish>(a.activation);
+    return of_activation<IntoCells<CellType::float32>::Finish>(a.activation);
 }
 
 }  // namespace pagecli::PAGECLI_ISA

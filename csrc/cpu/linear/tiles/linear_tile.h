@@ -34,6 +34,7 @@ struct TileArgs {
     bool first;             // the first block of k: sums start at zero instead of being read
     class TileUse* unit;    // of a matrix unit
     bool looks_ahead;       // of a matrix unit: in its panels, instead of `prefetch`
+    int64_t next_panels;    // of a matrix unit: elements from where panels end to where the next ones begin
     const struct QuantizedHeader* quantized;  // of quantized weights, read as bytes (quantized/tile_quantized.h)
 };
 using TileFunction = void (*)(const TileArgs&);

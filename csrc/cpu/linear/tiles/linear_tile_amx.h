@@ -34,10 +34,10 @@ constexpr int unit_weight(int p) {
 
 // Brings into L1 the chunks some way behind those at k of `weight`: at the panels' ends those that the next panels begin with.
 template <int PANELS>
-PAGECLI_INLINE void look_ahead(const ChunkPanels& weight, int64_t k, int64_t k_count) {
+PAGECLI_INLINE void look_ahead(const ChunkPanels& weight, int64_t k, const TileArgs& t) {
     constexpr int kChunks = 8;
-    const bool is_behind = k + (kChunks + 1) * kChunkK > k_count;
-    const char* chunk = weight.data + kChunks * kUnitBytes + (is_behind ? (PANELS - 1) * weight.stride : 0);
+    const bool is_behind = k + (kChunks + 1) * kChunkK > t.k_count;
+    const char* chunk = weight.data + kChunks * kUnitBytes + (is_behind ? t.next_panels * static_cast<int64_t>(sizeof(uint16_t)) : 0);
     for (int p = 0; p < PANELS; ++p, chunk += weight.stride)
         for (int at = 0; at < kUnitBytes; at += kUnitRowBytes) __builtin_prefetch(chunk + at, 0, 3);
 }
@@ -107,7 +107,7 @@ PAGECLI_INLINE void multiply_chunks(const TileArgs& t) {
     for (; k + kChunkK <= t.k_count; k += kChunkK) {
         multiply_chunk<PANELS, TWO>(weight, x);
         if constexpr (LOOKS_AHEAD)
-            look_ahead<PANELS>(weight, k, t.k_count);
+            look_ahead<PANELS>(weight, k, t);
         else
             prefetch_for(prefetcher, kUnitRows);
         x += t.rows * kUnitRowBytes;
@@ -136,14 +136,18 @@ void tile_bfloat16_unit(const TileArgs& t) {
 constexpr int one_block_wide_panels(int) { return 4; }
 constexpr int two_blocks_wide_panels(int) { return 2; }
 
-inline Tiles unit_bfloat16_tiles(int64_t rows) {
-    static constexpr TileFunction one_block[1][2] = {{tile_bfloat16_unit<1, false>, tile_bfloat16_unit<4, false>}};
+// Of two panels at most.
+inline Tiles unit_pair_tiles() {
     static constexpr TileFunction two_blocks[2][2] = {
         {tile_bfloat16_unit<1, false>, tile_bfloat16_unit<2, false>},
         {tile_bfloat16_unit<1, true>, tile_bfloat16_unit<2, true>},
     };
-    if (rows <= kUnitRows) return {one_block, kUnitRows, one_block_wide_panels, kUnitRows};
     return {two_blocks, kMaxUnitRows, two_blocks_wide_panels, kUnitRows};
+}
+
+inline Tiles unit_bfloat16_tiles(int64_t rows) {
+    static constexpr TileFunction one_block[1][2] = {{tile_bfloat16_unit<1, false>, tile_bfloat16_unit<4, false>}};
+    return rows <= kUnitRows ? Tiles{one_block, kUnitRows, one_block_wide_panels, kUnitRows} : unit_pair_tiles();
 }
 
 #endif

@@ -36,6 +36,8 @@ struct LinearArgs {
     // A value between two products of one weight type, float32 or bfloat16, not quantized, and of whole 32 columns lies as the second
     // one multiplies it: laid out in the memory of its rows, which lie without gaps.
     bool hands_over = false, x_is_handed_over = false;
+    // out[tokens, weight.rows / 2] = activation(first half of the sums) * second half. Of a matrix unit's bfloat16, whole 32 columns of out.
+    bool is_gated = false;
 };
 
 }  // namespace pagecli

@@ -17,7 +17,7 @@ import numpy as np
 
 from pagecli.core.arrays import Array, Tensor, empty, stored_as
 from pagecli.devices.cpu.weights import quantized_weight
-from pagecli.model.program import Linear, Operation, Weight
+from pagecli.model.program import GatedActivation, Linear, Operation, Weight
 
 PANEL_WIDTH = 16
 K_MULTIPLE = 2
@@ -101,6 +101,11 @@ class PackedExperts:
         return self.data.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class GatedLinear(Linear):
+    """out[T, N / 2] = activation(the first half of a linear's columns) * the others"""
+
+
 class CpuWeights:
     """A program's weights as the CPU's kernels take them: matrices packed, vectors in float32."""
 
@@ -136,6 +141,21 @@ class CpuWeights:
 
     def vector(self, weight: Weight) -> Array:
         return self._vectors[weight]
+
+    def with_gates(self, operations: Iterable[tuple[Operation, str]]) -> list[tuple[Operation, str]]:
+        """The operations, a bfloat16 product and the gated activation of what it makes as one."""
+        found: list[tuple[Operation, str]] = []
+        for operation, added_to in operations:
+            match found[-1:], operation:
+                case [(Linear(out, x, weight, bias) as up, "")], GatedActivation(groups=1, limit=0.0) if (
+                    out == operation.x
+                    and self._hands_over(up.weight) == "bfloat16"
+                    and weight.num_rows % (4 * PANEL_WIDTH) == 0
+                ):
+                    found[-1] = GatedLinear(operation.out, x, weight, bias, operation.activation), ""
+                case _:
+                    found.append((operation, added_to))
+        return found
 
     def handed_over(self, operations: Iterable[tuple[Operation, str]]) -> set[str]:
         """Values that only products write and read, of one type, which hand them over (kernels.linear). `operations`: each with
