@@ -86,8 +86,7 @@ class Values(dict[str, Array]):
         self.workspace, self.num_rows = workspace, num_rows
 
     def __missing__(self, name: str) -> Array:
-        rows = self[name] = self.workspace.rows(name, self.num_rows)
-        return rows
+        return self.setdefault(name, self.workspace.rows(name, self.num_rows))
 
 
 class LMHead:
@@ -106,8 +105,7 @@ class LMHead:
         self.bounds = kernels.pack_bounds(weight) if is_bounded else None
         beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
         self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds
-        self._rows = self._panels = 0  # with bounds, and panels computed in spite of them
-        self._allowed = 0.0  # panels
+        self._rows = self._panels = self._allowed = 0.0  # with bounds; panels computed in spite of them, and that may be
 
     def __call__(self, out: Array, x: Array) -> None:
         kernels.linear(out, x, self.weight, self.bias)
@@ -149,8 +147,7 @@ class LMHead:
         if self._rows >= 64:
             if self._panels > self._allowed:
                 self.bounds = None
-            self._rows = self._panels = 0
-            self._allowed = 0.0
+            self._rows = self._panels = self._allowed = 0.0
 
 
 @dataclass(slots=True)
@@ -383,8 +380,13 @@ def _split(operation: ops.Split, values: Values) -> None:
 
 
 def _select(step: _Step, out: str, x: str) -> None:
-    whole = step.values.workspace.rows(x, step.inputs.token_ids.shape[0])
-    np.take(whole, step.inputs.logit_rows, axis=0, out=step.values[out], mode="clip")
+    np.take(
+        step.values.workspace.rows(x, len(step.inputs.token_ids)),
+        step.inputs.logit_rows,
+        axis=0,
+        out=step.values[out],
+        mode="clip",
+    )
 
 
 def _any_inputs(num_tokens: int) -> StepInputs[Array]:

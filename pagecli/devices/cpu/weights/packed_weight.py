@@ -160,15 +160,14 @@ class CpuWeights:
     def handed_over(self, operations: Iterable[tuple[Operation, str]]) -> set[str]:
         """Values that only products write and read, of one type, which hand them over (kernels.linear). `operations`: each with
         the value that its output is added to, "" where it is stored."""
-        written, read, others = set[tuple[str, str]](), set[tuple[str, str]](), set[str]()
+        written, read = set[tuple[str, str]](), set[tuple[str, str]]()  # (value, type; "" where no product does it)
         for operation, added_to in operations:
             if isinstance(operation, Linear) and (dtype := self._hands_over(operation.weight)):
                 read.add((operation.x, dtype))
-                if not added_to:
-                    written.add((operation.out, dtype))
+                written.add((added_to, "") if added_to else (operation.out, dtype))
             else:
-                others.update(str(getattr(operation, field.name)) for field in fields(operation))
-        return {name for name, _ in written & read} - {name for name, _ in written ^ read} - others
+                written.update((str(getattr(operation, field.name)), "") for field in fields(operation))
+        return {name for name, _ in written & read} - {name for name, _ in written ^ read}
 
     def _hands_over(self, weight: Weight) -> str:
         """The type of the weight where its product may hand over, or ""."""
