@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # (files, executed lines) at most
 BOUNDS = {
     "row": (59, 2_975),
-    "row, with definitions": (59, 6_900),
-    "everything imported": (136, 8_866),
+    "row, with definitions": (59, 6_930),
+    "everything imported": (136, 8_895),
     "decode step": (12, 262),
 }
 

@@ -8,6 +8,7 @@ from test_logits import KV_DTYPE, random_prompts
 
 from pagecli.devices.base import load_model
 from pagecli.devices.cpu import kernels
+from pagecli.devices.cpu.model import with_adds
 from pagecli.devices.cpu.weights.packed_weight import CpuWeights, GatedLinear
 from pagecli.model.program import GatedActivation, Linear, LowRank, Norm, Weight
 from pagecli.model.registry import resolve_model
@@ -70,13 +71,17 @@ def test_products_that_do_not_match_hand_over_nothing(up, down, up_types, down_t
 def test_a_bfloat16_product_is_one_with_its_gated_activation():
     weights, up = CpuWeights(), weight("gate_up", rows=2 * SIZE)
     weights.add_matrix(up, [kernels.pack_weight(np.ones((2 * SIZE, SIZE), np.float32), "bfloat16")])
-    product = Linear("gate_up", "normed", up), ""
-    (made,) = weights.with_gates([product, (GatedActivation("inner", "gate_up", "silu"), "")])
-    assert made == (GatedLinear("inner", "normed", up, None, "silu"), "")
-    for other in (GatedActivation("inner", "gate_up", "silu", 2), GatedActivation("inner", "gate_up", "silu", 1, 7.0)):
-        assert weights.with_gates([product, (other, "")]) == [product, (other, "")]
-    apart = [product, (LowRank("gate_up", "normed", 0, SIZE, NOTHING, NOTHING, NOTHING[0]), ""), (other, "")]
-    assert weights.with_gates(apart) == apart
+    product = Linear("gate_up", "normed", up)
+    gated = GatedActivation("inner", "gate_up", "silu")
+    assert with_adds([product, gated], weights.gated) == [(GatedLinear("inner", "normed", up, None, "silu"), "")]
+    adapter = LowRank("gate_up", "normed", 0, SIZE, NOTHING, NOTHING, NOTHING[0])
+    for others in (
+        [GatedActivation("inner", "gate_up", "silu", 2)],
+        [GatedActivation("inner", "gate_up", "silu", 1, 7.0)],
+        [GatedActivation("inner", "another", "silu")],
+        [adapter, gated],
+    ):
+        assert with_adds([product, *others], weights.gated) == [(each, "") for each in (product, *others)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -86,7 +91,7 @@ def test_logits_have_the_bits_of_values_in_rows(tiny_model, name, dtype, monkeyp
     for hands_over in (True, False):
         if not hands_over:
             monkeypatch.setattr(CpuWeights, "handed_over", lambda *_: set())
-            monkeypatch.setattr(CpuWeights, "with_gates", lambda _, operations: operations)
+            monkeypatch.setattr(CpuWeights, "gated", lambda *_: None)
         model = load_model(resolve_model(directory), dtype, max_batch_tokens=256)
         gates = (kernels.isa_name(), dtype) == ("amx", "bfloat16")
         assert model._handed_over == ({"inner"} if hands_over and (name == "opt" or gates) else set())

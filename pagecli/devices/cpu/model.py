@@ -33,9 +33,11 @@ MOST_COMPUTED, MOST_COMPUTED_OF_FEW = 1 / 32, 1 / 8
 MOST_ROWS_BESIDE_UNIT = 32
 
 
-def with_adds(operations: Iterable[Operation]) -> list[tuple[Operation, str]]:
+def with_adds(
+    operations: Iterable[Operation], gated: Callable[..., Operation | None] | None = None
+) -> list[tuple[Operation, str]]:
     """The operations, each with the value that its output is added to and so never in memory, where an Add of it comes next,
-    which is left out; "" with others: their output is stored."""
+    which is left out; "" with others: their output is stored. `gated` (CpuWeights): makes one of an operation and the next."""
     found: list[tuple[Operation, str]] = []
     for operation in operations:
         match found[-1:]:
@@ -43,6 +45,8 @@ def with_adds(operations: Iterable[Operation]) -> list[tuple[Operation, str]]:
                 isinstance(operation, ops.Add) and operation.x == before.out
             ):
                 found[-1] = before, operation.out
+            case [(before, "")] if gated is not None and (one := gated(before, operation)):
+                found[-1] = one, ""
             case _:
                 found.append((operation, ""))
     return found
@@ -185,11 +189,12 @@ class CpuModel:
         bounds = self.lm_head.bounds
         self.weight_bytes = weights.num_bytes + (bounds.nbytes if bounds is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program), {} if shared is None else shared.parts)
-        layers = with_adds(operation for layer in program.layers for operation in layer)
+        layers = with_adds(
+            (operation for layer in program.layers for operation in layer),
+            gated=weights.gated if kernels.isa_name() == "amx" else None,
+        )
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(operation, _NOT_RECORDED) for operation, _ in layers)
-        if kernels.isa_name() == "amx":
-            layers = weights.with_gates(layers)
         self._handed_over = weights.handed_over([*with_adds(program.embed), *layers, *with_adds(program.head)])
         self._rotary, self._rotations = table_of(program, weights.vector), rotations_of(program)
         self._embed, self._layers, self._head = map(self._bind, (with_adds(program.embed), layers, with_adds(program.head)))
@@ -380,13 +385,8 @@ def _split(operation: ops.Split, values: Values) -> None:
 
 
 def _select(step: _Step, out: str, x: str) -> None:
-    np.take(
-        step.values.workspace.rows(x, len(step.inputs.token_ids)),
-        step.inputs.logit_rows,
-        axis=0,
-        out=step.values[out],
-        mode="clip",
-    )
+    whole = step.values.workspace.rows(x, step.inputs.token_ids.shape[0])
+    np.take(whole, step.inputs.logit_rows, axis=0, out=step.values[out], mode="clip")
 
 
 def _any_inputs(num_tokens: int) -> StepInputs[Array]:

@@ -142,20 +142,14 @@ class CpuWeights:
     def vector(self, weight: Weight) -> Array:
         return self._vectors[weight]
 
-    def with_gates(self, operations: Iterable[tuple[Operation, str]]) -> list[tuple[Operation, str]]:
-        """The operations, a bfloat16 product and the gated activation of what it makes as one."""
-        found: list[tuple[Operation, str]] = []
-        for operation, added_to in operations:
-            match found[-1:], operation:
-                case [(Linear(out, x, weight, bias) as up, "")], GatedActivation(groups=1, limit=0.0) if (
-                    out == operation.x
-                    and self._hands_over(up.weight) == "bfloat16"
-                    and weight.num_rows % (4 * PANEL_WIDTH) == 0
-                ):
-                    found[-1] = GatedLinear(operation.out, x, weight, bias, operation.activation), ""
-                case _:
-                    found.append((operation, added_to))
-        return found
+    def gated(self, product: Operation, operation: Operation) -> GatedLinear | None:
+        """A bfloat16 product and the gated activation of what it makes as one, if that is what they are."""
+        match product, operation:
+            case Linear(out, x, weight, bias), GatedActivation(groups=1, limit=0.0) if (
+                out == operation.x and self._hands_over(weight) == "bfloat16" and weight.num_rows % (4 * PANEL_WIDTH) == 0
+            ):
+                return GatedLinear(operation.out, x, weight, bias, operation.activation)
+        return None
 
     def handed_over(self, operations: Iterable[tuple[Operation, str]]) -> set[str]:
         """Values that only products write and read, of one type, which hand them over (kernels.linear). `operations`: each with
