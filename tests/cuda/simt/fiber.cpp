@@ -68,11 +68,26 @@ constexpr size_t kStep = 5 * 64, kSteps = 101;
 size_t num_made = 0;
 }  // namespace
 
-Fiber::Fiber() : machine_(new Machine) {
+Fiber::Fiber(void (*entry)(void*), void* argument) : machine_(new Machine) {
     void* memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     stack_ = static_cast<char*>(memory);
-    unused_ = num_made++ % kSteps * kStep;
+    const size_t unused = num_made++ % kSteps * kStep;
+    Machine& m = *machine_;
+    m.entry = entry;
+    m.argument = argument;
+#if defined(SIMT_USES_UCONTEXT)
+    getcontext(&m.inside);
+    m.inside.uc_stack.ss_sp = stack_;
+    m.inside.uc_stack.ss_size = kStackBytes - unused;
+    m.inside.uc_link = nullptr;
+    makecontext(&m.inside, trampoline, 0);
+#else
+    // From the top: one word so that the stack is aligned as after a call, the address `ret` takes, six registers, all 0.
+    void** top = reinterpret_cast<void**>(stack_ + kStackBytes - unused) - 8;
+    top[6] = reinterpret_cast<void*>(&Fiber::trampoline);
+    m.inside = top;
+#endif
 }
 
 Fiber::~Fiber() {
@@ -93,30 +108,6 @@ void Fiber::trampoline() {
 #endif
     self->machine_->entry(self->machine_->argument);
     abort();
-}
-
-void Fiber::start(void (*entry)(void*), void* argument) {
-    Machine& m = *machine_;
-    m.entry = entry;
-    m.argument = argument;
-    m.fake_inside = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(stack_, kStackBytes);
-#endif
-#if defined(SIMT_USES_UCONTEXT)
-    getcontext(&m.inside);
-    m.inside.uc_stack.ss_sp = stack_;
-    m.inside.uc_stack.ss_size = kStackBytes - unused_;
-    m.inside.uc_link = nullptr;
-    makecontext(&m.inside, trampoline, 0);
-#else
-    // From the top: one word so that the stack is aligned as after a call, the address `ret` takes, six registers.
-    void** top = reinterpret_cast<void**>(stack_ + kStackBytes - unused_) - 8;
-    for (int i = 0; i < 6; ++i) top[i] = nullptr;
-    top[6] = reinterpret_cast<void*>(&Fiber::trampoline);
-    top[7] = nullptr;
-    m.inside = top;
-#endif
 }
 
 void Fiber::enter() {

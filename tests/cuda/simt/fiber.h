@@ -10,13 +10,12 @@ class Fiber {
  public:
     static constexpr size_t kStackBytes = 256 * 1024;
 
-    Fiber();  // runs nothing yet
+    // Will run entry(argument), which must never return.
+    Fiber(void (*entry)(void*), void* argument);
     ~Fiber();
     Fiber(const Fiber&) = delete;
     Fiber& operator=(const Fiber&) = delete;
 
-    // Prepare to run entry(argument), which must never return: it ends by leaving for good. What ran before is forgotten.
-    void start(void (*entry)(void*), void* argument);
     // From the scheduler: run this fiber until it calls leave().
     void enter();
     // From inside this fiber: go back to enter()'s caller.
@@ -28,7 +27,6 @@ class Fiber {
     static void trampoline();
     Machine* machine_;
     char* stack_;
-    size_t unused_;  // at the stack's top
 };
 
 }  // namespace simt
