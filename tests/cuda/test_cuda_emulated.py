@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 # Tests of models, the engine and the runner.
 NAMES = ("adapter_engine", "engine", "families", "runner", "failures", "jobs", "launches", "mixtures", "models", "parameters")
-NAMES += ("quantized", "ranks")
+NAMES += ("prompt_attention", "quantized", "ranks")
 LAUNCHERS = tuple(f"tests/cuda/test_cuda_{name}.py" for name in NAMES)
 
 PLANTED = """

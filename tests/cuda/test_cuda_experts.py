@@ -85,7 +85,7 @@ def test_a_padding_row_goes_nowhere():
 
 @pytest.mark.parametrize("tile_rows", [16, 64])
 @pytest.mark.parametrize(
-    ("tokens", "num_experts", "count"), [(0, 8, 2), (1, 8, 2), (1, 128, 8), (40, 5, 3), (300, 7, 4), (700, 512, 2)]
+    ("tokens", "num_experts", "count"), [(0, 8, 2), (1, 8, 2), (1, 128, 8), (40, 5, 3), (300, 7, 4), (80, 512, 2)]
 )
 def test_rows_are_sorted_by_expert_and_cut_into_tiles(tokens, num_experts, count, tile_rows):
     ids = chosen(tokens, tokens, num_experts, count)

@@ -40,9 +40,8 @@ def family(tmp_path_factory):
     return find
 
 
-def run(directory, prompts=PROMPTS, **changes):
+def run(engine, prompts=PROMPTS):
     """request -> (token ids, the likeliest tokens and log probabilities at each)."""
-    engine = Engine(EngineConfig(str(directory), device="cuda", check_integrity=True, **(SETTINGS | changes)))
     for i, prompt in prompts.items():
         engine.add_request(i, prompt, SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True, logprobs=2))
     found = {}
@@ -52,6 +51,10 @@ def run(directory, prompts=PROMPTS, **changes):
             (sequence,) = output.sequences
             found[output.request_id] = (sequence.token_ids, [each.top for each in sequence.logprobs])
     return found
+
+
+def start(directory, graphs):
+    return Engine(EngineConfig(str(directory), device="cuda", check_integrity=True, cuda_graphs=graphs, **SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_tokens_and_log_probabilities_equal_transformers(family, expected, monke
     if not pipelined:
         monkeypatch.setattr(CudaRunner, "can_pipeline", lambda self, plan: False)
     directory, _ = family(name)
-    found = run(directory, cuda_graphs=graphs)
+    found = run(start(directory, graphs))
     for i, (tokens, logprobs) in expected(name).items():
         assert found[i][0] == tokens
         for tops, row in zip(found[i][1], logprobs, strict=True):
@@ -95,11 +98,10 @@ def test_tokens_and_log_probabilities_equal_transformers(family, expected, monke
 
 
 @pytest.mark.parametrize("name", tiny_mixtures.NAMES)
-def test_a_row_says_the_same_alone_and_in_a_batch(family, name):
-    directory, _ = family(name)
-    together = run(directory, cuda_graphs=False)
+def test_a_row_alone_says_what_transformers_does_too(family, expected, name):
+    engine = start(family(name)[0], graphs=False)
     for i in (0, 2):
-        assert run(directory, {i: PROMPTS[i]}, cuda_graphs=False)[i][0] == together[i][0]
+        assert run(engine, {i: PROMPTS[i]})[i][0] == expected(name)[i][0]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005), ("fp8", 0.3)])
