@@ -17,6 +17,31 @@ MAX_FILES = 12  # in a folder, its own docstring (__init__.py) not counted
 HOUSE = {"pagecli", "csrc"}
 GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
+# What stands beside the house: nothing that a command left behind.
+TOP = {
+    "pyproject.toml",
+    "pagecli",
+    "csrc",
+    "tests",
+    "sample_data",
+    "README.md",
+    "docs",
+    "benchmarks",
+    "Makefile",
+    "LICENSE",
+    ".ci",
+}
+TOP |= {
+    ".github",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "constraints.txt",
+    "mkdocs.yml",
+}
+
 # A layer may import those it names here, itself, and errors. Nothing imports to its left.
 LAYERS = {
     "cli": {"jobs", "profiler", "engine", "devices", "model", "kv", "core"},
@@ -118,6 +143,14 @@ def test_a_folder_has_at_most_a_dozen_files():
     """More are rooms that nobody has named yet."""
     folders = Counter(path.parent for path in SOURCES if path.parts[len(ROOT.parts)] in HOUSE and path.name != "__init__.py")
     assert {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > MAX_FILES} == {}
+
+
+@pytest.mark.slow
+def test_nothing_else_lies_at_the_top():
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs git's list of files")
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.split("/")[0] for name in done.stdout.splitlines()} <= TOP
 
 
 def test_no_two_benchmarks_have_one_name():
