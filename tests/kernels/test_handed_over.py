@@ -12,6 +12,8 @@ from pagecli.devices.cpu import kernels
 
 num_rows = st.integers(0, 70) | st.sampled_from([97, 130, 500])
 handed_sizes = st.integers(1, 8).map(lambda chunks: 32 * chunks) | st.sampled_from([768, 3072])
+products = {"seed": seeds, "rows": num_rows, "cols": st.integers(1, 100), "between": handed_sizes}
+products |= {"activation": st.sampled_from(ACTIVATIONS), "has_bias": st.booleans()}
 
 
 def both_ways(x, first, bias, activation, second):
@@ -26,16 +28,7 @@ def both_ways(x, first, bias, activation, second):
 
 
 @examples
-@given(
-    seed=seeds,
-    rows=num_rows,
-    cols=st.integers(1, 100),
-    between=handed_sizes,
-    features=st.integers(1, 100),
-    dtype=st.sampled_from(["float32", "bfloat16"]),
-    activation=st.sampled_from(ACTIVATIONS),
-    has_bias=st.booleans(),
-)
+@given(**products, features=st.integers(1, 100), dtype=st.sampled_from(["float32", "bfloat16"]))
 def test_it_is_what_the_second_makes_of_rows(isa, seed, rows, cols, between, features, dtype, activation, has_bias):
     first = kernels.pack_weight(random(seed, between, cols), dtype)
     second = kernels.pack_weight(random(seed + 1, features, between), dtype)
@@ -53,14 +46,7 @@ def test_more_rows_than_are_laid_out_at_a_time(isa, dtype):
 
 @pytest.mark.skipif("amx" not in kernels.supported_isas(), reason="only a matrix unit gates products")
 @examples
-@given(
-    seed=seeds,
-    rows=num_rows,
-    cols=st.integers(1, 100),
-    between=handed_sizes,
-    activation=st.sampled_from(ACTIVATIONS),
-    has_bias=st.booleans(),
-)
+@given(**products)
 def test_a_gated_product_is_a_product_and_its_gated_activation(restore_isa, seed, rows, cols, between, activation, has_bias):
     assert kernels._native.select_isa("amx")
     x, weight = random(seed, rows, cols), kernels.pack_weight(random(seed + 1, 2 * between, cols), "bfloat16")

@@ -4,6 +4,8 @@ Environment: PAGECLI_CPU_ISA forces an instruction set (generic, avx2, avx512, a
 PAGECLI_NATIVE_MODULE loads the extension from another file, such as a build with sanitizers.
 """
 
+from __future__ import annotations  # they are not computed at start-up
+
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -108,11 +110,8 @@ def read_memory(tensor: Tensor) -> int:
 
 
 def wants_huge_pages(dtype: str) -> bool:
-    """Whether packed weights of `dtype` are read so much faster from huge pages that they lie in them.
-
-    Floats on AVX2, whose products wait for memory longest: on Zen 3 4 to 16 rows take 0.8 of the time, 64 rows 0.95. Of
-    bfloat16 only products of 4 rows gained, and on Zen 5 (AVX-512) none did.
-    """
+    """Whether packed weights of `dtype` are read so much faster from huge pages that they lie in them: floats on AVX2, whose
+    products wait for memory longest (docs/performance-cpu.md)."""
     return dtype == "float32" and isa_name() == "avx2"
 
 

@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,8 +108,8 @@ class LMHead:
         is_smaller = weight.dtype.startswith("int8") or weight.nbytes < weight.num_rows * weight.num_cols
         is_bounded = weight.num_rows >= MIN_TOKENS and not is_smaller and bias is None
         self.bounds = kernels.pack_bounds(weight) if is_bounded else None
-        beside_unit = kernels.isa_name() == "amx" and weight.dtype == "bfloat16"
-        self._most_rows = MOST_ROWS_BESIDE_UNIT if beside_unit else sys.maxsize  # of a batch that uses the bounds
+        # Of a batch that uses the bounds.
+        self._most_rows = MOST_ROWS_BESIDE_UNIT if (kernels.isa_name(), weight.dtype) == ("amx", "bfloat16") else sys.maxsize
         self._rows = self._panels = self._allowed = 0.0  # with bounds; panels computed in spite of them, and that may be
 
     def __call__(self, out: Array, x: Array) -> None:
@@ -186,13 +187,9 @@ class CpuModel:
         self.program, self.config, self.weights = program, program.config, weights
         head = program.head_operation
         self.lm_head = LMHead(weights.matrix(head.weight), self._vector_or_none(head.bias), head.cap)
-        bounds = self.lm_head.bounds
-        self.weight_bytes = weights.num_bytes + (bounds.nbytes if bounds is not None else 0)
+        self.weight_bytes = weights.num_bytes + (self.lm_head.bounds.nbytes if self.lm_head.bounds is not None else 0)
         self.workspace = Workspace(max_batch_tokens, buffer_widths(program), {} if shared is None else shared.parts)
-        layers = with_adds(
-            (operation for layer in program.layers for operation in layer),
-            gated=weights.gated if kernels.isa_name() == "amx" else None,
-        )
+        layers = with_adds(chain.from_iterable(program.layers), weights.gated if kernels.isa_name() == "amx" else None)
         # False: every operation is called from Python: operations are timed, or one of them has no kernel.
         self.record_layers = not any(isinstance(operation, _NOT_RECORDED) for operation, _ in layers)
         self._handed_over = weights.handed_over([*with_adds(program.embed), *layers, *with_adds(program.head)])

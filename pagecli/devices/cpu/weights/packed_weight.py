@@ -145,10 +145,10 @@ class CpuWeights:
     def gated(self, product: Operation, operation: Operation) -> GatedLinear | None:
         """A bfloat16 product and the gated activation of what it makes as one, if that is what they are."""
         match product, operation:
-            case Linear(out, x, weight, bias), GatedActivation(groups=1, limit=0.0) if (
-                out == operation.x and self._hands_over(weight) == "bfloat16" and weight.num_rows % (4 * PANEL_WIDTH) == 0
+            case Linear() as one, GatedActivation(out, x, name, 1, 0.0) if (
+                x == one.out and self._hands_over(one.weight, 4) == "bfloat16"
             ):
-                return GatedLinear(operation.out, x, weight, bias, operation.activation)
+                return GatedLinear(out, one.x, one.weight, one.bias, name)
         return None
 
     def handed_over(self, operations: Iterable[tuple[Operation, str]]) -> set[str]:
@@ -163,12 +163,11 @@ class CpuWeights:
                 written.update((str(getattr(operation, field.name)), "") for field in fields(operation))
         return {name for name, _ in written & read} - {name for name, _ in written ^ read}
 
-    def _hands_over(self, weight: Weight) -> str:
-        """The type of the weight where its product may hand over, or ""."""
+    def _hands_over(self, weight: Weight, panels: int = 2) -> str:
+        """The type of the weight where its product may hand over, "" where not; `panels`: of whole so many."""
         first, *others = self.sections(weight)
-        if others or weight.whole_columns or first.is_quantized or first.num_rows % (2 * PANEL_WIDTH):
-            return ""
-        return first.dtype if first.dtype in ("float32", "bfloat16") else ""
+        is_plain = not (others or weight.whole_columns or first.is_quantized or first.num_rows % (panels * PANEL_WIDTH))
+        return first.dtype if is_plain and first.dtype in ("float32", "bfloat16") else ""
 
 
 def padded_shape(num_rows: int, num_cols: int) -> tuple[int, int]:
